@@ -1,0 +1,68 @@
+"""Where the engine runs: one interface for this process, another process, or none. This module never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptResult
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What an engine is, for logs and diagnostics."""
+
+    model: str  # e.g. "embedded", "sam2.1_hiera_tiny"
+    device: str  # e.g. "cpu", "cuda:0"
+    dtype: str  # e.g. "float32", "bfloat16"
+    image_size: int  # pixels, side of the square the network sees
+    bank_bytes: int  # memory bank, allocated at start, constant
+    max_objects: int
+
+
+class Backend(Protocol):
+    """One camera's tracker. Not thread-safe: one thread owns it (:class:`sam2_ros.inference.worker.Worker`)."""
+
+    @property
+    def info(self) -> BackendInfo: ...
+
+    def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
+        """Tracks every object in ``frame`` (RGB ``uint8 [H, W, 3]``), stamped ``stamp`` nanoseconds."""
+        ...
+
+    def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
+        """Applies prompts to the frame stamped ``stamp`` (0 = the newest); one result each, refusals included.
+
+        An ``object_id`` of None makes a new object; an id that lives is corrected (as with :meth:`refine`).
+        """
+        ...
+
+    def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
+        """Corrects an existing object (``request.object_id``)."""
+        ...
+
+    def remove(self, object_id: int) -> bool:
+        """Forgets an object; False when there is none of this id."""
+        ...
+
+    def rename(self, object_id: int, name: str, label: str) -> None: ...
+
+    def reset(self) -> int:
+        """Forgets every object; returns how many there were. Ids go on."""
+        ...
+
+    def objects(self) -> FrameResult | None:
+        """Every living object as of the newest frame; None before the first."""
+        ...
+
+    def take_changes(self) -> list[ObjectChange]:
+        """Changes since the last call that no :class:`FrameResult` carried (added, corrected, removed)."""
+        ...
+
+    def close(self) -> None:
+        """Frees model and memory."""
+        ...

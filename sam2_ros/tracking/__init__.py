@@ -1,0 +1,51 @@
+"""The streaming engine: objects, memory bank, prompts, visibility, masks. Knows nothing of ROS.
+
+:mod:`sam2_ros.tracking.types` is free of torch; :class:`Tracker` is imported when it is first asked for, so that a
+node whose engine runs elsewhere needs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.types import (
+    AddRequest,
+    CroppedMask,
+    FrameResult,
+    MaskCandidate,
+    ObjectChange,
+    ObjectResult,
+    ObjectState,
+    Prompt,
+    PromptCode,
+    PromptError,
+    PromptResult,
+)
+
+if TYPE_CHECKING:
+    from sam2_ros.tracking.tracker import Tracker
+
+__all__ = [
+    "AddRequest",
+    "CroppedMask",
+    "FrameResult",
+    "MaskCandidate",
+    "ObjectChange",
+    "ObjectResult",
+    "ObjectState",
+    "Prompt",
+    "PromptCode",
+    "PromptError",
+    "PromptResult",
+    "Tracker",
+    "TrackerConfig",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Tracker":
+        from sam2_ros.tracking.tracker import Tracker
+
+        return Tracker
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

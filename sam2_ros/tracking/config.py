@@ -1,0 +1,38 @@
+"""The tracker's settings. Every one of them is a parameter of the node (``tracker.*``) and documented there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Settings of :class:`sam2_ros.tracking.Tracker`; they are fixed for its life.
+
+    Raises:
+        ValueError: a value outside its range, with the range.
+    """
+
+    max_objects: int = 16  # rows of the memory bank
+    prompted_slots: int = 4  # prompted frames kept per object; the first never goes
+    recent_slots: int = 6  # recent frames attended to; 6 is what SAM 2 was trained with
+    max_pointer_age: int = 15  # frames; ages beyond are given as this one, as training saw no longer ones
+    lost_after: int = 30  # frames without the object until OCCLUDED becomes LOST
+    hole_area: int = 0  # fill background holes up to this many low-resolution pixels; 0 = off
+    non_overlap: bool = False  # every pixel to at most one object
+    stability_fallback: bool = True  # an unstable single mask gives way to the best of the three candidates
+    binarize_prompted_memory: bool = True  # memory of a prompted frame holds a binary mask
+    reference_policy: bool = False  # do what the official video predictor does, for comparison
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("max_objects", 1, 1024),
+            ("prompted_slots", 1, 64),
+            ("recent_slots", 1, 6),
+            ("max_pointer_age", 1, 15),
+            ("lost_after", 1, 1_000_000),
+            ("hole_area", 0, 4096),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}; accepted: {low} to {high}")

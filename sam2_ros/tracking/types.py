@@ -1,0 +1,215 @@
+"""What goes into the tracker and what comes out, in NumPy; this module never imports torch.
+
+Coordinates are pixels of the source image, x to the right, y down. A point addresses a pixel by its centre: (0, 0) is
+the centre of the top-left pixel. A box is given by its edges, which lie between pixels: columns 10 to 19 are
+``x0 = 10, x1 = 20``. Stamps are integer nanoseconds, as in ``builtin_interfaces/Time``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+BoolMask = NDArray[np.bool_]
+
+
+class ObjectState(IntEnum):
+    """Visibility of an object; the numbers are those of ``TrackedObject.STATE_*``."""
+
+    VISIBLE = 1
+    OCCLUDED = 2
+    LOST = 3
+
+
+class PromptCode(IntEnum):
+    """What became of a prompt; the numbers are those of ``PromptResult``'s constants."""
+
+    OK = 0
+    INVALID_PROMPT = 1
+    UNKNOWN_OBJECT = 2
+    DUPLICATE_NAME = 3
+    FULL = 4
+    NO_FRAME = 5
+    TOO_OLD = 6
+    NOT_ACTIVE = 7
+    FAILED = 8
+    UNSUPPORTED = 9
+
+
+class PromptError(ValueError):
+    """A prompt that can't be applied; ``str(error)`` says what was wrong, what is accepted and what to do."""
+
+    def __init__(self, code: PromptCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class CroppedMask:
+    """A binary mask, cropped to its bounding box.
+
+    ``crop`` is ``bool [h, w]``, its pixel (0, 0) is pixel (``x``, ``y``) of an image of ``width`` × ``height``. An
+    empty mask has a crop of shape (0, 0).
+    """
+
+    crop: BoolMask
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @classmethod
+    def from_full(cls, mask: BoolMask) -> CroppedMask:
+        """Crops ``mask`` (``bool [H, W]``) to its bounding box."""
+        height, width = mask.shape
+        columns = np.flatnonzero(mask.any(axis=0))
+        if columns.size == 0:
+            return cls.empty(width, height)
+        rows = np.flatnonzero(mask.any(axis=1))
+        x0, x1, y0, y1 = int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
+        return cls(np.ascontiguousarray(mask[y0:y1, x0:x1]), x0, y0, width, height)
+
+    @classmethod
+    def empty(cls, width: int, height: int) -> CroppedMask:
+        return cls(np.zeros((0, 0), np.bool_), 0, 0, width, height)
+
+    def full(self) -> BoolMask:
+        """The mask in the size of its image, ``bool [height, width]``."""
+        mask = np.zeros((self.height, self.width), np.bool_)
+        crop_height, crop_width = self.crop.shape
+        mask[self.y : self.y + crop_height, self.x : self.x + crop_width] = self.crop
+        return mask
+
+    @property
+    def area(self) -> int:
+        """Pixels of the object."""
+        return int(np.count_nonzero(self.crop))
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(x0, y0, x1, y1), edges in pixels; all zero for an empty mask."""
+        crop_height, crop_width = self.crop.shape
+        if crop_width == 0:
+            return (0, 0, 0, 0)
+        return (self.x, self.y, self.x + crop_width, self.y + crop_height)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is wanted of one object on one frame, in source pixels.
+
+    Accepted: ``points`` with ``labels``; ``box``; ``box`` and points; ``mask``. A mask excludes the others. An all-false
+    mask says that the object is not in this frame.
+    """
+
+    points: NDArray[np.float32] | None = None  # [N, 2] x, y
+    labels: NDArray[np.int32] | None = None  # [N] 1 = on the object, 0 = not on it
+    box: NDArray[np.float32] | None = None  # [4] x0, y0, x1, y1
+    mask: BoolMask | None = None  # [H, W] of the frame's size
+    candidate: int | None = None  # choose this candidate of an ambiguous prompt; None: the tracker chooses
+    replace: bool = False  # forget this object's earlier points on this frame
+
+
+@dataclass(frozen=True)
+class AddRequest:
+    """A prompt for a new object (``object_id`` None) or for an existing one."""
+
+    prompt: Prompt
+    object_id: int | None = None
+    name: str = ""
+    label: str = ""
+    label_score: float = 0.0
+
+
+@dataclass(frozen=True)
+class MaskCandidate:
+    """One of the masks that an ambiguous prompt may have meant."""
+
+    index: int
+    mask: CroppedMask
+    predicted_iou: float
+    stability: float
+
+
+@dataclass(frozen=True)
+class ObjectResult:
+    """One object in one frame; fields as in ``TrackedObject.msg``."""
+
+    object_id: int
+    mask: CroppedMask
+    state: ObjectState
+    object_score: float  # logit
+    visibility: float  # [0, 1]
+    predicted_iou: float
+    prompted: bool
+    name: str = ""
+    label: str = ""
+    label_score: float = 0.0
+    first_seen: int = 0  # ns
+    last_seen: int = 0  # ns
+    frames_since_seen: int = 0
+    frames_tracked: int = 0
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """What became of one prompt; fields as in ``PromptResult.msg``."""
+
+    code: PromptCode
+    message: str
+    object_id: int = 0
+    name: str = ""
+    applied_stamp: int = 0  # ns
+    prompt_age: float = 0.0  # s
+    frames_caught_up: int = 0
+    stamp_difference: float = 0.0  # s
+    result: ObjectResult | None = None
+    stability: float = 0.0
+    candidates: tuple[MaskCandidate, ...] = ()
+
+    @property
+    def success(self) -> bool:
+        return self.code is PromptCode.OK
+
+
+@dataclass(frozen=True)
+class ObjectChange:
+    """A change in the life of an object; fields as in ``ObjectEvent.msg`` (``event`` is one of its constants)."""
+
+    event: int
+    object_id: int
+    name: str
+    label: str
+    previous_state: ObjectState | None
+    state: ObjectState | None
+    object_score: float
+    visibility: float
+    last_seen: int  # ns
+    reason: str
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """Every living object in one frame, in the order of their ids."""
+
+    frame_index: int  # processed frames before this one
+    stamp: int  # ns
+    width: int
+    height: int
+    objects: tuple[ObjectResult, ...]
+    changes: tuple[ObjectChange, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)  # by stage; steady clock
+
+    def object(self, object_id: int) -> ObjectResult:
+        """The result of one object.
+
+        Raises:
+            KeyError: no such object in this frame.
+        """
+        for result in self.objects:
+            if result.object_id == object_id:
+                return result
+        raise KeyError(f"object {object_id} is not in frame {self.frame_index}")
