@@ -1,0 +1,101 @@
+"""Loading weights: official checkpoints as they are, our own with their configuration beside the weights."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam2_ros.model.config import ModelConfig, infer_config
+from sam2_ros.model.download import checkpoint_path
+from sam2_ros.model.sam2 import Sam2Model
+
+EMBEDDED = Path(__file__).parent.parent / "weights" / "embedded.pt"
+
+
+class CheckpointError(ValueError):
+    """A file that holds no weights for us; ``str(error)`` says what was wrong and what is accepted."""
+
+
+def load_model(source: str | Path = "embedded", device: str | torch.device = "cpu", image_size: int = 0) -> Sam2Model:
+    """Builds a model and loads its weights, ready for inference.
+
+    Args:
+        source: "embedded", the name of a downloaded official checkpoint (``sam2_ros download``: tiny, small, base_plus,
+            large, each also with "-2.0"), or a path.
+        device: where the model goes.
+        image_size: side of the square input in pixels; 0 keeps that of the checkpoint (1024 for the official ones).
+
+    Raises:
+        FileNotFoundError: no such file, with the command that gets it.
+        CheckpointError: the file holds no weights for us.
+    """
+    if source == "embedded":
+        path, name = EMBEDDED, "embedded"
+    elif (path := Path(source).expanduser()).exists():
+        name = path.name
+    else:
+        path, name = checkpoint_path(str(source)), str(source)
+    if not path.exists():
+        hint = "reinstall sam2_ros" if source == "embedded" else f"give a path, or run: sam2_ros download {source}"
+        raise FileNotFoundError(f"no weights for model '{source}' (looked for {path}); {hint}")
+    state, config = read_checkpoint(path)
+    if image_size:
+        config = replace(config, image_size=image_size)
+    model = Sam2Model(config)
+    load_strictly(model, state, name)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
+    """Reads weights and configuration; only tensors and plain containers are unpickled, so no code can run.
+
+    Raises:
+        CheckpointError: not a checkpoint, or not one of SAM 2.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} can't be read as a checkpoint ({reason}); accepted: a PyTorch file with nothing but tensors and "
+            "plain containers, as the official SAM 2 checkpoints"
+        ) from error
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} has no entry 'model' with named tensors; accepted: the official SAM 2 layout")
+    if "config" not in content:
+        try:
+            return state, infer_config(state)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    try:
+        return state, ModelConfig.from_dict(content["config"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} was written for another version of sam2_ros: {error}") from error
+
+
+def load_strictly(model: Sam2Model, state: Mapping[str, Tensor], name: str) -> None:
+    """Loads ``state``; nothing may be missing, unexpected or of another shape.
+
+    Raises:
+        CheckpointError: names the first tensor that does not fit.
+    """
+    wanted = model.state_dict()
+    title = f"{name} does not fit {model.config.name}"
+    for key, value in wanted.items():
+        if key not in state:
+            raise CheckpointError(f"{title}: tensor '{key}' {tuple(value.shape)} is missing")
+        if state[key].shape != value.shape:
+            raise CheckpointError(
+                f"{title}: tensor '{key}' has shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+            )
+    for key in state:
+        if key not in wanted:
+            raise CheckpointError(f"{title}: tensor '{key}' {tuple(state[key].shape)} is unexpected")
+    model.load_state_dict({key: value.float() for key, value in state.items()})

@@ -1,0 +1,118 @@
+"""The sizes and switches of a SAM 2 network, and how they are read off a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class HieraConfig:
+    """The Hiera trunk (Ryali et al., "Hiera", 2023) in the sizes that SAM 2 uses."""
+
+    embed_dim: int  # channels of the first stage; doubled at each later one
+    num_heads: int  # attention heads of the first stage; doubled at each later one
+    stages: tuple[int, int, int, int]  # blocks per stage
+    global_blocks: tuple[int, ...]  # blocks that attend over the whole image
+    window_sizes: tuple[int, int, int, int] = (8, 4, 14, 7)  # tokens, per stage
+    position_grid: int = 7  # side of the coarse position embedding
+
+
+HIERA = {
+    "tiny": HieraConfig(96, 1, (1, 2, 7, 2), (5, 7, 9)),
+    "small": HieraConfig(96, 1, (1, 2, 11, 2), (7, 10, 13)),
+    "base_plus": HieraConfig(112, 2, (2, 3, 16, 3), (12, 16, 20), position_grid=14),
+    "large": HieraConfig(144, 2, (2, 6, 36, 4), (23, 33, 43), window_sizes=(8, 4, 16, 8)),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that is needed to build a :class:`~sam2_ros.model.sam2.Sam2Model`.
+
+    ``occlusion_embedding`` and ``pointer_time_code`` are what SAM 2.1 added to SAM 2.0.
+    """
+
+    name: str
+    trunk: Literal["hiera", "tinyvit"] = "hiera"
+    hiera: HieraConfig = HIERA["tiny"]
+    image_size: int = 1024  # pixels, side of the square input; a multiple of 32
+    memory_dim: int = 64  # channels of a memory token
+    memory_layers: int = 4  # layers of memory attention
+    memory_ffn: int = 2048  # hidden width of its feed-forward part
+    memory_pool: int = 1  # memory tokens are averaged over squares of this side before they are stored
+    high_res_channels: tuple[int, int] = (256, 256)  # of the encoder's stride-4 and stride-8 maps
+    occlusion_embedding: bool = True
+    pointer_time_code: bool = True
+    visibility_scale: float = (
+        1.0  # visibility = sigmoid(scale * object score + bias); the plain sigmoid unless calibrated
+    )
+    visibility_bias: float = 0.0
+
+    hidden_dim = 256
+    num_memory_frames = 7  # a prompted one and six recent ones: rows of the temporal code
+    max_pointers = 16
+
+    @property
+    def version(self) -> str:
+        """ "2.1" or "2.0"."""
+        return "2.1" if self.occlusion_embedding else "2.0"
+
+    @property
+    def grid(self) -> int:
+        """Side of the stride-16 feature map."""
+        return self.image_size // 16
+
+    @property
+    def memory_grid(self) -> int:
+        """Side of a stored memory map."""
+        return self.grid // self.memory_pool
+
+    def __post_init__(self) -> None:
+        if self.image_size % 32 or self.image_size < 64:
+            raise ValueError(f"image_size is {self.image_size}; accepted: multiples of 32 from 64 on")
+        if self.grid % self.memory_pool:
+            raise ValueError(f"memory_pool {self.memory_pool} does not divide the feature grid of {self.grid}")
+        if self.hidden_dim % self.memory_dim:
+            raise ValueError(f"memory_dim is {self.memory_dim}; accepted: divisors of {self.hidden_dim}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, as stored beside the weights of our own checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """The inverse of :meth:`to_dict`; lists are accepted where tuples are meant."""
+        known = dict(values)
+        hiera = known.pop("hiera", None)
+        if hiera is not None:
+            known["hiera"] = HieraConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in hiera.items()})
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+
+
+def infer_config(state: Mapping[str, torch.Tensor]) -> ModelConfig:
+    """Recognises size and version of an official checkpoint.
+
+    Raises:
+        ValueError: the tensors are not those of a SAM 2 or 2.1 image-and-video model.
+    """
+    patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
+    if patch is None or patch.ndim != 4:
+        raise ValueError(
+            "not a SAM 2 checkpoint: 'image_encoder.trunk.patch_embed.proj.weight' is missing; accepted: the official "
+            "SAM 2.0 and 2.1 checkpoints (tiny, small, base_plus, large) and sam2_ros's own"
+        )
+    width = patch.shape[0]
+    depth = 1 + max(int(key.split(".")[3]) for key in state if key.startswith("image_encoder.trunk.blocks."))
+    for name, hiera in HIERA.items():
+        if hiera.embed_dim == width and sum(hiera.stages) == depth:
+            break
+    else:
+        known = ", ".join(f"{n} ({h.embed_dim} wide, {sum(h.stages)} blocks)" for n, h in HIERA.items())
+        raise ValueError(f"unknown SAM 2 size: {width} wide, {depth} blocks; accepted: {known}")
+    new = "no_obj_embed_spatial" in state or "obj_ptr_tpos_proj.weight" in state
+    prefix = "sam2.1_hiera_" if new else "sam2_hiera_"
+    return ModelConfig(name=prefix + name, hiera=hiera, occlusion_embedding=new, pointer_time_code=new)

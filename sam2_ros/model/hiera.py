@@ -1,0 +1,153 @@
+"""The Hiera trunk: a hierarchical vision transformer with windowed attention (Ryali et al., 2023).
+
+Everything inside works on ``[B, H, W, C]``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam2_ros.model.config import HieraConfig
+from sam2_ros.model.layers import Mlp
+
+
+def max_pool(x_bhwc: Tensor) -> Tensor:
+    """2×2 maximum over space."""
+    return F.max_pool2d(x_bhwc.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+def partition(x_bhwc: Tensor, size: int) -> Tensor:
+    """Cuts the map into windows, ``[B * windows, size, size, C]``; zeros fill up the last ones.
+
+    The zeros take part in attention unmasked: the weights were trained that way.
+    """
+    batch, height, width, channels = x_bhwc.shape
+    x = F.pad(x_bhwc, (0, 0, 0, -width % size, 0, -height % size))
+    rows, columns = x.shape[1] // size, x.shape[2] // size
+    x = x.view(batch, rows, size, columns, size, channels).transpose(2, 3)
+    return x.reshape(-1, size, size, channels)
+
+
+def unpartition(windows: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of :func:`partition` for a map of ``height`` × ``width``."""
+    size, channels = windows.shape[1], windows.shape[3]
+    rows, columns = -(-height // size), -(-width // size)
+    x = windows.view(-1, rows, columns, size, size, channels).transpose(2, 3)
+    return x.reshape(-1, rows * size, columns * size, channels)[:, :height, :width]
+
+
+class HieraAttention(nn.Module):
+    """Multi-head self-attention within a window; queries are max-pooled where a stage begins."""
+
+    def __init__(self, dim: int, dim_out: int, num_heads: int, pool: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.pool = pool
+        self.qkv = nn.Linear(dim, 3 * dim_out)
+        self.proj = nn.Linear(dim_out, dim_out)
+
+    def forward(self, x_bhwc: Tensor) -> Tensor:
+        q, k, v = self.qkv(x_bhwc).chunk(3, dim=-1)
+        if self.pool:
+            q = max_pool(q)
+        height, width = q.shape[1:3]
+        q, k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+
+
+class HieraBlock(nn.Module):
+    """Pre-norm transformer block; ``window`` 0 attends over the whole map."""
+
+    def __init__(self, dim: int, dim_out: int, num_heads: int, window: int, pool: bool) -> None:
+        super().__init__()
+        self.window = window
+        self.pool = pool
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = HieraAttention(dim, dim_out, num_heads, pool)
+        self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
+        self.mlp = Mlp(dim_out, 4 * dim_out, dim_out, activation=nn.GELU)
+        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm1(x)
+        shortcut = x
+        if self.proj is not None:
+            shortcut = self.proj(normed)
+            if self.pool:
+                shortcut = max_pool(shortcut)
+        if self.window:
+            out = unpartition(self.attn(partition(normed, self.window)), shortcut.shape[1], shortcut.shape[2])
+        else:
+            out = self.attn(normed)
+        x = shortcut + out
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping 7×7 patches at stride 4."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, 7, stride=4, padding=3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).permute(0, 2, 3, 1)
+
+
+class Hiera(nn.Module):
+    """``[B, 3, S, S]`` → four maps ``[B, C, H, W]`` at strides 4, 8, 16, 32."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__()
+        dim, heads = config.embed_dim, config.num_heads
+        self.patch_embed = PatchEmbed(dim)
+        grid, window = config.position_grid, config.window_sizes[0]
+        self.pos_embed = nn.Parameter(torch.zeros(1, dim, grid, grid))
+        self.pos_embed_window = nn.Parameter(torch.zeros(1, dim, window, window))
+        self.blocks = nn.ModuleList()
+        self.stage_ends: list[int] = []
+        for stage, depth in enumerate(config.stages):
+            for position in range(depth):
+                index = len(self.blocks)
+                first = position == 0 and stage > 0
+                # A stage's first block still has the window of the stage before: its input has that resolution.
+                window = 0 if index in config.global_blocks else config.window_sizes[stage - first]
+                dim_out, heads = (2 * dim, 2 * heads) if first else (dim, heads)
+                self.blocks.append(HieraBlock(dim, dim_out, heads, window, pool=first))
+                dim = dim_out
+            self.stage_ends.append(len(self.blocks) - 1)
+        self.channels = [config.embed_dim * 2**stage for stage in range(4)]
+        self._position: Tensor | None = None  # of the last grid size, for inference
+
+    def position(self, height: int, width: int) -> Tensor:
+        """Position embedding ``[1, H, W, C]``: the coarse grid, resampled, plus the window's, tiled."""
+        cached = self._position
+        if not torch.is_grad_enabled() and cached is not None and cached.shape[1:3] == (height, width):
+            return cached
+        coarse = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
+        window = self.pos_embed_window
+        tiled = window.tile(1, 1, height // window.shape[2], width // window.shape[3])
+        position = (coarse + tiled).permute(0, 2, 3, 1)
+        self._position = None if torch.is_grad_enabled() else position
+        return position
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        self._position = None
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+
+    def _apply(self, *args: object, **kwargs: object) -> Hiera:
+        self._position = None
+        return super()._apply(*args, **kwargs)  # type: ignore[arg-type,return-value]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.patch_embed(images)
+        x = x + self.position(x.shape[1], x.shape[2])
+        maps = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.stage_ends:
+                maps.append(x.permute(0, 3, 1, 2))
+        return maps

@@ -1,0 +1,68 @@
+"""Small building blocks shared by the parts of the network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of ``[B, C, H, W]``, computed in float32 as autocast does for ``nn.LayerNorm``."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return normed.permute(0, 3, 1, 2)
+
+
+class Mlp(nn.Module):
+    """Linear layers with an activation between them."""
+
+    def __init__(self, *widths: int, activation: type[nn.Module] = nn.ReLU, sigmoid: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.activation = activation()
+        self.sigmoid = sigmoid
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        x = self.layers[-1](x)
+        return x.sigmoid() if self.sigmoid else x
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate projections; queries, keys and values are ``[B, N, C]``.
+
+    A batch of 1 on any side is broadcast to the others.
+    """
+
+    def __init__(self, dim: int, num_heads: int, inner_dim: int | None = None, kv_dim: int | None = None) -> None:
+        super().__init__()
+        inner_dim = inner_dim or dim
+        kv_dim = kv_dim or dim
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, inner_dim)
+        self.k_proj = nn.Linear(kv_dim, inner_dim)
+        self.v_proj = nn.Linear(kv_dim, inner_dim)
+        self.out_proj = nn.Linear(inner_dim, dim)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def attend(self, q_bhnc: Tensor, k_bhnc: Tensor, v_bhnc: Tensor, mask: Tensor | None = None) -> Tensor:
+        batch = max(q_bhnc.shape[0], k_bhnc.shape[0], v_bhnc.shape[0])
+        q, k, v = (x.expand(batch, -1, -1, -1) for x in (q_bhnc, k_bhnc, v_bhnc))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.attend(
+            self.split_heads(self.q_proj(q)), self.split_heads(self.k_proj(k)), self.split_heads(self.v_proj(v))
+        )

@@ -1,0 +1,164 @@
+"""SAM 2's mask decoder: a two-way transformer between a few tokens and the image, then masks, IoU and object score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sam2_ros.model.layers import Attention, LayerNorm2d, Mlp
+
+STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
+
+
+class TwoWayBlock(nn.Module):
+    """Self-attention of the tokens, tokens to image, feed-forward, image to tokens; post-norm."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = Attention(dim, heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = Attention(dim, heads, dim // 2)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, hidden, dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.norm4 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = Attention(dim, heads, dim // 2)
+
+    def forward(self, tokens: Tensor, image: Tensor, tokens_pos: Tensor, image_pos: Tensor) -> tuple[Tensor, Tensor]:
+        if self.first:
+            # The first layer's tokens are their own position code, so neither it nor a residual is added.
+            tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
+        else:
+            query = tokens + tokens_pos
+            tokens = self.norm1(tokens + self.self_attn(query, query, tokens))
+        key = image + image_pos
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + tokens_pos, key, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(key, tokens + tokens_pos, tokens))
+        return tokens, image
+
+
+class TwoWayTransformer(nn.Module):
+    """Two :class:`TwoWayBlock` and a last look of the tokens at the image."""
+
+    def __init__(self, dim: int, heads: int = 8, hidden: int = 2048, depth: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TwoWayBlock(dim, heads, hidden, first=index == 0) for index in range(depth))
+        self.final_attn_token_to_image = Attention(dim, heads, dim // 2)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(self, image: Tensor, image_pos: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """``image`` ``[B, HW, C]``, ``tokens`` ``[B, N, C]`` → both, attended."""
+        out = tokens
+        for layer in self.layers:
+            out, image = layer(out, image, tokens, image_pos)
+        attended = self.final_attn_token_to_image(out + tokens, image + image_pos, image)
+        return self.norm_final_attn(out + attended), image
+
+
+@dataclass(frozen=True)
+class DecodedMasks:
+    """What the decoder says; mask 0 is the single answer, masks 1 to 3 are the candidates of an ambiguous prompt."""
+
+    logits: Tensor  # [B, 4, 4h, 4w]
+    ious: Tensor  # [B, 4] predicted, [0, 1]
+    tokens: Tensor  # [B, 4, C]
+    object_score: Tensor  # [B, 1] logit
+
+
+@dataclass(frozen=True)
+class ChosenMask:
+    """One mask for each object."""
+
+    logits: Tensor  # [B, 1, 4h, 4w]
+    iou: Tensor  # [B] predicted
+    token: Tensor  # [B, C] for the object pointer
+    index: Tensor  # [B] 0 = single answer, 1 to 3 = candidates
+
+
+def stability(logits: Tensor) -> Tensor:
+    """Area at a slightly raised over area at a slightly lowered threshold (``[..., H, W]`` → ``[...]``); 1 if empty."""
+    flat = logits.flatten(-2)
+    inner = (flat > STABILITY_DELTA).sum(-1).float()
+    outer = (flat > -STABILITY_DELTA).sum(-1).float()
+    return torch.where(outer > 0, inner / outer.clamp(min=1), 1.0)
+
+
+def choose(decoded: DecodedMasks, multimask: bool, stability_fallback: bool) -> ChosenMask:
+    """Picks one mask per object: the candidate of best predicted IoU, or the single answer.
+
+    With ``stability_fallback`` an unstable single answer gives way to the best candidate; the token stays the single
+    one's, as in the reference.
+    """
+    rows = torch.arange(len(decoded.ious), device=decoded.ious.device)
+    best = 1 + decoded.ious[:, 1:].argmax(dim=-1)
+    if multimask:
+        index, token_index = best, best
+    else:
+        token_index = torch.zeros_like(best)
+        index = token_index
+        if stability_fallback:
+            index = torch.where(stability(decoded.logits[:, 0]) >= STABILITY_THRESHOLD, token_index, best)
+    return ChosenMask(
+        decoded.logits[rows, index].unsqueeze(1), decoded.ious[rows, index], decoded.tokens[rows, token_index], index
+    )
+
+
+class MaskDecoder(nn.Module):
+    """Image features and prompt tokens → :class:`DecodedMasks`."""
+
+    def __init__(self, dim: int, high_res_channels: tuple[int, int], num_masks: int = 4) -> None:
+        super().__init__()
+        self.num_masks = num_masks
+        self.transformer = TwoWayTransformer(dim)
+        self.obj_score_token = nn.Embedding(1, dim)
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(num_masks, dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        # Applied once per image, right after the image encoder.
+        self.conv_s0 = nn.Conv2d(high_res_channels[0], dim // 8, 1)
+        self.conv_s1 = nn.Conv2d(high_res_channels[1], dim // 4, 1)
+        self.output_hypernetworks_mlps = nn.ModuleList(Mlp(dim, dim, dim, dim // 8) for _ in range(num_masks))
+        self.iou_prediction_head = Mlp(dim, dim, dim, num_masks, sigmoid=True)
+        self.pred_obj_score_head = Mlp(dim, dim, dim, 1)
+
+    def forward(
+        self, image: Tensor, image_pos: Tensor, prompt_tokens: Tensor, dense: Tensor, stride_8: Tensor, stride_4: Tensor
+    ) -> DecodedMasks:
+        """Decodes ``B`` prompts.
+
+        Args:
+            image: ``[B, C, h, w]`` features, conditioned on memory.
+            image_pos: ``[1, C, h, w]``.
+            prompt_tokens: ``[B, N, C]``.
+            dense: broadcastable to ``image``.
+            stride_8: ``[1 or B, C / 4, 2h, 2w]``.
+            stride_4: ``[1 or B, C / 8, 4h, 4w]``.
+        """
+        batch, height, width = len(prompt_tokens), *image.shape[2:]
+        own = torch.cat((self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight))
+        tokens = torch.cat((own.expand(batch, -1, -1), prompt_tokens), dim=1)
+        source = (image + dense).flatten(2).transpose(1, 2)
+        tokens, source = self.transformer(source, image_pos.flatten(2).transpose(1, 2), tokens)
+        mask_tokens = tokens[:, 2 : 2 + self.num_masks]
+
+        up1, norm, act1, up2, act2 = self.output_upscaling
+        feature = source.transpose(1, 2).unflatten(2, (height, width))
+        feature = act1(norm(up1(feature) + stride_8))
+        feature = act2(up2(feature) + stride_4)
+        weights = torch.stack(
+            [mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )
+        logits = (weights @ feature.flatten(2)).unflatten(2, feature.shape[2:])
+        return DecodedMasks(
+            logits, self.iou_prediction_head(tokens[:, 1]), mask_tokens, self.pred_obj_score_head(tokens[:, 0])
+        )

@@ -1,0 +1,100 @@
+"""Memory attention: the current frame's features look at the memory bank (SAM 2 paper, section 4 and D.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam2_ros.model.layers import Attention
+from sam2_ros.model.position import rotary_table, rotate
+
+
+class MemoryAttentionLayer(nn.Module):
+    """Self-attention, cross-attention to the memory, feed-forward; pre-norm, one head, rotary positions."""
+
+    def __init__(self, dim: int, memory_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(dim, 1)
+        self.cross_attn_image = Attention(dim, 1, kv_dim=memory_dim)
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def attend_self(self, x: Tensor, table: Tensor) -> Tensor:
+        attention, normed = self.self_attn, self.norm1(x)
+        q, k = (rotate(attention.split_heads(p(normed)), table) for p in (attention.q_proj, attention.k_proj))
+        return x + attention.attend(q, k, attention.split_heads(attention.v_proj(normed)))
+
+    def attend_memory(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        keys: Tensor,
+        num_pointers: int,
+        table: Tensor,
+        memory_table: Tensor,
+        mask: Tensor | None,
+    ) -> Tensor:
+        attention = self.cross_attn_image
+        q = rotate(attention.split_heads(attention.q_proj(self.norm2(x))), table)
+        k = attention.k_proj(keys)
+        spatial = k.shape[1] - num_pointers
+        # Every stored frame repeats the same grid; pointers have no place in it.
+        frames = rotate(k[:, :spatial].unflatten(1, (-1, memory_table.shape[1])), memory_table).flatten(1, 2)
+        k = attention.split_heads(torch.cat((frames, k[:, spatial:]), dim=1))
+        return x + attention.attend(q, k, attention.split_heads(attention.v_proj(memory)), mask)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.linear2(F.relu(self.linear1(self.norm3(x))))
+
+
+class MemoryAttention(nn.Module):
+    """Image features, conditioned on each object's memory.
+
+    What does not depend on the object, that is the first layer's self-attention and the query of its cross-attention,
+    is worked out once and broadcast: exact, and the larger part of the cost per object of that layer.
+    """
+
+    table: Tensor
+    memory_table: Tensor
+
+    def __init__(self, dim: int, memory_dim: int, hidden: int, num_layers: int, grid: int, pool: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(MemoryAttentionLayer(dim, memory_dim, hidden) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+        self.register_buffer("table", rotary_table(dim, grid), persistent=False)
+        self.register_buffer("memory_table", rotary_table(dim, grid, pool), persistent=False)
+
+    def forward(
+        self,
+        image: Tensor,
+        image_pos: Tensor,
+        memory: Tensor,
+        memory_pos: Tensor,
+        num_pointers: int,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Conditions ``image`` on ``B`` memories.
+
+        Args:
+            image: ``[1 or B, N, C]`` tokens of the current frame.
+            image_pos: ``[1, N, C]`` sine code.
+            memory: ``[B, K, memory_dim]``, whole frames first, then ``num_pointers`` pointer tokens.
+            memory_pos: ``[B, K, memory_dim]`` code, added to keys only.
+            num_pointers: pointer tokens at the end.
+            mask: ``[B, K]`` bool, False where a token is to be ignored; None: all count.
+
+        Returns:
+            ``[B, N, C]``.
+        """
+        x = image + 0.1 * image_pos
+        keys = memory + memory_pos
+        attention_mask = None if mask is None else mask[:, None, None, :]
+        for layer in self.layers:
+            x = layer.attend_self(x, self.table)
+            x = layer.attend_memory(x, memory, keys, num_pointers, self.table, self.memory_table, attention_mask)
+            x = layer.feed_forward(x)
+        return self.norm(x)

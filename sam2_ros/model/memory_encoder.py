@@ -1,0 +1,72 @@
+"""The memory encoder: a frame's features and an object's mask become that frame's memory (SAM 2 paper, section D.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam2_ros.model.layers import LayerNorm2d
+
+
+class MaskDownSampler(nn.Module):
+    """``[B, 1, 16h, 16w]`` → ``[B, dim, h, w]`` by four strided convolutions."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for level in range(4):
+            width = 4 ** (level + 1)
+            layers += [nn.Conv2d(4**level, width, 3, stride=2, padding=1), LayerNorm2d(width), nn.GELU()]
+        self.encoder = nn.Sequential(*layers, nn.Conv2d(256, dim, 1))
+
+    def forward(self, masks: Tensor) -> Tensor:
+        return self.encoder(masks)
+
+
+class ConvNextBlock(nn.Module):
+    """A ConvNeXt block (Liu et al., 2022) with layer scale."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+        self.norm = LayerNorm2d(dim)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)
+        y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+class Fuser(nn.Module):
+    """Two ConvNeXt blocks."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ConvNextBlock(dim) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class MemoryEncoder(nn.Module):
+    """Stride-16 features and full-resolution masks → ``[B, memory_dim, h / pool, w / pool]``."""
+
+    def __init__(self, dim: int, memory_dim: int, pool: int) -> None:
+        super().__init__()
+        self.pool = pool
+        self.mask_downsampler = MaskDownSampler(dim)
+        self.pix_feat_proj = nn.Conv2d(dim, dim, 1)
+        self.fuser = Fuser(dim)
+        self.out_proj = nn.Conv2d(dim, memory_dim, 1)
+
+    def forward(self, features: Tensor, masks: Tensor) -> Tensor:
+        """``features`` ``[1 or B, C, h, w]`` straight from the image encoder; ``masks`` ``[B, 1, 16h, 16w]``, scaled."""
+        x = self.pix_feat_proj(features) + self.mask_downsampler(masks)
+        memory = self.out_proj(self.fuser(x))
+        return memory if self.pool == 1 else F.avg_pool2d(memory, self.pool)

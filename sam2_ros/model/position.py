@@ -1,0 +1,76 @@
+"""Position codes: sine maps, the prompt encoder's random Fourier features, and axial rotary embedding."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sine_code_2d(channels: int, side: int) -> Tensor:
+    """Sine position map ``[channels, side, side]``, half of the channels for y, then half for x.
+
+    Coordinates run from ``1/side`` to 1 and are scaled by 2π (Carion et al., DETR, 2020, section A.4).
+    """
+    half = channels // 2
+    coordinate = torch.arange(1, side + 1, dtype=torch.float32) / (side + 1e-6) * (2 * math.pi)
+    index = torch.arange(half, dtype=torch.float32)
+    angle = coordinate[:, None] / 10000 ** (2 * (index // 2) / half)
+    code = torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)  # [side, half]
+    y = code.T[:, :, None].expand(half, side, side)
+    x = code.T[:, None, :].expand(half, side, side)
+    return torch.cat((y, x))
+
+
+def sine_code_1d(positions: Tensor, channels: int) -> Tensor:
+    """Sine code of scalar ``positions`` (``[...]`` → ``[..., channels]``), all sines, then all cosines."""
+    half = channels // 2
+    index = torch.arange(half, dtype=torch.float32, device=positions.device)
+    angle = positions.float().unsqueeze(-1) / 10000 ** (2 * (index // 2) / half)
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+class RandomFourierCode(nn.Module):
+    """Position code of points: a fixed random projection, then sine and cosine (Tancik et al., 2020)."""
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, channels // 2))
+
+    def forward(self, xy: Tensor) -> Tensor:
+        """``xy`` in [0, 1] (``[..., 2]``) → ``[..., channels]``."""
+        projected = 2 * math.pi * ((2 * xy - 1) @ self.positional_encoding_gaussian_matrix)
+        return torch.cat((projected.sin(), projected.cos()), dim=-1)
+
+    def grid(self, side: int) -> Tensor:
+        """Code of the cell centres of a ``side`` × ``side`` grid, ``[1, channels, side, side]``."""
+        matrix = self.positional_encoding_gaussian_matrix
+        centre = (torch.arange(side, dtype=torch.float32, device=matrix.device) + 0.5) / side
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        return self(torch.stack((x, y), dim=-1)).permute(2, 0, 1)[None]
+
+
+def rotary_table(channels: int, side: int, pool: int = 1, theta: float = 10000.0) -> Tensor:
+    """Cosines and sines of axial 2-D rotary embedding (Su et al., RoFormer, 2021; Heo et al., 2024).
+
+    Pairs of adjacent channels are rotated; the first half of the pairs by x, the second half by y, counted in cells of
+    a ``side`` × ``side`` grid. With ``pool`` > 1 the rows stand for the centres of pooled cells of that grid.
+
+    Returns:
+        ``[2, (side / pool)², channels / 2]``, float32.
+    """
+    frequency = theta ** -(torch.arange(0, channels, 4, dtype=torch.float32) / channels)
+    centre = torch.arange(0, side, pool, dtype=torch.float32) + (pool - 1) / 2
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    angle = torch.cat((x.reshape(-1, 1) * frequency, y.reshape(-1, 1) * frequency), dim=1)
+    return torch.stack((angle.cos(), angle.sin()))
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Applies a :func:`rotary_table` to ``x`` (``[..., N, C]``) in float32; the result has the dtype of ``x``."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table[0], table[1]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)

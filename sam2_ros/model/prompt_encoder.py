@@ -1,0 +1,59 @@
+"""The prompt encoder of SAM (Kirillov et al., "Segment Anything", 2023, section A): points, box corners, masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sam2_ros.model.layers import LayerNorm2d
+from sam2_ros.model.position import RandomFourierCode
+
+PADDING, NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1, 0, 1, 2, 3
+
+
+class PromptEncoder(nn.Module):
+    """Turns prompts into tokens for, and a map to add to, what the mask decoder sees."""
+
+    def __init__(self, dim: int, image_size: int, mask_channels: int = 16) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.grid = image_size // 16
+        self.pe_layer = RandomFourierCode(dim)
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, dim)
+        self.no_mask_embed = nn.Embedding(1, dim)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, mask_channels // 4, 2, stride=2),
+            LayerNorm2d(mask_channels // 4),
+            nn.GELU(),
+            nn.Conv2d(mask_channels // 4, mask_channels, 2, stride=2),
+            LayerNorm2d(mask_channels),
+            nn.GELU(),
+            nn.Conv2d(mask_channels, dim, 1),
+        )
+
+    def tokens(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Points and box corners as tokens, followed by one padding token, which the official video path always adds.
+
+        Args:
+            points: ``[B, N, 2]`` x, y in pixels of the network's input.
+            labels: ``[B, N]`` 1 positive, 0 negative, 2 and 3 corners of a box, -1 padding.
+
+        Returns:
+            ``[B, N + 1, C]``.
+        """
+        table = torch.cat([embedding.weight for embedding in self.point_embeddings])
+        padding = self.not_a_point_embed.weight
+        code = self.pe_layer((points.float() + 0.5) / self.image_size) + table[labels.long().clamp(min=0)]
+        code = torch.where((labels < 0).unsqueeze(-1), padding, code)
+        return torch.cat((code, padding.expand(len(code), 1, -1)), dim=1)
+
+    def dense(self, mask_logits: Tensor | None) -> Tensor:
+        """A mask prompt (``[B, 1, 4 grid, 4 grid]`` logits) or its absence as a map that broadcasts to ``[B, C, grid, grid]``."""
+        if mask_logits is None:
+            return self.no_mask_embed.weight[:, :, None, None]
+        return self.mask_downscaling(mask_logits)
+
+    def image_position(self) -> Tensor:
+        """Position code of the image features, ``[1, C, grid, grid]``."""
+        return self.pe_layer.grid(self.grid)

@@ -1,0 +1,190 @@
+"""The SAM 2 network (Ravi et al., "SAM 2: Segment Anything in Images and Videos", 2024): tensors in, tensors out.
+
+It knows nothing of time: which memories are looked at is the caller's business (:mod:`sam2_ros.tracking`). The state dict
+of the official configuration has the official names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam2_ros.model.config import ModelConfig
+from sam2_ros.model.image_encoder import HieraEncoder
+from sam2_ros.model.layers import Mlp
+from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
+from sam2_ros.model.memory_attention import MemoryAttention
+from sam2_ros.model.memory_encoder import MemoryEncoder
+from sam2_ros.model.position import sine_code_1d, sine_code_2d
+from sam2_ros.model.prompt_encoder import PromptEncoder
+
+ABSENT_LOGIT = -1024.0  # mask logit of an object whose score says that it is not there
+MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a binary mask as logits, and a mask as the memory encoder wants it
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """One or more encoded images."""
+
+    stride_16: Tensor  # [B, C, h, w]
+    stride_8: Tensor  # [B, C / 4, 2h, 2w]
+    stride_4: Tensor  # [B, C / 8, 4h, 4w]
+
+
+class Sam2Model(nn.Module):
+    """SAM 2 / 2.1 in every size, and the embedded model, by :class:`ModelConfig`."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    image_code: Tensor
+    memory_code: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, memory_dim = config.hidden_dim, config.memory_dim
+        if config.trunk == "tinyvit":
+            from sam2_ros.model.tinyvit import TinyViTEncoder
+
+            self.image_encoder: nn.Module = TinyViTEncoder(dim)
+        else:
+            self.image_encoder = HieraEncoder(config.hiera, dim)
+        self.memory_attention = MemoryAttention(
+            dim, memory_dim, config.memory_ffn, config.memory_layers, config.grid, config.memory_pool
+        )
+        self.memory_encoder = MemoryEncoder(dim, memory_dim, config.memory_pool)
+        self.sam_prompt_encoder = PromptEncoder(dim, config.image_size)
+        self.sam_mask_decoder = MaskDecoder(dim, config.high_res_channels)
+        self.mask_downsample = nn.Conv2d(1, 1, 4, stride=4)
+        self.obj_ptr_proj = Mlp(dim, dim, dim, dim)
+        self.maskmem_tpos_enc = nn.Parameter(torch.zeros(config.num_memory_frames, 1, 1, memory_dim))
+        self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
+        self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, dim))  # in every checkpoint, used by nobody
+        self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))
+        if config.occlusion_embedding:
+            self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, memory_dim))
+        if config.pointer_time_code:
+            self.obj_ptr_tpos_proj = nn.Linear(dim, memory_dim)
+        for name, value in (
+            ("pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)),
+            ("pixel_std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)),
+            ("image_code", sine_code_2d(dim, config.grid).flatten(1).T[None]),  # [1, hw, C]
+            ("memory_code", sine_code_2d(memory_dim, config.memory_grid).flatten(1).T),  # [hw / pool², memory_dim]
+        ):
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.no_obj_ptr.device
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, squashed to the square (bilinear, antialiased)."""
+        pixels = image.to(self.device).permute(2, 0, 1)[None].float() / 255
+        size = self.config.image_size
+        if pixels.shape[2:] != (size, size):
+            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+        return (pixels - self.pixel_mean) / self.pixel_std
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Normalised ``float32 [B, 3, S, S]`` → features; the costly part of a frame, needed once for all objects."""
+        stride_4, stride_8, stride_16 = self.image_encoder(images)
+        decoder = self.sam_mask_decoder
+        return ImageFeatures(stride_16, decoder.conv_s1(stride_8), decoder.conv_s0(stride_4))
+
+    def without_memory(self, features: ImageFeatures) -> Tensor:
+        """Features for a first prompt, ``[B, C, h, w]``: nothing is remembered yet."""
+        return features.stride_16 + self.no_mem_embed[0, 0, :, None, None]
+
+    def with_memory(
+        self, features: ImageFeatures, memory: Tensor, memory_pos: Tensor, num_pointers: int, mask: Tensor | None
+    ) -> Tensor:
+        """Features conditioned on ``B`` memories, ``[B, C, h, w]``; arguments as in :class:`MemoryAttention`."""
+        height, width = features.stride_16.shape[2:]
+        tokens = features.stride_16.flatten(2).transpose(1, 2)
+        out = self.memory_attention(tokens, self.image_code, memory, memory_pos, num_pointers, mask)
+        return out.transpose(1, 2).unflatten(2, (height, width))
+
+    def decode(
+        self,
+        conditioned: Tensor,
+        features: ImageFeatures,
+        points: Tensor,
+        labels: Tensor,
+        mask_logits: Tensor | None = None,
+    ) -> DecodedMasks:
+        """Decodes ``B`` prompts on one image.
+
+        Args:
+            conditioned: ``[B, C, h, w]``.
+            features: of the image; batch 1 or ``B``.
+            points: ``[B, N, 2]`` x, y in pixels of the square input; ``N`` ≥ 1 (tracking: one point of label -1).
+            labels: ``[B, N]``; see :class:`PromptEncoder`.
+            mask_logits: ``[B, 1, 4h, 4w]`` earlier logits or a mask prompt.
+        """
+        encoder = self.sam_prompt_encoder
+        return self.sam_mask_decoder(
+            conditioned,
+            encoder.image_position(),
+            encoder.tokens(points, labels),
+            encoder.dense(mask_logits),
+            features.stride_8,
+            features.stride_4,
+        )
+
+    def no_prompt(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Points and labels for :meth:`decode` where there is no prompt."""
+        return (
+            torch.zeros(batch, 1, 2, device=self.device),
+            torch.full((batch, 1), -1, dtype=torch.int64, device=self.device),
+        )
+
+    def pointer(self, token: Tensor, present: Tensor) -> Tensor:
+        """Object pointer ``[B, C]`` from a mask token ``[B, C]``; where not ``present`` (``[B]`` bool) the learned "no object"."""
+        return torch.where(present[:, None], self.obj_ptr_proj(token).float(), self.no_obj_ptr)
+
+    def mask_pointer(self, features: ImageFeatures, masks: Tensor) -> Tensor:
+        """Object pointer ``[B, C]`` of given binary ``masks`` (float ``[B, 1, S, S]``), without a look at the memory.
+
+        Both the decoder's own object score and an empty mask make it the "no object" pointer, as in the reference.
+        """
+        batch = len(masks)
+        image = features.stride_16.expand(batch, -1, -1, -1)
+        decoded = self.decode(image, features, *self.no_prompt(batch), self.mask_downsample(masks))
+        # The single answer's candidates count as in tracking: without points the reference asks for one mask here.
+        present = (decoded.object_score[:, 0] > 0) & (masks.flatten(1) > 0).any(dim=1)
+        return self.pointer(decoded.tokens[:, 0], present)
+
+    def encode_memory(
+        self, features: ImageFeatures, mask_logits: Tensor, present: Tensor, binarize: Tensor | None = None
+    ) -> Tensor:
+        """Memory of one frame, ``[B, hw / pool², memory_dim]``.
+
+        Args:
+            features: of the image; batch 1 or ``B``.
+            mask_logits: ``[B, 1, S, S]`` in the size of the square input.
+            present: ``[B]`` bool, object score > 0.
+            binarize: ``[B]`` bool, where the mask enters as 0 or 1 and not as a probability.
+        """
+        mask = mask_logits.float().sigmoid()
+        if binarize is not None:
+            mask = torch.where(binarize[:, None, None, None], (mask_logits > 0).float(), mask)
+        memory = self.memory_encoder(features.stride_16, mask * MASK_SCALE + MASK_BIAS)
+        memory = memory.flatten(2).transpose(1, 2)
+        if self.config.occlusion_embedding:
+            memory = memory + torch.where(present[:, None, None], 0.0, self.no_obj_embed_spatial)
+        return memory
+
+    def pointer_code(self, ages: Tensor) -> Tensor:
+        """Temporal code of pointers by ``ages`` in frames (``[...]`` → ``[..., memory_dim]``); zero in SAM 2.0."""
+        if not self.config.pointer_time_code:
+            return torch.zeros(*ages.shape, self.config.memory_dim, device=ages.device)
+        return self.obj_ptr_tpos_proj(
+            sine_code_1d(ages.float() / (self.config.max_pointers - 1), self.config.hidden_dim)
+        )
+
+    def visibility(self, object_score: Tensor) -> Tensor:
+        """Probability that the object is seen, from the object score (logit)."""
+        return torch.sigmoid(self.config.visibility_scale * object_score + self.config.visibility_bias)
