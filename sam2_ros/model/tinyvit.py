@@ -1,0 +1,215 @@
+"""TinyViT image encoder of the embedded model: trunk and neck, for inference, with batch normalisation folded in.
+
+The trunk is TinyViT-5M (Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", ECCV 2022)
+as MobileSAM uses it (Zhang et al., "Faster Segment Anything", 2023): the last stage keeps stride 16. Each batch
+normalisation of the original follows a convolution, so the weights here are those of the convolutions after folding;
+:mod:`sam2_ros.training.mobilesam` does the folding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam2_ros.model.layers import LayerNorm2d
+
+WIDTHS = (64, 128, 160, 320)
+DEPTHS = (2, 2, 6, 2)
+HEADS = (2, 4, 5, 10)
+WINDOWS = (7, 7, 14, 7)
+HIGH_RES_CHANNELS = (64, 128)  # of the maps of strides 4 and 8
+
+
+class ConvStem(nn.Module):
+    """Two strided convolutions: ``[B, 3, H, W]`` to ``[B, 64, H/4, W/4]``."""
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, out_channels // 2, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(out_channels // 2, out_channels, 3, stride=2, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv2(F.gelu(self.conv1(images)))
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck (expansion 4) with the activation after the residual sum."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = 4 * channels
+        self.conv1 = nn.Conv2d(channels, hidden, 1)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.conv3 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x + self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x))))))
+
+
+class PatchMerging(nn.Module):
+    """Change of width, and of resolution by ``stride``, between two stages."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out_channels, 1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, groups=out_channels)
+        self.conv3 = nn.Conv2d(out_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+
+
+def relative_offsets(window: int) -> Tensor:
+    """Index of |Δrow|, |Δcolumn| for each pair of tokens of a window, ``int64 [window², window²]``."""
+    row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    row, column = row.flatten(), column.flatten()
+    return (row[:, None] - row[None, :]).abs() * window + (column[:, None] - column[None, :]).abs()
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows, with a learnt bias for each relative offset; normalises its input."""
+
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.window = window
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
+        self.register_buffer("offsets", relative_offsets(window), persistent=False)
+        self._bias: Tensor | None = None
+
+    def bias(self) -> Tensor:
+        """``[heads, window², window²]``; gathered once for inference, since the gather costs as much as the product."""
+        if torch.is_grad_enabled() and self.attention_biases.requires_grad:
+            self._bias = None
+            return self.attention_biases[:, self.offsets]
+        source = self.attention_biases
+        if self._bias is None or self._bias.device != source.device or self._bias.dtype != source.dtype:
+            self._bias = source[:, self.offsets].detach().contiguous()
+        return self._bias
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        self._bias = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """``[N, window², C]`` to the same shape."""
+        count, tokens, channels = windows.shape
+        qkv = self.qkv(self.norm(windows)).view(count, tokens, self.heads, 3, channels // self.heads)
+        query, key, value = qkv.permute(3, 0, 2, 1, 4).unbind(0)
+        bias = self.bias().to(query.dtype)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.expand(count, -1, -1, -1))
+        return self.proj(mixed.transpose(1, 2).reshape(count, tokens, channels))
+
+
+class Mlp(nn.Module):
+    """LayerNorm, then two linear layers (expansion 4) with GELU between."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.fc1 = nn.Linear(channels, 4 * channels)
+        self.fc2 = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+
+
+class TinyViTBlock(nn.Module):
+    """Window attention, a depth-wise 3x3 convolution, and an MLP."""
+
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.attn = WindowAttention(channels, heads, window)
+        self.local_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.mlp = Mlp(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to the same shape."""
+        batch, channels, height, width = x.shape
+        window = self.attn.window
+        rows, columns = -(-height // window), -(-width // window)
+        tokens = x.permute(0, 2, 3, 1)
+        # The zero tokens of the padding take part in the attention, as they did in training.
+        padded = F.pad(tokens, (0, 0, 0, columns * window - width, 0, rows * window - height))
+        windows = padded.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
+        mixed = self.attn(windows.reshape(-1, window * window, channels))
+        mixed = mixed.view(batch, rows, columns, window, window, channels).transpose(2, 3)
+        mixed = mixed.reshape(batch, rows * window, columns * window, channels)[:, :height, :width]
+        x = self.local_conv((tokens + mixed).permute(0, 3, 1, 2))
+        tokens = x.permute(0, 2, 3, 1)
+        return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+
+
+class Stage(nn.Module):
+    """Blocks of one width; ``downsample`` leads to the next stage."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        channels = WIDTHS[index]
+        if index == 0:
+            blocks: list[nn.Module] = [MBConv(channels) for _ in range(DEPTHS[0])]
+        else:
+            blocks = [TinyViTBlock(channels, HEADS[index], WINDOWS[index]) for _ in range(DEPTHS[index])]
+        self.blocks = nn.ModuleList(blocks)
+        last = index == len(WIDTHS) - 1
+        self.downsample = None if last else PatchMerging(channels, WIDTHS[index + 1], 1 if index == 2 else 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class TinyViT(nn.Module):
+    """The trunk. ``forward`` takes normalised RGB ``[B, 3, H, W]``, sides a multiple of 32, and gives three maps:
+    stride 4 with 64 channels, stride 8 with 128, stride 16 with 320."""
+
+    channels = (WIDTHS[0], WIDTHS[1], WIDTHS[3])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_embed = ConvStem(WIDTHS[0])
+        self.stages = nn.ModuleList([Stage(index) for index in range(len(WIDTHS))])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        # Channels last makes every change between convolution and token layout a view.
+        x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
+        maps = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index != 2:
+                maps.append(x)
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return maps
+
+
+class TinyViTNeck(nn.Module):
+    """MobileSAM's neck: ``[B, 320, h, w]`` to the vision features ``[B, dim, h, w]``."""
+
+    def __init__(self, dim: int = 256) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(WIDTHS[3], dim, 1, bias=False)
+        self.norm1 = LayerNorm2d(dim)
+        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        self.norm2 = LayerNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm2(self.conv2(self.norm1(self.conv1(x))))
+
+
+class TinyViTEncoder(nn.Module):
+    """Trunk and neck. ``forward`` gives the maps of strides 4, 8 and 16 with 64, 128 and ``dim`` channels."""
+
+    def __init__(self, dim: int = 256) -> None:
+        super().__init__()
+        self.trunk = TinyViT()
+        self.neck = TinyViTNeck(dim)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        stride4, stride8, stride16 = self.trunk(images)
+        return stride4, stride8, self.neck(stride16)

@@ -1,0 +1,226 @@
+"""Short labelled videos to train on: real sequences, real ones seen by a moving virtual camera, and composites of stills.
+
+A clip is RGB frames with a label map per frame: 0 is background, each other value one object. Everything is drawn from
+a ``numpy.random.Generator``, so a seed gives the same clips again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """``frames`` ``uint8 [T, S, S, 3]`` RGB; ``labels`` ``uint8 [T, S, S]``."""
+
+    name: str
+    frames: Image
+    labels: Image
+
+
+@dataclass(frozen=True)
+class Still:
+    """One photograph and its instances: RGB ``uint8 [H, W, 3]`` and labels ``uint8 [H, W]``."""
+
+    name: str
+    image: Image
+    labels: Image
+
+
+def read_rgb(path: Path) -> Image:
+    """Raises ValueError where OpenCV finds no image."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{path} is no image that OpenCV can read")
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def read_sequence(root: Path, name: str) -> Clip:
+    """A DAVIS sequence in its own size: ``JPEGImages/<name>/*.jpg`` and ``Annotations/<name>/*.png``."""
+    paths = sorted((root / "JPEGImages" / name).glob("*.jpg"))
+    if not paths:
+        raise ValueError(f"{root} holds no frames of a sequence '{name}'; expected JPEGImages/{name}/*.jpg")
+    frames = [read_rgb(path) for path in paths]
+    labels = [
+        (cv2.imread(str(root / "Annotations" / name / f"{path.stem}.png"), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
+        for path in paths
+    ]
+    return Clip(name, np.stack(frames), np.stack(labels))
+
+
+def squash(clip: Clip, size: int) -> Clip:
+    """Resizes to a square, as the network's input is."""
+    frames = [cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA) for frame in clip.frames]
+    labels = [cv2.resize(label, (size, size), interpolation=cv2.INTER_NEAREST) for label in clip.labels]
+    return Clip(clip.name, np.stack(frames), np.stack(labels))
+
+
+def smooth_path(rng: np.random.Generator, steps: int, amplitude: float, knots: int = 3) -> NDArray[np.float64]:
+    """``[steps]`` values that move smoothly between random knots in ``[-amplitude, amplitude]``."""
+    points = rng.uniform(-amplitude, amplitude, knots)
+    position = np.linspace(0, knots - 1, steps)
+    left = np.minimum(position.astype(int), knots - 2)
+    blend = 0.5 - 0.5 * np.cos(np.pi * (position - left))
+    return points[left] * (1 - blend) + points[left + 1] * blend
+
+
+def camera_path(
+    rng: np.random.Generator, steps: int, height: int, width: int, size: int, zoom: tuple[float, float], motion: float
+) -> list[Matrix]:
+    """2x3 matrices that map source pixels to a ``size`` square: a window that pans, zooms and turns.
+
+    ``zoom`` bounds the window's share of the source; ``motion`` scales pan, zoom and turn over the clip.
+    """
+    share = rng.uniform(*zoom) * np.exp(smooth_path(rng, steps, 0.15 * motion))
+    angle = smooth_path(rng, steps, 0.15 * motion)
+    slack = 0.5 * np.clip(1 - share, 0.05, 1)
+    centre_x = width * (0.5 + rng.uniform(-1, 1) * slack * 0.7 + smooth_path(rng, steps, 0.15 * motion))
+    centre_y = height * (0.5 + rng.uniform(-1, 1) * slack * 0.7 + smooth_path(rng, steps, 0.15 * motion))
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    matrices = []
+    for s, a, cx, cy in zip(share, angle, centre_x, centre_y, strict=True):
+        scale_x, scale_y = size / (width * s), size / (height * s)
+        cos, sin = np.cos(a), np.sin(a)
+        linear = np.array([[flip * scale_x, 0], [0, scale_y]]) @ np.array([[cos, -sin], [sin, cos]])
+        offset = np.array([size / 2, size / 2]) - linear @ np.array([cx, cy])
+        matrices.append(np.column_stack((linear, offset)))
+    return matrices
+
+
+def warp(image: Image, matrix: Matrix, size: int, linear: bool = True, reflect: bool = True) -> Image:
+    """Warps to a ``size`` square; outside the source it reflects, or is 0."""
+    border = cv2.BORDER_REFLECT_101 if reflect else cv2.BORDER_CONSTANT
+    flags = cv2.INTER_LINEAR if linear else cv2.INTER_NEAREST
+    warped: Image = cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=border)
+    return warped
+
+
+def film(clip: Clip, rng: np.random.Generator, size: int) -> Clip:
+    """``clip`` seen by a moving virtual camera, mirrored half the time; objects may leave its view."""
+    steps, height, width = clip.labels.shape
+    path = camera_path(rng, steps, height, width, size, (0.55, 0.95), 1.0)
+    gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-20, 20)
+    frames = [
+        np.clip(warp(frame, matrix, size).astype(np.float32) * gain + offset, 0, 255).astype(np.uint8)
+        for frame, matrix in zip(clip.frames, path, strict=True)
+    ]
+    labels = [
+        warp(label, matrix, size, linear=False) for label, matrix in zip(clip.labels, path, strict=True)
+    ]  # reflected like the image, so that what is seen is labelled
+    return Clip(clip.name + "+camera", np.stack(frames), np.stack(labels))
+
+
+def read_coco_stills(root: Path) -> list[Still]:
+    """Photographs with YOLO polygon labels: ``images/**/X.jpg`` and ``labels/**/X.txt``, one instance a line."""
+    stills = []
+    for path in sorted((root / "labels").rglob("*.txt")):
+        images = sorted((root / "images").rglob(path.stem + ".*"))
+        if not images:
+            continue
+        image = read_rgb(images[0])
+        height, width = image.shape[:2]
+        labels = np.zeros((height, width), np.uint8)
+        polygons = []
+        for line in path.read_text().splitlines():
+            values = np.array(line.split()[1:], np.float64)
+            if values.size >= 6:
+                polygons.append((values.reshape(-1, 2) * (width, height)).astype(np.int32))
+        # Large ones first, so that what lies on them stays visible in the map.
+        polygons.sort(key=lambda p: -abs(float(cv2.contourArea(p))))
+        for index, polygon in enumerate(polygons[:250]):
+            cv2.fillPoly(labels, [polygon], index + 1)
+        stills.append(Still(path.stem, image, labels))
+    return stills
+
+
+def read_coco_json_stills(root: Path, longest: int = 900) -> list[Still]:
+    """Photographs with COCO-format polygons in ``annotations.json``; reduced to ``longest`` pixels."""
+    data = json.loads((root / "annotations.json").read_text())
+    by_image: dict[int, list[dict]] = {}
+    for annotation in data["annotations"]:
+        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    stills = []
+    for entry in data["images"]:
+        path = root / "images" / entry["file_name"]
+        if not path.exists():
+            continue
+        image = read_rgb(path)
+        ratio = min(1.0, longest / max(image.shape[:2]))
+        image = cv2.resize(image, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
+        scale = np.array([image.shape[1] / entry["width"], image.shape[0] / entry["height"]])
+        labels = np.zeros(image.shape[:2], np.uint8)
+        annotations = sorted(by_image.get(entry["id"], []), key=lambda a: -float(a["area"]))[:250]
+        for index, annotation in enumerate(annotations):
+            if isinstance(annotation["segmentation"], list):
+                for ring in annotation["segmentation"]:
+                    polygon = (np.array(ring, np.float64).reshape(-1, 2) * scale).astype(np.int32)
+                    cv2.fillPoly(labels, [polygon], index + 1)
+        stills.append(Still(path.stem, image, labels))
+    return stills
+
+
+def cutouts(still: Still, smallest: float = 0.01, largest: float = 0.5) -> list[tuple[Image, Image]]:
+    """Instances whose area is this share of the photograph: cropped image and mask ``uint8`` 0 or 255."""
+    found = []
+    for value in np.unique(still.labels)[1:]:
+        mask = (still.labels == value).astype(np.uint8)
+        if not smallest <= mask.mean() <= largest:
+            continue
+        x, y, w, h = cv2.boundingRect(mask)
+        if min(w, h) >= 24:
+            found.append((still.image[y : y + h, x : x + w].copy(), mask[y : y + h, x : x + w] * 255))
+    return found
+
+
+def composite(
+    background: Still, pieces: list[tuple[Image, Image]], rng: np.random.Generator, size: int, steps: int
+) -> Clip:
+    """A clip from stills: the photograph under a moving camera, with ``pieces`` flying over it on paths of their own.
+
+    A piece may cross the photograph's objects, cover them, and leave the view.
+    """
+    height, width = background.labels.shape
+    path = camera_path(rng, steps, height, width, size, (0.6, 1.0), 1.0)
+    frames = [warp(background.image, matrix, size) for matrix in path]
+    # Beyond the photograph's edge it is mirrored; a mirrored twin is not the object.
+    labels = [warp(background.labels, matrix, size, linear=False, reflect=False) for matrix in path]
+    value = int(background.labels.max())
+    for image, mask in pieces:
+        if value == 255:
+            break
+        value += 1
+        extent = rng.uniform(0.2, 0.6) * size / max(mask.shape)
+        scale = extent * np.exp(smooth_path(rng, steps, 0.25))
+        stretch = np.exp(rng.uniform(-0.2, 0.2) + smooth_path(rng, steps, 0.15))
+        angle = rng.uniform(-0.3, 0.3) + smooth_path(rng, steps, 0.4)
+        reach = 0.7 if rng.random() < 0.3 else 0.4
+        x = size * (0.5 + smooth_path(rng, steps, reach))
+        y = size * (0.5 + smooth_path(rng, steps, reach))
+        shear = smooth_path(rng, steps, 0.15)
+        gain = 1 + smooth_path(rng, steps, 0.15)
+        for t in range(steps):
+            cos, sin = np.cos(angle[t]), np.sin(angle[t])
+            linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[stretch[t], shear[t]], [0, 1 / stretch[t]]])
+            linear *= scale[t]
+            offset = np.array([x[t], y[t]]) - linear @ np.array([mask.shape[1] / 2, mask.shape[0] / 2])
+            matrix = np.column_stack((linear, offset))
+            cover = warp(mask, matrix, size, reflect=False)
+            piece = np.clip(warp(image, matrix, size).astype(np.float32) * gain[t], 0, 255)
+            alpha = cv2.GaussianBlur(cover, (3, 3), 0).astype(np.float32)[:, :, None] / 255
+            frames[t] = (frames[t] * (1 - alpha) + piece * alpha).astype(np.uint8)
+            labels[t] = np.where(cover > 127, np.uint8(value), labels[t])
+    if rng.random() < 0.3:  # motion blur of the camera
+        length = int(rng.integers(3, 9))
+        kernel = np.zeros((length, length), np.float32)
+        kernel[length // 2] = 1 / length
+        frames = [cv2.filter2D(frame, -1, kernel) for frame in frames]
+    return Clip(background.name + "+pieces", np.stack(frames), np.stack(labels))
