@@ -1,0 +1,87 @@
+"""Masks as PNG files, and several masks as one label image (pixel = object id, 0 = background)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tracking.types import BoolMask, ObjectResult
+
+LabelImage = NDArray[np.uint8] | NDArray[np.uint16]
+MAX_ID = 65535  # what 16 bits hold
+
+
+def palette() -> NDArray[np.uint8]:
+    """256 colours ``[256, 3]``, those of PASCAL VOC and DAVIS: the bits of the index, spread over red, green and blue.
+
+    Bit 3k of an index goes to red, 3k + 1 to green, 3k + 2 to blue, the lowest to the most significant bit.
+    """
+    index = np.arange(256)
+    colors = np.zeros((256, 3), np.uint8)
+    for k in range(3):
+        for channel in range(3):
+            colors[:, channel] |= (((index >> (3 * k + channel)) & 1) << (7 - k)).astype(np.uint8)
+    return colors
+
+
+def compose_labels(
+    objects: Iterable[tuple[int, ObjectResult]], height: int, width: int, wide: bool = False
+) -> LabelImage:
+    """One image of several masks, ``uint8`` or, if ``wide``, ``uint16 [height, width]``.
+
+    ``objects`` are pairs of the id to write and the object. Where masks overlap, the pixel goes to the object with the
+    higher predicted IoU; between equals, to the lower id.
+
+    Raises:
+        ValueError: an id that the image cannot hold.
+    """
+    labels: LabelImage = np.zeros((height, width), np.uint16 if wide else np.uint8)
+    limit = MAX_ID if wide else 255
+    for object_id, result in sorted(objects, key=lambda pair: (pair[1].predicted_iou, -pair[0])):
+        if not 1 <= object_id <= limit:
+            raise ValueError(f"object id {object_id} does not fit a label image; accepted: 1 to {limit}")
+        mask = result.mask
+        rows, columns = mask.crop.shape
+        labels[mask.y : mask.y + rows, mask.x : mask.x + columns][mask.crop] = object_id
+    return labels
+
+
+def write_labels(path: Path, labels: LabelImage) -> None:
+    """Writes a label image: ``uint8`` as palette PNG, ``uint16`` as 16-bit grayscale PNG."""
+    image = Image.fromarray(labels)
+    if labels.dtype == np.uint8:
+        image.putpalette(palette().tobytes())
+    image.save(path, format="PNG")
+
+
+def read_labels(path: Path) -> LabelImage:
+    """Reads a label image: palette, grayscale (8 or 16 bits) or black-and-white PNG, ``[H, W]``.
+
+    Raises:
+        UserError: missing, unreadable, or a colour image.
+    """
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            pixels = np.asarray(image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path}: not a readable image ({error}); accepted: PNG") from None
+    if pixels.ndim != 2:
+        raise UserError(f"{path}: a colour image (mode {mode}); accepted: palette, grayscale or black-and-white PNG")
+    return pixels.astype(np.uint8 if mode in ("P", "L", "1") else np.uint16)
+
+
+def read_mask(path: Path) -> BoolMask:
+    """Reads a mask, ``bool [H, W]``: every pixel above 0 is the object.
+
+    Raises:
+        UserError: as :func:`read_labels`.
+    """
+    return np.asarray(read_labels(path) > 0)

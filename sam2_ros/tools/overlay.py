@@ -1,0 +1,127 @@
+"""Draws tracked objects over their image, with NumPy and OpenCV alone."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.tracking.types import FrameResult, ObjectResult, ObjectState
+
+Rgb = NDArray[np.uint8]
+Color = tuple[int, int, int]
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_WHITE, _BLACK, _GREY, _DARK = (255, 255, 255), (0, 0, 0), (200, 200, 200), (60, 60, 60)
+_GOLDEN_RATIO = 0.618033988749895
+
+
+def object_color(object_id: int) -> Color:
+    """A bright colour that an id always has; consecutive ids get distant hues (multiples of the golden ratio)."""
+    hue = (0.33 + object_id * _GOLDEN_RATIO) % 1.0
+    saturation = (0.85, 0.6)[object_id // 8 % 2]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def text_scale(height: int) -> float:
+    """OpenCV font scale at which text is readable in an image of ``height`` pixels."""
+    return max(0.4, 0.5 * height / 480)
+
+
+def draw_overlay(
+    rgb: Rgb,
+    result: FrameResult,
+    alpha: float = 0.45,
+    labels: bool = True,
+    ids: Callable[[int], int] | None = None,
+    caption: str = "",
+) -> Rgb:
+    """A copy of ``rgb`` (``uint8 [H, W, 3]``) with every object of ``result`` drawn into it.
+
+    Visible objects get a translucent mask with an outline inside its border; with ``labels`` also id, name, state and
+    predicted IoU above it, and a greyed list of the occluded and lost ones in the top-left corner, below ``caption``.
+
+    Args:
+        rgb: the image that ``result`` belongs to.
+        alpha: how much of the mask's colour covers the image, 0 to 1.
+        ids: gives the id to show for an object's id; None shows the id itself.
+
+    Raises:
+        ValueError: image and result differ in size.
+    """
+    if rgb.shape != (result.height, result.width, 3):
+        raise ValueError(f"image is {rgb.shape}, the result belongs to {(result.height, result.width, 3)}")
+    shown_id = ids or (lambda object_id: object_id)
+    image = rgb.copy()
+    for item in result.objects:
+        _paint_mask(image, item, object_color(shown_id(item.object_id)), alpha)
+    if labels:
+        absent = []
+        for item in result.objects:
+            title = f"{shown_id(item.object_id)} {item.name or item.label}".rstrip()
+            if item.state is ObjectState.VISIBLE:
+                color = object_color(shown_id(item.object_id))
+                _tag(image, item, f"{title} visible {item.predicted_iou:.2f}", color)
+            else:
+                absent.append(f"{title} {item.state.name.lower()} {item.visibility:.2f}")
+        _corner(image, caption, absent)
+    return image
+
+
+def draw_text(image: Rgb, text: str, left: int, top: int, color: Color, background: Color, scale: float) -> int:
+    """Writes ``text`` on a filled bar whose top-left corner is (``left``, ``top``); returns the bar's height."""
+    width, height, baseline, margin, thickness = _measure(text, scale)
+    bar_width, bar_height = width + 2 * margin, height + baseline + 2 * margin
+    cv2.rectangle(image, (left, top), (left + bar_width - 1, top + bar_height - 1), background, -1)
+    cv2.putText(image, text, (left + margin, top + margin + height), _FONT, scale, color, thickness, cv2.LINE_AA)
+    return bar_height
+
+
+def bar_size(text: str, scale: float) -> tuple[int, int]:
+    """Width and height in pixels of the bar that :func:`draw_text` draws."""
+    width, height, baseline, margin, _ = _measure(text, scale)
+    return width + 2 * margin, height + baseline + 2 * margin
+
+
+def _measure(text: str, scale: float) -> tuple[int, int, int, int, int]:
+    thickness = max(1, round(1.6 * scale))
+    (width, height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
+    return width, height, baseline, max(2, round(6 * scale)), thickness
+
+
+def _paint_mask(image: Rgb, item: ObjectResult, color: Color, alpha: float) -> None:
+    crop = item.mask.crop
+    rows, columns = crop.shape
+    if not crop.size:
+        return
+    region = image[item.mask.y : item.mask.y + rows, item.mask.x : item.mask.x + columns]
+    paint = np.asarray(color, np.float32)
+    region[crop] = np.rint((1 - alpha) * region[crop] + alpha * paint).astype(np.uint8)
+    # Erosion takes what lies outside the crop for background, so that the outline closes where the crop ends.
+    width = max(1, round(image.shape[0] / 480))
+    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    inside = cv2.erode(crop.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    region[crop & (inside == 0)] = color
+
+
+def _tag(image: Rgb, item: ObjectResult, text: str, color: Color) -> None:
+    """Writes above the object's box, inside the image."""
+    scale = text_scale(image.shape[0])
+    width, height = bar_size(text, scale)
+    x0, y0, _, _ = item.mask.box
+    left = max(0, min(x0, image.shape[1] - width))
+    top = y0 - height if y0 >= height else min(y0, image.shape[0] - height)
+    draw_text(image, text, left, max(0, top), _BLACK, color, scale)
+
+
+def _corner(image: Rgb, caption: str, absent: Sequence[str]) -> None:
+    scale = text_scale(image.shape[0])
+    top = 0
+    if caption:
+        top += draw_text(image, caption, 0, top, _WHITE, _BLACK, scale)
+    for line in absent:
+        top += draw_text(image, line, 0, top, _GREY, _DARK, scale)

@@ -1,0 +1,87 @@
+"""A rendered scene: two textured objects move over a textured ground, one of them passes behind a post.
+
+It stands in for camera footage where none can be had, and its exact masks make it a test. Drawn with OpenCV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.tracking.types import BoolMask
+
+Rgb = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RenderedFrame:
+    """``rgb`` is ``uint8 [H, W, 3]``; ``masks`` are the visible pixels of each object, by id."""
+
+    rgb: Rgb
+    masks: dict[int, BoolMask]
+
+
+NAMES = {1: "ball", 2: "book"}
+
+
+def render(frames: int, width: int = 640, height: int = 480, post: bool = True) -> Iterator[RenderedFrame]:
+    """Renders ``frames`` frames: object 1, a ball, rolls to the right behind a ``post``; object 2, a book, turns."""
+    ground = _texture(width, height, seed=1, base=(150, 145, 135), contrast=22)
+    ball = _texture(width, height, seed=2, base=(205, 60, 45), contrast=45)
+    book = _texture(width, height, seed=3, base=(45, 90, 185), contrast=45)
+    wood = _texture(width, height, seed=4, base=(85, 65, 45), contrast=15)
+    unit = height / 480
+    for index in range(frames):
+        t = index / max(1, frames - 1)
+        canvas = ground.copy()
+        masks: dict[int, BoolMask] = {}
+
+        center = (round((0.35 + 0.1 * np.sin(2 * np.pi * t)) * width), round(0.27 * height))
+        corners = cv2.boxPoints((center, (150 * unit, 100 * unit), 35.0 * float(np.sin(2 * np.pi * t))))
+        shape = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(shape, [np.rint(corners).astype(np.int32)], 1)
+        masks[2] = shape > 0
+        _paste(canvas, _moved(book, center), masks[2])
+
+        center = (round((0.15 + 0.7 * t) * width), round((0.7 - 0.05 * abs(np.sin(6 * np.pi * t))) * height))
+        shape = np.zeros((height, width), np.uint8)
+        cv2.circle(shape, center, round(48 * unit), 1, -1)
+        masks[1] = shape > 0
+        _paste(canvas, _moved(ball, center), masks[1])
+
+        if post:
+            columns = slice(round(0.48 * width), round(0.48 * width + 170 * unit))
+            canvas[height // 2 :, columns] = wood[height // 2 :, columns]
+            masks[1][height // 2 :, columns] = False
+        yield RenderedFrame(np.asarray(cv2.GaussianBlur(canvas, (3, 3), 0), np.uint8), masks)
+
+
+def bounding_box(mask: BoolMask) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1), edges in pixels, of a mask with at least one pixel."""
+    rows, columns = np.nonzero(mask)
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def _texture(width: int, height: int, seed: int, base: tuple[int, int, int], contrast: float) -> Rgb:
+    """Smooth noise in several sizes around a colour."""
+    random = np.random.default_rng(seed)
+    total = np.zeros((height, width), np.float32)
+    for cells in (6, 16, 48):
+        noise = random.standard_normal((max(2, cells * height // width), cells)).astype(np.float32)
+        total += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    colored = np.asarray(base, np.float32) + contrast * total[:, :, None] / 1.7
+    return np.clip(colored, 0, 255).astype(np.uint8)
+
+
+def _moved(texture: Rgb, center: tuple[int, int]) -> Rgb:
+    """``texture`` with its middle at ``center``, so that it moves with the object that wears it."""
+    height, width = texture.shape[:2]
+    return np.roll(texture, (center[1] - height // 2, center[0] - width // 2), (0, 1))
+
+
+def _paste(canvas: Rgb, texture: Rgb, mask: BoolMask) -> None:
+    canvas[mask] = texture[mask]

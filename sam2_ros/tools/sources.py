@@ -1,0 +1,160 @@
+"""Frames from a video file, a folder of images or a camera, one after the other."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.tools.errors import UserError
+
+Rgb = NDArray[np.uint8]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+DEFAULT_FPS = 30.0  # where the source says nothing
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: ``rgb`` is ``uint8 [H, W, 3]``, ``stamp`` in nanoseconds (files: from their start; camera: Unix time)."""
+
+    index: int
+    name: str  # "000012", or the image's file name without suffix
+    stamp: int
+    rgb: Rgb
+
+
+class Source(Protocol):
+    """A sequence of frames. ``length`` is None where it is not known; a video's is what its header says."""
+
+    fps: float
+    length: int | None
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+
+def open_source(source: str, fps: float | None = None) -> Source:
+    """Opens a video file, a folder of numbered images, or a camera (``source`` is its index).
+
+    ``fps`` replaces the rate that stamps are derived from.
+
+    Raises:
+        UserError: nothing readable there; also while iterating, when the frames change their size.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return ImageFolder(path, fps or DEFAULT_FPS)
+    if path.is_file():
+        return VideoFile(path, fps)
+    if source.isdecimal():
+        return Camera(int(source))
+    raise UserError(f"{source}: no such file or folder; accepted: a video file, a folder of images, or a camera index")
+
+
+class ImageFolder:
+    """The images (jpg, png) of a folder in numeric order: ``9.jpg`` before ``10.jpg``."""
+
+    def __init__(self, path: Path, fps: float = DEFAULT_FPS) -> None:
+        self.fps = fps
+        self._files = sorted((f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=_numeric_order)
+        self.length: int | None = len(self._files)
+        if not self._files:
+            raise UserError(f"{path}: no images in this folder; accepted: {', '.join(IMAGE_SUFFIXES)}")
+        stems = {file.stem for file in self._files}
+        if len(stems) < len(self._files):
+            raise UserError(f"{path}: two images have the same name but for the suffix; keep one of each")
+
+    def __iter__(self) -> Iterator[Frame]:
+        shape: tuple[int, ...] | None = None
+        for index, file in enumerate(self._files):
+            bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
+            if bgr is None:
+                raise UserError(f"{file}: not a readable image")
+            shape = _same_size(bgr, shape, str(file))
+            yield Frame(index, file.stem, round(index * 1e9 / self.fps), _to_rgb(bgr))
+
+
+class VideoFile:
+    """The frames of a video file, named by their six-digit number."""
+
+    def __init__(self, path: Path, fps: float | None = None) -> None:
+        self._path = path
+        capture = self._open()
+        announced = capture.get(cv2.CAP_PROP_FPS)
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        capture.release()
+        self.fps = fps or (announced if 0.1 < announced < 1000 else DEFAULT_FPS)
+        self.length: int | None = count if count > 0 else None
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self._path))
+        if not capture.isOpened():
+            raise UserError(f"{self._path}: not a video that OpenCV can read")
+        return capture
+
+    def __iter__(self) -> Iterator[Frame]:
+        capture = self._open()
+        try:
+            shape: tuple[int, ...] | None = None
+            index = 0
+            while True:
+                good, bgr = capture.read()
+                if not good:
+                    break
+                shape = _same_size(bgr, shape, f"{self._path}, frame {index}")
+                yield Frame(index, f"{index:06d}", round(index * 1e9 / self.fps), _to_rgb(bgr))
+                index += 1
+        finally:
+            capture.release()
+        if index == 0:
+            raise UserError(f"{self._path}: no frame could be decoded")
+
+
+class Camera:
+    """A camera, without end; frames are stamped when they arrive."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._capture = cv2.VideoCapture(index)
+        if not self._capture.isOpened():
+            raise UserError(f"camera {index} can't be opened; accepted: the index of a connected camera (0, 1, …)")
+        announced = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = announced if 0.1 < announced < 1000 else DEFAULT_FPS
+        self.length: int | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        try:
+            index = 0
+            while True:
+                good, bgr = self._capture.read()
+                if not good:
+                    raise UserError(f"camera {self._index} stopped delivering after {index} frames")
+                yield Frame(index, f"{index:06d}", time.time_ns(), _to_rgb(bgr))
+                index += 1
+        finally:
+            self._capture.release()
+
+
+def _numeric_order(path: Path) -> list[tuple[int, int, str]]:
+    """Sorts by the numbers in a name as numbers, by the text between them as text."""
+    parts = re.split(r"(\d+)", path.stem)
+    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def _same_size(bgr: NDArray[np.uint8], shape: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
+    if shape is not None and bgr.shape != shape:
+        raise UserError(
+            f"{where}: {bgr.shape[1]}x{bgr.shape[0]} pixels, the frames before have {shape[1]}x{shape[0]}; "
+            "accepted: frames of one size"
+        )
+    return bgr.shape
+
+
+def _to_rgb(bgr: NDArray[np.uint8]) -> Rgb:
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
