@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tracking.types import BoolMask, ObjectResult
 
-LabelImage = NDArray[np.uint8] | NDArray[np.uint16]
+LabelImage = NDArray[np.uint8 | np.uint16]
 MAX_ID = 65535  # what 16 bits hold
 
 
@@ -40,7 +40,8 @@ def compose_labels(
     Raises:
         ValueError: an id that the image cannot hold.
     """
-    labels: LabelImage = np.zeros((height, width), np.uint16 if wide else np.uint8)
+    dtype: type[np.uint8 | np.uint16] = np.uint16 if wide else np.uint8
+    labels: LabelImage = np.zeros((height, width), dtype)
     limit = MAX_ID if wide else 255
     for object_id, result in sorted(objects, key=lambda pair: (pair[1].predicted_iou, -pair[0])):
         if not 1 <= object_id <= limit:
@@ -75,7 +76,8 @@ def read_labels(path: Path) -> LabelImage:
         raise UserError(f"{path}: not a readable image ({error}); accepted: PNG") from None
     if pixels.ndim != 2:
         raise UserError(f"{path}: a colour image (mode {mode}); accepted: palette, grayscale or black-and-white PNG")
-    return pixels.astype(np.uint8 if mode in ("P", "L", "1") else np.uint16)
+    dtype: type[np.uint8 | np.uint16] = np.uint8 if mode in ("P", "L", "1") else np.uint16
+    return pixels.astype(dtype)
 
 
 def read_mask(path: Path) -> BoolMask:

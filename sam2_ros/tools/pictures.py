@@ -112,15 +112,10 @@ def _panel(image: Rgb, rows: Sequence[TrackRow | None], edges: Sequence[int], to
             cv2.rectangle(image, (x0, bar_top), (max(x0, x1 - 1), bar_bottom), _STATE_COLORS[row.state], -1)
         if row is not None and row.prompted:
             cv2.line(image, (x0, bar_top - 4), (x0, curve_bottom), _BLACK, 1)
-    for values, color, thickness in (
-        ([row and row.visibility for row in rows], _TEXT, 1),
-        (
-            [row and (row.predicted_iou if row.state is ObjectState.VISIBLE else None) for row in rows],
-            object_color(last.id),
-            2,
-        ),
-    ):
-        _curve(image, edges, values, curve_top, curve_bottom, color, thickness)
+    visibility = [None if row is None else row.visibility for row in rows]
+    iou = [row.predicted_iou if row is not None and row.state is ObjectState.VISIBLE else None for row in rows]
+    _curve(image, edges, visibility, curve_top, curve_bottom, _TEXT, 1)
+    _curve(image, edges, iou, curve_top, curve_bottom, object_color(last.id), 2)
 
 
 def _curve(

@@ -99,7 +99,7 @@ def write_csv(path: Path, frames: Iterable[FrameRecord]) -> None:
 def summary_table(frames: Sequence[FrameRecord]) -> str:
     """A text table with a line per object: frames in each state, mean predicted IoU and area while visible."""
     heading = ("id", "name", "frames", "visible", "occluded", "lost", "mean IoU", "mean area")
-    lines = [heading]
+    lines: list[tuple[str, ...]] = [heading]
     for object_id in sorted({row.id for frame in frames for row in frame.objects}):
         rows = [row for frame in frames for row in frame.objects if row.id == object_id]
         seen = [row for row in rows if row.state is ObjectState.VISIBLE]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -147,7 +147,7 @@ def _numeric_order(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
 
 
-def _same_size(bgr: NDArray[np.uint8], shape: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
+def _same_size(bgr: NDArray[Any], shape: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
     if shape is not None and bgr.shape != shape:
         raise UserError(
             f"{where}: {bgr.shape[1]}x{bgr.shape[0]} pixels, the frames before have {shape[1]}x{shape[0]}; "
@@ -156,5 +156,5 @@ def _same_size(bgr: NDArray[np.uint8], shape: tuple[int, ...] | None, where: str
     return bgr.shape
 
 
-def _to_rgb(bgr: NDArray[np.uint8]) -> Rgb:
+def _to_rgb(bgr: NDArray[Any]) -> Rgb:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

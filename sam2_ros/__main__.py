@@ -1,0 +1,8 @@
+"""``python -m sam2_ros`` is the command line."""
+
+import sys
+
+from sam2_ros.tools.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""``sam2_ros download``: fetches an official SAM 2 checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def register(subparsers: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = subparsers.add_parser(
+        "download",
+        help="fetch an official SAM 2 checkpoint",
+        description="Fetches an official SAM 2 checkpoint (Apache-2.0, Meta) into the cache and verifies its SHA-256.",
+        epilog="Names: tiny, small, base_plus, large (SAM 2.1; the same with -2.0 for SAM 2.0). "
+        "Cache: $SAM2_ROS_CACHE/checkpoints, else ~/.cache/sam2_ros/checkpoints.",
+    )
+    parser.add_argument("name", metavar="NAME", help="tiny, small, base_plus, large; with -2.0 for SAM 2.0")
+    parser.add_argument("--dir", type=Path, help="folder to put the file into, instead of the cache")
+    parser.add_argument("--base-url", metavar="URL", help="mirror with the official layout (or $SAM2_ROS_BASE_URL)")
+    parser.add_argument("--force", action="store_true", help="fetch again, even when the file is there")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb; returns the exit code."""
+    from sam2_ros.model.download import DownloadError, checkpoint_url, download, find_checkpoint
+    from sam2_ros.tools.errors import UserError
+    from sam2_ros.tools.progress import bar
+
+    try:
+        checkpoint = find_checkpoint(args.name)
+        url = checkpoint_url(checkpoint, args.base_url)
+        print(f"{checkpoint.file_name}, {checkpoint.size / 1e6:.0f} MB, from {url}")
+        with bar(checkpoint.size, "B", args.quiet, unit_scale=True) as progress:
+
+            def show(have: int, total: int) -> None:
+                progress.update(have - progress.n)
+
+            path = download(args.name, args.dir, args.base_url, args.force, show)
+    except DownloadError as error:
+        raise UserError(str(error)) from error
+    print(f"verified: {path}")
+    return 0

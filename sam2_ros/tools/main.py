@@ -1,0 +1,55 @@
+"""The command line: ``sam2_ros VERB …``, one module a verb.
+
+A verb's module has ``register(subparsers)``, which adds its parser and sets the default ``run`` to a function from
+parsed arguments to exit code. Modules import what is heavy inside that function, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+
+from sam2_ros import __version__
+from sam2_ros.tools.errors import UserError
+
+VERBS = ("track", "download", "client")
+USER_ERROR = 2  # as argparse's own
+INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every verb that is installed."""
+    parser = argparse.ArgumentParser(
+        prog="sam2_ros", description="Real-time object tracking for ROS 2 with a streaming implementation of SAM 2."
+    )
+    parser.add_argument("--version", action="version", version=f"sam2_ros {__version__}")
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in VERBS:
+        module = f"sam2_ros.tools.{verb}"
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module).register(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    # FFmpeg comments on streams that it decodes well; only what is fatal is of interest.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except (UserError, OSError) as error:
+        print(f"sam2_ros: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("sam2_ros: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

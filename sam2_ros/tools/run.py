@@ -1,0 +1,70 @@
+"""Tracks the objects of a prompts file through a sequence of frames, every frame processed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sam2_ros.inference.backend import Backend
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.prompts import FramePrompt
+from sam2_ros.tools.sources import Frame
+from sam2_ros.tracking.types import AddRequest, FrameResult
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A frame, its objects with the prompts of this frame applied, and the seconds that the engine took."""
+
+    frame: Frame
+    result: FrameResult
+    seconds: float
+
+
+class ClipTracker:
+    """Applies each prompt on its frame: the first one of an object adds it, later ones correct it.
+
+    The engine hands out its own ids; :meth:`file_id` gives the prompts file's id for one of them.
+    """
+
+    def __init__(self, backend: Backend, prompts: Sequence[FramePrompt]) -> None:
+        self._backend = backend
+        self._pending = sorted(prompts, key=lambda prompt: prompt.frame)
+        self._engine_ids: dict[int, int] = {}  # by the file's id
+        self._file_ids: dict[int, int] = {}  # by the engine's id
+
+    @property
+    def pending(self) -> list[FramePrompt]:
+        """Prompts whose frame has not come yet."""
+        return list(self._pending)
+
+    def file_id(self, engine_id: int) -> int:
+        """The prompts file's id for one of the engine's."""
+        return self._file_ids[engine_id]
+
+    def run(self, frames: Iterable[Frame]) -> Iterator[Tracked]:
+        """Yields every frame with its result.
+
+        Raises:
+            UserError: the engine refused a prompt.
+        """
+        for frame in frames:
+            start = time.perf_counter()
+            result = self._backend.step(frame.rgb, frame.stamp)
+            due = [prompt for prompt in self._pending if prompt.frame <= frame.index]
+            if due:
+                self._pending = self._pending[len(due) :]
+                for prompt in due:
+                    self._apply(prompt)
+                result = self._backend.objects() or result
+            yield Tracked(frame, result, time.perf_counter() - start)
+
+    def _apply(self, prompt: FramePrompt) -> None:
+        engine_id = self._engine_ids.get(prompt.object_id)
+        request = AddRequest(prompt.prompt, engine_id, prompt.name, prompt.label)
+        answer = self._backend.add([request])[0]
+        if not answer.success:
+            raise UserError(f"prompt for object {prompt.object_id} on frame {prompt.frame}: {answer.message}")
+        self._engine_ids[prompt.object_id] = answer.object_id
+        self._file_ids[answer.object_id] = prompt.object_id

@@ -1,0 +1,187 @@
+"""``sam2_ros track``: follows objects through a video, a folder of images or a camera, and writes what it found."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sam2_ros.inference.backend import Backend
+    from sam2_ros.tools.prompts import FramePrompt
+    from sam2_ros.tools.records import FrameRecord
+    from sam2_ros.tools.run import Tracked
+    from sam2_ros.tools.sources import Source
+
+
+def register(subparsers: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = subparsers.add_parser(
+        "track",
+        help="track objects through a video, a folder of images or a camera",
+        description="Tracks the objects of a prompts file through SOURCE; every frame is processed.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="video file, folder of numbered images, or camera index")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE.json", help="which objects, and where")
+    add_model_arguments(parser)
+    parser.add_argument("--masks-out", type=Path, metavar="DIR", help="label images as PNG, one a frame")
+    parser.add_argument("--video-out", type=Path, metavar="FILE.mp4", help="the frames with the objects drawn in")
+    parser.add_argument("--json-out", type=Path, metavar="FILE.json", help="states, boxes and scores of every frame")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    parser.add_argument("--fps", type=float, metavar="F", help="frame rate of SOURCE, where it says nothing or wrong")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    parser.set_defaults(run=run)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that choose the engine; shared by the verbs that run one."""
+    parser.add_argument(
+        "--model",
+        default="embedded",
+        metavar="MODEL",
+        help="embedded (default), a downloaded official one (tiny, small, base_plus, large), or the path of a checkpoint",
+    )
+    parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu, cuda, cuda:N")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
+
+
+def load_backend(args: argparse.Namespace, objects: int) -> Backend:
+    """The engine that ``args`` ask for, with room for ``objects``.
+
+    Raises:
+        UserError: the model can't be loaded.
+    """
+    from sam2_ros.inference import make_backend
+    from sam2_ros.tools.errors import UserError
+    from sam2_ros.tracking import TrackerConfig
+
+    config = TrackerConfig(max_objects=max(1, objects))
+    try:
+        return make_backend(args.model, args.device, args.dtype, config, threads=args.threads)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb; returns the exit code."""
+    from sam2_ros.tools.errors import UserError
+    from sam2_ros.tools.progress import bar
+    from sam2_ros.tools.prompts import load_prompts
+    from sam2_ros.tools.run import ClipTracker
+    from sam2_ros.tools.sources import open_source
+
+    for option, value in (("--max-frames", args.max_frames), ("--fps", args.fps)):
+        if value is not None and value <= 0:
+            raise UserError(f"{option} is {value}; accepted: more than 0")
+    prompts = load_prompts(args.prompts)
+    source = open_source(args.source, args.fps)
+    _check_frames(prompts, source.length, args)
+    frame_count = min((n for n in (source.length, args.max_frames) if n is not None), default=None)
+    object_ids = {prompt.object_id for prompt in prompts}
+    with ExitStack() as stack:
+        backend = stack.enter_context(closing(load_backend(args, len(object_ids))))
+        tracker = ClipTracker(backend, prompts)
+        outputs = stack.enter_context(closing(_Outputs(args, source, tracker, wide=max(object_ids) > 255)))
+        progress = stack.enter_context(bar(frame_count, "frame", args.quiet))
+        try:
+            for tracked in tracker.run(source):
+                outputs.add(tracked)
+                progress.update()
+                if outputs.count == args.max_frames:
+                    break
+        except KeyboardInterrupt:
+            print("sam2_ros: stopped; what was tracked so far is written", file=sys.stderr)
+        outputs.write_json(backend)
+        if not args.quiet:
+            progress.close()
+            print(outputs.summary(backend))
+    if tracker.pending and args.max_frames is None:
+        raise UserError(
+            f"{args.prompts}: there is a prompt for frame {tracker.pending[0].frame}, {args.source} ended after "
+            f"{outputs.count} frames (the first one is frame 0); the other prompts were applied"
+        )
+    return 0
+
+
+def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argparse.Namespace) -> None:
+    """Says before the work starts that a prompt's frame can't come."""
+    from sam2_ros.tools.errors import UserError
+
+    last, limit = prompts[-1].frame, args.max_frames
+    if length is not None and last >= length:
+        raise UserError(
+            f"{args.prompts}: there is a prompt for frame {last}; {args.source} has frames 0 to {length - 1}"
+        )
+    if limit is not None and prompts[0].frame >= limit:
+        raise UserError(f"{args.prompts}: the first prompt is for frame {prompts[0].frame}; --max-frames is {limit}")
+
+
+class _Outputs:
+    """The files that the user asked for."""
+
+    def __init__(self, args: argparse.Namespace, source: Source, tracker: Any, wide: bool) -> None:
+        from sam2_ros.tools.video import VideoWriter
+
+        self._args, self._source, self._tracker, self._wide = args, source, tracker, wide
+        self._records: list[FrameRecord] = []
+        self._seconds: list[float] = []
+        self._size = (0, 0)
+        if args.masks_out:
+            args.masks_out.mkdir(parents=True, exist_ok=True)
+        for file in (args.video_out, args.json_out):
+            if file:
+                file.parent.mkdir(parents=True, exist_ok=True)
+        self._video = VideoWriter(args.video_out, source.fps) if args.video_out else None
+
+    @property
+    def count(self) -> int:
+        return len(self._records)
+
+    def add(self, tracked: Tracked) -> None:
+        from sam2_ros.tools.masks import compose_labels, write_labels
+        from sam2_ros.tools.overlay import draw_overlay
+        from sam2_ros.tools.records import record
+
+        frame, result, file_id = tracked.frame, tracked.result, self._tracker.file_id
+        self._size = (result.width, result.height)
+        self._records.append(record(result, frame.index, frame.name, file_id))
+        self._seconds.append(tracked.seconds)
+        if self._args.masks_out:
+            objects = [(file_id(item.object_id), item) for item in result.objects]
+            labels = compose_labels(objects, result.height, result.width, self._wide)
+            write_labels(self._args.masks_out / f"{frame.name}.png", labels)
+        if self._video:
+            self._video.write(draw_overlay(frame.rgb, result, ids=file_id))
+
+    def write_json(self, backend: Backend) -> None:
+        from sam2_ros.tools.records import write_json
+
+        if self._args.json_out:
+            about = {
+                "source": self._args.source,
+                "model": backend.info.model,
+                "device": backend.info.device,
+                "dtype": backend.info.dtype,
+                "width": self._size[0],
+                "height": self._size[1],
+                "fps": self._source.fps,
+            }
+            write_json(self._args.json_out, self._records, about)
+
+    def summary(self, backend: Backend) -> str:
+        from sam2_ros.tools.records import summary_table
+
+        seconds = sum(self._seconds)
+        rate = f"{len(self._seconds) / seconds:.1f}" if seconds else "-"
+        size = f"{self._size[0]}x{self._size[1]}"
+        line = f"{self.count} frames of {size}, {backend.info.model} on {backend.info.device}: {rate} frames/s"
+        written = [str(f) for f in (self._args.masks_out, self._args.video_out, self._args.json_out) if f]
+        return "\n".join([summary_table(self._records), line, *(f"written: {file}" for file in written)])
+
+    def close(self) -> None:
+        if self._video:
+            self._video.close()

@@ -1,0 +1,102 @@
+"""The overlay draws what it should and nothing else; the pictures show states and scores."""
+
+import numpy as np
+import pytest
+
+from sam2_ros.tools.overlay import draw_overlay, object_color
+from sam2_ros.tools.pictures import contact_sheet, spread, timeline
+from sam2_ros.tools.records import record
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
+
+
+def ellipse(height: int, width: int, cx: float, cy: float) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.asarray(((x - cx * width) / (0.12 * width)) ** 2 + ((y - cy * height) / (0.2 * height)) ** 2 < 1)
+
+
+def found(object_id: int, mask: np.ndarray, state: ObjectState = ObjectState.VISIBLE, **more: object) -> ObjectResult:
+    return ObjectResult(object_id, CroppedMask.from_full(mask), state, 4.0, 0.98, 0.9, False, **more)  # type: ignore[arg-type]
+
+
+def frame(height: int, width: int, *objects: ObjectResult, stamp: int = 0) -> FrameResult:
+    return FrameResult(0, stamp, width, height, objects)
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 200, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (720, 1280)])
+def test_without_labels_exactly_the_masked_pixels_change(height: int, width: int) -> None:
+    image, first, second = noise(height, width), ellipse(height, width, 0.3, 0.5), ellipse(height, width, 0.95, 0.9)
+    before = image.copy()
+    drawn = draw_overlay(image, frame(height, width, found(1, first), found(2, second)), labels=False)
+    assert np.array_equal(image, before), "the source stays as it was"
+    assert np.array_equal((drawn != image).any(axis=2), first | second)
+
+
+def test_the_mask_is_tinted_in_the_colour_of_its_id_and_outlined() -> None:
+    image, mask = np.zeros((480, 640, 3), np.uint8), ellipse(480, 640, 0.5, 0.5)
+    drawn = draw_overlay(image, frame(480, 640, found(3, mask)), alpha=0.5, labels=False)
+    color = np.array(object_color(3))
+    assert np.abs(drawn[240, 320] - color / 2).max() <= 1
+    assert drawn[240, int(np.flatnonzero(mask[240])[0])].tolist() == color.tolist()
+
+
+def test_a_visible_object_gets_a_label_and_a_hidden_one_a_line_in_the_corner() -> None:
+    image, mask = np.full((480, 640, 3), 120, np.uint8), ellipse(480, 640, 0.6, 0.6)
+    visible = draw_overlay(image, frame(480, 640, found(1, mask, name="cup")))
+    changed = (visible != image).any(axis=2)
+    top = int(np.flatnonzero(mask.any(axis=1))[0])
+    assert changed[top - 12 : top, int(0.5 * 640)].any(), "a label above the mask"
+    assert not changed[:100, :200].any(), "nothing in the corner"
+    hidden = draw_overlay(image, frame(480, 640, found(1, np.zeros_like(mask), ObjectState.LOST, name="cup")))
+    changed = (hidden != image).any(axis=2)
+    assert changed[:30, :60].any() and not changed[60:].any()
+    corner = hidden[:30, :60].astype(int)
+    assert (corner.max(axis=2) - corner.min(axis=2)).max() <= 2, "grey"
+
+
+def test_a_label_stays_inside_the_image() -> None:
+    mask = np.zeros((480, 640), np.bool_)
+    mask[:, 620:] = True
+    draw_overlay(noise(480, 640), frame(480, 640, found(1, mask, name="a rather long name")))
+    tiny = np.ones((8, 8), np.bool_)
+    assert draw_overlay(noise(8, 8), frame(8, 8, found(1, tiny))).shape == (8, 8, 3)
+
+
+def test_neighbouring_ids_have_distinct_colours() -> None:
+    colors = np.array([object_color(i) for i in range(1, 17)], float)
+    distance = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 1000 * np.eye(16)
+    assert distance.min() > 40
+    assert object_color(5) == object_color(5)
+
+
+def test_a_result_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"image is \(10, 10, 3\), the result belongs to \(480, 640, 3\)"):
+        draw_overlay(noise(10, 10), frame(480, 640))
+
+
+def test_a_contact_sheet_holds_every_frame() -> None:
+    cells = [(np.full((48, 64, 3), level, np.uint8), "") for level in (10, 90, 170, 250, 50)]
+    sheet = contact_sheet(cells, columns=2, cell_width=64)
+    assert sheet.shape[0] > 3 * 48 and sheet.shape[1] > 2 * 64
+    assert {10, 90, 170, 250, 50} <= set(np.unique(sheet).tolist())
+    assert spread(217, 5) == [0, 54, 108, 162, 216]
+    assert spread(3, 5) == [0, 1, 2]
+
+
+def test_the_timeline_shows_states_at_their_times() -> None:
+    mask, nothing = ellipse(48, 64, 0.5, 0.5), np.zeros((48, 64), np.bool_)
+    records = []
+    for index in range(100):
+        hidden = 40 <= index < 60
+        item = found(1, nothing if hidden else mask, ObjectState.OCCLUDED if hidden else ObjectState.VISIBLE)
+        records.append(record(frame(48, 64, item, stamp=index * 10**8), index, str(index)))
+    picture = timeline(records, width=1130)  # the axis is 980 pixels wide
+    bar = picture[64 + 18]
+    green, amber = bar[130 + 100].tolist(), bar[130 + 490].tolist()
+    assert green != amber
+    amber_columns = np.flatnonzero((bar == amber).all(axis=1))
+    assert amber_columns[0] == pytest.approx(130 + 979 * 40 / 99, abs=2)
+    assert amber_columns[-1] == pytest.approx(130 + 979 * 60 / 99, abs=2)

@@ -1,0 +1,96 @@
+"""The prompts file: what it means, and what it says about a wrong one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sam2_ros.tools.masks import write_labels
+from sam2_ros.tools.prompts import PromptsFileError, load_prompts
+
+BOX = {"frame": 0, "object_id": 1, "box": [10, 20, 30, 40]}
+
+
+def write(folder: Path, content: object) -> Path:
+    path = folder / "prompts.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_every_kind_of_prompt_is_read_in_the_order_of_frames(tmp_path: Path) -> None:
+    labels = np.zeros((6, 8), np.uint8)
+    labels[2:4, 3:5] = 9
+    (tmp_path / "masks").mkdir()
+    write_labels(tmp_path / "masks" / "first.png", labels)
+    path = write(
+        tmp_path,
+        [
+            {"frame": 7, "object_id": 2, "points": [[1.5, 2], [3, 4]], "labels": [1, 0], "label": "mug"},
+            BOX | {"name": "cup"},
+            {"frame": 3, "object_id": 300, "mask": "masks/first.png"},
+            {"frame": 4, "object_id": 1, "box": [1, 1, 5, 5], "points": [[2, 2]], "labels": [1]},
+        ],
+    )
+    box, mask, both, points = load_prompts(path)
+    assert (box.frame, box.object_id, box.name) == (0, 1, "cup")
+    assert box.prompt.box is not None and box.prompt.box.tolist() == [10, 20, 30, 40]
+    assert mask.object_id == 300 and mask.prompt.mask is not None
+    assert np.array_equal(mask.prompt.mask, labels > 0)
+    assert both.prompt.box is not None and both.prompt.points is not None
+    assert points.label == "mug" and points.prompt.points is not None and points.prompt.labels is not None
+    assert points.prompt.points.tolist() == [[1.5, 2], [3, 4]] and points.prompt.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "accepted is a list"),
+        ([], "accepted is a list"),
+        ([BOX, 3], "entry 1: is no object"),
+        ([{"object_id": 1, "box": [0, 0, 1, 1]}], "entry 0: 'frame' is missing"),
+        ([BOX | {"frame": -1}], "'frame' is -1; accepted: a whole number from 0"),
+        ([BOX | {"frame": True}], "'frame' is true"),
+        ([BOX | {"object_id": 0}], "'object_id' is 0; accepted: a whole number from 1 to 65535"),
+        ([BOX | {"object_id": 70000}], "'object_id' is 70000"),
+        ([BOX | {"bbox": [0, 0, 1, 1]}], "unknown key 'bbox'; accepted: frame"),
+        ([{"frame": 0, "object_id": 1}], "has no prompt; accepted: 'box'"),
+        ([BOX | {"mask": "a.png"}], "has box and mask; accepted"),
+        ([BOX | {"box": [1, 2, 3]}], "'box' is not four numbers"),
+        ([BOX | {"box": [1, 2, "3", 4]}], "'box' is not four numbers"),
+        ([BOX | {"box": [1, 2, float("inf"), 4]}], "'box' is not four numbers"),
+        ([BOX | {"box": [5, 2, 5, 4]}], "is empty"),
+        ([{"frame": 0, "object_id": 1, "points": [[1, 2]]}], "come together"),
+        ([BOX | {"labels": [1]}], "come together"),
+        ([{"frame": 0, "object_id": 1, "points": [[1, 2]], "labels": [1, 0]}], "2 labels for 1 points"),
+        ([{"frame": 0, "object_id": 1, "points": [[1, 2]], "labels": [2]}], "1 (on the object) and 0"),
+        ([{"frame": 0, "object_id": 1, "points": [], "labels": []}], "'points' are not pairs"),
+        ([{"frame": 0, "object_id": 1, "points": [1, 2], "labels": [1, 1]}], "'points' are not pairs"),
+        ([{"frame": 0, "object_id": 1, "mask": "gone.png"}], "gone.png: no such file"),
+        ([{"frame": 0, "object_id": 1, "mask": 3}], "'mask' is no path"),
+        ([BOX | {"name": 4}], "'name' is no text"),
+        ([BOX | {"name": "a"}, BOX | {"object_id": 2, "name": "a"}], "given to objects 1 and 2"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, content: object, message: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(PromptsFileError) as caught:
+        load_prompts(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_that_is_not_json_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text('[\n{"frame": 0,}]', encoding="utf-8")
+    with pytest.raises(PromptsFileError, match="not JSON \\(line 2"):
+        load_prompts(path)
+    with pytest.raises(PromptsFileError, match="no such prompts file"):
+        load_prompts(tmp_path / "gone.json")
+
+
+def test_reading_prompts_needs_neither_torch_nor_ros() -> None:
+    code = "import sys, sam2_ros.tools.prompts; assert not {'torch', 'rclpy', 'cv2'} & set(sys.modules), sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,87 @@
+"""Frames from real files: a video that OpenCV wrote, folders of images."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.sources import open_source
+from sam2_ros.tools.video import VideoWriter
+
+
+def shade(level: int, width: int = 64, height: int = 48) -> np.ndarray:
+    """A reddish frame, so that an exchange of channels shows."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[:, :, 0] = level
+    return frame
+
+
+def test_a_video_gives_its_frames_in_rgb_with_stamps(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "clip.mp4", 20.0)
+    levels = [60, 120, 180, 240]
+    for level in levels:
+        writer.write(shade(level))
+    writer.close()
+    source = open_source(str(tmp_path / "clip.mp4"))
+    frames = list(source)
+    assert source.length == 4
+    assert source.fps == pytest.approx(20)
+    assert [frame.index for frame in frames] == [0, 1, 2, 3]
+    assert [frame.name for frame in frames] == ["000000", "000001", "000002", "000003"]
+    assert [frame.stamp for frame in frames] == [0, 50_000_000, 100_000_000, 150_000_000]
+    for frame, level in zip(frames, levels, strict=True):
+        assert frame.rgb.shape == (48, 64, 3) and frame.rgb.dtype == np.uint8
+        assert abs(float(frame.rgb[:, :, 0].mean()) - level) < 12
+        assert float(frame.rgb[:, :, 2].mean()) < 25
+    assert [frame.index for frame in source] == [0, 1, 2, 3], "a source can be read again"
+
+
+def test_images_come_in_numeric_order_and_keep_their_names(tmp_path: Path) -> None:
+    for number, suffix in ((10, "png"), (9, "jpg"), (100, "png"), (1, "JPG")):
+        cv2.imwrite(str(tmp_path / f"frame_{number}.{suffix.lower()}"), shade(number)[:, :, ::-1])
+        (tmp_path / f"frame_{number}.{suffix.lower()}").rename(tmp_path / f"frame_{number}.{suffix}")
+    (tmp_path / "notes.txt").write_text("not an image", encoding="utf-8")
+    source = open_source(str(tmp_path), fps=10)
+    frames = list(source)
+    assert source.length == 4
+    assert [frame.name for frame in frames] == ["frame_1", "frame_9", "frame_10", "frame_100"]
+    assert [frame.stamp for frame in frames] == [0, 100_000_000, 200_000_000, 300_000_000]
+    assert abs(int(frames[3].rgb[0, 0, 0]) - 100) <= 3 and frames[3].rgb[0, 0, 2] <= 3
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    text = tmp_path / "text.mp4"
+    text.write_text("no video", encoding="utf-8")
+    for source, message in (
+        (tmp_path / "gone.mp4", "no such file or folder; accepted: a video file"),
+        (empty, "no images in this folder"),
+        (text, "not a video"),
+        ("97", "camera 97 can't be opened"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_source(str(source))
+
+
+def test_frames_that_change_size_are_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), shade(1))
+    cv2.imwrite(str(tmp_path / "1.png"), shade(1, width=32))
+    with pytest.raises(UserError, match="32x48 pixels, the frames before have 64x48"):
+        list(open_source(str(tmp_path)))
+
+
+def test_an_image_that_cannot_be_read_and_names_that_clash_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"0\.png: not a readable image"):
+        list(open_source(str(tmp_path)))
+    cv2.imwrite(str(tmp_path / "0.jpg"), shade(1))
+    with pytest.raises(UserError, match="same name but for the suffix"):
+        open_source(str(tmp_path))
+
+
+def test_a_video_cannot_be_written_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="can't write a video there"):
+        VideoWriter(tmp_path / "no" / "folder.mp4", 10).write(shade(1))
