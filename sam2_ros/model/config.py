@@ -44,12 +44,12 @@ class ModelConfig:
     memory_layers: int = 4  # layers of memory attention
     memory_ffn: int = 2048  # hidden width of its feed-forward part
     memory_pool: int = 1  # memory tokens are averaged over squares of this side before they are stored
+    fuser_layers: int = 2  # of the memory encoder
     high_res_channels: tuple[int, int] = (256, 256)  # of the encoder's stride-4 and stride-8 maps
+    image_code_scale: float = 1.0  # of the sine code at the memory attention's input, for features of another magnitude
     occlusion_embedding: bool = True
     pointer_time_code: bool = True
-    visibility_scale: float = (
-        1.0  # visibility = sigmoid(scale * object score + bias); the plain sigmoid unless calibrated
-    )
+    visibility_scale: float = 1.0  # visibility = sigmoid(scale * object score + bias); plain unless calibrated
     visibility_bias: float = 0.0
 
     hidden_dim = 256
@@ -72,11 +72,13 @@ class ModelConfig:
         return self.grid // self.memory_pool
 
     def __post_init__(self) -> None:
+        if self.trunk not in ("hiera", "tinyvit"):
+            raise ValueError(f"trunk is {self.trunk!r}; accepted: 'hiera', 'tinyvit'")
         if self.image_size % 32 or self.image_size < 64:
             raise ValueError(f"image_size is {self.image_size}; accepted: multiples of 32 from 64 on")
-        if self.grid % self.memory_pool:
+        if self.memory_pool < 1 or self.grid % self.memory_pool:
             raise ValueError(f"memory_pool {self.memory_pool} does not divide the feature grid of {self.grid}")
-        if self.hidden_dim % self.memory_dim:
+        if self.memory_dim < 1 or self.hidden_dim % self.memory_dim:
             raise ValueError(f"memory_dim is {self.memory_dim}; accepted: divisors of {self.hidden_dim}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,12 +87,19 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """The inverse of :meth:`to_dict`; lists are accepted where tuples are meant."""
-        known = dict(values)
-        hiera = known.pop("hiera", None)
-        if hiera is not None:
-            known["hiera"] = HieraConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in hiera.items()})
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+        """The inverse of :meth:`to_dict`; lists are accepted where tuples are meant.
+
+        Raises:
+            TypeError, ValueError: not the entries of a configuration, or values out of range.
+        """
+        known = _with_tuples(values)
+        if "hiera" in known:
+            known["hiera"] = HieraConfig(**_with_tuples(known["hiera"]))
+        return cls(**known)
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in dict(values).items()}
 
 
 def infer_config(state: Mapping[str, torch.Tensor]) -> ModelConfig:
@@ -106,7 +115,8 @@ def infer_config(state: Mapping[str, torch.Tensor]) -> ModelConfig:
             "SAM 2.0 and 2.1 checkpoints (tiny, small, base_plus, large) and sam2_ros's own"
         )
     width = patch.shape[0]
-    depth = 1 + max(int(key.split(".")[3]) for key in state if key.startswith("image_encoder.trunk.blocks."))
+    indices = [key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")]
+    depth = 1 + max((int(index) for index in indices if index.isdecimal()), default=-1)
     for name, hiera in HIERA.items():
         if hiera.embed_dim == width and sum(hiera.stages) == depth:
             break

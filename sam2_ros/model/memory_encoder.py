@@ -42,11 +42,11 @@ class ConvNextBlock(nn.Module):
 
 
 class Fuser(nn.Module):
-    """Two ConvNeXt blocks."""
+    """ConvNeXt blocks, two of them in the official models."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, num_layers: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(ConvNextBlock(dim) for _ in range(2))
+        self.layers = nn.ModuleList(ConvNextBlock(dim) for _ in range(num_layers))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -57,12 +57,12 @@ class Fuser(nn.Module):
 class MemoryEncoder(nn.Module):
     """Stride-16 features and full-resolution masks → ``[B, memory_dim, h / pool, w / pool]``."""
 
-    def __init__(self, dim: int, memory_dim: int, pool: int) -> None:
+    def __init__(self, dim: int, memory_dim: int, pool: int, fuser_layers: int = 2) -> None:
         super().__init__()
         self.pool = pool
         self.mask_downsampler = MaskDownSampler(dim)
         self.pix_feat_proj = nn.Conv2d(dim, dim, 1)
-        self.fuser = Fuser(dim)
+        self.fuser = Fuser(dim, fuser_layers)
         self.out_proj = nn.Conv2d(dim, memory_dim, 1)
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:

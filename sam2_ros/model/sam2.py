@@ -55,7 +55,7 @@ class Sam2Model(nn.Module):
         self.memory_attention = MemoryAttention(
             dim, memory_dim, config.memory_ffn, config.memory_layers, config.grid, config.memory_pool
         )
-        self.memory_encoder = MemoryEncoder(dim, memory_dim, config.memory_pool)
+        self.memory_encoder = MemoryEncoder(dim, memory_dim, config.memory_pool, config.fuser_layers)
         self.sam_prompt_encoder = PromptEncoder(dim, config.image_size)
         self.sam_mask_decoder = MaskDecoder(dim, config.high_res_channels)
         self.mask_downsample = nn.Conv2d(1, 1, 4, stride=4)
@@ -71,7 +71,7 @@ class Sam2Model(nn.Module):
         for name, value in (
             ("pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)),
             ("pixel_std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)),
-            ("image_code", sine_code_2d(dim, config.grid).flatten(1).T[None]),  # [1, hw, C]
+            ("image_code", config.image_code_scale * sine_code_2d(dim, config.grid).flatten(1).T[None]),  # [1, hw, C]
             ("memory_code", sine_code_2d(memory_dim, config.memory_grid).flatten(1).T),  # [hw / pool², memory_dim]
         ):
             self.register_buffer(name, value, persistent=False)

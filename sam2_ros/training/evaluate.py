@@ -1,0 +1,49 @@
+"""Quick evaluation while training: region similarity J on stored features, streamed as the engine does it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.training.features import FeatureStore
+from sam2_ros.training.rollout import Memory, prompt_frame, track_frame
+from sam2_ros.training.sampling import make_prompt
+
+
+def project(model: Sam2Model, stride_4: Tensor, stride_8: Tensor, stride_16: Tensor) -> ImageFeatures:
+    """The encoder's maps as the decoder wants them; the counterpart of ``Sam2Model.encode_image`` for stored features."""
+    decoder = model.sam_mask_decoder
+    return ImageFeatures(stride_16, decoder.conv_s1(stride_8), decoder.conv_s0(stride_4))
+
+
+def jaccard(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two boolean masks; 1 where both are empty."""
+    union = np.count_nonzero(predicted | truth)
+    return 1.0 if union == 0 else np.count_nonzero(predicted & truth) / union
+
+
+@torch.no_grad()
+def evaluate(model: Sam2Model, store: FeatureStore, kind: str, every: int = 1) -> dict[str, float]:
+    """Mean J of each clip of ``store``: object 1, prompted on the first frame; first and last frame left out.
+
+    ``every`` takes each n-th frame only, for a coarser and quicker answer.
+    """
+    size = store.size
+    scores: dict[str, float] = {}
+    for entry in store.clips:
+        memory = Memory(model)
+        values = []
+        for t in range(0, entry.length - 1, every):
+            frame = store[entry.start + t]
+            features = project(model, frame.stride_4, frame.stride_8, frame.stride_16)
+            if t == 0:
+                prompt_frame(model, memory, features, make_prompt(kind, [frame.labels == 1]), fallback=True)
+                continue
+            output = track_frame(model, memory, features)
+            full = F.interpolate(output.logits, (size, size), mode="bilinear", align_corners=False)[0, 0] > 0
+            values.append(jaccard(full.numpy(), frame.labels == 1))
+        scores[entry.name] = float(np.mean(values))
+    return scores

@@ -1,0 +1,68 @@
+"""The losses of SAM 2 (paper, section D.2): focal and dice on masks, L1 on predicted IoU, cross-entropy on presence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sam2_ros.training.rollout import FrameOutput
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    focal: float = 20.0
+    dice: float = 1.0
+    iou: float = 1.0
+    presence: float = 1.0
+
+
+def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Mean over the last two dimensions (Lin et al., "Focal Loss for Dense Object Detection", 2017)."""
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    probability = logits.sigmoid()
+    wrong = probability * (1 - targets) + (1 - probability) * targets
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return (weight * wrong**gamma * entropy).mean(dim=(-2, -1))
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 - soft Dice over the last two dimensions (Milletari et al., "V-Net", 2016)."""
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * targets).sum(dim=(-2, -1))
+    total = probability.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
+    return 1 - (overlap + 1) / (total + 1)
+
+
+def frame_loss(output: FrameOutput, targets: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+    """Losses of one frame, means over the batch; empty where a mask was given.
+
+    ``targets`` ``[B, 1, S, S]`` binary; masks are compared at half that size. Among the candidates only the best one's
+    mask is corrected; the predicted IoU of each is. Where the object is not in the frame only presence counts.
+    """
+    decoded = output.decoded
+    if decoded is None:
+        return {}
+    candidates = slice(1, 4) if output.multimask else slice(0, 1)
+    size = targets.shape[-1] // 2
+    logits = F.interpolate(decoded.logits[:, candidates].float(), (size, size), mode="bilinear", align_corners=False)
+    target = F.avg_pool2d(targets, 2).expand_as(logits)
+    visible = (targets.flatten(1).sum(dim=1) > 0).float()
+    count = visible.sum().clamp(min=1)
+
+    focal, dice = focal_loss(logits, target), dice_loss(logits, target)
+    mask_loss = weights.focal * focal + weights.dice * dice
+    best = mask_loss.argmin(dim=1, keepdim=True)
+    with torch.no_grad():
+        inside, wanted = logits > 0, target > 0.5
+        union = (inside | wanted).sum(dim=(-2, -1)).clamp(min=1)
+        iou = (inside & wanted).sum(dim=(-2, -1)) / union
+    iou_loss = (decoded.ious[:, candidates].float() - iou).abs().mean(dim=1)
+    presence = F.binary_cross_entropy_with_logits(decoded.object_score[:, 0].float(), visible, reduction="none")
+    return {
+        "mask": (mask_loss.gather(1, best)[:, 0] * visible).sum() / count,
+        "iou": weights.iou * (iou_loss * visible).sum() / count,
+        "presence": weights.presence * presence.mean(),
+    }

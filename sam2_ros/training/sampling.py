@@ -1,0 +1,119 @@
+"""Draws training batches from feature stores: a stretch of a clip, one object in it, and a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam2_ros.training.features import FeatureStore
+from sam2_ros.training.rollout import FramePrompt
+
+PROMPT_KINDS = ("mask", "box", "click")
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``T`` frames of ``B`` clips."""
+
+    maps: list[tuple[Tensor, Tensor, Tensor]]  # per frame: strides 4, 8, 16, [B, C, H, W]
+    targets: list[Tensor]  # per frame [B, 1, S, S] binary
+    prompt: FramePrompt
+
+
+@dataclass(frozen=True)
+class Source:
+    """A store and how clips are drawn from it."""
+
+    store: FeatureStore
+    share: float  # of the clips of a batch
+    max_stride: int  # frames between two neighbours of the drawn clip
+
+
+def box_prompt(mask: Mask, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
+    """``[2, 2]`` corners of the mask's box, jittered by up to a tenth of its sides where ``rng`` is given."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], np.float32)
+    if rng is not None:
+        sides = box[1] - box[0]
+        box += (rng.normal(0, 0.05, (2, 2)).clip(-0.1, 0.1) * sides).astype(np.float32)
+        box = box.clip(0, np.array(mask.shape[::-1], np.float32))
+    return box
+
+
+def click_prompt(mask: Mask, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
+    """``[1, 2]`` a pixel of the object: random where ``rng`` is given, else the one farthest from the edge."""
+    if rng is None:
+        padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    else:
+        y, x = np.argwhere(mask)[rng.integers(int(mask.sum()))]
+    return np.array([[x, y]], np.float32)
+
+
+def make_prompt(kind: str, masks: Sequence[Mask], rng: np.random.Generator | None = None) -> FramePrompt:
+    """The prompt of this kind for the objects' masks on the first frame."""
+    if kind == "mask":
+        return FramePrompt(mask=torch.from_numpy(np.stack(masks)[:, None]).float())
+    if kind == "box":
+        points = np.stack([box_prompt(mask, rng) for mask in masks])
+        return FramePrompt(points=torch.from_numpy(points), labels=torch.tensor([[2, 3]]).expand(len(masks), -1))
+    if kind == "click":
+        points = np.stack([click_prompt(mask, rng) for mask in masks])
+        return FramePrompt(points=torch.from_numpy(points), labels=torch.ones(len(masks), 1, dtype=torch.int64))
+    raise ValueError(f"prompt kind '{kind}'; accepted: {', '.join(PROMPT_KINDS)}")
+
+
+class Sampler:
+    """Endless random batches."""
+
+    def __init__(self, sources: Sequence[Source], seed: int, smallest: float = 0.002, largest: float = 0.6) -> None:
+        self.sources = sources
+        self.rng = np.random.default_rng(seed)
+        self.smallest, self.largest = smallest, largest
+
+    def _draw(self, length: int) -> tuple[FeatureStore, list[int], int]:
+        """A store, frame indices in it, and an object that is visible in the first of them."""
+        shares = np.array([source.share for source in self.sources])
+        while True:
+            source = self.sources[self.rng.choice(len(shares), p=shares / shares.sum())]
+            entry = source.store.clips[self.rng.integers(len(source.store.clips))]
+            if entry.length < length:
+                continue
+            stride = int(self.rng.integers(1, min(source.max_stride, (entry.length - 1) // (length - 1)) + 1))
+            start = entry.start + int(self.rng.integers(entry.length - stride * (length - 1)))
+            indices = [start + stride * t for t in range(length)]
+            if self.rng.random() < 0.5:
+                indices.reverse()
+            first = source.store.label(indices[0])
+            counts = np.bincount(first.ravel(), minlength=2)[1:] / first.size
+            fitting = np.flatnonzero((counts >= self.smallest) & (counts <= self.largest)) + 1
+            if len(fitting):
+                return source.store, indices, int(self.rng.choice(fitting))
+
+    def batch(self, size: int, length: int) -> Batch:
+        draws = [self._draw(length) for _ in range(size)]
+        maps, targets = [], []
+        first: list[Mask] = []
+        for t in range(length):
+            frames = [store[indices[t]] for store, indices, _ in draws]
+            masks = [frame.labels == value for frame, (_, _, value) in zip(frames, draws, strict=True)]
+            if t == 0:
+                first = masks
+            maps.append(
+                (
+                    torch.cat([frame.stride_4 for frame in frames]),
+                    torch.cat([frame.stride_8 for frame in frames]),
+                    torch.cat([frame.stride_16 for frame in frames]),
+                )
+            )
+            targets.append(torch.from_numpy(np.stack(masks)[:, None]).float())
+        kind = str(self.rng.choice(PROMPT_KINDS, p=(0.4, 0.35, 0.25)))
+        return Batch(maps, targets, make_prompt(kind, first, self.rng))
