@@ -37,7 +37,7 @@ LOCAL_PAIRS = range(8, 19)  # rotary frequencies of 0.32 to 0.07 rad per cell
 class Matching:
     """Strengths of the initial feature matching."""
 
-    sharpness: float = 8.0  # softmax logit of a perfect match
+    sharpness: float = 18.0  # softmax logit of a perfect match
     whitening: float = 0.5  # 0: principal components as they are, 1: all of the same variance
     locality: float = 6.0  # logit that a match in the same cell of the last frame has over a distant one
     gain: float = 1.5  # of the matched coverage around its threshold
