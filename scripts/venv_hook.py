@@ -1,0 +1,39 @@
+"""Makes every Python of the environment see ROS 2 and the built package, without a script to source first.
+
+Installed into the environment as ``_sam2_ros_env.py`` and imported at interpreter start by a ``.pth`` file, with its
+configuration beside it in ``_sam2_ros_env.json``: ``prefixes`` (install prefixes, the foremost first), ``site_packages``
+(folders for ``sys.path``). It runs on every start, so it imports little and does nothing twice.
+"""
+
+import json
+import os
+import sys
+
+
+def _prepend(variable: str, entries: list[str]) -> bool:
+    """Put ``entries`` in front of a path variable; True if one of them was missing."""
+    present = [entry for entry in os.environ.get(variable, "").split(os.pathsep) if entry]
+    if all(entry in present for entry in entries):
+        return False
+    os.environ[variable] = os.pathsep.join([*entries, *(entry for entry in present if entry not in entries)])
+    return True
+
+
+def _apply() -> None:
+    with open(os.path.join(os.path.dirname(__file__), "_sam2_ros_env.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    prefixes = config["prefixes"]
+    sys.path.extend(folder for folder in config["site_packages"] if folder not in sys.path)
+    _prepend("AMENT_PREFIX_PATH", prefixes)
+    _prepend("PATH", [os.path.join(sys.prefix, "bin")])
+    if not _prepend("LD_LIBRARY_PATH", [os.path.join(prefix, "lib") for prefix in prefixes]):
+        return
+    # The loader reads LD_LIBRARY_PATH once, when a process starts. The ROS wheels' own bootstrapper, imported after this
+    # module, starts the interpreter again for that reason unless its guard says that it did; a guard inherited from
+    # another environment's process would be wrong here. Without the wheels there is no bootstrapper.
+    os.environ.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
+    if not config["wheels"]:
+        os.execve(sys.executable, sys.orig_argv, os.environ)
+
+
+_apply()

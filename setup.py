@@ -1,0 +1,34 @@
+"""Packaging of the ROS-free library and command line (``pip install .``).
+
+The ROS 2 package of the same folder is built by colcon, which goes by package.xml and CMakeLists.txt.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+_version = re.search(r'^__version__ = "(.+)"$', (ROOT / "sam2_ros/__init__.py").read_text(encoding="utf-8"), re.M)
+assert _version, "sam2_ros/__init__.py defines no __version__"
+_readme = ROOT / "README.md"
+
+TEST = ["pytest>=7,<9", "psutil"]
+
+setup(
+    name="sam2_ros",
+    version=_version.group(1),
+    description="Real-time object tracking for ROS 2 with a streaming implementation of SAM 2",
+    long_description=_readme.read_text(encoding="utf-8") if _readme.is_file() else "",
+    long_description_content_type="text/markdown",
+    author="The sam2_ros authors",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["sam2_ros", "sam2_ros.*"]),
+    package_data={"sam2_ros.weights": ["*.pt", "*.md"]},
+    # The headless build of OpenCV: nothing here opens a window, and it needs no libGL on a robot or in a container.
+    install_requires=["torch>=2.3", "numpy>=1.26", "opencv-python-headless>=4.6", "PyYAML", "pyzmq"],
+    extras_require={"test": TEST, "dev": [*TEST, "ruff", "mypy", "pre-commit"]},
+    entry_points={"console_scripts": ["sam2_ros = sam2_ros.tools.main:main"]},
+    zip_safe=False,
+)
