@@ -45,7 +45,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="embedded (default), a downloaded official one (tiny, small, base_plus, large), or the path of a checkpoint",
     )
     parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu, cuda, cuda:N")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="auto (default): bfloat16 on a GPU, float32 on the CPU",
+    )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
 
 
@@ -62,7 +67,7 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
     config = TrackerConfig(max_objects=max(1, objects))
     try:
         return make_backend(args.model, args.device, args.dtype, config, threads=args.threads)
-    except (RuntimeError, ValueError, OSError) as error:
+    except (ImportError, RuntimeError, ValueError, OSError) as error:
         raise UserError(str(error)) from error
 
 
@@ -77,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     for option, value in (("--max-frames", args.max_frames), ("--fps", args.fps)):
         if value is not None and value <= 0:
             raise UserError(f"{option} is {value}; accepted: more than 0")
+    if args.video_out and args.video_out.exists() and args.video_out.samefile(args.source):
+        raise UserError(f"--video-out {args.video_out} is SOURCE itself; accepted: another file")
     prompts = load_prompts(args.prompts)
     source = open_source(args.source, args.fps)
     _check_frames(prompts, source.length, args)

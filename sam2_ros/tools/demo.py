@@ -1,0 +1,153 @@
+"""``sam2_ros demo``: plays camera footage over a ROS 2 topic, tracks an object in it and leaves pictures of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam2_ros.tools.errors import UserError
+
+if TYPE_CHECKING:
+    from sam2_ros.tools.footage import Clip
+    from sam2_ros.tools.recording import Report
+
+DEFAULT_RATE = 10.0  # Hz; what two CPU cores follow with few drops
+CAMERA_FRAMES = 300
+
+
+def register(subparsers: Any) -> None:
+    """Adds the verb to the command line."""
+    from sam2_ros.tools.track import add_model_arguments
+
+    parser = subparsers.add_parser(
+        "demo",
+        help="track an object in camera footage over ROS 2 and leave pictures of it",
+        description="Publishes real camera footage (fetched once, then cached; offline a rendered scene), starts the "
+        "tracker node, adds an object through its service and leaves video, pictures and tables in --out.",
+    )
+    parser.add_argument("--source", metavar="VIDEO", help="your own video file, folder of images, or camera index")
+    parser.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="the object in the first frame of --source, in pixels (default: a click in the middle of the image)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: demo_output")
+    parser.add_argument("--frames", type=int, metavar="N", help=f"play N frames (default: all; camera {CAMERA_FRAMES})")
+    parser.add_argument("--rate", type=float, default=DEFAULT_RATE, help="frames published a second (default: 10)")
+    parser.add_argument("--rendered", action="store_true", help="play the rendered scene, without any download")
+    parser.add_argument("--no-ros", action="store_true", help="run the engine directly, every frame, without ROS 2")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb; returns the exit code, 1 when an object was never seen."""
+    if args.box is not None and args.source is None:
+        raise UserError("--box belongs to --source; the demo's own clips have theirs")
+    for option, value in (("--rate", args.rate), ("--frames", args.frames)):
+        if value is not None and value <= 0:
+            raise UserError(f"{option} is {value}; accepted: more than 0")
+    if not args.no_ros and (problem := _ros_problem()):
+        raise UserError(
+            f"{problem}. In a checkout run 'make demo', which sets ROS 2 up; with ROS 2 installed, source its setup file "
+            "and that of the workspace; or run without ROS: sam2_ros demo --no-ros"
+        )
+    clips = _choose_clips(args)
+    reports = []
+    for clip in clips:
+        if args.no_ros:
+            reports.append(_track_directly(clip, args))
+        else:
+            from sam2_ros.tools.demo_ros import play
+
+            reports.append(play(clip, args))
+    _print_summary(reports)
+    return 0 if all(report.visible for report in reports) else 1
+
+
+def _ros_problem() -> str:
+    """What keeps this Python from talking ROS 2; nothing if it can."""
+    for module, what in (
+        ("rclpy", "ROS 2 is not there"),
+        ("launch", "ROS 2's launch system is not there"),
+        ("sam2_ros.msg", "the messages of sam2_ros are not built"),
+    ):
+        try:
+            __import__(module)
+        except ImportError as error:
+            return f"{what} (import {module}: {error})"
+    return ""
+
+
+def _choose_clips(args: argparse.Namespace) -> list[Clip]:
+    from sam2_ros.tools.footage import Clip, NoFootageError, real_clips, rendered_clip
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.source is not None:
+        if args.box is None:
+            _say("no --box was given: the object is what lies in the middle of the first frame")
+        name = f"camera{args.source}" if args.source.isdecimal() else Path(args.source).stem
+        return [Clip(args.source, name, "object", tuple(args.box) if args.box else None)]
+    if not args.rendered:
+        try:
+            return real_clips(_say)
+        except NoFootageError as error:
+            _say(f"no real footage: {error}; playing a rendered scene instead")
+    return [rendered_clip(args.out)]
+
+
+def _track_directly(clip: Clip, args: argparse.Namespace) -> Report:
+    """Tracks a clip with the engine in this process; every frame is processed."""
+    import numpy as np
+
+    from sam2_ros.tools.progress import bar
+    from sam2_ros.tools.prompts import FramePrompt
+    from sam2_ros.tools.recording import Recording
+    from sam2_ros.tools.run import ClipTracker
+    from sam2_ros.tools.sources import open_source
+    from sam2_ros.tools.track import load_backend
+    from sam2_ros.tracking.types import Prompt
+
+    source = open_source(clip.source)
+    first = next(iter(source)).rgb
+    if clip.box is not None:
+        prompt = Prompt(box=np.asarray(clip.box, np.float32))
+    else:
+        middle = np.asarray([[first.shape[1] / 2, first.shape[0] / 2]], np.float32)
+        prompt = Prompt(points=middle, labels=np.ones(1, np.int32))
+    limit = args.frames or (CAMERA_FRAMES if source.length is None else source.length)
+    seconds = 0.0
+    with (
+        closing(load_backend(args, 1)) as backend,
+        closing(Recording(args.out, clip.name, source.fps)) as recording,
+        bar(limit, "frame", args.quiet, clip.name) as progress,
+    ):
+        for tracked in ClipTracker(backend, [FramePrompt(0, 1, prompt, clip.object_name)]).run(source):
+            recording.add(tracked.frame.rgb, tracked.result)
+            seconds += tracked.seconds
+            progress.update()
+            if recording.frames == limit:
+                break
+        return recording.finish(0, recording.frames / seconds)
+
+
+def _print_summary(reports: list[Report]) -> None:
+    for report in reports:
+        print(
+            f"\n{report.name}: {report.frames} frames tracked at {report.rate:.1f} frames/s, {report.dropped} dropped; "
+            f"the object was seen in {report.visible}"
+        )
+        for file in report.files:
+            print(f"  {file}")
+        if not report.visible:
+            print("  the object was never seen: nothing was tracked")
+
+
+def _say(text: str) -> None:
+    print(f"sam2_ros: {text}", file=sys.stderr)

@@ -1,0 +1,136 @@
+"""What the demo plays: real camera footage from Debian's package ``opencv-doc``, or a rendered scene.
+
+The package (about 95 MB, Apache-2.0) is fetched with ``apt-get download``, which verifies it and installs nothing; two
+clips of it, 3.4 MB, are kept in the cache.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam2_ros.model.download import cache_dir
+
+PACKAGE = "opencv-doc"
+APT_TIMEOUT_S = 600
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video (or a camera's index) and the object to track in it, as a box in its first frame."""
+
+    source: str
+    name: str
+    object_name: str
+    box: tuple[int, int, int, int] | None  # x0, y0, x1, y1; None: a click in the middle of the image
+
+
+CUP = Clip("cup.mp4", "cup", "cup", (305, 122, 416, 385))
+BOX = Clip("box.mp4", "box", "box", (292, 11, 601, 242))
+
+
+class NoFootageError(RuntimeError):
+    """The real footage can't be had here; ``str(error)`` says why."""
+
+
+def real_clips(say: Say) -> list[Clip]:
+    """The two clips, fetched when they are not in the cache yet.
+
+    Raises:
+        NoFootageError: no apt, no network, or another package than expected.
+    """
+    folder = cache_dir() / "footage"
+    missing = [clip for clip in (CUP, BOX) if not (folder / clip.source).is_file()]
+    if missing:
+        _fetch(folder, [clip.source for clip in missing], say)
+    return [Clip(str(folder / clip.source), clip.name, clip.object_name, clip.box) for clip in (CUP, BOX)]
+
+
+def rendered_clip(folder: Path, frames: int = 150) -> Clip:
+    """Renders a scene into ``folder``: a ball rolls behind a post and comes out again."""
+    from sam2_ros.tools.scene import NAMES, bounding_box, render
+    from sam2_ros.tools.video import VideoWriter
+
+    path = folder / "rendered.mp4"
+    writer = VideoWriter(path, 15.0)
+    box = None
+    for frame in render(frames):
+        box = box or bounding_box(frame.masks[1])
+        writer.write(frame.rgb)
+    writer.close()
+    return Clip(str(path), "rendered", NAMES[1], box)
+
+
+def _fetch(folder: Path, names: list[str], say: Say) -> None:
+    for program in ("apt-get", "dpkg-deb"):
+        if shutil.which(program) is None:
+            raise NoFootageError(f"{program} is not there (the footage is part of Debian's package {PACKAGE})")
+    say(
+        f"fetching the footage: Debian package {PACKAGE}, about 95 MB, Apache-2.0; two clips of it are kept in {folder}"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        work = Path(name)
+        package = _apt_download(work)
+        _extract(package, names, work)
+        for clip in names:
+            (work / clip).replace(folder / clip)
+
+
+def _apt_download(work: Path) -> Path:
+    """Fetches the package into ``work``; where the machine's package lists are missing, with lists of its own."""
+    command = ["apt-get", "-qq", "download", PACKAGE]
+    problem = _run(command, work)
+    if problem:
+        for part in ("lists/partial", "archives/partial"):
+            (work / part).mkdir(parents=True)
+        own = ["-o", f"Dir::State::lists={work / 'lists'}", "-o", f"Dir::Cache={work}"]
+        problem = _run(["apt-get", "-qq", *own, "update"], work) or _run([*command[:1], *own, *command[1:]], work)
+    packages = list(work.glob(f"{PACKAGE}_*.deb"))
+    if problem or not packages:
+        raise NoFootageError(f"apt-get could not fetch {PACKAGE} ({problem or 'nothing came'})")
+    return packages[0]
+
+
+def _extract(package: Path, names: list[str], work: Path) -> None:
+    """Unpacks the clips ``names`` of ``package`` into ``work``; they lie gzipped or plain somewhere below its root."""
+    wanted = {f"{name}{suffix}": name for name in names for suffix in ("", ".gz")}
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as unpacker:
+        assert unpacker.stdout is not None
+        with tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive:
+            for member in archive:
+                found = Path(member.name).name
+                stream = archive.extractfile(member) if found in wanted and member.isfile() else None
+                if stream is None:
+                    continue
+                content = stream.read()
+                (work / wanted[found]).write_bytes(gzip.decompress(content) if found.endswith(".gz") else content)
+    missing = [name for name in names if not (work / name).is_file()]
+    if missing:
+        raise NoFootageError(f"{package.name} does not contain {', '.join(missing)}")
+
+
+def _run(command: list[str], work: Path) -> str:
+    """Runs a command in ``work``; returns its last line of complaint, or nothing on success."""
+    try:
+        result = subprocess.run(
+            command,
+            cwd=work,
+            capture_output=True,
+            text=True,
+            timeout=APT_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {APT_TIMEOUT_S} s"
+    if result.returncode == 0:
+        return ""
+    return (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]

@@ -1,0 +1,96 @@
+"""What the demo leaves behind for a clip: a video, a contact sheet, a table of the tracks and a timeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam2_ros.tools.overlay import Rgb, draw_overlay
+from sam2_ros.tools.pictures import contact_sheet, spread, timeline, write_png
+from sam2_ros.tools.records import FrameRecord, record, summary_table, write_csv
+from sam2_ros.tools.sources import VideoFile
+from sam2_ros.tools.video import VideoWriter
+from sam2_ros.tracking.types import FrameResult, ObjectState
+
+SHEET_CELLS = 12
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a clip."""
+
+    name: str
+    frames: int  # tracked
+    dropped: int  # came while the engine was busy, and were replaced by newer ones
+    rate: float  # tracked frames a second
+    visible: int  # frames in which the object was seen
+    files: tuple[Path, ...]
+
+
+class Recording:
+    """Collects the tracked frames of one clip and writes ``NAME_overlay.mp4`` as they come, the rest at the end.
+
+    The video runs at ``fps`` by the frames' stamps: each frame stays until the next tracked one, so that dropped frames
+    show as what they are.
+    """
+
+    def __init__(self, folder: Path, name: str, fps: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._name, self._fps = folder, name, fps
+        self._video_path = folder / f"{name}_overlay.mp4"
+        self._video = VideoWriter(self._video_path, fps)
+        self._records: list[FrameRecord] = []
+        self._held: Rgb | None = None
+        self._written = 0
+
+    @property
+    def frames(self) -> int:
+        """Frames recorded so far."""
+        return len(self._records)
+
+    @property
+    def visible(self) -> int:
+        """Frames so far in which at least one object was seen."""
+        return sum(any(row.state is ObjectState.VISIBLE for row in frame.objects) for frame in self._records)
+
+    def add(self, rgb: Rgb, result: FrameResult) -> None:
+        """Appends a frame (``uint8 [H, W, 3]``) with its result; frames come in the order of their stamps."""
+        index = len(self._records)
+        self._records.append(record(result, index, f"{index:06d}"))
+        seconds = (result.stamp - self._records[0].stamp) / 1e9
+        self._hold_until(round(seconds * self._fps))
+        self._held = draw_overlay(rgb, result, caption=f"{seconds:.1f} s")
+
+    def finish(self, dropped: int, rate: float) -> Report:
+        """Completes the video and writes the pictures and tables.
+
+        Raises:
+            ValueError: no frame was added.
+        """
+        if not self._records:
+            raise ValueError(f"no frame of {self._name} was tracked")
+        self._hold_until(self._written + 1)
+        self._video.close()
+        sheet, graph, table, text = (
+            self._folder / f"{self._name}_{suffix}"
+            for suffix in ("contact_sheet.png", "timeline.png", "tracks.csv", "tracks.txt")
+        )
+        wanted = set(spread(self._written, SHEET_CELLS))
+        frames = [(frame.rgb, "") for frame in VideoFile(self._video_path) if frame.index in wanted]
+        write_png(sheet, contact_sheet(frames))
+        write_png(graph, timeline(self._records, title=f"{self._name}: state, visibility and predicted IoU"))
+        write_csv(table, self._records)
+        heading = f"{self._name}: {self.frames} frames tracked at {rate:.1f} frames/s, {dropped} dropped"
+        text.write_text(f"{heading}\n\n{summary_table(self._records)}\n", encoding="utf-8")
+        files = (self._video_path, sheet, graph, table, text)
+        return Report(self._name, self.frames, dropped, rate, self.visible, files)
+
+    def close(self) -> None:
+        """Completes the video as it is."""
+        self._video.close()
+
+    def _hold_until(self, count: int) -> None:
+        """Repeats the last frame until the video has ``count`` frames."""
+        while self._held is not None and self._written < count:
+            self._video.write(self._held)
+            self._written += 1
