@@ -1,0 +1,64 @@
+"""Plays a video as a camera topic and tracks in it.
+
+    ros2 launch sam2_ros demo.launch.py source:=cup.mp4 loop:=true
+"""
+
+import os
+import sys
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, SetEnvironmentVariable
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+ARGUMENTS = {
+    "source": (None, "video file, folder of images, or camera index"),
+    "rate": ("0.0", "frames a second; 0 = the source's own"),
+    "loop": ("false", "begin again at the end of a file"),
+    "reliability": ("reliable", "of the image publisher: reliable or best_effort"),
+    "wait_for_subscriber": ("true", "hold the first frame back until somebody listens"),
+    "model": ("", "as for tracker.launch.py"),
+    "device": ("", "as for tracker.launch.py"),
+    "params_file": ("", "as for tracker.launch.py"),
+    "prompts_file": ("", "as for tracker.launch.py"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+}
+FOR_THE_TRACKER = ("model", "device", "params_file", "prompts_file", "log_level")
+
+
+def start(context: LaunchContext) -> list:
+    """The actions, with every argument known."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    camera = Node(
+        executable=sys.executable,
+        name="camera",
+        arguments=["-m", "sam2_ros.ros.video_publisher"],
+        parameters=[
+            {
+                "source": given["source"],
+                "rate": float(given["rate"]),
+                "loop": given["loop"].lower() == "true",
+                "reliability": given["reliability"],
+                "wait_for_subscriber": given["wait_for_subscriber"].lower() == "true",
+            }
+        ],
+        output="screen",
+    )
+    launch_file = os.path.join(get_package_share_directory("sam2_ros"), "launch", "tracker.launch.py")
+    tracker = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(launch_file),
+        launch_arguments=[(name, given[name]) for name in FOR_THE_TRACKER],
+    )
+    # Publisher and tracker must agree on the transport.
+    transport = os.environ.get("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+    return [SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transport), tracker, camera]
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])

@@ -1,0 +1,80 @@
+"""Starts the tracker and brings it to the active state, also after a respawn.
+
+    ros2 launch sam2_ros tracker.launch.py image:=/camera/image_raw
+"""
+
+import os
+from functools import partial
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessStart
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+
+from sam2_ros.ros.bring_up import bring_up
+
+ARGUMENTS = {
+    "namespace": ("", "namespace of the node"),
+    "use_sim_time": ("false", "take the time from /clock"),
+    "params_file": ("", "parameter file; empty = the package's config/tracker.yaml, which holds every default"),
+    "autostart": ("true", "configure and activate the node, also after a respawn"),
+    "use_respawn": ("false", "start the node again when it dies"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+    "image": ("image", "topic of the camera's images (compressed ones: this name plus /compressed)"),
+    "model": ("", "replaces the parameter model.name"),
+    "device": ("", "replaces the parameter model.device"),
+    "prompts_file": ("", "replaces the parameter prompts_file"),
+}
+
+# Fast DDS loses or delays large images in its default transport, and glibc gives the memory of each image back to the
+# kernel at once, to fault it in again for the next; a value set by the user stays.
+ENVIRONMENT = {
+    "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+def start(context: LaunchContext) -> list:
+    """The actions, with every argument known."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    overrides = {"use_sim_time": is_true(given, "use_sim_time")}
+    for argument, parameter in (("model", "model.name"), ("device", "model.device"), ("prompts_file", "prompts_file")):
+        if given[argument]:
+            overrides[parameter] = given[argument]
+    default_file = os.path.join(get_package_share_directory("sam2_ros"), "config", "tracker.yaml")
+    tracker = LifecycleNode(
+        package="sam2_ros",
+        executable="tracker",
+        name="tracker",
+        namespace=given["namespace"],
+        parameters=[given["params_file"] or default_file, overrides],
+        remappings=[("image", given["image"]), ("image/compressed", given["image"] + "/compressed")],
+        arguments=["--ros-args", "--log-level", given["log_level"]],
+        additional_env={name: value for name, value in ENVIRONMENT.items() if name not in os.environ},
+        respawn=is_true(given, "use_respawn"),
+        respawn_delay=1.0,
+        output="screen",
+    )
+    if not is_true(given, "autostart"):
+        return [tracker]
+    drive = OpaqueFunction(function=partial(bring_up, node=tracker))
+    return [RegisterEventHandler(OnProcessStart(target_action=tracker, on_start=[drive])), tracker]
+
+
+def is_true(given: dict, name: str) -> bool:
+    value = given[name].lower()
+    if value not in ("true", "false", "1", "0"):
+        raise ValueError(f"launch argument {name} is '{given[name]}'; accepted: true or false")
+    return value in ("true", "1")
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])

@@ -1,0 +1,96 @@
+"""What clients ask of an engine, with objects named as people name them. Runs in the inference thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from sam2_ros.inference.backend import Backend
+from sam2_ros.tracking.types import AddRequest, ObjectResult, PromptCode, PromptError, PromptResult
+
+Asked: TypeAlias = AddRequest | PromptError
+"""A request as it was understood, or why it was not."""
+
+
+def living(backend: Backend) -> tuple[ObjectResult, ...]:
+    """Every living object as of the newest frame, in the order of their ids."""
+    newest = backend.objects()
+    return newest.objects if newest else ()
+
+
+def find(backend: Backend, name_or_id: str) -> int:
+    """The id of the living object with this name or, failing that, this decimal id.
+
+    Raises:
+        PromptError: UNKNOWN_OBJECT, with the objects that live.
+    """
+    objects = living(backend)
+    for known in objects:
+        if name_or_id and known.name == name_or_id:
+            return known.object_id
+    for known in objects:
+        if str(known.object_id) == name_or_id:
+            return known.object_id
+    raise PromptError(
+        PromptCode.UNKNOWN_OBJECT, f"no living object has the name or id '{name_or_id}'; {_list(objects)}"
+    )
+
+
+def add(backend: Backend, asked: Sequence[Asked], stamp: int = 0) -> list[PromptResult]:
+    """Applies every request that was understood; one result each, in the order of ``asked``.
+
+    A request without an id whose name lives corrects that object.
+    """
+    names = {known.name: known.object_id for known in living(backend) if known.name}
+    understood = [_resolve(request, names) for request in asked if isinstance(request, AddRequest)]
+    answers = iter(backend.add(understood, stamp)) if understood else iter(())
+    return [refusal(request) if isinstance(request, PromptError) else next(answers) for request in asked]
+
+
+def refine(backend: Backend, asked: Asked, stamp: int = 0) -> PromptResult:
+    """Corrects the object that the request's id or name means."""
+    if isinstance(asked, PromptError):
+        return refusal(asked)
+    try:
+        object_id = find(backend, asked.name) if asked.object_id is None else asked.object_id
+        return backend.refine(replace(asked, object_id=object_id), stamp)
+    except PromptError as error:
+        return refusal(error)
+
+
+def remove(backend: Backend, name_or_id: str) -> int:
+    """Forgets an object; returns its id.
+
+    Raises:
+        PromptError: UNKNOWN_OBJECT.
+    """
+    object_id = find(backend, name_or_id)
+    backend.remove(object_id)
+    return object_id
+
+
+def rename(backend: Backend, name_or_id: str, name: str, label: str) -> int:
+    """Gives an object another name and label; returns its id.
+
+    Raises:
+        PromptError: UNKNOWN_OBJECT or DUPLICATE_NAME.
+    """
+    object_id = find(backend, name_or_id)
+    backend.rename(object_id, name, label)
+    return object_id
+
+
+def refusal(error: PromptError) -> PromptResult:
+    return PromptResult(error.code, str(error))
+
+
+def _resolve(request: AddRequest, names: dict[str, int]) -> AddRequest:
+    if request.object_id is None and request.name in names:
+        return replace(request, object_id=names[request.name])
+    return request
+
+
+def _list(objects: Iterable[ObjectResult]) -> str:
+    listed = ", ".join(f"{known.object_id} ({known.name})" if known.name else str(known.object_id) for known in objects)
+    return f"living: {listed}" if listed else "none lives"

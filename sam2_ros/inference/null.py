@@ -1,0 +1,218 @@
+"""An engine without a network: every object stays where its prompt put it.
+
+It keeps the promises of :class:`~sam2_ros.inference.backend.Backend` about ids, names, refusals and changes, so that
+everything around the network can be tested, and its overhead measured, without torch.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.inference.backend import BackendInfo
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.types import (
+    AddRequest,
+    BoolMask,
+    CroppedMask,
+    FrameResult,
+    ObjectChange,
+    ObjectResult,
+    ObjectState,
+    Prompt,
+    PromptCode,
+    PromptError,
+    PromptResult,
+)
+
+_NAME = re.compile(r"null(?::(\d+))?")
+_POINT_RADIUS = 8  # pixels around a point that count as the object
+_SCORE = 10.0  # logit of an object in sight
+_ADDED, _CORRECTED, _REMOVED = 1, 3, 4  # ObjectEvent.*
+
+
+def is_null_model(model: str) -> bool:
+    """Whether ``model`` names this engine: "null", or "null:MS" for one that takes MS milliseconds a frame."""
+    return _NAME.fullmatch(model) is not None
+
+
+@dataclass(frozen=True)
+class _Object:
+    mask: CroppedMask
+    name: str
+    label: str
+    label_score: float
+    first_seen: int
+    frames_tracked: int = 0
+    prompted: bool = True
+
+
+class NullBackend:
+    """A :class:`~sam2_ros.inference.backend.Backend` whose masks stand still. ``delay`` is seconds spent on a frame."""
+
+    def __init__(self, config: TrackerConfig | None = None, delay: float = 0.0) -> None:
+        config = config or TrackerConfig()
+        self.info = BackendInfo("null", "none", "none", 0, 0, config.max_objects)
+        self._delay = delay
+        self._objects: dict[int, _Object] = {}
+        self._next_id = 1
+        self._frame_index = -1
+        self._stamp = 0
+        self._size = (0, 0)  # height, width
+        self._changes: list[ObjectChange] = []
+
+    @classmethod
+    def from_name(cls, model: str, config: TrackerConfig | None = None) -> NullBackend:
+        match = _NAME.fullmatch(model)
+        if match is None:
+            raise ValueError(f"'{model}' is no null engine; accepted: null or null:MILLISECONDS")
+        return cls(config, int(match[1] or 0) / 1000)
+
+    def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
+        time.sleep(self._delay)
+        self._frame_index += 1
+        self._stamp = stamp
+        size = (frame.shape[0], frame.shape[1])
+        for object_id, known in self._objects.items():
+            mask = known.mask if size == self._size else CroppedMask.empty(size[1], size[0])
+            self._objects[object_id] = replace(
+                known, mask=mask, frames_tracked=known.frames_tracked + 1, prompted=False
+            )
+        self._size = size
+        return self._result()
+
+    def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
+        return [self._answer(request) for request in requests]
+
+    def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
+        if request.object_id is None:
+            return PromptResult(PromptCode.UNKNOWN_OBJECT, "no object was named; give the id of a living one")
+        return self._answer(request)
+
+    def remove(self, object_id: int) -> bool:
+        known = self._objects.get(object_id)
+        if known is None:
+            return False
+        self._note(_REMOVED, object_id, "removed by request")
+        del self._objects[object_id]
+        return True
+
+    def rename(self, object_id: int, name: str, label: str) -> None:
+        known = self._known(object_id)
+        self._check_name(name, object_id)
+        self._objects[object_id] = replace(known, name=name, label=label)
+
+    def reset(self) -> int:
+        ids = list(self._objects)
+        for object_id in ids:
+            self.remove(object_id)
+        return len(ids)
+
+    def objects(self) -> FrameResult | None:
+        return self._result() if self._frame_index >= 0 else None
+
+    def take_changes(self) -> list[ObjectChange]:
+        changes, self._changes = self._changes, []
+        return changes
+
+    def close(self) -> None:
+        self._objects.clear()
+
+    def _answer(self, request: AddRequest) -> PromptResult:
+        try:
+            object_id = self._apply(request)
+        except PromptError as error:
+            return PromptResult(error.code, str(error))
+        known = self._objects[object_id]
+        done = "tracking started" if request.object_id is None else "corrected"
+        return PromptResult(
+            PromptCode.OK, f"object {object_id}: {done}", object_id, known.name, self._stamp,
+            result=self._object_result(object_id), stability=1.0,
+        )  # fmt: skip
+
+    def _apply(self, request: AddRequest) -> int:
+        if self._frame_index < 0:
+            raise PromptError(PromptCode.NO_FRAME, "no frame was processed yet; send one first")
+        if request.object_id is not None:
+            known = self._known(request.object_id)
+            mask = self._mask(request.prompt)
+            self._objects[request.object_id] = replace(known, mask=mask, prompted=True)
+            self._note(_CORRECTED, request.object_id, "corrected by request")
+            return request.object_id
+        self._check_name(request.name)
+        if len(self._objects) >= self.info.max_objects:
+            raise PromptError(
+                PromptCode.FULL,
+                f"{len(self._objects)} objects are tracked already; raise tracker.max_objects or remove one",
+            )
+        mask = self._mask(request.prompt)
+        object_id, self._next_id = self._next_id, self._next_id + 1
+        self._objects[object_id] = _Object(mask, request.name, request.label, request.label_score, self._stamp)
+        self._note(_ADDED, object_id, "added by request")
+        return object_id
+
+    def _known(self, object_id: int) -> _Object:
+        known = self._objects.get(object_id)
+        if known is None:
+            raise PromptError(PromptCode.UNKNOWN_OBJECT, f"no living object has the id {object_id}")
+        return known
+
+    def _check_name(self, name: str, owner: int | None = None) -> None:
+        for object_id, known in self._objects.items():
+            if name and known.name == name and object_id != owner:
+                raise PromptError(
+                    PromptCode.DUPLICATE_NAME, f"object {object_id} is called '{name}' already; choose another name"
+                )
+
+    def _mask(self, prompt: Prompt) -> CroppedMask:
+        """The prompt's own mask, its box, or the squares around its points."""
+        height, width = self._size
+        mask: BoolMask = np.zeros(self._size, np.bool_)
+        if prompt.mask is not None:
+            if prompt.mask.shape != self._size:
+                raise PromptError(
+                    PromptCode.INVALID_PROMPT,
+                    f"the mask has {prompt.mask.shape[1]} x {prompt.mask.shape[0]} pixels, the image {width} x {height}",
+                )
+            return CroppedMask.from_full(prompt.mask)
+        boxes: list[NDArray[np.float32]] = []
+        if prompt.box is not None:
+            boxes.append(prompt.box)
+        elif prompt.points is not None and prompt.labels is not None:
+            inside = prompt.points[prompt.labels == 1]
+            boxes.extend(np.concatenate([inside - _POINT_RADIUS, inside + _POINT_RADIUS + 1], axis=1))
+        if not boxes:
+            raise PromptError(PromptCode.INVALID_PROMPT, "the prompt is empty; give points, a box or a mask")
+        for box in boxes:
+            x0, y0, x1, y1 = (max(0, round(float(edge))) for edge in box)
+            mask[y0:y1, x0:x1] = True
+        if not mask.any():
+            raise PromptError(
+                PromptCode.INVALID_PROMPT, f"the prompt lies outside the image ({width} x {height} pixels)"
+            )
+        return CroppedMask.from_full(mask)
+
+    def _note(self, event: int, object_id: int, reason: str) -> None:
+        known, seen = self._objects[object_id], ObjectState.VISIBLE
+        before = None if event == _ADDED else seen
+        after = None if event == _REMOVED else seen
+        self._changes.append(
+            ObjectChange(event, object_id, known.name, known.label, before, after, _SCORE, 1.0, self._stamp, reason)
+        )
+
+    def _object_result(self, object_id: int) -> ObjectResult:
+        known = self._objects[object_id]
+        return ObjectResult(
+            object_id, known.mask, ObjectState.VISIBLE, _SCORE, 1.0, 1.0, known.prompted, known.name, known.label,
+            known.label_score, known.first_seen, self._stamp, 0, known.frames_tracked,
+        )  # fmt: skip
+
+    def _result(self) -> FrameResult:
+        height, width = self._size
+        objects = tuple(self._object_result(object_id) for object_id in self._objects)
+        return FrameResult(self._frame_index, self._stamp, width, height, objects)

@@ -1,0 +1,297 @@
+"""One thread that owns the engine: the newest frame wins, commands are applied between frames. Knows nothing of ROS.
+
+Nobody who calls the worker ever waits for the network: :meth:`Worker.submit` swaps a frame into a slot, and the commands
+give back a :class:`concurrent.futures.Future`. Results leave through a :class:`Listener`, in the inference thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.inference.backend import Backend, BackendInfo
+from sam2_ros.tracking.types import FrameResult, ObjectChange, PromptCode, PromptError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image that waits for the engine.
+
+    ``decode`` gives its pixels, RGB ``uint8 [H, W, 3]``. It is called in the inference thread, so a frame that is
+    dropped costs no conversion. ``source`` comes back untouched with the result.
+    """
+
+    stamp: int  # ns
+    decode: Callable[[], NDArray[np.uint8]]
+    receive_time: int  # ns, time.monotonic_ns()
+    source: Any = None
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Frames since :meth:`Worker.resume`: received = processed + dropped + failed + those under way (at most two)."""
+
+    received: int = 0
+    processed: int = 0
+    dropped: int = 0  # replaced by a newer one before the engine was free
+    failed: int = 0  # could not be decoded or tracked
+
+
+@dataclass(frozen=True)
+class Processed:
+    """One frame's results. The counters include this frame, so at most one other frame is missing from their sum."""
+
+    frame: Frame
+    image: NDArray[np.uint8]
+    result: FrameResult
+    start_time: int  # ns, time.monotonic_ns(), when the engine took the frame
+    end_time: int  # ns, when it returned
+    counters: Counters
+
+
+class Listener(Protocol):
+    """Whom the worker tells, always in the inference thread. A listener that raises is reported as a failure."""
+
+    def on_processed(self, processed: Processed) -> None: ...
+
+    def on_changes(self, changes: list[ObjectChange], frame: Frame) -> None:
+        """Changes that commands made, with the newest processed frame."""
+        ...
+
+    def on_failure(self, frame: Frame, error: Exception) -> None:
+        """A frame was lost to ``error``; the worker goes on with the next."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Command(Generic[T]):
+    apply: Callable[[Backend], T]
+    future: Future[T]
+    needs_frame: bool = False
+    stamp: int = 0  # of the frame it is meant for; 0 = the newest
+    deadline: int = 0  # ns, time.monotonic_ns(): until when it may wait for that frame
+
+
+class Worker:
+    """Runs a :class:`Backend` in a thread of its own, from :meth:`start` to :meth:`close`."""
+
+    def __init__(self, make_backend: Callable[[], Backend], listener: Listener) -> None:
+        self._make_backend = make_backend
+        self._listener = listener
+        self._condition = threading.Condition()  # guards everything below
+        self._slot: Frame | None = None
+        self._commands: list[_Command[Any]] = []
+        self._newest: Frame | None = None  # processed
+        self._counters = Counters()
+        self._closing = False
+        self._paused = True
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> Future[BackendInfo]:
+        """Builds the engine in its thread; the future fails with whatever building it raised."""
+        started: Future[BackendInfo] = Future()
+        self._thread = threading.Thread(target=self._run, args=(started,), name="inference", daemon=True)
+        self._thread.start()
+        return started
+
+    def close(self, timeout: float | None = None) -> None:
+        """Ends the thread after the frame under way and frees the engine; commands that wait are refused.
+
+        After ``timeout`` seconds the thread is left to itself; it ends with the process.
+        """
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        self._refuse_waiting("the tracker is being shut down")
+
+    def resume(self) -> None:
+        """Starts to take frames; the counters begin at zero."""
+        with self._condition:
+            self._counters = Counters()
+            self._paused = False
+
+    def pause(self) -> None:
+        """Takes no more frames, refuses commands that wait for one, and returns when the frame under way is done."""
+        with self._condition:
+            self._paused = True
+            if self._slot is not None:
+                self._slot = None
+                self._counters = replace(self._counters, dropped=self._counters.dropped + 1)
+        self._refuse_waiting("the tracker was deactivated meanwhile; activate it and send the prompt again")
+        self.call(lambda backend: None).result()
+
+    def submit(self, frame: Frame) -> None:
+        """Hands over a frame; one that still waits is dropped for it."""
+        with self._condition:
+            if self._paused or self._closing:
+                return
+            waited = self._slot is not None
+            counters = self._counters
+            self._counters = replace(
+                counters, received=counters.received + 1, dropped=counters.dropped + int(waited)
+            )
+            self._slot = frame
+            self._condition.notify_all()
+
+    def call(self, apply: Callable[[Backend], T]) -> Future[T]:
+        """Runs ``apply`` between two frames."""
+        return self._queue(_Command(apply, Future()))
+
+    def call_on_frame(self, apply: Callable[[Backend], T], stamp: int = 0, wait: float = 0.0) -> Future[T]:
+        """Runs ``apply`` when the newest processed frame is the one stamped ``stamp`` (0: any).
+
+        A frame that is yet to come is waited for, ``wait`` seconds at most. The future raises
+        :class:`PromptError`: NO_FRAME when it did not come, TOO_OLD when a newer one was processed already,
+        NOT_ACTIVE when the worker was paused or closed meanwhile.
+        """
+        deadline = time.monotonic_ns() + round(wait * 1e9)
+        return self._queue(_Command(apply, Future(), needs_frame=True, stamp=stamp, deadline=deadline))
+
+    @property
+    def counters(self) -> Counters:
+        with self._condition:
+            return self._counters
+
+    @property
+    def newest(self) -> Frame | None:
+        """The newest processed frame."""
+        with self._condition:
+            return self._newest
+
+    def _queue(self, command: _Command[T]) -> Future[T]:
+        with self._condition:
+            if self._closing or self._thread is None:
+                command.future.set_exception(PromptError(PromptCode.NOT_ACTIVE, "the tracker is not running"))
+            else:
+                self._commands.append(command)
+                self._condition.notify_all()
+        return command.future
+
+    def _refuse_waiting(self, reason: str) -> None:
+        with self._condition:
+            waiting = [command for command in self._commands if command.needs_frame or self._closing]
+            self._commands = [command for command in self._commands if command not in waiting]
+        for command in waiting:
+            command.future.set_exception(PromptError(PromptCode.NOT_ACTIVE, reason))
+
+    # ---- the inference thread ----
+
+    def _run(self, started: Future[BackendInfo]) -> None:
+        try:
+            backend = self._make_backend()
+        except Exception as error:
+            with self._condition:
+                self._closing = True
+            started.set_exception(error)
+            return
+        started.set_result(backend.info)
+        try:
+            while self._work(backend):
+                pass
+        finally:
+            backend.close()
+
+    def _work(self, backend: Backend) -> bool:
+        """Waits for something to do and does it; False when the worker is closing."""
+        with self._condition:
+            while not (self._closing or self._slot or self._due()):
+                self._condition.wait(self._seconds_to_deadline())
+            if self._closing:
+                return False
+            commands = self._due()
+            self._commands = [command for command in self._commands if command not in commands]
+        for command in commands:
+            self._apply(command, backend)
+        with self._condition:
+            frame, self._slot = self._slot, None
+        if frame is not None:
+            self._process(frame, backend)
+        return True
+
+    def _due(self) -> list[_Command[Any]]:
+        """Commands that can be applied, or refused, now."""
+        now = time.monotonic_ns()
+        return [command for command in self._commands if not self._awaits_frame(command) or now >= command.deadline]
+
+    def _seconds_to_deadline(self) -> float | None:
+        deadlines = [command.deadline for command in self._commands]
+        return max(0.0, (min(deadlines) - time.monotonic_ns()) / 1e9) if deadlines else None
+
+    def _awaits_frame(self, command: _Command[Any]) -> bool:
+        if not command.needs_frame:
+            return False
+        return self._newest is None or command.stamp > self._newest.stamp
+
+    def _refusal(self, command: _Command[Any]) -> PromptError | None:
+        """Why a command that is due can't be applied. A backend that keeps a history will make TOO_OLD rarer here."""
+        newest = self._newest
+        if self._awaits_frame(command):
+            asked = f"no frame stamped {_seconds(command.stamp)}" if command.stamp else "no frame"
+            last = f"; the newest is {_seconds(newest.stamp)}" if newest else ""
+            return PromptError(
+                PromptCode.NO_FRAME, f"{asked} was processed within the time allowed{last}; is the camera running?"
+            )
+        if command.needs_frame and newest and command.stamp and command.stamp < newest.stamp:
+            return PromptError(
+                PromptCode.TOO_OLD,
+                f"the frame stamped {_seconds(command.stamp)} is gone; accepted: {_seconds(newest.stamp)}, the newest, "
+                "or 0, which means the newest",
+            )
+        return None
+
+    def _apply(self, command: _Command[Any], backend: Backend) -> None:
+        if not command.future.set_running_or_notify_cancel():
+            return
+        refusal = self._refusal(command)
+        if refusal is not None:
+            command.future.set_exception(refusal)
+            return
+        try:
+            answer = command.apply(backend)
+        except Exception as error:
+            command.future.set_exception(error)
+        else:
+            command.future.set_result(answer)
+        changes = backend.take_changes()
+        if changes and self._newest is not None:
+            self._tell(self._newest, self._listener.on_changes, changes, self._newest)
+
+    def _process(self, frame: Frame, backend: Backend) -> None:
+        try:
+            image = frame.decode()
+            start_time = time.monotonic_ns()
+            result = backend.step(image, frame.stamp)
+            end_time = time.monotonic_ns()
+        except Exception as error:
+            with self._condition:
+                self._counters = replace(self._counters, failed=self._counters.failed + 1)
+            self._tell(frame, self._listener.on_failure, frame, error)
+            return
+        with self._condition:
+            self._newest = frame
+            self._counters = counters = replace(self._counters, processed=self._counters.processed + 1)
+        processed = Processed(frame, image, result, start_time, end_time, counters)
+        self._tell(frame, self._listener.on_processed, processed)
+
+    def _tell(self, frame: Frame, tell: Callable[..., None], *arguments: Any) -> None:
+        """A listener's fault must not end the thread; one in ``on_failure`` itself has nowhere to go."""
+        try:
+            tell(*arguments)
+        except Exception as error:
+            if tell != self._listener.on_failure:
+                self._tell(frame, self._listener.on_failure, frame, error)
+
+
+def _seconds(stamp: int) -> str:
+    return f"{stamp // 10**9}.{stamp % 10**9:09d}"

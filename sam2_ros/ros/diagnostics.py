@@ -1,0 +1,133 @@
+"""What the node tells about itself on ``/diagnostics``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+from sam2_ros.inference.backend import BackendInfo
+from sam2_ros.inference.worker import Counters, Processed
+from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.tracking.types import FrameResult, ObjectState
+
+_WINDOW = 200  # frames that percentiles are taken of
+_RATE_WINDOW = 5.0  # seconds that the input rate is taken of
+
+
+class Statistics:
+    """Rates and latencies of the last frames; written by the executor and the inference thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._arrivals: deque[int] = deque(maxlen=_WINDOW)  # ns
+            self._latencies: deque[float] = deque(maxlen=_WINDOW)  # ms, image callback to results
+            self._engine_times: deque[float] = deque(maxlen=_WINDOW)  # ms
+            self.states: Counter[str] = Counter()
+            self.last_failure = ""
+
+    def arrived(self, receive_time: int) -> None:
+        with self._lock:
+            self._arrivals.append(receive_time)
+
+    def processed(self, processed: Processed) -> None:
+        with self._lock:
+            self._latencies.append((processed.end_time - processed.frame.receive_time) / 1e6)
+            self._engine_times.append((processed.end_time - processed.start_time) / 1e6)
+            self.states = count_states(processed.result)
+
+    def failed(self, error: Exception) -> None:
+        with self._lock:
+            self.last_failure = str(error)
+
+    def input_rate(self) -> float:
+        """Images a second that arrived lately."""
+        now = time.monotonic_ns()
+        with self._lock:
+            recent = [arrival for arrival in self._arrivals if now - arrival < _RATE_WINDOW * 1e9]
+        return (len(recent) - 1) * 1e9 / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+
+    def percentiles(self) -> dict[str, float]:
+        """Milliseconds by name, e.g. ``latency p50 [ms]``; empty before the first frame."""
+        with self._lock:
+            series = {"latency": list(self._latencies), "engine": list(self._engine_times)}
+        return {
+            f"{name} p{share} [ms]": float(np.percentile(values, share))
+            for name, values in series.items()
+            if values
+            for share in (50, 90, 99)
+        }
+
+
+def count_states(result: FrameResult) -> Counter[str]:
+    return Counter(known.state.name.lower() for known in result.objects)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One status: ``level`` is a constant of ``DiagnosticStatus``."""
+
+    level: bytes
+    message: str
+    values: Mapping[str, object]
+
+
+class Diagnostics:
+    """Publishes what ``report`` says every ``diagnostics.period`` seconds, in every state of the node."""
+
+    def __init__(self, node: Node, parameters: NodeParameters, report: Callable[[], Report]) -> None:
+        self._node = node
+        self._report = report
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(parameters.number("diagnostics.period"), self._publish, clock=steady)
+
+    def _publish(self) -> None:
+        report = self._report()
+        name = self._node.get_fully_qualified_name()
+        status = DiagnosticStatus(
+            level=report.level, name=f"{name}: tracking", message=report.message, hardware_id=name,
+            values=[KeyValue(key=key, value=_text(value)) for key, value in report.values.items()],
+        )  # fmt: skip
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(array)
+
+
+def active_values(
+    counters: Counters, statistics: Statistics, age: float, info: BackendInfo
+) -> dict[str, object]:
+    """The values that an active node reports."""
+    return {
+        "model": info.model,
+        "device": info.device,
+        "dtype": info.dtype,
+        "image size [px]": info.image_size,
+        "input rate [Hz]": statistics.input_rate(),
+        "input age [s]": age,
+        "received": counters.received,
+        "processed": counters.processed,
+        "dropped": counters.dropped,
+        "failed": counters.failed,
+        "last failure": statistics.last_failure,
+        **statistics.percentiles(),
+        "bank [bytes]": info.bank_bytes,
+        "objects": sum(statistics.states.values()),
+        "objects at most": info.max_objects,
+        **{f"objects {state.name.lower()}": statistics.states[state.name.lower()] for state in ObjectState},
+    }
+
+
+def _text(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

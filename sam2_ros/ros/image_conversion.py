@@ -1,0 +1,144 @@
+"""ROS images as RGB arrays. Pure functions: NumPy for what a view can serve, OpenCV for the rest.
+
+Any ``step`` and both byte orders are understood. Encodings are those of ``sensor_msgs/image_encodings.hpp``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Rgb = NDArray[np.uint8]
+
+
+class ImageLike(Protocol):
+    """The fields of ``sensor_msgs/Image`` that matter here."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int  # bytes from one row to the next
+    data: bytes
+
+
+class UnsupportedEncoding(ValueError):
+    """An encoding that is not accepted; ``encoding`` is its name."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(f"image encoding '{encoding}' is not supported; accepted: {', '.join(ENCODINGS)}")
+        self.encoding = encoding
+
+
+def to_rgb(image: ImageLike) -> Rgb:
+    """The image as RGB, ``uint8 [H, W, 3]``; for ``rgb8`` a view of the message's own memory.
+
+    ``mono16`` keeps its high byte (value >> 8), so that 65535 is white whatever the camera's true depth. ``mono8`` and
+    ``mono16`` give three equal channels, alpha is dropped, Bayer patterns are interpolated bilinearly.
+
+    Raises:
+        UnsupportedEncoding: an encoding other than those in :data:`ENCODINGS`.
+        ValueError: size, step and data do not fit together; the message says how.
+    """
+    try:
+        channels, item, convert = _READERS[image.encoding]
+    except KeyError:
+        raise UnsupportedEncoding(image.encoding) from None
+    order = ">" if image.is_bigendian else "<"
+    return convert(_rows(image, channels, np.dtype(f"{order}{item}")))
+
+
+def mono8_mask(image: ImageLike) -> NDArray[np.bool_]:
+    """A mask from a ``mono8`` (or ``8UC1``) image: ``bool [H, W]``, > 0 = object.
+
+    Raises:
+        ValueError: another encoding, or size, step and data that do not fit together.
+    """
+    if image.encoding not in ("mono8", "8UC1"):
+        raise ValueError(f"mask encoding '{image.encoding}' is not supported; accepted: mono8")
+    return np.asarray(_rows(image, 1, np.dtype(np.uint8)) > 0)
+
+
+def decode_compressed(data: bytes, encoding: str = "") -> Rgb:
+    """A JPEG, PNG, … (``sensor_msgs/CompressedImage.data``) as RGB, ``uint8 [H, W, 3]``.
+
+    An orientation tag is not obeyed, because camera_info describes the image as it was taken.
+
+    Raises:
+        ValueError: the data can't be decoded. ``encoding`` (the message's ``format``) is named in the error.
+    """
+    buffer = np.frombuffer(data, np.uint8)
+    bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if buffer.size else None
+    if bgr is None:
+        raise ValueError(
+            f"compressed image (format '{encoding}', {buffer.size} bytes) can't be decoded; accepted: JPEG or PNG"
+        )
+    return _bgr(np.asarray(bgr, np.uint8))
+
+
+def _rows(image: ImageLike, channels: int, dtype: np.dtype) -> NDArray:
+    """A view of the pixels, ``[H, W]`` or ``[H, W, channels]``, without the padding at the rows' ends."""
+    height, width, step = image.height, image.width, image.step
+    if height == 0 or width == 0:
+        raise ValueError(f"image is empty: {width} x {height} pixels")
+    row_bytes = width * channels * dtype.itemsize
+    if step < row_bytes:
+        raise ValueError(f"step is {step} bytes; {width} pixels of {image.encoding} need at least {row_bytes}")
+    needed = step * height
+    if len(image.data) < needed:
+        raise ValueError(f"data has {len(image.data)} bytes; {height} rows of step {step} need {needed}")
+    rows = np.frombuffer(image.data, np.uint8, count=needed).reshape(height, step)
+    pixels = rows[:, :row_bytes].view(dtype)
+    return pixels if channels == 1 else pixels.reshape(height, width, channels)
+
+
+def _same(pixels: NDArray) -> Rgb:
+    return pixels
+
+
+def _bgr(pixels: NDArray) -> Rgb:
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _mono16(pixels: NDArray) -> Rgb:
+    high_bytes = (pixels >> 8).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(high_bytes, cv2.COLOR_GRAY2RGB), np.uint8)
+
+
+def _opencv(code: int) -> Callable[[NDArray], Rgb]:
+    return lambda pixels: np.asarray(cv2.cvtColor(pixels, code), np.uint8)
+
+
+def _yuv422(code: int) -> Callable[[NDArray], Rgb]:
+    def convert(pixels: NDArray) -> Rgb:
+        if pixels.shape[1] % 2:
+            raise ValueError(f"a 4:2:2 image has two pixels to a colour; its width {pixels.shape[1]} is odd")
+        return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
+
+    return convert
+
+
+# encoding: (channels, item, conversion). OpenCV names a Bayer pattern by the second row's second and third pixel,
+# ROS by the first row's first two and the second's: hence the crossed names.
+_READERS: dict[str, tuple[int, str, Callable[[NDArray], Rgb]]] = {
+    "rgb8": (3, "u1", _same),
+    "bgr8": (3, "u1", _bgr),
+    "rgba8": (4, "u1", _opencv(cv2.COLOR_RGBA2RGB)),
+    "bgra8": (4, "u1", _opencv(cv2.COLOR_BGRA2RGB)),
+    "mono8": (1, "u1", _opencv(cv2.COLOR_GRAY2RGB)),
+    "mono16": (1, "u2", _mono16),
+    "bayer_rggb8": (1, "u1", _opencv(cv2.COLOR_BayerBG2RGB)),
+    "bayer_bggr8": (1, "u1", _opencv(cv2.COLOR_BayerRG2RGB)),
+    "bayer_gbrg8": (1, "u1", _opencv(cv2.COLOR_BayerGR2RGB)),
+    "bayer_grbg8": (1, "u1", _opencv(cv2.COLOR_BayerGB2RGB)),
+    "yuv422": (2, "u1", _yuv422(cv2.COLOR_YUV2RGB_UYVY)),
+    "uyvy": (2, "u1", _yuv422(cv2.COLOR_YUV2RGB_UYVY)),  # its newer name
+    "yuv422_yuy2": (2, "u1", _yuv422(cv2.COLOR_YUV2RGB_YUY2)),
+    "yuyv": (2, "u1", _yuv422(cv2.COLOR_YUV2RGB_YUY2)),  # its newer name
+}
+
+ENCODINGS = tuple(_READERS)

@@ -1,0 +1,124 @@
+"""The image subscription: raw or compressed, with the publisher's reliability, and a diagnosis when nothing arrives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+
+from sam2_ros.inference.worker import Frame
+from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
+from sam2_ros.ros.messages import to_stamp
+from sam2_ros.ros.node_parameters import NodeParameters
+
+_WATCH_PERIOD = 0.25  # seconds between looks at who publishes
+_TRANSPORTS: dict[str, tuple[type, str]] = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
+_CHOICES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
+
+
+class ImageInput:
+    """Hands every image to ``on_frame`` as a :class:`Frame` whose source is the message's header."""
+
+    def __init__(self, node: Node, parameters: NodeParameters, on_frame: Callable[[Frame], None]) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._on_frame = on_frame
+        self._subscription: Subscription | None = None
+        self._reliability = ReliabilityPolicy.BEST_EFFORT
+        self._last_arrival = 0  # ns, steady; of the start where nothing has arrived
+        # A steady clock: the watch must go on while a simulation's clock stands still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._watch = node.create_timer(_WATCH_PERIOD, self._follow_publishers, clock=steady)
+        self._watch.cancel()
+
+    @property
+    def topic(self) -> str:
+        """The full name of the topic, remapping included."""
+        return str(self._node.resolve_topic_name(_TRANSPORTS[self._parameters.text("input.transport")][1]))
+
+    def start(self) -> None:
+        self._last_arrival = time.monotonic_ns()
+        self._subscribe(self._wanted_reliability())
+        self._watch.reset()
+
+    def stop(self) -> None:
+        self._watch.cancel()
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def age(self) -> float:
+        """Seconds since the last image, or since :meth:`start` where none came."""
+        return (time.monotonic_ns() - self._last_arrival) / 1e9
+
+    def complaint(self) -> str:
+        """Why no image arrives, and the cure; empty while images arrive or ``input.timeout`` is not over."""
+        if self._subscription is None or self.age() < self._parameters.number("input.timeout"):
+            return ""
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        silent = f"no image on {self.topic} for {self.age():.1f} s: "
+        if not publishers:
+            return silent + "nobody publishes it; remap 'image' to the camera's topic or start the camera"
+        wanted_type, _ = _TRANSPORTS[self._parameters.text("input.transport")]
+        type_name = f"sensor_msgs/msg/{wanted_type.__name__}"
+        other_types = {info.topic_type for info in publishers} - {type_name}
+        if other_types:
+            return silent + f"it carries {', '.join(sorted(other_types))} instead of {type_name}; check input.transport"
+        offered = {info.qos_profile.reliability for info in publishers}
+        if self._reliability == ReliabilityPolicy.RELIABLE and offered != {ReliabilityPolicy.RELIABLE}:
+            return silent + (
+                "QoS is incompatible, the publisher offers best effort and input.reliability asks for reliable; "
+                "set input.reliability to auto or best_effort"
+            )
+        cure = "start publisher and tracker with FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA in their environment"
+        if self._reliability == ReliabilityPolicy.BEST_EFFORT:
+            return silent + (
+                "a publisher exists, but best-effort images larger than a datagram get lost in Fast DDS's default "
+                f"transport; {cure}, or let the publisher offer reliable"
+            )
+        return silent + f"a reliable publisher exists but sends nothing that arrives; is the camera paused? If not, {cure}"
+
+    def _wanted_reliability(self) -> ReliabilityPolicy:
+        choice = self._parameters.text("input.reliability")
+        if choice != "auto":
+            return _CHOICES[choice]
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        # Best effort connects to everybody; reliable only where everybody offers it.
+        all_reliable = all(info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in publishers)
+        return ReliabilityPolicy.RELIABLE if publishers and all_reliable else ReliabilityPolicy.BEST_EFFORT
+
+    def _follow_publishers(self) -> None:
+        choice = self._parameters.text("input.reliability")
+        if choice == "auto" and not self._node.count_publishers(self.topic):
+            return  # nobody to follow; the next publisher may well be like the last
+        wanted = self._wanted_reliability()
+        if wanted != self._reliability:
+            self._subscribe(wanted)
+
+    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+        transport = self._parameters.text("input.transport")
+        message_type, topic = _TRANSPORTS[transport]
+        callback = self._on_image if transport == "raw" else self._on_compressed
+        # Depth 1: only the newest image is of interest.
+        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability)
+        self._reliability = reliability
+        self._subscription = self._node.create_subscription(message_type, topic, callback, qos)
+        self._node.get_logger().info(f"subscribed to {self.topic}, {reliability.name.lower().replace('_', ' ')}")
+
+    def _on_image(self, message: Image) -> None:
+        self._hand_over(message, lambda: to_rgb(message))
+
+    def _on_compressed(self, message: CompressedImage) -> None:
+        self._hand_over(message, lambda: decode_compressed(message.data, message.format))
+
+    def _hand_over(self, message: Any, decode: Callable[[], Any]) -> None:
+        self._last_arrival = time.monotonic_ns()
+        self._on_frame(Frame(to_stamp(message.header.stamp), decode, self._last_arrival, message.header))

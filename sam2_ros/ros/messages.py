@@ -1,0 +1,175 @@
+"""The tracker's results as messages. Pure functions; conventions stand in the ``.msg`` files."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import BoundingBox2D
+
+from sam2_ros.inference.backend import BackendInfo
+from sam2_ros.inference.worker import Counters, Processed
+from sam2_ros.msg import MaskCandidate as MaskCandidateMessage
+from sam2_ros.msg import ObjectEvent, ObjectMask, TrackedObject, TrackedObjectArray
+from sam2_ros.msg import PromptResult as PromptResultMessage
+from sam2_ros.tracking.types import (
+    BoolMask,
+    CroppedMask,
+    FrameResult,
+    MaskCandidate,
+    ObjectChange,
+    ObjectResult,
+    PromptResult,
+)
+
+MASK_ENCODINGS = {"mono8": ObjectMask.MONO8, "rle": ObjectMask.RLE}
+
+
+def to_time(stamp: int) -> Time:
+    """Nanoseconds as a message."""
+    seconds, nanoseconds = divmod(stamp, 10**9)
+    return Time(sec=seconds, nanosec=nanoseconds)
+
+
+def to_stamp(time: Time) -> int:
+    """A message's stamp in nanoseconds."""
+    return int(time.sec) * 10**9 + int(time.nanosec)
+
+
+def byte_array(values: NDArray[np.uint8]) -> array[int]:
+    """Bytes for a ``uint8[]`` field: the one container that rclpy neither checks nor copies element by element."""
+    filled = array("B")
+    filled.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    return filled
+
+
+def run_lengths(mask: BoolMask) -> NDArray[np.uint32]:
+    """Run lengths of ``mask`` (``bool [H, W]``), row by row from the top left, background first."""
+    flat = mask.ravel()
+    if flat.size == 0:
+        return np.zeros(0, np.uint32)
+    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(borders, prepend=0, append=flat.size)
+    return np.concatenate([[0], counts] if flat[0] else [counts]).astype(np.uint32)
+
+
+def object_mask(mask: CroppedMask, encoding: str) -> ObjectMask:
+    """``encoding`` is a key of :data:`MASK_ENCODINGS`."""
+    height, width = mask.crop.shape
+    message = ObjectMask(
+        encoding=MASK_ENCODINGS[encoding], image_width=mask.width, image_height=mask.height,
+        x=mask.x, y=mask.y, width=width, height=height,
+    )  # fmt: skip
+    if width == 0:
+        return message
+    if encoding == "rle":
+        counts = array("I")
+        counts.frombytes(run_lengths(mask.crop).tobytes())
+        message.counts = counts
+    else:
+        message.data = byte_array(mask.crop.view(np.uint8) * np.uint8(255))
+    return message
+
+
+def full_mask(message: ObjectMask) -> BoolMask:
+    """The mask that a message holds, in the size of its image, ``bool [image_height, image_width]``."""
+    shape = (message.height, message.width)
+    if message.encoding == ObjectMask.RLE:
+        counts = np.asarray(message.counts, np.int64)
+        crop = np.repeat(np.arange(counts.size) % 2 == 1, counts).reshape(shape)
+    else:
+        crop = np.frombuffer(message.data, np.uint8).reshape(shape) > 0
+    return CroppedMask(crop, message.x, message.y, message.image_width, message.image_height).full()
+
+
+def bounding_box(box: tuple[int, int, int, int]) -> BoundingBox2D:
+    """From edges (x0, y0, x1, y1)."""
+    x0, y0, x1, y1 = box
+    message = BoundingBox2D(size_x=float(x1 - x0), size_y=float(y1 - y0))
+    message.center.position.x = (x0 + x1) / 2
+    message.center.position.y = (y0 + y1) / 2
+    return message
+
+
+def tracked_object(result: ObjectResult, encoding: str, with_mask: bool = True) -> TrackedObject:
+    message = TrackedObject(
+        id=result.object_id, name=result.name, label=result.label, label_score=result.label_score,
+        state=int(result.state), object_score=result.object_score, visibility=result.visibility,
+        predicted_iou=result.predicted_iou, prompted=result.prompted, bbox=bounding_box(result.mask.box),
+        area=result.mask.area, first_seen=to_time(result.first_seen), last_seen=to_time(result.last_seen),
+        frames_since_seen=result.frames_since_seen, frames_tracked=result.frames_tracked,
+    )  # fmt: skip
+    if with_mask:
+        message.mask = object_mask(result.mask, encoding)
+    return message
+
+
+def tracked_objects(
+    result: FrameResult, header: Header, counters: Counters, info: BackendInfo, encoding: str, with_masks: bool = True
+) -> TrackedObjectArray:
+    return TrackedObjectArray(
+        header=header, image_width=result.width, image_height=result.height,
+        objects=[tracked_object(known, encoding, with_masks) for known in result.objects],
+        frames_received=counters.received, frames_processed=counters.processed,
+        frames_dropped=counters.dropped, frames_failed=counters.failed,
+        bank_bytes=info.bank_bytes, max_objects=info.max_objects,
+    )  # fmt: skip
+
+
+def processed_tracks(processed: Processed, info: BackendInfo, encoding: str) -> TrackedObjectArray:
+    """The message for ``~/tracks``; the frame's ``source`` is its header."""
+    message = tracked_objects(processed.result, processed.frame.source, processed.counters, info, encoding)
+    message.receive_time_ns = processed.frame.receive_time
+    message.start_time_ns = processed.start_time
+    message.end_time_ns = processed.end_time
+    return message
+
+
+def object_event(change: ObjectChange, header: Header) -> ObjectEvent:
+    return ObjectEvent(
+        header=header, event=change.event, id=change.object_id, name=change.name, label=change.label,
+        previous_state=int(change.previous_state or 0), state=int(change.state or 0),
+        object_score=change.object_score, visibility=change.visibility, last_seen=to_time(change.last_seen),
+        reason=change.reason,
+    )  # fmt: skip
+
+
+def prompt_result(result: PromptResult, encoding: str) -> PromptResultMessage:
+    message = PromptResultMessage(
+        code=int(result.code), success=result.success, message=result.message, object_id=result.object_id,
+        name=result.name, applied_stamp=to_time(result.applied_stamp), prompt_age=result.prompt_age,
+        frames_caught_up=result.frames_caught_up, stamp_difference=result.stamp_difference,
+        stability=result.stability,
+        candidates=[_candidate(candidate, encoding) for candidate in result.candidates],
+    )  # fmt: skip
+    if result.result is not None:
+        message.object_score = result.result.object_score
+        message.predicted_iou = result.result.predicted_iou
+        message.bbox = bounding_box(result.result.mask.box)
+        message.area = result.result.mask.area
+        message.mask = object_mask(result.result.mask, encoding)
+    return message
+
+
+def _candidate(candidate: MaskCandidate, encoding: str) -> MaskCandidateMessage:
+    return MaskCandidateMessage(
+        index=candidate.index, predicted_iou=candidate.predicted_iou, stability=candidate.stability,
+        bbox=bounding_box(candidate.mask.box), area=candidate.mask.area, mask=object_mask(candidate.mask, encoding),
+    )  # fmt: skip
+
+
+def ids_and_indices(objects: Iterable[ObjectResult]) -> tuple[list[str], list[int]]:
+    """``object_ids`` and ``object_indices`` of a response: name, or the decimal id where there is none; and the id."""
+    known = list(objects)
+    return [each.name or str(each.object_id) for each in known], [each.object_id for each in known]
+
+
+def rgb_image(rgb: NDArray[np.uint8], header: Header) -> Image:
+    """``rgb`` (``uint8 [H, W, 3]``) as an ``rgb8`` message."""
+    height, width = rgb.shape[:2]
+    return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=byte_array(rgb))

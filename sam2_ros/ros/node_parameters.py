@@ -1,0 +1,108 @@
+"""The declared parameters (:mod:`sam2_ros.ros.parameters`) as parameters of a running node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from sam2_ros.ros import parameters
+from sam2_ros.ros.parameters import BY_NAME, PARAMETERS, Change, Parameter, Value
+
+
+class NodeParameters:
+    """Declares the parameters, keeps their values, and refuses a wrong set as a whole.
+
+    A wrong value given at start does not end the process: the default stands in for it, and :meth:`check` tells about
+    it until the parameter is set to something acceptable.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.configured = False  # True: what configure has used may not change
+        self._node = node
+        self._values: dict[str, Value] = {}
+        self._refused_at_start: dict[str, str] = {}
+        for parameter in PARAMETERS:
+            self._values[parameter.name] = self._declare(parameter)
+        self._warn_of_unknown()
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def __getitem__(self, name: str) -> Value:
+        return self._values[name]
+
+    def text(self, name: str) -> str:
+        return str(self._values[name])
+
+    def number(self, name: str) -> float:
+        return float(self._values[name])
+
+    @property
+    def values(self) -> dict[str, Value]:
+        return dict(self._values)
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: the parameters as they are now can't be used; the message says which, and what is accepted.
+        """
+        if self._refused_at_start:
+            raise ValueError("; ".join(self._refused_at_start.values()))
+        parameters.check(self._values)
+
+    def _declare(self, parameter: Parameter) -> Value:
+        try:
+            self._node.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
+            value = self._node.get_parameter(parameter.name).value
+            parameter.check(value)
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            self._refused_at_start[parameter.name] = f"{parameter.name}: {error}; accepted: {parameter.accepted}"
+            self._node.declare_parameter(
+                parameter.name, parameter.default, _descriptor(parameter), ignore_override=True
+            )
+            return parameter.default
+        except ValueError as error:  # a choice that is none; ROS has no range for text
+            self._refused_at_start[parameter.name] = str(error)
+            self._node.set_parameters([RosParameter(parameter.name, value=parameter.default)])
+            return parameter.default
+        return value
+
+    def _warn_of_unknown(self) -> None:
+        """ROS ignores a misspelt parameter without a word."""
+        overrides: dict[str, object] = getattr(self._node, "_parameter_overrides", {})
+        groups = {name.partition(".")[0] for name in BY_NAME}
+        for name in overrides:
+            if name not in BY_NAME and name.partition(".")[0] in groups:
+                self._node.get_logger().warning(f"parameter '{name}' does not exist and is ignored")
+
+    def _on_set(self, changes: Sequence[RosParameter]) -> SetParametersResult:
+        wanted = {change.name: change.value for change in changes if change.name in BY_NAME}
+        try:
+            for name in wanted:
+                if self.configured and BY_NAME[name].change is Change.UNCONFIGURED:
+                    raise ValueError(f"{name} may be set while the node is unconfigured; clean it up first")
+            parameters.check(self._values | wanted)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self._values |= wanted
+        for name in wanted:
+            self._refused_at_start.pop(name, None)
+        return SetParametersResult(successful=True)
+
+
+def _descriptor(parameter: Parameter) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(
+        description=parameter.description,
+        additional_constraints=f"Accepted: {parameter.accepted}. May be set {parameter.change.value}.",
+        read_only=parameter.change is Change.AT_START,
+    )
+    if parameter.low is None or parameter.high is None:
+        return descriptor
+    if isinstance(parameter.default, float):
+        descriptor.floating_point_range = [FloatingPointRange(from_value=parameter.low, to_value=parameter.high)]
+    else:
+        low, high = int(parameter.low), int(parameter.high)
+        descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+    return descriptor

@@ -1,0 +1,272 @@
+"""Every parameter of the node, declared once: name, default, meaning, accepted values, and when it may change.
+
+``python -m sam2_ros.ros.parameters`` prints ``config/tracker.yaml``.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import TypeAlias
+
+from sam2_ros.tracking.config import TrackerConfig
+
+Value: TypeAlias = bool | int | float | str
+
+
+class Change(Enum):
+    """When a parameter may be set."""
+
+    AT_START = "only at start"  # read-only to ROS
+    UNCONFIGURED = "while the node is unconfigured"  # used by configure
+    ANY_TIME = "at any time"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter; its type is that of ``default``."""
+
+    name: str
+    default: Value
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    change: Change = Change.UNCONFIGURED
+
+    @property
+    def accepted(self) -> str:
+        """What :meth:`check` accepts, in words."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.low is not None and self.high is not None:
+            return f"{_number(self.low)} to {_number(self.high)}"
+        return {bool: "true or false", int: "a whole number", float: "a number", str: _TEXT}[type(self.default)]
+
+    def check(self, value: object) -> None:
+        """
+        Raises:
+            ValueError: wrong type or outside what is accepted, with what is.
+        """
+        fits = type(value) is type(self.default) and (not self.choices or value in self.choices)
+        if fits and self.low is not None and self.high is not None and isinstance(value, (int, float)):
+            fits = math.isfinite(value) and self.low <= value <= self.high
+        if not fits:
+            raise ValueError(f"{self.name} is {_literal(value)}; accepted: {self.accepted}")
+
+
+_TEXT = "text"
+_DEFAULTS = TrackerConfig()
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        "model.name",
+        "embedded",
+        "The network: embedded; tiny, small, base_plus, large (downloaded before); or the path of a checkpoint. 'null' "
+        "tracks nothing (prompts stay where they are), needs no PyTorch, and shows what the node itself costs.",
+    ),
+    Parameter(
+        "model.device",
+        "auto",
+        "Where the network runs: cpu, cuda, cuda:1, ...; auto takes CUDA where there is one.",
+    ),
+    Parameter(
+        "model.dtype",
+        "auto",
+        "Number format of the network; auto takes bfloat16 on a GPU and float32 on the CPU.",
+        choices=("auto", "float32", "bfloat16"),
+    ),
+    Parameter(
+        "model.image_size",
+        0,
+        "Side of the square that the network sees, in pixels; 0 = what the model was trained with.",
+        0,
+        4096,
+    ),
+    Parameter(
+        "model.threads",
+        0,
+        "CPU threads of the network; 0 = as many as PyTorch chooses.",
+        0,
+        1024,
+    ),
+    Parameter(
+        "tracker.max_objects",
+        _DEFAULTS.max_objects,
+        "Objects that can be tracked at a time; the memory bank for them is allocated at configure.",
+        1,
+        1024,
+    ),
+    Parameter(
+        "tracker.prompted_slots",
+        _DEFAULTS.prompted_slots,
+        "Prompted frames kept per object; the first never goes.",
+        1,
+        64,
+    ),
+    Parameter(
+        "tracker.recent_slots",
+        _DEFAULTS.recent_slots,
+        "Recent frames attended to; SAM 2 was trained with 6.",
+        1,
+        6,
+    ),
+    Parameter(
+        "tracker.max_pointer_age",
+        _DEFAULTS.max_pointer_age,
+        "Age in frames beyond which an object pointer's age is given as this; training saw no older ones.",
+        1,
+        15,
+    ),
+    Parameter(
+        "tracker.lost_after",
+        _DEFAULTS.lost_after,
+        "Frames without the object until OCCLUDED becomes LOST.",
+        1,
+        1_000_000,
+    ),
+    Parameter(
+        "tracker.hole_area",
+        _DEFAULTS.hole_area,
+        "Fill background holes up to this many pixels of the low-resolution mask; 0 = off.",
+        0,
+        4096,
+    ),
+    Parameter(
+        "tracker.non_overlap",
+        _DEFAULTS.non_overlap,
+        "Give every pixel to one object at most.",
+    ),
+    Parameter(
+        "tracker.stability_fallback",
+        _DEFAULTS.stability_fallback,
+        "An unstable single mask gives way to the best of the three candidates.",
+    ),
+    Parameter(
+        "tracker.binarize_prompted_memory",
+        _DEFAULTS.binarize_prompted_memory,
+        "Remember prompted frames with a binary mask instead of a soft one.",
+    ),
+    Parameter(
+        "tracker.reference_policy",
+        _DEFAULTS.reference_policy,
+        "Do what the official video predictor does, for comparison.",
+    ),
+    Parameter(
+        "input.transport",
+        "raw",
+        "raw: sensor_msgs/Image on 'image'; compressed: sensor_msgs/CompressedImage on 'image/compressed'.",
+        choices=("raw", "compressed"),
+    ),
+    Parameter(
+        "input.reliability",
+        "auto",
+        "QoS of the image subscription; auto follows the publisher (reliable where every publisher offers it).",
+        choices=("auto", "reliable", "best_effort"),
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "input.timeout",
+        2.0,
+        "Seconds without an image after which /diagnostics says why none may arrive.",
+        0.1,
+        3600.0,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "output.mask_encoding",
+        "mono8",
+        "Masks in messages: mono8 (a byte per pixel of the crop) or rle (run lengths, smaller).",
+        choices=("mono8", "rle"),
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "prompts.wait",
+        2.0,
+        "Seconds that a prompt may wait for its frame before it is refused with NO_FRAME.",
+        0.0,
+        60.0,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "prompts_file",
+        "",
+        "JSON file with prompts that are applied to the first frame after configure (as for `sam2_ros track`, frame 0 "
+        "only); empty = none.",
+    ),
+    Parameter(
+        "diagnostics.period",
+        1.0,
+        "Seconds between messages on /diagnostics.",
+        0.05,
+        3600.0,
+        change=Change.AT_START,
+    ),
+)
+
+BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+def check(values: Mapping[str, Value]) -> None:
+    """Checks all parameters together.
+
+    Raises:
+        ValueError: the first that is wrong, with what is accepted.
+    """
+    for parameter in PARAMETERS:
+        parameter.check(values[parameter.name])
+    tracker_config(values)
+
+
+def tracker_config(values: Mapping[str, Value]) -> TrackerConfig:
+    """The ``tracker.*`` parameters as the engine takes them.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+    settings = {field.name: values[f"tracker.{field.name}"] for field in fields(TrackerConfig)}
+    return TrackerConfig(**settings)  # type: ignore[arg-type]
+
+
+def to_yaml() -> str:
+    """The commented parameter file that holds every default."""
+    lines = [
+        "# Every parameter of the node with its default; hand a changed copy to the launch file's params_file.",
+        "# Unless another time is named, a parameter may be set while the node is unconfigured.",
+        "# Written by `python -m sam2_ros.ros.parameters`.",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    open_group = ""
+    for parameter in PARAMETERS:
+        group, _, name = parameter.name.rpartition(".")
+        if group and group != open_group:
+            lines += ["", f"    {group}:"]
+        else:
+            lines.append("")
+        open_group, indent = group, " " * (6 if group else 4)
+        comment = f"{indent}# "
+        lines += textwrap.wrap(parameter.description, 110, initial_indent=comment, subsequent_indent=comment)
+        when = "" if parameter.change is Change.UNCONFIGURED else f" May be set {parameter.change.value}."
+        accepted = "" if parameter.accepted == _TEXT else f"Accepted: {parameter.accepted}."
+        if accepted or when:
+            lines.append(comment + (accepted + when).strip())
+        lines.append(f"{indent}{name}: {_literal(parameter.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
+
+
+if __name__ == "__main__":
+    print(to_yaml(), end="")

@@ -1,0 +1,157 @@
+"""The node's services. A request waits for the engine without holding the executor, and always gets an answer."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import rclpy.task
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from std_msgs.msg import Header
+
+from sam2_ros.inference import commands
+from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.worker import Worker
+from sam2_ros.ros import messages, requests
+from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.srv import AddObjects, ListObjects, RefineObject, RemoveObject, RenameObject, Reset
+from sam2_ros.tracking.types import FrameResult, ObjectResult, PromptCode, PromptError, PromptResult
+
+T = TypeVar("T")
+Handler = Callable[[Any, Any], Awaitable[None]]
+
+
+class Services:
+    """Offers the services from the node's start on; ``worker`` raises :class:`PromptError` while it is not active."""
+
+    def __init__(self, node: Node, parameters: NodeParameters, worker: Callable[[], Worker]) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._worker = worker
+        # Reentrant, so that a request that waits does not keep others out; it waits in an awaited future, so one
+        # executor thread serves them all.
+        group = ReentrantCallbackGroup()
+        services: tuple[tuple[type, str, Handler], ...] = (
+            (AddObjects, "add_objects", self._add_objects),
+            (RefineObject, "refine_object", self._refine_object),
+            (RemoveObject, "remove_object", self._remove_object),
+            (RenameObject, "rename_object", self._rename_object),
+            (ListObjects, "list_objects", self._list_objects),
+            (Reset, "reset", self._reset),
+        )
+        for service_type, name, handler in services:
+            node.create_service(service_type, f"~/{name}", self._answering(handler), callback_group=group)
+
+    async def _add_objects(self, request: AddObjects.Request, response: AddObjects.Response) -> None:
+        asked = requests.from_add_objects(request)
+        try:
+            stamp = messages.to_stamp(request.request_header.stamp)
+            results, living = await self._on_frame(
+                lambda backend: (commands.add(backend, asked, stamp), commands.living(backend)), stamp
+            )
+        except PromptError as error:
+            response.results = self._to_messages([commands.refusal(error)] * len(asked))
+            raise
+        response.object_ids, response.object_indices = messages.ids_and_indices(living)
+        response.results = self._to_messages(results)
+        response.success = all(result.success for result in results)
+        response.message = _summary(results)
+
+    async def _refine_object(self, request: RefineObject.Request, response: RefineObject.Response) -> None:
+        asked = requests.from_prompt(request.prompt)
+        try:
+            stamp = messages.to_stamp(request.request_header.stamp)
+            result = await self._on_frame(lambda backend: commands.refine(backend, asked, stamp), stamp)
+        except PromptError as error:
+            (response.result,) = self._to_messages([commands.refusal(error)])
+            raise
+        (response.result,) = self._to_messages([result])
+        response.success, response.message = result.success, result.message
+
+    async def _remove_object(self, request: RemoveObject.Request, response: RemoveObject.Response) -> None:
+        def remove(backend: Backend) -> tuple[int, Sequence[ObjectResult]]:
+            return commands.remove(backend, request.object_id), commands.living(backend)
+
+        object_id, living = await self._call(remove)
+        response.object_ids, response.object_indices = messages.ids_and_indices(living)
+        response.success, response.message = True, f"object {object_id} is forgotten"
+
+    async def _rename_object(self, request: RenameObject.Request, response: RenameObject.Response) -> None:
+        object_id = await self._call(
+            lambda backend: commands.rename(backend, request.object_id, request.name, request.label)
+        )
+        response.success = True
+        response.message = f"object {object_id} has the name '{request.name}' and the label '{request.label}'"
+
+    async def _list_objects(self, request: ListObjects.Request, response: ListObjects.Response) -> None:
+        worker = self._worker()
+
+        def collect(backend: Backend) -> tuple[FrameResult, Header] | None:
+            objects, newest = backend.objects(), worker.newest
+            return (objects, newest.source) if objects and newest else None
+
+        info, found = await self._call(lambda backend: (backend.info, collect(backend)))
+        response.success, response.message = True, "no frame was processed yet"
+        if found is None:
+            return
+        result, header = found
+        response.tracks = messages.tracked_objects(
+            result, header, worker.counters, info, self._parameters.text("output.mask_encoding"), request.with_masks
+        )
+        response.message = f"{len(result.objects)} of {info.max_objects} objects"
+
+    async def _reset(self, request: Reset.Request, response: Reset.Response) -> None:
+        response.removed = await self._call(lambda backend: backend.reset())
+        response.success, response.message = True, f"{response.removed} objects are forgotten"
+
+    def _answering(self, handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Turns what ``handler`` raises into an answer: an exception would end the node's executor."""
+
+        async def answer(request: Any, response: Any) -> Any:
+            try:
+                await handler(request, response)
+            except PromptError as refusal:
+                response.success, response.message = False, str(refusal)
+            except Exception as error:
+                self._node.get_logger().error(f"{type(request).__name__} failed: {type(error).__name__}: {error}")
+                response.success, response.message = False, f"the engine failed: {type(error).__name__}: {error}"
+            return response
+
+        return answer
+
+    async def _call(self, apply: Callable[[Backend], T]) -> T:
+        return await self._result_of(self._worker().call(apply))
+
+    async def _on_frame(self, apply: Callable[[Backend], T], stamp: int) -> T:
+        """As :meth:`_call`, once the frame stamped ``stamp`` is there; a fault of the engine is a FAILED prompt."""
+        wait = self._parameters.number("prompts.wait")
+        try:
+            return await self._result_of(self._worker().call_on_frame(apply, stamp, wait))
+        except PromptError:
+            raise
+        except Exception as error:
+            self._node.get_logger().error(f"a prompt failed: {type(error).__name__}: {error}")
+            raise PromptError(PromptCode.FAILED, f"the engine failed: {type(error).__name__}: {error}") from error
+
+    async def _result_of(self, future: concurrent.futures.Future[T]) -> T:
+        """Awaits a result of the inference thread, which hands it to the executor through its thread-safe queue."""
+        executor = self._node.executor
+        assert executor is not None, "services run in an executor"
+        done = rclpy.task.Future(executor=executor)
+        future.add_done_callback(lambda _: executor.create_task(done.set_result, None))
+        await done
+        return future.result()
+
+    def _to_messages(self, results: Sequence[PromptResult]) -> list[Any]:
+        encoding = self._parameters.text("output.mask_encoding")
+        return [messages.prompt_result(result, encoding) for result in results]
+
+
+def _summary(results: Sequence[PromptResult]) -> str:
+    if not results:
+        return "the request holds no prompt; fill prompts or the flat fields"
+    refused = [result.message for result in results if not result.success]
+    accepted = f"{len(results) - len(refused)} of {len(results)} prompts accepted"
+    return accepted if not refused else f"{accepted}; first refusal: {refused[0]}"

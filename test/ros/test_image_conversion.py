@@ -1,0 +1,160 @@
+"""Every encoding gives the expected pixels, whatever the step and the byte order; malformed images say what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import pytest
+
+from sam2_ros.ros.image_conversion import ENCODINGS, UnsupportedEncoding, decode_compressed, mono8_mask, to_rgb
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
+ALPHA = RNG.integers(0, 256, (6, 8, 1), np.uint8)
+GRAY16 = RNG.integers(0, 65536, (6, 8), np.uint16)
+COLOUR = np.array([200, 100, 40], np.uint8)  # one colour, where neighbours are mixed
+BAYER = {"bayer_rggb8": "RGGB", "bayer_bggr8": "BGGR", "bayer_gbrg8": "GBRG", "bayer_grbg8": "GRBG"}
+
+
+@dataclass
+class FakeImage:
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: bytes
+
+
+def image(encoding: str, pixels: np.ndarray, padding: int = 0, big_endian: bool = False) -> FakeImage:
+    """An image message of ``pixels``, every row followed by ``padding`` bytes of junk."""
+    if pixels.dtype == np.uint16:
+        pixels = pixels.astype(">u2" if big_endian else "<u2")
+    rows = pixels.reshape(pixels.shape[0], -1).view(np.uint8)
+    junk = np.full((rows.shape[0], padding), 0xAB, np.uint8)
+    padded = np.hstack([rows, junk])
+    return FakeImage(*pixels.shape[:2], encoding, int(big_endian), padded.shape[1], padded.tobytes())
+
+
+def mosaic(pattern: str) -> np.ndarray:
+    """What a sensor with this Bayer pattern sees of an even surface of COLOUR."""
+    cell = [COLOUR["RGB".index(channel)] for channel in pattern]
+    return np.tile(np.array(cell, np.uint8).reshape(2, 2), (3, 4))
+
+
+def yuv_of(colour: np.ndarray) -> tuple[int, int, int]:
+    """ITU-R BT.601, video range: the matrix of 4:2:2 cameras."""
+    r, g, b = (float(channel) for channel in colour)
+    y = 16 + 0.257 * r + 0.504 * g + 0.098 * b
+    u = 128 - 0.148 * r - 0.291 * g + 0.439 * b
+    v = 128 + 0.439 * r - 0.368 * g - 0.071 * b
+    return round(y), round(u), round(v)
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize(
+    ("encoding", "pixels"),
+    [
+        ("rgb8", RGB),
+        ("bgr8", RGB[..., ::-1]),
+        ("rgba8", np.concatenate([RGB, ALPHA], axis=2)),
+        ("bgra8", np.concatenate([RGB[..., ::-1], ALPHA], axis=2)),
+    ],
+)
+def test_colour(encoding: str, pixels: np.ndarray, padding: int) -> None:
+    np.testing.assert_array_equal(to_rgb(image(encoding, np.ascontiguousarray(pixels), padding)), RGB)
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+def test_mono8(padding: int) -> None:
+    gray = RGB[..., 0].copy()
+    np.testing.assert_array_equal(to_rgb(image("mono8", gray, padding)), np.repeat(gray[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("padding", [0, 3, 6])
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_mono16_is_the_high_byte(padding: int, big_endian: bool) -> None:
+    expected = np.repeat((GRAY16 // 256).astype(np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(to_rgb(image("mono16", GRAY16, padding, big_endian)), expected)
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("encoding", BAYER)
+def test_bayer(encoding: str, padding: int) -> None:
+    rgb = to_rgb(image(encoding, mosaic(BAYER[encoding]), padding))
+    np.testing.assert_array_equal(rgb, np.broadcast_to(COLOUR, (6, 8, 3)))
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(
+    ("encoding", "order"), [("yuv422", "UYVY"), ("uyvy", "UYVY"), ("yuv422_yuy2", "YUYV"), ("yuyv", "YUYV")]
+)
+def test_yuv422(encoding: str, order: str, padding: int) -> None:
+    """Left half of one colour, right half of another, so that the pixels' order matters."""
+    other = COLOUR[::-1].copy()
+    halves = []
+    for colour in (COLOUR, other):
+        value = dict(zip("YUV", yuv_of(colour), strict=True))
+        pair = np.array([value[channel] for channel in order], np.uint8).reshape(1, 2, 2)
+        halves.append(np.tile(pair, (6, 2, 1)))
+    rgb = to_rgb(image(encoding, np.concatenate(halves, axis=1), padding)).astype(int)
+    assert np.abs(rgb[:, :4] - COLOUR.astype(int)).max() <= 3, "left half"
+    assert np.abs(rgb[:, 4:] - other.astype(int)).max() <= 3, "right half"
+
+
+def test_every_encoding_is_tested_or_an_alias() -> None:
+    tested = {"rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "yuv422", "uyvy", "yuv422_yuy2", "yuyv", *BAYER}
+    assert set(ENCODINGS) == tested
+
+
+def test_rgb8_is_a_view() -> None:
+    message = image("rgb8", RGB, padding=4)
+    memory = bytearray(message.data)
+    rgb = to_rgb(replace(message, data=memory))
+    memory[0] = 255 - memory[0]
+    assert rgb[0, 0, 0] == memory[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"height": 0}, "empty: 8 x 0"),
+        ({"width": 0}, "empty: 0 x 6"),
+        ({"step": 23}, "step is 23 bytes; 8 pixels of rgb8 need at least 24"),
+        ({"data": b"abc"}, "data has 3 bytes; 6 rows of step 24 need 144"),
+        ({"encoding": "mono16", "width": 13}, "step is 24 bytes; 13 pixels of mono16 need at least 26"),
+        ({"encoding": "yuv422", "width": 7}, "width 7 is odd"),
+    ],
+)
+def test_malformed(change: dict, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        to_rgb(replace(image("rgb8", RGB), **change))
+
+
+def test_unsupported_encoding_names_itself_and_the_accepted() -> None:
+    with pytest.raises(UnsupportedEncoding, match="'32FC1' is not supported; accepted: rgb8, bgr8"):
+        to_rgb(replace(image("rgb8", RGB), encoding="32FC1"))
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_mask(padding: int) -> None:
+    gray = np.where(RGB[..., 1] > 128, RGB[..., 1], 0).astype(np.uint8)
+    np.testing.assert_array_equal(mono8_mask(image("mono8", gray, padding)), gray > 0)
+    with pytest.raises(ValueError, match="'rgb8' is not supported; accepted: mono8"):
+        mono8_mask(image("rgb8", RGB))
+
+
+def test_compressed() -> None:
+    _, png = cv2.imencode(".png", RGB[..., ::-1])
+    np.testing.assert_array_equal(decode_compressed(png.tobytes(), "png"), RGB)
+    smooth = np.full((16, 16, 3), COLOUR, np.uint8)
+    _, jpeg = cv2.imencode(".jpg", smooth[..., ::-1])
+    assert np.abs(decode_compressed(jpeg.tobytes(), "jpeg").astype(int) - smooth).max() <= 3
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image"])
+def test_compressed_rubbish(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"format 'jpeg', \d+ bytes\) can't be decoded"):
+        decode_compressed(data, "jpeg")
