@@ -2,6 +2,7 @@
 
 from sam2_ros.model.checkpoint import CheckpointError, load_model
 from sam2_ros.model.config import HIERA, HieraConfig, ModelConfig, infer_config
+from sam2_ros.model.image_path import ImagePrediction, predict
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 
 __all__ = [
@@ -9,8 +10,10 @@ __all__ = [
     "CheckpointError",
     "HieraConfig",
     "ImageFeatures",
+    "ImagePrediction",
     "ModelConfig",
     "Sam2Model",
     "infer_config",
     "load_model",
+    "predict",
 ]

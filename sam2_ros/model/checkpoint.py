@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sam2_ros.model.config import ModelConfig, infer_config
-from sam2_ros.model.download import checkpoint_path
+from sam2_ros.model.download import CHECKPOINTS, DownloadError, checkpoint_path
 from sam2_ros.model.sam2 import Sam2Model
 
 EMBEDDED = Path(__file__).parent.parent / "weights" / "embedded.pt"
@@ -34,22 +34,32 @@ def load_model(source: str | Path = "embedded", device: str | torch.device = "cp
     Raises:
         FileNotFoundError: no such file, with the command that gets it.
         CheckpointError: the file holds no weights for us.
+        ValueError: an image size that the network can't have.
     """
-    if source == "embedded":
-        path, name = EMBEDDED, "embedded"
-    elif (path := Path(source).expanduser()).exists():
-        name = path.name
-    else:
-        path, name = checkpoint_path(str(source)), str(source)
-    if not path.exists():
-        hint = "reinstall sam2_ros" if source == "embedded" else f"give a path, or run: sam2_ros download {source}"
-        raise FileNotFoundError(f"no weights for model '{source}' (looked for {path}); {hint}")
+    path = _find(source)
     state, config = read_checkpoint(path)
     if image_size:
         config = replace(config, image_size=image_size)
     model = Sam2Model(config)
-    load_strictly(model, state, name)
+    load_strictly(model, state, path.name)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _find(source: str | Path) -> Path:
+    """The file that ``source`` means; a file in the working directory goes before an official name."""
+    path = Path(source).expanduser()
+    hint = f"give the path of a file, or one of: embedded, {', '.join(CHECKPOINTS)}"
+    if source == "embedded":
+        path, hint = EMBEDDED, "reinstall sam2_ros"
+    elif not path.is_file():
+        try:
+            path, hint = checkpoint_path(str(source)), f"give a path, or run: sam2_ros download {source}"
+        except DownloadError:
+            if path.is_dir():
+                hint = "that is a folder; " + hint
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights for model '{source}' (looked for {path}); {hint}")
+    return path
 
 
 def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
@@ -57,17 +67,24 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
 
     Raises:
         CheckpointError: not a checkpoint, or not one of SAM 2.
+        OSError: the file can't be read.
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        refused = isinstance(error, pickle.UnpicklingError) and "unsupported" in str(error).lower()
+        reason = (
+            "is refused: it holds more than tensors and plain containers, so loading it could run code"
+            if refused
+            else "can't be read as a checkpoint: it is damaged, incomplete or a file of another kind; fetch it again"
+        )
         raise CheckpointError(
-            f"{path} can't be read as a checkpoint ({reason}); accepted: a PyTorch file with nothing but tensors and "
-            "plain containers, as the official SAM 2 checkpoints"
+            f"{path} {reason}; accepted: the official SAM 2 checkpoints and sam2_ros's own"
         ) from error
     state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} has no entry 'model' with named tensors; accepted: the official SAM 2 layout")
     if "config" not in content:
         try:
@@ -76,7 +93,7 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
             raise CheckpointError(f"{path}: {error}") from error
     try:
         return state, ModelConfig.from_dict(content["config"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} was written for another version of sam2_ros: {error}") from error
 
 

@@ -5,6 +5,8 @@ Everything inside works on ``[B, H, W, C]``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -134,13 +136,14 @@ class Hiera(nn.Module):
         self._position = None if torch.is_grad_enabled() else position
         return position
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._position = None
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(*args, **kwargs)
 
-    def _apply(self, *args: object, **kwargs: object) -> Hiera:
+    def _apply(self, *args: Any, **kwargs: Any) -> Hiera:
         self._position = None
-        return super()._apply(*args, **kwargs)  # type: ignore[arg-type,return-value]
+        super()._apply(*args, **kwargs)
+        return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.patch_embed(images)

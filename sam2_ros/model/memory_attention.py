@@ -50,6 +50,20 @@ class MemoryAttentionLayer(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         return x + self.linear2(F.relu(self.linear1(self.norm3(x))))
 
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        keys: Tensor,
+        num_pointers: int,
+        table: Tensor,
+        memory_table: Tensor,
+        mask: Tensor | None,
+    ) -> Tensor:
+        x = self.attend_self(x, table)
+        x = self.attend_memory(x, memory, keys, num_pointers, table, memory_table, mask)
+        return self.feed_forward(x)
+
 
 class MemoryAttention(nn.Module):
     """Image features, conditioned on each object's memory.
@@ -94,7 +108,5 @@ class MemoryAttention(nn.Module):
         keys = memory + memory_pos
         attention_mask = None if mask is None else mask[:, None, None, :]
         for layer in self.layers:
-            x = layer.attend_self(x, self.table)
-            x = layer.attend_memory(x, memory, keys, num_pointers, self.table, self.memory_table, attention_mask)
-            x = layer.feed_forward(x)
+            x = layer(x, memory, keys, num_pointers, self.table, self.memory_table, attention_mask)
         return self.norm(x)

@@ -42,7 +42,7 @@ class PromptEncoder(nn.Module):
         Returns:
             ``[B, N + 1, C]``.
         """
-        table = torch.cat([embedding.weight for embedding in self.point_embeddings])
+        table = torch.cat([embedding.get_parameter("weight") for embedding in self.point_embeddings])
         padding = self.not_a_point_embed.weight
         code = self.pe_layer((points.float() + 0.5) / self.image_size) + table[labels.long().clamp(min=0)]
         code = torch.where((labels < 0).unsqueeze(-1), padding, code)

@@ -1,0 +1,96 @@
+"""Masks for prompts on a single image, without memory (SAM's promptable segmentation with SAM 2's network)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sam2_ros.model.mask_decoder import choose
+from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
+from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """Masks of ``B`` prompts; ``M`` is 3 for the candidates of an ambiguous prompt, 1 for the single answer."""
+
+    logits: Tensor  # [B, M, S / 4, S / 4]; above 0 is the object; clamped to ±32 they serve as a mask prompt
+    ious: Tensor  # [B, M] predicted, [0, 1]
+    object_score: Tensor  # [B, 1] logit; for video, it says nothing of a mask on a single image
+
+
+def predict(
+    model: Sam2Model,
+    features: ImageFeatures,
+    points: Tensor | None = None,
+    labels: Tensor | None = None,
+    boxes: Tensor | None = None,
+    mask_logits: Tensor | None = None,
+    multimask: bool = True,
+    stability_fallback: bool = True,
+) -> ImagePrediction:
+    """Segments what ``B`` prompts mean; points, boxes and masks can be combined.
+
+    Args:
+        model: the network.
+        features: of the image, from :meth:`Sam2Model.encode_image`; batch 1 or ``B``.
+        points: ``[B, N, 2]`` x, y in pixels of the network's square input of side S.
+        labels: ``[B, N]`` 1 on the object, 0 not on it, -1 a point that does not count.
+        boxes: ``[B, 4]`` x0, y0, x1, y1 in the same pixels.
+        mask_logits: ``[B, 1, S / 4, S / 4]``, as in an earlier :class:`ImagePrediction`.
+        multimask: give all three candidates, for an ambiguous prompt such as one point; else the single answer.
+        stability_fallback: an unstable single answer gives way to the candidate of best predicted IoU.
+
+    Raises:
+        ValueError: no prompt at all, points without labels, or shapes that don't fit each other.
+    """
+    batch = _check(model, points, labels, boxes, mask_logits)
+    corners, corner_labels = [], []
+    if boxes is not None:
+        corners.append(boxes.reshape(batch, 2, 2).float())
+        corner_labels.append(torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=boxes.device).expand(batch, 2))
+    if points is not None and labels is not None:
+        corners.append(points.float())
+        corner_labels.append(labels.long())
+    encoder = model.sam_prompt_encoder
+    image = model.without_memory(features)
+    if corners:
+        tokens = encoder.tokens(torch.cat(corners, dim=1), torch.cat(corner_labels, dim=1))
+    else:
+        tokens = image.new_zeros(batch, 0, image.shape[1])  # a mask alone brings no token, not even a padding one
+    dense = encoder.dense(mask_logits)
+    decoded = model.sam_mask_decoder(
+        image, encoder.image_position(), tokens, dense, features.stride_8, features.stride_4
+    )
+    if multimask:
+        return ImagePrediction(decoded.logits[:, 1:], decoded.ious[:, 1:], decoded.object_score)
+    chosen = choose(decoded, multimask=False, stability_fallback=stability_fallback)
+    return ImagePrediction(chosen.logits, chosen.iou[:, None], decoded.object_score)
+
+
+def _check(
+    model: Sam2Model, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, mask_logits: Tensor | None
+) -> int:
+    """The number of prompts."""
+    if (points is None) != (labels is None):
+        raise ValueError("points and labels come together; one of them is missing")
+    side = model.config.image_size // 4
+    sizes = set()
+    for name, value, wanted in (
+        ("points", points, (None, None, 2)),
+        ("labels", labels, (None, None if points is None else points.shape[1])),
+        ("boxes", boxes, (None, 4)),
+        ("mask_logits", mask_logits, (None, 1, side, side)),
+    ):
+        if value is None:
+            continue
+        if value.ndim != len(wanted) or any(w not in (None, s) for w, s in zip(wanted, value.shape, strict=True)):
+            shape = ", ".join("any" if w is None else str(w) for w in wanted)
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; accepted: ({shape})")
+        sizes.add(len(value))
+    if len(sizes) != 1:
+        reason = "prompts of different number" if sizes else "no prompt; accepted: points, boxes, mask_logits, combined"
+        raise ValueError(reason + (f": {sorted(sizes)}; every kind needs one row per object" if sizes else ""))
+    return sizes.pop()
