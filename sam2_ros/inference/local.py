@@ -1,0 +1,113 @@
+"""The engine in this process. torch is imported when a backend is made, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.inference.backend import BackendInfo
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptResult
+
+if TYPE_CHECKING:
+    from sam2_ros.tracking.tracker import Tracker
+
+
+class LocalBackend:
+    """A :class:`~sam2_ros.inference.backend.Backend` that runs :class:`~sam2_ros.tracking.Tracker` here.
+
+    Args:
+        model: "embedded", an official size ("tiny", "small", "base_plus", "large", with "-2.0" the older version), or a path.
+        device: "auto" (the first GPU, else the CPU), or a torch device.
+        dtype: "auto" (bfloat16 on a GPU, float32 on the CPU), "float32" or "bfloat16".
+        config: settings of the tracker.
+        image_size: side of the square that the network sees, in pixels; 0 = the checkpoint's own.
+        threads: CPU threads of this process; 0 = torch's default.
+
+    Raises:
+        ImportError: torch is not installed, with what to do.
+        FileNotFoundError, ValueError: no such weights, or they don't fit.
+    """
+
+    def __init__(
+        self,
+        model: str = "embedded",
+        device: str = "auto",
+        dtype: str = "auto",
+        config: TrackerConfig | None = None,
+        image_size: int = 0,
+        threads: int = 0,
+    ) -> None:
+        try:
+            import torch
+        except ImportError as error:
+            raise ImportError(
+                "the tracker needs PyTorch 2.3 or newer, which this Python does not have; install it, for example with: "
+                "python3 -m pip install torch"
+            ) from error
+        from sam2_ros.model import load_model
+        from sam2_ros.tracking.tracker import Tracker
+
+        if threads:
+            torch.set_num_threads(threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "bfloat16"
+        network = load_model(model, device, image_size)
+        self._tracker: Tracker | None = Tracker(network, config, dtype)
+        self._info = BackendInfo(
+            model=network.config.name,
+            device=str(network.device),
+            dtype=dtype,
+            image_size=network.config.image_size,
+            bank_bytes=self._tracker.bank.nbytes,
+            max_objects=self._tracker.config.max_objects,
+        )
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    @property
+    def tracker(self) -> Tracker:
+        """The engine.
+
+        Raises:
+            RuntimeError: the backend was closed.
+        """
+        if self._tracker is None:
+            raise RuntimeError("the backend was closed; make a new one")
+        return self._tracker
+
+    def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
+        return self.tracker.step(frame, stamp)
+
+    def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
+        return self.tracker.add(requests, stamp)
+
+    def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
+        return self.tracker.refine(request, stamp)
+
+    def remove(self, object_id: int) -> bool:
+        return self.tracker.remove(object_id)
+
+    def rename(self, object_id: int, name: str, label: str) -> None:
+        self.tracker.rename(object_id, name, label)
+
+    def reset(self) -> int:
+        return self.tracker.reset()
+
+    def objects(self) -> FrameResult | None:
+        return self.tracker.objects()
+
+    def take_changes(self) -> list[ObjectChange]:
+        return [] if self._tracker is None else self._tracker.take_changes()
+
+    def close(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None

@@ -1,0 +1,54 @@
+"""From low-resolution mask logits to masks in the size of the image."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sam2_ros.tracking.types import CroppedMask
+
+FILLED_LOGIT = 0.1
+
+
+def fill_holes(logits: Tensor, max_area: int) -> Tensor:
+    """Gives 8-connected background regions of at most ``max_area`` pixels a small positive logit (``[B, 1, h, w]``)."""
+    filled = []
+    for one in logits[:, 0]:
+        background = (one <= 0).cpu().numpy().astype(np.uint8)
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(background, connectivity=8)
+        small = stats[:, cv2.CC_STAT_AREA] <= max_area
+        small[0] = False  # label 0 is the foreground
+        filled.append(torch.where(torch.from_numpy(small[regions]).to(one.device), FILLED_LOGIT, one))
+    return torch.stack(filled)[:, None]
+
+
+def suppress_overlap(logits: Tensor) -> Tensor:
+    """Lets every pixel belong to the object of the highest logit only (``[B, 1, H, W]``); others drop to -10 or below."""
+    if len(logits) == 1:
+        return logits
+    winner = logits.argmax(dim=0, keepdim=True)
+    index = torch.arange(len(logits), device=logits.device)[:, None, None, None]
+    return torch.where(winner == index, logits, logits.clamp(max=-10.0))
+
+
+def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> list[CroppedMask]:
+    """Low-resolution logits ``[B, 1, h, w]`` → binary masks of ``height`` × ``width``, cropped.
+
+    Bilinear up-sampling, then a threshold at 0. Each object is up-sampled only around its positive pixels, which gives
+    the same mask: farther away every logit that takes part is negative.
+    """
+    if non_overlap and len(logits) > 1:
+        full = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+        return [CroppedMask.from_full(mask) for mask in (suppress_overlap(full)[:, 0] > 0).cpu().numpy()]
+    return [_image_mask(one, height, width) for one in logits.float().cpu()]
+
+
+def _image_mask(logits: Tensor, height: int, width: int) -> CroppedMask:
+    """One object (``[1, h, w]``); only whole rows outside its extent are left out, so that the weights stay the same."""
+    if not bool((logits > 0).any()):
+        return CroppedMask.empty(width, height)
+    full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)
+    return CroppedMask.from_full((full[0, 0] > 0).numpy())

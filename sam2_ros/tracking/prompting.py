@@ -1,0 +1,203 @@
+"""Applies prompts to a frame: the first of an object without memory, later ones as corrections with it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam2_ros.model.mask_decoder import choose, stability
+from sam2_ros.model.sam2 import (
+    ABSENT_LOGIT,
+    MASK_BIAS,
+    MASK_SCALE,
+    ImageFeatures,
+    Sam2Model,
+)
+from sam2_ros.tracking.bank import MemoryBank
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.masks import fill_holes, image_masks
+from sam2_ros.tracking.objects import Candidates, TrackedObject
+from sam2_ros.tracking.prompts import clicks_of, mask_to_network, to_network
+from sam2_ros.tracking.types import MaskCandidate, Prompt
+
+PREVIOUS_LOGIT_LIMIT = 32.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a prompt gave for one object."""
+
+    logits: Tensor  # [1, h, w] low resolution, float32
+    object_score: float  # logit
+    iou: float  # predicted
+    stability: float
+    released: int | None  # prompted frame that the bank let go
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """One object's mask before it is stored."""
+
+    logits: Tensor  # [1, h, w]
+    pointer: Tensor  # [C]
+    object_score: float
+    iou: float
+
+
+class PromptApplier:
+    """Prompt handling of one tracker."""
+
+    def __init__(self, model: Sam2Model, bank: MemoryBank, config: TrackerConfig) -> None:
+        self.model = model
+        self.bank = bank
+        self.config = config
+
+    def apply(
+        self, prompts: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int, width: int, height: int
+    ) -> list[Answer]:
+        """Applies checked ``prompts`` to ``frame`` and stores what comes out in the bank.
+
+        Prompts of equal shape share one pass; padding them to one shape would change their numbers, since the padding
+        token takes part in attention.
+        """
+        groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for index, (prompt, one) in enumerate(prompts):
+            groups[self._shape(prompt, one, frame)].append(index)
+        decoded: dict[int, _Decoded] = {}
+        for shape, members in groups.items():
+            batch = [prompts[index] for index in members]
+            if shape[0] == "mask":
+                out = self._from_masks(batch, features, frame)
+            elif shape[0] == "candidate":
+                out = [self._from_candidate(prompt, one) for prompt, one in batch]
+            else:
+                out = self._from_clicks(batch, features, frame, width, height)
+            decoded.update(zip(members, out, strict=True))
+        return self._store([(one, decoded[index]) for index, (_, one) in enumerate(prompts)], features, frame)
+
+    def candidate_masks(self, one: TrackedObject, width: int, height: int) -> tuple[MaskCandidate, ...]:
+        """The candidates of the last prompt in the size of the image; none where it was not ambiguous."""
+        if one.candidates is None:
+            return ()
+        masks = image_masks(one.candidates.logits[:, None].float(), height, width, non_overlap=False)
+        return tuple(
+            MaskCandidate(
+                index, mask, float(one.candidates.ious[index]), float(stability(one.candidates.logits[index]))
+            )
+            for index, mask in enumerate(masks)
+        )
+
+    def _shape(self, prompt: Prompt, one: TrackedObject, frame: int) -> tuple[object, ...]:
+        """What must be equal for prompts to share a pass; takes new clicks over into ``one`` on the way."""
+        if prompt.mask is not None:
+            one.prompt_frame, one.candidates = frame, None
+            one.points, one.labels = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
+            return ("mask",)
+        if prompt.points is None and prompt.box is None:
+            return ("candidate",)
+        points, labels = clicks_of(prompt)
+        # The network wants a box before all clicks, so a box begins anew.
+        if one.prompt_frame == frame and not prompt.replace and prompt.box is None:
+            points, labels = np.concatenate((one.points, points)), np.concatenate((one.labels, labels))
+        previous = one.logits is not None and one.newest_frame == frame
+        one.prompt_frame, one.points, one.labels = frame, points, labels
+        return ("clicks", len(labels), self._is_correction(one, frame), previous)
+
+    def _is_correction(self, one: TrackedObject, frame: int) -> bool:
+        """Whether the object has been tracked to this frame, so that its memory counts."""
+        return one.added_frame < frame
+
+    def _from_clicks(
+        self, batch: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int, width: int, height: int
+    ) -> list[_Decoded]:
+        model = self.model
+        objects = [one for _, one in batch]
+        points = np.stack([self._network_points(one, width, height) for one in objects])
+        labels = torch.as_tensor(np.stack([one.labels for one in objects]), device=model.device)
+        correction = self._is_correction(objects[0], frame)
+        if correction:
+            memories = self.bank.gather([one.row for one in objects], frame)
+            conditioned = model.with_memory(
+                features, memories.tokens, memories.codes, memories.num_pointers, memories.mask
+            )
+        else:
+            conditioned = model.without_memory(features).expand(len(batch), -1, -1, -1)
+        previous = None
+        if objects[0].logits is not None and objects[0].newest_frame == frame:
+            stacked = torch.stack([one.logits for one in objects if one.logits is not None])
+            previous = stacked.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
+        decoded = model.decode(conditioned, features, torch.as_tensor(points, device=model.device), labels, previous)
+        multimask = labels.shape[1] <= 1
+        chosen = choose(decoded, multimask, self.config.stability_fallback)
+        present = decoded.object_score[:, 0] > 0
+        scores = decoded.object_score[:, 0].float().tolist()
+        out = []
+        for index, (prompt, one) in enumerate(batch):
+            logits, token, iou = chosen.logits[index], chosen.token[index], chosen.iou[index]
+            one.candidates = None
+            if multimask:
+                one.candidates = Candidates(
+                    frame, decoded.logits[index, 1:].float(), decoded.ious[index, 1:], decoded.tokens[index, 1:],
+                    scores[index],
+                )  # fmt: skip
+                if prompt.candidate is not None:
+                    out.append(self._from_candidate(prompt, one))
+                    continue
+            pointer = model.pointer(token[None], present[index, None])[0]
+            logits = torch.where(present[index], logits.float(), ABSENT_LOGIT)
+            out.append(_Decoded(logits, pointer, scores[index], float(iou)))
+        return out
+
+    def _from_candidate(self, prompt: Prompt, one: TrackedObject) -> _Decoded:
+        """The mask that was chosen among the kept candidates; a person who chooses one says that it is there."""
+        kept, index = one.candidates, prompt.candidate
+        assert kept is not None and index is not None
+        present = torch.ones(1, dtype=torch.bool, device=kept.logits.device)
+        pointer = self.model.pointer(kept.tokens[index][None], present)[0]
+        return _Decoded(kept.logits[index][None], pointer, max(kept.object_score, 0.01), float(kept.ious[index]))
+
+    def _from_masks(
+        self, batch: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int
+    ) -> list[_Decoded]:
+        model, size = self.model, self.model.config.image_size
+        given = [prompt.mask for prompt, _ in batch if prompt.mask is not None]
+        masks = torch.cat([mask_to_network(mask, size, model.device) for mask in given])
+        pointers = model.mask_pointer(features, masks)
+        low = F.interpolate(
+            masks * MASK_SCALE + MASK_BIAS, (size // 4, size // 4), mode="bilinear", align_corners=False, antialias=True
+        )
+        scores = torch.where(masks.flatten(1).any(dim=1), MASK_SCALE + MASK_BIAS, MASK_BIAS).tolist()
+        return [_Decoded(low[i], pointers[i], scores[i], 1.0) for i in range(len(batch))]
+
+    def _store(
+        self, decoded: list[tuple[TrackedObject, _Decoded]], features: ImageFeatures, frame: int
+    ) -> list[Answer]:
+        """Encodes the memory of every prompted mask in one pass and gives it its slot."""
+        model, size = self.model, self.model.config.image_size
+        logits = torch.stack([one.logits.float() for _, one in decoded])
+        if self.config.hole_area:
+            logits = fill_holes(logits, self.config.hole_area)
+        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
+        present = torch.tensor([one.object_score > 0 for _, one in decoded], device=model.device)
+        binarize = torch.full_like(present, self.config.binarize_prompted_memory)
+        memory = model.encode_memory(features, full, present, binarize)
+        stable = stability(logits[:, 0]).tolist()
+        answers = []
+        for index, (owner, one) in enumerate(decoded):
+            released = None
+            if self.config.reference_policy and self._is_correction(owner, frame):
+                self.bank.store_recent([owner.row], frame, memory[index, None], one.pointer[None])
+            else:
+                released = self.bank.store_prompted(owner.row, frame, memory[index], one.pointer)
+            answers.append(Answer(logits[index], one.object_score, one.iou, stable[index], released))
+        return answers
+
+    def _network_points(self, one: TrackedObject, width: int, height: int) -> NDArray[np.float32]:
+        clipped = np.clip(one.points, 0, np.array([width, height], np.float32))
+        return to_network(clipped, width, height, self.model.config.image_size).astype(np.float32)
