@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ class LocalBackend:
     Args:
         model: "embedded", an official size ("tiny", "small", "base_plus", "large", with "-2.0" the older version), or a path.
         device: "auto" (the first GPU, else the CPU), or a torch device.
-        dtype: "auto" (bfloat16 on a GPU, float32 on the CPU), "float32" or "bfloat16".
+        dtype: "auto" (bfloat16 where the hardware computes in it, else float32), "float32" or "bfloat16".
         config: settings of the tracker.
         image_size: side of the square that the network sees, in pixels; 0 = the checkpoint's own.
         threads: CPU threads of this process; 0 = torch's default.
@@ -56,7 +57,8 @@ class LocalBackend:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
-            dtype = "float32" if device == "cpu" else "bfloat16"
+            fast = cpu_has_bfloat16() if device == "cpu" else True
+            dtype = "bfloat16" if fast else "float32"
         network = load_model(model, device, image_size)
         self._tracker: Tracker | None = Tracker(network, config, dtype)
         self._info = BackendInfo(
@@ -111,3 +113,12 @@ class LocalBackend:
         if self._tracker is not None:
             self._tracker.close()
             self._tracker = None
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware; emulated, it would be slower than float32."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False  # not Linux: float32 is right everywhere
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
