@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-from launch import LaunchDescription, LaunchService
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import AnyLaunchDescriptionSource
 from ros2cli.command import CommandExtension
+
+from launch import LaunchDescription, LaunchService
 
 
 def find_launch_file(package_or_path: str, file_name: str | None) -> Path:
@@ -35,7 +36,7 @@ def find_launch_file(package_or_path: str, file_name: str | None) -> Path:
     return found[0]
 
 
-class LaunchCommand(CommandExtension):  # type: ignore[misc]  # ros2cli carries no types
+class LaunchCommand(CommandExtension):
     """Run a launch file."""
 
     def add_arguments(self, parser: argparse.ArgumentParser, cli_name: str) -> None:

@@ -1,8 +1,9 @@
 """Makes every Python of the environment see ROS 2 and the built package, without a script to source first.
 
-Installed into the environment as ``_sam2_ros_env.py`` and imported at interpreter start by a ``.pth`` file, with its
-configuration beside it in ``_sam2_ros_env.json``: ``prefixes`` (install prefixes, the foremost first), ``site_packages``
-(folders for ``sys.path``). It runs on every start, so it imports little and does nothing twice.
+Installed into the environment as ``_sam2_ros_env.py`` and imported at interpreter start by a ``.pth`` file. Its
+configuration lies beside it in ``_sam2_ros_env.json``: ``prefixes`` (install prefixes, the foremost first),
+``site_packages`` (folders for ``sys.path``), ``wheels`` (whether ROS 2 came as wheels). It runs at every start, so it
+imports little and does nothing twice.
 """
 
 import json
@@ -28,9 +29,9 @@ def _apply() -> None:
     _prepend("PATH", [os.path.join(sys.prefix, "bin")])
     if not _prepend("LD_LIBRARY_PATH", [os.path.join(prefix, "lib") for prefix in prefixes]):
         return
-    # The loader reads LD_LIBRARY_PATH once, when a process starts. The ROS wheels' own bootstrapper, imported after this
-    # module, starts the interpreter again for that reason unless its guard says that it did; a guard inherited from
-    # another environment's process would be wrong here. Without the wheels there is no bootstrapper.
+    # The loader reads LD_LIBRARY_PATH once, when a process starts. For that reason the ROS wheels' own bootstrapper,
+    # imported after this module, starts the interpreter again, unless its guard says that it did; a guard inherited
+    # from a process of another environment would be wrong here. Without the wheels there is no bootstrapper.
     os.environ.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
     if not config["wheels"]:
         os.execve(sys.executable, sys.orig_argv, os.environ)

@@ -1,0 +1,136 @@
+"""Steps that are skipped while up to date, with readable progress: one line a step, the rest in a log file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPORT_INTERVAL = 15.0  # seconds between signs of life where there is no terminal to rewrite a line on
+TAIL_LINES = 25  # of a failed command's output
+
+
+class StepError(Exception):
+    """A step failed; the message says which command, with the end of its output, and what to do."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: ``key`` is the hash of what it depends on, ``download`` says what it fetches (empty = nothing)."""
+
+    name: str
+    title: str
+    key: str
+    run: Callable[[], None]
+    download: str = ""
+
+    def is_current(self, stamps: Path) -> bool:
+        """Whether it ran to its end with the same key; ``stamps`` is the folder of the stamp files."""
+        stamp = stamps / self.name
+        return stamp.is_file() and stamp.read_text(encoding="utf-8") == self.key
+
+
+def digest(parts: Iterable[object]) -> str:
+    """Hash of values, and of the contents of files given as paths."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, Path) else str(part).encode()
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()[:20]
+
+
+def works(command: Sequence[object], env: Mapping[str, str] | None = None) -> bool:
+    """Whether a command exists and succeeds."""
+    try:
+        done = subprocess.run([str(word) for word in command], capture_output=True, timeout=60, check=False, env=env)
+        return done.returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+class Console:
+    """Runs steps and commands: their output goes to ``log``, the terminal shows which one is running."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def say(self, text: str = "") -> None:
+        print(text, flush=True)
+
+    def run_steps(self, steps: Sequence[Step], stamps: Path, heading: str) -> bool:
+        """Run the steps that are not current, after saying what they download; False if there were none."""
+        pending = [step for step in steps if not step.is_current(stamps)]
+        if not pending:
+            return False
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_text("", encoding="utf-8")
+        downloads = [step.download for step in pending if step.download]
+        self.say(f"{heading} Downloads, as far as they are not there yet:" if downloads else heading)
+        for download in downloads:
+            self.say(f"  - {download}")
+        for index, step in enumerate(pending, 1):
+            self.say(f"[{index}/{len(pending)}] {step.title}")
+            begin = time.monotonic()
+            step.run()
+            (stamps / step.name).write_text(step.key, encoding="utf-8")
+            self.say(f"      done in {time.monotonic() - begin:.0f} s")
+        return True
+
+    def run(self, command: Sequence[object], env: Mapping[str, str], cwd: Path, hint: str = "") -> None:
+        """Run one command in ``cwd``; raise StepError with the end of its output and ``hint`` when it fails."""
+        words = [str(word) for word in command]
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"\n$ {' '.join(words)}\n")
+            log.flush()
+            start = log.tell()
+            try:
+                code = self._wait(words, env, cwd, log.fileno())
+            except FileNotFoundError as error:
+                raise StepError(f"{words[0]} is not installed. {hint}") from error
+        if code:
+            with self.log.open(encoding="utf-8", errors="replace") as file:
+                file.seek(start)
+                tail = "".join(file.readlines()[-TAIL_LINES:])
+            message = f"{words[0]} ended with status {code}. The end of its output:\n\n{tail}\nAll of it: {self.log}"
+            raise StepError(f"{message}\n{hint}" if hint else message)
+
+    def _wait(self, words: Sequence[str], env: Mapping[str, str], cwd: Path, log: int) -> int:
+        """Run a command to its end and return its status, with signs of life on the way."""
+        process = subprocess.Popen(
+            words, env=dict(env), cwd=cwd, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+        stop = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(stop,), daemon=True)
+        watcher.start()
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            stop.set()
+            watcher.join()
+
+    def _watch(self, stop: threading.Event) -> None:
+        """Show the seconds and the newest line of the log until ``stop``."""
+        terminal = sys.stdout.isatty()
+        columns = os.get_terminal_size().columns - 1 if terminal else 119
+        begin = time.monotonic()
+        while not stop.wait(1.0 if terminal else REPORT_INTERVAL):
+            text = f"      {time.monotonic() - begin:4.0f} s  {self._last_line()}"[:columns]
+            print(f"\r{text:<{columns}}" if terminal else text, end="" if terminal else "\n", flush=True)
+        if terminal:
+            print(f"\r{'':<{columns}}\r", end="", flush=True)
+
+    def _last_line(self) -> str:
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - 2000))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
