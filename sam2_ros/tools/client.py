@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,9 +129,10 @@ def _client(args: argparse.Namespace) -> Iterator[Call]:
     """
     try:
         import rclpy
+        from rclpy.signals import SignalHandlerOptions
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 ({error}); source its setup file first") from None
-    rclpy.init(args=[])
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C ends this like any other command
     node = rclpy.create_node("sam2_ros_client", start_parameter_services=False)
 
     def call(service_type: type, name: str, request: Any) -> Any:
@@ -141,7 +143,9 @@ def _client(args: argparse.Namespace) -> Iterator[Call]:
                 f"no service {service} within {args.timeout:g} s; is the node running? (--node names another one)"
             )
         future = client.call_async(request)
-        rclpy.spin_until_future_complete(node, future, timeout_sec=args.timeout)
+        deadline = time.monotonic() + args.timeout
+        while not future.done() and time.monotonic() < deadline:
+            rclpy.spin_once(node, timeout_sec=0.1)
         if not future.done():
             raise UserError(f"{service} gave no answer within {args.timeout:g} s (--timeout waits longer)")
         return future.result()

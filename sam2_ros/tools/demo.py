@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{option} is {value}; accepted: more than 0")
     if not args.no_ros and (problem := _ros_problem()):
         raise UserError(
-            f"{problem}. In a checkout run 'make demo', which sets ROS 2 up; with ROS 2 installed, source its setup file "
-            "and that of the workspace; or run without ROS: sam2_ros demo --no-ros"
+            f"{problem}. In a checkout run 'make demo', which sets ROS 2 up; with ROS 2 installed, source its setup "
+            "file and that of the workspace; or run without ROS: sam2_ros demo --no-ros"
         )
     clips = _choose_clips(args)
     reports = []

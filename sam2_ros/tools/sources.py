@@ -22,7 +22,7 @@ DEFAULT_FPS = 30.0  # where the source says nothing
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: ``rgb`` is ``uint8 [H, W, 3]``, ``stamp`` in nanoseconds (files: from their start; camera: Unix time)."""
+    """One frame: ``rgb`` is ``uint8 [H, W, 3]``, ``stamp`` in nanoseconds (files: from 0 on; camera: Unix time)."""
 
     index: int
     name: str  # "000012", or the image's file name without suffix
@@ -121,24 +121,32 @@ class Camera:
 
     def __init__(self, index: int) -> None:
         self._index = index
-        self._capture = cv2.VideoCapture(index)
-        if not self._capture.isOpened():
-            raise UserError(f"camera {index} can't be opened; accepted: the index of a connected camera (0, 1, …)")
-        announced = self._capture.get(cv2.CAP_PROP_FPS)
+        capture = self._open()
+        announced = capture.get(cv2.CAP_PROP_FPS)
+        capture.release()
         self.fps = announced if 0.1 < announced < 1000 else DEFAULT_FPS
         self.length: int | None = None
 
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(self._index)
+        if not capture.isOpened():
+            raise UserError(
+                f"camera {self._index} can't be opened; accepted: the index of a connected camera (0, 1, …)"
+            )
+        return capture
+
     def __iter__(self) -> Iterator[Frame]:
+        capture = self._open()
         try:
             index = 0
             while True:
-                good, bgr = self._capture.read()
+                good, bgr = capture.read()
                 if not good:
                     raise UserError(f"camera {self._index} stopped delivering after {index} frames")
                 yield Frame(index, f"{index:06d}", time.time_ns(), _to_rgb(bgr))
                 index += 1
         finally:
-            self._capture.release()
+            capture.release()
 
 
 def _numeric_order(path: Path) -> list[tuple[int, int, str]]:

@@ -42,7 +42,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="embedded",
         metavar="MODEL",
-        help="embedded (default), a downloaded official one (tiny, small, base_plus, large), or the path of a checkpoint",
+        help="embedded (default), a downloaded official one (tiny, small, base_plus, large), or a path",
     )
     parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument(

@@ -131,7 +131,7 @@ def test_a_file_with_a_wrong_hash_is_set_aside(server: Server) -> None:
 def test_a_damaged_file_in_the_cache_is_replaced(server: Server) -> None:
     messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda entry: messages.append(entry.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger(core.__name__)
     logger.addHandler(handler)
     path = checkpoint_path("tiny")
@@ -167,7 +167,7 @@ def test_without_a_connection_the_message_says_what_to_do(server: Server) -> Non
 
 def test_a_folder_that_cannot_be_written_is_named(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    with pytest.raises(DownloadError, match="can't write .*choose --dir"):
+    with pytest.raises(DownloadError, match=r"can't write .*choose --dir"):
         download("tiny", directory=tmp_path / "file" / "below")
 
 

@@ -38,7 +38,9 @@ def test_ids_up_to_255_make_a_palette_png(tmp_path: Path) -> None:
 def test_wider_ids_make_a_16_bit_png(tmp_path: Path) -> None:
     labels = np.array([[0, 255], [256, 65535]], np.uint16)
     write_labels(tmp_path / "a.png", labels)
-    assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "I;16"
+    assert np.asarray(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)).tolist() == labels.tolist()
     again = read_labels(tmp_path / "a.png")
     assert again.dtype == np.uint16
     assert np.array_equal(again, labels)

@@ -44,10 +44,9 @@ def test_masks_video_and_json_of_a_clip(clip: Path, tmp_path: Path, capfd: pytes
         {"frame": 8, "object_id": 7, "box": [20, 20, 60, 60]},
     )
     out = tmp_path / "out"
-    code = main(
-        ["track", str(clip), "--prompts", file, "--model", "null", "--masks-out", str(out / "masks")]
-        + ["--video-out", str(out / "clip.mp4"), "--json-out", str(out / "tracks.json")]
-    )
+    outputs = ["--masks-out", str(out / "masks"), "--video-out", str(out / "clip.mp4")]
+    outputs += ["--json-out", str(out / "tracks.json")]
+    code = main(["track", str(clip), "--prompts", file, "--model", "null", *outputs])
     printed, errors = capfd.readouterr()
     assert (code, errors) == (0, "")
     assert "12 frames of 160x120, null" in printed and "cup" in printed

@@ -1,0 +1,273 @@
+"""The demo over ROS 2: a camera node, the tracker through its launch file, and a recorder that is their client."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import rclpy
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+from vision_msgs.msg import BoundingBox2D, Point2D
+
+from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
+from sam2_ros.ros.image_conversion import to_rgb
+from sam2_ros.ros.messages import full_mask, to_stamp
+from sam2_ros.srv import AddObjects
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.footage import Clip
+from sam2_ros.tools.processes import ChildProcess, sigterm_unwinds
+from sam2_ros.tools.progress import bar
+from sam2_ros.tools.recording import Recording, Report
+from sam2_ros.tools.sources import open_source
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
+
+NAMESPACE = "sam2_ros_demo"
+TRACKER = f"/{NAMESPACE}/tracker"
+START_TIMEOUT_S = 120.0  # a slow machine loads torch and the weights in this time
+PROMPT_TIMEOUT_S = 60.0
+IDLE_S = 2.0  # without a new result after the end of the source: everything is processed
+KEPT_IMAGES = 60  # that wait for their result
+
+# Publisher, tracker and recorder must agree on the transport; that of the launch files carries large images.
+ENVIRONMENT = {"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+
+
+def play(clip: Clip, args: argparse.Namespace) -> Report:
+    """Plays one clip; the processes that it starts have ended when it returns, however it returns.
+
+    Raises:
+        UserError: the source can't be read, the node does not start, or it refuses the prompt.
+    """
+    source = open_source(clip.source)
+    request = _request(clip)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with (
+        sigterm_unwinds(),
+        tempfile.TemporaryDirectory() as folder,
+        closing(Recording(args.out, clip.name, args.rate)) as recording,
+        _node() as node,
+        ChildProcess(_tracker_command(args, Path(folder)), args.out / f"{clip.name}_node.log") as tracker,
+        bar(args.frames or source.length, "frame", args.quiet, clip.name) as progress,
+    ):
+        recorder = Recorder(node, recording, tracker.check)
+        recorder.wait_until_active()
+        answer = node.create_client(AddObjects, f"{TRACKER}/add_objects").call_async(request)
+        with ChildProcess(_camera_command(clip, args), args.out / f"{clip.name}_camera.log") as camera:
+            recorder.spin(lambda: answer.done() or not camera.running, PROMPT_TIMEOUT_S)
+            if not answer.done():
+                raise UserError(f"the tracker had no image to apply the prompt to; see {tracker.log} and {camera.log}")
+            recorder.begin(answer.result())
+
+            def ended() -> bool:
+                progress.n = recorder.received
+                progress.set_postfix_str(recorder.status())
+                return not camera.running or (args.frames is not None and recorder.received >= args.frames)
+
+            recorder.spin(ended)
+        recorder.spin(lambda: recorder.idle_s > IDLE_S)
+        if not recording.frames:
+            raise UserError(f"no frame was tracked; see {tracker.log} and {camera.log}")
+        return recording.finish(recorder.dropped, recorder.rate)
+
+
+@contextmanager
+def _node() -> Iterator[Node]:
+    # Python keeps its own signal handlers, so that Ctrl-C is a KeyboardInterrupt here.
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        yield rclpy.create_node("recorder", namespace=NAMESPACE)
+    finally:
+        rclpy.try_shutdown()
+
+
+class Recorder:
+    """Subscribes to the images and to the tracks, and records each pair with equal stamps."""
+
+    def __init__(self, node: Node, recording: Recording, check: Callable[[], None]) -> None:
+        """``check`` raises when the tracker has died."""
+        self._node = node
+        self._recording = recording
+        self._check = check
+        self._images: dict[int, Image] = {}  # by stamp, in the order of arrival
+        self._last: TrackedObjectArray | None = None
+        self._last_time = time.monotonic()
+        self._span = (0, 0)  # steady clock of the node: start of the first frame, end of the last
+        qos = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
+        node.create_subscription(Image, f"/{NAMESPACE}/image", self._on_image, qos)
+        node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, qos)
+
+    @property
+    def received(self) -> int:
+        """Images that the tracker got."""
+        return int(self._last.frames_received) if self._last else 0
+
+    @property
+    def dropped(self) -> int:
+        """Images that the tracker replaced by a newer one."""
+        return int(self._last.frames_dropped) if self._last else 0
+
+    @property
+    def rate(self) -> float:
+        """Tracked frames a second, by the node's own clock."""
+        seconds = (self._span[1] - self._span[0]) / 1e9
+        return self._recording.frames / seconds if seconds > 0 else 0.0
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last result."""
+        return time.monotonic() - self._last_time
+
+    def status(self) -> str:
+        """One line for the progress bar."""
+        states = ", ".join(f"{o.name} {_state(o).name.lower()}" for o in self._last.objects) if self._last else ""
+        return f"{self._recording.frames} tracked, {self.rate:.1f}/s, {self.dropped} dropped; {states}"
+
+    def wait_until_active(self) -> None:
+        """Returns once launch has brought the tracker to the active state.
+
+        Raises:
+            UserError: it did not get there in time.
+        """
+        client = self._node.create_client(GetState, f"{TRACKER}/get_state")
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            self._check()
+            if client.wait_for_service(0.2):
+                answer = client.call_async(GetState.Request())
+                rclpy.spin_until_future_complete(self._node, answer, timeout_sec=2.0)
+                if answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
+                    return
+            time.sleep(0.1)
+        raise UserError(f"the tracker was not active within {START_TIMEOUT_S:.0f} s")
+
+    def begin(self, response: AddObjects.Response) -> None:
+        """Records the frame that the prompt was applied to; the tracks begin with the one after it.
+
+        Raises:
+            UserError: the prompt was refused.
+        """
+        if not response.success:
+            reasons = "; ".join(result.message for result in response.results) or response.message
+            raise UserError(f"the tracker refused the object: {reasons}")
+        result = response.results[0]
+        stamp = to_stamp(result.applied_stamp)
+        image = self._images.get(stamp)
+        if image is None or self._recording.frames:
+            return
+        mask = CroppedMask.from_full(full_mask(result.mask))
+        item = ObjectResult(
+            object_id=result.object_id,
+            mask=mask,
+            state=ObjectState.VISIBLE if mask.area else ObjectState.OCCLUDED,
+            object_score=result.object_score,
+            visibility=1 / (1 + math.exp(-result.object_score)),
+            predicted_iou=result.predicted_iou,
+            prompted=True,
+            name=result.name,
+        )
+        self._recording.add(to_rgb(image), FrameResult(0, stamp, mask.width, mask.height, (item,)))
+
+    def spin(self, until: Callable[[], bool], timeout_s: float | None = None) -> None:
+        """Receives until ``until()`` or for ``timeout_s``."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not until() and (deadline is None or time.monotonic() < deadline):
+            rclpy.spin_once(self._node, timeout_sec=0.1)
+            self._check()
+
+    def _on_image(self, image: Image) -> None:
+        self._images[to_stamp(image.header.stamp)] = image
+        while len(self._images) > KEPT_IMAGES:
+            del self._images[next(iter(self._images))]
+
+    def _on_tracks(self, tracks: TrackedObjectArray) -> None:
+        stamp = to_stamp(tracks.header.stamp)
+        if not tracks.objects:
+            return  # the first frame is processed before the object is added to it
+        self._last, self._last_time = tracks, time.monotonic()
+        self._span = (self._span[0] or tracks.start_time_ns, tracks.end_time_ns)
+        image = self._images.get(stamp)
+        for older in [known for known in self._images if known <= stamp]:
+            del self._images[older]
+        if image is not None:
+            self._recording.add(to_rgb(image), frame_result(tracks))
+
+
+def frame_result(tracks: TrackedObjectArray) -> FrameResult:
+    """A message as the result it was made from."""
+    objects = tuple(
+        ObjectResult(
+            object_id=known.id,
+            mask=CroppedMask.from_full(full_mask(known.mask)),
+            state=_state(known),
+            object_score=known.object_score,
+            visibility=known.visibility,
+            predicted_iou=known.predicted_iou,
+            prompted=known.prompted,
+            name=known.name,
+            label=known.label,
+            label_score=known.label_score,
+            first_seen=to_stamp(known.first_seen),
+            last_seen=to_stamp(known.last_seen),
+            frames_since_seen=known.frames_since_seen,
+            frames_tracked=known.frames_tracked,
+        )
+        for known in tracks.objects
+    )
+    index = int(tracks.frames_processed) - 1
+    return FrameResult(index, to_stamp(tracks.header.stamp), tracks.image_width, tracks.image_height, objects)
+
+
+def _state(known: TrackedObject) -> ObjectState:
+    return ObjectState(known.state)
+
+
+def _request(clip: Clip) -> AddObjects.Request:
+    """A prompt for the first frame; the node keeps it until that frame has come."""
+    prompt = ObjectPrompt(name=clip.object_name, candidate=ObjectPrompt.CHOOSE_BEST)
+    if clip.box is not None:
+        x0, y0, x1, y1 = clip.box
+        box = BoundingBox2D(size_x=float(x1 - x0), size_y=float(y1 - y0))
+        box.center.position.x, box.center.position.y = (x0 + x1) / 2, (y0 + y1) / 2
+        prompt.box = [box]
+    else:
+        height, width = next(iter(open_source(clip.source))).rgb.shape[:2]
+        prompt.points = [Point2D(x=width / 2, y=height / 2)]
+        prompt.point_labels = [1]
+    return AddObjects.Request(prompts=[prompt])
+
+
+def _tracker_command(args: argparse.Namespace, folder: Path) -> list[str]:
+    parameters = folder / "demo.yaml"
+    model = f"model: {{dtype: {args.dtype}, threads: {args.threads}}}"
+    prompts = f"prompts: {{wait: {PROMPT_TIMEOUT_S}}}"
+    parameters.write_text(f"/**:\n  ros__parameters:\n    {model}\n    {prompts}\n", encoding="utf-8")
+    arguments = {"namespace": NAMESPACE, "params_file": parameters, "model": args.model, "device": args.device}
+    return [
+        "ros2",
+        "launch",
+        "sam2_ros",
+        "tracker.launch.py",
+        *(f"{name}:={value}" for name, value in arguments.items()),
+    ]
+
+
+def _camera_command(clip: Clip, args: argparse.Namespace) -> list[str]:
+    source = clip.source if clip.source.isdecimal() else str(Path(clip.source).resolve())
+    parameters = {"source": source, "rate": args.rate, "wait_for_subscriber": "true"}
+    command = [sys.executable, "-m", "sam2_ros.ros.video_publisher", "--ros-args", "-r", f"__ns:=/{NAMESPACE}"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={value}"]
+    return command

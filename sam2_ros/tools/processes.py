@@ -1,0 +1,90 @@
+"""Child processes that end with their parent's work, however that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from sam2_ros.tools.errors import UserError
+
+SIGINT_GRACE_S = 15.0  # launch gives its own children 5 s, then 5 s more
+SIGTERM_GRACE_S = 3.0
+LOG_LINES = 5
+
+
+class ChildProcess:
+    """A process in a session of its own, with its children; its output goes to the file ``log``.
+
+    A context manager: at the end it gets SIGINT as from a terminal, and what is left of its group is killed.
+
+    Raises:
+        UserError: there is no such program.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self.log = log
+        self._name = command[0]
+        with log.open("w", encoding="utf-8") as output:
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except FileNotFoundError:
+                raise UserError(f"there is no program '{command[0]}' here") from None
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def check(self) -> None:
+        """Raises:
+        UserError: the process has ended, with the last lines that it wrote.
+        """
+        if self.running:
+            return
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        told = " | ".join(line.strip() for line in lines[-LOG_LINES:]) or "nothing"
+        raise UserError(
+            f"{self._name} has ended with code {self._process.returncode}; it said: {told} (see {self.log})"
+        )
+
+    def stop(self) -> None:
+        """Ends the process and everything that it started."""
+        for number, grace in ((signal.SIGINT, SIGINT_GRACE_S), (signal.SIGTERM, SIGTERM_GRACE_S)):
+            if not self.running:
+                break
+            self._process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def __enter__(self) -> ChildProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """Within, SIGTERM ends this process as an exception does, so that children are stopped."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
