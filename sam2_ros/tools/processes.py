@@ -62,12 +62,16 @@ class ChildProcess:
         for number, grace in ((signal.SIGINT, SIGINT_GRACE_S), (signal.SIGTERM, SIGTERM_GRACE_S)):
             if not self.running:
                 break
-            self._process.send_signal(number)
+            self._signal(number)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        # To the whole group, as a terminal does; launch relies on it and passes no SIGINT on to its children.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def __enter__(self) -> ChildProcess:
         return self
