@@ -24,6 +24,7 @@ from vision_msgs.msg import BoundingBox2D, Point2D
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
+from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.footage import Clip
@@ -38,10 +39,8 @@ TRACKER = f"/{NAMESPACE}/tracker"
 START_TIMEOUT_S = 120.0  # a slow machine loads torch and the weights in this time
 PROMPT_TIMEOUT_S = 60.0
 IDLE_S = 2.0  # without a new result after the end of the source: everything is processed
+SUBSCRIBERS = 2  # tracker and recorder; with both there, the first frame reaches both
 KEPT_IMAGES = 60  # that wait for their result
-
-# Publisher, tracker and recorder must agree on the transport; that of the launch files carries large images.
-ENVIRONMENT = {"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 
 
 def play(clip: Clip, args: argparse.Namespace) -> Report:
@@ -52,8 +51,8 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
     """
     source = open_source(clip.source)
     request = _request(clip)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(environment())  # the launch files' transport, for the recorder and the camera
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with (
         sigterm_unwinds(),
         tempfile.TemporaryDirectory() as folder,
@@ -63,7 +62,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         bar(args.frames or source.length, "frame", args.quiet, clip.name) as progress,
     ):
         recorder = Recorder(node, recording, tracker.check)
-        recorder.wait_until_active()
+        recorder.wait_until_active(tracker.error)
         answer = node.create_client(AddObjects, f"{TRACKER}/add_objects").call_async(request)
         with ChildProcess(_camera_command(clip, args), args.out / f"{clip.name}_camera.log") as camera:
             recorder.spin(lambda: answer.done() or not camera.running, PROMPT_TIMEOUT_S)
@@ -135,16 +134,18 @@ class Recorder:
         states = ", ".join(f"{o.name} {_state(o).name.lower()}" for o in self._last.objects) if self._last else ""
         return f"{self._recording.frames} tracked, {self.rate:.1f}/s, {self.dropped} dropped; {states}"
 
-    def wait_until_active(self) -> None:
-        """Returns once launch has brought the tracker to the active state.
+    def wait_until_active(self, error: Callable[[], str]) -> None:
+        """Returns once launch has brought the tracker to the active state; ``error`` gives what went wrong.
 
         Raises:
-            UserError: it did not get there in time.
+            UserError: it failed, or did not get there in time.
         """
         client = self._node.create_client(GetState, f"{TRACKER}/get_state")
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             self._check()
+            if problem := error():
+                raise UserError(f"the tracker did not start: {problem}")
             if client.wait_for_service(0.2):
                 answer = client.call_async(GetState.Request())
                 rclpy.spin_until_future_complete(self._node, answer, timeout_sec=2.0)
@@ -266,8 +267,5 @@ def _tracker_command(args: argparse.Namespace, folder: Path) -> list[str]:
 
 def _camera_command(clip: Clip, args: argparse.Namespace) -> list[str]:
     source = clip.source if clip.source.isdecimal() else str(Path(clip.source).resolve())
-    parameters = {"source": source, "rate": args.rate, "wait_for_subscriber": "true"}
-    command = [sys.executable, "-m", "sam2_ros.ros.video_publisher", "--ros-args", "-r", f"__ns:=/{NAMESPACE}"]
-    for name, value in parameters.items():
-        command += ["-p", f"{name}:={value}"]
-    return command
+    options = ["-r", f"__ns:=/{NAMESPACE}", "-p", f"source:={source}", "-p", f"rate:={args.rate}"]
+    return [sys.executable, "-m", "sam2_ros.tools.demo_camera", str(SUBSCRIBERS), "--ros-args", *options]

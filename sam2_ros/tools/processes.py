@@ -57,6 +57,11 @@ class ChildProcess:
             f"{self._name} has ended with code {self._process.returncode}; it said: {told} (see {self.log})"
         )
 
+    def error(self) -> str:
+        """The first error that the process has logged in ROS's format, without the marks before it; or nothing."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.rpartition("]:")[2].strip() for line in lines if "[ERROR]" in line), "")
+
     def stop(self) -> None:
         """Ends the process and everything that it started."""
         for number, grace in ((signal.SIGINT, SIGINT_GRACE_S), (signal.SIGTERM, SIGTERM_GRACE_S)):

@@ -1,0 +1,31 @@
+"""The demo's camera: the video publisher, which waits with its first frame for the tracker and for the recorder.
+
+python -m sam2_ros.tools.demo_camera SUBSCRIBERS --ros-args -p source:=cup.mp4
+"""
+
+from __future__ import annotations
+
+import sys
+
+import rclpy
+
+from sam2_ros.ros.video_publisher import VideoPublisher
+
+
+def main() -> int:
+    """Runs the node until the end of its source; returns the process' exit code."""
+    wanted = int(sys.argv[1])
+    rclpy.init()
+    try:
+        node = VideoPublisher()
+        images = next(publisher for publisher in node.publishers if publisher.topic_name.endswith("/image"))
+        while images.get_subscription_count() < wanted:
+            rclpy.spin_once(node, timeout_sec=0.05)
+        node.play()
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

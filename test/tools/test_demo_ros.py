@@ -1,0 +1,93 @@
+"""The demo over ROS 2 as a user runs it: tracker by its launch file, camera and recorder, talking over DDS."""
+
+import csv
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("rclpy") is None:
+    pytest.skip("the demo over ROS 2 needs rclpy", allow_module_level=True)
+
+DOMAIN = "83"  # of these tests alone
+
+
+def command(out: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "sam2_ros", "demo", "--rendered", "--out", str(out), *options]
+
+
+def environment(mark: str) -> dict[str, str]:
+    """``mark`` is inherited by every process that the demo starts, so that they can be found."""
+    return os.environ | {"ROS_DOMAIN_ID": DOMAIN, "SAM2_ROS_TEST_MARK": mark}
+
+
+def processes(mark: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal() and f"SAM2_ROS_TEST_MARK={mark}\0".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # ended meanwhile, or not ours
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def test_an_object_added_through_the_service_is_recorded_from_the_topics(tmp_path: Path) -> None:
+    result = subprocess.run(
+        command(tmp_path, "--model", "null:60", "--frames", "40", "--rate", "20"),
+        env=environment("whole"),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "rendered: " in result.stdout and "frames tracked" in result.stdout
+    with (tmp_path / "rendered_tracks.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 5
+    assert {(row["id"], row["name"], row["state"]) for row in rows} == {("1", "ball", "visible")}
+    assert [row["prompted"] for row in rows] == ["1"] + ["0"] * (len(rows) - 1), "the recording begins with the prompt"
+    stamps = [int(row["stamp"]) for row in rows]
+    assert stamps == sorted(set(stamps))
+    for name in ("overlay.mp4", "contact_sheet.png", "timeline.png", "tracks.txt"):
+        assert (tmp_path / f"rendered_{name}").stat().st_size > 0
+    assert processes("whole") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_process(tmp_path: Path, number: signal.Signals) -> None:
+    mark = f"signal{number}"
+    demo = subprocess.Popen(
+        command(tmp_path, "--model", "null", "--rate", "1"), env=environment(mark), stderr=subprocess.DEVNULL
+    )
+    log = tmp_path / "rendered_camera.log"  # the camera is the last process to start
+    deadline = time.monotonic() + 120
+    while not log.exists() and demo.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert log.exists() and len(processes(mark)) >= 4
+    demo.send_signal(number)
+    assert demo.wait(60) == 128 + number
+    assert processes(mark) == []
+
+
+def test_a_node_that_cannot_start_says_why(tmp_path: Path) -> None:
+    result = subprocess.run(
+        command(tmp_path, "--model", "gone.pt"),
+        env=environment("gone"),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert (
+        "sam2_ros: error: the tracker did not start: configure failed: no weights for model 'gone.pt'" in result.stderr
+    )
+    assert "Traceback" not in result.stderr
+    assert processes("gone") == []
