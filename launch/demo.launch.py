@@ -8,10 +8,12 @@ import sys
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from sam2_ros.ros.transport import environment
 
 ARGUMENTS = {
     "source": (None, "video file, folder of images, or camera index"),
@@ -23,9 +25,10 @@ ARGUMENTS = {
     "device": ("", "as for tracker.launch.py"),
     "params_file": ("", "as for tracker.launch.py"),
     "prompts_file": ("", "as for tracker.launch.py"),
+    "transport": ("shared_memory", "as for tracker.launch.py; publisher and tracker must agree on large_data"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
-FOR_THE_TRACKER = ("model", "device", "params_file", "prompts_file", "log_level")
+FOR_THE_TRACKER = ("model", "device", "params_file", "prompts_file", "transport", "log_level")
 
 
 def start(context: LaunchContext) -> list:
@@ -44,6 +47,7 @@ def start(context: LaunchContext) -> list:
                 "wait_for_subscriber": given["wait_for_subscriber"].lower() == "true",
             }
         ],
+        additional_env=environment(given["transport"], context.environment),
         output="screen",
     )
     launch_file = os.path.join(get_package_share_directory("sam2_ros"), "launch", "tracker.launch.py")
@@ -51,9 +55,7 @@ def start(context: LaunchContext) -> list:
         PythonLaunchDescriptionSource(launch_file),
         launch_arguments=[(name, given[name]) for name in FOR_THE_TRACKER],
     )
-    # Publisher and tracker must agree on the transport.
-    transport = os.environ.get("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
-    return [SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transport), tracker, camera]
+    return [tracker, camera]
 
 
 def generate_launch_description() -> LaunchDescription:

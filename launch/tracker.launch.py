@@ -14,6 +14,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
 from sam2_ros.ros.bring_up import bring_up
+from sam2_ros.ros.transport import environment
 
 ARGUMENTS = {
     "namespace": ("", "namespace of the node"),
@@ -23,20 +24,11 @@ ARGUMENTS = {
     "use_respawn": ("false", "start the node again when it dies"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "image": ("image", "topic of the camera's images (compressed ones: this name plus /compressed)"),
+    "transport": ("shared_memory", "how Fast DDS passes images on: shared_memory, large_data or default"),
     "model": ("", "replaces the parameter model.name"),
     "device": ("", "replaces the parameter model.device"),
     "prompts_file": ("", "replaces the parameter prompts_file"),
 }
-
-# Fast DDS loses or delays large images in its default transport, and glibc gives the memory of each image back to the
-# kernel at once, to fault it in again for the next; a value set by the user stays.
-ENVIRONMENT = {
-    "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA",
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "MALLOC_TOP_PAD_": "67108864",
-}
-
 
 def start(context: LaunchContext) -> list:
     """The actions, with every argument known."""
@@ -54,7 +46,7 @@ def start(context: LaunchContext) -> list:
         parameters=[given["params_file"] or default_file, overrides],
         remappings=[("image", given["image"]), ("image/compressed", given["image"] + "/compressed")],
         arguments=["--ros-args", "--log-level", given["log_level"]],
-        additional_env={name: value for name, value in ENVIRONMENT.items() if name not in os.environ},
+        additional_env=environment(given["transport"], context.environment),
         respawn=is_true(given, "use_respawn"),
         respawn_delay=1.0,
         output="screen",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -19,7 +20,7 @@ from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.tracking.types import FrameResult, ObjectState
 
 _WINDOW = 200  # frames that percentiles are taken of
-_RATE_WINDOW = 5.0  # seconds that the input rate is taken of
+_RATE_WINDOW = 5.0  # seconds that the input rate is taken of, and that a failure is warned of
 
 
 class Statistics:
@@ -36,6 +37,7 @@ class Statistics:
             self._engine_times: deque[float] = deque(maxlen=_WINDOW)  # ms
             self.states: Counter[str] = Counter()
             self.last_failure = ""
+            self._last_failure_time = -math.inf  # s, steady
 
     def arrived(self, receive_time: int) -> None:
         with self._lock:
@@ -50,6 +52,11 @@ class Statistics:
     def failed(self, error: Exception) -> None:
         with self._lock:
             self.last_failure = str(error)
+            self._last_failure_time = time.monotonic()
+
+    def failed_lately(self) -> bool:
+        with self._lock:
+            return time.monotonic() - self._last_failure_time < _RATE_WINDOW
 
     def input_rate(self) -> float:
         """Images a second that arrived lately."""

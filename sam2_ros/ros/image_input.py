@@ -16,6 +16,7 @@ from sam2_ros.inference.worker import Frame
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.ros.transport import profile_file
 
 _WATCH_PERIOD = 0.25  # seconds between looks at who publishes
 _TRANSPORTS: dict[str, tuple[type, str]] = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
@@ -76,7 +77,7 @@ class ImageInput:
                 "QoS is incompatible, the publisher offers best effort and input.reliability asks for reliable; "
                 "set input.reliability to auto or best_effort"
             )
-        cure = "start publisher and tracker with FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA in their environment"
+        cure = f"start the publisher with FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()} in its environment"
         if self._reliability == ReliabilityPolicy.BEST_EFFORT:
             return silent + (
                 "a publisher exists, but best-effort images larger than a datagram get lost in Fast DDS's default "

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from sam2_ros.ros.node import TrackerNode
+
+
+_PAUSE_AFTER_FAULT = 0.1  # seconds, so that one that comes again and again does not fill the log
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -24,6 +28,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 break
             except Exception as error:  # a fault in one callback must not end the node
                 node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
+                time.sleep(_PAUSE_AFTER_FAULT)
     finally:
         node.close()
         executor.shutdown()

@@ -52,8 +52,8 @@ class TrackerNode(LifecycleNode):  # type: ignore[misc]
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__("tracker", **arguments)
-        self._parameters = NodeParameters(self)
-        self._input = ImageInput(self, self._parameters, self._on_frame)
+        self._settings = NodeParameters(self)
+        self._input = ImageInput(self, self._settings, self._on_frame)
         self._statistics = Statistics()
         self._worker: Worker | None = None
         self._info: BackendInfo | None = None
@@ -61,8 +61,8 @@ class TrackerNode(LifecycleNode):  # type: ignore[misc]
         self._start_prompts: StartPrompts | None = None
         self._active = False
         self._refused_encodings: set[str] = set()
-        self._services = Services(self, self._parameters, self._active_worker)
-        self._diagnostics = Diagnostics(self, self._parameters, self._report)
+        self._object_services = Services(self, self._settings, self._active_worker)
+        self._diagnostics = Diagnostics(self, self._settings, self._report)
         self._survive_invalid_transitions()
 
     def close(self) -> None:
@@ -75,8 +75,8 @@ class TrackerNode(LifecycleNode):  # type: ignore[misc]
     @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Checks the parameters, loads and warms up the engine."""
-        self._parameters.check()
-        self._start_prompts = StartPrompts.load(self._parameters.text("prompts_file"))
+        self._settings.check()
+        self._start_prompts = StartPrompts.load(self._settings.text("prompts_file"))
         self._worker = Worker(self._make_backend, self)
         try:
             info = self._wait_for(self._worker.start())
@@ -84,8 +84,8 @@ class TrackerNode(LifecycleNode):  # type: ignore[misc]
             self._release()
             raise
         self._info = info
-        self._outputs = Outputs(self, self._parameters, info)
-        self._parameters.configured = True
+        self._outputs = Outputs(self, self._settings, info)
+        self._settings.configured = True
         self._statistics.clear()
         self._refused_encodings.clear()
         self.get_logger().info(
@@ -158,7 +158,7 @@ class TrackerNode(LifecycleNode):  # type: ignore[misc]
     # ---- within ----
 
     def _make_backend(self) -> Backend:
-        values = self._parameters.values
+        values = self._settings.values
         return make_backend(
             str(values["model.name"]), str(values["model.device"]), str(values["model.dtype"]),
             tracker_config(values), int(values["model.image_size"]), int(values["model.threads"]),
@@ -192,7 +192,7 @@ class TrackerNode(LifecycleNode):  # type: ignore[misc]
         if self._outputs is not None:
             self._outputs.destroy()
         self._worker = self._info = self._outputs = self._start_prompts = None
-        self._parameters.configured = False
+        self._settings.configured = False
         gc.collect()
 
     def _report(self) -> Report:
@@ -205,8 +205,8 @@ class TrackerNode(LifecycleNode):  # type: ignore[misc]
         complaint = self._input.complaint()
         if complaint:
             return Report(DiagnosticStatus.ERROR, complaint, values)
-        if self._refused_encodings:
-            return Report(DiagnosticStatus.WARN, self._statistics.last_failure, values)
+        if self._statistics.failed_lately():
+            return Report(DiagnosticStatus.WARN, f"frames fail: {self._statistics.last_failure}", values)
         return Report(DiagnosticStatus.OK, "tracking", values)
 
     def _survive_invalid_transitions(self) -> None:

@@ -1,0 +1,49 @@
+"""Environment variables with which a process passes large images on fast, for launch files and command lines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+TRANSPORTS = ("shared_memory", "large_data", "default")
+
+_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # Fast DDS 2 and 3
+_BUILTIN_VARIABLE = "FASTDDS_BUILTIN_TRANSPORTS"
+
+# glibc gives the memory of each image back to the kernel at once, to fault it in again for the next one.
+_ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+def environment(transport: str = "shared_memory", present: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables to set; what ``present`` (default: this process' environment) says already is left alone.
+
+    Args:
+        transport: "shared_memory": the package's ``config/fastdds.xml``, understood by processes with Fast DDS's default
+            settings. "large_data": Fast DDS's own mode of this name (TCP and shared memory); such a process and one
+            with the default settings do not see each other. "default": nothing is set.
+
+    Raises:
+        ValueError: another transport.
+    """
+    if transport not in TRANSPORTS:
+        raise ValueError(f"transport is '{transport}'; accepted: {', '.join(TRANSPORTS)}")
+    present = os.environ if present is None else present
+    wanted = dict(_ALLOCATOR)
+    if not any(name in present for name in (*_PROFILE_VARIABLES, _BUILTIN_VARIABLE)):
+        if transport == "shared_memory":
+            wanted |= dict.fromkeys(_PROFILE_VARIABLES, str(profile_file()))
+        elif transport == "large_data":
+            wanted[_BUILTIN_VARIABLE] = "LARGE_DATA"
+    return {name: value for name, value in wanted.items() if name not in present}
+
+
+def profile_file() -> Path:
+    """The installed ``config/fastdds.xml``."""
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory("sam2_ros"), "config", "fastdds.xml")

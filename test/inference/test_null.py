@@ -1,0 +1,126 @@
+"""The engine without a network keeps what Backend promises, and never imports torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sam2_ros.inference import NullBackend, commands, is_null_model, make_backend
+from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, PromptError, TrackerConfig
+
+RGB = np.zeros((40, 60, 3), np.uint8)
+
+
+def box(*edges: float) -> Prompt:
+    return Prompt(box=np.array(edges, np.float32))
+
+
+@pytest.fixture
+def backend() -> NullBackend:
+    backend = NullBackend(TrackerConfig(max_objects=2))
+    backend.step(RGB, 100)
+    return backend
+
+
+def test_a_box_becomes_a_mask_that_stays(backend: NullBackend) -> None:
+    (answer,) = backend.add([AddRequest(box(5, 6, 15, 26), name="cup", label="thing")])
+    assert (answer.code, answer.object_id, answer.applied_stamp) == (PromptCode.OK, 1, 100)
+    result = backend.step(RGB, 200).object(1)
+    assert result.mask.box == (5, 6, 15, 26)
+    assert (result.mask.area, result.state, result.name, result.label) == (200, ObjectState.VISIBLE, "cup", "thing")
+    assert (result.first_seen, result.last_seen, result.frames_tracked, result.prompted) == (100, 200, 1, False)
+
+
+def test_points_and_masks(backend: NullBackend) -> None:
+    points = Prompt(points=np.array([[20, 20], [50, 30]], np.float32), labels=np.array([1, 0], np.int32))
+    mask = np.zeros((40, 60), np.bool_)
+    mask[3:5, 7:9] = True
+    answers = backend.add([AddRequest(points), AddRequest(Prompt(mask=mask))])
+    assert [answer.result.mask.box for answer in answers if answer.result] == [(12, 12, 29, 29), (7, 3, 9, 5)]
+
+
+def test_refusals_say_why_and_touch_nobody_else(backend: NullBackend) -> None:
+    answers = backend.add(
+        [
+            AddRequest(box(1, 1, 5, 5), name="a"),
+            AddRequest(box(1, 1, 5, 5), name="a"),
+            AddRequest(box(100, 100, 120, 120)),
+            AddRequest(Prompt()),
+            AddRequest(Prompt(mask=np.ones((4, 4), np.bool_))),
+            AddRequest(box(1, 1, 5, 5), object_id=77),
+            AddRequest(box(1, 1, 5, 5)),
+            AddRequest(box(1, 1, 5, 5)),
+        ]
+    )
+    assert [answer.code for answer in answers] == [
+        PromptCode.OK, PromptCode.DUPLICATE_NAME, PromptCode.INVALID_PROMPT, PromptCode.INVALID_PROMPT,
+        PromptCode.INVALID_PROMPT, PromptCode.UNKNOWN_OBJECT, PromptCode.OK, PromptCode.FULL,
+    ]  # fmt: skip
+    assert "outside the image (60 x 40 pixels)" in answers[2].message
+    assert "4 x 4 pixels, the image 60 x 40" in answers[4].message
+    assert len(commands.living(backend)) == 2
+
+
+def test_ids_are_never_used_again(backend: NullBackend) -> None:
+    backend.add([AddRequest(box(1, 1, 5, 5))])
+    assert backend.remove(1) and not backend.remove(1)
+    assert backend.add([AddRequest(box(1, 1, 5, 5))])[0].object_id == 2
+    assert backend.reset() == 1
+    assert backend.add([AddRequest(box(1, 1, 5, 5))])[0].object_id == 3
+
+
+def test_changes(backend: NullBackend) -> None:
+    backend.add([AddRequest(box(1, 1, 5, 5), name="a")])
+    backend.refine(AddRequest(box(1, 1, 6, 6), object_id=1))
+    backend.reset()
+    changes = backend.take_changes()
+    assert [(change.event, change.object_id, change.name) for change in changes] == [(1, 1, "a"), (3, 1, "a"), (4, 1, "a")]
+    assert backend.take_changes() == []
+
+
+def test_before_the_first_frame() -> None:
+    backend = NullBackend()
+    assert backend.objects() is None
+    assert backend.add([AddRequest(box(1, 1, 5, 5))])[0].code is PromptCode.NO_FRAME
+
+
+def test_objects_are_found_by_name_before_id(backend: NullBackend) -> None:
+    backend.add([AddRequest(box(1, 1, 5, 5), name="2"), AddRequest(box(1, 1, 5, 5), name="cup")])
+    assert commands.find(backend, "2") == 1
+    assert commands.find(backend, "cup") == 2
+    assert commands.find(backend, "1") == 1
+    with pytest.raises(PromptError, match=r"'spoon'; living: 1 \(2\), 2 \(cup\)") as caught:
+        commands.find(backend, "spoon")
+    assert caught.value.code is PromptCode.UNKNOWN_OBJECT
+
+
+def test_adding_a_living_name_corrects_that_object(backend: NullBackend) -> None:
+    bad = PromptError(PromptCode.INVALID_PROMPT, "no such thing")
+    commands.add(backend, [AddRequest(box(1, 1, 5, 5), name="cup")])
+    results = commands.add(backend, [bad, AddRequest(box(2, 2, 9, 9), name="cup")])
+    assert [(result.code, result.object_id) for result in results] == [(PromptCode.INVALID_PROMPT, 0), (PromptCode.OK, 1)]
+    assert commands.living(backend)[0].mask.box == (2, 2, 9, 9)
+
+
+def test_refine_and_rename_by_name(backend: NullBackend) -> None:
+    commands.add(backend, [AddRequest(box(1, 1, 5, 5), name="cup"), AddRequest(box(1, 1, 5, 5), name="box")])
+    assert commands.refine(backend, AddRequest(box(2, 2, 9, 9), name="cup")).object_id == 1
+    assert commands.refine(backend, AddRequest(box(2, 2, 9, 9), name="spoon")).code is PromptCode.UNKNOWN_OBJECT
+    assert commands.rename(backend, "cup", "mug", "dish") == 1
+    assert (commands.living(backend)[0].name, commands.living(backend)[0].label) == ("mug", "dish")
+    with pytest.raises(PromptError, match="called 'box' already"):
+        commands.rename(backend, "mug", "box", "")
+
+
+def test_model_names() -> None:
+    assert is_null_model("null") and is_null_model("null:250")
+    assert not is_null_model("null:fast") and not is_null_model("nullable.pt")
+    assert make_backend("null", config=TrackerConfig(max_objects=3)).info.max_objects == 3
+
+
+def test_torch_is_not_imported() -> None:
+    code = "import sys, sam2_ros.inference as i; i.make_backend('null'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,285 @@
+"""The inference thread: newest frame wins, commands between frames, faults counted, every future answered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from sam2_ros.inference import NullBackend
+from sam2_ros.inference.worker import Counters, Frame, Processed, Worker
+from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, Prompt, PromptCode, PromptError
+
+PATIENCE = 10.0  # seconds until a test that waits in vain fails
+RGB = np.zeros((20, 30, 3), np.uint8)
+BOX = AddRequest(Prompt(box=np.array([2, 3, 10, 12], np.float32)))
+
+
+class GatedBackend(NullBackend):
+    """Every step waits until the test lets it through; ``entered`` says that one has begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Semaphore(0)
+        self.entered = threading.Semaphore(0)
+        self.closed = False
+        self.fault: Exception | None = None
+
+    def step(self, frame: np.ndarray, stamp: int) -> FrameResult:
+        self.entered.release()
+        assert self.gate.acquire(timeout=PATIENCE)
+        fault, self.fault = self.fault, None
+        if fault:
+            raise fault
+        return super().step(frame, stamp)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Recorder:
+    """A listener that keeps what it hears; ``stamps`` are those of the processed frames."""
+
+    def __init__(self) -> None:
+        self.heard = threading.Condition()
+        self.processed: list[Processed] = []
+        self.changes: list[tuple[list[ObjectChange], Frame]] = []
+        self.failures: list[Exception] = []
+        self.fault: Exception | None = None
+
+    def on_processed(self, processed: Processed) -> None:
+        with self.heard:
+            self.processed.append(processed)
+            self.heard.notify_all()
+        if self.fault:
+            raise self.fault
+
+    def on_changes(self, changes: list[ObjectChange], frame: Frame) -> None:
+        with self.heard:
+            self.changes.append((changes, frame))
+            self.heard.notify_all()
+
+    def on_failure(self, frame: Frame, error: Exception) -> None:
+        with self.heard:
+            self.failures.append(error)
+            self.heard.notify_all()
+
+    @property
+    def stamps(self) -> list[int]:
+        return [each.frame.stamp for each in self.processed]
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self.heard:
+            assert self.heard.wait_for(condition, PATIENCE)
+
+
+def frame(stamp: int, decode: Callable[[], np.ndarray] = lambda: RGB) -> Frame:
+    return Frame(stamp, decode, time.monotonic_ns(), source=f"header {stamp}")
+
+
+class Bench:
+    """A worker whose engine moves one frame at a time."""
+
+    def __init__(self) -> None:
+        self.backend = GatedBackend()
+        self.recorder = Recorder()
+        self.worker = Worker(lambda: self.backend, self.recorder)
+        self.info = self.worker.start().result(PATIENCE)
+        self.worker.resume()
+
+    def submit_and_wait_for_start(self, stamp: int) -> None:
+        self.worker.submit(frame(stamp))
+        assert self.backend.entered.acquire(timeout=PATIENCE)
+
+    def process(self, stamp: int) -> None:
+        self.submit_and_wait_for_start(stamp)
+        self.backend.gate.release()
+        self.recorder.wait(lambda: stamp in self.recorder.stamps)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.backend.gate.release(1000)
+    bench.worker.close()
+
+
+def refusal(future: Future) -> PromptError:
+    with pytest.raises(PromptError) as caught:
+        future.result(PATIENCE)
+    return caught.value
+
+
+def test_newest_frame_wins_and_the_counters_add_up(bench: Bench) -> None:
+    bench.submit_and_wait_for_start(1)
+    for stamp in (2, 3, 4, 5):
+        bench.worker.submit(frame(stamp))
+    assert bench.worker.counters == Counters(received=5, processed=0, dropped=3, failed=0)
+    bench.backend.gate.release(2)
+    bench.recorder.wait(lambda: len(bench.recorder.processed) == 2)
+    assert bench.recorder.stamps == [1, 5]
+    assert bench.recorder.processed[-1].counters == Counters(received=5, processed=2, dropped=3, failed=0)
+
+
+def test_what_the_listener_gets(bench: Bench) -> None:
+    bench.process(7)
+    (processed,) = bench.recorder.processed
+    assert processed.frame.source == "header 7"
+    assert processed.image is RGB
+    assert processed.frame.receive_time <= processed.start_time <= processed.end_time
+    assert processed.counters == Counters(received=1, processed=1)
+
+
+def test_a_dropped_frame_is_never_decoded(bench: Bench) -> None:
+    def must_not_run() -> np.ndarray:
+        raise AssertionError("a dropped frame was decoded")
+
+    bench.submit_and_wait_for_start(1)
+    bench.worker.submit(frame(2, must_not_run))
+    bench.worker.submit(frame(3))
+    bench.backend.gate.release(2)
+    bench.recorder.wait(lambda: bench.recorder.stamps == [1, 3])
+    assert not bench.recorder.failures
+
+
+def test_a_fault_in_the_engine_or_the_image_costs_one_frame(bench: Bench) -> None:
+    def broken() -> np.ndarray:
+        raise ValueError("bad image")
+
+    bench.backend.fault = RuntimeError("bad frame")
+    bench.submit_and_wait_for_start(1)
+    bench.backend.gate.release()
+    bench.recorder.wait(lambda: len(bench.recorder.failures) == 1)
+    bench.worker.submit(frame(2, broken))
+    bench.recorder.wait(lambda: len(bench.recorder.failures) == 2)
+    bench.process(3)
+    assert [str(error) for error in bench.recorder.failures] == ["bad frame", "bad image"]
+    assert bench.worker.counters == Counters(received=3, processed=1, dropped=0, failed=2)
+
+
+def test_a_fault_in_the_listener_is_reported_and_the_worker_goes_on(bench: Bench) -> None:
+    bench.recorder.fault = OSError("nobody listens")
+    bench.process(1)
+    bench.recorder.wait(lambda: len(bench.recorder.failures) == 1)
+    bench.recorder.fault = None
+    bench.process(2)
+    assert bench.worker.counters == Counters(received=2, processed=2)
+
+
+def test_commands_run_between_frames_in_the_inference_thread(bench: Bench) -> None:
+    bench.submit_and_wait_for_start(1)
+    future = bench.worker.call(lambda backend: threading.current_thread().name)
+    assert not future.done()
+    bench.backend.gate.release()
+    assert future.result(PATIENCE) == "inference"
+
+
+def test_a_command_goes_before_the_frame_that_waits(bench: Bench) -> None:
+    bench.submit_and_wait_for_start(1)
+    bench.worker.submit(frame(2))
+    future = bench.worker.call_on_frame(lambda backend: backend.add([BOX])[0].applied_stamp)
+    bench.backend.gate.release(2)
+    assert future.result(PATIENCE) == 1
+    bench.recorder.wait(lambda: bench.recorder.stamps == [1, 2])
+    assert len(bench.recorder.processed[1].result.objects) == 1
+
+
+def test_an_exception_in_a_command_reaches_the_caller_alone(bench: Bench) -> None:
+    def fail(backend: object) -> None:
+        raise ZeroDivisionError("within")
+
+    with pytest.raises(ZeroDivisionError, match="within"):
+        bench.worker.call(fail).result(PATIENCE)
+    bench.process(1)
+
+
+def test_changes_come_with_the_newest_frame(bench: Bench) -> None:
+    bench.process(5)
+    bench.worker.call_on_frame(lambda backend: backend.add([BOX])).result(PATIENCE)
+    bench.recorder.wait(lambda: len(bench.recorder.changes) == 1)
+    ((change,), at) = bench.recorder.changes[0]
+    assert (change.object_id, at.stamp) == (1, 5)
+
+
+def test_a_prompt_waits_for_the_first_frame(bench: Bench) -> None:
+    future = bench.worker.call_on_frame(lambda backend: backend.add([BOX])[0].code, wait=PATIENCE)
+    assert not future.done()
+    bench.process(1)
+    assert future.result(PATIENCE) is PromptCode.OK
+
+
+def test_a_prompt_without_any_frame_is_refused(bench: Bench) -> None:
+    error = refusal(bench.worker.call_on_frame(lambda backend: backend.add([BOX]), wait=0.01))
+    assert error.code is PromptCode.NO_FRAME
+    assert "no frame was processed within the time allowed" in str(error)
+
+
+def test_a_stamp_picks_the_newest_frame_waits_for_a_newer_and_refuses_an_older(bench: Bench) -> None:
+    def stamp_of_newest(backend: object) -> int:
+        assert bench.worker.newest is not None
+        return bench.worker.newest.stamp
+
+    bench.process(10)
+    bench.process(20)
+    assert bench.worker.call_on_frame(stamp_of_newest, stamp=20).result(PATIENCE) == 20
+    later = bench.worker.call_on_frame(stamp_of_newest, stamp=30, wait=PATIENCE)
+    older = refusal(bench.worker.call_on_frame(stamp_of_newest, stamp=10))
+    assert older.code is PromptCode.TOO_OLD
+    assert "0.000000020, the newest" in str(older)
+    assert not later.done()
+    bench.process(30)
+    assert later.result(PATIENCE) == 30
+    never = refusal(bench.worker.call_on_frame(stamp_of_newest, stamp=40, wait=0.01))
+    assert never.code is PromptCode.NO_FRAME
+    assert "0.000000040" in str(never) and "the newest is 0.000000030" in str(never)
+
+
+def test_pause_keeps_the_objects_and_counts_afresh(bench: Bench) -> None:
+    bench.process(1)
+    bench.worker.call_on_frame(lambda backend: backend.add([BOX])).result(PATIENCE)
+    bench.worker.pause()
+    bench.worker.submit(frame(2))
+    assert bench.worker.counters == Counters(received=1, processed=1)
+    bench.worker.resume()
+    bench.process(3)
+    assert bench.worker.counters == Counters(received=1, processed=1)
+    assert [known.object_id for known in bench.recorder.processed[-1].result.objects] == [1]
+
+
+def test_pause_returns_after_the_frame_under_way_and_refuses_who_waits(bench: Bench) -> None:
+    bench.submit_and_wait_for_start(1)
+    bench.worker.submit(frame(2))
+    waiting = bench.worker.call_on_frame(lambda backend: None, stamp=9, wait=PATIENCE)
+    pausing = threading.Thread(target=bench.worker.pause)
+    pausing.start()
+    assert refusal(waiting).code is PromptCode.NOT_ACTIVE
+    assert pausing.is_alive()
+    bench.backend.gate.release()
+    pausing.join(PATIENCE)
+    assert not pausing.is_alive()
+    assert bench.recorder.stamps == [1]
+    assert bench.worker.counters == Counters(received=2, processed=1, dropped=1)
+
+
+def test_close_frees_the_engine_and_answers_everybody(bench: Bench) -> None:
+    waiting = bench.worker.call_on_frame(lambda backend: None, wait=PATIENCE)
+    bench.worker.close()
+    assert refusal(waiting).code is PromptCode.NOT_ACTIVE
+    assert refusal(bench.worker.call(lambda backend: None)).code is PromptCode.NOT_ACTIVE
+    assert bench.backend.closed
+
+
+def test_a_backend_that_can_not_be_built_fails_the_start() -> None:
+    def fail() -> NullBackend:
+        raise FileNotFoundError("no weights")
+
+    worker = Worker(fail, Recorder())
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        worker.start().result(PATIENCE)
+    assert refusal(worker.call(lambda backend: None)).code is PromptCode.NOT_ACTIVE
+    worker.close()

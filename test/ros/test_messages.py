@@ -1,0 +1,246 @@
+"""Between the engine's types and messages: nothing is lost, and what makes no sense is refused with a reason."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import BoundingBox2D, Point2D
+
+from sam2_ros.inference.backend import BackendInfo
+from sam2_ros.inference.worker import Counters, Frame, Processed
+from sam2_ros.msg import ObjectEvent, ObjectMask, ObjectPrompt, TrackedObject
+from sam2_ros.msg import PromptResult as PromptResultMessage
+from sam2_ros.ros import messages, requests
+from sam2_ros.srv import AddObjects
+from sam2_ros.tracking.types import (
+    AddRequest,
+    CroppedMask,
+    FrameResult,
+    MaskCandidate,
+    ObjectChange,
+    ObjectResult,
+    ObjectState,
+    PromptCode,
+    PromptError,
+    PromptResult,
+)
+
+RNG = np.random.default_rng(1)
+INFO = BackendInfo("null", "none", "none", 0, 4096, 16)
+
+
+def masks() -> list[np.ndarray]:
+    """Masks that begin with object, begin with background, are full, are a single pixel, and are random."""
+    full, pixel, column, late = (np.zeros((7, 9), np.bool_) for _ in range(4))
+    full[:] = True
+    pixel[3, 4] = True
+    column[:, 2] = True
+    late[2:5, 3:8] = True
+    late[2, 3] = False
+    return [full, pixel, column, late, RNG.random((7, 9)) > 0.5]
+
+
+def object_result(mask: np.ndarray, **changes: object) -> ObjectResult:
+    values: dict = dict(
+        object_id=3, mask=CroppedMask.from_full(mask), state=ObjectState.VISIBLE, object_score=2.5, visibility=0.75,
+        predicted_iou=0.5, prompted=True, name="cup", label="dish", label_score=0.25, first_seen=1_500_000_000,
+        last_seen=2_000_000_001, frames_since_seen=4, frames_tracked=9,
+    )  # fmt: skip
+    return ObjectResult(**(values | changes))
+
+
+@pytest.mark.parametrize("encoding", ["mono8", "rle"])
+@pytest.mark.parametrize("mask", masks())
+def test_a_mask_survives_both_encodings(mask: np.ndarray, encoding: str) -> None:
+    message = messages.object_mask(CroppedMask.from_full(mask), encoding)
+    np.testing.assert_array_equal(messages.full_mask(message), mask)
+    assert (message.image_width, message.image_height) == (9, 7)
+    assert (len(message.data) == 0) == (encoding == "rle")
+    if encoding == "rle":
+        assert sum(message.counts) == message.width * message.height
+    else:
+        assert set(message.data) <= {0, 255}
+
+
+def test_run_lengths_go_row_by_row_and_begin_with_background() -> None:
+    assert messages.run_lengths(np.array([[1, 1, 0], [0, 1, 0]], np.bool_)).tolist() == [0, 2, 2, 1, 1]
+    assert messages.run_lengths(np.array([[0, 1], [1, 0]], np.bool_)).tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize("encoding", ["mono8", "rle"])
+def test_an_empty_mask_is_empty(encoding: str) -> None:
+    message = messages.object_mask(CroppedMask.empty(9, 7), encoding)
+    assert (message.width, message.height, len(message.data), len(message.counts)) == (0, 0, 0, 0)
+    assert not messages.full_mask(message).any()
+
+
+def test_byte_fields_are_filled_without_a_copy_per_element() -> None:
+    data = messages.byte_array(np.arange(6, dtype=np.uint8).reshape(2, 3)[:, ::-1])
+    assert isinstance(data, array) and data.typecode == "B"
+    assert data.tolist() == [2, 1, 0, 5, 4, 3]
+
+
+def test_tracked_object() -> None:
+    mask = np.zeros((30, 40), np.bool_)
+    mask[5:9, 10:20] = True
+    message = messages.tracked_object(object_result(mask), "mono8")
+    assert (message.id, message.name, message.label, message.label_score) == (3, "cup", "dish", 0.25)
+    assert (message.state, message.object_score, message.visibility) == (TrackedObject.STATE_VISIBLE, 2.5, 0.75)
+    assert (message.predicted_iou, message.prompted, message.area) == (0.5, True, 40)
+    box = message.bbox
+    assert (box.center.position.x, box.center.position.y, box.size_x, box.size_y) == (15, 7, 10, 4)
+    assert (message.first_seen.sec, message.first_seen.nanosec) == (1, 500_000_000)
+    assert messages.to_stamp(message.last_seen) == 2_000_000_001
+    assert (message.frames_since_seen, message.frames_tracked) == (4, 9)
+    assert message.depth_status == TrackedObject.DEPTH_NONE
+    assert messages.tracked_object(object_result(mask), "mono8", with_mask=False).mask == ObjectMask()
+
+
+def test_tracks() -> None:
+    header = Header(frame_id="camera")
+    result = FrameResult(4, 7, 40, 30, (object_result(np.ones((30, 40), np.bool_)),))
+    frame = Frame(7, lambda: np.zeros((30, 40, 3), np.uint8), 100, header)
+    processed = Processed(frame, frame.decode(), result, 200, 300, Counters(9, 5, 3, 1))
+    message = messages.processed_tracks(processed, INFO, "rle")
+    assert message.header is header
+    assert (message.image_width, message.image_height, len(message.objects)) == (40, 30, 1)
+    assert (message.receive_time_ns, message.start_time_ns, message.end_time_ns) == (100, 200, 300)
+    counters = (message.frames_received, message.frames_processed, message.frames_dropped, message.frames_failed)
+    assert counters == (9, 5, 3, 1)
+    assert (message.bank_bytes, message.max_objects) == (4096, 16)
+
+
+def test_prompt_result_and_event() -> None:
+    mask = np.zeros((30, 40), np.bool_)
+    mask[1:3, 1:4] = True
+    candidate = MaskCandidate(2, CroppedMask.from_full(mask), 0.25, 0.75)
+    result = PromptResult(
+        PromptCode.OK, "done", 3, "cup", 5, 0.5, 2, 0.125, object_result(mask), 0.875, (candidate,)
+    )
+    message = messages.prompt_result(result, "mono8")
+    assert (message.code, message.success, message.message) == (PromptResultMessage.OK, True, "done")
+    assert (message.object_id, message.name, messages.to_stamp(message.applied_stamp)) == (3, "cup", 5)
+    assert (message.prompt_age, message.frames_caught_up, message.stamp_difference) == (0.5, 2, 0.125)
+    assert (message.object_score, message.predicted_iou, message.stability, message.area) == (2.5, 0.5, 0.875, 6)
+    (offered,) = message.candidates
+    assert (offered.index, offered.predicted_iou, offered.stability, offered.area) == (2, 0.25, 0.75, 6)
+    refused = messages.prompt_result(PromptResult(PromptCode.FULL, "no room"), "mono8")
+    assert (refused.code, refused.success, refused.object_id) == (PromptResultMessage.FULL, False, 0)
+
+    change = ObjectChange(2, 3, "cup", "dish", ObjectState.VISIBLE, ObjectState.LOST, -1.5, 0.25, 5, "gone")
+    event = messages.object_event(change, Header(frame_id="camera"))
+    assert (event.event, event.id, event.name, event.label) == (ObjectEvent.STATE_CHANGED, 3, "cup", "dish")
+    assert (event.previous_state, event.state) == (TrackedObject.STATE_VISIBLE, TrackedObject.STATE_LOST)
+    assert (event.object_score, event.visibility, event.reason) == (-1.5, 0.25, "gone")
+    assert event.header.frame_id == "camera" and messages.to_stamp(event.last_seen) == 5
+
+
+def test_the_codes_are_the_messages() -> None:
+    assert {code.name: int(code) for code in PromptCode} == {
+        code.name: getattr(PromptResultMessage, code.name) for code in PromptCode
+    }
+    assert {f"STATE_{state.name}": int(state) for state in ObjectState} == {
+        f"STATE_{state.name}": getattr(TrackedObject, f"STATE_{state.name}") for state in ObjectState
+    }
+
+
+def box(x: float, y: float, width: float, height: float, theta: float = 0.0) -> BoundingBox2D:
+    message = BoundingBox2D(size_x=width, size_y=height)
+    message.center.position.x, message.center.position.y, message.center.theta = x, y, theta
+    return message
+
+
+def prompt(**values: object) -> ObjectPrompt:
+    return ObjectPrompt(candidate=ObjectPrompt.CHOOSE_BEST, **values)
+
+
+def test_a_prompt_of_every_kind() -> None:
+    asked = requests.from_prompt(
+        prompt(
+            object_id=4, name="cup", label="dish", label_score=0.5, box=[box(15, 7, 10, 4)],
+            points=[Point2D(x=1.5, y=2.0), Point2D(x=3.0, y=4.0)], point_labels=[1, 0], replace=True,
+        )
+    )  # fmt: skip
+    assert isinstance(asked, AddRequest) and asked.prompt.box is not None
+    assert (asked.object_id, asked.name, asked.label, asked.label_score) == (4, "cup", "dish", 0.5)
+    assert asked.prompt.box.tolist() == [10, 5, 20, 9]
+    assert asked.prompt.points is not None and asked.prompt.points.tolist() == [[1.5, 2], [3, 4]]
+    assert asked.prompt.labels is not None and asked.prompt.labels.tolist() == [1, 0]
+    assert asked.prompt.replace and asked.prompt.candidate is None and asked.prompt.mask is None
+
+    pixels = np.array([[0, 9], [0, 0]], np.uint8)
+    image = Image(height=2, width=2, step=2, encoding="mono8", data=messages.byte_array(pixels))
+    masked = requests.from_prompt(prompt(mask=image))
+    assert isinstance(masked, AddRequest) and masked.prompt.mask is not None and masked.object_id is None
+    assert masked.prompt.mask.tolist() == [[False, True], [False, False]]
+
+    chosen = requests.from_prompt(ObjectPrompt(object_id=4, candidate=2))
+    assert isinstance(chosen, AddRequest) and chosen.prompt.candidate == 2
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        (prompt(), "the prompt is empty; accepted: points, a box"),
+        (prompt(box=[box(5, 5, 0, 3)]), "size 0 x 3; accepted: both sides positive"),
+        (prompt(box=[box(5, 5, 2, 3, theta=0.5)]), "turned by 0.5 rad; accepted: theta 0"),
+        (prompt(box=[box(float("nan"), 5, 2, 3)]), "the box is not finite"),
+        (prompt(points=[Point2D(x=1.0, y=1.0)]), "1 points have 0 point_labels"),
+        (prompt(point_labels=[1]), "point_labels without points"),
+        (prompt(points=[Point2D(x=1.0, y=1.0)], point_labels=[2]), r"point_labels are \[2\]; accepted: 1"),
+        (prompt(points=[Point2D(x=float("inf"), y=1.0)], point_labels=[1]), "a point is not finite"),
+        (prompt(mask=Image(width=4, height=4, step=4, encoding="mono8")), "data has 0 bytes"),
+        (prompt(mask=Image(width=4, height=4, step=12, encoding="rgb8")), "'rgb8' is not supported; accepted: mono8"),
+        (
+            prompt(
+                mask=Image(width=1, height=1, step=1, encoding="mono8", data=array("B", [1])), box=[box(1, 1, 1, 1)]
+            ),
+            "a mask excludes points and box",
+        ),
+        (ObjectPrompt(box=[box(5, 5, 2, 2)], candidate=-5), "candidate is -5; accepted: -1"),
+    ],
+)
+def test_a_prompt_that_makes_no_sense(message: ObjectPrompt, complaint: str) -> None:
+    asked = requests.from_prompt(message)
+    assert isinstance(asked, PromptError) and asked.code is PromptCode.INVALID_PROMPT
+    with pytest.raises(PromptError, match=complaint):
+        raise asked
+
+
+def test_flat_fields_make_one_object_of_each_name() -> None:
+    request = AddObjects.Request(
+        prompts=[prompt(box=[box(5, 5, 2, 2)], name="first")],
+        bbox_object_ids=["cup", "box"],
+        bbox_coords=[box(15, 7, 10, 4), box(5, 5, 2, 2)],
+        point_object_ids=["cup", "spoon", "cup"],
+        point_coords=[Point2D(x=1.0, y=2.0), Point2D(x=3.0, y=4.0), Point2D(x=5.0, y=6.0)],
+        point_labels=[1, 1, 0],
+    )
+    asked = requests.from_add_objects(request)
+    understood = [each for each in asked if isinstance(each, AddRequest)]
+    assert [each.name for each in understood] == ["first", "cup", "box", "spoon"]
+    cup = understood[1].prompt
+    assert cup.box is not None and cup.box.tolist() == [10, 5, 20, 9]
+    assert cup.points is not None and cup.points.tolist() == [[1, 2], [5, 6]]
+    assert cup.labels is not None and cup.labels.tolist() == [1, 0]
+    assert understood[3].prompt.box is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "complaint"),
+    [
+        (AddObjects.Request(bbox_object_ids=["a"]), "bbox_object_ids and bbox_coords have 1 and 0 entries"),
+        (AddObjects.Request(point_object_ids=["a"], point_coords=[Point2D()]), "point_labels have 1 and 0 entries"),
+        (AddObjects.Request(bbox_object_ids=[""], bbox_coords=[box(5, 5, 2, 2)]), "an object id is empty"),
+        (AddObjects.Request(bbox_object_ids=["a"] * 2, bbox_coords=[box(5, 5, 2, 2)] * 2), "'a' has 2 boxes"),
+    ],
+)
+def test_flat_fields_that_make_no_sense(request_: AddObjects.Request, complaint: str) -> None:
+    (asked,) = requests.from_add_objects(request_)
+    assert isinstance(asked, PromptError)
+    with pytest.raises(PromptError, match=complaint):
+        raise asked

@@ -1,0 +1,351 @@
+"""One launched node with the engine that has no network: topics, services, refusals, and that it goes on after each."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import HEIGHT, WIDTH, Peer, box_prompt, running
+from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Point2D
+
+from sam2_ros.msg import ObjectEvent, ObjectMask, ObjectPrompt, PromptResult, TrackedObject
+from sam2_ros.ros.messages import full_mask
+from sam2_ros.srv import RefineObject, RemoveObject, RenameObject
+
+
+@pytest.fixture(scope="module")
+def launched(folder: Path, parameters_file: Path) -> Iterator[Peer]:
+    with running(folder, namespace="/tracking", params_file=str(parameters_file)) as peer:
+        peer.wait_for_state("active")
+        yield peer
+
+
+@pytest.fixture
+def node(launched: Peer) -> Peer:
+    """The node, tracking and without objects."""
+    launched.track()
+    assert launched.reset().success
+    launched.events.clear()
+    return launched
+
+
+def fail(node: Peer, image: Image) -> None:
+    """Sends a bad image and waits until it is counted."""
+    failed = int(node.status()["failed"])
+    node.send(image)
+    node.wait_until(lambda: int(node.status()["failed"]) == failed + 1, "a failure")
+
+
+def refine(node: Peer, prompt: ObjectPrompt) -> Any:
+    return node.call(RefineObject, "refine_object", RefineObject.Request(prompt=prompt))
+
+
+def remove(node: Peer, name: str) -> Any:
+    return node.call(RemoveObject, "remove_object", RemoveObject.Request(object_id=name))
+
+
+def rename(node: Peer, object_id: str, name: str, label: str = "") -> Any:
+    return node.call(RenameObject, "rename_object", RenameObject.Request(object_id=object_id, name=name, label=label))
+
+
+def test_an_object_is_tracked(node: Peer) -> None:
+    answer = node.add(box_prompt(10, 20, 40, 60, name="cup", label="dish", label_score=0.5))
+    (result,) = answer.results
+    assert answer.success and result.success and result.area == 30 * 40
+    assert (answer.object_ids, list(answer.object_indices)) == (["cup"], [result.object_id])
+    tracks = node.track()
+    (known,) = tracks.objects
+    assert (known.id, known.name, known.label, known.label_score) == (result.object_id, "cup", "dish", 0.5)
+    assert known.state == TrackedObject.STATE_VISIBLE and known.area == 30 * 40
+    assert (known.bbox.center.position.x, known.bbox.center.position.y) == (25, 40)
+    assert (known.mask.x, known.mask.y, known.mask.width, known.mask.height) == (10, 20, 30, 40)
+    expected = np.zeros((HEIGHT, WIDTH), np.bool_)
+    expected[20:60, 10:40] = True
+    np.testing.assert_array_equal(full_mask(known.mask), expected)
+    assert (tracks.image_width, tracks.image_height, tracks.max_objects) == (WIDTH, HEIGHT, 4)
+    assert tracks.receive_time_ns <= tracks.start_time_ns <= tracks.end_time_ns
+
+
+def test_the_header_is_copied_verbatim(node: Peer) -> None:
+    image = node.image()
+    image.header = Header(frame_id="left/ö optical")
+    image.header.stamp.sec, image.header.stamp.nanosec = -7, 999_999_999
+    node.send(image)
+    assert node.wait_until(lambda: node.tracks_of(image), "tracks").header == image.header
+
+
+def test_the_counters_add_up(node: Peer) -> None:
+    with node.camera(period=0.002) as sent:
+        node.wait_until(lambda: len(sent) >= 100, "images")
+    fail(node, node.image(encoding="32FC1"))
+    tracks = node.track()
+    missing = tracks.frames_received - tracks.frames_processed - tracks.frames_dropped - tracks.frames_failed
+    assert missing in (0, 1), tracks
+    assert tracks.frames_failed >= 1
+    status = node.status()
+    received, processed, dropped, failed = (int(status[k]) for k in ("received", "processed", "dropped", "failed"))
+    assert received == processed + dropped + failed
+    assert processed >= tracks.frames_processed
+
+
+def test_no_frame_is_published_twice_or_out_of_order(node: Peer) -> None:
+    before = len(node.tracks)
+    with node.camera(period=0.002) as sent:
+        node.wait_until(lambda: len(sent) >= 60, "images")
+    node.wait_until(lambda: node.tracks_of(sent[-1]), "the newest image")
+    stamps = [(each.header.stamp.sec, each.header.stamp.nanosec) for each in node.tracks[before:]]
+    assert stamps == sorted(set(stamps))
+
+
+def test_events(node: Peer) -> None:
+    node.add(box_prompt(10, 20, 40, 60, name="cup"))
+    node.add(box_prompt(10, 20, 50, 60, name="cup"))
+    remove(node, "cup")
+    node.wait_until(lambda: len(node.events) == 3, "three events")
+    assert [event.event for event in node.events] == [ObjectEvent.ADDED, ObjectEvent.CORRECTED, ObjectEvent.REMOVED]
+    assert {event.name for event in node.events} == {"cup"} and len({event.id for event in node.events}) == 1
+    assert node.events[0].header.frame_id == "camera_optical_frame"
+
+
+def test_list_rename_remove_reset(node: Peer) -> None:
+    first, second = (result.object_id for result in node.add(box_prompt(1, 1, 9, 9), box_prompt(20, 20, 30, 30)).results)
+    assert rename(node, str(second), "box", "thing").success
+    listed = node.list_objects()
+    assert [(known.id, known.name, known.label) for known in listed.tracks.objects] == [
+        (first, "", ""),
+        (second, "box", "thing"),
+    ]
+    assert all(known.mask == ObjectMask() and known.area > 0 for known in listed.tracks.objects)
+    assert node.list_objects(with_masks=True).tracks.objects[1].mask.width == 10
+    answer = remove(node, str(first))
+    assert answer.success and answer.object_ids == ["box"] and list(answer.object_indices) == [second]
+    assert [known.id for known in node.track().objects] == [second]
+    answer = node.reset()
+    assert answer.success and answer.removed == 1
+    assert node.track().objects == []
+    assert node.add(box_prompt(1, 1, 9, 9)).results[0].object_id > second
+
+
+def test_flat_fields_of_isaac_clients(node: Peer) -> None:
+    box = box_prompt(10, 10, 30, 30).box[0]
+    answer = node.add(
+        bbox_object_ids=["cup"], bbox_coords=[box],
+        point_object_ids=["spoon"], point_coords=[Point2D(x=80.0, y=60.0)], point_labels=[1],
+    )  # fmt: skip
+    assert answer.success, answer.message
+    assert answer.object_ids == ["cup", "spoon"]
+    assert [result.object_id for result in answer.results] == list(answer.object_indices)
+
+
+def test_a_mask_prompt_and_an_empty_mask(node: Peer) -> None:
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[30:40, 50:60] = 7
+    image = Image(height=HEIGHT, width=WIDTH, step=WIDTH, encoding="mono8", data=array("B", pixels.tobytes()))
+    prompt = ObjectPrompt(name="cup", mask=image, candidate=ObjectPrompt.CHOOSE_BEST)
+    assert node.add(prompt).results[0].area == 100
+    assert node.track().objects[0].area == 100
+
+
+def test_bad_prompts_are_refused_one_by_one(node: Peer) -> None:
+    good, turned, outside, empty = (
+        box_prompt(10, 10, 30, 30, name="good"), box_prompt(1, 1, 5, 5), box_prompt(500, 500, 600, 600), ObjectPrompt(),
+    )  # fmt: skip
+    turned.box[0].center.theta = 1.0
+    answer = node.add(turned, good, outside, empty, box_prompt(1, 1, 5, 5, object_id=4711))
+    assert not answer.success
+    assert "1 of 5 prompts accepted" in answer.message
+    codes = [result.code for result in answer.results]
+    invalid = PromptResult.INVALID_PROMPT
+    assert codes == [invalid, PromptResult.OK, invalid, invalid, PromptResult.UNKNOWN_OBJECT]
+    assert "accepted: theta 0" in answer.results[0].message
+    assert [known.name for known in node.track().objects] == ["good"]
+
+
+def test_no_more_than_max_objects(node: Peer) -> None:
+    answer = node.add(*[box_prompt(10 * i, 10, 10 * i + 8, 30) for i in range(5)])
+    assert [result.code for result in answer.results] == [PromptResult.OK] * 4 + [PromptResult.FULL]
+    assert "tracker.max_objects" in answer.results[4].message
+
+
+def test_unknown_objects(node: Peer) -> None:
+    node.add(box_prompt(10, 10, 30, 30, name="cup"))
+    assert "'spoon'; living:" in remove(node, "spoon").message
+    assert "no living object" in rename(node, "spoon", "fork").message
+    answer = refine(node, box_prompt(1, 1, 5, 5, name="spoon"))
+    assert not answer.success and answer.result.code == PromptResult.UNKNOWN_OBJECT
+    answer = refine(node, box_prompt(1, 1, 5, 5, object_id=4711))
+    assert answer.result.code == PromptResult.UNKNOWN_OBJECT
+    assert [known.name for known in node.track().objects] == ["cup"]
+
+
+def test_refine(node: Peer) -> None:
+    object_id = node.add(box_prompt(10, 10, 30, 30, name="cup")).results[0].object_id
+    for prompt in (box_prompt(10, 10, 50, 50, name="cup"), box_prompt(10, 10, 20, 20, object_id=object_id)):
+        answer = refine(node, prompt)
+        assert answer.success and answer.result.object_id == object_id
+        assert node.track().objects[0].area == answer.result.area
+
+
+def test_a_name_is_unique(node: Peer) -> None:
+    node.add(box_prompt(10, 10, 30, 30, name="cup"), box_prompt(40, 40, 50, 50, name="box"))
+    answer = rename(node, "cup", "box")
+    assert not answer.success and "'box' already" in answer.message
+
+
+def test_stamps_of_prompts(node: Peer) -> None:
+    tracks = node.track()
+    newest = node.list_objects().tracks.header
+    assert node.add(box_prompt(10, 10, 30, 30), request_header=newest).success
+    old = Header(stamp=tracks.header.stamp)
+    old.stamp.sec -= 500
+    answer = node.add(box_prompt(10, 10, 30, 30), request_header=old)
+    assert answer.results[0].code == PromptResult.TOO_OLD
+    assert f"accepted: {newest.stamp.sec}." in answer.results[0].message
+    future = Header(stamp=tracks.header.stamp)
+    future.stamp.sec += 100_000
+    answer = node.add(box_prompt(10, 10, 30, 30), request_header=future)
+    assert answer.results[0].code == PromptResult.NO_FRAME
+
+
+def test_a_prompt_waits_for_the_frame_that_it_names(node: Peer) -> None:
+    assert node.set_parameter("prompts.wait", 15.0).successful
+    image = node.image()
+    waiting = node.call_async(*add_request(box_prompt(10, 10, 30, 30), image.header))
+    assert node.list_objects().success  # another service meanwhile
+    assert not waiting.done()
+    node.send(image)
+    node.wait_until(waiting.done, "the answer")
+    (result,) = waiting.result().results
+    assert result.success and result.applied_stamp == image.header.stamp
+    assert node.set_parameter("prompts.wait", 0.5).successful
+
+
+def add_request(prompt: ObjectPrompt, header: Header) -> tuple[type, str, Any]:
+    from sam2_ros.srv import AddObjects
+
+    return AddObjects, "add_objects", AddObjects.Request(prompts=[prompt], request_header=header)
+
+
+@pytest.mark.parametrize("padding", [0, 12])
+def test_other_encodings_arrive(node: Peer, padding: int) -> None:
+    step = WIDTH + padding
+    for encoding in ("mono8", "bayer_rggb8"):
+        image = node.image(encoding=encoding, step=step, data=array("B", bytes(step * HEIGHT)))
+        node.send(image)
+        node.wait_until(lambda image=image: node.tracks_of(image), f"tracks of {encoding}")
+
+
+def test_a_bad_image_costs_itself_alone(node: Peer) -> None:
+    assert node.launched is not None
+    failed = node.track().frames_failed
+    for bad in (node.image(encoding="64FC9"), node.image(encoding="64FC9"), node.image(step=3)):
+        fail(node, bad)
+        node.track()
+    assert node.track().frames_failed == failed + 3
+    told = "image encoding '64FC9' is not supported; accepted: rgb8, bgr8"
+    assert node.launched.text.count(told) == 1
+    node.launched.wait_for_text("step is 3 bytes; 160 pixels of rgb8 need at least 480")
+    status = node.status()
+    assert status["level"] == DiagnosticStatus.WARN and "step is 3 bytes" in status["last failure"]
+
+
+def test_best_effort_publishers_arrive_too(node: Peer) -> None:
+    publisher = node.create_image_publisher(Image, "/tracking/image", reliable=False)
+    try:
+        image = node.track(publisher=publisher)
+        assert node.launched is not None
+        node.launched.wait_for_text("subscribed to /tracking/image, reliable", "subscribed to /tracking/image, best effort")
+        assert image.image_width == WIDTH
+    finally:
+        node.node.destroy_publisher(publisher)
+
+
+def test_an_incompatible_publisher_is_diagnosed_with_the_cure(node: Peer) -> None:
+    assert node.set_parameter("input.reliability", "reliable").successful
+    publisher = node.create_image_publisher(Image, "/tracking/image", reliable=False)
+    try:
+        status = wait_for_message(node, "QoS is incompatible")
+        assert status["level"] == DiagnosticStatus.ERROR
+        assert "set input.reliability to auto or best_effort" in status["message"]
+    finally:
+        node.node.destroy_publisher(publisher)
+        assert node.set_parameter("input.reliability", "auto").successful
+    node.track()
+
+
+def test_a_silent_publisher_is_diagnosed(node: Peer) -> None:
+    status = wait_for_message(node, "no image on /tracking/image")
+    assert status["level"] == DiagnosticStatus.ERROR
+    assert "sends nothing that arrives" in status["message"]
+    node.track()
+    node.wait_until(lambda: "no image" not in node.status()["message"], "an end of the complaint")
+
+
+def wait_for_message(node: Peer, text: str) -> dict[str, Any]:
+    def found() -> dict[str, Any] | None:
+        status = node.status()
+        return status if text in status["message"] else None
+
+    return node.wait_until(found, f"diagnostics with '{text}'")
+
+
+def test_diagnostics(node: Peer) -> None:
+    node.add(box_prompt(10, 10, 30, 30))
+    with node.camera() as sent:
+        node.wait_until(lambda: len(sent) > 30, "images")
+        status = node.status()
+        assert float(status["input rate [Hz]"]) > 1
+        assert float(status["input age [s]"]) < 10
+    assert (status["model"], status["objects"], status["objects visible"]) == ("null", "1", "1")
+    latencies = [float(status[f"latency p{share} [ms]"]) for share in (50, 90, 99)]
+    assert 0 < latencies[0] <= latencies[1] <= latencies[2]
+    assert "bank [bytes]" in status
+
+
+def test_the_overlay_is_worked_out_only_while_somebody_subscribes(node: Peer) -> None:
+    node.add(box_prompt(10, 20, 60, 80))
+    overlays: list[Image] = []
+    node.track()
+    assert node.node.count_subscribers("/tracking/tracker/overlay") == 0
+    subscription = node.node.create_subscription(Image, "/tracking/tracker/overlay", overlays.append, 10)
+    node.wait_until(lambda: node.track() and overlays, "an overlay")
+    overlay = overlays[-1]
+    assert (overlay.encoding, overlay.width, overlay.height) == ("rgb8", WIDTH, HEIGHT)
+    assert overlay.header.frame_id == "camera_optical_frame"
+    pixels = np.frombuffer(overlay.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
+    assert (pixels[70, 50] != 99).any(), "the mask is drawn"
+    assert (pixels[110, 150] == 99).all(), "the rest is the image"
+    node.node.destroy_subscription(subscription)
+
+
+def test_run_lengths(node: Peer) -> None:
+    node.add(box_prompt(10, 20, 40, 60))
+    assert node.set_parameter("output.mask_encoding", "rle").successful
+    try:
+        mask = node.track().objects[0].mask
+        assert mask.encoding == ObjectMask.RLE and list(mask.counts) == [0, 1200] and len(mask.data) == 0
+    finally:
+        assert node.set_parameter("output.mask_encoding", "mono8").successful
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("output.mask_encoding", "jpeg", 'output.mask_encoding is "jpeg"; accepted: mono8, rle'),
+        ("input.timeout", -1.0, "out of range"),
+        ("input.timeout", "long", "Wrong parameter type"),
+        ("diagnostics.period", 3.0, "read-only"),
+        ("tracker.max_objects", 9, "may be set while the node is unconfigured; clean it up first"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_with_a_reason(node: Peer, name: str, value: Any, reason: str) -> None:
+    answer = node.set_parameter(name, value)
+    assert not answer.successful and reason in answer.reason
+    node.track()
