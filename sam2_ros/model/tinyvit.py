@@ -70,6 +70,8 @@ def relative_offsets(window: int) -> Tensor:
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows, with a learnt bias for each relative offset; normalises its input."""
 
+    offsets: Tensor
+
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads
@@ -83,12 +85,11 @@ class WindowAttention(nn.Module):
 
     def bias(self) -> Tensor:
         """``[heads, window², window²]``; gathered once for inference, since the gather costs as much as the product."""
-        if torch.is_grad_enabled() and self.attention_biases.requires_grad:
-            self._bias = None
-            return self.attention_biases[:, self.offsets]
         source = self.attention_biases
+        if torch.is_grad_enabled():
+            return source[:, self.offsets]
         if self._bias is None or self._bias.device != source.device or self._bias.dtype != source.dtype:
-            self._bias = source[:, self.offsets].detach().contiguous()
+            self._bias = source[:, self.offsets].contiguous()
         return self._bias
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
@@ -180,6 +181,7 @@ class TinyViT(nn.Module):
         x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
         maps = []
         for index, stage in enumerate(self.stages):
+            assert isinstance(stage, Stage)
             x = stage(x)
             if index != 2:
                 maps.append(x)

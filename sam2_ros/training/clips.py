@@ -1,4 +1,4 @@
-"""Short labelled videos to train on: real sequences, real ones seen by a moving virtual camera, and composites of stills.
+"""Short labelled videos to train on: real sequences, the same seen by a moving virtual camera, composites of stills.
 
 A clip is RGB frames with a label map per frame: 0 is background, each other value one object. Everything is drawn from
 a ``numpy.random.Generator``, so a seed gives the same clips again.
@@ -36,12 +36,20 @@ class Still:
     labels: Image
 
 
-def read_rgb(path: Path) -> Image:
-    """Raises ValueError where OpenCV finds no image."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+def _read(path: Path, flags: int) -> Image:
+    image = cv2.imread(str(path), flags)
     if image is None:
         raise ValueError(f"{path} is no image that OpenCV can read")
-    return np.ascontiguousarray(image[:, :, ::-1])
+    return image.astype(np.uint8)
+
+
+def read_rgb(path: Path) -> Image:
+    """``uint8 [H, W, 3]``.
+
+    Raises:
+        ValueError: OpenCV finds no image there.
+    """
+    return np.ascontiguousarray(_read(path, cv2.IMREAD_COLOR)[:, :, ::-1])
 
 
 def read_sequence(root: Path, name: str) -> Clip:
@@ -51,7 +59,7 @@ def read_sequence(root: Path, name: str) -> Clip:
         raise ValueError(f"{root} holds no frames of a sequence '{name}'; expected JPEGImages/{name}/*.jpg")
     frames = [read_rgb(path) for path in paths]
     labels = [
-        (cv2.imread(str(root / "Annotations" / name / f"{path.stem}.png"), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
+        (_read(root / "Annotations" / name / f"{path.stem}.png", cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
         for path in paths
     ]
     return Clip(name, np.stack(frames), np.stack(labels))

@@ -14,7 +14,7 @@ from sam2_ros.training.sampling import make_prompt
 
 
 def project(model: Sam2Model, stride_4: Tensor, stride_8: Tensor, stride_16: Tensor) -> ImageFeatures:
-    """The encoder's maps as the decoder wants them; the counterpart of ``Sam2Model.encode_image`` for stored features."""
+    """The encoder's maps as the decoder wants them: ``Sam2Model.encode_image`` for stored features."""
     decoder = model.sam_mask_decoder
     return ImageFeatures(stride_16, decoder.conv_s1(stride_8), decoder.conv_s0(stride_4))
 

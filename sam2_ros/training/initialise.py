@@ -1,9 +1,9 @@
 """The embedded model before its training: MobileSAM's encoder and decoder, and a memory that already matches features.
 
 At step 0 the first memory-attention layer is feature matching. A memory token carries whitened principal components of
-the image feature and the share of the cell that the object covers; queries and keys are those components, so the softmax
-over the memory is a sharp match; the value adds, in proportion to the matched coverage, what MobileSAM's mask prompt
-would have added for a foreground or a background mask. Everything else starts at zero or small.
+the image feature and the share of the cell that the object covers; queries and keys are those components, so the
+softmax over the memory is a sharp match; the value adds, in proportion to the matched coverage, what MobileSAM's mask
+prompt would have added for a foreground or a background mask. Everything else starts at zero or small.
 
 Rotary embedding turns slow pairs of channels by almost nothing over the image: the components go there. A few faster
 pairs hold a constant, whose product falls with distance: for recent frames, but not for prompted ones, a match nearby
@@ -13,13 +13,16 @@ counts more.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model.config import ModelConfig
+from sam2_ros.model.layers import Mlp
 from sam2_ros.model.memory_attention import MemoryAttentionLayer
+from sam2_ros.model.memory_encoder import ConvNextBlock
 from sam2_ros.model.sam2 import MASK_BIAS, MASK_SCALE, Sam2Model
 from sam2_ros.model.tinyvit import HIGH_RES_CHANNELS
 from sam2_ros.training import mobilesam
@@ -81,6 +84,16 @@ def initial_model(config: ModelConfig, mobile: StateDict, features: Tensor, matc
     return model
 
 
+def _set_zero(layer: nn.Linear | nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+def _last(mlp: Mlp) -> nn.Linear:
+    return cast(nn.Linear, mlp.layers[-1])
+
+
 def _initialise_decoder(model: Sam2Model, state: StateDict) -> None:
     decoder = model.sam_mask_decoder
     missing, unexpected = decoder.load_state_dict(state, strict=False)
@@ -88,14 +101,13 @@ def _initialise_decoder(model: Sam2Model, state: StateDict) -> None:
     if unexpected or any(not name.startswith(new) for name in missing):
         raise ValueError(f"the decoder's weights do not fit: missing {missing}, unexpected {unexpected}")
     for conv in (decoder.conv_s0, decoder.conv_s1):
-        nn.init.zeros_(conv.weight)
-        nn.init.zeros_(conv.bias)
+        _set_zero(conv)
     # MobileSAM's IoU head is linear, ours ends in a sigmoid: 4 (x - 0.5) has its value and slope at one half.
-    last = decoder.iou_prediction_head.layers[-1]
+    last = _last(decoder.iou_prediction_head)
     last.weight.mul_(4)
     last.bias.sub_(0.5).mul_(4)
     nn.init.normal_(decoder.obj_score_token.weight, std=0.02)
-    head = decoder.pred_obj_score_head.layers[-1]
+    head = _last(decoder.pred_obj_score_head)
     head.weight.mul_(0.1)
     nn.init.constant_(head.bias, 3.0)  # present, until trained
 
@@ -115,6 +127,7 @@ def _principal_components(features: Tensor, whitening: float) -> tuple[Tensor, T
 def _initialise_memory_encoder(model: Sam2Model, components: tuple[Tensor, Tensor]) -> None:
     """Content and coverage side by side: the two are summed in channels that do not overlap."""
     encoder = model.memory_encoder
+    assert encoder.pix_feat_proj.bias is not None and encoder.out_proj.bias is not None
     directions, mean = components
     scale = len(CONTENT) ** 0.5  # unit variance per channel on average
     projection = torch.zeros_like(encoder.pix_feat_proj.weight[:, :, 0, 0])
@@ -123,7 +136,9 @@ def _initialise_memory_encoder(model: Sam2Model, components: tuple[Tensor, Tenso
     encoder.pix_feat_proj.bias.copy_(-projection @ mean)
 
     # The last convolution of the mask branch is fitted by ridge regression to the covered share of each cell.
-    *body, last = encoder.mask_downsampler.encoder
+    *body, convolution = encoder.mask_downsampler.encoder
+    last = cast(nn.Conv2d, convolution)
+    assert last.bias is not None
     side = model.config.image_size
     noise = F.interpolate(torch.randn(24, 1, 9, 9), (side, side), mode="bicubic")
     masks = torch.cat((noise > 0, noise > 0.8)).float()
@@ -146,7 +161,7 @@ def _initialise_memory_encoder(model: Sam2Model, components: tuple[Tensor, Tenso
     for channel in range(model.config.memory_dim):
         encoder.out_proj.weight[channel, channel] = 1
     for block in encoder.fuser.layers:
-        nn.init.constant_(block.gamma, 1e-3)
+        nn.init.constant_(cast(ConvNextBlock, block).gamma, 1e-3)
 
 
 def _initialise_memory_attention(
@@ -158,15 +173,15 @@ def _initialise_memory_attention(
     # The normalisations divide by each token's spread; this undoes it on average.
     nn.init.constant_(attention.norm.weight, spread)
     nn.init.constant_(attention.norm.bias, centre)
-    for layer in attention.layers:
+    layers = [cast(MemoryAttentionLayer, layer) for layer in attention.layers]
+    for layer in layers:
         for out in (layer.self_attn.out_proj, layer.linear2, layer.cross_attn_image.out_proj):
-            nn.init.zeros_(out.weight)
-            nn.init.zeros_(out.bias)
+            _set_zero(out)
         nn.init.constant_(layer.norm2.weight, spread)
         nn.init.constant_(layer.norm2.bias, centre)
         _initialise_matching(layer, components, matching)
 
-    first = attention.layers[0].cross_attn_image
+    first = layers[0].cross_attn_image
     encoder = model.sam_prompt_encoder
     side = 4 * model.config.grid
     background, foreground = (
@@ -189,7 +204,7 @@ def _initialise_memory_attention(
 
 
 def _initialise_matching(layer: MemoryAttentionLayer, components: tuple[Tensor, Tensor], matching: Matching) -> None:
-    """Queries and keys; rows 2j and 2j + 1 of a projection are the rotary pair j, x in the first half, y in the second."""
+    """Queries and keys; rows 2j and 2j + 1 of a projection are the rotary pair j: x in the first half, then y."""
     attention = layer.cross_attn_image
     directions, mean = components
     dim = attention.q_proj.out_features
@@ -218,11 +233,12 @@ def _initialise_pointers(model: Sam2Model) -> None:
     nn.init.normal_(model.no_obj_ptr, std=0.02)
     nn.init.normal_(model.no_obj_embed_spatial, std=0.02)
     model.no_obj_embed_spatial[:, COVERAGE] = 0
-    last = model.obj_ptr_proj.layers[-1]
+    last = _last(model.obj_ptr_proj)
     last.weight.mul_(0.1)
     nn.init.zeros_(last.bias)
     model.obj_ptr_tpos_proj.weight.mul_(0.1)
     nn.init.zeros_(model.obj_ptr_tpos_proj.bias)
     # Reads the binary mask as the logits that MobileSAM's mask prompt knows.
+    assert model.mask_downsample.bias is not None
     nn.init.constant_(model.mask_downsample.weight, 16.0 / 16)
     nn.init.constant_(model.mask_downsample.bias, -8.0)

@@ -26,8 +26,8 @@ class Schedule:
     steps: int
     clips: int = 2  # per step
     length: int = 5  # frames per clip
-    rate: float = 2e-4  # of the memory modules
-    decoder_rate: float = 1e-4
+    rate: float = 4e-4  # of the memory modules
+    decoder_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup: int = 100
     average: float = 0.995  # decay of the average of the weights

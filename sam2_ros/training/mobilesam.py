@@ -71,8 +71,7 @@ def prompt_encoder_state(state: StateDict) -> StateDict:
 
 
 def mask_decoder_state(state: StateDict) -> StateDict:
-    """The part of SAM 2's mask decoder that SAM has too: all but the object-score token and head and the high-resolution
-    inputs."""
+    """What SAM 2's mask decoder shares with SAM's: all but the object score and the high-resolution maps."""
     prefix = "mask_decoder."
     return {
         name.removeprefix(prefix)

@@ -1,7 +1,7 @@
 """A clip run through the network as the streaming engine runs it, with gradients.
 
-One object per clip; ``B`` clips at once. Frame 0 is prompted; each later frame sees the prompted frame's memory, those of
-up to six frames before it, and the pointers.
+One object per clip; ``B`` clips at once. Frame 0 is prompted; each later frame sees the prompted frame's memory, those
+of up to six frames before it, and the pointers.
 """
 
 from __future__ import annotations

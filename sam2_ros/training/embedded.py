@@ -1,0 +1,137 @@
+"""Makes the embedded checkpoint: ``python -m sam2_ros.training.embedded --help``.
+
+Three stages, each of which is skipped where its result exists: features of the frozen encoder on disk, training on
+them, export. An interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.model.tinyvit import TinyViTEncoder
+from sam2_ros.training import clips as clips_module
+from sam2_ros.training import mobilesam
+from sam2_ros.training.clips import Clip, Image, Still
+from sam2_ros.training.evaluate import evaluate
+from sam2_ros.training.features import FeatureStore
+from sam2_ros.training.initialise import Matching, embedded_config, initial_model
+from sam2_ros.training.loop import Schedule, Trainer
+from sam2_ros.training.sampling import PROMPT_KINDS, Sampler, Source
+
+ENCODER_DTYPE = torch.bfloat16  # as the tracker runs it on a CPU
+COMPOSITE_LENGTH = 6
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sam2_ros.training.embedded", description=__doc__)
+    parser.add_argument("--mobilesam", type=Path, required=True, help="MobileSAM's mobile_sam.pt")
+    parser.add_argument("--davis", type=Path, required=True, help="JPEGImages/, Annotations/, fit.txt and dev.txt")
+    parser.add_argument("--coco", type=Path, required=True, help="images/ and labels/ with YOLO polygons")
+    parser.add_argument("--stills", type=Path, required=True, help="images/ and annotations.json in COCO's format")
+    parser.add_argument("--work", type=Path, required=True, help="folder for features and training state (about 9 GB)")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--size", type=int, default=448, help="side of the network's input (default: 448)")
+    parser.add_argument("--composites", type=int, default=350, help="clips made of stills (default: 350)")
+    parser.add_argument("--steps", type=int, default=2500, help="updates (default: 2500)")
+    parser.add_argument("--clips", type=int, default=4, help="clips per update (default: 4)")
+    parser.add_argument("--length", type=int, default=4, help="frames per clip (default: 4)")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
+    parser.add_argument("--export-only", action="store_true", help="export the state as it is, without training")
+    return parser
+
+
+def sequence_names(davis: Path, part: str) -> list[str]:
+    return (davis / f"{part}.txt").read_text().split()
+
+
+def frame_count(davis: Path, names: list[str]) -> list[int]:
+    return [len(list((davis / "JPEGImages" / name).glob("*.jpg"))) for name in names]
+
+
+def composites(args: argparse.Namespace) -> Iterator[Clip]:
+    """Clips of COCO and pantry photographs, with their instances and DAVIS' objects flying over them."""
+    rng = np.random.default_rng(2)
+    stills = clips_module.read_coco_stills(args.coco) + clips_module.read_coco_json_stills(args.stills)
+    pieces: list[tuple[Image, Image]] = [piece for still in stills for piece in clips_module.cutouts(still)]
+    for name in sequence_names(args.davis, "fit"):
+        clip = clips_module.read_sequence(args.davis, name)
+        for t in range(0, len(clip.frames), 15):
+            pieces += clips_module.cutouts(Still(name, clip.frames[t], clip.labels[t]))
+    for _ in range(args.composites):
+        background = stills[rng.integers(len(stills))]
+        chosen = rng.integers(len(pieces), size=int(rng.integers(1, 5)))
+        yield clips_module.composite(background, [pieces[i] for i in chosen], rng, args.size, COMPOSITE_LENGTH)
+
+
+def filmed(args: argparse.Namespace) -> Iterator[Clip]:
+    """Every second frame of the fit sequences, seen by a moving virtual camera."""
+    rng = np.random.default_rng(1)
+    for name in sequence_names(args.davis, "fit"):
+        clip = clips_module.read_sequence(args.davis, name)
+        yield clips_module.film(Clip(name, clip.frames[::2], clip.labels[::2]), rng, args.size)
+
+
+def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> dict[str, FeatureStore]:
+    """The four stores: ``fit``, ``dev``, ``camera``, ``composite``."""
+    encoder = TinyViTEncoder().eval().requires_grad_(False)
+    encoder.load_state_dict(mobilesam.image_encoder_state(mobile))
+    encoder.to(ENCODER_DTYPE)
+    plans: dict[str, tuple[Callable[[], Iterator[Clip]], int]] = {}
+    for part in ("dev", "fit"):
+        names = sequence_names(args.davis, part)
+
+        def squashed(names: list[str] = names) -> Iterator[Clip]:
+            for name in names:
+                yield clips_module.squash(clips_module.read_sequence(args.davis, name), args.size)
+
+        plans[part] = (squashed, sum(frame_count(args.davis, names)))
+    halves = [(count + 1) // 2 for count in frame_count(args.davis, sequence_names(args.davis, "fit"))]
+    plans["camera"] = (lambda: filmed(args), sum(halves))
+    plans["composite"] = (lambda: composites(args), args.composites * COMPOSITE_LENGTH)
+    stores = {}
+    for name, (source, total) in plans.items():
+        folder = args.work / "features" / name
+        done = folder / "done"
+        if not done.exists():
+            print(f"features of '{name}': {total} frames", flush=True)
+            FeatureStore.build(folder, source(), total, args.size, encoder, ENCODER_DTYPE)
+            done.touch()
+        stores[name] = FeatureStore(folder)
+    return stores
+
+
+def export(model: Sam2Model, path: Path) -> None:
+    """Weights in float16 and the configuration, as :func:`sam2_ros.model.load_model` reads them."""
+    state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
+    torch.save({"model": state, "config": model.config.to_dict()}, path)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments().parse_args(argv)
+    torch.set_num_threads(args.threads)
+    mobile = mobilesam.load_mobilesam(args.mobilesam)
+    stores = prepare_features(args, mobile)
+    fit = stores["fit"]
+    sample = torch.cat([fit[index].stride_16 for index in range(0, fit.count, 40)])
+    model = initial_model(embedded_config(args.size), mobile, sample, Matching())
+    sources = [Source(fit, 0.5, 5), Source(stores["composite"], 0.3, 1), Source(stores["camera"], 0.2, 3)]
+    schedule = Schedule(steps=args.steps, clips=args.clips, length=args.length)
+    trainer = Trainer(model, Sampler(sources, seed=0), schedule, args.work / "run")
+    if not args.export_only:
+        trainer.run(args.work / "run" / "log.jsonl")
+    export(trainer.average, args.out)
+    for kind in PROMPT_KINDS:
+        scores = evaluate(trainer.average, stores["dev"], kind)
+        print(kind, json.dumps({"mean": round(float(np.mean(list(scores.values()))), 3), **scores}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Feature store, losses, roll-out and loop, on a network of full width and small images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sam2_ros.model.mask_decoder import DecodedMasks
+from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.model.tinyvit import TinyViTEncoder
+from sam2_ros.training.clips import Clip
+from sam2_ros.training.features import FeatureStore, normalise
+from sam2_ros.training.initialise import embedded_config
+from sam2_ros.training.loop import Schedule, Trainer
+from sam2_ros.training.losses import LossWeights, frame_loss
+from sam2_ros.training.rollout import FrameOutput
+from sam2_ros.training.sampling import Sampler, Source, make_prompt
+
+SIZE = 64
+
+
+def moving_square(steps: int = 6) -> Clip:
+    rng = np.random.default_rng(0)
+    frames = np.repeat(rng.integers(0, 80, (1, SIZE, SIZE, 3), dtype=np.uint8), steps, axis=0)
+    labels = np.zeros((steps, SIZE, SIZE), np.uint8)
+    for t in range(steps):
+        frames[t, 20:44, 10 + 4 * t : 34 + 4 * t] = 220
+        labels[t, 20:44, 10 + 4 * t : 34 + 4 * t] = 1
+    return Clip("square", frames, labels)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    torch.manual_seed(0)
+    encoder = TinyViTEncoder().eval()
+    clip = moving_square()
+    return FeatureStore.build(tmp_path_factory.mktemp("features"), [clip], 6, SIZE, encoder, torch.float32)
+
+
+def test_store_gives_back_what_the_encoder_said(store: FeatureStore) -> None:
+    torch.manual_seed(0)
+    encoder = TinyViTEncoder().eval()
+    clip = moving_square()
+    with torch.no_grad():
+        wanted = encoder(normalise(clip.frames[3:4], torch.float32))
+    frame = store[3]
+    for found, map_ in zip((frame.stride_4, frame.stride_8, frame.stride_16), wanted, strict=True):
+        assert (found - map_).abs().max() < 0.02 * map_.abs().max()
+    assert np.array_equal(frame.labels, clip.labels[3])
+
+
+def output_of(logits: torch.Tensor, score: float = 2.0) -> FrameOutput:
+    """Four candidates ``[1, 4, 16, 16]`` on a tracked frame."""
+    decoded = DecodedMasks(logits, torch.full((1, 4), 0.5), torch.zeros(1, 4, 256), torch.tensor([[score]]))
+    return FrameOutput(decoded, logits[:, :1], multimask=True)
+
+
+def test_a_perfect_mask_costs_nothing_and_only_the_best_candidate_is_corrected() -> None:
+    target = torch.zeros(1, 1, SIZE, SIZE)
+    target[..., 16:48, 16:48] = 1
+    coarse = torch.nn.functional.avg_pool2d(target, 4) * 40 - 20
+    logits = torch.cat((torch.zeros_like(coarse), -coarse, coarse, -coarse), dim=1).requires_grad_()
+    losses = frame_loss(output_of(logits), target, LossWeights())
+    assert losses["mask"] < 0.1
+    losses["mask"].backward()
+    assert logits.grad is not None
+    moved = logits.grad.abs().sum(dim=(0, 2, 3)) > 0
+    assert moved.tolist() == [False, False, True, False]
+
+
+def test_an_absent_object_costs_presence_only() -> None:
+    logits = torch.randn(1, 4, 16, 16)
+    absent = torch.zeros(1, 1, SIZE, SIZE)
+    wrong = frame_loss(output_of(logits, score=4.0), absent, LossWeights())
+    right = frame_loss(output_of(logits, score=-4.0), absent, LossWeights())
+    assert wrong["mask"] == wrong["iou"] == 0
+    assert wrong["presence"] > 3 > 0.1 > right["presence"]
+
+
+@pytest.mark.parametrize("kind", ["mask", "box", "click"])
+def test_prompts_lie_on_the_object(kind: str) -> None:
+    mask = np.zeros((SIZE, SIZE), np.bool_)
+    mask[10:20, 30:50] = True
+    prompt = make_prompt(kind, [mask])
+    if kind == "mask":
+        assert prompt.mask is not None and np.array_equal(prompt.mask[0, 0].numpy() > 0, mask)
+    elif kind == "box":
+        assert prompt.points is not None and prompt.points[0].tolist() == [[30, 10], [50, 20]]
+    else:
+        assert prompt.points is not None and prompt.ambiguous
+        x, y = prompt.points[0, 0].int().tolist()
+        assert mask[y, x]
+
+
+def make_trainer(store: FeatureStore, folder: Path, steps: int) -> Trainer:
+    torch.manual_seed(0)
+    model = Sam2Model(embedded_config(SIZE))
+    schedule = Schedule(steps=steps, clips=1, length=3, warmup=1, bfloat16=False, rate=2e-3, decoder_rate=1e-3)
+    return Trainer(model, Sampler([Source(store, 1.0, 1)], seed=0), schedule, folder)
+
+
+def test_training_lowers_the_loss_leaves_the_encoder_and_resumes(store: FeatureStore, tmp_path: Path) -> None:
+    trainer = make_trainer(store, tmp_path, steps=40)
+    encoder = {name: value.clone() for name, value in trainer.model.image_encoder.state_dict().items()}
+    losses = [trainer.train_step()["mask"] for _ in range(40)]
+    assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
+    for name, value in trainer.model.image_encoder.state_dict().items():
+        assert torch.equal(value, encoder[name])
+    trainer.save()
+    again = make_trainer(store, tmp_path, steps=40)
+    assert again.step == 40
+    for name, value in trainer.average.state_dict().items():
+        assert torch.equal(again.average.state_dict()[name], value)
