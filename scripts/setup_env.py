@@ -18,7 +18,8 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -214,20 +215,38 @@ class Setup:
         """Where the packages of scripts/ros_python.py lie unpacked."""
         return self.cache / f"ros-python-{self._ros_python_key()}"
 
-    def install_ros_python(self) -> None:
-        folder = self.ros_python_folder
-        if not folder.is_dir():
-            partial = folder.with_suffix(f".{os.getpid()}")
-            partial.mkdir(parents=True)
-            # Only files that fit every Python and machine are taken from it, so its own tags do not matter.
-            tags = ["--python-version", "3.12", "--implementation", "cp", "--platform", "manylinux_2_35_x86_64"]
-            options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--require-hashes", "-d", partial]
-            self.pip("download", *options, *tags, "-r", REQUIREMENTS / "ros-python.txt")
-            wheel = next(partial.glob("*.whl"))
-            ros_python.unpack(wheel, partial)
-            wheel.unlink()
+    @contextmanager
+    def cache_entry(self, folder: Path) -> Iterator[Path | None]:
+        """Make a folder of the cache once, also when several checkouts want it at the same time.
+
+        Yields an empty folder to fill, which then takes its place; None where the entry exists.
+        """
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with (self.cache / "lock").open("w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.is_dir():
+                yield None
+                return
+            partial = self.cache / "partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            yield partial
             partial.rename(folder)
-        ros_python.install(folder, self.venv, self.site_packages)
+
+    def install_ros_python(self) -> None:
+        with self.cache_entry(self.ros_python_folder) as partial:
+            if partial:
+                self._unpack_ros_python(partial)
+        ros_python.install(self.ros_python_folder, self.venv, self.site_packages)
+
+    def _unpack_ros_python(self, folder: Path) -> None:
+        # Only files that fit every Python and machine are taken from the wheel, so its own tags do not matter.
+        tags = ["--python-version", "3.12", "--implementation", "cp", "--platform", "manylinux_2_35_x86_64"]
+        options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--require-hashes", "-d", folder]
+        self.pip("download", *options, *tags, "-r", REQUIREMENTS / "ros-python.txt")
+        wheel = next(folder.glob("*.whl"))
+        ros_python.unpack(wheel, folder)
+        wheel.unlink()
 
     def build_interfaces(self) -> None:
         """Build the interface packages once for a set of ROS wheels, into the cache, and copy them from there."""
@@ -235,16 +254,14 @@ class Setup:
         wheels = sorted(path.name for path in self.site_packages.glob("ros_*.dist-info"))
         key = digest([self._ros_python_key(), sys.version, platform.machine(), self.distro, *wheels])
         prefix = self.cache / f"interfaces-{key}"
-        if not prefix.is_dir():
-            partial = prefix.with_suffix(f".{os.getpid()}")
-            for name in ros_python.INTERFACE_PACKAGES:
-                build = partial / "build" / name
-                options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_INSTALL_PREFIX={partial / 'prefix'}"]
+        with self.cache_entry(prefix) as partial:
+            for name in ros_python.INTERFACE_PACKAGES if partial else ():
+                build = self.venv / "build" / name
+                options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_INSTALL_PREFIX={partial}"]
                 options += [f"-DPython3_EXECUTABLE={self.python}", "-DBUILD_TESTING=OFF", "-Wno-dev"]
                 self.run(["cmake", "-S", self.ros_python_folder / "interfaces" / name, "-B", build, *options])
                 self.run(["cmake", "--build", build, "--target", "install"])
-            (partial / "prefix").rename(prefix)
-            shutil.rmtree(partial)
+        shutil.rmtree(self.venv / "build", ignore_errors=True)
         shutil.copytree(prefix, self.venv, symlinks=True, dirs_exist_ok=True)
         self.patch_include_paths()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-REPORT_INTERVAL = 15.0  # seconds between signs of life where there is no terminal to rewrite a line on
+REPORT_INTERVAL = 30.0  # seconds between signs of life where there is no terminal to rewrite a line on
 TAIL_LINES = 25  # of a failed command's output
 
 

@@ -1,0 +1,51 @@
+"""Every test session has a ROS domain of its own, and gives its child processes the settings of the launch files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+# Domains above 101 would use ports that Linux hands out to other programs.
+DOMAINS = range(1, 102)
+SETTINGS = {
+    # as launch files set them: buffers of images are kept instead of being returned to the system
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "67108864",
+    # Tests run beside the processes that they start; half of the cores each.
+    "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
+    "RCUTILS_COLORIZED_OUTPUT": "0",
+}
+_domain_lock = pytest.StashKey[IO[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose a free domain, unless SAM2_ROS_TEST_DOMAIN names one, and set the environment of all child processes."""
+    wanted = os.environ.get("SAM2_ROS_TEST_DOMAIN")
+    if wanted:
+        os.environ["ROS_DOMAIN_ID"] = wanted
+    else:
+        domain, config.stash[_domain_lock] = _reserve_domain()
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def _reserve_domain() -> tuple[int, IO[str]]:
+    """A domain that no other test session of this machine has, and the lock that keeps it as long as it is open."""
+    start = os.getpid()
+    for offset in range(len(DOMAINS)):
+        domain = DOMAINS[(start + offset) % len(DOMAINS)]
+        lock = (Path(tempfile.gettempdir()) / f"sam2_ros_test_domain_{domain}.lock").open("a", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return domain, lock
+    raise pytest.UsageError("every ROS domain from 1 to 101 is taken by a test session; SAM2_ROS_TEST_DOMAIN sets one")
