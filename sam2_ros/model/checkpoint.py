@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,9 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
     except OSError:
         raise
     except Exception as error:  # a damaged file can make the unpickler raise anything
-        refused = isinstance(error, pickle.UnpicklingError) and "unsupported" in str(error).lower()
+        refused = isinstance(error, pickle.UnpicklingError) and re.search(
+            "unsupported (class|global)", str(error), re.I
+        )
         reason = (
             "is refused: it holds more than tensors and plain containers, so loading it could run code"
             if refused

@@ -117,12 +117,10 @@ def infer_config(state: Mapping[str, torch.Tensor]) -> ModelConfig:
     width = patch.shape[0]
     indices = [key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")]
     depth = 1 + max((int(index) for index in indices if index.isdecimal()), default=-1)
-    for name, hiera in HIERA.items():
-        if hiera.embed_dim == width and sum(hiera.stages) == depth:
-            break
-    else:
+    name = next((n for n, h in HIERA.items() if (h.embed_dim, sum(h.stages)) == (width, depth)), None)
+    if name is None:
         known = ", ".join(f"{n} ({h.embed_dim} wide, {sum(h.stages)} blocks)" for n, h in HIERA.items())
         raise ValueError(f"unknown SAM 2 size: {width} wide, {depth} blocks; accepted: {known}")
     new = "no_obj_embed_spatial" in state or "obj_ptr_tpos_proj.weight" in state
     prefix = "sam2.1_hiera_" if new else "sam2_hiera_"
-    return ModelConfig(name=prefix + name, hiera=hiera, occlusion_embedding=new, pointer_time_code=new)
+    return ModelConfig(name=prefix + name, hiera=HIERA[name], occlusion_embedding=new, pointer_time_code=new)

@@ -66,7 +66,7 @@ class MemoryEncoder(nn.Module):
         self.out_proj = nn.Conv2d(dim, memory_dim, 1)
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
-        """``features`` ``[1 or B, C, h, w]`` straight from the image encoder; ``masks`` ``[B, 1, 16h, 16w]``, scaled."""
+        """``features`` ``[1 or B, C, h, w]`` are the image encoder's, ``masks`` ``[B, 1, 16h, 16w]`` scaled."""
         x = self.pix_feat_proj(features) + self.mask_downsampler(masks)
         memory = self.out_proj(self.fuser(x))
         return memory if self.pool == 1 else F.avg_pool2d(memory, self.pool)

@@ -49,7 +49,7 @@ class PromptEncoder(nn.Module):
         return torch.cat((code, padding.expand(len(code), 1, -1)), dim=1)
 
     def dense(self, mask_logits: Tensor | None) -> Tensor:
-        """A mask prompt (``[B, 1, 4 grid, 4 grid]`` logits) or its absence as a map that broadcasts to ``[B, C, grid, grid]``."""
+        """A mask prompt (``[B, 1, 4 grid, 4 grid]`` logits) or none, as a map to add to ``[B, C, grid, grid]``."""
         if mask_logits is None:
             return self.no_mask_embed.weight[:, :, None, None]
         return self.mask_downscaling(mask_logits)

@@ -1,7 +1,7 @@
 """The SAM 2 network (Ravi et al., "SAM 2: Segment Anything in Images and Videos", 2024): tensors in, tensors out.
 
-It knows nothing of time: which memories are looked at is the caller's business (:mod:`sam2_ros.tracking`). The state dict
-of the official configuration has the official names.
+It knows nothing of time: which memories are looked at is the caller's business (:mod:`sam2_ros.tracking`). The state
+dict of the official configuration has the official names.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Sam2Model(nn.Module):
         return self.no_obj_ptr.device
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, squashed to the square (bilinear, antialiased)."""
+        """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, squashed to a square (antialiased)."""
         pixels = image.to(self.device).permute(2, 0, 1)[None].float() / 255
         size = self.config.image_size
         if pixels.shape[2:] != (size, size):
@@ -142,7 +142,7 @@ class Sam2Model(nn.Module):
         )
 
     def pointer(self, token: Tensor, present: Tensor) -> Tensor:
-        """Object pointer ``[B, C]`` from a mask token ``[B, C]``; where not ``present`` (``[B]`` bool) the learned "no object"."""
+        """Pointer ``[B, C]`` from a mask token ``[B, C]``; the learned "no object" where not ``present`` (``[B]``)."""
         return torch.where(present[:, None], self.obj_ptr_proj(token).float(), self.no_obj_ptr)
 
     def mask_pointer(self, features: ImageFeatures, masks: Tensor) -> Tensor:

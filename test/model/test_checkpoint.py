@@ -1,0 +1,237 @@
+"""Loading weights: recognised by their content, strictly, and never by running code from a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sam2_reference import without_initialisation
+from torch import Tensor
+
+from sam2_ros.model import HIERA, CheckpointError, HieraConfig, ModelConfig, Sam2Model, load_model
+from sam2_ros.model.checkpoint import read_checkpoint
+from sam2_ros.model.download import checkpoint_path
+
+SMALLEST = ModelConfig(
+    "ours", hiera=HieraConfig(96, 1, (1, 1, 1, 1), (2,)), memory_layers=1, memory_ffn=64, memory_pool=2, image_size=128
+)
+
+
+def official(size: str, version: str) -> dict[str, Tensor]:
+    """A state dict of the official names and shapes; every tensor repeats one number, so that its file is small."""
+    new = version == "2.1"
+    config = ModelConfig("", hiera=HIERA[size], occlusion_embedding=new, pointer_time_code=new)
+    with without_initialisation():
+        shapes = {name: value.shape for name, value in Sam2Model(config).state_dict().items()}
+    return {name: torch.tensor(0.01 * index).expand(shape) for index, (name, shape) in enumerate(shapes.items())}
+
+
+def save(path: Path, state: Any, **entries: Any) -> Path:
+    torch.save({"model": state, **entries}, path)
+    return path
+
+
+@pytest.mark.parametrize("version", ["2.1", "2.0"])
+@pytest.mark.parametrize("size", HIERA)
+def test_size_and_version_are_read_off_the_file(tmp_path: Path, size: str, version: str) -> None:
+    state, config = read_checkpoint(save(tmp_path / "renamed.pt", official(size, version)))
+    assert config.name == f"sam2{'.1' if version == '2.1' else ''}_hiera_{size}"
+    assert config.hiera == HIERA[size]
+    assert config.version == version
+    assert config.image_size == 1024
+    assert state.keys() == official(size, version).keys()
+
+
+@pytest.mark.parametrize("version", ["2.1", "2.0"])
+def test_an_official_file_is_loaded_for_inference(tmp_path: Path, version: str) -> None:
+    state = official("tiny", version)
+    model = load_model(save(tmp_path / "tiny.pt", state))
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    loaded = model.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+def test_the_input_size_can_be_chosen(tmp_path: Path) -> None:
+    path = save(tmp_path / "tiny.pt", official("tiny", "2.1"))
+    model = load_model(path, image_size=128)
+    with torch.no_grad():
+        assert model.encode_image(torch.zeros(1, 3, 128, 128)).stride_16.shape == (1, 256, 8, 8)
+    with pytest.raises(ValueError, match="image_size is 100; accepted: multiples of 32 from 64 on"):
+        load_model(path, image_size=100)
+
+
+def test_our_own_format_keeps_configuration_and_half_precision_weights(tmp_path: Path) -> None:
+    config = replace(SMALLEST, visibility_scale=2.0, visibility_bias=-1.0)
+    source = Sam2Model(config).eval()
+    state = {name: value.half() for name, value in source.state_dict().items()}
+    model = load_model(save(tmp_path / "ours.pt", state, config=config.to_dict()))
+    assert model.config == config
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, state[name].float())
+    with torch.no_grad():
+        features = model.encode_image(torch.zeros(1, 3, 128, 128))
+        memory = model.encode_memory(features, torch.zeros(1, 1, 128, 128), torch.tensor([True]))
+    assert memory.shape == (1, 16, 64)  # 8 × 8 cells, pooled over 2 × 2
+
+
+def test_the_configuration_of_our_format_survives_as_plain_lists() -> None:
+    values = SMALLEST.to_dict()
+    values["hiera"] = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values["hiera"].items()
+    }
+    values["high_res_channels"] = list(values["high_res_channels"])
+    assert ModelConfig.from_dict(values) == SMALLEST
+
+
+MIDDLE = "memory_attention.layers.1.linear1.weight"
+LATER = "sam_mask_decoder.iou_token.weight"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda s: (s.pop(MIDDLE), s.pop(LATER)),
+            rf"does not fit sam2.1_hiera_tiny: tensor '{MIDDLE}' \(2048, 256\) is m",
+        ),
+        (lambda s: s.update({MIDDLE: torch.zeros(1)}), rf"tensor '{MIDDLE}' has shape \(1,\), expected \(2048, 256\)"),
+        (lambda s: s.update(more=torch.zeros(3)), r"tensor 'more' \(3,\) is unexpected"),
+        (lambda s: s.pop("no_obj_embed_spatial"), "tensor 'no_obj_embed_spatial' .* is missing"),
+        (
+            lambda s: s.pop("image_encoder.trunk.blocks.5.norm1.weight"),
+            "'image_encoder.trunk.blocks.5.norm1.weight' .* is m",
+        ),
+    ],
+    ids=["missing", "misshaped", "unexpected", "half of 2.1", "encoder"],
+)
+def test_the_first_tensor_that_does_not_fit_is_named(
+    tmp_path: Path, edit: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
+    state = official("tiny", "2.1")
+    edit(state)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(save(tmp_path / "edited.pt", state))
+
+
+class Intruder:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path, zipped: bool) -> None:
+    trace, path = tmp_path / "was_here", tmp_path / "evil.pt"
+    content = {"model": official("tiny", "2.1"), "extra": Intruder(trace)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"evil.pt is refused: .* could run code; accepted: the official SAM 2"):
+        load_model(path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists()  # it would have run
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_truncated_or_damaged_file_is_refused_at_every_length(tmp_path: Path, zipped: bool) -> None:
+    whole, path = tmp_path / "whole.pt", tmp_path / "damaged.pt"
+    state = {name: torch.zeros(5) for name in ("a", "b", "c")}
+    torch.save({"model": state}, whole, _use_new_zipfile_serialization=zipped)
+    content = whole.read_bytes()
+    damaged = [content[:length] for length in range(0, len(content), 61)]
+    damaged += [content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :] for place in range(0, 400, 7)]
+    for variant in damaged:
+        path.write_bytes(variant)
+        with pytest.raises(CheckpointError, match=r"damaged\.pt.*accepted: the official SAM 2"):
+            load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "can't be read as a checkpoint: it is damaged, incomplete or a file of another kind"),
+        (b"not a checkpoint\n", "can't be read as a checkpoint"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "can't be read as a checkpoint"),
+        (b"PK\x03\x04" + bytes(100), "can't be read as a checkpoint"),
+        ([1, 2, 3], "has no entry 'model' with named tensors"),
+        ({"model": [1, 2]}, "has no entry 'model' with named tensors"),
+        ({"model": {"name": "tiny"}}, "has no entry 'model' with named tensors"),
+        ({"model": {1: torch.zeros(1)}}, "has no entry 'model' with named tensors"),
+        ({"state_dict": {}}, "has no entry 'model' with named tensors"),
+        ({"model": {"backbone.weight": torch.zeros(1)}}, "not a SAM 2 checkpoint: 'image_encoder.trunk.patch_embed"),
+    ],
+    ids=range(10),
+)
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "other.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+
+
+def test_another_size_of_network_is_refused_by_its_dimensions(tmp_path: Path) -> None:
+    state = {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(80, 3, 7, 7)}
+    with pytest.raises(
+        CheckpointError, match=r"unknown SAM 2 size: 80 wide, 0 blocks; accepted: tiny \(96 wide, 12 bl"
+    ):
+        load_model(save(tmp_path / "sam3.pt", state))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "ours", "wings": 2}, "wings"),
+        ({}, "name"),
+        ([1], "another version"),
+        ({"name": "ours", "hiera": 3}, "another version"),
+        ({"name": "ours", "trunk": "resnet"}, "trunk is 'resnet'; accepted: 'hiera', 'tinyvit'"),
+        ({"name": "ours", "image_size": 1000}, "image_size is 1000"),
+        ({"name": "ours", "memory_pool": 0}, "memory_pool 0"),
+    ],
+    ids=range(7),
+)
+def test_a_configuration_that_we_dont_know_is_refused(tmp_path: Path, config: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=f"was written for another version of sam2_ros: .*{message}|{message}"):
+        load_model(save(tmp_path / "ours.pt", {}, config=config))
+
+
+def test_names_and_paths_that_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"give a path, or run: sam2_ros download base_plus-2\.0"):
+        load_model("base_plus-2.0")
+    with pytest.raises(
+        FileNotFoundError, match=r"'enormous'.*give the path of a file, or one of: embedded, tiny, small"
+    ):
+        load_model("enormous")
+    with pytest.raises(FileNotFoundError, match=r"no weights for model '/nowhere/at/all\.pt'.*give the path of a file"):
+        load_model("/nowhere/at/all.pt")
+    with pytest.raises(FileNotFoundError, match="that is a folder; give the path of a file"):
+        load_model(tmp_path)
+    (tmp_path / "tiny").mkdir()  # a folder of that name does not hide the model
+    with pytest.raises(FileNotFoundError, match="run: sam2_ros download tiny"):
+        load_model("tiny")
+
+
+def test_a_downloaded_checkpoint_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path))
+    path = checkpoint_path("small-2.0")
+    path.parent.mkdir(parents=True)
+    save(path, official("small", "2.0"))
+    assert load_model("small-2.0").config.name == "sam2_hiera_small"
