@@ -1,6 +1,6 @@
 """Plays a video as a camera topic and tracks in it.
 
-    ros2 launch sam2_ros demo.launch.py source:=cup.mp4 loop:=true
+ros2 launch sam2_ros demo.launch.py source:=cup.mp4 loop:=true
 """
 
 import os

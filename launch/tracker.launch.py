@@ -1,6 +1,6 @@
 """Starts the tracker and brings it to the active state, also after a respawn.
 
-    ros2 launch sam2_ros tracker.launch.py image:=/camera/image_raw
+ros2 launch sam2_ros tracker.launch.py image:=/camera/image_raw
 """
 
 import os
@@ -29,6 +29,7 @@ ARGUMENTS = {
     "device": ("", "replaces the parameter model.device"),
     "prompts_file": ("", "replaces the parameter prompts_file"),
 }
+
 
 def start(context: LaunchContext) -> list:
     """The actions, with every argument known."""

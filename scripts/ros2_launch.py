@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from launch import LaunchDescription, LaunchService
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import AnyLaunchDescriptionSource
 from ros2cli.command import CommandExtension
-
-from launch import LaunchDescription, LaunchService
 
 
 def find_launch_file(package_or_path: str, file_name: str | None) -> Path:

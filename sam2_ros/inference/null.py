@@ -175,9 +175,9 @@ class NullBackend:
         mask: BoolMask = np.zeros(self._size, np.bool_)
         if prompt.mask is not None:
             if prompt.mask.shape != self._size:
+                size = f"{prompt.mask.shape[1]} x {prompt.mask.shape[0]}"
                 raise PromptError(
-                    PromptCode.INVALID_PROMPT,
-                    f"the mask has {prompt.mask.shape[1]} x {prompt.mask.shape[0]} pixels, the image {width} x {height}",
+                    PromptCode.INVALID_PROMPT, f"the mask has {size} pixels, the image {width} x {height}"
                 )
             return CroppedMask.from_full(prompt.mask)
         boxes: list[NDArray[np.float32]] = []

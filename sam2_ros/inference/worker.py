@@ -1,6 +1,6 @@
 """One thread that owns the engine: the newest frame wins, commands are applied between frames. Knows nothing of ROS.
 
-Nobody who calls the worker ever waits for the network: :meth:`Worker.submit` swaps a frame into a slot, and the commands
+Nobody who calls the worker ever waits for the network: :meth:`Worker.submit` swaps a frame into a slot, and commands
 give back a :class:`concurrent.futures.Future`. Results leave through a :class:`Listener`, in the inference thread.
 """
 
@@ -138,9 +138,7 @@ class Worker:
                 return
             waited = self._slot is not None
             counters = self._counters
-            self._counters = replace(
-                counters, received=counters.received + 1, dropped=counters.dropped + int(waited)
-            )
+            self._counters = replace(counters, received=counters.received + 1, dropped=counters.dropped + int(waited))
             self._slot = frame
             self._condition.notify_all()
 

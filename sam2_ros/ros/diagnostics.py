@@ -112,9 +112,7 @@ class Diagnostics:
         self._publisher.publish(array)
 
 
-def active_values(
-    counters: Counters, statistics: Statistics, age: float, info: BackendInfo
-) -> dict[str, object]:
+def active_values(counters: Counters, statistics: Statistics, age: float, info: BackendInfo) -> dict[str, object]:
     """The values that an active node reports."""
     return {
         "model": info.model,

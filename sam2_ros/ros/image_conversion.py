@@ -5,14 +5,16 @@ Any ``step`` and both byte orders are understood. Encodings are those of ``senso
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Rgb = NDArray[np.uint8]
+Buffer: TypeAlias = "bytes | bytearray | array[int]"
 
 
 class ImageLike(Protocol):
@@ -23,7 +25,7 @@ class ImageLike(Protocol):
     encoding: str
     is_bigendian: int
     step: int  # bytes from one row to the next
-    data: bytes
+    data: Buffer
 
 
 class UnsupportedEncoding(ValueError):
@@ -63,7 +65,7 @@ def mono8_mask(image: ImageLike) -> NDArray[np.bool_]:
     return np.asarray(_rows(image, 1, np.dtype(np.uint8)) > 0)
 
 
-def decode_compressed(data: bytes, encoding: str = "") -> Rgb:
+def decode_compressed(data: Buffer, encoding: str = "") -> Rgb:
     """A JPEG, PNG, … (``sensor_msgs/CompressedImage.data``) as RGB, ``uint8 [H, W, 3]``.
 
     An orientation tag is not obeyed, because camera_info describes the image as it was taken.

@@ -19,7 +19,10 @@ from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.transport import profile_file
 
 _WATCH_PERIOD = 0.25  # seconds between looks at who publishes
-_TRANSPORTS: dict[str, tuple[type, str]] = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
+_TRANSPORTS: dict[str, tuple[type, str]] = {
+    "raw": (Image, "image"),
+    "compressed": (CompressedImage, "image/compressed"),
+}
 _CHOICES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
 
@@ -83,7 +86,9 @@ class ImageInput:
                 "a publisher exists, but best-effort images larger than a datagram get lost in Fast DDS's default "
                 f"transport; {cure}, or let the publisher offer reliable"
             )
-        return silent + f"a reliable publisher exists but sends nothing that arrives; is the camera paused? If not, {cure}"
+        return (
+            silent + f"a reliable publisher exists but sends nothing that arrives; is the camera paused? If not, {cure}"
+        )
 
     def _wanted_reliability(self) -> ReliabilityPolicy:
         choice = self._parameters.text("input.reliability")

@@ -10,12 +10,18 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from sam2_ros.ros.node import TrackerNode
 
-
 _PAUSE_AFTER_FAULT = 0.1  # seconds, so that one that comes again and again does not fill the log
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until SIGINT or SIGTERM; returns the process' exit code."""
+    try:
+        return _run(args)
+    except KeyboardInterrupt:  # may come at any time before rclpy's handlers are there and after they are gone
+        return 0
+
+
+def _run(args: Sequence[str] | None) -> int:
     rclpy.init(args=list(args) if args is not None else None)
     node = TrackerNode()
     executor = SingleThreadedExecutor()
@@ -24,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
         while rclpy.ok():
             try:
                 executor.spin()
-            except (KeyboardInterrupt, ExternalShutdownException):
+            except ExternalShutdownException:
                 break
             except Exception as error:  # a fault in one callback must not end the node
                 node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")

@@ -44,7 +44,7 @@ def to_stamp(time: Time) -> int:
 def byte_array(values: NDArray[np.uint8]) -> array[int]:
     """Bytes for a ``uint8[]`` field: the one container that rclpy neither checks nor copies element by element."""
     filled = array("B")
-    filled.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    filled.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return filled
 
 

@@ -47,7 +47,7 @@ def _reported(transition: Transition) -> Transition:
     return run
 
 
-class TrackerNode(LifecycleNode):  # type: ignore[misc]
+class TrackerNode(LifecycleNode):
     """Listens to the :class:`Worker` as well; those methods (``on_processed``, …) run in the inference thread."""
 
     def __init__(self, **arguments: Any) -> None:
@@ -113,7 +113,7 @@ class TrackerNode(LifecycleNode):  # type: ignore[misc]
         self._input.stop()
         assert self._worker is not None
         self._worker.pause()
-        return super().on_deactivate(state)  # type: ignore[no-any-return]
+        return super().on_deactivate(state)
 
     @_reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:

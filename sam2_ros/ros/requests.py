@@ -59,14 +59,12 @@ def _from_flat_fields(request: AddObjects.Request) -> list[Asked]:
         if first != second:
             reason = f"{names} have {first} and {second} entries; accepted: equally many"
             return [PromptError(PromptCode.INVALID_PROMPT, reason)]
-    names = dict.fromkeys([*request.bbox_object_ids, *request.point_object_ids])
-    return [_from_flat_object(request, name) for name in names]
+    objects = dict.fromkeys([*request.bbox_object_ids, *request.point_object_ids])
+    return [_from_flat_object(request, name) for name in objects]
 
 
 def _from_flat_object(request: AddObjects.Request, name: str) -> Asked:
-    boxes = [
-        box for owner, box in zip(request.bbox_object_ids, request.bbox_coords, strict=True) if owner == name
-    ]
+    boxes = [box for owner, box in zip(request.bbox_object_ids, request.bbox_coords, strict=True) if owner == name]
     chosen = [index for index, owner in enumerate(request.point_object_ids) if owner == name]
     try:
         if not name:

@@ -57,8 +57,11 @@ class StartPrompts:
                 logger.error(f"prompts_file could not be applied: {type(error).__name__}: {error}")
                 return
             for result in results:
-                say = logger.info if result.success else logger.error
-                say(f"prompts_file: {result.message}")
+                # Two calls in two lines: rclpy ties a severity to the line that logs.
+                if result.success:
+                    logger.info(f"prompts_file: {result.message}")
+                else:
+                    logger.error(f"prompts_file: {result.message}")
 
         worker.call_on_frame(self._apply, wait=_A_YEAR).add_done_callback(report)
 

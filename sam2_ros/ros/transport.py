@@ -23,9 +23,9 @@ def environment(transport: str = "shared_memory", present: Mapping[str, str] | N
     """Variables to set; what ``present`` (default: this process' environment) says already is left alone.
 
     Args:
-        transport: "shared_memory": the package's ``config/fastdds.xml``, understood by processes with Fast DDS's default
-            settings. "large_data": Fast DDS's own mode of this name (TCP and shared memory); such a process and one
-            with the default settings do not see each other. "default": nothing is set.
+        transport: "shared_memory": the package's ``config/fastdds.xml``; processes with Fast DDS's default settings
+            understand it. "large_data": Fast DDS's own mode of this name (TCP and shared memory); such a process and
+            one with the default settings do not see each other. "default": nothing is set.
 
     Raises:
         ValueError: another transport.

@@ -2,9 +2,10 @@
 
     python -m sam2_ros.ros.video_publisher --ros-args -p source:=cup.mp4 -p loop:=true
 
-Parameters, all read at start: ``source``; ``rate`` in frames a second (0 = the source's own); ``loop``; ``reliability``
-(reliable or best_effort); ``wait_for_subscriber`` (hold the first frame back until somebody listens); ``frame_id``. At the
-end of the source the process waits until reliable subscribers have everything, says how much it published, and ends.
+Parameters, all read at start: ``source``; ``rate`` in frames a second (0 = the source's own); ``loop``;
+``reliability`` (reliable or best_effort); ``wait_for_subscriber`` (hold the first frame back until somebody listens);
+``frame_id``. At the end of the source the process waits until reliable subscribers have everything, says how much it
+published, and ends.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": Reliabili
 _LAST_WORDS = Duration(seconds=5)  # for subscribers to acknowledge the last frames
 
 
-class VideoPublisher(Node):  # type: ignore[misc]
+class VideoPublisher(Node):
     """Publishes frames at an even rate, stamped with the node's clock when they are sent."""
 
     def __init__(self) -> None:
@@ -82,7 +83,7 @@ class VideoPublisher(Node):  # type: ignore[misc]
         return str(self.declare_parameter(name, default).value)
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def _run(args: Sequence[str] | None) -> int:
     rclpy.init(args=list(args) if args is not None else None)
     try:
         node = VideoPublisher()
@@ -92,11 +93,19 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"camera: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         rclpy.try_shutdown()
     return 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node; returns the process' exit code, 2 where the parameters are at fault."""
+    try:
+        return _run(args)
+    except KeyboardInterrupt:  # may come at any time before rclpy's handlers are there and after they are gone
+        return 0
 
 
 if __name__ == "__main__":

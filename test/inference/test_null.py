@@ -77,7 +77,11 @@ def test_changes(backend: NullBackend) -> None:
     backend.refine(AddRequest(box(1, 1, 6, 6), object_id=1))
     backend.reset()
     changes = backend.take_changes()
-    assert [(change.event, change.object_id, change.name) for change in changes] == [(1, 1, "a"), (3, 1, "a"), (4, 1, "a")]
+    assert [(change.event, change.object_id, change.name) for change in changes] == [
+        (1, 1, "a"),
+        (3, 1, "a"),
+        (4, 1, "a"),
+    ]
     assert backend.take_changes() == []
 
 
@@ -101,7 +105,10 @@ def test_adding_a_living_name_corrects_that_object(backend: NullBackend) -> None
     bad = PromptError(PromptCode.INVALID_PROMPT, "no such thing")
     commands.add(backend, [AddRequest(box(1, 1, 5, 5), name="cup")])
     results = commands.add(backend, [bad, AddRequest(box(2, 2, 9, 9), name="cup")])
-    assert [(result.code, result.object_id) for result in results] == [(PromptCode.INVALID_PROMPT, 0), (PromptCode.OK, 1)]
+    assert [(result.code, result.object_id) for result in results] == [
+        (PromptCode.INVALID_PROMPT, 0),
+        (PromptCode.OK, 1),
+    ]
     assert commands.living(backend)[0].mask.box == (2, 2, 9, 9)
 
 

@@ -1,4 +1,4 @@
-"""Every encoding gives the expected pixels, whatever the step and the byte order; malformed images say what is wrong."""
+"""Every encoding gives the expected pixels, whatever step and byte order; malformed images say what is wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2_ros.ros.image_conversion import ENCODINGS, UnsupportedEncoding, decode_compressed, mono8_mask, to_rgb
+from sam2_ros.ros.image_conversion import ENCODINGS, Buffer, UnsupportedEncoding, decode_compressed, mono8_mask, to_rgb
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -25,7 +25,7 @@ class FakeImage:
     encoding: str
     is_bigendian: int
     step: int
-    data: bytes
+    data: Buffer
 
 
 def image(encoding: str, pixels: np.ndarray, padding: int = 0, big_endian: bool = False) -> FakeImage:
@@ -35,7 +35,8 @@ def image(encoding: str, pixels: np.ndarray, padding: int = 0, big_endian: bool 
     rows = pixels.reshape(pixels.shape[0], -1).view(np.uint8)
     junk = np.full((rows.shape[0], padding), 0xAB, np.uint8)
     padded = np.hstack([rows, junk])
-    return FakeImage(*pixels.shape[:2], encoding, int(big_endian), padded.shape[1], padded.tobytes())
+    height, width = pixels.shape[:2]
+    return FakeImage(height, width, encoding, int(big_endian), padded.shape[1], padded.tobytes())
 
 
 def mosaic(pattern: str) -> np.ndarray:

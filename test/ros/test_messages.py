@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,13 +46,13 @@ def masks() -> list[np.ndarray]:
     return [full, pixel, column, late, RNG.random((7, 9)) > 0.5]
 
 
-def object_result(mask: np.ndarray, **changes: object) -> ObjectResult:
-    values: dict = dict(
+def object_result(mask: np.ndarray, **changes: Any) -> ObjectResult:
+    result = ObjectResult(
         object_id=3, mask=CroppedMask.from_full(mask), state=ObjectState.VISIBLE, object_score=2.5, visibility=0.75,
         predicted_iou=0.5, prompted=True, name="cup", label="dish", label_score=0.25, first_seen=1_500_000_000,
         last_seen=2_000_000_001, frames_since_seen=4, frames_tracked=9,
     )  # fmt: skip
-    return ObjectResult(**(values | changes))
+    return replace(result, **changes)
 
 
 @pytest.mark.parametrize("encoding", ["mono8", "rle"])
@@ -118,9 +120,7 @@ def test_prompt_result_and_event() -> None:
     mask = np.zeros((30, 40), np.bool_)
     mask[1:3, 1:4] = True
     candidate = MaskCandidate(2, CroppedMask.from_full(mask), 0.25, 0.75)
-    result = PromptResult(
-        PromptCode.OK, "done", 3, "cup", 5, 0.5, 2, 0.125, object_result(mask), 0.875, (candidate,)
-    )
+    result = PromptResult(PromptCode.OK, "done", 3, "cup", 5, 0.5, 2, 0.125, object_result(mask), 0.875, (candidate,))
     message = messages.prompt_result(result, "mono8")
     assert (message.code, message.success, message.message) == (PromptResultMessage.OK, True, "done")
     assert (message.object_id, message.name, messages.to_stamp(message.applied_stamp)) == (3, "cup", 5)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HEIGHT, WIDTH, Peer, box_prompt, running
 from diagnostic_msgs.msg import DiagnosticStatus
+from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Point2D
@@ -115,7 +115,9 @@ def test_events(node: Peer) -> None:
 
 
 def test_list_rename_remove_reset(node: Peer) -> None:
-    first, second = (result.object_id for result in node.add(box_prompt(1, 1, 9, 9), box_prompt(20, 20, 30, 30)).results)
+    first, second = (
+        result.object_id for result in node.add(box_prompt(1, 1, 9, 9), box_prompt(20, 20, 30, 30)).results
+    )
     assert rename(node, str(second), "box", "thing").success
     listed = node.list_objects()
     assert [(known.id, known.name, known.label) for known in listed.tracks.objects] == [
@@ -233,13 +235,12 @@ def add_request(prompt: ObjectPrompt, header: Header) -> tuple[type, str, Any]:
     return AddObjects, "add_objects", AddObjects.Request(prompts=[prompt], request_header=header)
 
 
+@pytest.mark.parametrize("encoding", ["mono8", "bayer_rggb8"])
 @pytest.mark.parametrize("padding", [0, 12])
-def test_other_encodings_arrive(node: Peer, padding: int) -> None:
+def test_other_encodings_arrive(node: Peer, encoding: str, padding: int) -> None:
     step = WIDTH + padding
-    for encoding in ("mono8", "bayer_rggb8"):
-        image = node.image(encoding=encoding, step=step, data=array("B", bytes(step * HEIGHT)))
-        node.send(image)
-        node.wait_until(lambda image=image: node.tracks_of(image), f"tracks of {encoding}")
+    image = node.send(node.image(encoding=encoding, step=step, data=array("B", bytes(step * HEIGHT))))
+    node.wait_until(lambda: node.tracks_of(image), "its tracks")
 
 
 def test_a_bad_image_costs_itself_alone(node: Peer) -> None:
@@ -261,7 +262,9 @@ def test_best_effort_publishers_arrive_too(node: Peer) -> None:
     try:
         image = node.track(publisher=publisher)
         assert node.launched is not None
-        node.launched.wait_for_text("subscribed to /tracking/image, reliable", "subscribed to /tracking/image, best effort")
+        node.launched.wait_for_text(
+            "subscribed to /tracking/image, reliable", "subscribed to /tracking/image, best effort"
+        )
         assert image.image_width == WIDTH
     finally:
         node.node.destroy_publisher(publisher)

@@ -17,7 +17,7 @@ DEFAULTS: dict[str, Value] = {parameter.name: parameter.default for parameter in
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Value]:
-    flat = {}
+    flat: dict[str, Value] = {}
     for name, value in tree.items():
         full = f"{prefix}{name}"
         flat |= flatten(value, f"{full}.") if isinstance(value, dict) else {full: value}
@@ -54,10 +54,10 @@ def test_the_ranges_are_the_engines() -> None:
             continue
         field = parameter.name.partition(".")[2]
         for inside in (parameter.low, parameter.high):
-            TrackerConfig(**{field: int(inside)})
+            parameters.tracker_config(DEFAULTS | {parameter.name: int(inside)})
         for outside in (parameter.low - 1, parameter.high + 1):
             with pytest.raises(ValueError, match=field):
-                TrackerConfig(**{field: int(outside)})
+                parameters.tracker_config(DEFAULTS | {parameter.name: int(outside)})
 
 
 @pytest.mark.parametrize(

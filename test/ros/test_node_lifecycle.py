@@ -1,0 +1,191 @@
+"""The states of the node: what each transition does, what it refuses, and that the process lives on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from node_harness import Launched, Peer, box_prompt, running
+
+from sam2_ros.msg import PromptResult
+
+CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
+DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
+
+
+@pytest.fixture(scope="module")
+def launched(folder: Path, parameters_file: Path) -> Iterator[Peer]:
+    arguments = {"params_file": str(parameters_file), "autostart": "false"}
+    with running(folder, namespace="/lifecycle", **arguments) as peer:
+        yield peer
+
+
+@pytest.fixture
+def node(launched: Peer) -> Iterator[Peer]:
+    """The node, unconfigured."""
+    assert launched.state() == "unconfigured"
+    yield launched
+    if launched.state() == "active":
+        launched.change_state(DEACTIVATE)
+    if launched.state() == "inactive":
+        launched.change_state(CLEANUP)
+
+
+def log_of(node: Peer) -> Launched:
+    assert node.launched is not None
+    return node.launched
+
+
+def test_without_autostart_the_node_waits(node: Peer) -> None:
+    assert node.state() == "unconfigured"
+    assert node.status()["message"] == "not configured"
+
+
+def test_the_walk(node: Peer) -> None:
+    """Objects are kept over a deactivation and gone after a cleanup; ids start anew then, with a new engine."""
+    assert node.change_state(CONFIGURE) and node.state() == "inactive"
+    assert node.node.count_subscribers("/lifecycle/image") == 0
+    assert node.change_state(ACTIVATE) and node.state() == "active"
+    node.track()
+    object_id = node.add(box_prompt(10, 10, 30, 30, name="cup")).results[0].object_id
+    assert [known.name for known in node.track().objects] == ["cup"]
+
+    assert node.change_state(DEACTIVATE) and node.state() == "inactive"
+    node.wait_until(lambda: node.node.count_subscribers("/lifecycle/image") == 0, "an end of the subscription")
+    assert node.status()["message"] == "not active"
+    before = len(node.tracks)
+    assert node.change_state(ACTIVATE)
+    tracks = node.track()
+    assert [(known.id, known.name) for known in tracks.objects] == [(object_id, "cup")]
+    assert tracks.frames_processed <= tracks.frames_received <= len(node.tracks) - before + 50
+    assert tracks.frames_processed == len(node.tracks) - before, "the counters begin anew with each activation"
+
+    assert node.change_state(DEACTIVATE) and node.change_state(CLEANUP) and node.state() == "unconfigured"
+    assert node.change_state(CONFIGURE) and node.change_state(ACTIVATE)
+    assert node.track().objects == []
+    assert node.add(box_prompt(10, 10, 30, 30)).results[0].object_id == 1
+
+
+def test_services_answer_in_every_state(node: Peer) -> None:
+    for transition in (None, CONFIGURE):
+        if transition is not None:
+            assert node.change_state(transition)
+        answer = node.add(box_prompt(10, 10, 30, 30), box_prompt(1, 1, 2, 2))
+        assert not answer.success
+        assert [result.code for result in answer.results] == [PromptResult.NOT_ACTIVE] * 2
+        assert "not active; configure and activate it first" in answer.message
+        assert not node.list_objects().success
+        assert not node.reset().success
+
+
+def test_a_prompt_before_any_frame_is_refused_after_a_while(node: Peer) -> None:
+    assert node.change_state(CONFIGURE) and node.change_state(ACTIVATE)
+    answer = node.add(box_prompt(10, 10, 30, 30))
+    assert answer.results[0].code == PromptResult.NO_FRAME
+    assert "is the camera running?" in answer.message
+    listed = node.list_objects()
+    assert listed.success and listed.message == "no frame was processed yet"
+
+
+def test_a_transition_that_the_state_does_not_have(node: Peer) -> None:
+    assert not node.change_state(ACTIVATE)
+    assert not node.change_state(99)
+    assert node.state() == "unconfigured"
+    assert node.change_state(CONFIGURE)
+    assert not node.change_state(CONFIGURE)
+    assert node.state() == "inactive"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("model.name", "/nowhere/weights.pt", "/nowhere/weights.pt"),
+        ("prompts_file", "/nowhere/prompts.json", "/nowhere/prompts.json: no such prompts file"),
+    ],
+)
+def test_a_failed_configure_says_why_and_can_be_mended(node: Peer, name: str, value: str, complaint: str) -> None:
+    good = {"model.name": "null", "prompts_file": ""}[name]
+    assert node.set_parameter(name, value).successful
+    assert not node.change_state(CONFIGURE)
+    assert node.state() == "unconfigured"
+    assert complaint in last_failure(node)
+    assert node.set_parameter(name, good).successful
+    assert node.change_state(CONFIGURE)
+
+
+def test_prompts_for_later_frames_are_refused(node: Peer, tmp_path: Path) -> None:
+    file = tmp_path / "later.json"
+    file.write_text('[{"frame": 8, "object_id": 1, "box": [10, 10, 30, 30]}]')
+    assert node.set_parameter("prompts_file", str(file)).successful
+    assert not node.change_state(CONFIGURE)
+    assert "a prompt is for frame 8; accepted for a live camera: frame 0" in log_of(node).text
+    assert node.set_parameter("prompts_file", "").successful
+
+
+def test_parameters_are_fixed_while_configured_and_free_after_a_cleanup(node: Peer) -> None:
+    assert node.set_parameter("tracker.max_objects", 2).successful
+    assert node.change_state(CONFIGURE)
+    assert not node.set_parameter("tracker.max_objects", 4).successful
+    assert node.change_state(ACTIVATE)
+    assert node.track().max_objects == 2
+    assert node.change_state(DEACTIVATE) and node.change_state(CLEANUP)
+    assert node.set_parameter("tracker.max_objects", 4).successful
+
+
+def test_compressed_transport(node: Peer) -> None:
+    from array import array
+
+    import cv2
+    import numpy as np
+    from sensor_msgs.msg import CompressedImage
+
+    assert node.set_parameter("input.transport", "compressed").successful
+    assert node.change_state(CONFIGURE) and node.change_state(ACTIVATE)
+    publisher = node.create_image_publisher(CompressedImage, "/lifecycle/image/compressed")
+    _, jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))
+    message = CompressedImage(format="jpeg", data=array("B", jpeg.tobytes()), header=node.image().header)
+    node.wait_until(lambda: node.send(message, publisher) and node.tracks_of(message), "tracks of a JPEG")
+    assert (node.tracks[-1].image_width, node.tracks[-1].image_height) == (64, 48)
+    broken = CompressedImage(format="jpeg", data=array("B", b"no jpeg"), header=node.image().header)
+    node.send(broken, publisher)
+    log_of(node).wait_for_text("compressed image (format 'jpeg', 7 bytes) can't be decoded")
+    node.node.destroy_publisher(publisher)
+    node.change_state(DEACTIVATE)
+    node.change_state(CLEANUP)
+    assert node.set_parameter("input.transport", "raw").successful
+
+
+def test_wrong_values_and_missing_torch_at_start_end_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is one clear sentence, and once it is mended the node can be configured. torch is made to seem absent."""
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    file = tmp_path / "wrong.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    model.name: embedded\n    tracker.max_objects: 0\n    prompts.wait: often\n"
+        "    output.mask_encoding: png\n    tracker.max_object: 3\n"
+    )
+    with running(folder, namespace="/wrong", params_file=str(file)) as node:
+        log_of(node).wait_for_text("/wrong/tracker refused to configure")
+        line = last_failure(node)
+        assert "tracker.max_objects" in line and "accepted: 1 to 1024" in line
+        assert "prompts.wait" in line and 'output.mask_encoding is "png"; accepted: mono8, rle' in line
+        assert "parameter 'tracker.max_object' does not exist and is ignored" in log_of(node).text
+        assert node.state() == "unconfigured"
+        for name, value in (("tracker.max_objects", 3), ("prompts.wait", 1.0), ("output.mask_encoding", "rle")):
+            assert node.set_parameter(name, value).successful
+
+        assert not node.change_state(CONFIGURE)
+        assert "PyTorch" in last_failure(node) and "install" in last_failure(node)
+
+        assert node.set_parameter("model.name", "null").successful
+        assert node.change_state(CONFIGURE) and node.change_state(ACTIVATE)
+        assert node.track().max_objects == 3
+
+
+def last_failure(node: Peer) -> str:
+    return [line for line in log_of(node).text.splitlines() if "configure failed: " in line][-1]
