@@ -159,6 +159,17 @@ class Peer:
     def wait_until(self, condition: Callable[[], Any], what: str) -> Any:
         return wait_until(condition, what, self.launched)
 
+    def wait_for_reliable(self) -> None:
+        """Until the node listens as this publisher offers; an image sent while it changes over may be lost."""
+        assert self.launched is not None
+        text = f"subscribed to {self._image_topic}, "
+
+        def reliable() -> bool:
+            lines = [line for line in self.launched.text.splitlines() if text in line] if self.launched else []
+            return bool(lines) and lines[-1].endswith("reliable")
+
+        self.wait_until(reliable, "a reliable subscription")
+
     @contextmanager
     def camera(self, period: float = 0.03) -> Iterator[list[Any]]:
         """Images at an even rate from a thread; the list holds what was sent."""

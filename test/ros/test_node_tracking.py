@@ -30,6 +30,7 @@ def launched(folder: Path, parameters_file: Path) -> Iterator[Peer]:
 @pytest.fixture
 def node(launched: Peer) -> Peer:
     """The node, tracking and without objects."""
+    launched.wait_for_reliable()
     launched.track()
     assert launched.reset().success
     launched.events.clear()
