@@ -63,7 +63,10 @@ class MemoryBank:
             table[row] = EMPTY
 
     def store_recent(self, rows: list[int], frame: int, memory: Tensor, pointers: Tensor) -> None:
-        """Keeps a tracked frame (``memory`` ``[B, HW, memory_dim]``, ``pointers`` ``[B, C]``) until newer ones need its slot."""
+        """Keeps a tracked frame until newer ones need its slot.
+
+        ``memory`` is ``[B, HW, memory_dim]``, ``pointers`` ``[B, C]``.
+        """
         slot, pointer_slot = frame % self.ring, frame % self.pointer_ring
         index = torch.as_tensor(rows, device=self.spatial.device)
         prompted = self.config.prompted_slots
@@ -99,13 +102,21 @@ class MemoryBank:
             recent[recent == frame] = EMPTY
         return released
 
+    def remembers(self, row: int, frame: int) -> bool:
+        """Whether a frame before ``frame`` is kept that :meth:`gather` would look at."""
+        prompted, recent = self.prompted_frames[row], self.recent_frames[row]
+        oldest = max(0, frame - self.config.recent_slots)
+        return bool(((prompted != EMPTY) & (prompted < frame)).any() or ((recent >= oldest) & (recent < frame)).any())
+
     def gather(self, rows: list[int], frame: int) -> Memories:
-        """The memories that the objects in ``rows`` look at on ``frame``; objects may hold different numbers of them."""
+        """The memories that the objects in ``rows`` look at on ``frame``; objects may hold different numbers of them.
+
+        Each must hold one (:meth:`remembers`).
+        """
         model, config = self.model, self.config
         prompted = config.prompted_slots
         table = np.asarray(rows)
 
-        # Prompted frames: filled from slot 0 on, so the used ones are a prefix.
         held = (self.prompted_frames[table] != EMPTY) & (self.prompted_frames[table] < frame)
         slots = [index for index in range(prompted) if held[:, index].any()]
         columns = [held[:, index] for index in slots]

@@ -26,7 +26,7 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
 
 
 def suppress_overlap(logits: Tensor) -> Tensor:
-    """Lets every pixel belong to the object of the highest logit only (``[B, 1, H, W]``); others drop to -10 or below."""
+    """Leaves every pixel of ``[B, 1, H, W]`` to the object of the highest logit; the others drop to -10 or below."""
     if len(logits) == 1:
         return logits
     winner = logits.argmax(dim=0, keepdim=True)
@@ -37,8 +37,7 @@ def suppress_overlap(logits: Tensor) -> Tensor:
 def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> list[CroppedMask]:
     """Low-resolution logits ``[B, 1, h, w]`` → binary masks of ``height`` × ``width``, cropped.
 
-    Bilinear up-sampling, then a threshold at 0. Each object is up-sampled only around its positive pixels, which gives
-    the same mask: farther away every logit that takes part is negative.
+    Bilinear up-sampling, then a threshold at 0.
     """
     if non_overlap and len(logits) > 1:
         full = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
@@ -47,8 +46,8 @@ def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> l
 
 
 def _image_mask(logits: Tensor, height: int, width: int) -> CroppedMask:
-    """One object (``[1, h, w]``); only whole rows outside its extent are left out, so that the weights stay the same."""
-    if not bool((logits > 0).any()):
+    """One object (``[1, h, w]``)."""
+    if not bool((logits > 0).any()):  # up-sampling can't make it positive
         return CroppedMask.empty(width, height)
     full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)
     return CroppedMask.from_full((full[0, 0] > 0).numpy())

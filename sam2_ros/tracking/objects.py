@@ -11,7 +11,7 @@ from torch import Tensor
 from sam2_ros.tracking.types import CroppedMask, ObjectResult, ObjectState
 
 
-@dataclass
+@dataclass(eq=False)
 class TrackedObject:
     """One living object; ``object_id`` is permanent, ``row`` is its place in the memory bank."""
 
@@ -27,6 +27,7 @@ class TrackedObject:
     last_seen: int = 0  # ns
     last_seen_frame: int = -1
     newest_frame: int = -1  # the frame that the fields below belong to
+    seen_before: tuple[int, int, int] = (0, 0, -1)  # first_seen, last_seen, last_seen_frame as of the frame before
 
     logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame
     mask: CroppedMask | None = None
@@ -56,6 +57,9 @@ class TrackedObject:
         VISIBLE with a mask; OCCLUDED without one; LOST when there was none for more than ``lost_after`` frames.
         """
         before = self.state
+        if frame == self.newest_frame:  # a prompt's answer replaces what this frame gave so far
+            self.first_seen, self.last_seen, self.last_seen_frame = self.seen_before
+        self.seen_before = (self.first_seen, self.last_seen, self.last_seen_frame)
         self.newest_frame, self.mask = frame, mask
         self.object_score, self.visibility, self.predicted_iou = object_score, visibility, iou
         if mask.crop.size:

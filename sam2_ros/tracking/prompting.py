@@ -110,8 +110,12 @@ class PromptApplier:
         return ("clicks", len(labels), self._is_correction(one, frame), previous)
 
     def _is_correction(self, one: TrackedObject, frame: int) -> bool:
-        """Whether the object has been tracked to this frame, so that its memory counts."""
-        return one.added_frame < frame
+        """Whether the object has been tracked to this frame, so that its memory counts.
+
+        With one prompted slot, a correction on the frame after the first prompt takes the place of all that was known;
+        the next prompt on that frame is then like a first one.
+        """
+        return one.added_frame < frame and self.bank.remembers(one.row, frame)
 
     def _from_clicks(
         self, batch: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int, width: int, height: int

@@ -23,14 +23,22 @@ def check_prompt(prompt: Prompt, width: int, height: int, new_object: bool) -> N
         if prompt.candidate not in (0, 1, 2):
             raise refuse(f"candidate is {prompt.candidate}; accepted: 0, 1 or 2, as offered by the answer before")
         if not kinds and new_object:
-            raise refuse("a candidate is chosen for an existing object; give its id, or points for a new object")
+            raise refuse("a candidate is chosen for an existing object; give its id, or a point for a new object")
+        if kinds and (kinds != ["points"] or np.shape(prompt.points)[:1] != (1,)):
+            raise refuse(
+                "candidates are offered for a single point; give one point with the choice, or the choice alone"
+            )
     elif not kinds:
         raise refuse("the prompt is empty; give points with labels, a box, a box with points, or a mask")
+    if prompt.points is None and prompt.labels is not None and len(prompt.labels):
+        raise refuse("labels came without points; accepted: one label for each point")
     if prompt.mask is not None:
         if len(kinds) > 1:
             raise refuse(
                 f"a mask can't be combined with {' or '.join(k for k in kinds if k != 'mask')}; give one of them"
             )
+        if prompt.mask.dtype != np.bool_:
+            raise refuse(f"the mask is of type {prompt.mask.dtype}; accepted: bool, for example mask > 0")
         if prompt.mask.ndim != 2 or prompt.mask.shape != (height, width):
             shape = " x ".join(str(n) for n in reversed(prompt.mask.shape))
             raise refuse(f"the mask is {shape} pixels, the image {width} x {height}; they must be equal")

@@ -1,6 +1,6 @@
 """The streaming tracker: one image encoding a frame, all objects as one batch, memory that never grows.
 
-Nobody says how many frames will come. A prompt is applied to the newest frame, the one of the last :meth:`Tracker.step`.
+Nobody says how many frames will come. A prompt is applied to the newest frame: that of the last :meth:`Tracker.step`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,9 +25,11 @@ from sam2_ros.tracking.prompting import PromptApplier
 from sam2_ros.tracking.prompts import check_prompt
 from sam2_ros.tracking.types import (
     AddRequest,
+    CroppedMask,
     FrameResult,
     ObjectChange,
     ObjectState,
+    Prompt,
     PromptCode,
     PromptError,
     PromptResult,
@@ -135,20 +138,22 @@ class Tracker:
         A request without ``object_id`` makes a new object; with the id of a living one it corrects that object.
         ``stamp`` must be 0 or that of the newest frame.
         """
-        results: list[PromptResult | None] = [None] * len(requests)
-        accepted: list[tuple[int, AddRequest, TrackedObject, bool]] = []
+        results: dict[int, PromptResult] = {}
+        accepted: dict[int, _Accepted] = {}
         for index, request in enumerate(requests):
+            if any(a.one.object_id == request.object_id for a in accepted.values()):
+                # A second prompt for the same object builds on the answer to the first.
+                results.update(zip(accepted, self._apply(list(accepted.values())), strict=True))
+                accepted.clear()
             try:
-                one, new = self._admit(request, stamp)
-                accepted.append((index, request, one, new))
+                accepted[index] = self._admit(request, stamp)
             except PromptError as error:
                 results[index] = PromptResult(
                     error.code, str(error), object_id=request.object_id or 0, name=request.name
                 )
         if accepted:
-            for (index, *_), result in zip(accepted, self._apply([a[1:] for a in accepted]), strict=True):
-                results[index] = result
-        return [result for result in results if result is not None]
+            results.update(zip(accepted, self._apply(list(accepted.values())), strict=True))
+        return [results[index] for index in range(len(requests))]
 
     def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
         """Corrects a living object (``request.object_id``) on the newest frame."""
@@ -198,7 +203,7 @@ class Tracker:
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _admit(self, request: AddRequest, stamp: int) -> tuple[TrackedObject, bool]:
+    def _admit(self, request: AddRequest, stamp: int) -> _Accepted:
         """Checks a request and gives a new object its row; raises :class:`PromptError` with the reason."""
         if self._features is None:
             raise PromptError(PromptCode.NO_FRAME, "no frame was processed yet; send the prompt after the first image")
@@ -211,17 +216,14 @@ class Tracker:
         check_prompt(request.prompt, *self._size, new_object=new)
         if request.object_id is not None:
             one = self._living(request.object_id)
-            if request.prompt.candidate is not None and request.prompt.points is None and one.candidates is None:
-                raise PromptError(
-                    PromptCode.INVALID_PROMPT,
-                    "no candidates are kept for this object on the newest frame; give the points again with the choice",
-                )
+            if request.prompt.candidate is not None:
+                self._check_candidate(request.prompt, one)
             if request.name and request.name != one.name:
                 self._check_name(request.name, one.object_id)
                 one.name = request.name
             if request.label:
                 one.label, one.label_score = request.label, request.label_score
-            return one, False
+            return _Accepted(request, one, new=False)
         self._check_name(request.name, None)
         taken = {one.row for one in self._objects.values()}
         row = next((row for row in range(self.config.max_objects) if row not in taken), None)
@@ -234,26 +236,48 @@ class Tracker:
         one = TrackedObject(self._next_id, row, request.name, request.label, request.label_score, self._frame)
         self._next_id += 1
         self._objects[one.object_id] = one
-        return one, True
+        return _Accepted(request, one, new=True)
 
-    def _apply(self, accepted: list[tuple[AddRequest, TrackedObject, bool]]) -> list[PromptResult]:
+    def _check_candidate(self, prompt: Prompt, one: TrackedObject) -> None:
+        """Refuses a choice where nothing is offered."""
+        if prompt.points is None and one.candidates is None:
+            raise PromptError(
+                PromptCode.INVALID_PROMPT,
+                "no candidates are kept for this object on the newest frame; give the point again with the choice",
+            )
+        if prompt.points is not None and one.prompt_frame == self._frame and len(one.labels) and not prompt.replace:
+            raise PromptError(
+                PromptCode.INVALID_PROMPT,
+                "candidates are offered for a single point, and this object has earlier ones on this frame; give the "
+                "choice alone, or the point with replace",
+            )
+
+    def _apply(self, accepted: list[_Accepted]) -> list[PromptResult]:
+        """Applies prompts of different objects; where that fails, none of the new objects stays."""
         assert self._features is not None
         width, height = self._size
-        with torch.inference_mode(), self._autocast():
-            answers = self._prompts.apply(
-                [(request.prompt, one) for request, one, _ in accepted], self._features, self._frame, width, height
-            )
-        masks = image_masks(torch.stack([answer.logits for answer in answers]), height, width, non_overlap=False)
+        try:
+            with torch.inference_mode(), self._autocast():
+                prompts = [(a.request.prompt, a.one) for a in accepted]
+                answers = self._prompts.apply(prompts, self._features, self._frame, width, height)
+        except Exception:
+            for a in accepted:
+                if a.new:
+                    del self._objects[a.one.object_id]
+            raise
+        for a, answer in zip(accepted, answers, strict=True):
+            a.one.logits, a.one.prompted = answer.logits, True
+        masks = self._prompted_masks([a.one for a in accepted])
         results = []
-        for (_, one, new), answer, mask in zip(accepted, answers, masks, strict=True):
-            one.logits, one.prompted = answer.logits, True
+        for a, answer, mask in zip(accepted, answers, masks, strict=True):
+            one = a.one
             visibility = float(self.model.visibility(torch.tensor(answer.object_score)))
             before = one.see(
                 self._frame, self._stamp, mask, answer.object_score, visibility, answer.iou, self.config.lost_after
             )
-            event, reason = (ADDED, "added") if new else (CORRECTED, "corrected")
-            self._changes.append(_change(one, event, None if new else before, reason))
-            if not new and one.state is not before:
+            event, reason = (ADDED, "added") if a.new else (CORRECTED, "corrected")
+            self._changes.append(_change(one, event, None if a.new else before, reason))
+            if not a.new and one.state is not before:
                 self._changes.append(_change(one, STATE_CHANGED, before, f"{before.name} became {one.state.name}"))
             message = f"object {one.object_id} {reason} on frame {self._frame}"
             if answer.released is not None:
@@ -274,6 +298,18 @@ class Tracker:
                 )
             )
         return results
+
+    def _prompted_masks(self, prompted: list[TrackedObject]) -> list[CroppedMask]:
+        """Masks of newly prompted objects; with non-overlap, the others on this frame give way too."""
+        width, height = self._size
+        shown = prompted
+        if self.config.non_overlap:
+            shown = [one for one in self._objects.values() if one in prompted or one.newest_frame == self._frame]
+        logits = torch.stack([one.logits for one in shown if one.logits is not None])
+        masks = image_masks(logits, height, width, self.config.non_overlap)
+        for one, mask in zip(shown, masks, strict=True):
+            one.mask = mask
+        return [one.mask for one in prompted if one.mask is not None]
 
     def _living(self, object_id: int) -> TrackedObject:
         try:
@@ -298,6 +334,15 @@ class Tracker:
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A checked request and its object."""
+
+    request: AddRequest
+    one: TrackedObject
+    new: bool
 
 
 class _Clock:

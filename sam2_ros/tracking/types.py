@@ -101,8 +101,8 @@ class CroppedMask:
 class Prompt:
     """What is wanted of one object on one frame, in source pixels.
 
-    Accepted: ``points`` with ``labels``; ``box``; ``box`` and points; ``mask``. A mask excludes the others. An all-false
-    mask says that the object is not in this frame.
+    Accepted: ``points`` with ``labels``; ``box``; ``box`` and points; ``mask``. A mask excludes the others. An
+    all-false mask says that the object is not in this frame.
     """
 
     points: NDArray[np.float32] | None = None  # [N, 2] x, y
