@@ -53,7 +53,7 @@ def without_initialisation() -> Iterator[None]:
 
 
 @torch.no_grad()
-def draw_weights(reference: nn.Module, seed: int = 0) -> None:
+def draw_weights(reference: nn.Module, seed: int = 0, gain: float = 1.4) -> None:
     """Overwrites every weight by a random one, at a scale at which every one of them matters.
 
     The default initialisation leaves position embeddings zero and layer scales at 1e-6: two networks with different
@@ -69,7 +69,7 @@ def draw_weights(reference: nn.Module, seed: int = 0) -> None:
         elif leaf == "weight" and tensor.ndim == 1:  # of a layer norm
             drawn = 1 + 0.2 * drawn
         elif leaf == "weight" and "embed" not in name.rsplit(".", 2)[-2] and "token" not in name.rsplit(".", 2)[-2]:
-            drawn *= 1.4 / tensor[0].numel() ** 0.5
+            drawn *= gain / tensor[0].numel() ** 0.5
         else:  # embeddings, position codes, layer scales
             drawn *= 0.5
         tensor.copy_(drawn)
