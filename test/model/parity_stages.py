@@ -108,7 +108,7 @@ class MemoryAttention(Stage):
     and once for all objects with masked padding: the slots that an object does not use hold large numbers.
     """
 
-    covers = ("memory_attention.", "maskmem_tpos_enc", "obj_ptr_tpos_proj.")
+    covers = ("memory_attention.", "maskmem_tpos_enc", "obj_ptr_tpos_proj")
     NOW = 30
     # Per object: frames with a prompt (33 lies in the future: its memory counts, its pointer does not), frames without.
     OBJECTS = (((0,), range(1, 30)), ((28, 33), range(29, 30)), ((27,), range(28, 30)))
@@ -264,7 +264,7 @@ class MaskDecoder(Stage):
 class SamHeads(Stage):
     """Six objects, tracked (no prompt), clicked and boxed: one mask each, its score and its pointer."""
 
-    covers = ("obj_ptr_proj.", "no_obj_ptr")
+    covers = ("obj_ptr_proj.",)
 
     def draw(self) -> None:
         self.image = self.features()
@@ -320,7 +320,7 @@ class SamHeads(Stage):
 class MaskPointer(Stage):
     """Pointers of given masks; the last mask is empty."""
 
-    covers = ("mask_downsample.",)
+    covers = ("mask_downsample", "no_obj_ptr")
 
     def draw(self) -> None:
         self.image = self.features()
