@@ -102,8 +102,8 @@ class TrackerNode(LifecycleNode):
         self._statistics.clear()
         self._worker.resume()
         self._start_prompts.apply_to_first_frame(self._worker, self.get_logger())
-        self._active = True
         self._input.start()
+        self._active = True
         return TransitionCallbackReturn.SUCCESS
 
     @_reported

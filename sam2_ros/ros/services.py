@@ -56,7 +56,7 @@ class Services:
             raise
         response.object_ids, response.object_indices = messages.ids_and_indices(living)
         response.results = self._to_messages(results)
-        response.success = all(result.success for result in results)
+        response.success = bool(results) and all(result.success for result in results)
         response.message = _summary(results)
 
     async def _refine_object(self, request: RefineObject.Request, response: RefineObject.Response) -> None:

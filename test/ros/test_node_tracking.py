@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
+from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Point2D
@@ -171,6 +172,11 @@ def test_bad_prompts_are_refused_one_by_one(node: Peer) -> None:
     assert [known.name for known in node.track().objects] == ["good"]
 
 
+def test_a_request_without_prompts_is_no_success(node: Peer) -> None:
+    answer = node.add()
+    assert not answer.success and "holds no prompt" in answer.message
+
+
 def test_no_more_than_max_objects(node: Peer) -> None:
     answer = node.add(*[box_prompt(10 * i, 10, 10 * i + 8, 30) for i in range(5)])
     assert [result.code for result in answer.results] == [PromptResult.OK] * 4 + [PromptResult.FULL]
@@ -271,6 +277,16 @@ def test_best_effort_publishers_arrive_too(node: Peer) -> None:
         node.node.destroy_publisher(publisher)
 
 
+def test_lost_best_effort_images_are_diagnosed_with_the_cure(node: Peer) -> None:
+    """That nothing was sent at all looks the same from here."""
+    publisher = node.create_image_publisher(Image, "/tracking/image", reliable=False)
+    try:
+        status = wait_for_message(node, "best-effort images larger than a datagram get lost")
+        assert "config/fastdds.xml in its environment, or let the publisher offer reliable" in status["message"]
+    finally:
+        node.node.destroy_publisher(publisher)
+
+
 def test_an_incompatible_publisher_is_diagnosed_with_the_cure(node: Peer) -> None:
     assert node.set_parameter("input.reliability", "reliable").successful
     publisher = node.create_image_publisher(Image, "/tracking/image", reliable=False)
@@ -337,6 +353,12 @@ def test_run_lengths(node: Peer) -> None:
         assert mask.encoding == ObjectMask.RLE and list(mask.counts) == [0, 1200] and len(mask.data) == 0
     finally:
         assert node.set_parameter("output.mask_encoding", "mono8").successful
+
+
+def test_the_quality_of_service_of_results_can_be_overridden(node: Peer) -> None:
+    names = [f"qos_overrides./tracking/tracker/tracks.publisher.{policy}" for policy in ("reliability", "depth")]
+    reliability, depth = node.call(GetParameters, "get_parameters", GetParameters.Request(names=names)).values
+    assert (reliability.string_value, depth.integer_value) == ("reliable", 10)
 
 
 @pytest.mark.parametrize(
