@@ -20,6 +20,14 @@ VERBS = ("track", "download", "demo", "client")
 USER_ERROR = 2  # as argparse's own
 INTERRUPTED = 130
 
+# Read by libraries that are loaded later, and by child processes.
+ENVIRONMENT = {
+    # FFmpeg comments on streams that it decodes well; only what is fatal is of interest.
+    "OPENCV_FFMPEG_LOGLEVEL": "8",
+    # torch's threads sleep while they wait for each other; on busy cores, spinning made them six times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every verb that is installed."""
@@ -37,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
-    # FFmpeg comments on streams that it decodes well; only what is fatal is of interest.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     args = build_parser().parse_args(argv)
     try:
         code: int = args.run(args)
