@@ -80,11 +80,11 @@ class TrackerNode(LifecycleNode):
         self._worker = Worker(self._make_backend, self)
         try:
             info = self._wait_for(self._worker.start())
+            self._outputs = Outputs(self, self._settings, info)
         except Exception:
             self._release()
             raise
         self._info = info
-        self._outputs = Outputs(self, self._settings, info)
         self._settings.configured = True
         self._statistics.clear()
         self._refused_encodings.clear()

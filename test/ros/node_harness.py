@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0  # seconds until a test that waits in vain fails
+PATIENCE = 60.0  # seconds until a test that waits in vain fails
 WIDTH, HEIGHT = 160, 120
 
 # Before rclpy is initialised: what the launch files set by default, for this process' images too.
@@ -149,7 +149,7 @@ class Peer:
         sent: list[Any] = []
 
         def arrived() -> Any:
-            if len(sent) < 400:
+            if len(sent) < 1000:
                 sent.append(self.send(publisher=publisher))
                 time.sleep(0.05)
             return next((tracks for image in sent if (tracks := self.tracks_of(image))), None)
