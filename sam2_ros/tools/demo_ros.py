@@ -28,7 +28,7 @@ from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.footage import Clip
-from sam2_ros.tools.processes import ChildProcess, sigterm_unwinds
+from sam2_ros.tools.processes import ChildProcess, signals_unwind
 from sam2_ros.tools.progress import bar
 from sam2_ros.tools.recording import Recording, Report
 from sam2_ros.tools.sources import open_source
@@ -54,7 +54,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
     os.environ.update(environment())  # the launch files' transport, for the recorder and the camera
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with (
-        sigterm_unwinds(),
+        signals_unwind(),
         tempfile.TemporaryDirectory() as folder,
         closing(Recording(args.out, clip.name, args.rate)) as recording,
         _node() as node,

@@ -86,14 +86,20 @@ class ChildProcess:
 
 
 @contextmanager
-def sigterm_unwinds() -> Iterator[None]:
-    """Within, SIGTERM ends this process as an exception does, so that children are stopped."""
+def signals_unwind() -> Iterator[None]:
+    """Within, SIGINT and SIGTERM end this process as exceptions do, so that children are stopped.
+
+    A process that a script started in the background ignores SIGINT otherwise.
+    """
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
