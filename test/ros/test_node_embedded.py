@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from node_harness import Peer, box_prompt, running
 
-from sam2_ros.msg import TrackedObject
+from sam2_ros.msg import TrackedObject, TrackedObjectArray
 from sam2_ros.ros.messages import full_mask, rgb_image
 from sam2_ros.tools.scene import bounding_box, render
 from sam2_ros.tracking.types import BoolMask
@@ -18,10 +18,10 @@ FLOOR = 0.85  # mean IoU of each object
 
 
 def iou(a: BoolMask, b: BoolMask) -> float:
-    return float(np.count_nonzero(a & b) / max(1, np.count_nonzero(a | b)))
+    return int((a & b).sum()) / int((a | b).sum())
 
 
-def publish(node: Peer, rgb: np.ndarray) -> object:
+def publish(node: Peer, rgb: np.ndarray) -> TrackedObjectArray:
     """One image, and what the node makes of it."""
     image = node.send(rgb_image(rgb, node.image().header))
     return node.wait_until(lambda: node.tracks_of(image), "tracks of the image")
