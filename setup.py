@@ -27,7 +27,7 @@ setup(
     packages=find_packages(include=["sam2_ros", "sam2_ros.*"]),
     package_data={"sam2_ros.weights": ["*.pt", "*.md"]},
     # The headless build of OpenCV: nothing here opens a window, and it needs no libGL on a robot or in a container.
-    install_requires=["torch>=2.3", "numpy>=1.26", "opencv-python-headless>=4.6", "PyYAML", "pyzmq"],
+    install_requires=["torch>=2.3", "numpy>=1.26", "opencv-python-headless>=4.6", "Pillow", "PyYAML", "pyzmq", "tqdm"],
     extras_require={"test": TEST, "dev": [*TEST, "ruff", "mypy", "pre-commit"]},
     entry_points={"console_scripts": ["sam2_ros = sam2_ros.tools.main:main"]},
     zip_safe=False,
