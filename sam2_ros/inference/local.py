@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,8 @@ class LocalBackend:
     """A :class:`~sam2_ros.inference.backend.Backend` that runs :class:`~sam2_ros.tracking.Tracker` here.
 
     Args:
-        model: "embedded", an official size ("tiny", "small", "base_plus", "large", with "-2.0" the older version), or a path.
+        model: "embedded", an official size ("tiny", "small", "base_plus", "large"; with "-2.0" the older version), or a
+            path.
         device: "auto" (the first GPU, else the CPU), or a torch device.
         dtype: "auto" (bfloat16 where the hardware computes in it, else float32), "float32" or "bfloat16".
         config: settings of the tracker.
@@ -42,12 +44,15 @@ class LocalBackend:
         image_size: int = 0,
         threads: int = 0,
     ) -> None:
+        # Read when torch is loaded: its threads sleep while they wait for each other. On cores that others use too,
+        # spinning made tracking several times slower.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             import torch
         except ImportError as error:
             raise ImportError(
-                "the tracker needs PyTorch 2.3 or newer, which this Python does not have; install it, for example with: "
-                "python3 -m pip install torch"
+                "the tracker needs PyTorch 2.3 or newer, which this Python does not have; install it, for example "
+                "with: python3 -m pip install torch"
             ) from error
         from sam2_ros.model import load_model
         from sam2_ros.tracking.tracker import Tracker

@@ -76,7 +76,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "model.dtype",
         "auto",
-        "Number format of the network; auto takes bfloat16 on a GPU and float32 on the CPU.",
+        "Number format of the network; auto takes bfloat16 where the hardware computes in it, else float32.",
         choices=("auto", "float32", "bfloat16"),
     ),
     Parameter(

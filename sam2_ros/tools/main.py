@@ -24,8 +24,6 @@ INTERRUPTED = 130
 ENVIRONMENT = {
     # FFmpeg comments on streams that it decodes well; only what is fatal is of interest.
     "OPENCV_FFMPEG_LOGLEVEL": "8",
-    # torch's threads sleep while they wait for each other; on busy cores, spinning made them six times slower.
-    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 

@@ -49,7 +49,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         choices=("auto", "float32", "bfloat16"),
-        help="auto (default): bfloat16 on a GPU, float32 on the CPU",
+        help="auto (default): bfloat16 where the hardware computes in it, else float32",
     )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
 

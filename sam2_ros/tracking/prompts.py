@@ -24,7 +24,7 @@ def check_prompt(prompt: Prompt, width: int, height: int, new_object: bool) -> N
             raise refuse(f"candidate is {prompt.candidate}; accepted: 0, 1 or 2, as offered by the answer before")
         if not kinds and new_object:
             raise refuse("a candidate is chosen for an existing object; give its id, or a point for a new object")
-        if kinds and (kinds != ["points"] or np.shape(prompt.points)[:1] != (1,)):
+        if kinds and (kinds != ["points"] or len(np.asarray(prompt.points)) != 1):
             raise refuse(
                 "candidates are offered for a single point; give one point with the choice, or the choice alone"
             )
