@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.evaluate import project
 from sam2_ros.training.losses import LossWeights, frame_loss
 from sam2_ros.training.rollout import roll_out
-from sam2_ros.training.sampling import Batch, Sampler
+from sam2_ros.training.sampling import Batch, Sampler, disturb_masks
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Schedule:
     warmup: int = 100
     average: float = 0.995  # decay of the average of the weights
     gradient_norm: float = 1.0
+    disturbed: float = 0.3  # share of remembered masks that are spoilt, see disturb_masks
     bfloat16: bool = True
     save_every: int = 100
 
@@ -43,10 +45,12 @@ class Schedule:
         return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def clip_loss(model: Sam2Model, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
-    """Each loss, averaged over the frames that have it."""
+def clip_loss(
+    model: Sam2Model, batch: Batch, weights: LossWeights, disturb: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Each loss, averaged over the frames that have it; ``disturb`` as in :func:`~.rollout.track_frame`."""
     frames = [project(model, *maps) for maps in batch.maps]
-    outputs = roll_out(model, frames, batch.prompt)
+    outputs = roll_out(model, frames, batch.prompt, disturb)
     sums: dict[str, Tensor] = {}
     counted = 0
     for output, target in zip(outputs, batch.targets, strict=True):
@@ -88,6 +92,9 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
 
+    def _disturb(self, logits: Tensor) -> Tensor:
+        return disturb_masks(logits, self.sampler.rng, self.schedule.disturbed)
+
     def save(self) -> None:
         """Writes the state to a new file, then renames it, so that an interruption leaves the old one."""
         state = {
@@ -107,7 +114,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * factor
         with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bfloat16):
-            losses = clip_loss(self.model, batch, self.weights)
+            losses = clip_loss(self.model, batch, self.weights, self._disturb)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()

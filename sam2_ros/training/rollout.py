@@ -6,7 +6,7 @@ of up to six frames before it, and the pointers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,8 +95,18 @@ def prompt_frame(
     return FrameOutput(decoded, logits, prompt.ambiguous)
 
 
-def track_frame(model: Sam2Model, memory: Memory, features: ImageFeatures, remember: bool = True) -> FrameOutput:
-    """Runs one frame without a prompt; ``remember`` False saves the memory encoder on the last frame."""
+def track_frame(
+    model: Sam2Model,
+    memory: Memory,
+    features: ImageFeatures,
+    remember: bool = True,
+    disturb: Callable[[Tensor], Tensor] | None = None,
+) -> FrameOutput:
+    """Runs one frame without a prompt.
+
+    ``remember`` False saves the memory encoder on the last frame; ``disturb`` changes the mask logits
+    ``[B, 1, S, S]`` that are remembered.
+    """
     size = model.config.image_size
     tokens, positions, num_pointers = memory.tokens()
     conditioned = model.with_memory(features, tokens, positions, num_pointers, None)
@@ -106,15 +116,22 @@ def track_frame(model: Sam2Model, memory: Memory, features: ImageFeatures, remem
     logits = torch.where(present[:, None, None, None], chosen.logits, ABSENT_LOGIT)
     if remember:
         full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
+        if disturb is not None:
+            full = disturb(full)
         memory.pointers.append(model.pointer(chosen.token, present))
         memory.maps.append(model.encode_memory(features, full, present))
     return FrameOutput(decoded, logits, True)
 
 
-def roll_out(model: Sam2Model, frames: Sequence[ImageFeatures], prompt: FramePrompt) -> list[FrameOutput]:
-    """All frames of ``B`` clips."""
+def roll_out(
+    model: Sam2Model,
+    frames: Sequence[ImageFeatures],
+    prompt: FramePrompt,
+    disturb: Callable[[Tensor], Tensor] | None = None,
+) -> list[FrameOutput]:
+    """All frames of ``B`` clips; ``disturb`` as in :func:`track_frame`."""
     memory = Memory(model)
     outputs = [prompt_frame(model, memory, frames[0], prompt)]
     for t in range(1, len(frames)):
-        outputs.append(track_frame(model, memory, frames[t], remember=t + 1 < len(frames)))
+        outputs.append(track_frame(model, memory, frames[t], t + 1 < len(frames), disturb))
     return outputs

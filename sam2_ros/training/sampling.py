@@ -71,6 +71,36 @@ def make_prompt(kind: str, masks: Sequence[Mask], rng: np.random.Generator | Non
     raise ValueError(f"prompt kind '{kind}'; accepted: {', '.join(PROMPT_KINDS)}")
 
 
+def disturb_masks(logits: Tensor, rng: np.random.Generator, share: float) -> Tensor:
+    """Spoils this share of the masks ``[B, 1, S, S]`` as tracking errors would: a side cut off, an ellipse added, the
+    whole too small or too large, or all of it forgotten. So the network learns to trust the prompted frame and to
+    recover; clips long enough to drift by themselves would cost too much."""
+    spoilt = []
+    size = logits.shape[-1]
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    for mask in logits:
+        inside = torch.nonzero(mask[0] > 0)
+        if rng.random() >= share or not len(inside):
+            spoilt.append(mask)
+            continue
+        row, column = inside[int(rng.integers(len(inside)))].tolist()
+        error = rng.choice(4, p=(0.35, 0.35, 0.2, 0.1))
+        if error == 0:
+            angle = rng.uniform(0, 2 * np.pi)
+            beyond = (x - column) * np.cos(angle) + (y - row) * np.sin(angle) > 0
+            spoilt.append(torch.where(beyond, mask.clamp(max=-8.0), mask))
+        elif error == 1:
+            cx, cy = rng.uniform(0, size, 2)
+            rx, ry = rng.uniform(0.05, 0.25, 2) * size
+            ellipse = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1
+            spoilt.append(torch.where(ellipse, mask.clamp(min=8.0), mask))
+        elif error == 2:
+            spoilt.append(mask + float(rng.uniform(-6, 6)))
+        else:
+            spoilt.append(torch.full_like(mask, -10.0))
+    return torch.stack(spoilt)
+
+
 class Sampler:
     """Endless random batches."""
 

@@ -15,7 +15,7 @@ from sam2_ros.training.initialise import embedded_config
 from sam2_ros.training.loop import Schedule, Trainer
 from sam2_ros.training.losses import LossWeights, frame_loss
 from sam2_ros.training.rollout import FrameOutput
-from sam2_ros.training.sampling import Sampler, Source, make_prompt
+from sam2_ros.training.sampling import Sampler, Source, disturb_masks, make_prompt
 
 SIZE = 64
 
@@ -91,6 +91,18 @@ def test_prompts_lie_on_the_object(kind: str) -> None:
         assert prompt.points is not None and prompt.ambiguous
         x, y = prompt.points[0, 0].int().tolist()
         assert mask[y, x]
+
+
+def test_disturbed_share_of_the_masks_is_spoilt() -> None:
+    target = torch.zeros(400, 1, 32, 32)
+    target[..., 8:24, 8:24] = 1
+    logits = target * 20 - 10
+    spoilt = disturb_masks(logits, np.random.default_rng(0), 0.5)
+    changed = (spoilt != logits).flatten(1).any(dim=1)
+    assert 0.4 < changed.float().mean() < 0.6
+    sizes = (spoilt[changed] > 0).flatten(1).sum(dim=1)
+    assert (sizes < 256).any() and (sizes > 256).any() and (sizes == 0).any()
+    assert torch.equal(disturb_masks(logits, np.random.default_rng(0), 0.0), logits)
 
 
 def make_trainer(store: FeatureStore, folder: Path, steps: int) -> Trainer:
