@@ -282,7 +282,7 @@ class Setup:
         cmake = ["-DCMAKE_BUILD_TYPE=Release", "-Wno-dev"]
         if not self.sourced:
             cmake += ["-G", "Ninja", f"-DPython3_EXECUTABLE={self.python}"]
-        hint = "Needed: a C++ compiler and make (Debian, Ubuntu: build-essential)."
+        hint = "Needed: colcon, CMake, a C++ compiler and make (Debian, Ubuntu: build-essential)."
         self.run(["colcon", "--log-base", self.log_base, "build", *options, "--cmake-args", *cmake], hint=hint)
         marker.write_text(environment, encoding="utf-8")
 
