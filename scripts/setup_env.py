@@ -34,6 +34,10 @@ TORCH_VERSION = "2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 INDEX_TIMEOUT = 4.0  # seconds
 WHEEL_DISTROS = ("jazzy", "kilted")
+ROS_PYTHON_DOWNLOAD = (
+    "isaacsim-ros2 6.2.0.0, 133 MB: as a whole under NVIDIA's Omniverse licence; only the upstream ROS 2 packages in it "
+    "(Apache-2.0, BSD) are unpacked"
+)
 # What a sourced ROS installation or another environment leaves behind and an environment of wheels must not see.
 FOREIGN_VARIABLES = (
     "AMENT_PREFIX_PATH",
@@ -107,17 +111,24 @@ class Setup:
         """All steps in their order; the key of each contains those of the steps that it builds on."""
         venv_key = digest([sys.version, sys.base_prefix, self.sourced, self.distro, str(self.venv)])
         torch_key = digest([venv_key, self.torch_version, self.torch_index, self.gpu])
-        packages_key = digest([torch_key, *(REQUIREMENTS / name for name in self._requirement_files())])
-        reference_key = digest([packages_key, REQUIREMENTS / "reference.txt"])
-        ros_key = digest([packages_key, self._ros_python_key(), SCRIPTS / "ros2_launch.py"])
-        build_key = packages_key if self.sourced else ros_key
+        packages_key = digest([torch_key, REQUIREMENTS / "library.txt", REQUIREMENTS / "test.txt"])
+        reference_key = digest([torch_key, REQUIREMENTS / "reference.txt"])
+        wheels_key = digest([venv_key, *(REQUIREMENTS / name for name in self._ros_files())])
+        ros_key = digest([wheels_key, self._ros_python_key(), SCRIPTS / "ros2_launch.py"])
+        build_key = venv_key if self.sourced else ros_key
         sources = [ROOT / name for name in ("CMakeLists.txt", "package.xml", *names_in("msg", "srv"))]
         installed = names_in("msg", "srv", "launch", "config", "sam2_ros")
         command_files = [ROOT / "setup.py", SCRIPTS / "setup_env.py", SCRIPTS / "venv_hook.py"]
         steps = [
             Step("venv", f"Python {platform.python_version()} in {self.venv.name}", venv_key, self.make_venv),
             Step("torch", f"torch {self.torch_version}", torch_key, self.install_torch, self._torch_download()),
-            Step("packages", "Python packages", packages_key, self.install_packages, self._packages_download()),
+            Step(
+                "packages",
+                "Python packages",
+                packages_key,
+                self.install_packages,
+                "NumPy, OpenCV, pytest, ruff, mypy, 130 MB, BSD, MIT, Apache-2.0",
+            ),
             Step(
                 "reference",
                 "reference implementation for the parity tests",
@@ -129,12 +140,18 @@ class Setup:
         if not self.sourced:
             steps += [
                 Step(
+                    "ros-wheels",
+                    f"ROS 2 {self.distro.capitalize()}",
+                    wheels_key,
+                    self.install_ros_wheels,
+                    f"ROS 2 {self.distro.capitalize()} as wheels, colcon, CMake, 90 MB, Apache-2.0 and BSD",
+                ),
+                Step(
                     "ros-python",
                     "launch and the ros2 command line",
                     ros_key,
                     self.install_ros_python,
-                    "isaacsim-ros2 6.2.0.0, 133 MB: as a whole under NVIDIA's Omniverse licence; only the upstream "
-                    "ROS 2 packages in it (Apache-2.0, BSD) are unpacked",
+                    "" if self.ros_python_folder.is_dir() else ROS_PYTHON_DOWNLOAD,
                 ),
                 Step("interfaces", "vision_msgs, composition_interfaces", ros_key, self.build_interfaces),
             ]
@@ -144,9 +161,8 @@ class Setup:
             Step("command", "command line sam2_ros", digest([build_key, *command_files]), self.install_command),
         ]
 
-    def _requirement_files(self) -> list[str]:
-        common = ["library.txt", "test.txt"]
-        return common if self.sourced else [f"ros-{self.distro}.txt", "ros-build.txt", *common]
+    def _ros_files(self) -> list[str]:
+        return [f"ros-{self.distro}.txt", "ros-build.txt"]
 
     def _ros_python_key(self) -> str:
         return digest([REQUIREMENTS / "ros-python.txt", SCRIPTS / "ros_python.py"])
@@ -154,10 +170,6 @@ class Setup:
     def _torch_download(self) -> str:
         cpu, cuda = "CPU build, 190 MB, BSD-3-Clause", "CUDA build, several GB, BSD-3-Clause and NVIDIA's licences"
         return f"torch {self.torch_version}, {cuda if self.gpu else cpu}"
-
-    def _packages_download(self) -> str:
-        ros = f"ROS 2 {self.distro.capitalize()} as wheels, colcon, CMake, 90 MB, Apache-2.0 and BSD; "
-        return ("" if self.sourced else ros) + "NumPy, OpenCV, pytest, ruff, mypy, 130 MB, BSD, MIT, Apache-2.0"
 
     def make_venv(self) -> None:
         if (self.stamps / "venv").is_file():
@@ -193,17 +205,23 @@ class Setup:
         )
 
     def install_packages(self) -> None:
-        lines: list[str] = []
-        for name in self._requirement_files():
-            text = (REQUIREMENTS / name).read_text(encoding="utf-8")
-            lines += [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        lines = self.requirements("library.txt", "test.txt")
         if self.sourced:
             # pip doesn't know the distribution's OpenCV, because that one carries no Python metadata.
             if works([self.python, "-c", "import cv2"], self.env):
                 lines.remove("opencv-python-headless")
             if not shutil.which("colcon"):
                 lines.append("colcon-common-extensions")
-        self.pip("install", *dict.fromkeys(lines))
+        self.pip("install", *lines)
+
+    def install_ros_wheels(self) -> None:
+        self.pip("install", *self.requirements(*self._ros_files()))
+
+    @staticmethod
+    def requirements(*names: str) -> list[str]:
+        """The lines of requirement files, without comments."""
+        lines = (line for name in names for line in (REQUIREMENTS / name).read_text(encoding="utf-8").splitlines())
+        return list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
 
     def install_reference(self) -> None:
         # Its build requirements name torch; without isolation the build uses the one that is here.
@@ -273,7 +291,8 @@ class Setup:
     def build_package(self) -> None:
         # CMake's cache remembers the tools and packages of the environment that it was configured in.
         marker = self.build_base / "environment"
-        environment = digest(self.stamps / name for name in ("venv", "packages"))
+        names = ["venv"] if self.sourced else ["venv", "ros-wheels"]
+        environment = digest(self.stamps / name for name in names)
         if not marker.is_file() or marker.read_text(encoding="utf-8") != environment:
             shutil.rmtree(self.build_base, ignore_errors=True)
             shutil.rmtree(self.install_base, ignore_errors=True)
