@@ -35,8 +35,8 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 INDEX_TIMEOUT = 4.0  # seconds
 WHEEL_DISTROS = ("jazzy", "kilted")
 ROS_PYTHON_DOWNLOAD = (
-    "isaacsim-ros2 6.2.0.0, 133 MB: as a whole under NVIDIA's Omniverse licence; only the upstream ROS 2 packages in it "
-    "(Apache-2.0, BSD) are unpacked"
+    "isaacsim-ros2 6.2.0.0, 133 MB: as a whole under NVIDIA's Omniverse licence; only the upstream ROS 2 packages in "
+    "it (Apache-2.0, BSD) are unpacked"
 )
 # What a sourced ROS installation or another environment leaves behind and an environment of wheels must not see.
 FOREIGN_VARIABLES = (
