@@ -16,21 +16,21 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test" / "model"))
 
 from parity_sensitivity import changes
-from parity_stages import STAGES, build_pair
+from parity_stages import COMPARED, build_pair
 from sam2_reference import SIZES, TOLERANCE, VERSIONS, difference
 
 
 def compare(sizes: list[str], versions: list[str], image_size: int) -> bool:
     """Prints each stage's largest difference; True if all are within the tolerance."""
-    print(f"| model | {' | '.join(stage.__name__ for stage in STAGES)} | minutes |")
-    print("|---" * (len(STAGES) + 2) + "|", flush=True)
+    print(f"| model | {' | '.join(stage.__name__ for stage in COMPARED)} | minutes |")
+    print("|---" * (len(COMPARED) + 2) + "|", flush=True)
     worst = 0.0
-    for size in sizes:
-        for version in versions:
+    for version in versions:
+        for size in sizes:
             start = time.monotonic()
             pair = build_pair(size, version, image_size)
             cells = []
-            for stage in STAGES:
+            for stage in COMPARED:
                 inputs = stage(image_size)
                 with torch.no_grad():
                     expected, found = inputs.reference(pair.reference), inputs.ours(pair.model)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from unittest import mock
 
 import torch
-from sam2_reference import SCORE_BIAS, build_reference, draw_weights, image_predictor, without_initialisation
+from sam2_reference import SCORE_BIAS, build_reference, changed, draw_weights, image_predictor, without_initialisation
 from torch import Tensor
 
 from sam2_ros.model import ImageFeatures, Sam2Model, infer_config, predict
@@ -89,16 +89,11 @@ class ImageEncoder(Stage):
         out = reference.forward_image(self.images)
         position = reference._prepare_backbone_features(out)[2][-1]
         stride_4, stride_8, stride_16 = out["backbone_fpn"]
-        return {"stride 4": stride_4, "stride 8": stride_8, "stride 16": stride_16, "code": position.transpose(0, 1)}
+        return {**features_by_stride(stride_16, stride_8, stride_4), "code": position.transpose(0, 1)}
 
     def ours(self, model: Sam2Model) -> Outputs:
         out = model.encode_image(self.images)
-        return {
-            "stride 4": out.stride_4,
-            "stride 8": out.stride_8,
-            "stride 16": out.stride_16,
-            "code": model.image_code,
-        }
+        return {**features_by_stride(out.stride_16, out.stride_8, out.stride_4), "code": model.image_code}
 
 
 class MemoryAttention(Stage):
@@ -318,9 +313,10 @@ class SamHeads(Stage):
 
 
 class MaskPointer(Stage):
-    """Pointers of given masks; the last mask is empty."""
+    """Pointers of given masks, as the decoder's score has it and where it sees the object; the last mask is empty."""
 
     covers = ("mask_downsample", "no_obj_ptr")
+    SEEN: ClassVar = {SCORE_BIAS: torch.tensor([10.0])}
 
     def draw(self) -> None:
         self.image = self.features()
@@ -332,14 +328,23 @@ class MaskPointer(Stage):
         image, stride_8, stride_4 = (
             m.expand(3, -1, -1, -1) for m in (self.image.stride_16, self.image.stride_8, self.image.stride_4)
         )
-        return {"pointer": reference._use_mask_as_output(image, [stride_4, stride_8], self.masks)[5]}
+        outputs = {"pointer": reference._use_mask_as_output(image, [stride_4, stride_8], self.masks)[5]}
+        with changed((reference,), self.SEEN):
+            outputs["seen"] = reference._use_mask_as_output(image, [stride_4, stride_8], self.masks)[5]
+        return outputs
 
     def ours(self, model: Sam2Model) -> Outputs:
-        return {"pointer": model.mask_pointer(self.image, self.masks)}
+        outputs = {"pointer": model.mask_pointer(self.image, self.masks)}
+        with changed((model,), self.SEEN):
+            outputs["seen"] = model.mask_pointer(self.image, self.masks)
+        return outputs
 
 
 class ImagePath(Stage):
-    """From the resized image on, through ``SAM2ImagePredictor``: every prompt kind, three masks, one, one if stable."""
+    """From the resized image on, through ``SAM2ImagePredictor``: every prompt kind, three masks, one, one if stable.
+
+    It includes the image encoder, :class:`ImageEncoder` apart is for quick tests.
+    """
 
     covers = ("no_mem_embed",)
     MODES: ClassVar = {"three": (True, False), "single": (False, False), "stable": (False, True)}
@@ -364,7 +369,8 @@ class ImagePath(Stage):
 
     def reference(self, reference: Any) -> Outputs:
         predictor = image_predictor(reference, self.images)
-        outputs = {}
+        stride_4, stride_8 = predictor._features["high_res_feats"]
+        outputs = {"features": features_by_stride(predictor._features["image_embed"], stride_8, stride_4)}
         for mode, (multimask, fallback) in self.MODES.items():
             with mock.patch.object(reference.sam_mask_decoder, "dynamic_multimask_via_stability", fallback):
                 for name, prompt in self.prompts.items():
@@ -374,12 +380,16 @@ class ImagePath(Stage):
 
     def ours(self, model: Sam2Model) -> Outputs:
         features = model.encode_image(self.images)
-        outputs = {}
+        outputs = {"features": features_by_stride(model.without_memory(features), features.stride_8, features.stride_4)}
         for mode, (multimask, fallback) in self.MODES.items():
             for name, prompt in self.prompts.items():
                 out = predict(model, features, *prompt, multimask=multimask, stability_fallback=fallback)
                 outputs[f"{name}, {mode}"] = {"logits": out.logits, "predicted IoU": out.ious}
         return flat(outputs)
+
+
+def features_by_stride(stride_16: Tensor, stride_8: Tensor, stride_4: Tensor) -> Outputs:
+    return {"stride 16": stride_16, "stride 8": stride_8, "stride 4": stride_4}
 
 
 def gated(masks: Tensor) -> Outputs:
@@ -402,3 +412,4 @@ STAGES: tuple[type[Stage], ...] = (
     MaskPointer,
     ImagePath,
 )
+COMPARED = STAGES[1:]  # the last one includes the first

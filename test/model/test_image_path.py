@@ -33,7 +33,7 @@ def drawn(*shape: int) -> Tensor:
 
 
 def test_prompts_in_a_batch_are_answered_as_alone(model: Sam2Model, features: ImageFeatures) -> None:
-    prompts = {
+    prompts: dict[str, Any] = {
         "points": drawn(3, 2, 2),
         "labels": torch.tensor([[1, 0], [1, 1], [0, -1]]),
         "boxes": drawn(3, 2, 2).sort(dim=1).values.flatten(1),
@@ -68,20 +68,18 @@ def test_a_padding_point_counts_for_nothing_but_a_token(model: Sam2Model, featur
 
 def test_every_prompt_kind_changes_the_answer(model: Sam2Model, features: ImageFeatures) -> None:
     logits = torch.ones(1, 1, SIDE // 4, SIDE // 4)
-    answers = [
-        predict(model, features, **prompt).logits
-        for prompt in (
-            {"points": POINT, "labels": LABEL},
-            {"points": POINT, "labels": 1 - LABEL},
-            {"points": POINT + 8, "labels": LABEL},
-            {"boxes": BOX},
-            {"boxes": BOX + 8},
-            {"points": POINT, "labels": LABEL, "boxes": BOX},
-            {"mask_logits": logits},
-            {"mask_logits": -logits},
-            {"mask_logits": logits, "boxes": BOX},
-        )
-    ]
+    prompts: tuple[dict[str, Any], ...] = (
+        {"points": POINT, "labels": LABEL},
+        {"points": POINT, "labels": 1 - LABEL},
+        {"points": POINT + 8, "labels": LABEL},
+        {"boxes": BOX},
+        {"boxes": BOX + 8},
+        {"points": POINT, "labels": LABEL, "boxes": BOX},
+        {"mask_logits": logits},
+        {"mask_logits": -logits},
+        {"mask_logits": logits, "boxes": BOX},
+    )
+    answers = [predict(model, features, **prompt).logits for prompt in prompts]
     for index, answer in enumerate(answers):
         for other in answers[:index]:
             assert (answer - other).abs().max() > 1e-2
