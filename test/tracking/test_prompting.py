@@ -172,7 +172,7 @@ def test_a_box_may_reach_out_of_the_image(tracker: Tracker) -> None:
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (np.zeros((120, 160, 3), np.float32), r"a frame is uint8 of shape \[H, W, 3\]; got float32 of shape \[120, 160, 3\]"),
+        (np.zeros((9, 9, 3), np.float32), r"a frame is uint8 of shape \[H, W, 3\]; got float32 of shape \[9, 9, 3\]"),
         (np.zeros((120, 160), np.uint8), r"got uint8 of shape \[120, 160\]"),
         (np.zeros((120, 160, 4), np.uint8), r"got uint8 of shape \[120, 160, 4\]"),
         (np.zeros((0, 160, 3), np.uint8), r"got uint8 of shape \[0, 160, 3\]"),

@@ -1,0 +1,170 @@
+"""The tracker's settings, its precisions, and the backend that runs it in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from sam2_reference import difference
+from small_tracker import box, click, logits, rectangle, run, scene, small_model, stepped
+
+from sam2_ros.inference.backend import Backend, BackendInfo
+from sam2_ros.inference.local import LocalBackend
+from sam2_ros.tracking import AddRequest, PromptError, Tracker, TrackerConfig
+from sam2_ros.tracking.bank import MemoryBank
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("max_objects", 1, 1024),
+        ("prompted_slots", 1, 64),
+        ("recent_slots", 1, 6),
+        ("max_pointer_age", 1, 15),
+        ("lost_after", 1, 1_000_000),
+        ("hole_area", 0, 4096),
+    ],
+)
+def test_settings_have_ranges(name: str, low: int, high: int) -> None:
+    for value in (low, high):
+        config = TrackerConfig(**{name: value})  # type: ignore[arg-type]
+        assert getattr(config, name) == value
+    for value in (low - 1, high + 1):
+        with pytest.raises(ValueError, match=f"^{name} is {value}; accepted: {low} to {high}$"):
+            TrackerConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_settings_are_fixed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrackerConfig().max_objects = 3  # type: ignore[misc]
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "slots", "pointers"),
+    [({}, 4 + 7, 4 + 16), ({"prompted_slots": 2, "recent_slots": 3}, 2 + 4, 2 + 16), ({"max_objects": 5}, 11, 20)],
+)
+def test_bytes_of_the_bank_follow_from_the_settings(options: dict[str, int], slots: int, pointers: int) -> None:
+    """max_objects * (slots * tokens * 64 channels * 2 bytes + pointers * 256 * 4 bytes)."""
+    config = TrackerConfig(**options)  # type: ignore[arg-type]
+    bank = MemoryBank(small_model(), config)
+    assert bank.nbytes == config.max_objects * (slots * 8 * 8 * 64 * 2 + pointers * 256 * 4)
+
+
+def test_a_longer_history_adds_slots() -> None:
+    one, four = (MemoryBank(small_model(), TrackerConfig(max_objects=1), history=n) for n in (1, 4))
+    assert four.nbytes - one.nbytes == 3 * (8 * 8 * 64 * 2 + 256 * 4)
+    assert (four.ring, four.pointer_ring) == (10, 19)
+
+
+def test_fewer_recent_slots_look_at_fewer_frames() -> None:
+    """Two frames back instead of six; the pointers stay."""
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, recent_slots=2))
+    stepped(tracker, [box()])
+    run(tracker, 1, 9)
+    memories = tracker.bank.gather([0], 10)
+    assert memories.tokens.shape == (1, (1 + 2) * 64 + (1 + 9) * 4, 64)
+    assert memories.num_pointers == 10 * 4 and memories.mask is None
+
+
+# -- precision -----------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    """Autocast with float32 weights; what comes out, and what is remembered, is float32 and bfloat16 as ever."""
+    trackers = [Tracker(small_model(), TrackerConfig(max_objects=2), dtype) for dtype in ("float32", "bfloat16")]
+    for tracker in trackers:
+        stepped(tracker, [box(), rectangle(60, 15, 90, 45)])
+        run(tracker, 1, 8)
+        tracker.refine(AddRequest(click(60, 60), 1))
+        run(tracker, 9, 10)
+    exact, fast = trackers
+    for object_id in (1, 2):
+        assert logits(fast, object_id).dtype == torch.float32
+        assert 0 < difference(logits(fast, object_id), logits(exact, object_id)) < 0.2
+        one, other = exact._objects[object_id], fast._objects[object_id]
+        assert other.object_score == pytest.approx(one.object_score, abs=0.05)
+        assert one.mask is not None and other.mask is not None
+        first, second = one.mask.full(), other.mask.full()
+        assert np.count_nonzero(first & second) / np.count_nonzero(first | second) > 0.9
+    assert fast.bank.spatial.dtype == torch.bfloat16 and fast.bank.pointers.dtype == torch.float32
+
+
+def test_another_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="dtype is 'float16'; accepted: 'float32', 'bfloat16'"):
+        Tracker(small_model(), dtype="float16")
+
+
+# -- the backend in this process -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network as one of our checkpoints."""
+    path = tmp_path_factory.mktemp("weights") / "small.pt"
+    torch.save({"model": small_model().state_dict(), "config": small_model().config.to_dict()}, path)
+    return path
+
+
+def masks_of(backend: Backend, order: Callable[[Backend], Any]) -> list[Any]:
+    """What an engine gives for a little session; ``order`` is done in its middle."""
+    found: list[Any] = [backend.objects()]
+    backend.step(scene(0), 10)
+    found.append(backend.add([AddRequest(box(), name="ball"), AddRequest(click(-9, 0))], 10)[0].result)
+    found.append(backend.step(scene(1), 11).object(1))
+    found.append(backend.refine(AddRequest(click(60, 60), 1)).candidates[0].mask)
+    found.append(order(backend))
+    found.append(backend.step(scene(2), 12).objects)
+    newest = backend.objects()
+    assert newest is not None
+    found += [newest.objects, [(change.event, change.reason) for change in backend.take_changes()]]
+    return found
+
+
+@pytest.mark.parametrize(
+    "order", [lambda b: b.remove(1), lambda b: b.reset(), lambda b: b.rename(1, "cup", "dish"), lambda b: b.remove(7)]
+)
+def test_the_local_backend_is_the_tracker(checkpoint: Path, order: Callable[[Backend], Any]) -> None:
+    config = TrackerConfig(max_objects=2)
+    backend = LocalBackend(str(checkpoint), device="cpu", dtype="float32", config=config)
+    results = [repr(masks_of(engine, order)) for engine in (backend, Tracker(small_model(), config))]  # type: ignore[list-item]
+    assert results[0] == results[1]
+    assert backend.info == BackendInfo("small", "cpu", "float32", 128, backend.tracker.bank.nbytes, 2)
+
+
+def test_the_local_backend_after_its_end(checkpoint: Path) -> None:
+    backend = LocalBackend(str(checkpoint), device="cpu")
+    backend.step(scene(0), 0)
+    backend.add([AddRequest(box())])
+    backend.close()
+    backend.close()
+    assert backend.take_changes() == []
+    with pytest.raises(RuntimeError, match="the backend was closed; make a new one"):
+        backend.step(scene(1), 1)
+
+
+def test_the_local_backend_takes_the_image_size_of_its_choice(checkpoint: Path) -> None:
+    backend = LocalBackend(str(checkpoint), device="cpu", image_size=64)
+    assert backend.info.image_size == 64
+    backend.step(scene(0), 0)
+    (answer,) = backend.add([AddRequest(box())])
+    assert answer.success
+
+
+def test_without_torch_the_local_backend_says_what_is_missing() -> None:
+    with mock.patch.dict("sys.modules", {"torch": None}), pytest.raises(ImportError, match="needs PyTorch"):
+        LocalBackend("embedded")
+
+
+def test_the_local_backend_raises_what_the_tracker_raises(checkpoint: Path) -> None:
+    backend = LocalBackend(str(checkpoint), device="cpu")
+    with pytest.raises(PromptError, match="there is no object 5; living objects: none"):
+        backend.rename(5, "cup", "")
