@@ -30,6 +30,14 @@ class Backend(Protocol):
     @property
     def info(self) -> BackendInfo: ...
 
+    @property
+    def next_id(self) -> int:
+        """Id of the next new object: 1 at first. Set it to go on from where an earlier engine ended."""
+        ...
+
+    @next_id.setter
+    def next_id(self, value: int) -> None: ...
+
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         """Tracks every object in ``frame`` (RGB ``uint8 [H, W, 3]``), stamped ``stamp`` nanoseconds."""
         ...

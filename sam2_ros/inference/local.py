@@ -80,6 +80,14 @@ class LocalBackend:
         return self._info
 
     @property
+    def next_id(self) -> int:
+        return self.tracker.next_id
+
+    @next_id.setter
+    def next_id(self, value: int) -> None:
+        self.tracker.next_id = value
+
+    @property
     def tracker(self) -> Tracker:
         """The engine.
 

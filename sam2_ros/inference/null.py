@@ -60,7 +60,7 @@ class NullBackend:
         self.info = BackendInfo("null", "none", "none", 0, 0, config.max_objects)
         self._delay = delay
         self._objects: dict[int, _Object] = {}
-        self._next_id = 1
+        self.next_id = 1
         self._frame_index = -1
         self._stamp = 0
         self._size = (0, 0)  # height, width
@@ -151,7 +151,7 @@ class NullBackend:
                 f"{len(self._objects)} objects are tracked already; raise tracker.max_objects or remove one",
             )
         mask = self._mask(request.prompt)
-        object_id, self._next_id = self._next_id, self._next_id + 1
+        object_id, self.next_id = self.next_id, self.next_id + 1
         self._objects[object_id] = _Object(mask, request.name, request.label, request.label_score, self._stamp)
         self._note(_ADDED, object_id, "added by request")
         return object_id

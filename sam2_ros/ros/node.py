@@ -60,6 +60,7 @@ class TrackerNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._start_prompts: StartPrompts | None = None
         self._active = False
+        self._next_id = 1  # outlives the engine: ids are never used again in the node's life
         self._refused_encodings: set[str] = set()
         self._object_services = Services(self, self._settings, self._active_worker)
         self._diagnostics = Diagnostics(self, self._settings, self._report)
@@ -139,6 +140,7 @@ class TrackerNode(LifecycleNode):
             self._outputs.publish_results(processed)
 
     def on_changes(self, changes: list[ObjectChange], frame: Frame) -> None:
+        self._next_id = max(self._next_id, 1 + max(change.object_id for change in changes))
         if self._outputs is not None and self.context.ok():
             self._outputs.publish_changes(changes, frame.source)
 
@@ -159,10 +161,12 @@ class TrackerNode(LifecycleNode):
 
     def _make_backend(self) -> Backend:
         values = self._settings.values
-        return make_backend(
+        backend = make_backend(
             str(values["model.name"]), str(values["model.device"]), str(values["model.dtype"]),
             tracker_config(values), int(values["model.image_size"]), int(values["model.threads"]),
         )  # fmt: skip
+        backend.next_id = self._next_id
+        return backend
 
     def _wait_for(self, future: concurrent.futures.Future[T]) -> T:
         """Waits for the engine, unless the process is told to end."""

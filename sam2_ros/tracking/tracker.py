@@ -56,7 +56,7 @@ class Tracker:
         self.bank = MemoryBank(model, self.config)
         self._prompts = PromptApplier(model, self.bank, self.config)
         self._objects: dict[int, TrackedObject] = {}  # by permanent id, in the order of ids
-        self._next_id = 1
+        self.next_id = 1  # of the next new object; may be set before the first, to go on from an earlier tracker
         self._frame = -1  # index of the newest frame
         self._stamp = 0
         self._size = (0, 0)  # width, height
@@ -233,8 +233,8 @@ class Tracker:
                 f"{self.config.max_objects} objects are tracked already (tracker.max_objects); remove one first",
             )
         self.bank.clear(row)
-        one = TrackedObject(self._next_id, row, request.name, request.label, request.label_score, self._frame)
-        self._next_id += 1
+        one = TrackedObject(self.next_id, row, request.name, request.label, request.label_score, self._frame)
+        self.next_id += 1
         self._objects[one.object_id] = one
         return _Accepted(request, one, new=True)
 

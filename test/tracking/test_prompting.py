@@ -31,7 +31,7 @@ def state_of(tracker: Tracker) -> list[Any]:
     bank = tracker.bank
     tables = [table.tolist() for table in (bank.prompted_frames, bank.recent_frames, bank.pointer_frames)]
     memory = [bank.spatial.float().sum().item(), bank.pointers.sum().item()]
-    return [copy.copy(objects), tables, memory, tracker._next_id, list(tracker._changes)]
+    return [copy.copy(objects), tables, memory, tracker.next_id, list(tracker._changes)]
 
 
 BAD = {
@@ -91,7 +91,7 @@ BAD = {
         "the mask is 120 x 160 pixels, the image 160 x 120; they must be equal",
     ),
     "mask of numbers": (
-        Prompt(mask=np.ones((120, 160), np.uint8)),  # type: ignore[arg-type]
+        Prompt(mask=np.ones((120, 160), np.uint8)),
         "the mask is of type uint8; accepted: bool, for example mask > 0",
     ),
     "candidate 3": (
