@@ -52,6 +52,11 @@ def test_ids_count_up_and_are_never_used_again(tracker: Tracker) -> None:
     assert [one.object_id for one in tracker.step(scene(2), 2).objects] == [4, 5]
 
 
+def test_ids_may_go_on_from_an_earlier_tracker(tracker: Tracker) -> None:
+    tracker.next_id = 8
+    assert stepped(tracker, [box(), click()]) == [8, 9]
+
+
 def test_a_removed_object_is_unknown(tracker: Tracker) -> None:
     (one,) = stepped(tracker, [box()])
     assert tracker.remove(one)

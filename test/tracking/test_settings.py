@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
 
 import numpy as np
@@ -14,8 +14,10 @@ import torch
 from sam2_reference import difference
 from small_tracker import box, click, logits, rectangle, run, scene, small_model, stepped
 
-from sam2_ros.inference.backend import Backend, BackendInfo
+from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.local import LocalBackend
+from sam2_ros.model import HIERA, ModelConfig, Sam2Model
+from sam2_ros.model.checkpoint import EMBEDDED, read_checkpoint
 from sam2_ros.tracking import AddRequest, PromptError, Tracker, TrackerConfig
 from sam2_ros.tracking.bank import MemoryBank
 
@@ -57,6 +59,19 @@ def test_bytes_of_the_bank_follow_from_the_settings(options: dict[str, int], slo
     config = TrackerConfig(**options)  # type: ignore[arg-type]
     bank = MemoryBank(small_model(), config)
     assert bank.nbytes == config.max_objects * (slots * 8 * 8 * 64 * 2 + pointers * 256 * 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "sixteen"), [("embedded", "290 KiB", "4.5 MiB"), ("tiny", "5.5 MiB", "88.3 MiB")]
+)
+def test_bytes_are_those_of_the_documentation(name: str, one: str, sixteen: str) -> None:
+    config = read_checkpoint(EMBEDDED)[1] if name == "embedded" else ModelConfig("tiny", hiera=HIERA["tiny"])
+    with torch.device("meta"):  # shapes only
+        model = Sam2Model(config)
+    banks = [MemoryBank(model, TrackerConfig(max_objects=count)).nbytes for count in (1, 16)]
+    said = [f"{n / 2**20:.1f} MiB" if n > 2**20 else f"{n / 2**10:.0f} KiB" for n in banks]
+    assert said == [one, sixteen]
+    assert f"| {one} | {sixteen} |" in (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
 
 
 def test_a_longer_history_adds_slots() -> None:
@@ -114,7 +129,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def masks_of(backend: Backend, order: Callable[[Backend], Any]) -> list[Any]:
+Engine: TypeAlias = LocalBackend | Tracker
+
+
+def session(backend: Engine, order: Callable[[Engine], Any]) -> list[Any]:
     """What an engine gives for a little session; ``order`` is done in its middle."""
     found: list[Any] = [backend.objects()]
     backend.step(scene(0), 10)
@@ -132,10 +150,10 @@ def masks_of(backend: Backend, order: Callable[[Backend], Any]) -> list[Any]:
 @pytest.mark.parametrize(
     "order", [lambda b: b.remove(1), lambda b: b.reset(), lambda b: b.rename(1, "cup", "dish"), lambda b: b.remove(7)]
 )
-def test_the_local_backend_is_the_tracker(checkpoint: Path, order: Callable[[Backend], Any]) -> None:
+def test_the_local_backend_is_the_tracker(checkpoint: Path, order: Callable[[Engine], Any]) -> None:
     config = TrackerConfig(max_objects=2)
     backend = LocalBackend(str(checkpoint), device="cpu", dtype="float32", config=config)
-    results = [repr(masks_of(engine, order)) for engine in (backend, Tracker(small_model(), config))]  # type: ignore[list-item]
+    results = [repr(session(engine, order)) for engine in (backend, Tracker(small_model(), config))]
     assert results[0] == results[1]
     assert backend.info == BackendInfo("small", "cpu", "float32", 128, backend.tracker.bank.nbytes, 2)
 

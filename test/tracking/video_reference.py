@@ -90,7 +90,7 @@ def build_pair(size: str, version: str, image_size: int, seed: int = 0) -> Pair:
     ours.load_state_dict(state)
     # The encoder is the slow part and the same in every test: each network remembers the images it has encoded.
     reference.forward_image = _remembering(reference.forward_image)
-    ours.encode_image = _remembering(ours.encode_image)  # type: ignore[method-assign]
+    ours.encode_image = _remembering(ours.encode_image)  # type: ignore[method-assign,assignment]
     return Pair(reference, ours)
 
 

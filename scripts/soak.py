@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+"""Streams a long rendered scene through the tracker while objects come and go, and watches the memory.
+
+The bank's bytes must stay what they were at the start; the memory of the process must be flat after the first frames.
+Writes ``soak.json`` and ``soak.png``. Equal seeds give equal streams, prompts and results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model, load_model
+from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking.types import FrameResult
+
+EVERY = 20  # frames between two looks at the process
+SETTLED = 100  # frames until the process has allocated what it needs
+FLAT = 0.05  # of the median: more than this between least and most is no longer flat
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    model = small_model() if arguments.model == "random" else load_model(arguments.model)
+    tracker = Tracker(model, TrackerConfig(max_objects=arguments.objects), arguments.dtype)
+    record = soak(tracker, arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "soak.json").write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+    draw(record, arguments.out / "soak.png")
+    print(f"bank: {record.bank_bytes} bytes, constant; digest of the results: {record.digest}")
+    print(record.summary())
+    print(f"wrote {arguments.out / 'soak.json'} and soak.png")
+    return 0 if record.flat else 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="embedded", help="a model of sam2_ros, or 'random': small, untrained, quick")
+    parser.add_argument("--frames", type=int, default=2000)
+    parser.add_argument("--objects", type=int, default=4, help="greatest number of objects at a time")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are reproducible for a number")
+    parser.add_argument("--out", type=Path, default=Path("soak_output"), metavar="DIR")
+    arguments = parser.parse_args()
+    if arguments.frames < 1 or arguments.objects < 1:
+        parser.error("--frames and --objects must be 1 or more")
+    return arguments
+
+
+def small_model() -> Sam2Model:
+    """An untrained network that takes milliseconds a frame."""
+    config = ModelConfig("random", hiera=HieraConfig(24, 1, (1, 1, 2, 1), (3,)), image_size=128, memory_layers=1)
+    return Sam2Model(config).eval().requires_grad_(False)
+
+
+@dataclass
+class Record:
+    """What is written to ``soak.json``; memory in MiB, one entry for every 20 frames."""
+
+    model: str
+    seed: int
+    dtype: str
+    frames: int
+    max_objects: int
+    bank_bytes: int
+    events: dict[str, int] = field(default_factory=dict)
+    milliseconds_per_frame: float = 0.0
+    digest: str = ""  # of every object's id, state and area in every frame
+    frame: list[int] = field(default_factory=list)
+    rss: list[float] = field(default_factory=list)
+    objects: list[int] = field(default_factory=list)
+    settled_range: float | None = None  # MiB between least and most after the first 100 frames
+    flat: bool = True
+
+    def conclude(self) -> None:
+        settled = [rss for frame, rss in zip(self.frame, self.rss, strict=True) if frame >= SETTLED]
+        if settled:
+            self.settled_range = round(max(settled) - min(settled), 2)
+            self.flat = self.settled_range <= FLAT * float(np.median(settled))
+
+    def summary(self) -> str:
+        counts = ", ".join(f"{count} {event}" for event, count in self.events.items())
+        head = f"{self.frames} frames, {self.milliseconds_per_frame:.1f} ms each; {counts}\n"
+        if self.settled_range is None:
+            return head + f"too few frames to judge the memory of the process; it settles within {SETTLED}"
+        median = float(np.median([rss for frame, rss in zip(self.frame, self.rss, strict=True) if frame >= SETTLED]))
+        verdict = "flat" if self.flat else "NOT FLAT"
+        share = self.settled_range / median
+        return head + (
+            f"memory of the process after frame {SETTLED}: median {median:.1f}, max - min {self.settled_range:.1f} MiB "
+            f"({share:.1%}; up to {FLAT:.0%} counts as flat): {verdict}"
+        )
+
+
+def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
+    """Runs the stream.
+
+    Raises:
+        AssertionError: the bank's size changed.
+    """
+    random = np.random.default_rng(arguments.seed)
+    scene = Scene(random)
+    size = tracker.bank.nbytes
+    record = Record(tracker.model.config.name, arguments.seed, tracker.dtype, arguments.frames, arguments.objects, size)
+    digest, events, busy = hashlib.sha256(), Counter[str](), 0.0
+    for frame in range(arguments.frames):
+        image, shapes = scene.next()
+        start = time.perf_counter()
+        result = tracker.step(image, frame * 33_000_000)
+        events.update(command(tracker, result, shapes, arguments.objects, random))
+        busy += time.perf_counter() - start
+        tracker.take_changes()
+        for one in result.objects:
+            digest.update(f"{frame} {one.object_id} {one.state.name} {one.mask.area};".encode())
+        assert tracker.bank.nbytes == size, f"the bank had {size} bytes, on frame {frame} {tracker.bank.nbytes}"
+        if frame % EVERY == 0 or frame == arguments.frames - 1:
+            record.frame.append(frame)
+            record.rss.append(round(resident(), 2))
+            record.objects.append(len(result.objects))
+            if sys.stderr.isatty():
+                print(f"\r{frame + 1}/{arguments.frames}", end="", file=sys.stderr, flush=True)
+    record.events, record.digest = dict(sorted(events.items())), digest.hexdigest()[:16]
+    record.milliseconds_per_frame = round(1e3 * busy / arguments.frames, 2)
+    record.conclude()
+    return record
+
+
+def command(
+    tracker: Tracker,
+    result: FrameResult,
+    shapes: list[NDArray[np.bool_]],
+    most: int,
+    random: np.random.Generator,
+) -> list[str]:
+    """Adds, corrects and removes objects at random; returns what was done."""
+    living, done = [one.object_id for one in result.objects], []
+    if living and random.random() < 0.04:
+        tracker.remove(int(random.choice(living)))
+        done.append("removed")
+    elif living and random.random() < 0.03:
+        answer = tracker.refine(AddRequest(prompt(shapes, random), int(random.choice(living))))
+        done.append("corrected" if answer.success else "refused")
+    if not living or random.random() < 0.08:
+        (answer,) = tracker.add([AddRequest(prompt(shapes, random))])
+        done.append("added" if answer.success else "refused")
+    if random.random() < 0.002:
+        tracker.reset()
+        done.append("reset")
+    assert len(tracker._objects) <= most
+    return done
+
+
+def prompt(shapes: list[NDArray[np.bool_]], random: np.random.Generator) -> Prompt:
+    """A box, a click or a mask of something in the scene."""
+    shape = shapes[int(random.integers(len(shapes)))]
+    rows, columns = np.nonzero(shape)
+    kind = random.integers(3)
+    if kind == 0 and np.ptp(rows) and np.ptp(columns):
+        corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        return Prompt(box=np.array(corners, np.float32))
+    if kind == 1:
+        return Prompt(mask=shape)
+    middle = len(rows) // 2
+    return Prompt(points=np.array([[columns[middle], rows[middle]]], np.float32), labels=np.array([1], np.int32))
+
+
+class Scene:
+    """Coloured discs that bounce over a textured ground, in front of each other."""
+
+    def __init__(self, random: np.random.Generator, discs: int = 6, width: int = 320, height: int = 240) -> None:
+        noise = random.integers(60, 200, (height, width, 3), dtype=np.uint8)
+        self.ground = np.asarray(cv2.GaussianBlur(noise, (0, 0), 3), np.uint8)
+        self.limit = np.array([width, height], np.float64)
+        self.place = random.uniform(0.2, 0.8, (discs, 2)) * self.limit
+        self.speed = random.uniform(-4, 4, (discs, 2))
+        self.radius = random.integers(15, 35, discs)
+        self.color = random.integers(0, 255, (discs, 3))
+
+    def next(self) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+        """The next frame, RGB ``uint8 [H, W, 3]``, and the visible pixels of every disc that is to be seen."""
+        self.place += self.speed
+        outside = (self.place < 0) | (self.place > self.limit)
+        self.speed[outside] *= -1
+        image, owner = self.ground.copy(), np.full(self.ground.shape[:2], 255, np.uint8)
+        for index, ((x, y), radius) in enumerate(zip(self.place, self.radius, strict=True)):
+            center = (round(float(x)), round(float(y)))
+            cv2.circle(image, center, int(radius), self.color[index].tolist(), -1, cv2.LINE_AA)
+            cv2.circle(owner, center, int(radius), index, -1)
+        shapes = [owner == index for index in range(len(self.place))]
+        return image, [shape for shape in shapes if shape.any()]
+
+
+def resident() -> float:
+    """Memory of this process that is in RAM, MiB (Linux: /proc)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * 4096 / 2**20
+
+
+def draw(record: Record, path: Path) -> None:
+    """Memory and number of objects over the frames; with matplotlib, or else with OpenCV."""
+    title = f"{record.model}, {record.frames} frames, bank {record.bank_bytes / 2**20:.1f} MiB"
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        draw_plainly(record, title, path)
+        return
+    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(9, 5), sharex=True, height_ratios=(3, 1))
+    upper.plot(record.frame, record.rss, color="tab:blue")
+    upper.axvline(SETTLED, color="0.7", linewidth=1)
+    upper.set(ylabel="memory of the process, MiB", title=title, ylim=(0, 1.15 * max(record.rss)))
+    lower.step(record.frame, record.objects, where="post", color="tab:gray")
+    lower.set(ylabel="objects", xlabel="frame", ylim=(0, record.max_objects + 0.5))
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def draw_plainly(record: Record, title: str, path: Path) -> None:
+    width, height, margin = 1080, 600, 70
+    image = np.full((height, width, 3), 255, np.uint8)
+
+    def curve(values: list[Any], top: float, y0: int, y1: int, color: tuple[int, int, int], label: str) -> None:
+        x = margin + (width - 2 * margin) * np.array(record.frame) / max(1, record.frames - 1)
+        y = y1 - (y1 - y0) * np.array(values, np.float64) / max(top, 1e-9)
+        cv2.rectangle(image, (margin, y0), (width - margin, y1), (210, 210, 210))
+        cv2.polylines(image, [np.stack((x, y), 1).round().astype(np.int32)], False, color, 2, cv2.LINE_AA)
+        cv2.putText(image, label, (margin + 8, y0 + 22), cv2.FONT_HERSHEY_SIMPLEX, 0.55, color, 1, cv2.LINE_AA)
+
+    top = 1.15 * max(record.rss)
+    curve(record.rss, top, 50, 400, (180, 110, 30), f"memory of the process, 0 to {top:.0f} MiB")
+    curve(record.objects, record.max_objects, 430, 560, (110, 110, 110), f"objects, 0 to {record.max_objects}")
+    cv2.putText(image, title, (margin, 32), cv2.FONT_HERSHEY_SIMPLEX, 0.65, (40, 40, 40), 1, cv2.LINE_AA)
+    cv2.imwrite(str(path), image)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
