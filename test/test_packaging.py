@@ -27,7 +27,7 @@ ROS_FREE = ("model", "tracking", "inference")
 
 def imported_modules(*folders: str) -> set[str]:
     """Top-level modules, other than Python's own and ours, that the files in these folders import."""
-    found = set()
+    found: set[str] = set()
     for folder in folders:
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
