@@ -127,7 +127,8 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
         tracker.take_changes()
         for one in result.objects:
             digest.update(f"{frame} {one.object_id} {one.state.name} {one.mask.area};".encode())
-        assert tracker.bank.nbytes == size, f"the bank had {size} bytes, on frame {frame} {tracker.bank.nbytes}"
+        now = tracker.bank.nbytes
+        assert now == size, f"the bank had {size} bytes, on frame {frame} {now}"
         if frame % EVERY == 0 or frame == arguments.frames - 1:
             record.frame.append(frame)
             record.rss.append(round(resident(), 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import lru_cache
 
 import numpy as np
@@ -43,9 +44,17 @@ EVENTS = (
 SHIFTS = dict.fromkeys(range(16, 19), -3.0)
 
 
-@lru_cache(maxsize=1)  # two networks of the large size take 2 GB
+_pair: dict[tuple[str, str, int], Pair] = {}
+
+
 def pair_of(size: str, version: str, image_size: int = 128) -> Pair:
-    return build_pair(size, version, image_size, seed=SEEDS[size])
+    """Built once for tests that follow each other; one at a time, since two networks of the large size take 2 GB."""
+    key = (size, version, image_size)
+    if key not in _pair:
+        _pair.clear()
+        gc.collect()
+        _pair[key] = build_pair(*key, seed=SEEDS[size])
+    return _pair[key]
 
 
 @lru_cache(maxsize=2)

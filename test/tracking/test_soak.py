@@ -1,0 +1,62 @@
+"""The long run of ``scripts/soak.py``, shortened: reproducible, bank constant, record and picture written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import cv2
+import pytest
+import soak
+
+from sam2_ros.tracking.bank import MemoryBank
+
+
+def run(out: Path, *options: str) -> dict[str, Any]:
+    with mock.patch.object(sys, "argv", ["soak.py", "--model", "random", "--out", str(out), *options]):
+        assert soak.main() == 0
+    return json.loads((out / "soak.json").read_text(encoding="utf-8"))
+
+
+def test_equal_seeds_give_equal_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (run(tmp_path / str(index), "--frames", "45") for index in range(2))
+    other = run(tmp_path / "other", "--frames", "45", "--seed", "1")
+    assert first["digest"] == second["digest"] != other["digest"]
+    assert first["events"] == second["events"] and first["events"]["added"] > 0
+    assert first["frame"] == [0, 20, 40, 44] and len(first["rss"]) == len(first["objects"]) == 4
+    assert first["settled_range"] is None
+    assert first["bank_bytes"] == 4 * ((4 + 7) * 64 * 64 * 2 + (4 + 16) * 256 * 4)
+    assert "too few frames to judge" in capsys.readouterr().out
+    picture = cv2.imread(str(tmp_path / "0" / "soak.png"))
+    assert picture is not None and picture.std() > 1
+
+
+def test_the_picture_needs_no_matplotlib(tmp_path: Path) -> None:
+    record = soak.Record("random", 0, "float32", 41, 4, 442368, frame=[0, 20, 40], rss=[300.0, 310.0, 305.0])
+    record.objects = [0, 2, 4]
+    with mock.patch.dict(sys.modules, {"matplotlib": None}):
+        soak.draw(record, tmp_path / "soak.png")
+    picture = cv2.imread(str(tmp_path / "soak.png"))
+    assert picture is not None and picture.std() > 1
+
+
+@pytest.mark.parametrize(("last", "flat"), [(310.0, True), (330.0, False)])
+def test_growth_is_told_from_noise(last: float, flat: bool) -> None:
+    """What lies before frame 100 does not count."""
+    record = soak.Record("random", 0, "float32", 181, 4, 1, frame=[0, 100, 140, 180], rss=[100.0, 300.0, 303.0, last])
+    record.conclude()
+    assert (record.flat, record.settled_range) == (flat, last - 300.0)
+    assert record.summary().endswith("flat" if flat else "NOT FLAT")
+
+
+def test_a_bank_that_grows_ends_the_run(tmp_path: Path) -> None:
+    sizes = iter(range(1000, 2000))
+
+    with (
+        mock.patch.object(MemoryBank, "nbytes", property(lambda _: next(sizes))),
+        pytest.raises(AssertionError, match="the bank had 1000 bytes, on frame 0 1001"),
+    ):
+        run(tmp_path, "--frames", "2")
