@@ -6,6 +6,7 @@ Nobody says how many frames will come. A prompt is applied to the newest frame: 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from sam2_ros.tracking.types import (
 )
 
 ADDED, STATE_CHANGED, CORRECTED, REMOVED, _DROPPED, PROMPT_RELEASED = range(1, 7)  # as in ObjectEvent.msg
+KEPT_CHANGES = 1000  # so that a program that never takes them does not grow
 
 
 class Tracker:
@@ -61,7 +63,7 @@ class Tracker:
         self._stamp = 0
         self._size = (0, 0)  # width, height
         self._features: ImageFeatures | None = None  # of the newest frame
-        self._changes: list[ObjectChange] = []
+        self._changes: deque[ObjectChange] = deque(maxlen=KEPT_CHANGES)
 
     # -- frames ------------------------------------------------------------------------------------------------
 
@@ -192,8 +194,9 @@ class Tracker:
         return None if self._frame < 0 else self._result((), {})
 
     def take_changes(self) -> list[ObjectChange]:
-        """Changes since the last call that no :class:`FrameResult` carried."""
-        changes, self._changes = self._changes, []
+        """Changes since the last call that no :class:`FrameResult` carried; the newest thousand, if nobody asks."""
+        changes = list(self._changes)
+        self._changes.clear()
         return changes
 
     def close(self) -> None:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from unittest import mock
+
 import pytest
 from small_tracker import add, box, click, object_score, run, scene, small_model, stepped
 
 from sam2_ros.tracking import AddRequest, ObjectState, Tracker, TrackerConfig
-from sam2_ros.tracking.tracker import ADDED, CORRECTED, REMOVED, STATE_CHANGED
+from sam2_ros.tracking.prompting import Answer
+from sam2_ros.tracking.tracker import ADDED, CORRECTED, KEPT_CHANGES, REMOVED, STATE_CHANGED
 
 VISIBLE, OCCLUDED, LOST = ObjectState.VISIBLE, ObjectState.OCCLUDED, ObjectState.LOST
 SECOND = 1_000_000_000
+
+
+def _answer_quickly(tracker: Tracker) -> Callable[..., list[Answer]]:
+    """What one real prompt gave, again and again."""
+    (one,) = add(tracker, box())
+    found = tracker._objects[one]
+    assert found.logits is not None
+    answer = Answer(found.logits, found.object_score, found.predicted_iou, 1.0, None)
+    tracker.remove(one)
+    return lambda prompts, *_: [answer for _ in prompts]
 
 
 @pytest.fixture
@@ -97,6 +111,17 @@ def test_events_of_commands(tracker: Tracker) -> None:
     tracker.reset()
     events = [(change.event, change.object_id, change.state, change.reason) for change in tracker.take_changes()]
     assert events == [(REMOVED, 1, None, "removed by request"), (REMOVED, 2, None, "removed by request")]
+
+
+def test_events_that_nobody_takes_do_not_pile_up(tracker: Tracker) -> None:
+    tracker.step(scene(0), 0)
+    with mock.patch.object(tracker._prompts, "apply", _answer_quickly(tracker)):
+        for _ in range(KEPT_CHANGES):
+            tracker.remove(add(tracker, box())[0])
+    changes = tracker.take_changes()
+    assert len(changes) == KEPT_CHANGES
+    assert (changes[-1].event, changes[-1].object_id) == (REMOVED, KEPT_CHANGES + 1)
+    assert tracker.take_changes() == []
 
 
 def test_refused_prompts_and_failed_removals_are_no_events(tracker: Tracker) -> None:
