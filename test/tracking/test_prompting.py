@@ -94,9 +94,9 @@ BAD = {
         Prompt(mask=np.ones((120, 160), np.uint8)),
         "the mask is of type uint8; accepted: bool, for example mask > 0",
     ),
-    "candidate 3": (
-        click(candidate=3),
-        "candidate is 3; accepted: 0, 1 or 2, as offered by the answer before",
+    "candidate 4": (
+        click(candidate=4),
+        "candidate is 4; accepted: 1, 2 or 3, as offered by the answer before",
     ),
     "candidate of nothing": (
         Prompt(candidate=1),
@@ -231,16 +231,17 @@ def test_a_single_click_offers_three_candidates(tracker: Tracker) -> None:
     assert all(0 <= c.stability <= 1 and 0 <= c.predicted_iou <= 1 and c.mask.area for c in single.candidates)
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", [1, 2, 3])
 def test_a_candidate_is_chosen_by_a_second_call(tracker: Tracker, index: int) -> None:
     """The chosen mask is shown, and what is remembered from now on; the others may still be chosen instead."""
     tracker.step(scene(0), 0)
     (offered,) = tracker.add([AddRequest(click())])
-    assert tracker.refine(AddRequest(Prompt(candidate=(index + 1) % 3), offered.object_id)).success
+    assert [candidate.index for candidate in offered.candidates] == [1, 2, 3]
+    assert tracker.refine(AddRequest(Prompt(candidate=index % 3 + 1), offered.object_id)).success
     answer = tracker.refine(AddRequest(Prompt(candidate=index), offered.object_id))
     assert answer.success and answer.result is not None
-    assert np.array_equal(answer.result.mask.full(), offered.candidates[index].mask.full())
-    assert answer.result.predicted_iou == pytest.approx(offered.candidates[index].predicted_iou)
+    assert np.array_equal(answer.result.mask.full(), offered.candidates[index - 1].mask.full())
+    assert answer.result.predicted_iou == pytest.approx(offered.candidates[index - 1].predicted_iou)
     chosen = run(tracker, 1, 3)[-1]
     # The same as asking for it at once.
     direct = Tracker(small_model(), TrackerConfig(max_objects=3))
@@ -264,14 +265,14 @@ def test_a_choice_is_refused_where_nothing_is_offered(tracker: Tracker) -> None:
     one, framed = stepped(tracker, [click(), box()])
     before = state_of(tracker)
     kept_none = "no candidates are kept for this object on the newest frame; give the point again with the choice"
-    assert tracker.refine(AddRequest(Prompt(candidate=0), framed)).message == kept_none
-    answer = tracker.refine(AddRequest(click(candidate=0), one))
+    assert tracker.refine(AddRequest(Prompt(candidate=3), framed)).message == kept_none
+    answer = tracker.refine(AddRequest(click(candidate=3), one))
     assert answer.code is PromptCode.INVALID_PROMPT and "this object has earlier ones on this frame" in answer.message
     assert state_of(tracker) == before
     run(tracker, 1, 1)
-    answer = tracker.refine(AddRequest(Prompt(candidate=0), one))  # a frame too late
+    answer = tracker.refine(AddRequest(Prompt(candidate=3), one))  # a frame too late
     assert (answer.code, answer.message) == (PromptCode.INVALID_PROMPT, kept_none)
-    assert tracker.refine(AddRequest(click(candidate=0), one)).success
+    assert tracker.refine(AddRequest(click(candidate=3), one)).success
 
 
 # -- clicks add up -------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from small_tracker import box, object_score, scene, small_model, stepped
 from torch import Tensor
 from video_reference import (
-    STRICT,
+    TOLERANCE,
     Event,
     Pair,
     back_and_forth,
@@ -54,8 +54,8 @@ def test_a_correction_is_a_conditioning_frame(pair: Pair) -> None:
     plain = run_reference(pair, frames, events, post=True)
     with mock.patch.object(pair.reference, "add_all_frames_to_correct_as_cond", True):
         conditioning = run_reference(pair, frames, events, post=True)
-    assert worst_difference(ours, conditioning) <= STRICT
-    assert worst_difference(ours, plain) > STRICT
+    assert worst_difference(ours, conditioning) <= TOLERANCE
+    assert worst_difference(ours, plain) > TOLERANCE
 
 
 @pytest.mark.parametrize("reference_policy", [False, True])
@@ -141,8 +141,10 @@ def test_the_defaults_of_the_masks(pair: Pair) -> None:
     frames = back_and_forth(6)
     events = (Event(0, 1, clicks((30, 80, 1), (100, 20, 0))),)
     defaults = run_tracker(pair, frames, events, TrackerConfig(max_objects=4))
-    assert worst_difference(defaults, run_reference(pair, frames, events, True, num_frames=16, hole_area=0)) <= STRICT
-    assert worst_difference(defaults, run_reference(pair, frames, events, False, num_frames=16)) > STRICT
+    assert (
+        worst_difference(defaults, run_reference(pair, frames, events, True, num_frames=16, hole_area=0)) <= TOLERANCE
+    )
+    assert worst_difference(defaults, run_reference(pair, frames, events, False, num_frames=16)) > TOLERANCE
 
 
 def test_a_stream_has_no_length(pair: Pair) -> None:
@@ -150,8 +152,8 @@ def test_a_stream_has_no_length(pair: Pair) -> None:
     frames, events = back_and_forth(10), (Event(0, 1, rectangle(15, 60, 40, 100)),)
     ours = run_tracker(pair, frames, events, config_for(True))
     for num_frames in (16, 1000):
-        assert worst_difference(ours, run_reference(pair, frames, events, True, num_frames=num_frames)) <= STRICT
-    assert worst_difference(ours, run_reference(pair, frames, events, True, num_frames=10)) > STRICT
+        assert worst_difference(ours, run_reference(pair, frames, events, True, num_frames=num_frames)) <= TOLERANCE
+    assert worst_difference(ours, run_reference(pair, frames, events, True, num_frames=10)) > TOLERANCE
 
 
 def test_bounds_are_as_stated_for_slots_that_were_never_full() -> None:

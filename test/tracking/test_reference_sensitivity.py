@@ -13,7 +13,7 @@ import torch
 from sam2_reference import changed
 from torch import Tensor
 from video_reference import (
-    STRICT,
+    TOLERANCE,
     Event,
     Pair,
     Prompt,
@@ -52,7 +52,7 @@ def ours(pair: Pair, **options: Any) -> Stream:
 
 
 def test_it_agrees_without_a_mistake(pair: Pair, reference: Stream) -> None:
-    assert worst_difference(ours(pair), reference) <= STRICT
+    assert worst_difference(ours(pair), reference) <= TOLERANCE
 
 
 def wrong_temporal_code(pair: Pair) -> AbstractContextManager[None]:
@@ -114,7 +114,7 @@ def correction_without_memory(pair: Pair) -> Iterator[None]:
 )
 def test_a_mistake_shows(pair: Pair, reference: Stream, mistake: Mistake) -> None:
     with mistake(pair):
-        assert worst_difference(ours(pair), reference) > STRICT
+        assert worst_difference(ours(pair), reference) > TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -129,16 +129,17 @@ def test_a_mistake_shows(pair: Pair, reference: Stream, mistake: Mistake) -> Non
     ids=str,
 )
 def test_another_setting_shows(pair: Pair, reference: Stream, options: dict[str, Any]) -> None:
-    assert worst_difference(ours(pair, **options), reference) > STRICT
+    assert worst_difference(ours(pair, **options), reference) > TOLERANCE
 
 
 def test_another_precision_of_the_memory_shows(pair: Pair, reference: Stream) -> None:
-    """The reference stores its memory in bfloat16, whatever the network computes in."""
+    """The reference stores its memory in bfloat16, whatever the network computes in; float32 is no such mistake, but shows."""
 
     def widen(tracker: Tracker) -> None:
         tracker.bank.spatial = tracker.bank.spatial.float()
 
-    assert worst_difference(ours(pair, change=widen), reference) > STRICT
+    agreement = worst_difference(ours(pair), reference)
+    assert worst_difference(ours(pair, change=widen), reference) > 30 * agreement
 
 
 def test_forgotten_clicks_show(pair: Pair, reference: Stream) -> None:
@@ -147,4 +148,4 @@ def test_forgotten_clicks_show(pair: Pair, reference: Stream) -> None:
     assert second.prompt.points is not None
     alone = Prompt(points=np.copy(second.prompt.points), labels=np.array([0]), replace=True)
     stream = run_tracker(pair, FRAMES, (first, Event(0, 1, alone), correction), config_for(True), SHIFTS)
-    assert worst_difference(stream, reference) > STRICT
+    assert worst_difference(stream, reference) > TOLERANCE
