@@ -82,10 +82,9 @@ def run(args: argparse.Namespace) -> int:
     for option, value in (("--max-frames", args.max_frames), ("--fps", args.fps)):
         if value is not None and value <= 0:
             raise UserError(f"{option} is {value}; accepted: more than 0")
-    if args.video_out and args.video_out.exists() and args.video_out.samefile(args.source):
-        raise UserError(f"--video-out {args.video_out} is SOURCE itself; accepted: another file")
     prompts = load_prompts(args.prompts)
     source = open_source(args.source, args.fps)
+    _check_outputs(args)
     _check_frames(prompts, source.length, args)
     frame_count = min((n for n in (source.length, args.max_frames) if n is not None), default=None)
     object_ids = {prompt.object_id for prompt in prompts}
@@ -112,6 +111,18 @@ def run(args: argparse.Namespace) -> int:
             f"{outputs.count} frames (the first one is frame 0); the other prompts were applied"
         )
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuses to write over what is read. A camera's index names no file, unless there is one of that name."""
+    from sam2_ros.tools.errors import UserError
+
+    outputs = (("--masks-out", args.masks_out), ("--video-out", args.video_out), ("--json-out", args.json_out))
+    for option, output in outputs:
+        for what, read in (("SOURCE", Path(args.source)), ("the --prompts file", args.prompts)):
+            if output and output.exists() and read.exists() and output.samefile(read):
+                kind = "folder" if output.is_dir() else "file"
+                raise UserError(f"{option} {output} is {what} itself and would be overwritten; use another {kind}")
 
 
 def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argparse.Namespace) -> None:

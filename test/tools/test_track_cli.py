@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sam2_ros.tools import sources
 from sam2_ros.tools.main import main
 from sam2_ros.tools.masks import read_labels, write_labels
 from sam2_ros.tools.scene import render
@@ -124,6 +125,42 @@ def test_a_mistake_ends_with_one_sentence_and_code_2(
     assert code == 2
     assert errors.startswith("sam2_ros: error: ") and errors.count("\n") == 1
     assert message in errors
+
+
+def test_outputs_never_overwrite_inputs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for index, frame in enumerate(render(2, WIDTH, HEIGHT)):
+        cv2.imwrite(str(images / f"{index}.png"), frame.rgb)
+    (tmp_path / "link").symlink_to(images)
+    file = prompts(tmp_path, {"frame": 0, "object_id": 1, "box": [0, 0, 9, 9]})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for option, path, what in (
+        ("--masks-out", images, "SOURCE"),
+        ("--masks-out", tmp_path / "link", "SOURCE"),
+        ("--json-out", file, "the --prompts file"),
+        ("--video-out", file, "the --prompts file"),
+        ("--json-out", images, "SOURCE"),
+    ):
+        assert main(["track", str(images), "--prompts", file, "--model", "null", option, str(path)]) == 2
+        assert f"{option} {path} is {what} itself" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_an_output_that_exists_is_replaced_when_the_source_is_no_file(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"old")
+    options = ["--prompts", prompts(tmp_path, {"frame": 0, "object_id": 1, "box": [0, 0, 9, 9]}), "--model", "null"]
+    options += ["--video-out", str(out)]
+    assert main(["track", "gone.mp4", *options]) == 2
+    assert "gone.mp4: no such file or folder; accepted: " in capfd.readouterr().err
+    assert out.read_bytes() == b"old"
+    monkeypatch.setattr(sources, "Camera", lambda _: sources.VideoFile(clip))
+    monkeypatch.chdir(tmp_path)
+    assert main(["track", "0", *options]) == 0
+    assert len(list(sources.VideoFile(out))) == FRAMES
 
 
 def test_help_and_version_need_neither_torch_nor_ros() -> None:
