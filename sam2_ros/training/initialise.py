@@ -42,7 +42,7 @@ class Matching:
 
     sharpness: float = 18.0  # softmax logit of a perfect match
     whitening: float = 0.5  # 0: principal components as they are, 1: all of the same variance
-    locality: float = 6.0  # logit that a match in the same cell of the last frame has over a distant one
+    locality: float = 1.5  # logit that a match in the same cell of the last frame has over a distant one
     gain: float = 1.5  # of the matched coverage around its threshold
     threshold: float = 0.4  # matched coverage where foreground and background balance
 
