@@ -58,6 +58,6 @@ lint: setup
 	@$(VENV)/bin/mypy
 
 clean:
-	rm -rf .venv .venv-* build build-* install install-* log log-* .setup*.lock demo_output dist *.egg-info \
+	rm -rf .venv .venv-* build build-* install install-* log log-* .setup*.lock demo_output soak_output dist *.egg-info \
 	  .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Streams a long rendered scene through the tracker while objects come and go, and watches the memory.
 
-The bank's bytes must stay what they were at the start; the memory of the process must be flat after the first frames.
+The bank must stay in the memory that it got at the start; the process' memory must be flat after the first frames.
 Writes ``soak.json`` and ``soak.png``. Equal seeds give equal streams, prompts and results.
 """
 
@@ -111,11 +111,13 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
     """Runs the stream.
 
     Raises:
-        AssertionError: the bank's size changed.
+        AssertionError: the bank's size changed, or it was allocated anew.
     """
     random = np.random.default_rng(arguments.seed)
     scene = Scene(random)
-    size = tracker.bank.nbytes
+    bank, size = tracker.bank, tracker.bank.nbytes
+    buffers = [bank.spatial, bank.pointers]  # kept, so that no other tensor can take their place
+    addresses = [buffer.data_ptr() for buffer in buffers]
     record = Record(tracker.model.config.name, arguments.seed, tracker.dtype, arguments.frames, arguments.objects, size)
     digest, events, busy = hashlib.sha256(), Counter[str](), 0.0
     for frame in range(arguments.frames):
@@ -129,6 +131,9 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
             digest.update(f"{frame} {one.object_id} {one.state.name} {one.mask.area};".encode())
         now = tracker.bank.nbytes
         assert now == size, f"the bank had {size} bytes, on frame {frame} {now}"
+        same = tracker.bank is bank and bank.spatial is buffers[0] and bank.pointers is buffers[1]
+        same = same and [buffer.data_ptr() for buffer in buffers] == addresses
+        assert same, f"on frame {frame} the bank was allocated anew"
         if frame % EVERY == 0 or frame == arguments.frames - 1:
             record.frame.append(frame)
             record.rss.append(round(resident(), 2))

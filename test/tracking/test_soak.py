@@ -52,6 +52,24 @@ def test_growth_is_told_from_noise(last: float, flat: bool) -> None:
     assert record.summary().endswith("flat" if flat else "NOT FLAT")
 
 
+@pytest.mark.parametrize("replace", ["the tensor", "its memory"])
+def test_a_bank_that_is_allocated_anew_ends_the_run(tmp_path: Path, replace: str) -> None:
+    store = MemoryBank.store_prompted
+
+    def copying(bank: MemoryBank, *arguments: Any) -> int | None:
+        if replace == "the tensor":
+            bank.pointers = bank.pointers.clone()
+        else:
+            bank.spatial.data = bank.spatial.clone()
+        return store(bank, *arguments)
+
+    with (
+        mock.patch.object(MemoryBank, "store_prompted", copying),
+        pytest.raises(AssertionError, match="on frame 0 the bank was allocated anew"),
+    ):
+        run(tmp_path, "--frames", "2")
+
+
 def test_a_bank_that_grows_ends_the_run(tmp_path: Path) -> None:
     sizes = iter(range(1000, 2000))
 
