@@ -95,9 +95,10 @@ def find_checkpoint(name: str) -> Checkpoint:
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: ``$SAM2_ROS_CACHE``, else ``~/.cache/sam2_ros``."""
-    moved = os.environ.get(CACHE_VARIABLE)
-    return Path(moved).expanduser() if moved else Path.home() / ".cache" / "sam2_ros"
+    """Where downloads are kept: ``$SAM2_ROS_CACHE``, else ``$XDG_CACHE_HOME/sam2_ros``, else ``~/.cache/sam2_ros``."""
+    if moved := os.environ.get(CACHE_VARIABLE):
+        return Path(moved).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam2_ros"
 
 
 def checkpoint_path(name: str, directory: Path | None = None) -> Path:

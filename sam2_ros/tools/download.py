@@ -14,7 +14,7 @@ def register(subparsers: Any) -> None:
         help="fetch an official SAM 2 checkpoint",
         description="Fetches an official SAM 2 checkpoint (Apache-2.0, Meta) into the cache and verifies its SHA-256.",
         epilog="Names: tiny, small, base_plus, large (SAM 2.1; the same with -2.0 for SAM 2.0). "
-        "Cache: $SAM2_ROS_CACHE/checkpoints, else ~/.cache/sam2_ros/checkpoints.",
+        "Cache: checkpoints/ in $SAM2_ROS_CACHE, else in $XDG_CACHE_HOME/sam2_ros, else in ~/.cache/sam2_ros.",
     )
     parser.add_argument("name", metavar="NAME", help="tiny, small, base_plus, large; with -2.0 for SAM 2.0")
     parser.add_argument("--dir", type=Path, help="folder to put the file into, instead of the cache")

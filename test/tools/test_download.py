@@ -84,6 +84,19 @@ def stored(path: Path) -> set[str]:
     return {file.name for file in path.parent.iterdir()} if path.parent.is_dir() else set()
 
 
+def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/user")
+    for name in ("SAM2_ROS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert core.cache_dir() == Path("/home/user/.cache/sam2_ros")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # counts as not set
+    assert core.cache_dir() == Path("/home/user/.cache/sam2_ros")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/data/cache")
+    assert core.cache_dir() == Path("/data/cache/sam2_ros")
+    monkeypatch.setenv("SAM2_ROS_CACHE", "~/models")
+    assert core.cache_dir() == Path("/home/user/models")
+
+
 def test_a_checkpoint_arrives_whole_in_the_cache_and_is_then_kept(server: Server, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     path = download("tiny", progress=lambda have, total: seen.append((have, total)))
