@@ -36,6 +36,7 @@ def start(context: LaunchContext) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     camera = Node(
         executable=sys.executable,
+        exec_name="camera",
         name="camera",
         arguments=["-m", "sam2_ros.ros.video_publisher"],
         parameters=[

@@ -35,7 +35,7 @@ def test_a_folder_of_images_is_played_and_tracked(folder: Path, parameters_file:
         peer.launched.wait_for_text("the source has ended after 12 frames")
         tracks = peer.wait_until(lambda: peer.tracks and peer.tracks[-1].objects and peer.tracks[-1], "tracks")
         assert (tracks.image_width, tracks.image_height, tracks.header.frame_id) == (64, 48, "camera_optical_frame")
-        peer.launched.wait_for_text("[python-2]: process has finished cleanly")
+        peer.launched.wait_for_text("[camera-2]: process has finished cleanly")
         assert {(info.width, info.height) for info in infos} == {(64, 48)}
     finally:
         peer.launched.stop()
