@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import Backend, BackendInfo
-from sam2_ros.tracking.types import FrameResult, ObjectChange, PromptCode, PromptError
+from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
 
 T = TypeVar("T")
 
@@ -63,8 +63,10 @@ class Listener(Protocol):
 
     def on_processed(self, processed: Processed) -> None: ...
 
-    def on_changes(self, changes: list[ObjectChange], frame: Frame) -> None:
-        """Changes that commands made, with the newest processed frame."""
+    def on_changes(self, processed: Processed) -> None:
+        """A command made ``processed.result.changes``: the newest processed frame again, its counters and times as
+        they were, its objects as they are now. Comes before the command's future completes.
+        """
         ...
 
     def on_failure(self, frame: Frame, error: Exception) -> None:
@@ -90,7 +92,8 @@ class Worker:
         self._condition = threading.Condition()  # guards everything below
         self._slot: Frame | None = None
         self._commands: list[_Command[Any]] = []
-        self._newest: Frame | None = None  # processed
+        self._newest: Processed | None = None
+        self._newest_is_current = False  # processed since resume(); prompts are for such frames alone
         self._counters = Counters()
         self._closing = False
         self._paused = True
@@ -116,9 +119,10 @@ class Worker:
         self._refuse_waiting("the tracker is being shut down")
 
     def resume(self) -> None:
-        """Starts to take frames; the counters begin at zero."""
+        """Starts to take frames; the counters begin at zero. Prompts are for frames from now on."""
         with self._condition:
             self._counters = Counters()
+            self._newest_is_current = False
             self._paused = False
 
     def pause(self) -> None:
@@ -147,7 +151,7 @@ class Worker:
         return self._queue(_Command(apply, Future()))
 
     def call_on_frame(self, apply: Callable[[Backend], T], stamp: int = 0, wait: float = 0.0) -> Future[T]:
-        """Runs ``apply`` when the newest processed frame is the one stamped ``stamp`` (0: any).
+        """Runs ``apply`` when the newest frame processed since :meth:`resume` is the one stamped ``stamp`` (0: any).
 
         A frame that is yet to come is waited for, ``wait`` seconds at most. The future raises
         :class:`PromptError`: NO_FRAME when it did not come, TOO_OLD when a newer one was processed already,
@@ -163,9 +167,9 @@ class Worker:
 
     @property
     def newest(self) -> Frame | None:
-        """The newest processed frame."""
+        """The newest processed frame, from before a pause too."""
         with self._condition:
-            return self._newest
+            return self._newest.frame if self._newest else None
 
     def _queue(self, command: _Command[T]) -> Future[T]:
         with self._condition:
@@ -226,14 +230,18 @@ class Worker:
         deadlines = [command.deadline for command in self._commands]
         return max(0.0, (min(deadlines) - time.monotonic_ns()) / 1e9) if deadlines else None
 
+    def _current_frame(self) -> Frame | None:
+        return self._newest.frame if self._newest and self._newest_is_current else None
+
     def _awaits_frame(self, command: _Command[Any]) -> bool:
         if not command.needs_frame:
             return False
-        return self._newest is None or command.stamp > self._newest.stamp
+        current = self._current_frame()
+        return current is None or command.stamp > current.stamp
 
     def _refusal(self, command: _Command[Any]) -> PromptError | None:
         """Why a command that is due can't be applied. A backend that keeps a history will make TOO_OLD rarer here."""
-        newest = self._newest
+        newest = self._current_frame()
         if self._awaits_frame(command):
             asked = f"no frame stamped {_seconds(command.stamp)}" if command.stamp else "no frame"
             last = f"; the newest is {_seconds(newest.stamp)}" if newest else ""
@@ -256,14 +264,21 @@ class Worker:
             command.future.set_exception(refusal)
             return
         try:
-            answer = command.apply(backend)
+            try:
+                answer = command.apply(backend)
+            finally:
+                if self._newest is not None:  # without a frame there are no objects
+                    self._tell(self._newest.frame, self._tell_changes, self._newest, backend)
         except Exception as error:
             command.future.set_exception(error)
         else:
             command.future.set_result(answer)
-        changes = backend.take_changes()
-        if changes and self._newest is not None:
-            self._tell(self._newest, self._listener.on_changes, changes, self._newest)
+
+    def _tell_changes(self, newest: Processed, backend: Backend) -> None:
+        changes = tuple(backend.take_changes())
+        objects = backend.objects() if changes else None
+        if objects is not None:
+            self._listener.on_changes(replace(newest, result=replace(objects, changes=changes)))
 
     def _process(self, frame: Frame, backend: Backend) -> None:
         try:
@@ -277,13 +292,13 @@ class Worker:
             self._tell(frame, self._listener.on_failure, frame, error)
             return
         with self._condition:
-            self._newest = frame
             self._counters = counters = replace(self._counters, processed=self._counters.processed + 1)
-        processed = Processed(frame, image, result, start_time, end_time, counters)
+            self._newest = processed = Processed(frame, image, result, start_time, end_time, counters)
+            self._newest_is_current = True
         self._tell(frame, self._listener.on_processed, processed)
 
     def _tell(self, frame: Frame, tell: Callable[..., None], *arguments: Any) -> None:
-        """A listener's fault must not end the thread; one in ``on_failure`` itself has nowhere to go."""
+        """A fault in telling must not end the thread; one in ``on_failure`` itself has nowhere to go."""
         try:
             tell(*arguments)
         except Exception as error:

@@ -24,7 +24,7 @@ from sam2_ros.ros.outputs import Outputs
 from sam2_ros.ros.parameters import tracker_config
 from sam2_ros.ros.services import Services
 from sam2_ros.ros.start_prompts import StartPrompts
-from sam2_ros.tracking.types import ObjectChange, PromptCode, PromptError
+from sam2_ros.tracking.types import PromptCode, PromptError
 
 T = TypeVar("T")
 Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
@@ -47,8 +47,30 @@ def _reported(transition: Transition) -> Transition:
     return run
 
 
+class _WorkerListener:
+    """Passes on what one worker tells, until the node leaves that worker: its last frame may outlast the grace."""
+
+    def __init__(self, node: TrackerNode) -> None:
+        self._node: TrackerNode | None = node
+
+    def leave(self) -> None:
+        self._node = None
+
+    def on_processed(self, processed: Processed) -> None:
+        if node := self._node:
+            node.on_processed(processed)
+
+    def on_changes(self, processed: Processed) -> None:
+        if node := self._node:
+            node.on_changes(processed)
+
+    def on_failure(self, frame: Frame, error: Exception) -> None:
+        if node := self._node:
+            node.on_failure(frame, error)
+
+
 class TrackerNode(LifecycleNode):
-    """Listens to the :class:`Worker` as well; those methods (``on_processed``, …) run in the inference thread."""
+    """What its worker tells (``on_processed``, …) comes through a :class:`_WorkerListener`, in the inference thread."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__("tracker", **arguments)
@@ -56,6 +78,7 @@ class TrackerNode(LifecycleNode):
         self._input = ImageInput(self, self._settings, self._on_frame)
         self._statistics = Statistics()
         self._worker: Worker | None = None
+        self._listener: _WorkerListener | None = None
         self._info: BackendInfo | None = None
         self._outputs: Outputs | None = None
         self._start_prompts: StartPrompts | None = None
@@ -78,7 +101,8 @@ class TrackerNode(LifecycleNode):
         """Checks the parameters, loads and warms up the engine."""
         self._settings.check()
         self._start_prompts = StartPrompts.load(self._settings.text("prompts_file"))
-        self._worker = Worker(self._make_backend, self)
+        self._listener = _WorkerListener(self)
+        self._worker = Worker(self._make_backend, self._listener)
         try:
             info = self._wait_for(self._worker.start())
             self._outputs = Outputs(self, self._settings, info)
@@ -139,10 +163,10 @@ class TrackerNode(LifecycleNode):
         if self._outputs is not None and self.context.ok():
             self._outputs.publish_results(processed)
 
-    def on_changes(self, changes: list[ObjectChange], frame: Frame) -> None:
-        self._next_id = max(self._next_id, 1 + max(change.object_id for change in changes))
+    def on_changes(self, processed: Processed) -> None:
+        self._next_id = max(self._next_id, 1 + max(change.object_id for change in processed.result.changes))
         if self._outputs is not None and self.context.ok():
-            self._outputs.publish_changes(changes, frame.source)
+            self._outputs.publish_changes(processed)
 
     def on_failure(self, frame: Frame, error: Exception) -> None:
         if not self.context.ok():
@@ -193,9 +217,11 @@ class TrackerNode(LifecycleNode):
         self._active = False
         if self._worker is not None:
             self._worker.close(_SHUTDOWN_GRACE)
+        if self._listener is not None:
+            self._listener.leave()
         if self._outputs is not None:
             self._outputs.destroy()
-        self._worker = self._info = self._outputs = self._start_prompts = None
+        self._worker = self._listener = self._info = self._outputs = self._start_prompts = None
         self._settings.configured = False
         gc.collect()
 

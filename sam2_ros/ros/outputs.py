@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.worker import Processed
@@ -17,7 +15,8 @@ from sam2_ros.msg import ObjectEvent, TrackedObjectArray
 from sam2_ros.ros import messages
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.tools.overlay import draw_overlay
-from sam2_ros.tracking.types import ObjectChange
+
+_NEW_MASK = (ObjectEvent.ADDED, ObjectEvent.CORRECTED)
 
 
 class Outputs:
@@ -28,7 +27,8 @@ class Outputs:
         self._parameters = parameters
         self._info = info
         self._tracks = self._create(TrackedObjectArray, "~/tracks")
-        self._events = self._create(ObjectEvent, "~/events")
+        # A reset, or a camera that turns away, makes an event of every object at once.
+        self._events = self._create(ObjectEvent, "~/events", max(100, 2 * info.max_objects))
         self._overlay = self._create(Image, "~/overlay")
 
     def destroy(self) -> None:
@@ -36,22 +36,30 @@ class Outputs:
             self._node.destroy_lifecycle_publisher(publisher)
 
     def publish_results(self, processed: Processed) -> None:
-        header = processed.frame.source
+        self._publish_objects(processed)
+        self._publish_events(processed)
+
+    def publish_changes(self, processed: Processed) -> None:
+        """What a command changed: the frame once more where its masks are new, and the events."""
+        if any(change.event in _NEW_MASK for change in processed.result.changes):
+            self._publish_objects(processed)
+        self._publish_events(processed)
+
+    def _publish_objects(self, processed: Processed) -> None:
         encoding = self._parameters.text("output.mask_encoding")
         self._tracks.publish(messages.processed_tracks(processed, self._info, encoding))
-        self.publish_changes(processed.result.changes, header)
         if self._overlay.get_subscription_count():
             drawn = draw_overlay(processed.image, processed.result)
-            self._overlay.publish(messages.rgb_image(drawn, header))
+            self._overlay.publish(messages.rgb_image(drawn, processed.frame.source))
 
-    def publish_changes(self, changes: Iterable[ObjectChange], header: Header) -> None:
-        for change in changes:
-            self._events.publish(messages.object_event(change, header))
+    def _publish_events(self, processed: Processed) -> None:
+        for change in processed.result.changes:
+            self._events.publish(messages.object_event(change, processed.frame.source))
 
-    def _create(self, message_type: type, topic: str) -> Any:
+    def _create(self, message_type: type, topic: str, depth: int = 10) -> Any:
         return self._node.create_lifecycle_publisher(
             message_type,
             topic,
-            QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE),
+            QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )

@@ -12,7 +12,7 @@ import pytest
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.worker import Counters, Frame, Processed, Worker
-from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, Prompt, PromptCode, PromptError
+from sam2_ros.tracking.types import AddRequest, FrameResult, Prompt, PromptCode, PromptError
 
 PATIENCE = 10.0  # seconds until a test that waits in vain fails
 RGB = np.zeros((20, 30, 3), np.uint8)
@@ -47,7 +47,7 @@ class Recorder:
     def __init__(self) -> None:
         self.heard = threading.Condition()
         self.processed: list[Processed] = []
-        self.changes: list[tuple[list[ObjectChange], Frame]] = []
+        self.changes: list[Processed] = []
         self.failures: list[Exception] = []
         self.fault: Exception | None = None
 
@@ -58,9 +58,9 @@ class Recorder:
         if self.fault:
             raise self.fault
 
-    def on_changes(self, changes: list[ObjectChange], frame: Frame) -> None:
+    def on_changes(self, processed: Processed) -> None:
         with self.heard:
-            self.changes.append((changes, frame))
+            self.changes.append(processed)
             self.heard.notify_all()
 
     def on_failure(self, frame: Frame, error: Exception) -> None:
@@ -201,9 +201,26 @@ def test_an_exception_in_a_command_reaches_the_caller_alone(bench: Bench) -> Non
 def test_changes_come_with_the_newest_frame(bench: Bench) -> None:
     bench.process(5)
     bench.worker.call_on_frame(lambda backend: backend.add([BOX])).result(PATIENCE)
-    bench.recorder.wait(lambda: len(bench.recorder.changes) == 1)
-    ((change,), at) = bench.recorder.changes[0]
-    assert (change.object_id, at.stamp) == (1, 5)
+    (processed,), (changed,) = bench.recorder.processed, bench.recorder.changes
+    assert [change.object_id for change in changed.result.changes] == [1]
+    assert [(known.object_id, known.prompted) for known in changed.result.objects] == [(1, True)]
+    assert changed.frame is processed.frame and changed.image is processed.image
+    assert changed.counters == processed.counters and changed.end_time == processed.end_time
+
+
+def test_a_fault_in_the_changes_is_reported_and_the_worker_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no changes")
+
+    bench.process(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.backend, "take_changes", fail)
+        (answer,) = bench.worker.call_on_frame(lambda backend: backend.add([BOX])).result(PATIENCE)
+    assert answer.code is PromptCode.OK
+    assert [str(error) for error in bench.recorder.failures] == ["no changes"]
+    bench.process(2)
 
 
 def test_a_prompt_waits_for_the_first_frame(bench: Bench) -> None:
@@ -249,6 +266,25 @@ def test_pause_keeps_the_objects_and_counts_afresh(bench: Bench) -> None:
     bench.process(3)
     assert bench.worker.counters == Counters(received=1, processed=1)
     assert [known.object_id for known in bench.recorder.processed[-1].result.objects] == [1]
+
+
+def test_a_prompt_is_never_for_a_frame_from_before_a_pause(bench: Bench) -> None:
+    bench.process(1)
+    bench.worker.call_on_frame(lambda backend: backend.add([BOX])).result(PATIENCE)
+    bench.worker.pause()
+    bench.worker.resume()
+    error = refusal(bench.worker.call_on_frame(lambda backend: backend.add([BOX]), wait=0.01))
+    assert error.code is PromptCode.NO_FRAME and "the newest" not in str(error)
+    assert refusal(bench.worker.call_on_frame(lambda backend: None, stamp=1, wait=0.01)).code is PromptCode.NO_FRAME
+
+    assert bench.worker.newest is not None and bench.worker.newest.stamp == 1
+    assert bench.worker.call(lambda backend: backend.remove(1)).result(PATIENCE)
+    assert bench.recorder.changes[-1].frame.stamp == 1, "what needs no frame goes on"
+
+    waiting = bench.worker.call_on_frame(lambda backend: backend.add([BOX])[0].applied_stamp, wait=PATIENCE)
+    assert not waiting.done()
+    bench.process(2)
+    assert waiting.result(PATIENCE) == 2
 
 
 def test_pause_returns_after_the_frame_under_way_and_refuses_who_waits(bench: Bench) -> None:

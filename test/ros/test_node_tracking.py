@@ -75,6 +75,30 @@ def test_an_object_is_tracked(node: Peer) -> None:
     assert tracks.receive_time_ns <= tracks.start_time_ns <= tracks.end_time_ns
 
 
+def test_a_prompt_publishes_its_frame_once_more(node: Peer) -> None:
+    """With the mask that it made, so that subscribers see the prompted frame as well."""
+    (result,) = node.add(box_prompt(10, 20, 40, 60, name="cup")).results
+
+    def published() -> list[Any]:
+        return [each for each in node.tracks if each.header.stamp == result.applied_stamp]
+
+    node.wait_until(lambda: len(published()) == 2, "the prompted frame")
+    first, second = published()
+    assert not first.objects
+    assert [(known.prompted, known.area) for known in second.objects] == [(True, 30 * 40)]
+    assert first.header == second.header
+    assert first.frames_processed == second.frames_processed and first.end_time_ns == second.end_time_ns
+    assert node.track().frames_processed > second.frames_processed
+    remove(node, "cup")
+    assert node.track().objects == []
+    assert len(published()) == 2
+
+
+def test_a_tracked_object_is_not_prompted(node: Peer) -> None:
+    node.add(box_prompt(10, 20, 40, 60))
+    assert [known.prompted for known in node.track().objects] == [False]
+
+
 def test_the_header_is_copied_verbatim(node: Peer) -> None:
     image = node.image()
     image.header = Header(frame_id="left/ö optical")
@@ -91,10 +115,15 @@ def test_the_counters_add_up(node: Peer) -> None:
     missing = tracks.frames_received - tracks.frames_processed - tracks.frames_dropped - tracks.frames_failed
     assert missing in (0, 1), tracks
     assert tracks.frames_failed >= 1
-    status = node.status()
-    received, processed, dropped, failed = (int(status[k]) for k in ("received", "processed", "dropped", "failed"))
-    assert received == processed + dropped + failed
-    assert processed >= tracks.frames_processed
+
+    def settled() -> dict[str, int] | None:
+        """The counters, once no frame is under way any more."""
+        status = node.status()
+        counts = {name: int(status[name]) for name in ("received", "processed", "dropped", "failed")}
+        return counts if counts["received"] == sum(counts.values()) - counts["received"] else None
+
+    counts = node.wait_until(settled, "counters that add up")
+    assert counts["processed"] >= tracks.frames_processed
 
 
 def test_no_frame_is_published_twice_or_out_of_order(node: Peer) -> None:
@@ -152,7 +181,7 @@ def test_a_mask_prompt_and_an_empty_mask(node: Peer) -> None:
     pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
     pixels[30:40, 50:60] = 7
     image = Image(height=HEIGHT, width=WIDTH, step=WIDTH, encoding="mono8", data=array("B", pixels.tobytes()))
-    prompt = ObjectPrompt(name="cup", mask=image, candidate=ObjectPrompt.CHOOSE_BEST)
+    prompt = ObjectPrompt(name="cup", mask=image)
     assert node.add(prompt).results[0].area == 100
     assert node.track().objects[0].area == 100
 
