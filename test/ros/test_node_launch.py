@@ -54,6 +54,20 @@ def test_a_killed_node_comes_back_and_is_active_again(folder: Path, parameters_f
         assert [(known.id, known.name) for known in again] == [(1, "cup"), (2, "")]
 
 
+def others_are_answered_before_a_prompt(node: Peer) -> bool:
+    """Sometimes they are not, as the frame in the engine may be about to end; never, if a prompt held them up."""
+    assert node.set_parameter("output.mask_encoding", "mono8").successful  # the clients are there then
+    assert node.state() == "active"
+    request = AddObjects.Request(prompts=[box_prompt(1, 1, 9, 9, name="cup")])
+    waiting = node.call_async(AddObjects, "add_objects", request)
+    assert node.state() == "active"
+    assert node.set_parameter("output.mask_encoding", "rle").successful
+    answered = not waiting.done()
+    node.wait_until(waiting.done, "the prompt's answer")
+    assert waiting.result().results[0].code == PromptResult.OK
+    return answered
+
+
 def test_a_slow_engine_holds_nobody_up(folder: Path, tmp_path: Path) -> None:
     """While the engine is at one frame, images are taken, a prompt waits for its turn, and other services answer."""
     file = tmp_path / "slow.yaml"
@@ -63,14 +77,8 @@ def test_a_slow_engine_holds_nobody_up(folder: Path, tmp_path: Path) -> None:
         with node.camera() as sent:
             node.wait_until(lambda: int(node.status()["dropped"]) > 3, "dropped frames")
             before = int(node.status()["received"])
-            waiting = node.call_async(AddObjects, "add_objects", AddObjects.Request(prompts=[box_prompt(1, 1, 9, 9)]))
-            assert node.state() == "active"
-            assert node.set_parameter("output.mask_encoding", "rle").successful
-            answered_meanwhile = not waiting.done()
+            assert any(others_are_answered_before_a_prompt(node) for _ in range(20)), "all had to wait for the engine"
             node.wait_until(lambda: int(node.status()["received"]) > before + 5, "images received meanwhile")
-            node.wait_until(waiting.done, "the prompt's answer")
-            assert waiting.result().results[0].code == PromptResult.OK
-            assert answered_meanwhile, "the other services had to wait for the engine"
             assert len(sent) > 10
         tracks = node.wait_until(lambda: node.tracks and node.tracks[-1], "tracks")
         assert tracks.frames_dropped > tracks.frames_processed
