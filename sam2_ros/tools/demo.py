@@ -47,7 +47,11 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code, 1 when an object was never seen."""
+    """Runs the verb; returns the exit code, 1 when an object was never seen.
+
+    Raises:
+        KeyboardInterrupt: the user ended it; what was tracked until then is written.
+    """
     if args.box is not None and args.source is None:
         raise UserError("--box belongs to --source; the demo's own clips have theirs")
     for option, value in (("--rate", args.rate), ("--frames", args.frames)):
@@ -58,8 +62,10 @@ def run(args: argparse.Namespace) -> int:
             f"{problem}. In a checkout run 'make demo', which sets ROS 2 up; with ROS 2 installed, source its setup "
             "file and that of the workspace; or run without ROS: sam2_ros demo --no-ros"
         )
+    if args.frames is None and args.source is not None and _is_camera(args.source):
+        args.frames = CAMERA_FRAMES
     clips = _choose_clips(args)
-    reports = []
+    reports: list[Report] = []
     for clip in clips:
         if args.no_ros:
             reports.append(_track_directly(clip, args))
@@ -67,7 +73,11 @@ def run(args: argparse.Namespace) -> int:
             from sam2_ros.tools.demo_ros import play
 
             reports.append(play(clip, args))
+        if reports[-1].interrupted:
+            break
     _print_summary(reports)
+    if reports[-1].interrupted:
+        raise KeyboardInterrupt
     return 0 if all(report.visible for report in reports) else 1
 
 
@@ -85,6 +95,10 @@ def _ros_problem() -> str:
     return ""
 
 
+def _is_camera(source: str) -> bool:
+    return source.isdecimal() and not Path(source).exists()
+
+
 def _choose_clips(args: argparse.Namespace) -> list[Clip]:
     from sam2_ros.tools.footage import Clip, NoFootageError, real_clips, rendered_clip
 
@@ -92,7 +106,7 @@ def _choose_clips(args: argparse.Namespace) -> list[Clip]:
     if args.source is not None:
         if args.box is None:
             _say("no --box was given: the object is what lies in the middle of the first frame")
-        name = f"camera{args.source}" if args.source.isdecimal() else Path(args.source).stem
+        name = f"camera{args.source}" if _is_camera(args.source) else Path(args.source).stem
         return [Clip(args.source, name, "object", tuple(args.box) if args.box else None)]
     if not args.rendered:
         try:
@@ -121,20 +135,25 @@ def _track_directly(clip: Clip, args: argparse.Namespace) -> Report:
     else:
         middle = np.asarray([[first.shape[1] / 2, first.shape[0] / 2]], np.float32)
         prompt = Prompt(points=middle, labels=np.ones(1, np.int32))
-    limit = args.frames or (CAMERA_FRAMES if source.length is None else source.length)
-    seconds = 0.0
+    limit = args.frames or source.length
+    seconds, interrupted = 0.0, False
     with (
         closing(load_backend(args, 1)) as backend,
         closing(Recording(args.out, clip.name, source.fps)) as recording,
         bar(limit, "frame", args.quiet, clip.name) as progress,
     ):
-        for tracked in ClipTracker(backend, [FramePrompt(0, 1, prompt, clip.object_name)]).run(source):
-            recording.add(tracked.frame.rgb, tracked.result)
-            seconds += tracked.seconds
-            progress.update()
-            if recording.frames == limit:
-                break
-        return recording.finish(0, recording.frames / seconds)
+        try:
+            for tracked in ClipTracker(backend, [FramePrompt(0, 1, prompt, clip.object_name)]).run(source):
+                seconds += tracked.seconds
+                recording.add(tracked.frame.rgb, tracked.result)
+                progress.update()
+                if recording.frames == limit:
+                    break
+        except KeyboardInterrupt:
+            if not recording.frames:
+                raise
+            interrupted = True
+        return recording.finish(0, recording.frames / seconds, interrupted)
 
 
 def _print_summary(reports: list[Report]) -> None:

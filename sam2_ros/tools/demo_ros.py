@@ -46,8 +46,11 @@ KEPT_IMAGES = 60  # that wait for their result
 def play(clip: Clip, args: argparse.Namespace) -> Report:
     """Plays one clip; the processes that it starts have ended when it returns, however it returns.
 
+    SIGINT ends it early: what was recorded until then is in the report.
+
     Raises:
         UserError: the source can't be read, the node does not start, or it refuses the prompt.
+        KeyboardInterrupt: SIGINT before anything was recorded.
     """
     source = open_source(clip.source)
     request = _request(clip)
@@ -62,24 +65,32 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         bar(args.frames or source.length, "frame", args.quiet, clip.name) as progress,
     ):
         recorder = Recorder(node, recording, tracker.check)
-        recorder.wait_until_active(tracker.error)
-        answer = node.create_client(AddObjects, f"{TRACKER}/add_objects").call_async(request)
-        with ChildProcess(_camera_command(clip, args), args.out / f"{clip.name}_camera.log") as camera:
-            recorder.spin(lambda: answer.done() or not camera.running, PROMPT_TIMEOUT_S)
-            if not answer.done():
-                raise UserError(f"the tracker had no image to apply the prompt to; see {tracker.log} and {camera.log}")
-            recorder.begin(answer.result())
+        interrupted = False
+        try:
+            recorder.wait_until_active(tracker.error)
+            answer = node.create_client(AddObjects, f"{TRACKER}/add_objects").call_async(request)
+            with ChildProcess(_camera_command(clip, args), args.out / f"{clip.name}_camera.log") as camera:
+                recorder.spin(lambda: answer.done() or not camera.running, PROMPT_TIMEOUT_S)
+                if not answer.done():
+                    raise UserError(
+                        f"the tracker had no image to apply the prompt to; see {tracker.log} and {camera.log}"
+                    )
+                recorder.begin(answer.result())
 
-            def ended() -> bool:
-                progress.n = recorder.received
-                progress.set_postfix_str(recorder.status())
-                return not camera.running or (args.frames is not None and recorder.received >= args.frames)
+                def ended() -> bool:
+                    progress.n = recorder.received
+                    progress.set_postfix_str(recorder.status())
+                    return not camera.running or (args.frames is not None and recorder.received >= args.frames)
 
-            recorder.spin(ended)
-        recorder.spin(lambda: recorder.idle_s > IDLE_S)
+                recorder.spin(ended)
+            recorder.spin(lambda: recorder.idle_s > IDLE_S)
+        except KeyboardInterrupt:
+            if not recording.frames:
+                raise
+            interrupted = True
         if not recording.frames:
             raise UserError(f"no frame was tracked; see {tracker.log} and {camera.log}")
-        return recording.finish(recorder.dropped, recorder.rate)
+        return recording.finish(recorder.dropped, recorder.rate, interrupted)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class Report:
     rate: float  # tracked frames a second
     visible: int  # frames in which the object was seen
     files: tuple[Path, ...]
+    interrupted: bool = False  # the user ended it early
 
 
 class Recording:
@@ -56,12 +57,13 @@ class Recording:
     def add(self, rgb: Rgb, result: FrameResult) -> None:
         """Appends a frame (``uint8 [H, W, 3]``) with its result; frames come in the order of their stamps."""
         index = len(self._records)
-        self._records.append(record(result, index, f"{index:06d}"))
-        seconds = (result.stamp - self._records[0].stamp) / 1e9
+        row = record(result, index, f"{index:06d}")
+        seconds = (row.stamp - (self._records[0] if self._records else row).stamp) / 1e9
         self._hold_until(round(seconds * self._fps))
         self._held = draw_overlay(rgb, result, caption=f"{seconds:.1f} s")
+        self._records.append(row)  # last: an interrupt leaves no record without its picture
 
-    def finish(self, dropped: int, rate: float) -> Report:
+    def finish(self, dropped: int, rate: float, interrupted: bool = False) -> Report:
         """Completes the video and writes the pictures and tables.
 
         Raises:
@@ -83,7 +85,7 @@ class Recording:
         heading = f"{self._name}: {self.frames} frames tracked at {rate:.1f} frames/s, {dropped} dropped"
         text.write_text(f"{heading}\n\n{summary_table(self._records)}\n", encoding="utf-8")
         files = (self._video_path, sheet, graph, table, text)
-        return Report(self._name, self.frames, dropped, rate, self.visible, files)
+        return Report(self._name, self.frames, dropped, rate, self.visible, files, interrupted)
 
     def close(self) -> None:
         """Completes the video as it is."""

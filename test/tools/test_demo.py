@@ -2,18 +2,21 @@
 
 import csv
 import gzip
+import itertools
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from sam2_ros.tools import footage
+from sam2_ros.tools import demo, footage, sources
 from sam2_ros.tools.main import main
 from sam2_ros.tools.recording import Recording
 from sam2_ros.tools.scene import bounding_box, render
+from sam2_ros.tools.sources import Frame
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 
@@ -95,6 +98,46 @@ def test_dropped_frames_are_held_in_the_video(tmp_path: Path) -> None:
     text = (tmp_path / "clip_tracks.txt").read_text(encoding="utf-8")
     assert "3 frames tracked at 4.0 frames/s, 3 dropped" in text and "cup" in text
     assert all(file.stat().st_size > 0 for file in report.files)
+
+
+class Camera:
+    """Delivers the rendered scene without end, or until the user presses Ctrl-C after ``frames``."""
+
+    fps = 10.0
+    length = None
+
+    def __init__(self, frames: int | None = None) -> None:
+        self.frames = frames
+
+    def __iter__(self) -> Iterator[Frame]:
+        (scene,) = render(1, 160, 120)
+        for index in itertools.count():
+            if index == self.frames:
+                raise KeyboardInterrupt
+            yield Frame(index, f"{index:06d}", index * 10**8, scene.rgb)
+
+
+def test_a_camera_ends_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sources, "Camera", lambda _: Camera())
+    monkeypatch.setattr(demo, "CAMERA_FRAMES", 7)
+    assert main(["demo", "--no-ros", "--model", "null", "--out", str(tmp_path), "--source", "0"]) == 0
+    assert "camera0: 7 frames tracked" in capfd.readouterr().out
+
+
+def test_an_interrupted_demo_leaves_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["demo", "--no-ros", "--model", "null", "--out", str(tmp_path), "--source", "0"]
+    monkeypatch.setattr(sources, "Camera", lambda _: Camera(4))
+    assert main(options) == 130
+    printed, errors = capfd.readouterr()
+    assert "camera0: 4 frames tracked" in printed and "sam2_ros: interrupted" in errors
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "camera0_overlay.mp4", "camera0_contact_sheet.png", "camera0_timeline.png", "camera0_tracks.csv",
+        "camera0_tracks.txt",
+    }  # fmt: skip
 
 
 def test_nothing_tracked_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The demo over ROS 2 as a user runs it: tracker by its launch file, camera and recorder, talking over DDS."""
 
+import argparse
 import csv
 import importlib.util
 import os
@@ -7,14 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sam2_ros.tools.demo import CAMERA_FRAMES
+from sam2_ros.tools.footage import Clip
+from sam2_ros.tools.main import main
+from sam2_ros.tools.recording import Report
+
 if importlib.util.find_spec("rclpy") is None:
     pytest.skip("the demo over ROS 2 needs rclpy", allow_module_level=True)
-
-DOMAIN = "83"  # of these tests alone
 
 
 def command(out: Path, *options: str) -> list[str]:
@@ -23,7 +28,7 @@ def command(out: Path, *options: str) -> list[str]:
 
 def environment(mark: str) -> dict[str, str]:
     """``mark`` is inherited by every process that the demo starts, so that they can be found."""
-    return os.environ | {"ROS_DOMAIN_ID": DOMAIN, "SAM2_ROS_TEST_MARK": mark}
+    return os.environ | {"SAM2_ROS_TEST_MARK": mark}
 
 
 def processes(mark: str) -> list[int]:
@@ -35,6 +40,14 @@ def processes(mark: str) -> list[int]:
         except OSError:  # ended meanwhile, or not ours
             continue
     return [pid for pid in found if pid != os.getpid()]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> bool:
+    """Whether ``condition()`` came true; a process that was ended is listed for a moment longer."""
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
 
 
 def test_an_object_added_through_the_service_is_recorded_from_the_topics(tmp_path: Path) -> None:
@@ -57,7 +70,7 @@ def test_an_object_added_through_the_service_is_recorded_from_the_topics(tmp_pat
     assert stamps == sorted(set(stamps))
     for name in ("overlay.mp4", "contact_sheet.png", "timeline.png", "tracks.txt"):
         assert (tmp_path / f"rendered_{name}").stat().st_size > 0
-    assert processes("whole") == []
+    assert wait_for(lambda: not processes("whole"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -67,13 +80,47 @@ def test_a_signal_ends_every_process(tmp_path: Path, number: signal.Signals) -> 
         command(tmp_path, "--model", "null", "--rate", "1"), env=environment(mark), stderr=subprocess.DEVNULL
     )
     log = tmp_path / "rendered_camera.log"  # the camera is the last process to start
-    deadline = time.monotonic() + 120
-    while not log.exists() and demo.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert log.exists() and len(processes(mark)) >= 4
+    assert wait_for(lambda: log.exists() or demo.poll() is not None, 120)
+    assert wait_for(lambda: len(processes(mark)) >= 4 or demo.poll() is not None)
+    assert demo.poll() is None
     demo.send_signal(number)
     assert demo.wait(60) == 128 + number
-    assert processes(mark) == []
+    assert wait_for(lambda: not processes(mark))
+
+
+def test_ctrl_c_while_tracking_leaves_the_pictures(tmp_path: Path) -> None:
+    demo = subprocess.Popen(
+        command(tmp_path, "--model", "null", "--rate", "3"),
+        env=environment("pictures"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    video = tmp_path / "rendered_overlay.mp4"  # begins with the second frame that is tracked
+    assert wait_for(lambda: video.exists() or demo.poll() is not None, 120)
+    demo.send_signal(signal.SIGINT)
+    printed, errors = demo.communicate(timeout=60)
+    assert demo.returncode == 130 and "sam2_ros: interrupted" in errors
+    assert "frames tracked" in printed
+    with (tmp_path / "rendered_tracks.csv").open(encoding="utf-8") as file:
+        assert 2 <= len(list(csv.DictReader(file))) < 150
+    for name in ("overlay.mp4", "contact_sheet.png", "timeline.png", "tracks.txt"):
+        assert (tmp_path / f"rendered_{name}").stat().st_size > 0
+    assert wait_for(lambda: not processes("pictures"))
+
+
+def test_a_camera_is_played_for_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = []
+
+    def play(clip: Clip, args: argparse.Namespace) -> Report:
+        played.append((clip.source, args.frames))
+        return Report(clip.name, 1, 0, 1.0, 1, ())
+
+    monkeypatch.setattr("sam2_ros.tools.demo_ros.play", play)
+    assert main(["demo", "--source", "0", "--out", str(tmp_path)]) == 0
+    assert main(["demo", "--source", "0", "--frames", "9", "--out", str(tmp_path)]) == 0
+    assert main(["demo", "--source", "clip.mp4", "--out", str(tmp_path)]) == 0
+    assert played == [("0", CAMERA_FRAMES), ("0", 9), ("clip.mp4", None)]
 
 
 def test_a_node_that_cannot_start_says_why(tmp_path: Path) -> None:
@@ -90,4 +137,4 @@ def test_a_node_that_cannot_start_says_why(tmp_path: Path) -> None:
         "sam2_ros: error: the tracker did not start: configure failed: no weights for model 'gone.pt'" in result.stderr
     )
     assert "Traceback" not in result.stderr
-    assert processes("gone") == []
+    assert wait_for(lambda: not processes("gone"))
