@@ -62,7 +62,8 @@ class LocalBackend:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
-            fast = cpu_has_bfloat16() if device == "cpu" else True
+            # GPUs before Ampere (8.0) emulate bfloat16.
+            fast = torch.cuda.get_device_capability(device)[0] >= 8 if device != "cpu" else cpu_has_bfloat16()
             dtype = "bfloat16" if fast else "float32"
         network = load_model(model, device, image_size)
         self._tracker: Tracker | None = Tracker(network, config, dtype)

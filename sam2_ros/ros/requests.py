@@ -27,7 +27,7 @@ def from_prompt(message: ObjectPrompt) -> Asked:
             labels=_labels(message.point_labels, len(message.points)) if message.points else None,
             box=_box(message.box[0]) if message.box else None,
             mask=mono8_mask(message.mask) if message.mask.width else None,
-            candidate=message.candidate if message.candidate != ObjectPrompt.CHOOSE_BEST else None,
+            candidate=message.candidate or None,
             replace=message.replace,
         )
         _check(prompt, message)
@@ -44,8 +44,6 @@ def _check(prompt: Prompt, message: ObjectPrompt) -> None:
     nothing = prompt.mask is None and prompt.points is None and prompt.box is None
     if nothing and prompt.candidate is None:
         raise ValueError("the prompt is empty; accepted: points, a box, a box and points, or a mask")
-    if message.candidate < ObjectPrompt.CHOOSE_BEST:
-        raise ValueError(f"candidate is {message.candidate}; accepted: -1 (choose the best) or an index offered before")
 
 
 def _from_flat_fields(request: AddObjects.Request) -> list[Asked]:

@@ -162,7 +162,7 @@ def _prompt(args: argparse.Namespace) -> ObjectPrompt:
 
     from sam2_ros.msg import ObjectPrompt
 
-    prompt = ObjectPrompt(name=args.name, label=args.label, candidate=ObjectPrompt.CHOOSE_BEST)
+    prompt = ObjectPrompt(name=args.name, label=args.label)
     if args.box is not None:
         x0, y0, x1, y1 = args.box
         box = BoundingBox2D(size_x=x1 - x0, size_y=y1 - y0)

@@ -248,7 +248,7 @@ def _state(known: TrackedObject) -> ObjectState:
 
 def _request(clip: Clip) -> AddObjects.Request:
     """A prompt for the first frame; the node keeps it until that frame has come."""
-    prompt = ObjectPrompt(name=clip.object_name, candidate=ObjectPrompt.CHOOSE_BEST)
+    prompt = ObjectPrompt(name=clip.object_name)
     if clip.box is not None:
         x0, y0, x1, y1 = clip.box
         box = BoundingBox2D(size_x=float(x1 - x0), size_y=float(y1 - y0))

@@ -88,7 +88,7 @@ class PromptApplier:
         masks = image_masks(one.candidates.logits[:, None].float(), height, width, non_overlap=False)
         return tuple(
             MaskCandidate(
-                index, mask, float(one.candidates.ious[index]), float(stability(one.candidates.logits[index]))
+                1 + index, mask, float(one.candidates.ious[index]), float(stability(one.candidates.logits[index]))
             )
             for index, mask in enumerate(masks)
         )
@@ -160,8 +160,9 @@ class PromptApplier:
 
     def _from_candidate(self, prompt: Prompt, one: TrackedObject) -> _Decoded:
         """The mask that was chosen among the kept candidates; a person who chooses one says that it is there."""
-        kept, index = one.candidates, prompt.candidate
-        assert kept is not None and index is not None
+        kept = one.candidates
+        assert kept is not None and prompt.candidate is not None
+        index = prompt.candidate - 1
         present = torch.ones(1, dtype=torch.bool, device=kept.logits.device)
         pointer = self.model.pointer(kept.tokens[index][None], present)[0]
         return _Decoded(kept.logits[index][None], pointer, max(kept.object_score, 0.01), float(kept.ious[index]))

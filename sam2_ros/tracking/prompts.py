@@ -20,8 +20,8 @@ def check_prompt(prompt: Prompt, width: int, height: int, new_object: bool) -> N
 
     kinds = [name for name in ("points", "box", "mask") if getattr(prompt, name) is not None]
     if prompt.candidate is not None:
-        if prompt.candidate not in (0, 1, 2):
-            raise refuse(f"candidate is {prompt.candidate}; accepted: 0, 1 or 2, as offered by the answer before")
+        if prompt.candidate not in (1, 2, 3):
+            raise refuse(f"candidate is {prompt.candidate}; accepted: 1, 2 or 3, as offered by the answer before")
         if not kinds and new_object:
             raise refuse("a candidate is chosen for an existing object; give its id, or a point for a new object")
         if kinds and (kinds != ["points"] or len(np.asarray(prompt.points)) != 1):

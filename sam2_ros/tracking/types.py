@@ -109,7 +109,7 @@ class Prompt:
     labels: NDArray[np.int32] | None = None  # [N] 1 = on the object, 0 = not on it
     box: NDArray[np.float32] | None = None  # [4] x0, y0, x1, y1
     mask: BoolMask | None = None  # [H, W] of the frame's size
-    candidate: int | None = None  # choose this candidate of an ambiguous prompt; None: the tracker chooses
+    candidate: int | None = None  # 1 to 3: choose this mask of an ambiguous prompt; None: the tracker chooses
     replace: bool = False  # forget this object's earlier points on this frame
 
 
@@ -128,7 +128,7 @@ class AddRequest:
 class MaskCandidate:
     """One of the masks that an ambiguous prompt may have meant."""
 
-    index: int
+    index: int  # 1 to 3, for Prompt.candidate
     mask: CroppedMask
     predicted_iou: float
     stability: float

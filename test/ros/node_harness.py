@@ -266,7 +266,7 @@ def box_prompt(x0: float, y0: float, x1: float, y1: float, **values: Any) -> Any
 
     box = BoundingBox2D(size_x=float(x1 - x0), size_y=float(y1 - y0))
     box.center.position.x, box.center.position.y = (x0 + x1) / 2, (y0 + y1) / 2
-    return ObjectPrompt(box=[box], candidate=ObjectPrompt.CHOOSE_BEST, **values)
+    return ObjectPrompt(box=[box], **values)
 
 
 @contextmanager

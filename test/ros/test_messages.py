@@ -155,7 +155,13 @@ def box(x: float, y: float, width: float, height: float, theta: float = 0.0) -> 
 
 
 def prompt(**values: object) -> ObjectPrompt:
-    return ObjectPrompt(candidate=ObjectPrompt.CHOOSE_BEST, **values)
+    return ObjectPrompt(**values)
+
+
+def test_a_prompt_that_sets_only_what_it_means() -> None:
+    """What a client leaves alone must mean "the best mask": fields of a message begin at zero in every language."""
+    asked = requests.from_prompt(ObjectPrompt(box=[box(15, 7, 10, 4)]))
+    assert isinstance(asked, AddRequest) and asked.prompt.candidate is None and asked.object_id is None
 
 
 def test_a_prompt_of_every_kind() -> None:
@@ -201,7 +207,6 @@ def test_a_prompt_of_every_kind() -> None:
             ),
             "a mask excludes points and box",
         ),
-        (ObjectPrompt(box=[box(5, 5, 2, 2)], candidate=-5), "candidate is -5; accepted: -1"),
     ],
 )
 def test_a_prompt_that_makes_no_sense(message: ObjectPrompt, complaint: str) -> None:

@@ -222,7 +222,7 @@ def test_frames_may_change_their_size(tracker: Tracker) -> None:
 def test_a_single_click_offers_three_candidates(tracker: Tracker) -> None:
     tracker.step(scene(0), 0)
     single, framed = tracker.add([AddRequest(click()), AddRequest(box())])
-    assert [candidate.index for candidate in single.candidates] == [0, 1, 2]
+    assert [candidate.index for candidate in single.candidates] == [1, 2, 3]
     assert framed.candidates == ()
     assert single.result is not None
     best = max(single.candidates, key=lambda candidate: candidate.predicted_iou)
