@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import rclpy
 from lifecycle_msgs.msg import Transition
-from node_harness import Launched, Peer, box_prompt, running
+from node_harness import PATIENCE, Launched, Peer, box_prompt, running
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 
+from sam2_ros.inference import NullBackend
 from sam2_ros.msg import PromptResult
+from sam2_ros.ros import node as node_module
+from sam2_ros.tracking.types import FrameResult
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
@@ -58,6 +67,9 @@ def test_the_walk(node: Peer) -> None:
     assert node.status()["message"] == "not active"
     before = len(node.tracks)
     assert node.change_state(ACTIVATE)
+    assert [known.name for known in node.list_objects().tracks.objects] == ["cup"]
+    answer = node.add(box_prompt(10, 10, 50, 50, name="cup"))
+    assert answer.results[0].code == PromptResult.NO_FRAME, "the image from before the deactivation is none to prompt"
     tracks = node.track()
     assert [(known.id, known.name) for known in tracks.objects] == [(object_id, "cup")]
     since = node.tracks.index(tracks) + 1 - before
@@ -67,6 +79,59 @@ def test_the_walk(node: Peer) -> None:
     assert node.change_state(CONFIGURE) and node.change_state(ACTIVATE)
     assert node.track().objects == []
     assert node.add(box_prompt(10, 10, 30, 30)).results[0].object_id == object_id + 1
+
+
+def test_results_of_an_engine_that_was_left_behind_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last frame outlasts the grace and ends when the node is active again with another engine."""
+    gate, entered = threading.Event(), threading.Event()
+
+    class Stuck(NullBackend):
+        def step(self, frame: np.ndarray, stamp: int) -> FrameResult:
+            entered.set()
+            assert gate.wait(PATIENCE)
+            return super().step(frame, stamp)
+
+    engines = iter([Stuck(), NullBackend()])
+    monkeypatch.setattr(node_module, "make_backend", lambda *_: next(engines))
+    monkeypatch.setattr(node_module, "_SHUTDOWN_GRACE", 0.01)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    tracker = node_module.TrackerNode(context=context, namespace="/left")
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(tracker)
+    spinning = threading.Thread(target=executor.spin)
+    peer = Peer("/left/tracker", "/left/image")
+    sent: list[Any] = []
+
+    def engine_has_a_frame() -> bool:
+        sent.append(peer.send())
+        return entered.wait(0.05)
+
+    def start() -> None:
+        assert tracker.on_configure(None) is tracker.on_activate(None) is TransitionCallbackReturn.SUCCESS
+
+    try:
+        start()
+        spinning.start()
+        peer.wait_until(engine_has_a_frame, "a frame in the engine")
+        (left,) = (thread for thread in threading.enumerate() if thread.name == "inference")
+        tracker.close()  # as after an error
+        assert left.is_alive()
+        start()
+        peer.track()
+        gate.set()
+        left.join(PATIENCE)
+        assert not left.is_alive()
+        peer.track()
+        assert not any(peer.tracks_of(image) for image in sent)
+    finally:
+        gate.set()
+        executor.shutdown()
+        spinning.join(PATIENCE)
+        tracker.close()
+        tracker.destroy_node()
+        context.try_shutdown()
+        peer.close()
 
 
 def test_services_answer_in_every_state(node: Peer) -> None:
