@@ -133,7 +133,7 @@ def test_another_setting_shows(pair: Pair, reference: Stream, options: dict[str,
 
 
 def test_another_precision_of_the_memory_shows(pair: Pair, reference: Stream) -> None:
-    """The reference stores its memory in bfloat16, whatever the network computes in; float32 is no such mistake, but shows."""
+    """The reference stores its memory in bfloat16, whatever it computes in; float32 is close, but shows."""
 
     def widen(tracker: Tracker) -> None:
         tracker.bank.spatial = tracker.bank.spatial.float()
