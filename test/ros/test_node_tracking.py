@@ -77,6 +77,7 @@ def test_an_object_is_tracked(node: Peer) -> None:
 
 def test_a_prompt_publishes_its_frame_once_more(node: Peer) -> None:
     """With the mask that it made, so that subscribers see the prompted frame as well."""
+    node.track()  # a frame without objects
     (result,) = node.add(box_prompt(10, 20, 40, 60, name="cup")).results
 
     def published() -> list[Any]:
