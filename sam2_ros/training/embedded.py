@@ -22,11 +22,18 @@ from sam2_ros.training.clips import Clip, Image, Still
 from sam2_ros.training.evaluate import evaluate
 from sam2_ros.training.features import FeatureStore
 from sam2_ros.training.initialise import Matching, embedded_config, initial_model
-from sam2_ros.training.loop import Schedule, Trainer
+from sam2_ros.training.loop import Phase, Schedule, Trainer
 from sam2_ros.training.sampling import PROMPT_KINDS, Sampler, Source
 
 ENCODER_DTYPE = torch.bfloat16  # as the tracker runs it on a CPU
 COMPOSITE_LENGTH = 6
+PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
+
+
+def phase(text: str) -> Phase:
+    """Reads ``UNTIL:CLIPS:LENGTH``."""
+    until, clips, length = (int(part) for part in text.split(":"))
+    return Phase(until, clips, length)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -38,10 +45,15 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, required=True, help="folder for features and training state (about 9 GB)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--size", type=int, default=448, help="side of the network's input (default: 448)")
-    parser.add_argument("--composites", type=int, default=350, help="clips made of stills (default: 350)")
-    parser.add_argument("--steps", type=int, default=2500, help="updates (default: 2500)")
-    parser.add_argument("--clips", type=int, default=4, help="clips per update (default: 4)")
-    parser.add_argument("--length", type=int, default=4, help="frames per clip (default: 4)")
+    parser.add_argument("--composites", type=int, default=530, help="clips made of stills (default: 530)")
+    parser.add_argument(
+        "--phases",
+        type=phase,
+        nargs="+",
+        default=PHASES,
+        metavar="UNTIL:CLIPS:LENGTH",
+        help="up to which update how many clips of how many frames make one (default: 200:4:3 1400:4:4 2000:3:6)",
+    )
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
     parser.add_argument("--export-only", action="store_true", help="export the state as it is, without training")
     return parser
@@ -122,9 +134,8 @@ def main(argv: list[str] | None = None) -> None:
     fit = stores["fit"]
     sample = torch.cat([fit[index].stride_16 for index in range(0, fit.count, 40)])
     model = initial_model(embedded_config(args.size), mobile, sample, Matching())
-    sources = [Source(fit, 0.5, 5), Source(stores["composite"], 0.3, 1), Source(stores["camera"], 0.2, 3)]
-    schedule = Schedule(steps=args.steps, clips=args.clips, length=args.length)
-    trainer = Trainer(model, Sampler(sources, seed=0), schedule, args.work / "run")
+    sources = [Source(fit, 0.4, 8), Source(stores["composite"], 0.42, 1), Source(stores["camera"], 0.18, 3)]
+    trainer = Trainer(model, Sampler(sources, seed=0), Schedule(tuple(args.phases)), args.work / "run")
     if not args.export_only:
         trainer.run(args.work / "run" / "log.jsonl")
     export(trainer.average, args.out)

@@ -21,12 +21,19 @@ from sam2_ros.training.sampling import Batch, Sampler, disturb_masks
 
 
 @dataclass(frozen=True)
+class Phase:
+    """What a step is made of, up to step ``until``."""
+
+    until: int
+    clips: int
+    length: int  # frames per clip
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How long and how fast. The rate rises for ``warmup`` steps, then falls to a twentieth along half a cosine."""
 
-    steps: int
-    clips: int = 2  # per step
-    length: int = 5  # frames per clip
+    phases: tuple[Phase, ...]  # in order; the last one's end is the training's
     rate: float = 4e-4  # of the memory modules
     decoder_rate: float = 2e-4
     weight_decay: float = 0.01
@@ -36,6 +43,13 @@ class Schedule:
     disturbed: float = 0.3  # share of remembered masks that are spoilt, see disturb_masks
     bfloat16: bool = True
     save_every: int = 100
+
+    @property
+    def steps(self) -> int:
+        return self.phases[-1].until
+
+    def phase(self, step: int) -> Phase:
+        return next(phase for phase in self.phases if step < phase.until)
 
     def factor(self, step: int) -> float:
         """Share of the full rate at ``step``."""
@@ -109,7 +123,8 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One update; what was lost."""
         schedule = self.schedule
-        batch = self.sampler.batch(schedule.clips, schedule.length)
+        phase = schedule.phase(self.step)
+        batch = self.sampler.batch(phase.clips, phase.length)
         factor = schedule.factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * factor

@@ -12,7 +12,7 @@ from sam2_ros.model.tinyvit import TinyViTEncoder
 from sam2_ros.training.clips import Clip
 from sam2_ros.training.features import FeatureStore, normalise
 from sam2_ros.training.initialise import embedded_config
-from sam2_ros.training.loop import Schedule, Trainer
+from sam2_ros.training.loop import Phase, Schedule, Trainer
 from sam2_ros.training.losses import LossWeights, frame_loss
 from sam2_ros.training.rollout import FrameOutput
 from sam2_ros.training.sampling import Sampler, Source, disturb_masks, make_prompt
@@ -108,7 +108,8 @@ def test_disturbed_share_of_the_masks_is_spoilt() -> None:
 def make_trainer(store: FeatureStore, folder: Path, steps: int) -> Trainer:
     torch.manual_seed(0)
     model = Sam2Model(embedded_config(SIZE))
-    schedule = Schedule(steps=steps, clips=1, length=3, warmup=1, bfloat16=False, rate=2e-3, decoder_rate=1e-3)
+    phases = (Phase(2, clips=2, length=2), Phase(steps, clips=1, length=3))
+    schedule = Schedule(phases, warmup=1, bfloat16=False, rate=2e-3, decoder_rate=1e-3)
     return Trainer(model, Sampler([Source(store, 1.0, 1)], seed=0), schedule, folder)
 
 
