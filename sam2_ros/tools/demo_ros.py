@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import tempfile
@@ -75,7 +74,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
                     raise UserError(
                         f"the tracker had no image to apply the prompt to; see {tracker.log} and {camera.log}"
                     )
-                recorder.begin(answer.result())
+                _require_accepted(answer.result())
 
                 def ended() -> bool:
                     progress.n = recorder.received
@@ -165,33 +164,6 @@ class Recorder:
             time.sleep(0.1)
         raise UserError(f"the tracker was not active within {START_TIMEOUT_S:.0f} s")
 
-    def begin(self, response: AddObjects.Response) -> None:
-        """Records the frame that the prompt was applied to; the tracks begin with the one after it.
-
-        Raises:
-            UserError: the prompt was refused.
-        """
-        if not response.success:
-            reasons = "; ".join(result.message for result in response.results) or response.message
-            raise UserError(f"the tracker refused the object: {reasons}")
-        result = response.results[0]
-        stamp = to_stamp(result.applied_stamp)
-        image = self._images.get(stamp)
-        if image is None or self._recording.frames:
-            return
-        mask = CroppedMask.from_full(full_mask(result.mask))
-        item = ObjectResult(
-            object_id=result.object_id,
-            mask=mask,
-            state=ObjectState.VISIBLE if mask.area else ObjectState.OCCLUDED,
-            object_score=result.object_score,
-            visibility=1 / (1 + math.exp(-result.object_score)),
-            predicted_iou=result.predicted_iou,
-            prompted=True,
-            name=result.name,
-        )
-        self._recording.add(to_rgb(image), FrameResult(0, stamp, mask.width, mask.height, (item,)))
-
     def spin(self, until: Callable[[], bool], timeout_s: float | None = None) -> None:
         """Receives until ``until()`` or for ``timeout_s``."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -207,7 +179,7 @@ class Recorder:
     def _on_tracks(self, tracks: TrackedObjectArray) -> None:
         stamp = to_stamp(tracks.header.stamp)
         if not tracks.objects:
-            return  # the first frame is processed before the object is added to it
+            return  # the first frame, before the object is added to it; with the object it comes once more
         self._last, self._last_time = tracks, time.monotonic()
         self._span = (self._span[0] or tracks.start_time_ns, tracks.end_time_ns)
         image = self._images.get(stamp)
@@ -215,6 +187,16 @@ class Recorder:
             del self._images[older]
         if image is not None:
             self._recording.add(to_rgb(image), frame_result(tracks))
+
+
+def _require_accepted(response: AddObjects.Response) -> None:
+    """
+    Raises:
+        UserError: the prompt was refused.
+    """
+    if not response.success:
+        reasons = "; ".join(result.message for result in response.results) or response.message
+        raise UserError(f"the tracker refused the object: {reasons}")
 
 
 def frame_result(tracks: TrackedObjectArray) -> FrameResult:
