@@ -19,8 +19,15 @@ import sam2_ros
 
 ROOT = Path(__file__).resolve().parent.parent
 # Modules whose rosdep key, or name for pip, is another one.
-ROSDEP_KEYS = {"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml", "zmq": "python3-zmq"}
-PIP_NAMES = {"cv2": "opencv-python-headless", "yaml": "PyYAML", "zmq": "pyzmq"}
+ROSDEP_KEYS = {
+    "PIL": "python3-pil",
+    "cv2": "python3-opencv",
+    "numpy": "python3-numpy",
+    "tqdm": "python3-tqdm",
+    "yaml": "python3-yaml",
+    "zmq": "python3-zmq",
+}
+PIP_NAMES = {"PIL": "Pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML", "zmq": "pyzmq"}
 WITHOUT_ROSDEP_KEY = {"torch"}  # the README says how to get it
 ROS_FREE = ("model", "tracking", "inference")
 
@@ -59,7 +66,7 @@ def test_every_file_names_the_same_version() -> None:
 
 def test_package_xml_declares_every_import() -> None:
     declared = {element.text for element in package_xml() if element.tag in {"depend", "exec_depend"}}
-    needed = imported_modules("launch", "sam2_ros/ros", *(f"sam2_ros/{folder}" for folder in ROS_FREE))
+    needed = imported_modules("launch", "sam2_ros/ros", "sam2_ros/tools", *(f"sam2_ros/{folder}" for folder in ROS_FREE))
     keys = {ROSDEP_KEYS.get(name, name) for name in needed - WITHOUT_ROSDEP_KEY}
     assert keys <= declared, f"not in package.xml: {sorted(keys - declared)}"
 
