@@ -66,7 +66,7 @@ def test_every_file_names_the_same_version() -> None:
 
 def test_package_xml_declares_every_import() -> None:
     declared = {element.text for element in package_xml() if element.tag in {"depend", "exec_depend"}}
-    needed = imported_modules("launch", "sam2_ros/ros", "sam2_ros/tools", *(f"sam2_ros/{folder}" for folder in ROS_FREE))
+    needed = imported_modules("launch", *(f"sam2_ros/{folder}" for folder in (*ROS_FREE, "ros", "tools")))
     keys = {ROSDEP_KEYS.get(name, name) for name in needed - WITHOUT_ROSDEP_KEY}
     assert keys <= declared, f"not in package.xml: {sorted(keys - declared)}"
 
