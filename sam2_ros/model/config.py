@@ -51,6 +51,7 @@ class ModelConfig:
     pointer_time_code: bool = True
     visibility_scale: float = 1.0  # visibility = sigmoid(scale * object score + bias); plain unless calibrated
     visibility_bias: float = 0.0
+    present_iou: float = 0.0  # a tracked object whose mask is predicted a lower IoU counts as not seen; 0 = off
 
     hidden_dim = 256
     num_memory_frames = 7  # a prompted one and six recent ones: rows of the temporal code

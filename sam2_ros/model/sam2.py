@@ -22,6 +22,7 @@ from sam2_ros.model.position import sine_code_1d, sine_code_2d
 from sam2_ros.model.prompt_encoder import PromptEncoder
 
 ABSENT_LOGIT = -1024.0  # mask logit of an object whose score says that it is not there
+IOU_SHARPNESS = 20.0  # of the step from hidden to seen around ``present_iou``
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a binary mask as logits, and a mask as the memory encoder wants it
 
 
@@ -185,6 +186,18 @@ class Sam2Model(nn.Module):
             sine_code_1d(ages.float() / (self.config.max_pointers - 1), self.config.hidden_dim)
         )
 
-    def visibility(self, object_score: Tensor) -> Tensor:
-        """Probability that the object is seen, from the object score (logit)."""
-        return torch.sigmoid(self.config.visibility_scale * object_score + self.config.visibility_bias)
+    def present(self, object_score: Tensor, iou: Tensor) -> Tensor:
+        """Whether a tracked object is seen (``[B]`` bool), from its object score (logit) and predicted IoU.
+
+        The official rule is score > 0. A model whose score was trained on few absences may set ``present_iou``: its
+        predicted IoU breaks down when the object is covered, long before its score does.
+        """
+        return (object_score > 0) & (iou >= self.config.present_iou)
+
+    def visibility(self, object_score: Tensor, iou: Tensor) -> Tensor:
+        """Probability that the object is seen; more than one half where :meth:`present` says so."""
+        config = self.config
+        probability = torch.sigmoid(config.visibility_scale * object_score + config.visibility_bias)
+        if not config.present_iou:
+            return probability
+        return torch.minimum(probability, torch.sigmoid(IOU_SHARPNESS * (iou - config.present_iou)))

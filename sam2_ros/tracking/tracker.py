@@ -104,7 +104,7 @@ class Tracker:
             clock.lap("memory_attention")
             decoded = model.decode(conditioned, features, *model.no_prompt(len(rows)))
             chosen = choose(decoded, multimask=True, stability_fallback=False)
-            present = decoded.object_score[:, 0] > 0
+            present = model.present(decoded.object_score[:, 0], chosen.iou)
             logits = torch.where(present[:, None, None, None], chosen.logits.float(), ABSENT_LOGIT)
             pointers = model.pointer(chosen.token, present)
             clock.lap("decode")
@@ -118,7 +118,7 @@ class Tracker:
         width, height = self._size
         masks = image_masks(logits, height, width, self.config.non_overlap)
         scores = decoded.object_score[:, 0].float().cpu()
-        visibilities = model.visibility(scores).tolist()
+        visibilities = model.visibility(scores, chosen.iou.float().cpu()).tolist()
         ious = chosen.iou.float().tolist()
         changes = []
         for index, one in enumerate(objects):
@@ -274,7 +274,7 @@ class Tracker:
         results = []
         for a, answer, mask in zip(accepted, answers, masks, strict=True):
             one = a.one
-            visibility = float(self.model.visibility(torch.tensor(answer.object_score)))
+            visibility = float(self.model.visibility(torch.tensor(answer.object_score), torch.tensor(answer.iou)))
             before = one.see(
                 self._frame, self._stamp, mask, answer.object_score, visibility, answer.iou, self.config.lost_after
             )

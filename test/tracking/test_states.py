@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -149,3 +151,19 @@ def test_visibility_is_the_calibrated_probability_of_the_score(tracker: Tracker)
             found = tracker.step(scene(1), 1).object(one)
         assert found.object_score == pytest.approx(score)
         assert found.visibility == pytest.approx(visibility, abs=1e-3)
+
+
+def test_a_model_may_take_a_low_predicted_iou_for_absence() -> None:
+    """The object score says that it is there; the predicted IoU of its mask decides."""
+    seen = []
+    for threshold in (0.0, 1.01):
+        model = copy.copy(small_model())
+        model.config = replace(model.config, present_iou=threshold)
+        tracker = Tracker(model, TrackerConfig(max_objects=1))
+        tracker.step(scene(0), 0)
+        tracker.add([AddRequest(box())])
+        seen.append(tracker.step(scene(1), 1).objects[0])
+    there, gone = seen
+    assert there.object_score > 0 and there.state is ObjectState.VISIBLE and there.visibility > 0.5
+    assert gone.object_score == pytest.approx(there.object_score, abs=1e-5)
+    assert gone.state is ObjectState.OCCLUDED and gone.mask.area == 0 and gone.visibility < 0.5
