@@ -75,6 +75,13 @@ class MemoryBank:
         self.recent_frames[rows, slot] = frame
         self.pointer_frames[rows, pointer_slot] = frame
 
+    def hold(self, row: int) -> None:
+        """Lets a row's recent frames and pointers wait one frame: on the next one they are as old as on this one."""
+        prompted = self.config.prompted_slots
+        for stored, table in ((self.spatial, self.recent_frames), (self.pointers, self.pointer_frames)):
+            stored[row, prompted:] = stored[row, prompted:].roll(1, dims=0)
+            table[row] = np.roll(np.where(table[row] == EMPTY, EMPTY, table[row] + 1), 1)
+
     def store_prompted(self, row: int, frame: int, memory: Tensor, pointer: Tensor) -> int | None:
         """Keeps a prompted frame (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``); tracking never overwrites it.
 

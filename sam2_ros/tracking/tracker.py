@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sam2_ros.model.mask_decoder import choose
 from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
@@ -111,7 +112,7 @@ class Tracker:
             size = model.config.image_size
             full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
             memory = model.encode_memory(features, full, present)
-        self.bank.store_recent(rows, frame, memory, pointers)
+        self._remember(rows, memory, pointers, present)
         clock.lap("memory_encode")
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
@@ -131,6 +132,20 @@ class Tracker:
                 changes.append(_change(one, STATE_CHANGED, before, f"{before.name} became {one.state.name}"))
         clock.lap("masks")
         return changes
+
+    def _remember(self, rows: list[int], memory: Tensor, pointers: Tensor, present: Tensor) -> None:
+        """Stores the newest frame for every object. A model that judges presence by predicted IoU was not trained to
+        remember absences: for an object that is hidden the memory of when it was seen waits instead."""
+        if not self.model.config.present_iou:
+            self.bank.store_recent(rows, self._frame, memory, pointers)
+            return
+        seen = present.tolist()
+        index = [i for i, one in enumerate(seen) if one]
+        if index:
+            self.bank.store_recent([rows[i] for i in index], self._frame, memory[index], pointers[index])
+        for row, one in zip(rows, seen, strict=True):
+            if not one:
+                self.bank.hold(row)
 
     # -- commands ----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from unittest import mock
 
 import pytest
+import torch
 from small_tracker import add, box, click, object_score, run, scene, small_model, stepped
 
 from sam2_ros.tracking import AddRequest, ObjectState, Tracker, TrackerConfig
@@ -167,3 +168,24 @@ def test_a_model_may_take_a_low_predicted_iou_for_absence() -> None:
     assert there.object_score > 0 and there.state is ObjectState.VISIBLE and there.visibility > 0.5
     assert gone.object_score == pytest.approx(there.object_score, abs=1e-5)
     assert gone.state is ObjectState.OCCLUDED and gone.mask.area == 0 and gone.visibility < 0.5
+
+
+def test_the_memory_of_a_hidden_object_waits() -> None:
+    """Hidden for ten frames, an object is looked for with the same recent frames, as old as they were."""
+    model = copy.copy(small_model())
+    tracker = Tracker(model, TrackerConfig(max_objects=2))
+    tracker.step(scene(0), 0)
+    tracker.add([AddRequest(box())])
+    run(tracker, 1, 8)
+    row = tracker._objects[1].row
+    before = tracker.bank.gather([row], 9)
+    model.config = replace(model.config, present_iou=1.01)
+    assert all(result.objects[0].state is not VISIBLE for result in run(tracker, 9, 18))
+    after = tracker.bank.gather([row], 19)
+    assert after.num_pointers == before.num_pointers and torch.equal(after.tokens, before.tokens)
+    split = model.config.hidden_dim // model.config.memory_dim
+    first = before.tokens.shape[1] - before.num_pointers
+    unchanged = [*range(first), *range(first + split, before.tokens.shape[1])]  # all but the prompted frame's pointer
+    assert torch.equal(after.codes[:, unchanged], before.codes[:, unchanged])
+    model.config = replace(model.config, present_iou=0.0)
+    assert run(tracker, 19, 19)[0].objects[0].state is VISIBLE
