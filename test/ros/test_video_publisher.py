@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo
 
 def write_frames(folder: Path, count: int) -> Path:
     for index in range(count):
-        assert cv2.imwrite(str(folder / f"{index:05d}.png"), np.full((48, 64, 3), 10 * index, np.uint8))
+        assert cv2.imwrite(str(folder / f"{index:05d}.png"), np.full((48, 64, 3), 2 * index, np.uint8))
     return folder
 
 
@@ -28,14 +28,15 @@ def test_a_folder_of_images_is_played_and_tracked(folder: Path, parameters_file:
     infos: list[CameraInfo] = []
     peer.node.create_subscription(CameraInfo, "/camera_info", infos.append, 100)
     peer.launched = Launched(
-        folder / "demo.log", "demo.launch.py", source=str(write_frames(images, 12)), rate="10",
+        folder / "demo.log", "demo.launch.py", source=str(write_frames(images, 60)), rate="10",
         params_file=str(parameters_file), prompts_file=str(prompts),
     )  # fmt: skip
     try:
-        peer.launched.wait_for_text("the source has ended after 12 frames")
+        peer.launched.wait_for_text("the source has ended after 60 frames")
         tracks = peer.wait_until(lambda: peer.tracks and peer.tracks[-1].objects and peer.tracks[-1], "tracks")
         assert (tracks.image_width, tracks.image_height, tracks.header.frame_id) == (64, 48, "camera_optical_frame")
         peer.launched.wait_for_text("[camera-2]: process has finished cleanly")
+        peer.wait_until(lambda: infos, "camera_info")
         assert {(info.width, info.height) for info in infos} == {(64, 48)}
     finally:
         peer.launched.stop()
