@@ -119,14 +119,14 @@ class Tracker:
         width, height = self._size
         masks = image_masks(logits, height, width, self.config.non_overlap)
         scores = decoded.object_score[:, 0].float().cpu()
-        visibilities = model.visibility(scores, chosen.iou.float().cpu()).tolist()
-        ious = chosen.iou.float().tolist()
+        ious = chosen.iou.float().cpu()
+        visibilities = model.visibility(scores, ious).tolist()
         changes = []
         for index, one in enumerate(objects):
             one.logits, one.prompted, one.candidates = logits[index], False, None
             score = float(scores[index])
             before = one.see(
-                frame, self._stamp, masks[index], score, visibilities[index], ious[index], self.config.lost_after
+                frame, self._stamp, masks[index], score, visibilities[index], float(ious[index]), self.config.lost_after
             )
             if one.state is not before:
                 changes.append(_change(one, STATE_CHANGED, before, f"{before.name} became {one.state.name}"))
