@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
+Cutout = tuple[Image, Image]  # RGB uint8 [h, w, 3], mask uint8 [h, w] 0 or 255
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,20 @@ def read_coco_json_stills(root: Path, longest: int = 900) -> list[Still]:
     return stills
 
 
-def cutouts(still: Still, smallest: float = 0.01, largest: float = 0.5) -> list[tuple[Image, Image]]:
+def read_stills(root: Path) -> list[Still]:
+    """Labelled photographs: ``images/`` with ``annotations.json`` (COCO) or with ``labels/*.txt`` (YOLO polygons).
+
+    Raises:
+        ValueError: neither is there.
+    """
+    if (root / "annotations.json").is_file():
+        return read_coco_json_stills(root)
+    if (root / "labels").is_dir():
+        return read_coco_stills(root)
+    raise ValueError(f"{root} holds no labelled photographs; accepted: images/ with annotations.json or with labels/")
+
+
+def cutouts(still: Still, smallest: float = 0.01, largest: float = 0.5) -> list[Cutout]:
     """Instances whose area is this share of the photograph: cropped image and mask ``uint8`` 0 or 255."""
     found = []
     for value in np.unique(still.labels)[1:]:
@@ -189,9 +203,40 @@ def cutouts(still: Still, smallest: float = 0.01, largest: float = 0.5) -> list[
     return found
 
 
-def composite(
-    background: Still, pieces: list[tuple[Image, Image]], rng: np.random.Generator, size: int, steps: int
-) -> Clip:
+@dataclass(frozen=True)
+class Sprite:
+    """A cut-out on its way over a picture of ``S`` × ``S`` pixels; arrays have an entry for each of ``T`` frames."""
+
+    image: Image  # RGB uint8 [h, w, 3]
+    mask: Image  # uint8 [h, w] 0 or 255
+    value: int  # its label; 0: it covers others and is labelled background itself
+    centre: NDArray[np.float64]  # [T, 2] x, y in pixels
+    scale: NDArray[np.float64]  # [T] picture pixels per cut-out pixel
+    angle: NDArray[np.float64]  # [T] radians
+    stretch: NDArray[np.float64]  # [T] width grows and height shrinks by it
+    shear: NDArray[np.float64]  # [T]
+    gain: NDArray[np.float64]  # [T] of its brightness
+
+
+def paint(frames: list[Image], labels: list[Image], sprite: Sprite) -> None:
+    """Draws ``sprite`` over what is there already, in ``frames`` and ``labels``."""
+    size = len(labels[0])
+    middle = np.array([sprite.mask.shape[1] / 2, sprite.mask.shape[0] / 2])
+    for t in range(len(frames)):
+        cos, sin = np.cos(sprite.angle[t]), np.sin(sprite.angle[t])
+        form = np.array([[sprite.stretch[t], sprite.shear[t]], [0, 1 / sprite.stretch[t]]])
+        linear = sprite.scale[t] * (np.array([[cos, -sin], [sin, cos]]) @ form)
+        matrix = np.column_stack((linear, sprite.centre[t] - linear @ middle))
+        cover = warp(sprite.mask, matrix, size, reflect=False)
+        if not cover.any():
+            continue
+        piece = np.clip(warp(sprite.image, matrix, size).astype(np.float32) * sprite.gain[t], 0, 255)
+        alpha = cv2.GaussianBlur(cover, (3, 3), 0).astype(np.float32)[:, :, None] / 255
+        frames[t] = (frames[t] * (1 - alpha) + piece * alpha).astype(np.uint8)
+        labels[t] = np.where(cover > 127, np.uint8(sprite.value), labels[t])
+
+
+def composite(background: Still, pieces: list[Cutout], rng: np.random.Generator, size: int, steps: int) -> Clip:
     """A clip from stills: the photograph under a moving camera, with ``pieces`` flying over it on paths of their own.
 
     A piece may cross the photograph's objects, cover them, and leave the view.
@@ -215,17 +260,8 @@ def composite(
         y = size * (0.5 + smooth_path(rng, steps, reach))
         shear = smooth_path(rng, steps, 0.15)
         gain = 1 + smooth_path(rng, steps, 0.15)
-        for t in range(steps):
-            cos, sin = np.cos(angle[t]), np.sin(angle[t])
-            linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[stretch[t], shear[t]], [0, 1 / stretch[t]]])
-            linear *= scale[t]
-            offset = np.array([x[t], y[t]]) - linear @ np.array([mask.shape[1] / 2, mask.shape[0] / 2])
-            matrix = np.column_stack((linear, offset))
-            cover = warp(mask, matrix, size, reflect=False)
-            piece = np.clip(warp(image, matrix, size).astype(np.float32) * gain[t], 0, 255)
-            alpha = cv2.GaussianBlur(cover, (3, 3), 0).astype(np.float32)[:, :, None] / 255
-            frames[t] = (frames[t] * (1 - alpha) + piece * alpha).astype(np.uint8)
-            labels[t] = np.where(cover > 127, np.uint8(value), labels[t])
+        sprite = Sprite(image, mask, value, np.stack((x, y), axis=1), scale, angle, stretch, shear, gain)
+        paint(frames, labels, sprite)
     if rng.random() < 0.3:  # motion blur of the camera
         length = int(rng.integers(3, 9))
         kernel = np.zeros((length, length), np.float32)

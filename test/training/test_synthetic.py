@@ -1,0 +1,101 @@
+"""Clips with occlusion and absence: what is labelled is what is seen, and objects really go and come back."""
+
+import numpy as np
+import pytest
+
+from sam2_ros.training.clips import Still, cutouts
+from sam2_ros.training.synthetic import (
+    OcclusionClips,
+    SceneSettings,
+    occlusion_clip,
+    outlined,
+    patch,
+    presence_curve,
+)
+
+SIZE, STEPS = 96, 16
+CALM = SceneSettings(passers=0, look_alike=0.0)
+
+
+def still(color: tuple[int, int, int], name: str = "square") -> Still:
+    """A square of ``color`` on grey."""
+    image = np.full((120, 160, 3), 90, np.uint8)
+    labels = np.zeros((120, 160), np.uint8)
+    image[40:90, 50:110], labels[40:90, 50:110] = color, 1
+    return Still(name, image, labels)
+
+
+RED, GREEN = still((250, 0, 0)), still((0, 250, 0), "green")
+GREY = Still("grey", np.full((100, 100, 3), 90, np.uint8), np.zeros((100, 100), np.uint8))
+
+
+def redness(frames: np.ndarray) -> np.ndarray:
+    values = frames.astype(int)
+    return values[..., 0] - values[..., 1] > 70
+
+
+def test_objects_are_there_at_first_go_and_come_back() -> None:
+    for seed in range(40):
+        curve = presence_curve(np.random.default_rng(seed), STEPS, SceneSettings(), back=True)
+        assert curve[0] == 0 and curve.max() == 1 and (curve == 1).sum() >= 2
+        gone = np.flatnonzero(curve == 1)
+        assert (np.diff(gone) == 1).all()
+        forever = presence_curve(np.random.default_rng(seed), STEPS, SceneSettings(), back=False)
+        assert forever[0] == 0 and forever[-1] == 1
+
+
+def test_what_is_labelled_is_what_is_seen() -> None:
+    # The occluders are grey like the ground, so that red is what is left of the object.
+    hidden = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        occluder = patch(GREY.image, rng)
+        clip = occlusion_clip(GREY, cutouts(RED), [occluder], rng, SIZE, STEPS, CALM)
+        assert clip.frames.shape == (STEPS, SIZE, SIZE, 3) and clip.labels.shape == (STEPS, SIZE, SIZE)
+        assert (redness(clip.frames) != (clip.labels == 1)).mean() < 0.03
+        assert set(np.unique(clip.labels)) <= {0, 1}
+        hidden += int(not (clip.labels == 1).any(axis=(1, 2)).all())
+    assert hidden >= 4
+
+
+def test_a_look_alike_is_not_the_object() -> None:
+    settings = SceneSettings(passers=0, look_alike=1.0)
+    unlabelled = 0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        clip = occlusion_clip(GREY, cutouts(RED), [patch(GREY.image, rng)], rng, SIZE, STEPS, settings)
+        unlabelled += int((redness(clip.frames) & (clip.labels == 0)).sum())
+    assert unlabelled > 1000
+
+
+def test_seed_and_number_decide() -> None:
+    clips, again, other = (OcclusionClips([RED, GREEN], seed, SIZE, 8) for seed in (1, 1, 2))
+    assert np.array_equal(clips[3].frames, again[3].frames) and np.array_equal(clips[3].labels, again[3].labels)
+    assert not np.array_equal(clips[3].frames, clips[4].frames)
+    assert not np.array_equal(clips[3].frames, other[3].frames)
+
+
+def test_an_object_never_moves_over_the_photograph_it_was_cut_from() -> None:
+    # Only the red square can be an object over the green photograph, whose own square stays unlabelled.
+    clips = OcclusionClips([RED, GREEN], 0, SIZE, 8, settings=CALM)
+    for index in range(12):
+        clip = clips[index]
+        over_green = clip.name.startswith("green")
+        values = clip.frames[clip.labels > 0].astype(int)
+        if len(values) < 50:
+            continue
+        reddish = (values[:, 0] > values[:, 1]).mean()
+        assert reddish > 0.8 if over_green else reddish < 0.2
+
+
+def test_photographs_without_objects_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 photographs with 0 usable objects; accepted"):
+        OcclusionClips([GREY, GREY], 0, SIZE, 8)
+
+
+def test_outlines_are_drawn_on_a_copy() -> None:
+    clip = OcclusionClips([RED, GREEN], 0, SIZE, 8)[0]
+    before = clip.frames.copy()
+    t = int((clip.labels > 0).sum(axis=(1, 2)).argmax())
+    assert (outlined(clip, t) != clip.frames[t]).any()
+    assert np.array_equal(clip.frames, before)
