@@ -60,8 +60,8 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 def find_objects(model: Sam2Model, image: Image, grid: int = GRID) -> list[NDArray[np.uint8]]:
     """Masks ``uint8 [H, W]`` (0 or 1) of whole objects in ``image``, ``uint8 [H, W, 3]`` RGB, the surest first.
 
-    Each is one region; what the edge of the photograph cuts off on two sides is left out. ``grid`` clicks along each side
-    are tried.
+    Each is one region; what the edge of the photograph cuts off on two sides is left out. There are
+    ``grid`` clicks along each side.
     """
     height, width = image.shape[:2]
     features = model.encode_image(model.preprocess(torch.from_numpy(image)))
