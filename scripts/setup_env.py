@@ -131,10 +131,10 @@ class Setup:
             ),
             Step(
                 "reference",
-                "reference implementation for the parity tests",
+                "reference implementation and evaluator for the tests",
                 reference_key,
                 self.install_reference,
-                "sam2 1.1.0, the reference of the parity tests, 0.2 MB, Apache-2.0",
+                "sam2 1.1.0 and vos-benchmark 0.1.0, which the tests compare with, 0.2 MB, Apache-2.0 and MIT",
             ),
         ]
         if not self.sourced:

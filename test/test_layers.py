@@ -17,6 +17,9 @@ LAYERS = ("model", "tracking", "inference", "ros")
 # Files, pictures and prompts as the command line reads them; the node reads them the same way. They stand below the
 # layers: of these, they import from tracking at most.
 SHARED_TOOLS = ("errors", "masks", "overlay", "prompts", "sources")
+# What the evaluation takes from the command line besides: the same engine loop and pictures. It stands above them and
+# below the verb and the training, which use it.
+EVALUATION_TOOLS = (*SHARED_TOOLS, "pictures", "run")
 
 
 def modules(layer: str) -> list[Path]:
@@ -53,7 +56,7 @@ def loaded_by(statement: str, *names: str) -> list[str]:
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_layer_imports_nothing_from_above(layer: str) -> None:
-    above = {*LAYERS[LAYERS.index(layer) + 1 :], "tools", "training"}
+    above = {*LAYERS[LAYERS.index(layer) + 1 :], "tools", "evaluation", "training"}
     files = modules(layer)
     assert files, f"no sources in {PACKAGE / layer}"
     wrong = [
@@ -75,6 +78,24 @@ def test_a_shared_tool_stands_below_the_node(tool: str) -> None:
     for line, name in imported_names(PACKAGE / "tools" / f"{tool}.py"):
         known = is_shared(name) or name.startswith("sam2_ros.tracking.")
         assert known or not name.startswith("sam2_ros."), f"tools/{tool}.py:{line} imports {name}"
+
+
+def test_the_evaluation_stands_below_its_verb_and_the_training() -> None:
+    files = modules("evaluation")
+    assert files
+    for path in files:
+        for line, name in imported_names(path):
+            parts = name.split(".")
+            if parts[0] == "sam2_ros" and len(parts) > 2:
+                known = parts[1] in ("model", "tracking", "inference", "evaluation")
+                known = known or (parts[1] == "tools" and parts[2] in EVALUATION_TOOLS)
+                assert known, f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+
+
+def test_the_evaluation_loads_neither_ros_nor_torch() -> None:
+    names = [module_name(path) for path in modules("evaluation")]
+    statement = "\n".join(f"import {name}" for name in names)
+    assert loaded_by(statement, "rclpy", "torch", "cv2") == ["cv2"]
 
 
 def test_the_network_needs_torch_and_numpy_alone() -> None:

@@ -29,7 +29,7 @@ ROSDEP_KEYS = {
 }
 PIP_NAMES = {"PIL": "Pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML", "zmq": "pyzmq"}
 WITHOUT_ROSDEP_KEY = {"torch"}  # the README says how to get it
-ROS_FREE = ("model", "tracking", "inference")
+ROS_FREE = ("model", "tracking", "inference", "evaluation")
 
 
 def imported_modules(*folders: str) -> set[str]:

@@ -37,7 +37,7 @@ def load_model(source: str | Path = "embedded", device: str | torch.device = "cp
         CheckpointError: the file holds no weights for us.
         ValueError: an image size that the network can't have.
     """
-    path = _find(source)
+    path = find_weights(source)
     state, config = read_checkpoint(path)
     if image_size:
         config = replace(config, image_size=image_size)
@@ -46,8 +46,12 @@ def load_model(source: str | Path = "embedded", device: str | torch.device = "cp
     return model.to(device).eval().requires_grad_(False)
 
 
-def _find(source: str | Path) -> Path:
-    """The file that ``source`` means; a file in the working directory goes before an official name."""
+def find_weights(source: str | Path) -> Path:
+    """The file that ``source`` means; a file in the working directory goes before an official name.
+
+    Raises:
+        FileNotFoundError: no such file, with the command that gets it.
+    """
     path = Path(source).expanduser()
     hint = f"give the path of a file, or one of: embedded, {', '.join(CHECKPOINTS)}"
     if source == "embedded":

@@ -60,6 +60,18 @@ class ClipTracker:
                 result = self._backend.objects() or result
             yield Tracked(frame, result, time.perf_counter() - start)
 
+    def correct(self, prompts: Sequence[FramePrompt]) -> FrameResult:
+        """Applies prompts to the newest frame at once, and returns its objects as they are then.
+
+        Raises:
+            UserError: the engine refused a prompt.
+        """
+        for prompt in prompts:
+            self._apply(prompt)
+        result = self._backend.objects()
+        assert result is not None, "a prompt was applied before the first frame"
+        return result
+
     def _apply(self, prompt: FramePrompt) -> None:
         engine_id = self._engine_ids.get(prompt.object_id)
         request = AddRequest(prompt.prompt, engine_id, prompt.name, prompt.label)

@@ -70,6 +70,11 @@ class ImageFolder:
         if len(stems) < len(self._files):
             raise UserError(f"{path}: two images have the same name but for the suffix; keep one of each")
 
+    @property
+    def names(self) -> list[str]:
+        """The frames' names, in order: file names without suffix."""
+        return [file.stem for file in self._files]
+
     def __iter__(self) -> Iterator[Frame]:
         shape: tuple[int, ...] | None = None
         for index, file in enumerate(self._files):

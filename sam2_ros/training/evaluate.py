@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sam2_ros.evaluation.metrics import jaccard
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.training.features import FeatureStore
 from sam2_ros.training.rollout import Memory, prompt_frame, track_frame
@@ -17,12 +18,6 @@ def project(model: Sam2Model, stride_4: Tensor, stride_8: Tensor, stride_16: Ten
     """The encoder's maps as the decoder wants them: ``Sam2Model.encode_image`` for stored features."""
     decoder = model.sam_mask_decoder
     return ImageFeatures(stride_16, decoder.conv_s1(stride_8), decoder.conv_s0(stride_4))
-
-
-def jaccard(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union of two boolean masks; 1 where both are empty."""
-    union = np.count_nonzero(predicted | truth)
-    return 1.0 if union == 0 else np.count_nonzero(predicted & truth) / union
 
 
 @torch.no_grad()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam2_ros.evaluation.clicks import deepest_point
 from sam2_ros.training.features import FeatureStore
 from sam2_ros.training.rollout import FramePrompt
 
@@ -50,11 +50,8 @@ def box_prompt(mask: Mask, rng: np.random.Generator | None = None) -> NDArray[np
 def click_prompt(mask: Mask, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
     """``[1, 2]`` a pixel of the object: random where ``rng`` is given, else the one farthest from the edge."""
     if rng is None:
-        padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-        distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-        y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    else:
-        y, x = np.argwhere(mask)[rng.integers(int(mask.sum()))]
+        return deepest_point(mask)[None]
+    y, x = np.argwhere(mask)[rng.integers(int(mask.sum()))]
     return np.array([[x, y]], np.float32)
 
 

@@ -1,0 +1,171 @@
+"""Finds the labelled sequences of a data set, in the layouts of DAVIS, YouTube-VOS/MOSE/LVOS and SA-V."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam2_ros.evaluation.sequences import (
+    LabelImages,
+    LabelledSequence,
+    ObjectImages,
+    frames_by_name,
+    match_names,
+)
+from sam2_ros.tools.errors import UserError
+
+LAYOUTS = ("davis", "youtube", "sav")
+_RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
+_ACCEPTED = (
+    "accepted: DAVIS (JPEGImages/[480p/]SEQUENCE/*.jpg with Annotations/[480p/]SEQUENCE/*.png), YouTube-VOS, MOSE and "
+    "LVOS (the same with a meta.json), SA-V (JPEGImages_24fps and Annotations_6fps)"
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The sequences of a data set by name; a sequence is read when it is opened."""
+
+    root: Path
+    layout: str  # one of LAYOUTS
+    names: tuple[str, ...]
+    open: Callable[[str], LabelledSequence]
+
+
+def open_dataset(
+    root: Path, layout: str = "auto", listed: Path | None = None, only: Sequence[str] | None = None
+) -> Dataset:
+    """Recognises the layout of ``root`` and lists its sequences.
+
+    Args:
+        layout: "auto", or one of LAYOUTS.
+        listed: a text file with a sequence's name on each line; a relative path may also be one inside ``root``.
+        only: the sequences to take.
+
+    Raises:
+        UserError: nothing there that is accepted, or a sequence that does not exist.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; {_ACCEPTED}")
+    layout = _recognise(root) if layout == "auto" else layout
+    names, opener = {"davis": _davis, "youtube": _youtube, "sav": _sav}[layout](root)
+    wanted = list(names)
+    if listed is not None:
+        wanted = _read_list(root, listed)
+    if only:
+        wanted = [name for name in wanted if name in only] if listed is not None else list(only)
+        missing = set(only) - set(wanted)
+        if missing:
+            raise UserError(f"{listed}: sequence '{min(missing)}' is not on this list")
+    known = set(names)
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"{root}: no labelled sequence '{name}'; there are {len(names)}: {_some(names)}")
+    if not wanted:
+        raise UserError(f"{root}: no labelled sequences; {_ACCEPTED}")
+    return Dataset(root, layout, tuple(dict.fromkeys(wanted)), opener)
+
+
+def _some(names: Sequence[str], count: int = 8) -> str:
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+
+
+def _recognise(root: Path) -> str:
+    if (root / "JPEGImages_24fps").is_dir():
+        return "sav"
+    if any((base / "meta.json").is_file() for base in (root, root / "valid")):
+        return "youtube"
+    if any((base / "JPEGImages").is_dir() for base in (root, root / "valid")):
+        return "davis"
+    found = _some(sorted(path.name for path in root.iterdir())) or "nothing"
+    raise UserError(f"{root}: no data set of a known layout (there is {found}); {_ACCEPTED}")
+
+
+def _read_list(root: Path, listed: Path) -> list[str]:
+    """Names from a text file; of DAVIS 2016's lines of image and label paths, the sequence is taken."""
+    path = listed if listed.is_file() else root / listed
+    if not path.is_file():
+        raise UserError(f"{listed}: no such list of sequences (looked in {root} too)")
+    names = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        words = line.split()
+        if words:
+            names.append(words[0].split("/")[-2] if "/" in words[0] else words[0])
+    return list(dict.fromkeys(names))
+
+
+def _folders(root: Path) -> tuple[Path, Path]:
+    """The folders that hold the sequences' images and labels."""
+    base = root if (root / "JPEGImages").is_dir() else root / "valid"
+    images, labels = base / "JPEGImages", base / "Annotations"
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; {_ACCEPTED}")
+    for resolution in _RESOLUTIONS:
+        if (images / resolution).is_dir() and (labels / resolution).is_dir():
+            return images / resolution, labels / resolution
+    return images, labels
+
+
+def _both(images: Path, labels: Path) -> list[str]:
+    return sorted(path.name for path in labels.iterdir() if path.is_dir() and (images / path.name).is_dir())
+
+
+def _label_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png")
+
+
+def _davis(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
+    images, labels = _folders(root)
+
+    def opener(name: str) -> LabelledSequence:
+        frames, indices = frames_by_name(images / name)
+        files = match_names(_label_files(labels / name), indices, labels / name)
+        return LabelledSequence(name, frames, LabelImages(files))
+
+    return _both(images, labels), opener
+
+
+def _youtube(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
+    """As DAVIS; ``meta.json`` names the objects, so that not every label image has to be read for them."""
+    images, labels = _folders(root)
+    meta = _read_meta(root)
+
+    def opener(name: str) -> LabelledSequence:
+        frames, indices = frames_by_name(images / name)
+        files = match_names(_label_files(labels / name), indices, labels / name)
+        objects = tuple(sorted(int(one) for one in meta[name]["objects"])) if name in meta else None
+        return LabelledSequence(name, frames, LabelImages(files, objects))
+
+    return _both(images, labels), opener
+
+
+def _read_meta(root: Path) -> dict[str, Any]:
+    for path in (root / "meta.json", root / "valid" / "meta.json"):
+        if path.is_file():
+            try:
+                return dict(json.loads(path.read_text(encoding="utf-8"))["videos"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}: not a list of objects ({error!r}); accepted: the meta.json of YouTube-VOS"
+                ) from None
+    return {}
+
+
+def _sav(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
+    images, labels = root / "JPEGImages_24fps", root / "Annotations_6fps"
+    if not labels.is_dir():
+        raise UserError(f"{labels}: no such folder; {_ACCEPTED}")
+
+    def opener(name: str) -> LabelledSequence:
+        frames, indices = frames_by_name(images / name)
+        files = {}
+        for folder in sorted(path for path in (labels / name).iterdir() if path.is_dir()):
+            # Object folders count from 000; ids from 1, since 0 is background in a label image.
+            files[int(folder.name) + 1] = match_names(_label_files(folder), indices, folder)
+        return LabelledSequence(name, frames, ObjectImages(files))
+
+    return _both(images, labels), opener

@@ -1,0 +1,185 @@
+"""One sequence of an evaluation from start to files: the settings, the engine, what is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from sam2_ros import __version__
+from sam2_ros.evaluation.datasets import Dataset, open_dataset
+from sam2_ros.evaluation.results import SequenceResult, load, save
+from sam2_ros.evaluation.semi_supervised import FrameMasks, run_sequence
+from sam2_ros.evaluation.sequences import LabelledSequence
+from sam2_ros.evaluation.worst import WorstFrames
+from sam2_ros.inference import is_null_model, make_backend
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.masks import write_labels
+from sam2_ros.tools.pictures import write_png
+from sam2_ros.tracking.config import TrackerConfig
+
+if TYPE_CHECKING:
+    from sam2_ros.inference.backend import Backend, BackendInfo
+
+WORST_KEPT = 6  # frames of a sequence
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers; equal settings give equal results, so what is finished need not run again."""
+
+    dataset: str  # absolute path
+    layout: str
+    model: str
+    weights: str  # SHA-256 of the file
+    device: str
+    dtype: str
+    protocol: str
+    prompt: str
+    clicks: int
+    rule: str
+    version: str = __version__
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Settings, and where and how they run."""
+
+    settings: Settings
+    out: Path
+    threads: int = 0
+    masks_out: Path | None = None
+
+    def result_path(self, name: str) -> Path:
+        return self.out / "sequences" / f"{name.replace('/', '_')}.json"
+
+
+def weights_digest(model: str) -> str:
+    """SHA-256 of the model's file; "none" for the engine without a network.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if is_null_model(model):
+        return "none"
+    from sam2_ros.model.checkpoint import find_weights
+
+    try:
+        return hashlib.sha256(find_weights(model).read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from error
+
+
+class Runner:
+    """Runs sequences one after the other with one engine, which is made again where a sequence needs more room."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._dataset = _dataset(job.settings.dataset, job.settings.layout)
+        self._backend: Backend | None = None
+
+    @property
+    def info(self) -> BackendInfo:
+        """The engine's description; makes one where there is none yet."""
+        return self._engine(1).info
+
+    def run(self, name: str, tick: Callable[[], object]) -> SequenceResult:
+        """Runs a sequence and writes its files; ``tick`` is called for each frame and may raise to stop."""
+        job, settings = self.job, self.job.settings
+        sequence = self._dataset.open(name)
+        worst = WorstFrames(WORST_KEPT)
+        writer = _MaskWriter(job.masks_out / name, sequence) if job.masks_out else None
+
+        def observe(masks: FrameMasks) -> None:
+            worst(masks)
+            if writer:
+                writer(masks)
+            tick()
+
+        engine = self._engine(max(1, len(sequence.first_frames)))
+        result = run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
+        folder = job.out / "worst"
+        folder.mkdir(parents=True, exist_ok=True)
+        bad = []
+        for one in worst.kept:
+            file = folder / f"{name.replace('/', '_')}_{one.frame:05d}_{one.object}.png"
+            write_png(file, one.picture)
+            bad.append({"file": file.name, "frame": one.frame, "object": one.object, "j": one.j})
+        info = engine.info
+        result.extra["worst"] = bad
+        result.extra["engine"] = {
+            "model": info.model,
+            "device": info.device,
+            "dtype": info.dtype,
+            "image_size": info.image_size,
+            "threads": job.threads or None,
+        }
+        job.result_path(name).parent.mkdir(parents=True, exist_ok=True)
+        save(result, job.result_path(name), settings.digest)
+        return result
+
+    def _engine(self, objects: int) -> Backend:
+        if self._backend is not None and self._backend.info.max_objects >= objects:
+            return self._backend
+        self.close()
+        s = self.job.settings
+        try:
+            self._backend = make_backend(
+                s.model, s.device, s.dtype, TrackerConfig(max_objects=objects), threads=self.job.threads
+            )
+        except (ImportError, RuntimeError, ValueError, OSError) as error:
+            raise UserError(str(error)) from error
+        return self._backend
+
+    def close(self) -> None:
+        """Frees the engine."""
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+
+
+def finished(job: Job, name: str) -> SequenceResult | None:
+    """A sequence's result from an earlier run with the same settings; None where there is none."""
+    try:
+        result, digest = load(job.result_path(name))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return result if digest == job.settings.digest else None
+
+
+class _MaskWriter:
+    """An observer that writes what evaluation servers take: a label image a frame, or one mask an object and frame."""
+
+    def __init__(self, folder: Path, sequence: LabelledSequence) -> None:
+        self._folder, self._each = folder, sequence.truth.overlapping
+        self._wide = max(sequence.truth.objects, default=0) > 255
+
+    def __call__(self, masks: FrameMasks) -> None:
+        shape = masks.rgb.shape[:2]
+        if self._each:
+            for one, mask in masks.predicted.items():
+                folder = self._folder / f"{one - 1:03d}"
+                folder.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(folder / f"{masks.name}.png"), 255 * mask.astype(np.uint8))
+            return
+        labels = np.zeros(shape, np.uint16 if self._wide else np.uint8)
+        for one, mask in masks.predicted.items():
+            labels[mask] = one
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_labels(self._folder / f"{masks.name}.png", labels)
+
+
+@lru_cache(maxsize=4)
+def _dataset(root: str, layout: str) -> Dataset:
+    return open_dataset(Path(root), layout)

@@ -1,0 +1,70 @@
+"""Region similarity J and boundary measure F of DAVIS, in NumPy and OpenCV.
+
+Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016,
+section 4, with the constants of its published evaluator, which later data sets (MOSE, LVOS, SA-V) took over. Masks are
+``bool [H, W]``, values are fractions in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
+
+
+def jaccard(predicted: Mask, truth: Mask) -> float:
+    """Intersection over union of two masks of one shape; 1 where both are empty."""
+    union = np.count_nonzero(predicted | truth)
+    return 1.0 if union == 0 else np.count_nonzero(predicted & truth) / union
+
+
+def boundary_map(mask: Mask) -> Mask:
+    """The mask's boundary, one pixel wide: pixels that differ from their right, lower or lower-right neighbour.
+
+    The last row is compared with the right neighbour alone, the last column with the lower one, so the map lies half a
+    pixel up and left of the real border, and the image's own edge is none.
+    """
+    edges = np.zeros_like(mask)
+    edges[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
+    edges[:-1, :] |= mask[:-1, :] ^ mask[1:, :]
+    edges[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return edges
+
+
+def boundary_f(predicted: Mask, truth: Mask, tolerance: float = BOUNDARY_TOLERANCE) -> float:
+    """F measure of the two boundaries: the harmonic mean of their precision and recall.
+
+    A boundary pixel is right where the other boundary has one within ``ceil(tolerance × diagonal)`` pixels (Euclidean,
+    of the whole image). 1 where both masks have no boundary, 0 where only one has.
+    """
+    radius = math.ceil(tolerance * float(np.linalg.norm(predicted.shape)))
+    area = _surroundings(predicted | truth)
+    if area is None:
+        return 1.0
+    ours, theirs = boundary_map(predicted[area]), boundary_map(truth[area])
+    count_ours, count_theirs = np.count_nonzero(ours), np.count_nonzero(theirs)
+    if count_ours == 0 or count_theirs == 0:
+        return float(count_ours == count_theirs)
+    precision = np.count_nonzero(ours & _near(theirs, radius)) / count_ours
+    recall = np.count_nonzero(theirs & _near(ours, radius)) / count_theirs
+    return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
+
+
+def _surroundings(mask: Mask) -> tuple[slice, slice] | None:
+    """The box of a mask with the pixels beside it, which is all that a boundary map depends on; None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    return slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2), slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2)
+
+
+def _near(pixels: Mask, radius: int) -> Mask:
+    """Dilation by the disk x² + y² ≤ radius², as an exact distance transform: its time doesn't grow with the radius."""
+    distance = cv2.distanceTransform((~pixels).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Squared distances are whole numbers; half a step above radius² no rounding of the root matters.
+    return np.asarray(distance < math.sqrt(radius * radius + 0.5))

@@ -1,0 +1,77 @@
+"""Runs the sequences of an evaluation, one after the other or several at a time in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from sam2_ros.evaluation.job import Job, Runner
+from sam2_ros.evaluation.results import SequenceResult
+from sam2_ros.tools.errors import UserError
+
+
+class Stopped(Exception):
+    """The evaluation was interrupted; what is finished is written."""
+
+
+def run_all(job: Job, names: Sequence[str], jobs: int, tick: Callable[[int], object]) -> Iterator[SequenceResult]:
+    """Yields the results of ``names`` as they finish; each is written before. ``tick`` is told of frames.
+
+    With ``jobs`` > 1 that many processes share the cores, unless the job says how many threads each has.
+
+    Raises:
+        KeyboardInterrupt: the user ended it.
+        UserError: as from the engine, or a process died.
+    """
+    if jobs <= 1 or len(names) <= 1:
+        runner = Runner(job)
+        try:
+            for name in names:
+                yield runner.run(name, partial(tick, 1))
+        finally:
+            runner.close()
+        return
+    jobs = min(jobs, len(names))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    job = replace(job, threads=job.threads or max(1, cores // jobs))
+    context = multiprocessing.get_context("spawn")  # a fork of a process that has run torch may hang
+    stop = context.Event()
+    with ProcessPoolExecutor(jobs, context, _start, (job, stop)) as pool:
+        try:
+            for done in as_completed([pool.submit(_work, name) for name in names]):
+                result = done.result()
+                tick(result.frames)
+                yield result
+        except BrokenProcessPool as error:
+            raise UserError("a process of the evaluation died, perhaps for lack of memory; try fewer --jobs") from error
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+_runner: Runner | None = None
+_stop: Any = None
+
+
+def _start(job: Job, stop: Any) -> None:
+    """Makes this process one that works; the process that started it says when to end, not the keyboard."""
+    global _runner, _stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _runner, _stop = Runner(job), stop
+
+
+def _work(name: str) -> SequenceResult:
+    assert _runner is not None
+
+    def check() -> None:
+        if _stop.is_set():
+            raise Stopped
+
+    return _runner.run(name, check)

@@ -1,0 +1,169 @@
+"""The figures of an evaluation: as a dictionary for JSON, as a table for people, as rows for other programs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sam2_ros.evaluation.identity import count_switches
+from sam2_ros.evaluation.job import Settings
+from sam2_ros.evaluation.results import Row, SequenceResult, mean
+from sam2_ros.evaluation.visibility import visibility_score
+
+
+def report(results: Sequence[SequenceResult], settings: Settings, present_from: float) -> dict[str, Any]:
+    """Everything that is reported, in numbers that JSON holds; shares are in [0, 1], what cannot be told is None."""
+    scores = [(result.name, score) for result in results for score in result.scores]
+    rows = [sequence_summary(result) for result in results]
+    scored = [row for row in rows if row["j"] is not None]
+    seconds = np.array([s for result in results for s in result.seconds])
+    summary: dict[str, Any] = {
+        "settings": asdict(settings),
+        "sequences_total": len(rows),
+        "objects_scored": len(scores),
+        "objects_not_scored": sum(len(result.objects) for result in results) - len(scores),
+        "frames": sum(result.frames for result in results),
+        "mean_over_objects": _means([(s.j, s.f) for _, s in scores]),
+        "mean_over_sequences": _means([(row["j"], row["f"]) for row in scored]),
+        "visibility": visibility_summary(results, present_from),
+        "identity_switches": sum(row["identity_switches"] for row in rows),
+        "speed": speed(seconds),
+        "machine": machine(),
+        "engine": next((result.extra["engine"] for result in results if "engine" in result.extra), None),
+        "sequences": rows,
+        "objects": [{"sequence": name, **asdict(s), "jf": s.jf} for name, s in scores],
+    }
+    return summary
+
+
+def sequence_summary(result: SequenceResult) -> dict[str, Any]:
+    """A sequence's figures: means over its objects."""
+    scores = result.scores
+    return {
+        "sequence": result.name,
+        "frames": result.frames,
+        "objects": len(result.objects),
+        "scored_objects": len(scores),
+        **_means([(s.j, s.f) for s in scores]),
+        "identity_switches": count_switches(result),
+        "fps": speed(np.array(result.seconds))["fps"],
+    }
+
+
+def visibility_summary(results: Sequence[SequenceResult], present_from: float) -> dict[str, Any]:
+    """Precision and recall of "absent", and calibration, over all objects."""
+    score = visibility_score(results, present_from)
+    return {
+        "present_from": present_from,
+        "frames_absent": score.absent,
+        "frames_present": score.present,
+        "frames_not_counted": score.not_counted,
+        "called_absent": score.called_absent,
+        "absent_precision": score.absent_precision,
+        "absent_recall": score.absent_recall,
+        "present_recall": score.present_recall,
+        "expected_calibration_error": score.calibration_error,
+        "reliability": [list(one) for one in score.bins],
+    }
+
+
+def speed(seconds: np.ndarray) -> dict[str, float | None]:
+    """Frames a second of the engine, from the mean step, and the steps in milliseconds; without prompted frames."""
+    if not seconds.size:
+        return {"fps": None, "step_mean_ms": None, "step_p50_ms": None}
+    step = float(seconds.mean())
+    return {
+        "fps": 1 / step if step else None,
+        "step_mean_ms": 1e3 * step,
+        "step_p50_ms": 1e3 * float(np.median(seconds)),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The processor's name and how many cores this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass  # not Linux
+    return {"processor": name, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """A line a sequence, and below it the means; J, F and J&F in percent, as papers give them."""
+    heading = ("sequence", "frames", "objects", "J&F", "J", "F", "switches", "frames/s")
+    lines: list[tuple[str, ...]] = [heading]
+    for row in summary["sequences"]:
+        lines.append(
+            (
+                row["sequence"], str(row["frames"]), str(row["objects"]), *_percent(row),
+                str(row["identity_switches"]), _number(row["fps"]),
+            )
+        )  # fmt: skip
+    total = (str(summary["frames"]), str(summary["objects_scored"]))
+    rest = (str(summary["identity_switches"]), _number(summary["speed"]["fps"]))
+    lines.append(("mean over objects", *total, *_percent(summary["mean_over_objects"]), *rest))
+    lines.append(("mean over sequences", "", "", *_percent(summary["mean_over_sequences"]), "", ""))
+    text = align(lines)
+    seen = summary["visibility"]
+    found = (
+        f"absent: precision {_share(seen['absent_precision'])}, recall {_share(seen['absent_recall'])} "
+        f"({seen['frames_absent']} frames); present: recall {_share(seen['present_recall'])} "
+        f"({seen['frames_present']} frames); not counted: {seen['frames_not_counted']}; "
+        f"calibration error {_share(seen['expected_calibration_error'])}"
+    )
+    return f"{text}\n{found}"
+
+
+def align(lines: Sequence[tuple[str, ...]]) -> str:
+    """Columns of a table, the first to the left, the others to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def write_rows(path: Path, results: Sequence[SequenceResult]) -> None:
+    """A CSV line for each object and frame of every sequence, with raw scores; empty where there is no label."""
+    names = [one.name for one in fields(Row)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sequence", *names])
+        for result in results:
+            for row in result.rows:
+                values = (getattr(row, name) for name in names)
+                writer.writerow([result.name, *(int(v) if isinstance(v, bool) else v for v in values)])
+
+
+def _means(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    if not pairs:
+        return {"j": None, "f": None, "jf": None}
+    j, f = mean(pair[0] for pair in pairs), mean(pair[1] for pair in pairs)
+    return {"j": j, "f": f, "jf": (j + f) / 2}
+
+
+def _percent(row: dict[str, Any]) -> tuple[str, str, str]:
+    jf, j, f = ("-" if row[key] is None else f"{100 * row[key]:.1f}" for key in ("jf", "j", "f"))
+    return jf, j, f
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

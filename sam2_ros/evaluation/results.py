@@ -1,0 +1,111 @@
+"""What a run of one sequence gave: a row for each object and frame, and files that hold them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One object on one frame, from its prompt on. What needs a label is None on frames without one."""
+
+    object: int
+    frame: int  # index in the video, from 0
+    name: str  # of the frame
+    prompted: bool
+    state: str  # "visible", "occluded" or "lost": what the tracker says
+    object_score: float  # logit
+    predicted_iou: float
+    visibility: float  # [0, 1]
+    area: int  # predicted pixels, as in a label image
+    truth_area: int | None = None  # labelled pixels
+    j: float | None = None  # region similarity
+    f: float | None = None  # boundary measure
+    other: int | None = None  # the other object whose label the prediction overlaps most; None: it overlaps none
+    other_iou: float = 0.0  # intersection over union with that one
+    scored: bool = False  # whether the protocol's J and F count this frame
+
+
+@dataclass(frozen=True)
+class ObjectScore:
+    """Mean J and F of an object over the frames that count."""
+
+    object: int
+    frames: int
+    j: float
+    f: float
+
+    @property
+    def jf(self) -> float:
+        return (self.j + self.f) / 2
+
+
+@dataclass(frozen=True)
+class SequenceResult:
+    """Everything that is kept of a sequence."""
+
+    name: str
+    width: int
+    height: int
+    frames: int  # of the video
+    rows: tuple[Row, ...]
+    seconds: tuple[float, ...]  # of the engine, one for each frame that was tracked and not prompted
+    extra: dict[str, Any] = field(default_factory=dict)  # what a protocol adds
+
+    @property
+    def objects(self) -> list[int]:
+        """Ids of the objects that were prompted."""
+        return sorted({row.object for row in self.rows})
+
+    def of(self, object_id: int) -> list[Row]:
+        """The rows of an object, in the order of frames."""
+        return [row for row in self.rows if row.object == object_id]
+
+    @property
+    def scores(self) -> list[ObjectScore]:
+        """By object, where any of its frames counts."""
+        result = []
+        for one in self.objects:
+            scored = [row for row in self.of(one) if row.scored]
+            if scored:
+                result.append(ObjectScore(one, len(scored), mean(r.j for r in scored), mean(r.f for r in scored)))
+        return result
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """Arithmetic mean of what is not None, at least one number; the order does not change how it is rounded."""
+    numbers = [value for value in values if value is not None]
+    return math.fsum(numbers) / len(numbers)
+
+
+def save(result: SequenceResult, path: Path, settings: str) -> None:
+    """Writes a result as JSON, under another name first, so that an interrupted run leaves no half file.
+
+    ``settings`` is the hash of the settings that it was made with.
+    """
+    names = [one.name for one in fields(Row)]
+    content = {key: value for key, value in vars(result).items() if key != "rows"} | {
+        "settings": settings,
+        "columns": names,
+        "rows": [list(asdict(row).values()) for row in result.rows],
+    }
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    partial.replace(path)
+
+
+def load(path: Path) -> tuple[SequenceResult, str]:
+    """Reads what :func:`save` wrote: the result and the hash of its settings.
+
+    Raises:
+        ValueError, KeyError, TypeError: not such a file.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    settings, columns, rows = content.pop("settings"), content.pop("columns"), content.pop("rows")
+    made = tuple(Row(**dict(zip(columns, row, strict=True))) for row in rows)
+    return SequenceResult(rows=made, seconds=tuple(content.pop("seconds")), **content), settings

@@ -1,0 +1,72 @@
+"""Which frames of which objects a protocol's J and F count, and the measures of one frame.
+
+Two published evaluators set the rules. Both leave out the first and the last labelled frame of a sequence (the first is
+given, the last is by convention), and average over frames, then over objects. They differ in where an object starts:
+
+- ``davis`` (davis2017-evaluation, semi-supervised): the objects of the first labelled frame, each on all of the frames
+  that remain. An object that both label and prediction leave empty has J = F = 1 there.
+- ``vos`` (vos-benchmark 0.1.0, from which SA-V's sav_benchmark is derived; used for MOSE, LVOS and YouTube-VOS too):
+  of the frames that remain, an object counts from the first on which label or prediction has a pixel of it. An object
+  that is labelled on none of them does not count. A frame on which an object that enters late is prompted counts.
+
+Objects that enter after the first frame have no place in DAVIS; under ``davis`` they are counted as under ``vos``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sam2_ros.evaluation.metrics import Mask, boundary_f, jaccard
+from sam2_ros.evaluation.results import Row
+from sam2_ros.evaluation.sequences import Truth
+
+RULES = {"davis": "davis", "youtube": "vos", "sav": "vos"}  # by layout
+
+
+@dataclass(frozen=True)
+class FrameMeasures:
+    """One object on one labelled frame."""
+
+    truth_area: int
+    j: float
+    f: float
+    other: int | None
+    other_iou: float
+
+
+def measure(object_id: int, predicted: Mask, truth: Mapping[int, Mask]) -> FrameMeasures:
+    """Compares a prediction with the labels of its frame: with its own object's, and for J with the others'."""
+    other, other_iou = None, 0.0
+    if predicted.any():
+        for one, mask in truth.items():
+            if one != object_id and (overlap := np.count_nonzero(predicted & mask)):
+                iou = overlap / (np.count_nonzero(predicted) + np.count_nonzero(mask) - overlap)
+                if iou > other_iou:
+                    other, other_iou = one, iou
+    own = truth[object_id]
+    return FrameMeasures(
+        int(np.count_nonzero(own)), jaccard(predicted, own), boundary_f(predicted, own), other, other_iou
+    )
+
+
+def mark_scored(rows: Sequence[Row], truth: Truth, rule: str) -> tuple[Row, ...]:
+    """The rows with ``scored`` set as ``rule`` ("davis" or "vos") says."""
+    frames = {one: scored_frames(one, rows, truth, rule) for one in {row.object for row in rows}}
+    return tuple(replace(row, scored=row.frame in frames[row.object]) for row in rows)
+
+
+def scored_frames(object_id: int, rows: Sequence[Row], truth: Truth, rule: str) -> frozenset[int]:
+    """The frames on which an object counts."""
+    labelled = truth.annotated(object_id)
+    remaining = frozenset(labelled[1:-1])
+    own = [row for row in rows if row.object == object_id]
+    if rule == "davis" and own and own[0].frame == labelled[0]:
+        return remaining
+    counted = [row for row in own if row.frame in remaining]
+    if not any(row.truth_area for row in counted):
+        return frozenset()
+    start = next(row.frame for row in counted if row.truth_area or row.area)
+    return frozenset(frame for frame in remaining if frame >= start)

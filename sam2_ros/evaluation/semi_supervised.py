@@ -1,0 +1,158 @@
+"""Semi-supervised video object segmentation: every object is given where it first appears, then tracked to the end.
+
+The engine, the reading of frames and the composition of masks are those of ``sam2_ros track``, so the masks measured
+here are those that it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam2_ros.evaluation.clicks import correction, deepest_point
+from sam2_ros.evaluation.metrics import Mask
+from sam2_ros.evaluation.results import Row, SequenceResult
+from sam2_ros.evaluation.scoring import mark_scored, measure
+from sam2_ros.evaluation.sequences import LabelledSequence
+from sam2_ros.inference.backend import Backend
+from sam2_ros.tools.masks import compose_labels
+from sam2_ros.tools.prompts import FramePrompt
+from sam2_ros.tools.run import ClipTracker, Tracked
+from sam2_ros.tools.sources import Rgb
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, Prompt
+
+PROMPT_KINDS = ("mask", "box", "click")
+
+
+@dataclass(frozen=True)
+class FrameMasks:
+    """What an observer gets of each frame: predictions as they are measured, and labels where there are some."""
+
+    index: int
+    name: str
+    rgb: Rgb
+    predicted: dict[int, Mask]
+    truth: dict[int, Mask]
+    rows: tuple[Row, ...]
+
+
+Observer = Callable[[FrameMasks], None]
+
+
+def first_prompt(kind: str, mask: Mask) -> Prompt:
+    """The prompt of this kind for a labelled object: its mask, its tight box, or a click on its deepest point."""
+    if kind == "mask":
+        return Prompt(mask=mask)
+    if kind == "box":
+        return Prompt(box=np.array(CroppedMask.from_full(mask).box, np.float32))
+    if kind == "click":
+        return click(deepest_point(mask), 1)
+    raise ValueError(f"prompt kind '{kind}'; accepted: {', '.join(PROMPT_KINDS)}")
+
+
+def click(point: np.ndarray, label: int) -> Prompt:
+    """One click as a prompt."""
+    return Prompt(points=np.asarray(point, np.float32)[None], labels=np.array([label], np.int32))
+
+
+def run_sequence(
+    sequence: LabelledSequence,
+    backend: Backend,
+    kind: str,
+    clicks: int,
+    rule: str,
+    observer: Observer | None = None,
+) -> SequenceResult:
+    """Tracks every object of ``sequence`` from its first labelled frame on, and measures every labelled frame.
+
+    Args:
+        backend: an engine without objects, with room for those of the sequence; it is left without objects.
+        kind: "mask", "box" or "click".
+        clicks: with "click", how many the first frame of an object gets; each after the first corrects the last answer.
+        rule: which frames count, see :mod:`sam2_ros.evaluation.scoring`.
+        observer: called with each frame.
+    """
+    first = sequence.first_frames
+    labels = {frame: sequence.truth.masks(frame) for frame in set(first.values())}
+    prompts = [FramePrompt(frame, one, first_prompt(kind, labels[frame][one])) for one, frame in sorted(first.items())]
+    tracker = ClipTracker(backend, prompts)
+    rows: list[Row] = []
+    seconds: list[float] = []
+    size = (0, 0)
+    try:
+        for tracked in tracker.run(sequence):
+            result, index = tracked.result, tracked.frame.index
+            size = (result.width, result.height)
+            begun = [one for one, frame in first.items() if frame == index]
+            if begun and kind == "click":
+                result = _correct(tracker, result, {one: labels[index][one] for one in begun}, index, clicks)
+            elif not begun and result.objects:
+                seconds.append(tracked.seconds)
+            truth = sequence.truth.masks(index) if index in sequence.annotated else {}
+            predicted = predictions(result, tracker, sequence.truth.overlapping)
+            new = tuple(_rows(tracked, result, tracker, predicted, truth))
+            rows.extend(new)
+            if observer:
+                observer(FrameMasks(index, tracked.frame.name, tracked.frame.rgb, predicted, truth, new))
+    finally:
+        backend.reset()
+        backend.take_changes()
+    scored = mark_scored(rows, sequence.truth, rule)
+    return SequenceResult(sequence.name, *size, len(sequence), scored, tuple(seconds))
+
+
+def _correct(tracker: ClipTracker, result: FrameResult, truth: dict[int, Mask], frame: int, clicks: int) -> FrameResult:
+    """Gives further clicks until each object has ``clicks``, or nothing is wrong any more."""
+    for _ in range(clicks - 1):
+        prompts = []
+        for item in result.objects:
+            one = tracker.file_id(item.object_id)
+            wrong = correction(item.mask.full(), truth[one]) if one in truth else None
+            if wrong is not None:
+                prompts.append(FramePrompt(frame, one, click(*wrong)))
+        if not prompts:
+            break
+        result = tracker.correct(prompts)
+    return result
+
+
+def predictions(result: FrameResult, tracker: ClipTracker, overlapping: bool) -> dict[int, Mask]:
+    """Masks by the data set's ids: each as it is where labels may overlap, else as ``track --masks-out`` composes them.
+
+    Why: a label image has one object a pixel, while SA-V's evaluator takes one image for each object.
+    """
+    objects = [(tracker.file_id(item.object_id), item) for item in result.objects]
+    if overlapping:
+        return {one: item.mask.full() for one, item in objects}
+    labels = compose_labels(objects, result.height, result.width, wide=True)
+    return {one: np.asarray(labels == one) for one, _ in objects}
+
+
+def _rows(
+    tracked: Tracked,
+    result: FrameResult,
+    tracker: ClipTracker,
+    predicted: dict[int, Mask],
+    truth: dict[int, Mask],
+) -> Iterator[Row]:
+    for item in result.objects:
+        yield row(tracker.file_id(item.object_id), tracked.frame.index, tracked.frame.name, item, predicted, truth)
+
+
+def row(one: int, index: int, name: str, item: ObjectResult, predicted: dict[int, Mask], truth: dict[int, Mask]) -> Row:
+    """One object on one frame, compared with its label where there is one."""
+    measured = vars(measure(one, predicted[one], truth)) if one in truth else {}
+    return Row(
+        object=one,
+        frame=index,
+        name=name,
+        prompted=item.prompted,
+        state=item.state.name.lower(),
+        object_score=float(item.object_score),
+        predicted_iou=float(item.predicted_iou),
+        visibility=float(item.visibility),
+        area=int(np.count_nonzero(predicted[one])),
+        **measured,
+    )

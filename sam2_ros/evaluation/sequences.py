@@ -1,0 +1,141 @@
+"""A labelled video, whatever data set it comes from: frames that are read one by one, and masks for some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from sam2_ros.evaluation.metrics import Mask
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.masks import read_labels, read_mask
+from sam2_ros.tools.sources import Frame, ImageFolder, Source
+
+VOID = 255
+
+
+class Truth(Protocol):
+    """The labels of a sequence. Objects are numbered from 1, frames by their index in the video, from 0."""
+
+    objects: tuple[int, ...]  # ids, ascending
+    overlapping: bool  # whether a pixel may belong to several objects
+
+    def annotated(self, object_id: int) -> tuple[int, ...]:
+        """The frames on which this object is labelled, be it as absent; ascending."""
+        ...
+
+    def masks(self, frame: int) -> dict[int, Mask]:
+        """The masks of the objects that are labelled on ``frame``, empty ones included; read from disk each time."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledSequence:
+    """Frames and their labels."""
+
+    name: str
+    frames: Source
+    truth: Truth
+
+    def __len__(self) -> int:
+        return self.frames.length or 0
+
+    @cached_property
+    def annotated(self) -> frozenset[int]:
+        """The frames on which any object is labelled."""
+        return frozenset(frame for one in self.truth.objects for frame in self.truth.annotated(one))
+
+    @cached_property
+    def first_frames(self) -> dict[int, int]:
+        """By object, the first frame on which it has a pixel: where it is prompted. Objects without any are left out.
+
+        Reads labels until every object was seen.
+        """
+        first: dict[int, int] = {}
+        for frame in sorted(self.annotated):
+            for one, mask in self.truth.masks(frame).items():
+                if one not in first and mask.any():
+                    first[one] = frame
+            if len(first) == len(self.truth.objects):
+                break
+        return first
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self.frames)
+
+
+class LabelImages:
+    """One label image a frame (pixel = object id), as in DAVIS, YouTube-VOS, MOSE and LVOS.
+
+    ``files`` are label images by the frame that they belong to. The value 255 beside other ids is void and counts as
+    background, as in the semi-supervised evaluation of DAVIS 2017; where it is the only value, as in DAVIS 2016, it is
+    object 1. ``objects`` are the ids where they are known; None reads every file for them.
+    """
+
+    overlapping = False
+
+    def __init__(self, files: dict[int, Path], objects: tuple[int, ...] | None = None) -> None:
+        self._files = dict(sorted(files.items()))
+        values = set(objects) if objects is not None else self._values()
+        self._binary = values == {VOID}
+        self.objects: tuple[int, ...] = (1,) if self._binary else tuple(sorted(values - {VOID}))
+
+    def _values(self) -> set[int]:
+        found: set[int] = set()
+        for file in self._files.values():
+            found.update(np.unique(read_labels(file)).tolist())
+        return found - {0}
+
+    def annotated(self, object_id: int) -> tuple[int, ...]:
+        return tuple(self._files)
+
+    def masks(self, frame: int) -> dict[int, Mask]:
+        if frame not in self._files:
+            return {}
+        labels = read_labels(self._files[frame])
+        if self._binary:
+            return {1: np.asarray(labels == VOID)}
+        return {one: np.asarray(labels == one) for one in self.objects}
+
+
+class ObjectImages:
+    """One black-and-white image for each object and frame, as in SA-V's validation and test sets.
+
+    ``files`` are masks by object and frame; objects may overlap.
+    """
+
+    overlapping = True
+
+    def __init__(self, files: dict[int, dict[int, Path]]) -> None:
+        self._files = {one: dict(sorted(of_one.items())) for one, of_one in sorted(files.items())}
+        self.objects: tuple[int, ...] = tuple(self._files)
+
+    def annotated(self, object_id: int) -> tuple[int, ...]:
+        return tuple(self._files[object_id])
+
+    def masks(self, frame: int) -> dict[int, Mask]:
+        return {one: read_mask(files[frame]) for one, files in self._files.items() if frame in files}
+
+
+def frames_by_name(folder: Path) -> tuple[ImageFolder, dict[str, int]]:
+    """The images of a folder, and the index of each by its name without suffix."""
+    images = ImageFolder(folder)
+    return images, {name: index for index, name in enumerate(images.names)}
+
+
+def match_names(files: list[Path], indices: dict[str, int], where: Path) -> dict[int, Path]:
+    """Label files by the frame of the same name.
+
+    Raises:
+        UserError: labels without a frame, or none at all.
+    """
+    if not files:
+        raise UserError(f"{where}: no label images; accepted: PNG files named as the frames are")
+    unknown = [file for file in files if file.stem not in indices]
+    if unknown:
+        raise UserError(f"{unknown[0]}: there is no frame of this name among the {len(indices)} images")
+    return {indices[file.stem]: file for file in files}

@@ -1,0 +1,116 @@
+"""How well the tracker knows whether an object is in sight: precision and recall of "absent", and calibration.
+
+Truth: an object is absent on a frame where it has no labelled pixel, present where it has at least a share
+(``present_from``) of its median labelled area; in between, where a few pixels show, neither answer is wrong and the
+frame is not counted. Counted are the labelled frames after the object's first prompt, the last one included.
+Prediction: absent is what the tracker publishes as OCCLUDED or LOST, which is an empty mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam2_ros.evaluation.results import Row, SequenceResult
+
+PRESENT_FROM = 0.05
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One counted frame of an object."""
+
+    present: bool  # by its label
+    seen: bool  # by the tracker
+    visibility: float  # by the tracker, probability of being seen
+
+
+@dataclass(frozen=True)
+class VisibilityScore:
+    """Counts of frames, and what follows from them; None where nothing divides."""
+
+    absent: int  # by label
+    present: int  # by label
+    not_counted: int  # too few pixels for either
+    called_absent: int  # by the tracker
+    absent_found: int  # by both
+    present_found: int  # by both
+    calibration_error: float | None  # expected calibration error of `visibility`
+    bins: tuple[tuple[float, float, int], ...]  # mean visibility, share present, count; empty bins left out
+
+    @property
+    def absent_precision(self) -> float | None:
+        return _ratio(self.absent_found, self.called_absent)
+
+    @property
+    def absent_recall(self) -> float | None:
+        return _ratio(self.absent_found, self.absent)
+
+    @property
+    def present_recall(self) -> float | None:
+        return _ratio(self.present_found, self.present)
+
+
+def sightings(rows: Sequence[Row], present_from: float = PRESENT_FROM) -> tuple[list[Sighting], int]:
+    """The counted frames of one object, and how many labelled ones were not counted."""
+    areas = [row.truth_area for row in rows if row.truth_area]
+    least = present_from * float(np.median(areas)) if areas else 0.0
+    found, left_out = [], 0
+    for row in rows[1:]:
+        if row.truth_area is None:
+            continue
+        if 0 < row.truth_area < least:
+            left_out += 1
+        else:
+            found.append(Sighting(row.truth_area > 0, row.state == "visible", row.visibility))
+    return found, left_out
+
+
+def visibility_score(results: Iterable[SequenceResult], present_from: float = PRESENT_FROM) -> VisibilityScore:
+    """Counts over every object of ``results``."""
+    counted: list[Sighting] = []
+    left_out = 0
+    for result in results:
+        for one in result.objects:
+            found, skipped = sightings(result.of(one), present_from)
+            counted += found
+            left_out += skipped
+    error, bins = calibration([s.visibility for s in counted], [s.present for s in counted])
+    return VisibilityScore(
+        absent=sum(not s.present for s in counted),
+        present=sum(s.present for s in counted),
+        not_counted=left_out,
+        called_absent=sum(not s.seen for s in counted),
+        absent_found=sum(not s.seen and not s.present for s in counted),
+        present_found=sum(s.seen and s.present for s in counted),
+        calibration_error=error,
+        bins=bins,
+    )
+
+
+def calibration(
+    probabilities: Sequence[float], outcomes: Sequence[bool], bins: int = BINS
+) -> tuple[float | None, tuple[tuple[float, float, int], ...]]:
+    """Expected calibration error over bins of equal width, and the bins (mean probability, share true, count).
+
+    Source: Naeini et al., 2015; here of the probability of one outcome, as Brier's reliability diagram draws it. The
+    error is the mean over all frames of the distance, in their bin, between mean probability and share. None where
+    there is nothing to count.
+    """
+    if not len(probabilities):
+        return None, ()
+    values, truth = np.asarray(probabilities, np.float64), np.asarray(outcomes, np.float64)
+    index = np.minimum((values * bins).astype(int), bins - 1)
+    filled = tuple(
+        (float(values[index == i].mean()), float(truth[index == i].mean()), int((index == i).sum()))
+        for i in range(bins)
+        if (index == i).any()
+    )
+    return sum(abs(mean - share) * count for mean, share, count in filled) / len(values), filled
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,62 @@
+"""Keeps the worst frames of a sequence while it runs, drawn, without keeping the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sam2_ros.evaluation.metrics import Mask, jaccard
+from sam2_ros.evaluation.semi_supervised import FrameMasks
+from sam2_ros.tools.overlay import Rgb, object_color
+
+APART = 12  # frames; closer ones of the same object show the same failure
+GOOD = 0.8  # J from which a frame is no failure
+TRUTH = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class BadFrame:
+    """One object on one frame, drawn."""
+
+    j: float
+    frame: int
+    object: int
+    picture: Rgb
+
+
+class WorstFrames:
+    """An observer that keeps the ``count`` frames of least J, with some distance between those of one object."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.kept: list[BadFrame] = []
+
+    def __call__(self, masks: FrameMasks) -> None:
+        for row in masks.rows:
+            if row.prompted or row.object not in masks.truth:
+                continue
+            truth, predicted = masks.truth[row.object], masks.predicted[row.object]
+            j = row.j if row.j is not None else jaccard(predicted, truth)
+            if j >= GOOD or (len(self.kept) >= self._count and j >= self.kept[-1].j):
+                continue
+            near = [bad for bad in self.kept if bad.object == row.object and abs(bad.frame - row.frame) < APART]
+            if any(bad.j <= j for bad in near):
+                continue
+            picture = draw_failure(masks.rgb, predicted, truth, row.object)
+            self.kept = [bad for bad in self.kept if all(bad is not one for one in near)]
+            self.kept.append(BadFrame(j, row.frame, row.object, picture))
+            self.kept = sorted(self.kept, key=lambda bad: (bad.j, bad.frame))[: self._count]
+
+
+def draw_failure(rgb: Rgb, predicted: Mask, truth: Mask, object_id: int) -> Rgb:
+    """The frame with the prediction as a translucent area and the label as a white outline with a black border."""
+    image = rgb.copy()
+    color = np.asarray(object_color(object_id), np.float32)
+    image[predicted] = np.rint(0.5 * image[predicted] + 0.5 * color).astype(np.uint8)
+    outlines, _ = cv2.findContours(truth.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    width = max(1, round(image.shape[0] / 360))
+    cv2.drawContours(image, outlines, -1, (0, 0, 0), width + 2)
+    cv2.drawContours(image, outlines, -1, TRUTH, width)
+    return image
