@@ -17,6 +17,7 @@ from sam2_ros.evaluation.results import Row, SequenceResult
 from sam2_ros.evaluation.scoring import mark_scored, measure
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.inference.backend import Backend
+from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.masks import compose_labels
 from sam2_ros.tools.prompts import FramePrompt
 from sam2_ros.tools.run import ClipTracker, Tracked
@@ -90,7 +91,7 @@ def run_sequence(
                 result = _correct(tracker, result, {one: labels[index][one] for one in begun}, index, clicks)
             elif not begun and result.objects:
                 seconds.append(tracked.seconds)
-            truth = sequence.truth.masks(index) if index in sequence.annotated else {}
+            truth = labels_for(sequence, index, size)
             predicted = predictions(result, tracker, sequence.truth.overlapping)
             new = tuple(_rows(tracked, result, tracker, predicted, truth))
             rows.extend(new)
@@ -101,6 +102,22 @@ def run_sequence(
         backend.take_changes()
     scored = mark_scored(rows, sequence.truth, rule)
     return SequenceResult(sequence.name, *size, len(sequence), scored, tuple(seconds))
+
+
+def labels_for(sequence: LabelledSequence, index: int, size: tuple[int, int]) -> dict[int, Mask]:
+    """The labels of a frame of ``size`` (width, height); empty where there are none.
+
+    Raises:
+        UserError: they have another size.
+    """
+    truth = sequence.truth.masks(index) if index in sequence.annotated else {}
+    for mask in truth.values():
+        if mask.shape != (size[1], size[0]):
+            raise UserError(
+                f"sequence '{sequence.name}', frame {index}: the label has {mask.shape[1]}x{mask.shape[0]} pixels, "
+                f"the image {size[0]}x{size[1]}; accepted: labels of the image's size"
+            )
+    return truth
 
 
 def _correct(tracker: ClipTracker, result: FrameResult, truth: dict[int, Mask], frame: int, clicks: int) -> FrameResult:

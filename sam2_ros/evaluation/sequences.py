@@ -21,8 +21,12 @@ VOID = 255
 class Truth(Protocol):
     """The labels of a sequence. Objects are numbered from 1, frames by their index in the video, from 0."""
 
-    objects: tuple[int, ...]  # ids, ascending
     overlapping: bool  # whether a pixel may belong to several objects
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """Ids, ascending."""
+        ...
 
     def annotated(self, object_id: int) -> tuple[int, ...]:
         """The frames on which this object is labelled, be it as absent; ascending."""
@@ -80,15 +84,20 @@ class LabelImages:
 
     def __init__(self, files: dict[int, Path], objects: tuple[int, ...] | None = None) -> None:
         self._files = dict(sorted(files.items()))
-        values = set(objects) if objects is not None else self._values()
-        self._binary = values == {VOID}
-        self.objects: tuple[int, ...] = (1,) if self._binary else tuple(sorted(values - {VOID}))
+        self._given = objects
 
-    def _values(self) -> set[int]:
+    @cached_property
+    def _values(self) -> frozenset[int]:
+        if self._given is not None:
+            return frozenset(self._given)
         found: set[int] = set()
         for file in self._files.values():
-            found.update(np.unique(read_labels(file)).tolist())
-        return found - {0}
+            found.update(np.flatnonzero(np.bincount(read_labels(file).ravel())).tolist())
+        return frozenset(found - {0})
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        return (1,) if self._values == {VOID} else tuple(sorted(self._values - {VOID}))
 
     def annotated(self, object_id: int) -> tuple[int, ...]:
         return tuple(self._files)
@@ -97,7 +106,7 @@ class LabelImages:
         if frame not in self._files:
             return {}
         labels = read_labels(self._files[frame])
-        if self._binary:
+        if self._values == {VOID}:
             return {1: np.asarray(labels == VOID)}
         return {one: np.asarray(labels == one) for one in self.objects}
 
@@ -112,7 +121,10 @@ class ObjectImages:
 
     def __init__(self, files: dict[int, dict[int, Path]]) -> None:
         self._files = {one: dict(sorted(of_one.items())) for one, of_one in sorted(files.items())}
-        self.objects: tuple[int, ...] = tuple(self._files)
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        return tuple(self._files)
 
     def annotated(self, object_id: int) -> tuple[int, ...]:
         return tuple(self._files[object_id])

@@ -139,7 +139,9 @@ def _claim(job: Job, overwrite: bool) -> None:
 
 def _write(job: Job, results: list[SequenceResult], args: argparse.Namespace) -> None:
     """The report's files, and the table on stdout."""
+    from sam2_ros.evaluation.plots import failure_sheet, j_over_time, reliability
     from sam2_ros.evaluation.report import report, table, write_rows
+    from sam2_ros.tools.pictures import write_png
 
     summary = report(results, job.settings, args.present_from)
     text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
@@ -148,6 +150,14 @@ def _write(job: Job, results: list[SequenceResult], args: argparse.Namespace) ->
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     write_rows(job.out / "rows.csv", results)
+    if summary["objects_scored"]:
+        write_png(job.out / "j_over_time.png", j_over_time(results))
+    write_png(job.out / "reliability.png", reliability(summary["visibility"]))
+    sheet = failure_sheet(job.out / "worst", results)
+    if sheet is None:
+        (job.out / "failures.png").unlink(missing_ok=True)
+    else:
+        write_png(job.out / "failures.png", sheet)
     if not args.quiet:
         print(table(summary))
-        print(f"written: {', '.join(str(file) for file in [*files, job.out / 'rows.csv'])}")
+        print(f"written: {', '.join(str(file) for file in files)}; rows and pictures in {job.out}")
