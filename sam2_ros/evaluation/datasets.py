@@ -11,17 +11,20 @@ from typing import Any
 from sam2_ros.evaluation.sequences import (
     LabelImages,
     LabelledSequence,
+    Masklets,
     ObjectImages,
     frames_by_name,
     match_names,
 )
 from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.sources import VideoFile
 
-LAYOUTS = ("davis", "youtube", "sav")
+LAYOUTS = ("davis", "youtube", "sav", "sav-train")
+MASKLET_FPS = 24.0
 _RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 _ACCEPTED = (
     "accepted: DAVIS (JPEGImages/[480p/]SEQUENCE/*.jpg with Annotations/[480p/]SEQUENCE/*.png), YouTube-VOS, MOSE and "
-    "LVOS (the same with a meta.json), SA-V (JPEGImages_24fps and Annotations_6fps)"
+    "LVOS (the same with a meta.json), SA-V (JPEGImages_24fps and Annotations_6fps, or *.mp4 with *_manual.json)"
 )
 
 
@@ -51,7 +54,7 @@ def open_dataset(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; {_ACCEPTED}")
     layout = _recognise(root) if layout == "auto" else layout
-    names, opener = {"davis": _davis, "youtube": _youtube, "sav": _sav}[layout](root)
+    names, opener = {"davis": _davis, "youtube": _youtube, "sav": _sav, "sav-train": _sav_train}[layout](root)
     wanted = list(names)
     if listed is not None:
         wanted = _read_list(root, listed)
@@ -76,10 +79,12 @@ def _some(names: Sequence[str], count: int = 8) -> str:
 def _recognise(root: Path) -> str:
     if (root / "JPEGImages_24fps").is_dir():
         return "sav"
-    if any((base / "meta.json").is_file() for base in (root, root / "valid")):
+    if _meta_file(root) is not None:
         return "youtube"
     if any((base / "JPEGImages").is_dir() for base in (root, root / "valid")):
         return "davis"
+    if any(root.glob("*_manual.json")):
+        return "sav-train"
     found = _some(sorted(path.name for path in root.iterdir())) or "nothing"
     raise UserError(f"{root}: no data set of a known layout (there is {found}); {_ACCEPTED}")
 
@@ -137,22 +142,28 @@ def _youtube(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
     def opener(name: str) -> LabelledSequence:
         frames, indices = frames_by_name(images / name)
         files = match_names(_label_files(labels / name), indices, labels / name)
-        objects = tuple(sorted(int(one) for one in meta[name]["objects"])) if name in meta else None
+        objects = tuple(sorted(int(one) for one in meta[name])) if name in meta else None
         return LabelledSequence(name, frames, LabelImages(files, objects))
 
     return _both(images, labels), opener
 
 
+def _meta_file(root: Path) -> Path | None:
+    """Names differ: meta.json (YouTube-VOS), valid_meta.json (LVOS), meta_valid.json."""
+    names = ("meta.json", "valid_meta.json", "meta_valid.json")
+    return next((base / name for base in (root, root / "valid") for name in names if (base / name).is_file()), None)
+
+
 def _read_meta(root: Path) -> dict[str, Any]:
-    for path in (root / "meta.json", root / "valid" / "meta.json"):
-        if path.is_file():
-            try:
-                return dict(json.loads(path.read_text(encoding="utf-8"))["videos"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}: not a list of objects ({error!r}); accepted: the meta.json of YouTube-VOS"
-                ) from None
-    return {}
+    path = _meta_file(root)
+    if path is None:
+        return {}
+    try:
+        return {
+            name: video["objects"] for name, video in json.loads(path.read_text(encoding="utf-8"))["videos"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a list of objects ({error!r}); accepted: the meta.json of YouTube-VOS") from None
 
 
 def _sav(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
@@ -169,3 +180,24 @@ def _sav(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
         return LabelledSequence(name, frames, ObjectImages(files))
 
     return _both(images, labels), opener
+
+
+def _sav_train(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
+    """Videos with the masklets that people made; the automatic ones are no truth to measure with."""
+
+    def opener(name: str) -> LabelledSequence:
+        path = root / f"{name}_manual.json"
+        video = VideoFile(root / f"{name}.mp4", MASKLET_FPS)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            size = int(content["video_height"]), int(content["video_width"])
+            # As for the object folders of the validation set: ids from 1.
+            truth = Masklets(content["masklet"], [int(one) + 1 for one in content["masklet_id"]], size)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: no masklets ({error!r}); accepted: the *_manual.json of SA-V's training set"
+            ) from None
+        return LabelledSequence(name, video, truth)
+
+    names = sorted(path.name.removesuffix("_manual.json") for path in root.glob("*_manual.json"))
+    return [name for name in names if (root / f"{name}.mp4").is_file()], opener

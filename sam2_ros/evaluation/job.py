@@ -15,6 +15,7 @@ import numpy as np
 
 from sam2_ros import __version__
 from sam2_ros.evaluation.datasets import Dataset, open_dataset
+from sam2_ros.evaluation.interactive import run_interactive, run_noc
 from sam2_ros.evaluation.results import SequenceResult, load, save
 from sam2_ros.evaluation.semi_supervised import FrameMasks, run_sequence
 from sam2_ros.evaluation.sequences import LabelledSequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend, BackendInfo
 
 WORST_KEPT = 6  # frames of a sequence
+NOC_TARGETS = (0.85, 0.90)  # intersection over union
+PROTOCOLS = ("vos", "offline", "online", "noc")
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ class Settings:
     dtype: str
     protocol: str
     prompt: str
-    clicks: int
-    rule: str
+    clicks: int  # on an object's first frame (vos), on an interacted frame (offline, online), at most (noc)
+    interactions: int  # frames with clicks (offline, online)
+    rule: str  # which frames count (vos)
     version: str = __version__
 
     @property
@@ -98,26 +102,16 @@ class Runner:
         """Runs a sequence and writes its files; ``tick`` is called for each frame and may raise to stop."""
         job, settings = self.job, self.job.settings
         sequence = self._dataset.open(name)
-        worst = WorstFrames(WORST_KEPT)
-        writer = _MaskWriter(job.masks_out / name, sequence) if job.masks_out else None
-
-        def observe(masks: FrameMasks) -> None:
-            worst(masks)
-            if writer:
-                writer(masks)
-            tick()
-
-        engine = self._engine(max(1, len(sequence.first_frames)))
-        result = run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
-        folder = job.out / "worst"
-        folder.mkdir(parents=True, exist_ok=True)
-        bad = []
-        for one in worst.kept:
-            file = folder / f"{name.replace('/', '_')}_{one.frame:05d}_{one.object}.png"
-            write_png(file, one.picture)
-            bad.append({"file": file.name, "frame": one.frame, "object": one.object, "j": one.j})
+        alone = settings.protocol != "vos"
+        engine = self._engine(1 if alone else max(1, len(sequence.first_frames)))
+        if settings.protocol == "noc":
+            result = run_noc(sequence, engine, NOC_TARGETS[-1], settings.clicks, tick)
+        elif settings.protocol in ("offline", "online"):
+            online = settings.protocol == "online"
+            result = run_interactive(sequence, engine, online, settings.interactions, settings.clicks, tick)
+        else:
+            result = self._run_vos(name, sequence, engine, tick)
         info = engine.info
-        result.extra["worst"] = bad
         result.extra["engine"] = {
             "model": info.model,
             "device": info.device,
@@ -129,15 +123,41 @@ class Runner:
         save(result, job.result_path(name), settings.digest)
         return result
 
+    def _run_vos(
+        self, name: str, sequence: LabelledSequence, engine: Backend, tick: Callable[[], object]
+    ) -> SequenceResult:
+        """The semi-supervised protocol, with its worst frames kept as pictures."""
+        job, settings = self.job, self.job.settings
+        worst = WorstFrames(WORST_KEPT)
+        writer = _MaskWriter(job.masks_out / name, sequence) if job.masks_out else None
+
+        def observe(masks: FrameMasks) -> None:
+            worst(masks)
+            if writer:
+                writer(masks)
+            tick()
+
+        result = run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
+        folder = job.out / "worst"
+        folder.mkdir(parents=True, exist_ok=True)
+        bad = []
+        for one in worst.kept:
+            file = folder / f"{name.replace('/', '_')}_{one.frame:05d}_{one.object}.png"
+            write_png(file, one.picture)
+            bad.append({"file": file.name, "frame": one.frame, "object": one.object, "j": one.j})
+        result.extra["worst"] = bad
+        return result
+
     def _engine(self, objects: int) -> Backend:
         if self._backend is not None and self._backend.info.max_objects >= objects:
             return self._backend
         self.close()
         s = self.job.settings
+        config = TrackerConfig(max_objects=objects)
+        if s.protocol in ("offline", "online"):  # every frame with clicks is remembered
+            config = TrackerConfig(max_objects=1, prompted_slots=max(config.prompted_slots, s.interactions))
         try:
-            self._backend = make_backend(
-                s.model, s.device, s.dtype, TrackerConfig(max_objects=objects), threads=self.job.threads
-            )
+            self._backend = make_backend(s.model, s.device, s.dtype, config, threads=self.job.threads)
         except (ImportError, RuntimeError, ValueError, OSError) as error:
             raise UserError(str(error)) from error
         return self._backend

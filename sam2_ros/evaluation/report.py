@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from sam2_ros.evaluation.identity import count_switches
-from sam2_ros.evaluation.job import Settings
+from sam2_ros.evaluation.interactive import clicks_needed
+from sam2_ros.evaluation.job import NOC_TARGETS, Settings
 from sam2_ros.evaluation.results import Row, SequenceResult, mean
 from sam2_ros.evaluation.visibility import visibility_score
 
@@ -40,7 +41,32 @@ def report(results: Sequence[SequenceResult], settings: Settings, present_from: 
         "sequences": rows,
         "objects": [{"sequence": name, **asdict(s), "jf": s.jf} for name, s in scores],
     }
+    if settings.protocol in ("offline", "online"):
+        summary["interactive"] = interactive_summary(results)
+    if settings.protocol == "noc":
+        summary["noc"] = noc_summary(results, settings.clicks)
     return summary
+
+
+def interactive_summary(results: Sequence[SequenceResult]) -> dict[str, Any]:
+    """Means over objects for each number of interacted frames, and their mean: what SAM 2's paper reports."""
+    curves = [curve for result in results for curve in result.extra["interactive"].values()]
+    j, f = (np.mean([curve[key] for curve in curves], axis=0).tolist() if curves else [] for key in ("j", "f"))
+    jf = [(a + b) / 2 for a, b in zip(j, f, strict=True)]
+    return {"objects": len(curves), "j": j, "f": f, "jf": jf, "jf_mean": mean(jf) if jf else None}
+
+
+def noc_summary(results: Sequence[SequenceResult], most: int) -> dict[str, Any]:
+    """For each target the mean number of clicks over objects, and the share that never reached it."""
+    curves = [curve for result in results for curve in result.extra["noc"].values()]
+    found: dict[str, Any] = {"objects": len(curves), "most_clicks": most}
+    for target in NOC_TARGETS:
+        needed = [clicks_needed(curve, target, most) for curve in curves]
+        failed = sum(max(curve) < target for curve in curves)
+        key = f"{100 * target:.0f}"
+        found[f"noc{key}"] = mean(needed) if needed else None
+        found[f"failures{key}"] = failed / len(curves) if curves else None
+    return found
 
 
 def sequence_summary(result: SequenceResult) -> dict[str, Any]:
@@ -101,6 +127,8 @@ def machine() -> dict[str, Any]:
 
 def table(summary: dict[str, Any]) -> str:
     """A line a sequence, and below it the means; J, F and J&F in percent, as papers give them."""
+    if "noc" in summary:
+        return _noc_table(summary["noc"])
     heading = ("sequence", "frames", "objects", "J&F", "J", "F", "switches", "frames/s")
     lines: list[tuple[str, ...]] = [heading]
     for row in summary["sequences"]:
@@ -122,7 +150,21 @@ def table(summary: dict[str, Any]) -> str:
         f"({seen['frames_present']} frames); not counted: {seen['frames_not_counted']}; "
         f"calibration error {_share(seen['expected_calibration_error'])}"
     )
+    if "interactive" in summary:
+        curve = summary["interactive"]
+        steps = "  ".join(f"{n}: {100 * jf:.1f}" for n, jf in enumerate(curve["jf"], start=1))
+        text += f"\nJ&F by number of frames with clicks: {steps}; mean: {_share(curve['jf_mean'])}"
     return f"{text}\n{found}"
+
+
+def _noc_table(noc: dict[str, Any]) -> str:
+    lines: list[tuple[str, ...]] = [("target IoU", "objects", "clicks", "never reached")]
+    for target in NOC_TARGETS:
+        key = f"{100 * target:.0f}"
+        share = noc[f"failures{key}"]
+        never = "-" if share is None else f"{100 * share:.1f} %"
+        lines.append((f"0.{key}", str(noc["objects"]), _number(noc[f"noc{key}"]), never))
+    return align(lines)
 
 
 def align(lines: Sequence[tuple[str, ...]]) -> str:

@@ -23,7 +23,7 @@ from sam2_ros.evaluation.metrics import Mask, boundary_f, jaccard
 from sam2_ros.evaluation.results import Row
 from sam2_ros.evaluation.sequences import Truth
 
-RULES = {"davis": "davis", "youtube": "vos", "sav": "vos"}  # by layout
+RULES = {"davis": "davis", "youtube": "vos", "sav": "vos", "sav-train": "vos"}  # by layout
 
 
 @dataclass(frozen=True)

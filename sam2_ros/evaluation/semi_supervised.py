@@ -91,7 +91,7 @@ def run_sequence(
                 result = _correct(tracker, result, {one: labels[index][one] for one in begun}, index, clicks)
             elif not begun and result.objects:
                 seconds.append(tracked.seconds)
-            truth = labels_for(sequence, index, size)
+            truth = {} if sequence.prompts_only else labels_for(sequence, index, size)
             predicted = predictions(result, tracker, sequence.truth.overlapping)
             new = tuple(_rows(tracked, result, tracker, predicted, truth))
             rows.extend(new)

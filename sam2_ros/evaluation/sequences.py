@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from sam2_ros.evaluation.metrics import Mask
+from sam2_ros.evaluation.rle import decode
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.masks import read_labels, read_mask
 from sam2_ros.tools.sources import Frame, ImageFolder, Source
 
 VOID = 255
+MASKLET_STEP = 4  # frames: SA-V is labelled at 6 of 24 frames a second
 
 
 class Truth(Protocol):
@@ -67,6 +69,15 @@ class LabelledSequence:
             if len(first) == len(self.truth.objects):
                 break
         return first
+
+    @cached_property
+    def prompts_only(self) -> bool:
+        """Whether every labelled frame is the first one of some object.
+
+        Such labels say what to track and no more, as in the validation sets of YouTube-VOS and MOSE, whose other labels
+        are kept by a server: nothing can be measured with them.
+        """
+        return self.annotated == frozenset(self.first_frames.values())
 
     def __iter__(self) -> Iterator[Frame]:
         return iter(self.frames)
@@ -131,6 +142,35 @@ class ObjectImages:
 
     def masks(self, frame: int) -> dict[int, Mask]:
         return {one: read_mask(files[frame]) for one, files in self._files.items() if frame in files}
+
+
+class Masklets:
+    """The masklets of one SA-V training video: objects by run lengths, on every fourth frame; they may overlap.
+
+    ``masks`` are, for each labelled frame, the objects' run lengths in the order of ``ids``; None is an absent object.
+    """
+
+    overlapping = True
+
+    def __init__(self, masks: Sequence[Sequence[Any]], ids: Sequence[int], size: tuple[int, int]) -> None:
+        self._masks, self._ids, self._size = masks, tuple(ids), size
+        self._frames = tuple(MASKLET_STEP * index for index in range(len(masks)))
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        return tuple(sorted(self._ids))
+
+    def annotated(self, object_id: int) -> tuple[int, ...]:
+        return self._frames
+
+    def masks(self, frame: int) -> dict[int, Mask]:
+        index, rest = divmod(frame, MASKLET_STEP)
+        if rest or index >= len(self._masks):
+            return {}
+        empty = np.zeros(self._size, np.bool_)
+        return {
+            one: empty if rle is None else decode(rle) for one, rle in zip(self._ids, self._masks[index], strict=True)
+        }
 
 
 def frames_by_name(folder: Path) -> tuple[ImageFolder, dict[str, int]]:

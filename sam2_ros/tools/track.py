@@ -36,11 +36,12 @@ def register(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that choose the engine; shared by the verbs that run one."""
+def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """The options that choose the engine; shared by the verbs that run one, or ``several`` after each other."""
     parser.add_argument(
         "--model",
-        default="embedded",
+        nargs="+" if several else None,
+        default=["embedded"] if several else "embedded",
         metavar="MODEL",
         help="embedded (default), a downloaded official one (tiny, small, base_plus, large), or a path",
     )

@@ -1,15 +1,21 @@
 """``sam2_ros eval`` from a data set to its files, with the engine that holds masks still and the embedded model."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import clips
+import cv2
 import numpy as np
 import published
 import pytest
 
 from sam2_ros.evaluation.results import load
 from sam2_ros.tools.main import main
+from sam2_ros.tools.masks import read_labels, write_labels
 from sam2_ros.tools.pictures import write_png
 from sam2_ros.tools.scene import bounding_box, render
 
@@ -88,6 +94,94 @@ def test_processes_give_what_one_gives(davis: Path, tmp_path: Path) -> None:
     assert (tmp_path / "one" / "rows.csv").read_bytes() == (tmp_path / "two" / "rows.csv").read_bytes()
 
 
+def test_an_object_that_enters_late_is_prompted_there_and_overlaps_are_kept_apart(tmp_path: Path) -> None:
+    data = tmp_path / "sav"
+    clips.write_frames(data / "JPEGImages_24fps" / "v", clips.two_squares(13))
+    for one, start in (("000", 0), ("002", 4)):
+        folder = data / "Annotations_6fps" / "v" / one
+        folder.mkdir(parents=True)
+        for t in range(start, 13, 4):
+            write_labels(folder / f"{t:05d}.png", clips.square(30, 20 + 2 * int(one)).astype(np.uint8))
+    masks = tmp_path / "masks"
+    report = evaluate(data, tmp_path / "out", "--model", "null", "--masks-out", str(masks))
+    # Masks that stand still on labels that stand still, though both objects share most of their pixels.
+    assert {(one["object"], one["frames"], one["jf"]) for one in report["objects"]} == {(1, 2, 1.0), (3, 1, 1.0)}
+    assert sorted(path.name for path in (masks / "v").iterdir()) == ["000", "002"]
+    assert len(list((masks / "v" / "002").iterdir())) == 9
+    assert np.array_equal(read_labels(masks / "v" / "002" / "00012.png") > 0, clips.square(30, 24))
+
+
+def test_labels_that_only_say_what_to_track_measure_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    labels = clips.two_squares(6)
+    clips.write_frames(tmp_path / "data" / "JPEGImages" / "a", labels)
+    clips.write_label_images(tmp_path / "data" / "Annotations" / "a", {0: labels[0]})
+    masks = tmp_path / "masks"
+    report = evaluate(tmp_path / "data", tmp_path / "out", "--model", "null", "--masks-out", str(masks))
+    assert report["objects_scored"] == 0 and report["mean_over_objects"]["j"] is None
+    assert report["visibility"]["frames_present"] == 0
+    assert "nothing was measured" in capfd.readouterr().err
+    assert len(list((masks / "a").iterdir())) == 6
+
+
+def test_pictures_and_rows_are_left(davis: Path, tmp_path: Path) -> None:
+    report = evaluate(davis, tmp_path, "--model", "null")
+    for name in ("j_over_time.png", "reliability.png", "failures.png"):
+        assert cv2.imread(str(tmp_path / name)) is not None
+    result, _ = load(tmp_path / "sequences" / "long.json")
+    worst = min(result.extra["worst"], key=lambda one: one["j"])
+    least = min(row.j for row in result.rows if row.j is not None)
+    assert worst["j"] == least and (tmp_path / "worst" / worst["file"]).is_file()
+    lines = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 2 * (5 + 7)
+    assert {"object_score", "predicted_iou", "visibility", "state", "j", "truth_area", "area"} <= set(
+        lines[0].split(",")
+    )
+    assert report["machine"]["processor"] and report["engine"]["model"] == "null"
+    assert report["speed"]["fps"] > 0
+
+
+def test_several_models_and_an_earlier_report(davis: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    evaluate(davis, tmp_path / "mask", "--model", "null")
+    command = ["eval", str(davis), "--model", "null", "null:0", "--prompt", "box", "--out", str(tmp_path / "models")]
+    command += ["--json", str(tmp_path / "all.json"), "--compare", str(tmp_path / "mask" / "report.json")]
+    assert main(command) == 0
+    printed = capfd.readouterr().out
+    assert "not the same measurement: prompt differ" in printed and "mean over 4 objects" in printed
+    models = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["models"]
+    assert [one["settings"]["model"] for one in models] == ["null", "null:0"]
+    assert models[0]["objects"] == models[1]["objects"]
+
+
+@pytest.mark.parametrize("protocol", ["offline", "online", "noc"])
+def test_the_clicking_protocols_from_the_command_line(
+    protocol: str, davis: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", str(davis), "--model", "null", "--protocol", protocol, "--out", str(tmp_path)]
+    assert main([*command, "--interactions", "3", "--clicks", "1"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    if protocol == "noc":
+        assert (report["noc"]["objects"], report["noc"]["noc90"], report["noc"]["failures90"]) == (4, 1.0, 1.0)
+        assert "never reached" in capfd.readouterr().out
+    else:
+        curve = report["interactive"]
+        assert curve["objects"] == 4 and len(curve["jf"]) == 3
+        assert curve["jf_mean"] == pytest.approx(np.mean(curve["jf"]))
+
+
+def test_an_interrupted_run_keeps_what_is_finished(davis: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sam2_ros", "eval", str(davis), "--model", "null:200", "--out", str(tmp_path)]
+    process = subprocess.Popen([*command, "--jobs", "1"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "sequences" / "long.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "1 sequences are finished" in errors and "Traceback" not in errors
+    assert [path.name for path in (tmp_path / "sequences").iterdir()] == ["long.json"]
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["sequences_total"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -98,6 +192,10 @@ def test_processes_give_what_one_gives(davis: Path, tmp_path: Path) -> None:
         (["--present-from", "0"], "--present-from is 0.0"),
         (["--layout", "sav"], "JPEGImages_24fps"),
         (["--model", "none.pt"], "none.pt"),
+        (["--protocol", "noc", "--prompt", "box"], "it is made of clicks"),
+        (["--protocol", "online", "--masks-out", "m"], "accepted with vos"),
+        (["--interactions", "65"], "up to 64"),
+        (["--compare", "none.json"], "no such report"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_and_code_2(

@@ -1,0 +1,217 @@
+"""A simulated person who clicks: on chosen frames of a video (offline, online), or on one frame until it is good (NoC).
+
+Source: SAM 2 (Ravi et al., 2024), promptable video segmentation. On the first frame of an object, and on each further
+frame that is interacted with, the person gives a few clicks (there: 3), each where the answer so far is most wrong. Up
+to 8 frames are interacted with:
+
+- *offline*: the video is gone through again and again, each time with all clicks so far; then the frame of least
+  intersection over union is interacted with.
+- *online*: it is gone through once; it halts where the intersection over union falls below 0.75.
+
+J and F are reported for every number of interacted frames, over all labelled frames from the object's first on. Every
+object is gone through by itself. Our tracker is a stream: a prompt is applied when its frame comes and acts on the
+frames after it, never on those before. So a pass of the offline protocol is a new stream with all clicks in their
+frames, and its numbers are not those of an engine that also goes backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import dropwhile
+
+import numpy as np
+
+from sam2_ros.evaluation.clicks import correction
+from sam2_ros.evaluation.metrics import Mask, jaccard
+from sam2_ros.evaluation.results import Row, SequenceResult, mean
+from sam2_ros.evaluation.semi_supervised import click, labels_for, row
+from sam2_ros.evaluation.sequences import LabelledSequence
+from sam2_ros.inference.backend import Backend
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.prompts import FramePrompt
+from sam2_ros.tools.run import ClipTracker
+from sam2_ros.tracking.types import ObjectResult
+
+ONLINE_THRESHOLD = 0.75  # intersection over union
+Click = tuple[np.ndarray, int]
+
+
+@dataclass
+class _Pass:
+    """One object gone through once."""
+
+    rows: list[Row] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    clicks: dict[int, list[Click]] = field(default_factory=dict)  # by frame
+
+    @property
+    def measured(self) -> list[Row]:
+        return [one for one in self.rows if one.j is not None]
+
+    def scores(self) -> tuple[float, float]:
+        return mean(one.j for one in self.measured), mean(one.f for one in self.measured)
+
+    def worst(self) -> int | None:
+        """The frame of least J that has no clicks yet; None where nothing is wrong on the others."""
+        left = [one for one in self.measured if one.frame not in self.clicks and one.j is not None and one.j < 1]
+        return min(left, key=lambda one: (one.j or 0.0, one.frame)).frame if left else None
+
+
+def run_interactive(
+    sequence: LabelledSequence,
+    backend: Backend,
+    online: bool,
+    interactions: int,
+    clicks: int,
+    tick: Callable[[], object] | None = None,
+) -> SequenceResult:
+    """Runs the protocol for every object of ``sequence``; the rows are those of each object's last pass.
+
+    Args:
+        backend: an engine without objects, with as many prompted slots as ``interactions``.
+        interactions: the greatest number of frames that get clicks, the first one included.
+        clicks: on each of them, at most; fewer where nothing is wrong any more.
+        tick: called for each frame.
+    """
+    if sequence.prompts_only:
+        raise UserError(
+            f"sequence '{sequence.name}': labels show what to track and no more; accepted: labels to click by"
+        )
+    rows: list[Row] = []
+    seconds: list[float] = []
+    size = (0, 0)
+    curves = {}
+    for one, first in sorted(sequence.first_frames.items()):
+        j, f = [], []
+        done = _Pass()
+        new: int | None = first
+        for budget in range(1, interactions + 1):
+            known = {} if online else done.clicks
+            limit = budget if online else 0
+            done = _stream(sequence, backend, one, first, known, new, limit, clicks, tick)
+            scores = done.scores()
+            j.append(scores[0])
+            f.append(scores[1])
+            new = first if online else done.worst()
+            if new is None or (online and len(done.clicks) < budget):
+                break  # more would change nothing
+        rows += [replace(each, scored=each.j is not None) for each in done.rows]
+        seconds += done.seconds
+        size = done.size
+        rest = interactions - len(j)
+        curves[str(one)] = {"j": j + j[-1:] * rest, "f": f + f[-1:] * rest, "frames": list(done.clicks)}
+    rows.sort(key=lambda each: (each.frame, each.object))
+    extra = {"interactive": curves}
+    return SequenceResult(sequence.name, *size, len(sequence), tuple(rows), tuple(seconds), extra)
+
+
+def _stream(
+    sequence: LabelledSequence,
+    backend: Backend,
+    one: int,
+    first: int,
+    known: dict[int, list[Click]],
+    new: int | None,
+    limit: int,
+    clicks: int,
+    tick: Callable[[], object] | None,
+) -> _Pass:
+    """Goes through the sequence once for object ``one``, from its ``first`` frame on.
+
+    On the frames of ``known`` the clicks of earlier passes are given again; on frame ``new``, and, while fewer than
+    ``limit`` frames have clicks, on each frame below the threshold, clicks are made by comparison.
+    """
+    done = _Pass(clicks={})
+    tracker = ClipTracker(backend, [])
+    try:
+        for tracked in tracker.run(dropwhile(lambda frame: frame.index < first, sequence)):
+            index, result = tracked.frame.index, tracked.result
+            done.size = (result.width, result.height)
+            truth = labels_for(sequence, index, done.size)
+            item = result.objects[0] if result.objects else None
+            low = one in truth and jaccard(_mask(item, truth[one]), truth[one]) < ONLINE_THRESHOLD
+            if index in known:
+                for position, label in known[index]:
+                    item = tracker.correct([FramePrompt(index, one, click(position, label))]).objects[0]
+                done.clicks[index] = known[index]
+            elif index == new or (low and len(done.clicks) < limit):
+                item, done.clicks[index] = _interact(tracker, one, index, item, truth[one], clicks)
+            else:
+                done.seconds.append(tracked.seconds)
+            assert item is not None, "the first frame has clicks"
+            own = {one: item.mask.full()}
+            done.rows.append(row(one, index, tracked.frame.name, item, own, truth))
+            if tick:
+                tick()
+    finally:
+        backend.reset()
+        backend.take_changes()
+    return done
+
+
+def _interact(
+    tracker: ClipTracker, one: int, frame: int, item: ObjectResult | None, truth: Mask, count: int
+) -> tuple[ObjectResult | None, list[Click]]:
+    """Up to ``count`` clicks on the newest frame, each where the answer so far is most wrong."""
+    given: list[Click] = []
+    while len(given) < count and (wrong := correction(_mask(item, truth), truth)) is not None:
+        item = tracker.correct([FramePrompt(frame, one, click(*wrong))]).objects[0]
+        given.append(wrong)
+    return item, given
+
+
+def _mask(item: ObjectResult | None, like: Mask) -> Mask:
+    return np.zeros_like(like) if item is None else item.mask.full()
+
+
+def run_noc(
+    sequence: LabelledSequence,
+    backend: Backend,
+    target: float,
+    most: int,
+    tick: Callable[[], object] | None = None,
+) -> SequenceResult:
+    """Clicks on each object's first labelled frame alone until its intersection over union reaches ``target``.
+
+    ``extra["noc"]`` holds, for each object, the intersection over union after each click; ``most`` clicks at most. As
+    in interactive segmentation of images (NoC@85, NoC@90; at most 20 clicks there).
+    """
+    first = sequence.first_frames
+    curves: dict[str, list[float]] = {}
+    size = (0, 0)
+    last = max(first.values(), default=-1)
+    for frame in sequence:
+        begun = sorted(one for one, index in first.items() if index == frame.index)
+        for one in begun:
+            tracker = ClipTracker(backend, [])
+            try:
+                result = next(iter(tracker.run([frame]))).result
+                size = (result.width, result.height)
+                truth = labels_for(sequence, frame.index, size)[one]
+                curves[str(one)] = _click_until(tracker, one, frame.index, truth, target, most)
+            finally:
+                backend.reset()
+                backend.take_changes()
+        if tick:
+            tick()
+        if frame.index == last:
+            break
+    return SequenceResult(sequence.name, *size, len(sequence), (), (), {"noc": curves})
+
+
+def _click_until(tracker: ClipTracker, one: int, frame: int, truth: Mask, target: float, most: int) -> list[float]:
+    mask = np.zeros_like(truth)
+    reached: list[float] = []
+    while len(reached) < most and (wrong := correction(mask, truth)) is not None:
+        mask = tracker.correct([FramePrompt(frame, one, click(*wrong))]).objects[0].mask.full()
+        reached.append(jaccard(mask, truth))
+        if reached[-1] >= target:
+            break
+    return reached
+
+
+def clicks_needed(reached: list[float], target: float, most: int) -> int:
+    """The number of clicks after which ``target`` was reached first; ``most`` where it never was."""
+    return next((count for count, value in enumerate(reached, start=1) if value >= target), most)

@@ -1,0 +1,88 @@
+"""The folder of an evaluation: whose results it holds, and the report's files in it.
+
+``settings.json``, ``sequences/NAME.json`` (every object and frame), ``worst/`` (pictures), ``report.json``,
+``rows.csv``, ``j_over_time.png``, ``reliability.png`` and, where something failed, ``failures.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sam2_ros.evaluation.job import Job
+from sam2_ros.evaluation.plots import failure_sheet, j_over_time, reliability
+from sam2_ros.evaluation.report import report, write_rows
+from sam2_ros.evaluation.results import SequenceResult
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.pictures import write_png
+
+
+def claim(job: Job, overwrite: bool) -> None:
+    """Makes the output folder, or goes on in one of the same settings.
+
+    Raises:
+        UserError: the folder holds results of other settings, and ``overwrite`` is not set.
+    """
+    path = job.out / "settings.json"
+    wanted = asdict(job.settings)
+    if path.is_file():
+        try:
+            there = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            there = {}
+        changed = [key for key in wanted if there.get(key) != wanted[key]]
+        if changed and not overwrite:
+            raise UserError(
+                f"{job.out} holds results of other settings ({', '.join(changed)} differ); give another --out, or "
+                "--overwrite to replace them"
+            )
+        if changed:
+            for name in ("sequences", "worst"):
+                shutil.rmtree(job.out / name, ignore_errors=True)
+    job.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+
+
+def write_report(job: Job, results: Sequence[SequenceResult], present_from: float) -> dict[str, Any]:
+    """Writes the report's files; returns the report."""
+    summary = report(results, job.settings, present_from)
+    write_json(job.out / "report.json", summary)
+    write_rows(job.out / "rows.csv", results)
+    sheet = failure_sheet(job.out / "worst", results)
+    for name, picture in (
+        ("j_over_time.png", j_over_time(results) if summary["objects_scored"] else None),
+        ("reliability.png", reliability(summary["visibility"])),
+        ("failures.png", sheet),
+    ):
+        if picture is None:
+            (job.out / name).unlink(missing_ok=True)
+        else:
+            write_png(job.out / name, picture)
+    return summary
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON with finite numbers, making the folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """An earlier report.
+
+    Raises:
+        UserError: no such report.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "mean_over_objects" not in content:
+            raise ValueError("it has no 'mean_over_objects'")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such report; accepted: the report.json of an evaluation") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a report ({error}); accepted: the report.json of an evaluation") from None
+    return content
