@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -64,7 +65,16 @@ def _start(job: Job, stop: Any) -> None:
     """Makes this process one that works; the process that started it says when to end, not the keyboard."""
     global _runner, _stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
     _runner, _stop = Runner(job), stop
+
+
+def _follow_parent() -> None:
+    """Ends this process with the one that started it; a pool's processes would wait for more work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(name: str) -> SequenceResult:

@@ -1,6 +1,7 @@
 """``sam2_ros eval`` from a data set to its files, with the engine that holds masks still and the embedded model."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import clips
 import cv2
 import numpy as np
+import psutil
 import published
 import pytest
 
@@ -168,18 +170,33 @@ def test_the_clicking_protocols_from_the_command_line(
         assert curve["jf_mean"] == pytest.approx(np.mean(curve["jf"]))
 
 
-def test_an_interrupted_run_keeps_what_is_finished(davis: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sam2_ros", "eval", str(davis), "--model", "null:200", "--out", str(tmp_path)]
-    process = subprocess.Popen([*command, "--jobs", "1"], stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(("jobs", "first"), [("1", "long"), ("2", "short")])
+def test_an_interrupted_run_keeps_what_is_finished(jobs: str, first: str, davis: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sam2_ros", "eval", str(davis), "--model", "null:300", "--out", str(tmp_path)]
+    process = subprocess.Popen([*command, "--jobs", jobs], stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "sequences" / "long.json").exists():
+    while not (tmp_path / "sequences" / f"{first}.json").exists():
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to every process
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "1 sequences are finished" in errors and "Traceback" not in errors
-    assert [path.name for path in (tmp_path / "sequences").iterdir()] == ["long.json"]
-    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["sequences_total"] == 1
+    assert process.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
+    assert [path.name for path in (tmp_path / "sequences").iterdir()] == [f"{first}.json"]
+    evaluate(davis, tmp_path, "--model", "null:300", "--jobs", jobs)
+    assert len(list((tmp_path / "sequences").iterdir())) == 2
+
+
+def test_processes_end_with_the_one_that_started_them(davis: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sam2_ros", "eval", str(davis), "--model", "null:9000", "--out", str(tmp_path)]
+    process = subprocess.Popen([*command, "--jobs", "2"], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(children := psutil.Process(process.pid).children()) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait(timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
 
 
 @pytest.mark.parametrize(
