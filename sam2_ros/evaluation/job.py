@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -27,7 +28,7 @@ from sam2_ros.tools.pictures import write_png
 from sam2_ros.tracking.config import TrackerConfig
 
 if TYPE_CHECKING:
-    from sam2_ros.inference.backend import Backend, BackendInfo
+    from sam2_ros.inference.backend import Backend
 
 WORST_KEPT = 6  # frames of a sequence
 NOC_TARGETS = (0.85, 0.90)  # intersection over union
@@ -93,11 +94,6 @@ class Runner:
         self._dataset = _dataset(job.settings.dataset, job.settings.layout)
         self._backend: Backend | None = None
 
-    @property
-    def info(self) -> BackendInfo:
-        """The engine's description; makes one where there is none yet."""
-        return self._engine(1).info
-
     def run(self, name: str, tick: Callable[[], object]) -> SequenceResult:
         """Runs a sequence and writes its files; ``tick`` is called for each frame and may raise to stop."""
         job, settings = self.job, self.job.settings
@@ -111,13 +107,13 @@ class Runner:
             result = run_interactive(sequence, engine, online, settings.interactions, settings.clicks, tick)
         else:
             result = self._run_vos(name, sequence, engine, tick)
-        info = engine.info
+        info, torch = engine.info, sys.modules.get("torch")  # the engine loads it where it needs it
         result.extra["engine"] = {
             "model": info.model,
             "device": info.device,
             "dtype": info.dtype,
             "image_size": info.image_size,
-            "threads": job.threads or None,
+            "threads": torch.get_num_threads() if torch else None,
         }
         job.result_path(name).parent.mkdir(parents=True, exist_ok=True)
         save(result, job.result_path(name), settings.digest)
@@ -170,7 +166,9 @@ class Runner:
 
 
 def finished(job: Job, name: str) -> SequenceResult | None:
-    """A sequence's result from an earlier run with the same settings; None where there is none."""
+    """A sequence's result from an earlier run with the same settings; None where there is none, or no wanted masks."""
+    if job.masks_out is not None and not (job.masks_out / name).is_dir():
+        return None
     try:
         result, digest = load(job.result_path(name))
     except (FileNotFoundError, ValueError, KeyError, TypeError):

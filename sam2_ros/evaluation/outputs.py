@@ -22,29 +22,28 @@ from sam2_ros.tools.pictures import write_png
 
 
 def claim(job: Job, overwrite: bool) -> None:
-    """Makes the output folder, or goes on in one of the same settings.
+    """Makes the output folder, or goes on in one of the same settings; ``overwrite`` throws away what it holds.
 
     Raises:
-        UserError: the folder holds results of other settings, and ``overwrite`` is not set.
+        UserError: the folder holds results of other settings.
     """
     path = job.out / "settings.json"
     wanted = asdict(job.settings)
-    if path.is_file():
+    if overwrite:
+        for name in ("sequences", "worst"):
+            shutil.rmtree(job.out / name, ignore_errors=True)
+    elif path.is_file():
         try:
             there = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             there = {}
         changed = [key for key in wanted if there.get(key) != wanted[key]]
-        if changed and not overwrite:
+        if changed:
             raise UserError(
                 f"{job.out} holds results of other settings ({', '.join(changed)} differ); give another --out, or "
                 "--overwrite to replace them"
             )
-        if changed:
-            for name in ("sequences", "worst"):
-                shutil.rmtree(job.out / name, ignore_errors=True)
-    job.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    write_json(path, wanted)
 
 
 def write_report(job: Job, results: Sequence[SequenceResult], present_from: float) -> dict[str, Any]:

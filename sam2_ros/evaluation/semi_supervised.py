@@ -81,11 +81,11 @@ def run_sequence(
     tracker = ClipTracker(backend, prompts)
     rows: list[Row] = []
     seconds: list[float] = []
-    size = (0, 0)
+    size, count = (0, 0), 0
     try:
         for tracked in tracker.run(sequence):
             result, index = tracked.result, tracked.frame.index
-            size = (result.width, result.height)
+            size, count = (result.width, result.height), index + 1
             begun = [one for one, frame in first.items() if frame == index]
             if begun and kind == "click":
                 result = _correct(tracker, result, {one: labels[index][one] for one in begun}, index, clicks)
@@ -101,7 +101,7 @@ def run_sequence(
         backend.reset()
         backend.take_changes()
     scored = mark_scored(rows, sequence.truth, rule)
-    return SequenceResult(sequence.name, *size, len(sequence), scored, tuple(seconds))
+    return SequenceResult(sequence.name, *size, count, scored, tuple(seconds))
 
 
 def labels_for(sequence: LabelledSequence, index: int, size: tuple[int, int]) -> dict[int, Mask]:

@@ -2,7 +2,8 @@
 
 Truth: an object is absent on a frame where it has no labelled pixel, present where it has at least a share
 (``present_from``) of its median labelled area; in between, where a few pixels show, neither answer is wrong and the
-frame is not counted. Counted are the labelled frames after the object's first prompt, the last one included.
+frame is not counted. Counted are the labelled frames after the object's first prompt, the last one included, without
+those that were prompted themselves.
 Prediction: absent is what the tracker publishes as OCCLUDED or LOST, which is an empty mask.
 """
 
@@ -59,8 +60,8 @@ def sightings(rows: Sequence[Row], present_from: float = PRESENT_FROM) -> tuple[
     areas = [row.truth_area for row in rows if row.truth_area]
     least = present_from * float(np.median(areas)) if areas else 0.0
     found, left_out = [], 0
-    for row in rows[1:]:
-        if row.truth_area is None:
+    for row in rows:
+        if row.truth_area is None or row.prompted:
             continue
         if 0 < row.truth_area < least:
             left_out += 1

@@ -47,7 +47,7 @@ def register(subparsers: Any) -> None:
     add_model_arguments(parser, several=True)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="sequences at a time (default: 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: eval_output/DATASET_MODEL_PROMPT")
-    parser.add_argument("--overwrite", action="store_true", help="throw away what --out holds of other settings")
+    parser.add_argument("--overwrite", action="store_true", help="throw away what --out holds and begin anew")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report also to this file")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="report.json of an earlier run, to set beside")
     parser.add_argument("--masks-out", type=Path, metavar="DIR", help="predicted masks as evaluation servers take them")

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sam2_ros.evaluation.metrics import jaccard
 from sam2_ros.tools.main import main
 from sam2_ros.tools.masks import read_labels
 from sam2_ros.tools.scene import bounding_box, render
@@ -15,12 +16,6 @@ torch = pytest.importorskip("torch", reason="the embedded model needs torch")
 
 FRAMES = 16
 FLOOR = 0.85  # mean J of each object; measured with the first weights: 0.96 and 0.95
-
-
-def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union; 1 where both are empty."""
-    union = np.count_nonzero(a | b)
-    return float(np.count_nonzero(a & b) / union) if union else 1.0
 
 
 def test_two_objects_are_followed_through_a_clip(tmp_path: Path) -> None:
