@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import sys
 from pathlib import Path
@@ -27,14 +28,14 @@ def load() -> Any:
     is not installed (with what it needs, 70 MB), that function comes from here.
     """
     pytest.importorskip("vos_benchmark", reason="needs vos-benchmark, which make setup installs")
-    try:
-        importlib.import_module("skimage.morphology")
-    except ImportError:
-        package, morphology = ModuleType("skimage"), ModuleType("skimage.morphology")
-        morphology.disk = disk  # type: ignore[attr-defined]
-        package.morphology = morphology  # type: ignore[attr-defined]
-        sys.modules |= {"skimage": package, "skimage.morphology": morphology}
-    return importlib.import_module("vos_benchmark.benchmark")
+    if importlib.util.find_spec("skimage") is not None:
+        return importlib.import_module("vos_benchmark.benchmark")
+    package, morphology = ModuleType("skimage"), ModuleType("skimage.morphology")
+    morphology.disk = disk  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:  # nobody else is to take this for scikit-image
+        patch.setitem(sys.modules, "skimage", package)
+        patch.setitem(sys.modules, "skimage.morphology", morphology)
+        return importlib.import_module("vos_benchmark.benchmark")
 
 
 def evaluate(truth: Path, predicted: Path, name: str) -> dict[int, tuple[float, float]]:
