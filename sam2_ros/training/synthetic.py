@@ -38,7 +38,7 @@ class SceneSettings:
 
     absent: tuple[float, float] = (0.15, 0.4)  # how long an object stays away
     ramp: float = 0.15  # the longest time that leaving or covering takes
-    extent: tuple[float, float] = (0.18, 0.45)  # longest side of an object as a share of the picture's
+    extent: tuple[float, float] = (0.22, 0.45)  # longest side of an object as a share of the picture's
     wander: float = 0.25  # how far objects move, as a share of the picture's side
     passers: int = 1  # up to this many further cut-outs fly past, unlabelled
     look_alike: float = 0.25  # share of clips with a mirrored, unlabelled copy of an object
@@ -184,7 +184,8 @@ def occlusion_clip(
         steps: frames.
 
     Returns:
-        Frames ``uint8 [steps, size, size, 3]`` RGB, labels ``uint8 [steps, size, size]``.
+        Frames ``uint8 [steps, size, size, 3]`` RGB, labels ``uint8 [steps, size, size]``; an object is labelled from
+        its first good view on.
     """
     height, width = background.image.shape[:2]
     path = camera_path(rng, steps, height, width, size, (0.6, 1.0), 0.6)
@@ -219,7 +220,19 @@ def occlusion_clip(
         sprites.append(replace(passer, centre=drift))
     for sprite in sprites:
         paint(frames, labels, sprite)
-    return Clip(background.name + "+occlusion", np.stack(_degrade(frames, rng)), np.stack(labels))
+    stacked = np.stack(labels)
+    for value in range(1, len(pieces) + 1):
+        # An object whose first pixels come from behind something is pointed at when it is well in view.
+        before = stacked[: first_good_view(stacked == value)]
+        before[before == value] = 0
+    return Clip(background.name + "+occlusion", np.stack(_degrade(frames, rng)), stacked)
+
+
+def first_good_view(masks: NDArray[np.bool_]) -> int:
+    """The first of the frames ``[T, H, W]`` that shows at least half of the object's median area; T where none does."""
+    areas = masks.sum(axis=(1, 2))
+    good = np.flatnonzero(areas >= 0.5 * np.median(areas[areas > 0])) if areas.any() else np.empty(0)
+    return int(good[0]) if good.size else len(masks)
 
 
 def _degrade(frames: list[Image], rng: np.random.Generator) -> list[Image]:

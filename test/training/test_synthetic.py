@@ -7,6 +7,7 @@ from sam2_ros.training.clips import Still, cutouts
 from sam2_ros.training.synthetic import (
     OcclusionClips,
     SceneSettings,
+    first_good_view,
     occlusion_clip,
     outlined,
     patch,
@@ -52,7 +53,8 @@ def test_what_is_labelled_is_what_is_seen() -> None:
         occluder = patch(GREY.image, rng)
         clip = occlusion_clip(GREY, cutouts(RED), [occluder], rng, SIZE, STEPS, CALM)
         assert clip.frames.shape == (STEPS, SIZE, SIZE, 3) and clip.labels.shape == (STEPS, SIZE, SIZE)
-        assert (redness(clip.frames) != (clip.labels == 1)).mean() < 0.03
+        start = first_good_view(clip.labels == 1)
+        assert (redness(clip.frames) != (clip.labels == 1))[start:].mean() < 0.03
         assert set(np.unique(clip.labels)) <= {0, 1}
         hidden += int(not (clip.labels == 1).any(axis=(1, 2)).all())
     assert hidden >= 4
@@ -99,3 +101,19 @@ def test_outlines_are_drawn_on_a_copy() -> None:
     t = int((clip.labels > 0).sum(axis=(1, 2)).argmax())
     assert (outlined(clip, t) != clip.frames[t]).any()
     assert np.array_equal(clip.frames, before)
+
+
+def test_an_object_is_labelled_from_its_first_good_view_on() -> None:
+    masks = np.zeros((6, 10, 10), np.bool_)
+    masks[1, 0, :2] = masks[2, :2] = masks[3, :2] = masks[4, :1] = True
+    assert first_good_view(masks) == 2
+    assert first_good_view(masks[:1]) == 1
+    starts = []
+    for index in range(30):
+        clip = OcclusionClips([RED, GREEN], 3, SIZE, STEPS)[index]
+        for value in np.unique(clip.labels)[1:]:
+            areas = (clip.labels == value).sum(axis=(1, 2))
+            first = np.flatnonzero(areas)[0]
+            assert areas[first] >= 0.5 * np.median(areas[areas > 0])
+            starts.append(first)
+    assert max(starts) > 0
