@@ -32,6 +32,16 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--objects", type=int, nargs=2, default=(2, 4), metavar=("MIN", "MAX"), help="labelled objects (default: 2 4)"
     )
+    parser.add_argument(
+        "--passers", type=int, default=1, metavar="N", help="up to N unlabelled things fly past in a clip (default: 1)"
+    )
+    parser.add_argument(
+        "--look-alikes",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="share of clips with a mirrored, unlabelled copy of an object (default: 0.25)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal clips (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
@@ -46,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from sam2_ros.tools.pictures import contact_sheet, spread, write_png
     from sam2_ros.tools.progress import bar
     from sam2_ros.training.clips import read_stills
-    from sam2_ros.training.synthetic import OcclusionClips, outlined
+    from sam2_ros.training.synthetic import OcclusionClips, SceneSettings, outlined
 
     low, high = args.objects
     for option, value, least in (
@@ -55,14 +65,17 @@ def run(args: argparse.Namespace) -> int:
         ("--size", args.size, 64),
         ("--objects MIN", low, 1),
         ("--objects MAX", high, low),
+        ("--passers", args.passers, 0),
+        ("--look-alikes", args.look_alikes, 0),
     ):
         if value < least:
             raise UserError(f"{option} is {value}; accepted: {least} or more")
     if (args.out / "JPEGImages").exists():
         raise UserError(f"{args.out} holds clips already; use another folder, or remove that one")
+    settings = SceneSettings(passers=args.passers, look_alike=args.look_alikes)
     try:
         stills = [still for root in args.photographs for still in read_stills(root)]
-        source = OcclusionClips(stills, args.seed, args.size, args.steps, (low, high))
+        source = OcclusionClips(stills, args.seed, args.size, args.steps, (low, high), settings)
     except ValueError as error:
         raise UserError(str(error)) from error
     shown = set(spread(args.clips, 4))
@@ -89,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
         "steps": args.steps,
         "size": args.size,
         "objects": [low, high],
+        "passers": args.passers,
+        "look_alikes": args.look_alikes,
     }
     (args.out / "synthesize.json").write_text(json.dumps(about, indent=1) + "\n")
     write_png(args.out / "preview.png", contact_sheet(rows, columns=8, cell_width=200))
