@@ -1,13 +1,10 @@
-"""The training loop: roll-outs of short clips, AdamW, an average of the weights, checkpoints to resume from."""
+"""The training of the embedded model: roll-outs of short clips on stored features of its frozen encoder."""
 
 from __future__ import annotations
 
-import copy
-import json
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.evaluate import project
 from sam2_ros.training.losses import LossWeights, frame_loss
+from sam2_ros.training.optimise import Group, LoopSettings, TrainingLoop
 from sam2_ros.training.rollout import roll_out
 from sam2_ros.training.sampling import Batch, Sampler, disturb_masks
 
@@ -31,7 +29,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast. The rate rises for ``warmup`` steps, then falls to a twentieth along half a cosine."""
+    """How long and how fast; see :class:`~sam2_ros.training.optimise.LoopSettings`."""
 
     phases: tuple[Phase, ...]  # in order; the last one's end is the training's
     rate: float = 4e-4  # of the memory modules
@@ -51,12 +49,15 @@ class Schedule:
     def phase(self, step: int) -> Phase:
         return next(phase for phase in self.phases if step < phase.until)
 
-    def factor(self, step: int) -> float:
-        """Share of the full rate at ``step``."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
-        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
+    def loop(self) -> LoopSettings:
+        return LoopSettings(
+            self.steps,
+            warmup=self.warmup,
+            average=self.average,
+            gradient_norm=self.gradient_norm,
+            bfloat16=self.bfloat16,
+            save_every=self.save_every,
+        )
 
 
 def clip_loss(
@@ -75,7 +76,7 @@ def clip_loss(
     return {name: value / counted for name, value in sums.items()}
 
 
-def parameter_groups(model: Sam2Model, schedule: Schedule) -> list[dict]:
+def parameter_groups(model: Sam2Model, schedule: Schedule) -> list[Group]:
     """The encoder and the point prompts are frozen; biases, norms and embeddings do not decay."""
     frozen = ("image_encoder.", "sam_prompt_encoder.", "no_mem_pos_enc")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -89,76 +90,23 @@ def parameter_groups(model: Sam2Model, schedule: Schedule) -> list[dict]:
     return [{"params": p, "lr": rate, "rate": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
 
 
-class Trainer:
-    """Trains ``model`` in place and keeps its averaged copy in ``average``; resumes from ``folder`` where it can."""
+class Trainer(TrainingLoop[Batch]):
+    """Trains ``model`` on the sampler's batches."""
 
     def __init__(self, model: Sam2Model, sampler: Sampler, schedule: Schedule, folder: Path) -> None:
-        self.model, self.sampler, self.schedule, self.folder = model, sampler, schedule, folder
+        self.sampler, self.schedule = sampler, schedule
         self.weights = LossWeights()
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, schedule), betas=(0.9, 0.98))
-        self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        self.step = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "state.pt").exists():
-            state = torch.load(folder / "state.pt", weights_only=True)
-            model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+        super().__init__(model, parameter_groups(model, schedule), schedule.loop(), folder)
+
+    def batches(self, first: int) -> Iterator[Sequence[Batch]]:
+        for step in count(first):
+            self.sampler.begin(step)
+            phase = self.schedule.phase(min(step, self.schedule.steps - 1))
+            yield [self.sampler.batch(phase.clips, phase.length)]
+
+    def losses(self, part: Batch) -> dict[str, Tensor]:
+        return clip_loss(self.model, part, self.weights, self._disturb)
 
     def _disturb(self, logits: Tensor) -> Tensor:
+        # Goes on with the generator that drew the batch, so it too depends on the step only.
         return disturb_masks(logits, self.sampler.rng, self.schedule.disturbed)
-
-    def save(self) -> None:
-        """Writes the state to a new file, then renames it, so that an interruption leaves the old one."""
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-        }
-        torch.save(state, self.folder / "state.new")
-        (self.folder / "state.new").replace(self.folder / "state.pt")
-
-    def train_step(self) -> dict[str, float]:
-        """One update; what was lost."""
-        schedule = self.schedule
-        phase = schedule.phase(self.step)
-        batch = self.sampler.batch(phase.clips, phase.length)
-        factor = schedule.factor(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * factor
-        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bfloat16):
-            losses = clip_loss(self.model, batch, self.weights, self._disturb)
-        total = torch.stack(list(losses.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(
-            [p for group in self.optimizer.param_groups for p in group["params"]], schedule.gradient_norm
-        )
-        if torch.isfinite(norm):
-            self.optimizer.step()
-        decay = min(schedule.average, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                if value.requires_grad:
-                    mean.lerp_(value, 1 - decay)
-        self.step += 1
-        return {name: float(value.detach()) for name, value in losses.items()} | {"norm": float(norm)}
-
-    def run(self, log: Path) -> None:
-        """Trains to the schedule's last step; one JSON line of means in ``log`` every 20 steps."""
-        sums: dict[str, float] = {}
-        started, count = time.monotonic(), 0
-        while self.step < self.schedule.steps:
-            for name, value in self.train_step().items():
-                sums[name] = sums.get(name, 0.0) + value
-            count += 1
-            if self.step % 20 == 0:
-                means = {name: round(value / count, 4) for name, value in sums.items()}
-                seconds = (time.monotonic() - started) / count
-                with log.open("a") as file:
-                    file.write(json.dumps({"step": self.step, "s_per_step": round(seconds, 3), **means}) + "\n")
-                sums, count, started = {}, 0, time.monotonic()
-            if self.step % self.schedule.save_every == 0 or self.step == self.schedule.steps:
-                self.save()

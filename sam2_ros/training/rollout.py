@@ -1,7 +1,8 @@
 """A clip run through the network as the streaming engine runs it, with gradients.
 
-One object per clip; ``B`` clips at once. Frame 0 is prompted; each later frame sees the prompted frame's memory, those
-of up to six frames before it, and the pointers.
+One object of each of ``B`` clips at once, or ``B`` objects of one clip, which then share its features. Frame 0 is
+prompted; each later frame sees the memories of the prompted frames, those of up to six frames before it, and the
+pointers. :mod:`sam2_ros.training.interactive` adds later prompts and corrections.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sam2_ros.model.sam2 import ABSENT_LOGIT, MASK_BIAS, MASK_SCALE, ImageFeatur
 
 @dataclass(frozen=True)
 class FramePrompt:
-    """The prompt of frame 0: a mask, or points (box corners are points of label 2 and 3)."""
+    """The prompt of a frame: a mask, or points (box corners are points of label 2 and 3)."""
 
     mask: Tensor | None = None  # [B, 1, S, S] binary
     points: Tensor | None = None  # [B, N, 2]
@@ -41,28 +42,43 @@ class FrameOutput:
 
 
 class Memory:
-    """What a roll-out remembers: lists of per-frame tensors."""
+    """What a roll-out remembers, frame by frame; which of it a frame looks at is as in the tracker's bank.
+
+    Every prompted frame counts, whatever its age, with the temporal code of prompted frames; besides them those of the
+    ``recent`` frames before now that were not prompted (SAM 2 paper, section 4).
+    """
 
     def __init__(self, model: Sam2Model, recent: int = 6) -> None:
         self.model = model
         self.recent = recent
-        self.maps: list[Tensor] = []  # [B, n, memory_dim] by frame; index 0 is the prompted frame
+        self.maps: list[Tensor] = []  # [B, n, memory_dim] by frame
         self.pointers: list[Tensor] = []  # [B, C] by frame
+        self.prompted: list[bool] = []  # by frame; the first is
+
+    def add(self, memory: Tensor, pointer: Tensor, prompted: bool) -> None:
+        """Remembers the next frame."""
+        self.maps.append(memory)
+        self.pointers.append(pointer)
+        self.prompted.append(prompted)
 
     def tokens(self) -> tuple[Tensor, Tensor, int]:
-        """Memory and code for the next frame, and the number of pointer tokens."""
+        """Memory ``[B, K, memory_dim]`` and code ``[1, K, memory_dim]`` for the next frame, and the number of pointer
+        tokens at their end."""
         model, now = self.model, len(self.maps)
         code = model.memory_code
         rows = model.maskmem_tpos_enc[:, 0, 0]
-        maps, codes = [self.maps[0]], [code + rows[-1]]
-        for age in range(min(self.recent, now - 1), 0, -1):
-            maps.append(self.maps[now - age])
-            codes.append(code + rows[age - 1])
-        ages = [now, *range(1, min(now, model.config.max_pointers))]
+        kept = [t for t in range(now) if self.prompted[t]]
+        maps, codes = [self.maps[t] for t in kept], [code + rows[-1]] * len(kept)
+        for age in range(min(self.recent, now), 0, -1):
+            if not self.prompted[now - age]:
+                maps.append(self.maps[now - age])
+                codes.append(code + rows[age - 1])
+        limit = model.config.max_pointers - 1
+        ages = [now - t for t in kept]
+        ages += [age for age in range(1, min(now, limit) + 1) if not self.prompted[now - age]]
         pointers = torch.stack([self.pointers[now - age] for age in ages], dim=1)
         parts = model.config.hidden_dim // model.config.memory_dim
         pointer_tokens = pointers.unflatten(2, (parts, -1)).flatten(1, 2)
-        limit = model.config.max_pointers - 1
         age_code = model.pointer_code(torch.tensor([min(age, limit) for age in ages], device=code.device))
         pointer_codes = age_code.repeat_interleave(parts, dim=0)
         memory = torch.cat((*maps, pointer_tokens), dim=1)
@@ -78,8 +94,8 @@ def prompt_frame(
     if prompt.mask is not None:
         logits = prompt.mask * MASK_SCALE + MASK_BIAS
         present = prompt.mask.flatten(1).any(dim=1)
-        memory.pointers.append(model.mask_pointer(features, prompt.mask))
-        memory.maps.append(model.encode_memory(features, logits, present, torch.ones_like(present)))
+        pointer = model.mask_pointer(features, prompt.mask)
+        memory.add(model.encode_memory(features, logits, present, torch.ones_like(present)), pointer, prompted=True)
         low = F.interpolate(logits, scale_factor=0.25, mode="bilinear", antialias=True)
         return FrameOutput(None, low, False)
     assert prompt.points is not None and prompt.labels is not None
@@ -90,8 +106,8 @@ def prompt_frame(
     present = decoded.object_score[:, 0] > 0
     logits = torch.where(present[:, None, None, None], chosen.logits, ABSENT_LOGIT)
     full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
-    memory.pointers.append(model.pointer(chosen.token, present))
-    memory.maps.append(model.encode_memory(features, full, present, torch.ones_like(present)))
+    encoded = model.encode_memory(features, full, present, torch.ones_like(present))
+    memory.add(encoded, model.pointer(chosen.token, present), prompted=True)
     return FrameOutput(decoded, logits, prompt.ambiguous)
 
 
@@ -118,8 +134,7 @@ def track_frame(
         full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
         if disturb is not None:
             full = disturb(full)
-        memory.pointers.append(model.pointer(chosen.token, present))
-        memory.maps.append(model.encode_memory(features, full, present))
+        memory.add(model.encode_memory(features, full, present), model.pointer(chosen.token, present), prompted=False)
     return FrameOutput(decoded, logits, True)
 
 

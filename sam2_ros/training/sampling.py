@@ -99,12 +99,17 @@ def disturb_masks(logits: Tensor, rng: np.random.Generator, share: float) -> Ten
 
 
 class Sampler:
-    """Endless random batches."""
+    """Endless random batches; what is drawn for a step depends on the seed and the step only (:meth:`begin`)."""
 
     def __init__(self, sources: Sequence[Source], seed: int, smallest: float = 0.002, largest: float = 0.6) -> None:
         self.sources = sources
+        self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.smallest, self.largest = smallest, largest
+
+    def begin(self, step: int) -> None:
+        """Draws from here on what belongs to ``step``, so that a resumed training sees what it would have seen."""
+        self.rng = np.random.default_rng((self.seed, step))
 
     def _draw(self, length: int) -> tuple[FeatureStore, list[int], int]:
         """A store, frame indices in it, and an object that is visible in the first of them."""

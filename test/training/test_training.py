@@ -125,3 +125,22 @@ def test_training_lowers_the_loss_leaves_the_encoder_and_resumes(store: FeatureS
     assert again.step == 40
     for name, value in trainer.average.state_dict().items():
         assert torch.equal(again.average.state_dict()[name], value)
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(store: FeatureStore, tmp_path: Path) -> None:
+    whole = make_trainer(store, tmp_path / "whole", steps=4)
+    for _ in range(4):
+        whole.train_step()
+    begun = make_trainer(store, tmp_path / "parts", steps=4)
+    for _ in range(2):
+        begun.train_step()
+    begun.save()
+    resumed = make_trainer(store, tmp_path / "parts", steps=4)
+    for _ in range(2):
+        resumed.train_step()
+    for mine, theirs in ((resumed.model, whole.model), (resumed.average, whole.average)):
+        wanted = theirs.state_dict()
+        assert all(torch.equal(value, wanted[name]) for name, value in mine.state_dict().items())
+    assert not torch.equal(whole.model.no_obj_ptr, begun.model.no_obj_ptr) or not torch.equal(
+        whole.model.no_mem_embed, begun.model.no_mem_embed
+    )

@@ -1,0 +1,93 @@
+"""Several training processes that keep one set of weights (``torchrun``): gloo on CPUs, NCCL on GPUs.
+
+Each process runs clips of its own; gradients are averaged before every update, so that all take the same one. The
+averaging is done here, on one flat tensor, and not by ``DistributedDataParallel``: a roll-out calls parts of the
+network many times and others not at all, which that wrapper does not follow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# Rank 0 validates while the others wait for its next gradient.
+PATIENCE = timedelta(hours=4)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: number ``rank`` of ``size``."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by its mean over all processes, in place; all must pass the same shapes."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Gives every process the tensors of the first."""
+        for tensor in tensors if self.size > 1 else ():
+            dist.broadcast(tensor, 0)
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Means over the processes; all must pass the same names."""
+        names = sorted(values)
+        if self.size == 1 or not names:
+            return dict(values)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        stacked = torch.tensor([values[name] for name in names], dtype=torch.float64, device=device)
+        dist.all_reduce(stacked)
+        return dict(zip(names, (stacked / self.size).tolist(), strict=True))
+
+    def close(self) -> None:
+        """Leaves the group."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def connect(device: str) -> tuple[World, torch.device]:
+    """Joins the processes that ``torchrun`` started, if it did.
+
+    Args:
+        device: "auto" (CUDA where there is one), or a torch device; each process of a machine takes a GPU of its own.
+
+    Raises:
+        ValueError: more processes than GPUs, or no such device.
+    """
+    size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is '{device}'; accepted: auto, cpu, cuda, cuda:N") from error
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count()
+        index = local if size > 1 else chosen.index or 0
+        if index >= count:
+            raise ValueError(f"GPU {index} is wanted, {count} are there; start fewer processes, or use --device cpu")
+        chosen = torch.device("cuda", index)
+        torch.cuda.set_device(chosen)
+    if size == 1:
+        return World(), chosen
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    return World(dist.get_rank(), dist.get_world_size()), chosen

@@ -1,0 +1,177 @@
+"""A clip run through the network with simulated prompts and corrections, as the tracker would run it, with gradients.
+
+The objects of the clip are one batch that shares its image features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks, choose
+from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
+from sam2_ros.training.rollout import FrameOutput, FramePrompt, Memory, prompt_frame
+from sam2_ros.training.sampling import make_prompt
+from sam2_ros.training.simulate import Plan, correction_clicks
+
+PREVIOUS_LOGIT_LIMIT = 32.0  # of a mask that is given back as a prompt, as in the tracker
+Call = Callable[..., Any]
+
+
+def keep(function: Call, *args: Any) -> Any:
+    """Runs ``function`` and keeps its activations for the gradients."""
+    return function(*args)
+
+
+def recompute(function: Call, *args: Any) -> Any:
+    """Runs ``function`` again for the gradients, instead of keeping its activations (Chen et al., "Training Deep Nets
+    with Sublinear Memory Cost", 2016)."""
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One answer of the decoder."""
+
+    output: FrameOutput
+    chosen: ChosenMask
+    present: Tensor  # [B] bool
+
+
+class InteractiveRollOut:
+    """Runs clips with simulated users.
+
+    A first prompt is decoded without memory. A later one, and every correction, is decoded with the memory of the
+    frames before and with the frame's previous mask as a mask prompt; all clicks of a frame are given together. A frame
+    that was prompted or corrected is remembered as a prompted one. That is what the tracker does
+    (:mod:`sam2_ros.tracking.prompting`), and what the official weights were trained with, but for two things: there, a
+    second prompted frame is decoded without memory and is known to frames before it too, which a stream can't do.
+
+    Args:
+        model: the network.
+        anywhere: see :class:`~sam2_ros.training.simulate.PromptRecipe`.
+        call: :func:`keep` or :func:`recompute`.
+    """
+
+    def __init__(self, model: Sam2Model, anywhere: float = 0.1, call: Call = keep) -> None:
+        self.model, self.anywhere, self.call = model, anywhere, call
+
+    def encode(self, images: Tensor, frozen: bool) -> list[ImageFeatures]:
+        """Features by frame of normalised ``images`` ``[T, 3, S, S]``; no gradients into a ``frozen`` encoder."""
+        model = self.model
+        if frozen:
+            with torch.no_grad():
+                maps = [model.image_encoder(images)]
+        elif self.call is recompute:
+            maps = [self.call(model.image_encoder, image[None]) for image in images]
+        else:
+            maps = [model.image_encoder(images)]
+        stride_4, stride_8, stride_16 = (torch.cat([part[level] for part in maps]) for level in range(3))
+        decoder = model.sam_mask_decoder
+        high, mid = decoder.conv_s0(stride_4), decoder.conv_s1(stride_8)
+        return [ImageFeatures(stride_16[t, None], mid[t, None], high[t, None]) for t in range(len(images))]
+
+    def run(
+        self, frames: Sequence[ImageFeatures], targets: Sequence[Tensor], plan: Plan, rng: np.random.Generator
+    ) -> list[tuple[int, FrameOutput]]:
+        """All answers of the decoder, each with its frame.
+
+        Args:
+            frames: features of ``T`` frames.
+            targets: for each, the objects' masks ``[B, 1, S, S]``, binary.
+            plan: what the user does.
+            rng: what prompts and clicks are drawn from.
+        """
+        memory = Memory(self.model)
+        outputs: list[tuple[int, FrameOutput]] = []
+        for t, (features, target) in enumerate(zip(frames, targets, strict=True)):
+            wanted = target[:, 0].cpu().numpy() > 0.5
+            prompt = None
+            if t in plan.prompted:
+                prompt = self._on_device(make_prompt(plan.kind, list(wanted), rng))
+            if prompt is not None and prompt.mask is not None:
+                outputs.append((t, prompt_frame(self.model, memory, features, prompt)))
+                continue
+            passes = self._frame(memory, features, wanted, prompt, plan.clicks.get(t, 0), rng)
+            outputs += [(t, one.output) for one in passes]
+            if t + 1 < len(frames):
+                self._remember(memory, features, passes[-1], t in plan.prompted or t in plan.clicks)
+        return outputs
+
+    def _frame(
+        self,
+        memory: Memory,
+        features: ImageFeatures,
+        wanted: np.ndarray,
+        prompt: FramePrompt | None,
+        clicks: int,
+        rng: np.random.Generator,
+    ) -> list[_Pass]:
+        """The answers on one frame: tracked, prompted, then after each click."""
+        model, batch = self.model, len(wanted)
+        passes: list[_Pass] = []
+        if memory.maps:
+            tokens, positions, num_pointers = memory.tokens()
+            conditioned = self.call(model.with_memory, features, tokens, positions, num_pointers, None)
+            passes.append(self._decode(conditioned, features, *model.no_prompt(batch), None, multimask=True))
+        else:
+            conditioned = model.without_memory(features).expand(batch, -1, -1, -1)
+        points: Tensor | None = None
+        labels: Tensor | None = None
+        for click in range(-1, clicks):
+            new = prompt
+            if click >= 0:
+                new = self._on_device(correction_clicks(self._seen(passes[-1]), wanted, rng, self.anywhere))
+            if new is None:
+                continue
+            assert new.points is not None and new.labels is not None
+            points = new.points if points is None else torch.cat((points, new.points), dim=1)
+            labels = new.labels if labels is None else torch.cat((labels, new.labels), dim=1)
+            previous = passes[-1].output.logits.detach().float() if passes else None
+            if previous is not None:
+                previous = previous.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
+            single_click = labels.shape[1] == 1
+            passes.append(self._decode(conditioned, features, points, labels, previous, multimask=single_click))
+        return passes
+
+    def _decode(
+        self,
+        conditioned: Tensor,
+        features: ImageFeatures,
+        points: Tensor,
+        labels: Tensor,
+        previous: Tensor | None,
+        multimask: bool,
+    ) -> _Pass:
+        decoded: DecodedMasks = self.call(self.model.decode, conditioned, features, points, labels, previous)
+        chosen = choose(decoded, multimask, stability_fallback=False)
+        present = decoded.object_score[:, 0] > 0
+        logits = torch.where(present[:, None, None, None], chosen.logits, ABSENT_LOGIT)
+        return _Pass(FrameOutput(decoded, logits, multimask), chosen, present)
+
+    def _remember(self, memory: Memory, features: ImageFeatures, last: _Pass, prompted: bool) -> None:
+        model, size = self.model, self.model.config.image_size
+        full = F.interpolate(last.output.logits.float(), (size, size), mode="bilinear", align_corners=False)
+        binarize = torch.full_like(last.present, prompted)
+        encoded = self.call(model.encode_memory, features, full, last.present, binarize)
+        memory.add(encoded, model.pointer(last.chosen.token, last.present), prompted)
+
+    def _seen(self, last: _Pass) -> np.ndarray:
+        """The answer's masks ``bool [B, S, S]``."""
+        size = self.model.config.image_size
+        logits = last.output.logits.detach().float()
+        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
+        return (full[:, 0] > 0).cpu().numpy()
+
+    def _on_device(self, prompt: FramePrompt) -> FramePrompt:
+        device = self.model.device
+        return FramePrompt(
+            *(None if part is None else part.to(device) for part in (prompt.mask, prompt.points, prompt.labels))
+        )

@@ -1,0 +1,204 @@
+"""The loop that every training shares: AdamW, warm-up and cosine, an average of the weights, a state to resume from.
+
+A training says what a step sees (``batches``) and what it costs (``losses``). Everything random must follow from seed
+and step: then a resumed run is bit for bit the one that was not interrupted, on the same machine, device and number of
+threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.training.distributed import World
+
+Part = TypeVar("Part")
+Group = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and how fast. The rate rises for ``warmup`` steps, then falls to ``floor`` of it along half a cosine."""
+
+    steps: int
+    warmup: int = 100
+    floor: float = 0.05
+    average: float = 0.995  # decay of the average of the weights; 0 = none
+    gradient_norm: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    bfloat16: bool = True  # autocast; the weights stay float32
+    save_every: int = 100
+    log_every: int = 20
+
+    def factor(self, step: int) -> float:
+        """Share of the full rate at ``step``."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class TrainingLoop(ABC, Generic[Part]):
+    """Trains ``model`` in place and keeps its averaged copy in ``average``; resumes from ``folder`` where it can.
+
+    Args:
+        model: its trainable parameters require gradients and are in ``groups``.
+        groups: as for the optimizer, each with its full learning rate as ``rate``.
+        settings: of the loop.
+        folder: where ``state.pt`` is kept.
+        world: the processes that train together.
+    """
+
+    def __init__(
+        self, model: Sam2Model, groups: list[Group], settings: LoopSettings, folder: Path, world: World | None = None
+    ) -> None:
+        self.model, self.settings, self.folder = model, settings, folder
+        self.world = world or World()
+        self.optimizer = torch.optim.AdamW(groups, betas=settings.betas)
+        self.trained: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self.step = 0
+        self._batches: Iterator[Sequence[Part]] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.state_path.exists():
+            self._restore(torch.load(self.state_path, weights_only=True, map_location=model.device))
+
+    @abstractmethod
+    def batches(self, first: int) -> Iterator[Sequence[Part]]:
+        """What the steps ``first``, ``first + 1`` … see; the losses of a step's parts are averaged."""
+
+    @abstractmethod
+    def losses(self, part: Part) -> dict[str, Tensor]:
+        """Weighted losses by name; their sum is minimised."""
+
+    @property
+    def state_path(self) -> Path:
+        return self.folder / "state.pt"
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def save(self) -> None:
+        """Writes the state to a new file, then renames it, so that an interruption leaves the old one."""
+        if not self.world.first:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        write_whole(state, self.state_path)
+
+    def train_step(self) -> dict[str, float]:
+        """One update; what was lost."""
+        if self._batches is None:
+            self._batches = self.batches(self.step)
+        parts = next(self._batches)
+        factor = self.settings.factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
+        for parameter in self.trained:
+            # Zeros, not None: what a step leaves out must mean the same to one process and to several.
+            parameter.grad = torch.zeros_like(parameter)
+        lost: dict[str, float] = {}
+        for part in parts:
+            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+                losses = self.losses(part)
+            (torch.stack(list(losses.values())).sum() / len(parts)).backward()
+            for name, value in losses.items():
+                lost[name] = lost.get(name, 0.0) + float(value.detach()) / len(parts)
+        self.world.average([p.grad for p in self.trained if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(self.trained, self.settings.gradient_norm)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self._follow()
+        self.step += 1
+        return lost | {"norm": float(norm)}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Moves the average towards the weights; quicker in the first steps, when it is still the start."""
+        decay = min(self.settings.average, (self.step + 1) / (self.step + 10))
+        for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            if value.requires_grad:
+                mean.lerp_(value, 1 - decay)
+
+    def run(
+        self,
+        log: Path,
+        on_step: Callable[[dict[str, float]], None] | None = None,
+        on_log: Callable[[dict[str, float]], None] | None = None,
+        on_save: Callable[[], None] | None = None,
+    ) -> None:
+        """Trains to the last step; one JSON line of means in ``log`` every ``log_every`` steps.
+
+        ``on_step`` is called after every step, ``on_log`` with what is logged, ``on_save`` before the state is written.
+        """
+        settings = self.settings
+        if self.world.first:
+            forget_lines(log, self.step)
+        sums: dict[str, float] = {}
+        started, count = time.monotonic(), 0
+        while self.step < settings.steps:
+            lost = self.train_step()
+            count += 1
+            for name, value in lost.items():
+                sums[name] = sums.get(name, 0.0) + value
+            if on_step:
+                on_step(lost)
+            if self.step % settings.log_every == 0 or self.step == settings.steps:
+                means = self.world.mean({name: value / count for name, value in sums.items()})
+                seconds = (time.monotonic() - started) / count
+                line = {"step": self.step, "s_per_step": round(seconds, 3)}
+                line |= {name: round(value, 5) for name, value in means.items()}
+                if self.world.first:
+                    append_line(log, line)
+                if on_log:
+                    on_log(means)
+                sums, count, started = {}, 0, time.monotonic()
+            if self.step % settings.save_every == 0 or self.step == settings.steps:
+                if on_save:
+                    on_save()
+                self.save()
+
+
+def write_whole(content: Any, path: Path) -> None:
+    """``torch.save`` to a file beside ``path`` that is then renamed: what is there is always whole."""
+    new = path.with_name(path.name + ".new")
+    torch.save(content, new)
+    new.replace(path)
+
+
+def append_line(log: Path, values: dict[str, Any]) -> None:
+    """Adds one JSON line."""
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def forget_lines(log: Path, step: int) -> None:
+    """Drops the lines of steps after ``step``, which are about to be done again, and a line that was cut off."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    log.write_text("".join(kept), encoding="utf-8")
