@@ -58,10 +58,17 @@ class TrainingLoop(ABC, Generic[Part]):
         settings: of the loop.
         folder: where ``state.pt`` is kept.
         world: the processes that train together.
+        resume: whether to go on from a state in ``folder``.
     """
 
     def __init__(
-        self, model: Sam2Model, groups: list[Group], settings: LoopSettings, folder: Path, world: World | None = None
+        self,
+        model: Sam2Model,
+        groups: list[Group],
+        settings: LoopSettings,
+        folder: Path,
+        world: World | None = None,
+        resume: bool = True,
     ) -> None:
         self.model, self.settings, self.folder = model, settings, folder
         self.world = world or World()
@@ -71,7 +78,7 @@ class TrainingLoop(ABC, Generic[Part]):
         self.step = 0
         self._batches: Iterator[Sequence[Part]] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        if self.state_path.exists():
+        if resume and self.state_path.exists():
             self._restore(torch.load(self.state_path, weights_only=True, map_location=model.device))
 
     @abstractmethod
@@ -82,11 +89,19 @@ class TrainingLoop(ABC, Generic[Part]):
     def losses(self, part: Part) -> dict[str, Tensor]:
         """Weighted losses by name; their sum is minimised."""
 
+    def extra_state(self) -> dict[str, Any]:
+        """What else the state is to hold; plain containers."""
+        return {}
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where ``state`` is not one of this training."""
+
     @property
     def state_path(self) -> Path:
         return self.folder / "state.pt"
 
     def _restore(self, state: dict[str, Any]) -> None:
+        self.check_state(state)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -101,6 +116,7 @@ class TrainingLoop(ABC, Generic[Part]):
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            **self.extra_state(),
         }
         write_whole(state, self.state_path)
 

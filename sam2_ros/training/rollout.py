@@ -94,9 +94,11 @@ def prompt_frame(
     if prompt.mask is not None:
         logits = prompt.mask * MASK_SCALE + MASK_BIAS
         present = prompt.mask.flatten(1).any(dim=1)
-        pointer = model.mask_pointer(features, prompt.mask)
-        memory.add(model.encode_memory(features, logits, present, torch.ones_like(present)), pointer, prompted=True)
         low = F.interpolate(logits, scale_factor=0.25, mode="bilinear", antialias=True)
+        # Remembered in the decoder's resolution, as the tracker does.
+        full = F.interpolate(low, (size, size), mode="bilinear", align_corners=False)
+        pointer = model.mask_pointer(features, prompt.mask)
+        memory.add(model.encode_memory(features, full, present, torch.ones_like(present)), pointer, prompted=True)
         return FrameOutput(None, low, False)
     assert prompt.points is not None and prompt.labels is not None
     batch = len(prompt.points)

@@ -1,0 +1,1 @@
+"""Labelled videos and stills on disk, and the clips that are drawn from them."""

@@ -1,0 +1,170 @@
+"""Labelled photographs, in COCO's format or with YOLO polygons, and clips that are made of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.training.clips import Clip, Image, Still, cutouts, read_rgb
+from sam2_ros.training.data.settings import ClipSettings
+from sam2_ros.training.data.synthesis import synthetic_clip
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MOST_INSTANCES = 250  # a label map has 255 values, and pasted objects need some
+STILLS_KEPT = 64  # decoded photographs in memory
+
+Rings = list[NDArray[np.float64]]  # polygons of one instance, each [N, 2] x, y as shares of the image's sides
+
+
+class Photo(Protocol):
+    """A photograph on disk and its instances."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def instances(self) -> list[Rings]: ...
+
+
+@dataclass(frozen=True)
+class YoloPhoto:
+    """A photograph with a file of polygons."""
+
+    path: Path
+    labels: Path
+
+    def instances(self) -> list[Rings]:
+        """One polygon each; lines with fewer than three corners (boxes) are left out.
+
+        Raises:
+            ValueError: names the line that holds something else.
+        """
+        found: list[Rings] = []
+        for number, line in enumerate(self.labels.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                values = np.array(line.split()[1:], np.float64)
+                if values.size >= 6:
+                    found.append([values.reshape(-1, 2)])
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.labels}, line {number}: expected a class and x y pairs, found '{line[:40]}'"
+                ) from error
+        return found
+
+
+@dataclass(frozen=True)
+class CocoPhoto:
+    """A photograph of a COCO file, whose polygons are in pixels of ``width`` × ``height``."""
+
+    path: Path
+    shapes: list[list[list[float]]]
+    width: int
+    height: int
+
+    def instances(self) -> list[Rings]:
+        side = (self.width, self.height)
+        return [
+            [np.array(ring, np.float64).reshape(-1, 2) / side for ring in shape if len(ring) >= 6]
+            for shape in self.shapes
+        ]
+
+
+def yolo_photos(root: Path) -> list[Photo]:
+    """``images/**/X.jpg`` with ``labels/**/X.txt``: an instance a line, its class, then x y pairs as shares.
+
+    Raises:
+        ValueError: no label file with its photograph.
+    """
+    images: dict[str, Path] = {}
+    for path in sorted((root / "images").rglob("*")):
+        if path.suffix.lower() in SUFFIXES:
+            key = path.relative_to(root / "images").with_suffix("").as_posix()
+            images[key] = images[path.stem] = path
+    photos: list[Photo] = []
+    for path in sorted((root / "labels").rglob("*.txt")):
+        key = path.relative_to(root / "labels").with_suffix("").as_posix()
+        image = images.get(key, images.get(path.stem))
+        if image is not None:
+            photos.append(YoloPhoto(image, path))
+    if not photos:
+        raise ValueError(f"{root} has no labelled photograph; expected images/X.jpg and labels/X.txt")
+    return photos
+
+
+def coco_photos(file: Path) -> list[Photo]:
+    """The photographs of a COCO JSON file; they lie in ``images/`` beside it, or beside it.
+
+    Instances given as run lengths (crowds) are left out.
+
+    Raises:
+        ValueError: not COCO's format, or none of the photographs is there.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        by_image: dict[Any, list[Any]] = {}
+        for annotation in content["annotations"]:
+            if isinstance(annotation.get("segmentation"), list):
+                by_image.setdefault(annotation["image_id"], []).append(annotation["segmentation"])
+        entries = [(e["file_name"], e["width"], e["height"], by_image.get(e["id"], [])) for e in content["images"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is not in COCO's format (images, annotations with polygons): {error}") from error
+    photos: list[Photo] = []
+    for name, width, height, shapes in entries:
+        path = next((p for p in (file.parent / "images" / name, file.parent / name) if p.is_file()), None)
+        if path is not None and shapes:
+            photos.append(CocoPhoto(path, shapes, width, height))
+    if not photos:
+        raise ValueError(f"{file}: none of its photographs with instances lies in {file.parent / 'images'}")
+    return photos
+
+
+def read_still(photo: Photo, longest: int) -> Still:
+    """Photograph and label map, reduced to ``longest`` pixels."""
+    image = read_rgb(photo.path)
+    ratio = min(1.0, longest / max(image.shape[:2]))
+    if ratio < 1:
+        image = cv2.resize(image, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    height, width = image.shape[:2]
+    labels = np.zeros((height, width), np.uint8)
+    shapes = [[(ring * (width, height)).astype(np.int32) for ring in rings] for rings in photo.instances()]
+    # Large ones first, so that what lies on them stays visible in the map.
+    shapes.sort(key=lambda rings: -sum(abs(float(cv2.contourArea(ring))) for ring in rings))
+    for index, rings in enumerate(shapes[:MOST_INSTANCES]):
+        for ring in rings:
+            cv2.fillPoly(labels, [ring], index + 1)
+    return Still(photo.path.stem, image, labels)
+
+
+class StillSet:
+    """Draws clips that are made of photographs."""
+
+    def __init__(self, photos: list[Photo], settings: ClipSettings) -> None:
+        self.photos, self.settings = photos, settings
+        self._still = lru_cache(maxsize=STILLS_KEPT)(self._read)
+
+    def _read(self, index: int) -> Still:
+        return read_still(self.photos[index], longest=2 * self.settings.size)
+
+    def draw(self, rng: np.random.Generator) -> Clip | None:
+        """A photograph under a moving camera, with objects cut out of others flying over it, and things that hide
+        them in a share of the clips."""
+        settings = self.settings
+        background = self._still(int(rng.integers(len(self.photos))))
+        pieces = self._pieces(rng, int(rng.integers(settings.pieces + 1)))
+        occluders = self._pieces(rng, int(rng.integers(1, 3))) if rng.random() < settings.occlusion else []
+        return synthetic_clip(background, pieces, occluders, rng, settings.size, settings.length)
+
+    def _pieces(self, rng: np.random.Generator, count: int) -> list[tuple[Image, Image]]:
+        """Up to ``count`` cut-out objects; a photograph may have none of a fitting size."""
+        found = []
+        for _ in range(count):
+            pieces = cutouts(self._still(int(rng.integers(len(self.photos)))))
+            if pieces:
+                found.append(pieces[rng.integers(len(pieces))])
+        return found

@@ -1,0 +1,63 @@
+"""Mean region similarity J of held-out videos, with the streaming tracker."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+
+from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.training.clips import read_rgb
+from sam2_ros.training.data.videos import Video, read_labels
+from sam2_ros.training.evaluate import jaccard
+from sam2_ros.training.sampling import box_prompt, click_prompt
+
+
+def first_prompt(kind: str, mask: np.ndarray) -> Prompt:
+    """The prompt of this kind for a mask ``bool [H, W]``: itself, its box, or the pixel farthest from its edge."""
+    if kind == "mask":
+        return Prompt(mask=mask)
+    if kind == "box":
+        return Prompt(box=box_prompt(mask).reshape(4))
+    return Prompt(points=click_prompt(mask), labels=np.array([1], np.int32))
+
+
+def video_jaccard(model: Sam2Model, video: Video, kind: str, dtype: str) -> float | None:
+    """Mean J over the objects of the first frame and over all frames but the first and the last, in source resolution.
+
+    None where the first frame shows no object, or the video has fewer than three frames.
+    """
+    first = read_labels(video.labels[0])
+    values = np.unique(first[first > 0])
+    if not len(values) or len(video.frames) < 3:
+        return None
+    tracker = Tracker(model, TrackerConfig(max_objects=len(values)), dtype)
+    tracker.step(read_rgb(video.frames[0]), 0)
+    answers = tracker.add([AddRequest(first_prompt(kind, first == value)) for value in values])
+    numbers = {answer.object_id: int(value) for answer, value in zip(answers, values, strict=True)}
+    scores = []
+    for t in range(1, len(video.frames) - 1):
+        found = tracker.step(read_rgb(video.frames[t]), t)
+        truth = read_labels(video.labels[t])
+        for one in found.objects:
+            scores.append(jaccard(one.mask.full(), truth == numbers[one.object_id]))
+    tracker.close()
+    return float(np.mean(scores))
+
+
+def validate(model: Sam2Model, videos: list[Video], kind: str, dtype: str) -> dict[str, float]:
+    """Mean J by video, and over all of them as ``mean``; empty where none has an object to track.
+
+    Works on a copy: what a network caches for inference must not outlive a change of its weights.
+    """
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    scores = {video.name: video_jaccard(copied, video, kind, dtype) for video in videos}
+    known = {name: score for name, score in scores.items() if score is not None}
+    return {"mean": float(np.mean(list(known.values()))), **known} if known else {}
+
+
+def name_of(path: Path) -> str:
+    """How a validation set is called in the log."""
+    return path.stem
