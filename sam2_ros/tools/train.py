@@ -65,9 +65,7 @@ def _add_clips(group: Any) -> None:
     group.add_argument("--stride", type=int, metavar="N", help="take every 1st to Nth frame of a video (default: 2)")
     group.add_argument("--camera", type=float, metavar="S", help="share of videos that a virtual camera films (0.5)")
     group.add_argument("--occlusion", type=float, metavar="S", help="share of clips of stills with occlusions (0.5)")
-    group.add_argument(
-        "--pieces", type=int, metavar="N", help="at most this many objects fly over a still (3)"
-    )
+    group.add_argument("--pieces", type=int, metavar="N", help="at most this many objects fly over a still (3)")
     group.add_argument("--prompts", metavar="SHARES", help="default: mask=0.5,box=0.25,click=0.25")
     group.add_argument("--prompted-frames", type=int, metavar="N", help="at most, 1 or 2 (default: 2)")
     group.add_argument("--corrected-frames", type=int, metavar="N", help="at most; 0: no corrections (default: 2)")

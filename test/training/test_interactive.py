@@ -9,12 +9,12 @@ import torch
 from small_tracker import object_score, scene, small_model
 
 from sam2_ros.model import Sam2Model
+from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.training import interactive
 from sam2_ros.training.interactive import InteractiveRollOut, keep, recompute
 from sam2_ros.training.losses import LossWeights, frame_loss
 from sam2_ros.training.rollout import FrameOutput, FramePrompt
 from sam2_ros.training.simulate import NEGATIVE, POSITIVE, Plan, PromptRecipe, correction_clicks, draw_plan
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 
 SIZE = 128
 

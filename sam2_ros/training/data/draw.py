@@ -169,6 +169,8 @@ class ClipSource(Dataset[list[Sample]]):
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_one_thread,
+            # Not "fork": OpenCV's threads of this process would be locked for ever in its copies.
+            multiprocessing_context="forkserver",
         )
         return iter(loader)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,10 +146,16 @@ class StillSet:
 
     def __init__(self, photos: list[Photo], settings: ClipSettings) -> None:
         self.photos, self.settings = photos, settings
-        self._still = lru_cache(maxsize=STILLS_KEPT)(self._read)
+        self._kept: OrderedDict[int, Still] = OrderedDict()
 
-    def _read(self, index: int) -> Still:
-        return read_still(self.photos[index], longest=2 * self.settings.size)
+    def _still(self, index: int) -> Still:
+        """The photograph, from memory where it was used lately."""
+        if index not in self._kept:
+            self._kept[index] = read_still(self.photos[index], longest=2 * self.settings.size)
+            if len(self._kept) > STILLS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(index)
+        return self._kept[index]
 
     def draw(self, rng: np.random.Generator) -> Clip | None:
         """A photograph under a moving camera, with objects cut out of others flying over it, and things that hide
