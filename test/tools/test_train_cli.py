@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_training import GREEN, HEIGHT, RED, WIDTH, davis, small_checkpoint, yolo
+from small_training import HEIGHT, WIDTH, davis, small_checkpoint, yolo
 
 from sam2_ros.model import load_model
 from sam2_ros.tools.main import main
@@ -59,21 +59,21 @@ def weights(out: Path) -> Mapping[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training of one sequence, long enough to learn it."""
+    """A training of a network with drawn weights on the two videos, long enough to learn them."""
     out = tmp_path_factory.mktemp("trained")
-    more = ("--steps", "80", "--log-every", "8", "--ema", "0.9", "--prompts", "box=1", "--corrected-frames", "0",
-            "--camera", "0", "--stride", "1", "--val", str(inputs / "davis"), "--val-every", "40",
-            "--gradient-norm", "1")  # fmt: skip
+    more = ("--steps", "120", "--log-every", "10", "--ema", "0.9", "--prompts", "box=1", "--corrected-frames", "0",
+            "--clip-length", "2", "--camera", "0", "--stride", "1", "--warmup", "5", "--gradient-norm", "1",
+            "--val", str(inputs / "davis"), "--val-every", "60")  # fmt: skip
     assert main(command(inputs, out, *more)) == 0
     return out
 
 
 def test_the_loss_falls_and_is_logged(trained: Path) -> None:
     logged = [line for line in lines(trained) if "mask" in line]
-    assert [line["step"] for line in logged] == list(range(8, 81, 8))
+    assert [line["step"] for line in logged] == list(range(10, 121, 10))
     assert logged[-1]["mask"] < 0.5 * logged[0]["mask"]
     about = json.loads((trained / "train.json").read_text())
-    assert about["options"]["steps"] == 80 and about["model"] == "small" and about["trained_parameters"] > 1e6
+    assert about["options"]["steps"] == 120 and about["model"] == "small" and about["trained_parameters"] > 1e6
 
 
 def test_validation_follows_the_training(trained: Path) -> None:
@@ -93,7 +93,6 @@ def test_the_checkpoint_tracks(trained: Path, inputs: Path) -> None:
     truth[10:30, 14:38] = True
     mask = one.mask.full()
     assert (mask & truth).sum() / (mask | truth).sum() > 0.5
-    assert RED != GREEN
 
 
 def test_curves_are_there_for_tensorboard(trained: Path) -> None:
@@ -105,7 +104,7 @@ def test_curves_are_there_for_tensorboard(trained: Path) -> None:
     for line in lines(trained):
         if "mask" in line:
             assert points[int(line["step"])] == pytest.approx(line["mask"], abs=1e-4)
-    assert [point.step for point in events.Scalars("J/mean")] == [40, 80]
+    assert [point.step for point in events.Scalars("J/mean")] == [60, 120]
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(inputs: Path, tmp_path: Path) -> None:
