@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam2_ros.model.checkpoint import EMBEDDED, load_model, read_checkpoint
+from sam2_ros.model.checkpoint import find_weights, load_model, read_checkpoint
 from sam2_ros.model.config import HIERA, ModelConfig, infer_config
 from sam2_ros.model.download import CHECKPOINTS
 from sam2_ros.model.sam2 import Sam2Model
@@ -51,7 +51,7 @@ def _config_of(name: str) -> ModelConfig:
         new = version != "2.0"
         prefix = "sam2.1_hiera_" if new else "sam2_hiera_"
         return ModelConfig(prefix + size, hiera=HIERA[size], occlusion_embedding=new, pointer_time_code=new)
-    return read_checkpoint(EMBEDDED if name == "embedded" else Path(name))[1]
+    return read_checkpoint(find_weights(name))[1]
 
 
 def open_source(options: TrainOptions, size: int, world: World) -> ClipSource:

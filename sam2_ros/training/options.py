@@ -68,7 +68,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         ranges = {
             "size": (0, 4096), "clip_length": (2, 64), "clips": (1, 1024), "objects": (1, 64), "stride": (1, 100),
-            "camera": (0, 1), "occlusion": (0, 1), "pieces": (0, 16), "steps": (1, 10**8), "lr": (0, 1),
+            "camera": (0, 1), "occlusion": (0, 1), "pieces": (1, 16), "steps": (1, 10**8), "lr": (0, 1),
             "encoder_lr": (0, 1), "layer_decay": (0.1, 1), "weight_decay": (0, 1), "warmup": (0, 10**8),
             "gradient_norm": (1e-6, 1e6), "ema": (0, 0.99999), "seed": (0, 2**32 - 1), "threads": (0, 1024),
             "workers": (0, 256), "save_every": (1, 10**8), "log_every": (1, 10**8), "val_every": (1, 10**8),

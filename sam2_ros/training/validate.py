@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import numpy as np
 
+from sam2_ros.evaluation.metrics import jaccard
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.training.clips import read_rgb
 from sam2_ros.training.data.videos import Video, read_labels
-from sam2_ros.training.evaluate import jaccard
 from sam2_ros.training.sampling import box_prompt, click_prompt
 
 
@@ -56,8 +55,3 @@ def validate(model: Sam2Model, videos: list[Video], kind: str, dtype: str) -> di
     scores = {video.name: video_jaccard(copied, video, kind, dtype) for video in videos}
     known = {name: score for name, score in scores.items() if score is not None}
     return {"mean": float(np.mean(list(known.values()))), **known} if known else {}
-
-
-def name_of(path: Path) -> str:
-    """How a validation set is called in the log."""
-    return path.stem

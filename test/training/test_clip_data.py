@@ -72,6 +72,18 @@ def test_masks_are_those_of_the_picture(data: Path) -> None:
                 assert (labelled != coloured).mean() < 0.05
 
 
+def test_stills_become_clips_in_which_objects_vanish(data: Path) -> None:
+    shares = []
+    for occlusion in (0.0, 1.0):
+        settings = ClipSettings(SIZE, length=6, occlusion=occlusion)
+        clips = ClipSource([open_data(data / "yolo", settings)], [1.0], settings, seed=0, clips=1)
+        drawn = [clips[step][0] for step in range(24)]
+        assert all(one.visible[0].all() for one in drawn)
+        shares.append(np.mean([not one.visible.all() for one in drawn]))
+        assert all((one.frames[0] != one.frames[-1]).any() for one in drawn)
+    assert shares[1] > 0.25 > shares[0]
+
+
 def test_stills_are_the_same_in_both_formats(data: Path) -> None:
     from_yolo, from_coco = (open_data(data / name, SETTINGS) for name in ("yolo", "coco"))
     assert isinstance(from_yolo, StillSet) and isinstance(from_coco, StillSet)

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.training.clips import Clip, Image, Still, cutouts, read_rgb
+from sam2_ros.training.clips import Clip, Cutout, Still, composite, cutouts, read_rgb
 from sam2_ros.training.data.settings import ClipSettings
-from sam2_ros.training.data.synthesis import synthetic_clip
+from sam2_ros.training.synthetic import occlusion_clip, patch
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MOST_INSTANCES = 250  # a label map has 255 values, and pasted objects need some
@@ -158,15 +158,25 @@ class StillSet:
         return self._kept[index]
 
     def draw(self, rng: np.random.Generator) -> Clip | None:
-        """A photograph under a moving camera, with objects cut out of others flying over it, and things that hide
-        them in a share of the clips."""
+        """A photograph under a moving camera, with objects cut out of others.
+
+        In a share of the clips they are covered, go behind a wall, leave and come back or not
+        (:func:`~sam2_ros.training.synthetic.occlusion_clip`); in the others the photograph's own objects count too, and
+        the cut-outs fly over them (:func:`~sam2_ros.training.clips.composite`).
+        """
         settings = self.settings
         background = self._still(int(rng.integers(len(self.photos))))
-        pieces = self._pieces(rng, int(rng.integers(settings.pieces + 1)))
-        occluders = self._pieces(rng, int(rng.integers(1, 3))) if rng.random() < settings.occlusion else []
-        return synthetic_clip(background, pieces, occluders, rng, settings.size, settings.length)
+        if rng.random() >= settings.occlusion:
+            pieces = self._pieces(rng, int(rng.integers(settings.pieces + 1)))
+            return composite(background, pieces, rng, settings.size, settings.length)
+        pieces = self._pieces(rng, int(rng.integers(1, settings.pieces + 1)))
+        if not pieces:
+            return None
+        textures = [patch(self._still(int(rng.integers(len(self.photos)))).image, rng) for _ in range(3)]
+        occluders = [*textures, *self._pieces(rng, 1)]
+        return occlusion_clip(background, pieces, occluders, rng, settings.size, settings.length)
 
-    def _pieces(self, rng: np.random.Generator, count: int) -> list[tuple[Image, Image]]:
+    def _pieces(self, rng: np.random.Generator, count: int) -> list[Cutout]:
         """Up to ``count`` cut-out objects; a photograph may have none of a fitting size."""
         found = []
         for _ in range(count):
