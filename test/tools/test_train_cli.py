@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,11 +36,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def command(inputs: Path, out: Path, *more: str) -> list[str]:
+def command(inputs: Path, out: Path, *more: str, data: str = "davis") -> list[str]:
     return [
         "train",
         "--data",
-        str(inputs / "davis"),
+        str(inputs / data),
         "--model",
         str(inputs / "small.pt"),
         "--out",
@@ -49,7 +50,7 @@ def command(inputs: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
-def lines(out: Path) -> list[dict[str, float]]:
+def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
@@ -79,8 +80,8 @@ def test_the_loss_falls_and_is_logged(trained: Path) -> None:
 
 def test_validation_follows_the_training(trained: Path) -> None:
     scores = [line["J"] for line in lines(trained) if "J" in line]
-    assert len(scores) == 2 and all(set(score) == {"mean", "v0"} for score in scores)  # type: ignore[arg-type]
-    assert scores[-1]["mean"] > 0.5  # type: ignore[index]
+    assert len(scores) == 2 and all(set(score) == {"mean", "v0"} for score in scores)
+    assert scores[-1]["mean"] > 0.5
 
 
 def test_the_checkpoint_tracks(trained: Path, inputs: Path) -> None:
@@ -155,9 +156,12 @@ def test_two_processes_learn_what_one_does_with_twice_the_clips(inputs: Path, tm
     assert all(torch.equal(value, ranks[1][name]) for name, value in ranks[0].items())
     one, two, start = weights(tmp_path / "one"), weights(tmp_path / "two"), load_model(inputs / "small.pt").state_dict()
     assert all(torch.equal(value, two[name]) for name, value in ranks[0].items())
-    assert any((value - start[name]).abs().max() > 1e-4 for name, value in two.items())
-    for name, value in two.items():
-        assert torch.allclose(value, one[name], rtol=1e-4, atol=2e-6), name
+    # Not entry by entry: where a gradient is zero but for rounding, AdamW's step takes the sign of the rounding.
+    learnt = torch.cat([(two[name] - value).flatten() for name, value in start.items()])
+    apart = torch.cat([(two[name] - one[name]).flatten() for name in start])
+    assert learnt.norm() > 0.1
+    assert apart.norm() < 1e-3 * learnt.norm()
+    assert apart.abs().median() < 1e-6
     assert json.loads((tmp_path / "two" / "train.json").read_text())["processes"] == 2
 
 
