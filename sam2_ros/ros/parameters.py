@@ -129,6 +129,20 @@ PARAMETERS: tuple[Parameter, ...] = (
         1_000_000,
     ),
     Parameter(
+        "tracker.history",
+        _DEFAULTS.history,
+        "Frames before the newest that are stored, so that a prompt with their stamp is applied to them; 0 = none.",
+        0,
+        256,
+    ),
+    Parameter(
+        "tracker.history_tolerance",
+        _DEFAULTS.history_tolerance,
+        "Seconds that the stamp of a prompt may be away from that of the stored frame to which it is applied.",
+        0.0,
+        60.0,
+    ),
+    Parameter(
         "tracker.hole_area",
         _DEFAULTS.hole_area,
         "Fill background holes up to this many pixels of the low-resolution mask; 0 = off.",

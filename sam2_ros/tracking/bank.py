@@ -3,18 +3,26 @@
 Every object owns one row. A row has slots for prompted frames, a ring of recent frames and a ring of recent object
 pointers (prompted frames keep theirs beside their memory). Which frame lies in which slot is known on the host, so that
 choosing memories never waits for the device.
+
+Age is counted by a clock of each row's own. It ticks with every frame that is remembered and stands still while a
+hidden object's memory waits. What the clock said after each of the newest frames is kept, so that any of them can be
+worked on again, as if no later one had come.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
+
+Table: TypeAlias = NDArray[np.int64]
 
 EMPTY = -1
 POINTER_FRAMES = 15  # frames before the current one whose pointers SAM 2 looks at
@@ -30,19 +38,28 @@ class Memories:
     mask: Tensor | None  # [B, K] bool, False = ignore; None: all count
 
 
+@dataclass(frozen=True)
+class RowBackup:
+    """One row as it was."""
+
+    spatial: Tensor
+    pointers: Tensor
+    tables: tuple[Table, ...]
+
+
 class MemoryBank:
     """Memory of up to ``config.max_objects`` objects.
 
-    ``history`` is how many of the newest frames can still be worked on again: the rings are longer by as many slots, so
-    that the six frames before each of those are still there.
+    The newest frame and the ``config.history`` frames before it can be worked on again: the rings are longer by as many
+    slots, so that what each of those frames looks at is still there.
     """
 
-    def __init__(self, model: Sam2Model, config: TrackerConfig, history: int = 1) -> None:
+    def __init__(self, model: Sam2Model, config: TrackerConfig) -> None:
         self.model = model
         self.config = config
-        rows, prompted = config.max_objects, config.prompted_slots
-        self.ring = config.recent_slots + history
-        self.pointer_ring = POINTER_FRAMES + history
+        rows, prompted, again = config.max_objects, config.prompted_slots, config.history + 1
+        self.ring = config.recent_slots + again
+        self.pointer_ring = POINTER_FRAMES + again
         tokens, channels = model.config.memory_grid**2, model.config.memory_dim
         device, pointer_dim = model.device, model.config.hidden_dim
         # bfloat16 as in the reference, also where the network computes in float32.
@@ -51,6 +68,7 @@ class MemoryBank:
         self.prompted_frames = np.full((rows, prompted), EMPTY, np.int64)
         self.recent_frames = np.full((rows, self.ring), EMPTY, np.int64)
         self.pointer_frames = np.full((rows, self.pointer_ring), EMPTY, np.int64)
+        self.ticks = np.full((rows, again + 1), EMPTY, np.int64)  # of each row's clock after a frame, by frame
 
     @property
     def nbytes(self) -> int:
@@ -59,28 +77,31 @@ class MemoryBank:
 
     def clear(self, row: int) -> None:
         """Empties a row for its next owner."""
-        for table in (self.prompted_frames, self.recent_frames, self.pointer_frames):
+        for table in self._tables():
             table[row] = EMPTY
+
+    def hold(self, rows: list[int], frame: int) -> None:
+        """Lets ``frame`` pass without being remembered: on the next one the memory is as old as on this one."""
+        self.ticks[rows, frame % self.ticks.shape[1]] = self._before(np.asarray(rows), frame)
 
     def store_recent(self, rows: list[int], frame: int, memory: Tensor, pointers: Tensor) -> None:
         """Keeps a tracked frame until newer ones need its slot.
 
         ``memory`` is ``[B, HW, memory_dim]``, ``pointers`` ``[B, C]``.
         """
-        slot, pointer_slot = frame % self.ring, frame % self.pointer_ring
+        slots, pointer_slots = self._tick(rows, frame)
         index = torch.as_tensor(rows, device=self.spatial.device)
         prompted = self.config.prompted_slots
-        self.spatial[index, prompted + slot] = memory.to(self.spatial.dtype)
-        self.pointers[index, prompted + pointer_slot] = pointers.float()
-        self.recent_frames[rows, slot] = frame
-        self.pointer_frames[rows, pointer_slot] = frame
+        self.spatial[index, torch.as_tensor(prompted + slots, device=index.device)] = memory.to(self.spatial.dtype)
+        self.pointers[index, torch.as_tensor(prompted + pointer_slots, device=index.device)] = pointers.float()
+        self.recent_frames[rows, slots] = frame
+        self.pointer_frames[rows, pointer_slots] = frame
 
-    def hold(self, row: int) -> None:
-        """Lets a row's recent frames and pointers wait one frame: on the next one they are as old as on this one."""
-        prompted = self.config.prompted_slots
-        for stored, table in ((self.spatial, self.recent_frames), (self.pointers, self.pointer_frames)):
-            stored[row, prompted:] = stored[row, prompted:].roll(1, dims=0)
-            table[row] = np.roll(np.where(table[row] == EMPTY, EMPTY, table[row] + 1), 1)
+    def skip(self, row: int, frame: int) -> None:
+        """Lets the clock tick for a prompted frame: it must not also count as a recent one."""
+        slots, pointer_slots = self._tick([row], frame)
+        self.recent_frames[row, slots] = EMPTY
+        self.pointer_frames[row, pointer_slots] = EMPTY
 
     def store_prompted(self, row: int, frame: int, memory: Tensor, pointer: Tensor) -> int | None:
         """Keeps a prompted frame (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``); tracking never overwrites it.
@@ -104,16 +125,14 @@ class MemoryBank:
         self.spatial[row, slot] = memory.to(self.spatial.dtype)
         self.pointers[row, slot] = pointer.float()
         table[slot] = frame
-        # The same frame must not also count as a recent one.
-        for recent in (self.recent_frames[row], self.pointer_frames[row]):
-            recent[recent == frame] = EMPTY
+        self.skip(row, frame)
         return released
 
     def remembers(self, row: int, frame: int) -> bool:
         """Whether a frame before ``frame`` is kept that :meth:`gather` would look at."""
-        prompted, recent = self.prompted_frames[row], self.recent_frames[row]
-        oldest = max(0, frame - self.config.recent_slots)
-        return bool(((prompted != EMPTY) & (prompted < frame)).any() or ((recent >= oldest) & (recent < frame)).any())
+        prompted, rows = self.prompted_frames[row], np.array([row])
+        recent = [self._recent(rows, frame, age)[1] for age in range(1, self.config.recent_slots + 1)]
+        return bool(((prompted != EMPTY) & (prompted < frame)).any() or np.any(recent))
 
     def gather(self, rows: list[int], frame: int) -> Memories:
         """The memories that the objects in ``rows`` look at on ``frame``; objects may hold different numbers of them.
@@ -125,32 +144,31 @@ class MemoryBank:
         table = np.asarray(rows)
 
         held = (self.prompted_frames[table] != EMPTY) & (self.prompted_frames[table] < frame)
-        slots = [index for index in range(prompted) if held[:, index].any()]
-        columns = [held[:, index] for index in slots]
+        kept = [index for index in range(prompted) if held[:, index].any()]
+        slots = [np.full(len(rows), index) for index in kept]
+        columns = [held[:, index] for index in kept]
         codes = [model.config.num_memory_frames - 1] * len(slots)
         for age in range(1, config.recent_slots + 1):
-            slot = (frame - age) % self.ring
-            valid = self.recent_frames[table, slot] == frame - age
-            if frame >= age and valid.any():
+            slot, valid = self._recent(table, frame, age)
+            if valid.any():
                 slots.append(prompted + slot)
                 columns.append(valid)
                 codes.append(age - 1)
 
-        pointer_slots = [index for index in range(prompted) if held[:, index].any()]
-        pointer_columns = [held[:, index] for index in pointer_slots]
-        ages = [self._bounded(frame - self.prompted_frames[table, index]) for index in pointer_slots]
+        pointer_slots = [np.full(len(rows), index) for index in kept]
+        pointer_columns = [held[:, index] for index in kept]
+        ages = [self._bounded(frame - self.prompted_frames[table, index]) for index in kept]
         for age in range(1, POINTER_FRAMES + 1):
-            slot = (frame - age) % self.pointer_ring
-            valid = self.pointer_frames[table, slot] == frame - age
-            if frame >= age and valid.any():
+            slot, valid = self._recent(table, frame, age, self.pointer_frames)
+            if valid.any():
                 pointer_slots.append(prompted + slot)
                 pointer_columns.append(valid)
                 ages.append(np.full(len(rows), age))
 
         device, split = self.spatial.device, model.config.hidden_dim // model.config.memory_dim
         index = torch.as_tensor(rows, device=device)[:, None]
-        spatial = self.spatial[index, torch.as_tensor(slots, device=device)]  # [B, S, HW, memory_dim]
-        pointers = self.pointers[index, torch.as_tensor(pointer_slots, device=device)]  # [B, P, C]
+        spatial = self.spatial[index, torch.as_tensor(np.stack(slots, axis=1), device=device)]  # [B, S, HW, memory_dim]
+        pointers = self.pointers[index, torch.as_tensor(np.stack(pointer_slots, axis=1), device=device)]  # [B, P, C]
         time_codes = model.maskmem_tpos_enc[torch.as_tensor(codes, device=device), 0]  # [S, 1, memory_dim]
         spatial_codes = (model.memory_code + time_codes).flatten(0, 1)[None].expand(len(rows), -1, -1)
         pointer_codes = model.pointer_code(torch.as_tensor(np.stack(ages, axis=1), device=device))
@@ -173,3 +191,36 @@ class MemoryBank:
     def _bounded(self, ages: np.ndarray) -> np.ndarray:
         """Ages of prompted pointers, no greater than training saw unless the reference is to be followed."""
         return ages if self.config.reference_policy else np.minimum(ages, self.config.max_pointer_age)
+
+    def save(self, row: int) -> RowBackup:
+        """A copy of a row, for :meth:`restore` after a failure."""
+        tables = tuple(table[row].copy() for table in self._tables())
+        return RowBackup(self.spatial[row].clone(), self.pointers[row].clone(), tables)
+
+    def restore(self, row: int, backup: RowBackup) -> None:
+        self.spatial[row], self.pointers[row] = backup.spatial, backup.pointers
+        for table, values in zip(self._tables(), backup.tables, strict=True):
+            table[row] = values
+
+    def _tables(self) -> tuple[Table, ...]:
+        return self.prompted_frames, self.recent_frames, self.pointer_frames, self.ticks
+
+    def _before(self, rows: Table, frame: int) -> Table:
+        """What the rows' clocks said after the frame before ``frame``."""
+        return self.ticks[rows, (frame - 1) % self.ticks.shape[1]]
+
+    def _tick(self, rows: list[int], frame: int) -> tuple[Table, Table]:
+        """Lets the rows' clocks tick on ``frame``; returns the slots of the rings that this gives them."""
+        now = self._before(np.asarray(rows), frame) + 1
+        self.ticks[rows, frame % self.ticks.shape[1]] = now
+        return now % self.ring, now % self.pointer_ring
+
+    def _recent(self, rows: Table, frame: int, age: int, frames: Table | None = None) -> tuple[Table, Table]:
+        """Slot of each row's memory that is ``age`` ticks old on ``frame``, and whether there is one.
+
+        ``frames`` is the table of the ring that is asked for, by default that of memory maps.
+        """
+        frames = self.recent_frames if frames is None else frames
+        tick = self._before(rows, frame) + 1 - age
+        slot = tick % frames.shape[1]
+        return slot, (tick >= 0) & (frames[rows, slot] != EMPTY)

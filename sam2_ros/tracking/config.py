@@ -18,6 +18,8 @@ class TrackerConfig:
     recent_slots: int = 6  # recent frames attended to; 6 is what SAM 2 was trained with
     max_pointer_age: int = 15  # frames; ages beyond are given as this one, as training saw no longer ones
     lost_after: int = 30  # frames without the object until OCCLUDED becomes LOST
+    history: int = 8  # frames before the newest that can still be prompted; 0 = the newest only
+    history_tolerance: float = 0.1  # s, between the stamp of a prompt and that of the stored frame it is applied to
     hole_area: int = 0  # fill background holes up to this many low-resolution pixels; 0 = off
     non_overlap: bool = False  # every pixel to at most one object
     stability_fallback: bool = True  # an unstable single mask gives way to the best of the three candidates
@@ -31,6 +33,8 @@ class TrackerConfig:
             ("recent_slots", 1, 6),
             ("max_pointer_age", 1, 15),
             ("lost_after", 1, 1_000_000),
+            ("history", 0, 256),
+            ("history_tolerance", 0, 60),
             ("hole_area", 0, 4096),
         ):
             value = getattr(self, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.tracking.types import CroppedMask, ObjectResult, ObjectState
+
+_LASTING = ("object_id", "row", "name", "label", "label_score", "added_frame")
 
 
 @dataclass(eq=False)
@@ -72,6 +75,16 @@ class TrackedObject:
         else:
             self.state = ObjectState.OCCLUDED
         return before
+
+    def snapshot(self) -> TrackedObject:
+        """The object as it is now; what is in it is replaced later, never changed in place."""
+        return copy.copy(self)
+
+    def restore(self, past: TrackedObject) -> None:
+        """Makes it what it was in ``past``, but for its name and label, which belong to no frame."""
+        for name, value in vars(past).items():
+            if name not in _LASTING:
+                setattr(self, name, value)
 
     def result(self, width: int, height: int) -> ObjectResult:
         """The object as of its newest frame."""

@@ -204,7 +204,7 @@ def test_objects_that_come_and_go_leave_the_bank_as_large_as_it_was(tracker: Tra
     tensors, size = (tracker.bank.spatial, tracker.bank.pointers), tracker.bank.nbytes
     config = small_model().config
     rows, tokens = 4, config.memory_grid**2
-    assert size == rows * ((4 + 7) * tokens * 64 * 2 + (4 + 16) * 256 * 4)
+    assert size == rows * ((4 + 6 + 9) * tokens * 64 * 2 + (4 + 15 + 9) * 256 * 4)
     ids, added = [], 0
     for frame in range(120):
         living = tracker.step(scene(frame), frame).objects

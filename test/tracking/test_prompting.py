@@ -135,16 +135,6 @@ def test_a_prompt_before_the_first_frame_is_refused(tracker: Tracker) -> None:
     assert answer.message == "no frame was processed yet; send the prompt after the first image"
 
 
-@pytest.mark.parametrize(("stamp", "code"), [(999, PromptCode.TOO_OLD), (1001, PromptCode.NO_FRAME)])
-def test_a_prompt_for_another_frame_is_refused(tracker: Tracker, stamp: int, code: PromptCode) -> None:
-    tracker.step(scene(0), 1000)
-    (answer,) = tracker.add([AddRequest(box())], stamp)
-    assert answer.code is code
-    assert answer.message == f"the prompt is stamped {stamp} ns; accepted: 0 or the newest frame's stamp, 1000 ns"
-    (answer,) = tracker.add([AddRequest(box())], 1000)
-    assert answer.success and answer.applied_stamp == 1000
-
-
 def test_a_correction_needs_a_living_object(tracker: Tracker) -> None:
     stepped(tracker, [box(), click()])
     answer = tracker.refine(AddRequest(click(), 9))
@@ -264,7 +254,7 @@ def test_a_chosen_candidate_is_there_whatever_the_score_says(tracker: Tracker) -
 def test_a_choice_is_refused_where_nothing_is_offered(tracker: Tracker) -> None:
     one, framed = stepped(tracker, [click(), box()])
     before = state_of(tracker)
-    kept_none = "no candidates are kept for this object on the newest frame; give the point again with the choice"
+    kept_none = "no candidates are kept for this object on this frame; give the point again with the choice"
     assert tracker.refine(AddRequest(Prompt(candidate=3), framed)).message == kept_none
     answer = tracker.refine(AddRequest(click(candidate=3), one))
     assert answer.code is PromptCode.INVALID_PROMPT and "this object has earlier ones on this frame" in answer.message

@@ -30,6 +30,8 @@ from sam2_ros.tracking.bank import MemoryBank
         ("recent_slots", 1, 6),
         ("max_pointer_age", 1, 15),
         ("lost_after", 1, 1_000_000),
+        ("history", 0, 256),
+        ("history_tolerance", 0, 60),
         ("hole_area", 0, 4096),
     ],
 )
@@ -52,7 +54,12 @@ def test_settings_are_fixed() -> None:
 
 @pytest.mark.parametrize(
     ("options", "slots", "pointers"),
-    [({}, 4 + 7, 4 + 16), ({"prompted_slots": 2, "recent_slots": 3}, 2 + 4, 2 + 16), ({"max_objects": 5}, 11, 20)],
+    [
+        ({}, 4 + 6 + 9, 4 + 15 + 9),
+        ({"prompted_slots": 2, "recent_slots": 3}, 2 + 3 + 9, 2 + 15 + 9),
+        ({"max_objects": 5}, 19, 28),
+        ({"history": 0}, 4 + 6 + 1, 4 + 15 + 1),
+    ],
 )
 def test_bytes_of_the_bank_follow_from_the_settings(options: dict[str, int], slots: int, pointers: int) -> None:
     """max_objects * (slots * tokens * 64 channels * 2 bytes + pointers * 256 * 4 bytes)."""
@@ -62,7 +69,7 @@ def test_bytes_of_the_bank_follow_from_the_settings(options: dict[str, int], slo
 
 
 @pytest.mark.parametrize(
-    ("name", "one", "sixteen"), [("embedded", "290 KiB", "4.5 MiB"), ("tiny", "5.5 MiB", "88.3 MiB")]
+    ("name", "one", "sixteen"), [("embedded", "494 KiB", "7.7 MiB"), ("tiny", "9.5 MiB", "152.4 MiB")]
 )
 def test_bytes_are_those_of_the_documentation(name: str, one: str, sixteen: str) -> None:
     config = read_checkpoint(EMBEDDED)[1] if name == "embedded" else ModelConfig("tiny", hiera=HIERA["tiny"])
@@ -75,9 +82,9 @@ def test_bytes_are_those_of_the_documentation(name: str, one: str, sixteen: str)
 
 
 def test_a_longer_history_adds_slots() -> None:
-    one, four = (MemoryBank(small_model(), TrackerConfig(max_objects=1), history=n) for n in (1, 4))
-    assert four.nbytes - one.nbytes == 3 * (8 * 8 * 64 * 2 + 256 * 4)
-    assert (four.ring, four.pointer_ring) == (10, 19)
+    none, three = (MemoryBank(small_model(), TrackerConfig(max_objects=1, history=n)) for n in (0, 3))
+    assert three.nbytes - none.nbytes == 3 * (8 * 8 * 64 * 2 + 256 * 4)
+    assert (three.ring, three.pointer_ring) == (10, 19)
 
 
 def test_fewer_recent_slots_look_at_fewer_frames() -> None:

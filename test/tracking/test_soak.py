@@ -28,7 +28,7 @@ def test_equal_seeds_give_equal_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert first["events"] == second["events"] and first["events"]["added"] > 0
     assert first["frame"] == [0, 20, 40, 44] and len(first["rss"]) == len(first["objects"]) == 4
     assert first["settled_range"] is None
-    assert first["bank_bytes"] == 4 * ((4 + 7) * 64 * 64 * 2 + (4 + 16) * 256 * 4)
+    assert first["bank_bytes"] == 4 * ((4 + 6 + 9) * 64 * 64 * 2 + (4 + 15 + 9) * 256 * 4)
     assert "too few frames to judge" in capsys.readouterr().out
     picture = cv2.imread(str(tmp_path / "0" / "soak.png"))
     assert picture is not None and picture.std() > 1

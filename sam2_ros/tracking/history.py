@@ -1,0 +1,99 @@
+"""The newest frames, as far as a prompt that comes late needs them: features, and the objects as they were."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sam2_ros.model.config import ModelConfig
+from sam2_ros.model.sam2 import ImageFeatures
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.stamps import find_frame
+
+
+@dataclass(frozen=True)
+class StoredFrame:
+    """One encoded frame."""
+
+    frame: int  # index in the stream
+    stamp: int  # ns
+    width: int  # pixels of the source image
+    height: int
+    features: ImageFeatures
+    objects: dict[int, TrackedObject] = field(default_factory=dict)  # by id, as they were after this frame
+
+    def keep(self, objects: Iterable[TrackedObject]) -> None:
+        """Notes ``objects`` as they are now."""
+        self.objects.update({one.object_id: one.snapshot() for one in objects})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features and of the objects' logits."""
+        features = self.features
+        tensors: list[Tensor] = [features.stride_16, features.stride_8, features.stride_4]
+        for one in self.objects.values():
+            tensors += [] if one.logits is None else [one.logits]
+            tensors += [] if one.candidates is None else [one.candidates.logits]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class FrameHistory:
+    """The newest frame and up to ``config.history`` frames before it; an older one goes when a newer one comes."""
+
+    def __init__(self, config: TrackerConfig) -> None:
+        self._tolerance = config.history_tolerance
+        self._frames: deque[StoredFrame] = deque(maxlen=config.history + 1)
+
+    @property
+    def newest(self) -> StoredFrame | None:
+        return self._frames[-1] if self._frames else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held now; :func:`most_bytes` is what they never exceed."""
+        return sum(stored.nbytes for stored in self._frames)
+
+    def append(self, stored: StoredFrame) -> None:
+        self._frames.append(stored)
+
+    def find(self, stamp: int) -> StoredFrame:
+        """The frame that a prompt stamped ``stamp`` (nanoseconds; 0 = the newest) is meant for.
+
+        Raises:
+            PromptError: none is, with the stamps that are accepted.
+        """
+        return self._frames[find_frame([stored.stamp for stored in self._frames], stamp, self._tolerance)]
+
+    def after(self, stored: StoredFrame) -> list[StoredFrame]:
+        """The frames that came after ``stored``, in their order."""
+        return [later for later in self._frames if later.frame > stored.frame]
+
+    def forget(self, object_id: int) -> None:
+        for stored in self._frames:
+            stored.objects.pop(object_id, None)
+
+    def forget_candidates(self, object_id: int) -> None:
+        """Only an object's newest candidates are kept: three masks for an object, not for every frame of it."""
+        for stored in self._frames:
+            if object_id in stored.objects:
+                stored.objects[object_id].candidates = None
+
+    def clear(self) -> None:
+        self._frames.clear()
+
+
+def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
+    """Bytes that a history never exceeds: features of every frame, one mask (logits, float32) for each object in it,
+    and three candidates for each object.
+
+    ``dtype`` is the tracker's; with "bfloat16" the map of stride 16 still counts as float32, which it is in some
+    networks.
+    """
+    pixels, fine = model.grid**2, 4 if dtype == "float32" else 2
+    features = model.hidden_dim * pixels * (4 + (1 + 2) * fine)
+    mask = (4 * model.grid) ** 2 * 4
+    return (config.history + 1) * (features + config.max_objects * mask) + config.max_objects * 3 * mask

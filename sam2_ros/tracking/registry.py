@@ -1,0 +1,58 @@
+"""Which objects live: permanent ids, unique names, rows of the memory bank."""
+
+from __future__ import annotations
+
+from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.types import AddRequest, PromptCode, PromptError
+
+
+class Registry:
+    """Living objects by id, in the order of their ids. Ids are never used again."""
+
+    def __init__(self, rows: int) -> None:
+        self.objects: dict[int, TrackedObject] = {}
+        self.next_id = 1
+        self._rows = rows
+
+    def living(self, object_id: int) -> TrackedObject:
+        """
+        Raises:
+            PromptError: UNKNOWN_OBJECT, with those that live.
+        """
+        try:
+            return self.objects[object_id]
+        except KeyError:
+            living = ", ".join(str(i) for i in self.objects) or "none"
+            raise PromptError(
+                PromptCode.UNKNOWN_OBJECT, f"there is no object {object_id}; living objects: {living}"
+            ) from None
+
+    def check_name(self, name: str, owner: int | None) -> None:
+        """
+        Raises:
+            PromptError: DUPLICATE_NAME: another one than ``owner`` has it.
+        """
+        for one in self.objects.values():
+            if name and one.name == name and one.object_id != owner:
+                raise PromptError(
+                    PromptCode.DUPLICATE_NAME, f"object {one.object_id} is already named '{name}'; choose another name"
+                )
+
+    def create(self, request: AddRequest, frame: int) -> TrackedObject:
+        """A new object with an id and a row of its own.
+
+        Raises:
+            PromptError: DUPLICATE_NAME, or FULL.
+        """
+        self.check_name(request.name, None)
+        taken = {one.row for one in self.objects.values()}
+        row = next((row for row in range(self._rows) if row not in taken), None)
+        if row is None:
+            raise PromptError(
+                PromptCode.FULL,
+                f"{self._rows} objects are tracked already (tracker.max_objects); remove one first",
+            )
+        one = TrackedObject(self.next_id, row, request.name, request.label, request.label_score, frame)
+        self.next_id += 1
+        self.objects[one.object_id] = one
+        return one
