@@ -22,6 +22,7 @@ class BackendInfo:
     image_size: int  # pixels, side of the square the network sees
     bank_bytes: int  # memory bank, allocated at start, constant
     max_objects: int
+    history_bytes: int = 0  # stored frames for late prompts, at most
 
 
 class Backend(Protocol):
@@ -43,7 +44,8 @@ class Backend(Protocol):
         ...
 
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
-        """Applies prompts to the frame stamped ``stamp`` (0 = the newest); one result each, refusals included.
+        """Applies prompts to the stored frame that ``stamp`` means (nanoseconds; 0 = the newest), and rolls their
+        objects forward to now from there; one result each, refusals included.
 
         An ``object_id`` of None makes a new object; an id that lives is corrected (as with :meth:`refine`).
         """

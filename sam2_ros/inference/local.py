@@ -74,6 +74,7 @@ class LocalBackend:
             image_size=network.config.image_size,
             bank_bytes=self._tracker.bank.nbytes,
             max_objects=self._tracker.config.max_objects,
+            history_bytes=self._tracker.history_bytes,
         )
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.stamps import find_frame
 from sam2_ros.tracking.types import (
     AddRequest,
     BoolMask,
@@ -63,6 +65,8 @@ class NullBackend:
         self.next_id = 1
         self._frame_index = -1
         self._stamp = 0
+        self._stamps: deque[int] = deque(maxlen=config.history + 1)  # of the stored frames
+        self._tolerance = config.history_tolerance
         self._size = (0, 0)  # height, width
         self._changes: list[ObjectChange] = []
 
@@ -77,6 +81,7 @@ class NullBackend:
         time.sleep(self._delay)
         self._frame_index += 1
         self._stamp = stamp
+        self._stamps.append(stamp)
         size = (frame.shape[0], frame.shape[1])
         for object_id, known in self._objects.items():
             mask = known.mask if size == self._size else CroppedMask.empty(size[1], size[0])
@@ -87,12 +92,12 @@ class NullBackend:
         return self._result()
 
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
-        return [self._answer(request) for request in requests]
+        return [self._answer(request, stamp) for request in requests]
 
     def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
         if request.object_id is None:
             return PromptResult(PromptCode.UNKNOWN_OBJECT, "no object was named; give the id of a living one")
-        return self._answer(request)
+        return self._answer(request, stamp)
 
     def remove(self, object_id: int) -> bool:
         known = self._objects.get(object_id)
@@ -123,21 +128,22 @@ class NullBackend:
     def close(self) -> None:
         self._objects.clear()
 
-    def _answer(self, request: AddRequest) -> PromptResult:
+    def _answer(self, request: AddRequest, asked: int) -> PromptResult:
         try:
+            index = find_frame(self._stamps, asked, self._tolerance)
             object_id = self._apply(request)
         except PromptError as error:
             return PromptResult(error.code, str(error))
-        known = self._objects[object_id]
+        known, stamp = self._objects[object_id], self._stamps[index]
         done = "tracking started" if request.object_id is None else "corrected"
         return PromptResult(
-            PromptCode.OK, f"object {object_id}: {done}", object_id, known.name, self._stamp,
+            PromptCode.OK, f"object {object_id}: {done}", object_id, known.name, stamp,
+            prompt_age=(self._stamp - stamp) / 1e9, frames_caught_up=len(self._stamps) - 1 - index,
+            stamp_difference=abs(asked - stamp) / 1e9 if asked else 0.0,
             result=self._object_result(object_id), stability=1.0,
         )  # fmt: skip
 
     def _apply(self, request: AddRequest) -> int:
-        if self._frame_index < 0:
-            raise PromptError(PromptCode.NO_FRAME, "no frame was processed yet; send one first")
         if request.object_id is not None:
             known = self._known(request.object_id)
             mask = self._mask(request.prompt)

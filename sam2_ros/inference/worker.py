@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import Backend, BackendInfo
+from sam2_ros.tracking.stamps import seconds
 from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
 
 T = TypeVar("T")
@@ -151,11 +152,11 @@ class Worker:
         return self._queue(_Command(apply, Future()))
 
     def call_on_frame(self, apply: Callable[[Backend], T], stamp: int = 0, wait: float = 0.0) -> Future[T]:
-        """Runs ``apply`` when the newest frame processed since :meth:`resume` is the one stamped ``stamp`` (0: any).
+        """Runs ``apply`` once a frame was processed since :meth:`resume` that is not older than ``stamp`` (0: any).
 
-        A frame that is yet to come is waited for, ``wait`` seconds at most. The future raises
-        :class:`PromptError`: NO_FRAME when it did not come, TOO_OLD when a newer one was processed already,
-        NOT_ACTIVE when the worker was paused or closed meanwhile.
+        It is waited for, ``wait`` seconds at most; then ``apply`` runs all the same, where there is a frame at all:
+        which stored frame a stamp means, and whether one does, is the engine's to say. The future raises
+        :class:`PromptError`: NO_FRAME when no frame came, NOT_ACTIVE when the worker was paused or closed meanwhile.
         """
         deadline = time.monotonic_ns() + round(wait * 1e9)
         return self._queue(_Command(apply, Future(), needs_frame=True, stamp=stamp, deadline=deadline))
@@ -240,21 +241,13 @@ class Worker:
         return current is None or command.stamp > current.stamp
 
     def _refusal(self, command: _Command[Any]) -> PromptError | None:
-        """Why a command that is due can't be applied. A backend that keeps a history will make TOO_OLD rarer here."""
-        newest = self._current_frame()
-        if self._awaits_frame(command):
-            asked = f"no frame stamped {_seconds(command.stamp)}" if command.stamp else "no frame"
-            last = f"; the newest is {_seconds(newest.stamp)}" if newest else ""
-            return PromptError(
-                PromptCode.NO_FRAME, f"{asked} was processed within the time allowed{last}; is the camera running?"
-            )
-        if command.needs_frame and newest and command.stamp and command.stamp < newest.stamp:
-            return PromptError(
-                PromptCode.TOO_OLD,
-                f"the frame stamped {_seconds(command.stamp)} is gone; accepted: {_seconds(newest.stamp)}, the newest, "
-                "or 0, which means the newest",
-            )
-        return None
+        """Why a command that is due can't be applied."""
+        if not command.needs_frame or self._current_frame() is not None:
+            return None
+        asked = f"no frame stamped {seconds(command.stamp)}" if command.stamp else "no frame"
+        return PromptError(
+            PromptCode.NO_FRAME, f"{asked} was processed within the time allowed; is the camera running?"
+        )
 
     def _apply(self, command: _Command[Any], backend: Backend) -> None:
         if not command.future.set_running_or_notify_cancel():
@@ -304,7 +297,3 @@ class Worker:
         except Exception as error:
             if tell != self._listener.on_failure:
                 self._tell(frame, self._listener.on_failure, frame, error)
-
-
-def _seconds(stamp: int) -> str:
-    return f"{stamp // 10**9}.{stamp % 10**9:09d}"

@@ -128,6 +128,7 @@ def active_values(counters: Counters, statistics: Statistics, age: float, info: 
         "last failure": statistics.last_failure,
         **statistics.percentiles(),
         "bank [bytes]": info.bank_bytes,
+        "history at most [bytes]": info.history_bytes,
         "objects": sum(statistics.states.values()),
         "objects at most": info.max_objects,
         **{f"objects {state.name.lower()}": statistics.states[state.name.lower()] for state in ObjectState},

@@ -115,7 +115,8 @@ class TrackerNode(LifecycleNode):
         self._refused_encodings.clear()
         self.get_logger().info(
             f"model {info.model} on {info.device} ({info.dtype}), {info.image_size} px, room for "
-            f"{info.max_objects} objects, memory bank {info.bank_bytes / 1e6:.1f} MB"
+            f"{info.max_objects} objects, memory bank {info.bank_bytes / 1e6:.1f} MB, "
+            f"stored frames at most {info.history_bytes / 1e6:.1f} MB"
         )
         return TransitionCallbackReturn.SUCCESS
 

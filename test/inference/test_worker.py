@@ -12,8 +12,10 @@ import pytest
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.worker import Counters, Frame, Processed, Worker
-from sam2_ros.tracking.types import AddRequest, FrameResult, Prompt, PromptCode, PromptError
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.types import AddRequest, FrameResult, Prompt, PromptCode, PromptError, PromptResult
 
+SECOND = 1_000_000_000
 PATIENCE = 10.0  # seconds until a test that waits in vain fails
 RGB = np.zeros((20, 30, 3), np.uint8)
 BOX = AddRequest(Prompt(box=np.array([2, 3, 10, 12], np.float32)))
@@ -23,7 +25,7 @@ class GatedBackend(NullBackend):
     """Every step waits until the test lets it through; ``entered`` says that one has begun."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(TrackerConfig(history=2))
         self.gate = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
         self.closed = False
@@ -236,24 +238,47 @@ def test_a_prompt_without_any_frame_is_refused(bench: Bench) -> None:
     assert "no frame was processed within the time allowed" in str(error)
 
 
-def test_a_stamp_picks_the_newest_frame_waits_for_a_newer_and_refuses_an_older(bench: Bench) -> None:
-    def stamp_of_newest(backend: object) -> int:
-        assert bench.worker.newest is not None
-        return bench.worker.newest.stamp
+def add_at(bench: Bench, stamp: int, wait: float = 0.0) -> Future[PromptResult]:
+    """A box for the frame of this stamp, in seconds."""
+    return bench.worker.call_on_frame(lambda backend: backend.add([BOX], stamp * SECOND)[0], stamp * SECOND, wait)
 
-    bench.process(10)
-    bench.process(20)
-    assert bench.worker.call_on_frame(stamp_of_newest, stamp=20).result(PATIENCE) == 20
-    later = bench.worker.call_on_frame(stamp_of_newest, stamp=30, wait=PATIENCE)
-    older = refusal(bench.worker.call_on_frame(stamp_of_newest, stamp=10))
+
+def test_a_stamp_picks_a_stored_frame_or_waits_for_a_newer_one(bench: Bench) -> None:
+    """The engine stores three frames."""
+    for stamp in (10, 20, 30, 40):
+        bench.process(stamp * SECOND)
+    assert add_at(bench, 40).result(PATIENCE).applied_stamp == 40 * SECOND
+    late = add_at(bench, 20).result(PATIENCE)
+    assert (late.applied_stamp, late.prompt_age, late.frames_caught_up) == (20 * SECOND, 20.0, 2)
+    older = add_at(bench, 10).result(PATIENCE)
     assert older.code is PromptCode.TOO_OLD
-    assert "0.000000020, the newest" in str(older)
+    assert "10.000000000 is gone; accepted: 20.000000000 to 40.000000000" in older.message
+    later = add_at(bench, 50, wait=PATIENCE)
     assert not later.done()
-    bench.process(30)
-    assert later.result(PATIENCE) == 30
-    never = refusal(bench.worker.call_on_frame(stamp_of_newest, stamp=40, wait=0.01))
-    assert never.code is PromptCode.NO_FRAME
-    assert "0.000000040" in str(never) and "the newest is 0.000000030" in str(never)
+    bench.process(50 * SECOND)
+    assert later.result(PATIENCE).applied_stamp == 50 * SECOND
+
+
+def test_a_stamp_whose_frame_was_dropped_means_the_nearest_one(bench: Bench) -> None:
+    """It is waited for until a newer one was processed; that one may be the nearest."""
+    bench.process(10 * SECOND)
+    waiting = bench.worker.call_on_frame(
+        lambda backend: backend.add([BOX], 11 * SECOND - 1000)[0], 11 * SECOND - 1000, PATIENCE
+    )
+    assert not waiting.done()
+    bench.process(11 * SECOND)
+    result = waiting.result(PATIENCE)
+    assert result.applied_stamp == 11 * SECOND and result.stamp_difference == pytest.approx(1e-6)
+
+
+def test_a_frame_that_does_not_come_within_the_time_is_refused_by_the_engine(bench: Bench) -> None:
+    """Unless the newest one is near enough."""
+    bench.process(10 * SECOND)
+    never = add_at(bench, 12, wait=0.01).result(PATIENCE)
+    assert never.code is PromptCode.NO_FRAME and "no frame stamped 12.000000000 was processed" in never.message
+    near = 10 * SECOND + 1000
+    result = bench.worker.call_on_frame(lambda backend: backend.add([BOX], near)[0], near, 0.01).result(PATIENCE)
+    assert result.applied_stamp == 10 * SECOND and result.stamp_difference == pytest.approx(1e-6)
 
 
 def test_pause_keeps_the_objects_and_counts_afresh(bench: Bench) -> None:

@@ -47,3 +47,15 @@ def test_two_moving_objects_are_tracked(folder: Path) -> None:
         status = node.status()
         assert int(status["bank [bytes]"]) == tracks.bank_bytes > 0
         assert status["model"] == "sam2_ros_embedded"
+
+        # A box for an image that is eight frames old: the object is found where it is now, not where it was then.
+        assert node.reset().success
+        headers = [publish(node, frame.rgb).header for frame in frames]
+        answer = node.add(box_prompt(*boxes[BALL], name="ball"), request_header=headers[0])
+        (result,) = answer.results
+        assert result.success and result.frames_caught_up == 8, result.message
+        assert iou(full_mask(result.mask), frames[0].masks[BALL]) > FLOOR
+        (known,) = node.wait_until(lambda: node.tracks[-1].objects, "the newest frame once more")
+        assert node.tracks[-1].header == headers[-1]
+        assert iou(full_mask(known.mask), frames[-1].masks[BALL]) > FLOOR
+        assert iou(full_mask(known.mask), frames[0].masks[BALL]) < 0.5

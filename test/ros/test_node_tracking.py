@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 from rcl_interfaces.srv import GetParameters
@@ -238,19 +240,67 @@ def test_a_name_is_unique(node: Peer) -> None:
     assert not answer.success and "'box' already" in answer.message
 
 
-def test_stamps_of_prompts(node: Peer) -> None:
-    tracks = node.track()
-    newest = node.list_objects().tracks.header
-    assert node.add(box_prompt(10, 10, 30, 30), request_header=newest).success
-    old = Header(stamp=tracks.header.stamp)
-    old.stamp.sec -= 500
+def test_a_prompt_is_applied_to_the_frame_of_its_stamp(node: Peer) -> None:
+    """Late by none and by some frames; the answer says how late, and only the newest frame is published again."""
+    headers = stored_headers(node, 4)
+    for late, header in enumerate(reversed(headers)):
+        before = len(node.tracks)
+        (result,) = node.add(box_prompt(10, 10, 30, 30, name=f"object {late}"), request_header=header).results
+        assert result.success, result.message
+        assert (result.applied_stamp, result.stamp_difference) == (header.stamp, 0)
+        assert result.frames_caught_up == late
+        assert result.prompt_age == pytest.approx(seconds(headers[-1].stamp) - seconds(header.stamp))
+        node.wait_until(partial(grown, node.tracks, before), "the frame once more")
+        assert node.tracks[-1].header == headers[-1]
+    refined = node.call(
+        RefineObject, "refine_object",
+        RefineObject.Request(request_header=headers[1], prompt=box_prompt(10, 10, 50, 50, name="object 1")),
+    )  # fmt: skip
+    assert refined.success and refined.result.applied_stamp == headers[1].stamp
+    assert refined.result.frames_caught_up == len(headers) - 2
+
+
+def test_the_stamp_of_a_dropped_frame_means_the_nearest_one(node: Peer) -> None:
+    """Within tracker.history_tolerance, and the answer says so."""
+    first, second, *_ = stored_headers(node)
+    between = Header(stamp=Time(sec=second.stamp.sec, nanosec=second.stamp.nanosec - 90_000_000))
+    (result,) = node.add(box_prompt(10, 10, 30, 30), request_header=between).results
+    assert result.success and result.applied_stamp == second.stamp
+    assert result.stamp_difference == pytest.approx(0.09)
+    far = Header(stamp=Time(sec=first.stamp.sec, nanosec=first.stamp.nanosec + 400_000_000))
+    (result,) = node.add(box_prompt(10, 10, 30, 30), request_header=far).results
+    assert result.code == PromptResult.NO_FRAME and "tracker.history_tolerance" in result.message
+
+
+def test_stamps_of_no_stored_frame_are_refused(node: Peer) -> None:
+    *_, newest = headers = stored_headers(node)
+    old = Header(stamp=Time(sec=headers[0].stamp.sec - 500))
     answer = node.add(box_prompt(10, 10, 30, 30), request_header=old)
     assert answer.results[0].code == PromptResult.TOO_OLD
-    assert f"accepted: {newest.stamp.sec}." in answer.results[0].message
-    future = Header(stamp=tracks.header.stamp)
-    future.stamp.sec += 100_000
+    listed = node.list_objects().tracks.header
+    assert listed == newest
+    assert f" to {newest.stamp.sec}.123456789" in answer.results[0].message
+    future = Header(stamp=Time(sec=newest.stamp.sec + 100_000))
     answer = node.add(box_prompt(10, 10, 30, 30), request_header=future)
     assert answer.results[0].code == PromptResult.NO_FRAME
+
+
+def stored_headers(node: Peer, count: int = 5) -> list[Header]:
+    """Sends as many images, one after the other, so that none of them is dropped; returns their headers."""
+    headers = []
+    for _ in range(count):
+        image = node.send()
+        node.wait_until(partial(node.tracks_of, image), "its tracks")
+        headers.append(image.header)
+    return headers
+
+
+def grown(messages: list[Any], before: int) -> bool:
+    return len(messages) > before
+
+
+def seconds(stamp: Any) -> float:
+    return float(stamp.sec + stamp.nanosec * 1e-9)
 
 
 def test_a_prompt_waits_for_the_frame_that_it_names(node: Peer) -> None:

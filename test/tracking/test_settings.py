@@ -162,7 +162,8 @@ def test_the_local_backend_is_the_tracker(checkpoint: Path, order: Callable[[Eng
     backend = LocalBackend(str(checkpoint), device="cpu", dtype="float32", config=config)
     results = [repr(session(engine, order)) for engine in (backend, Tracker(small_model(), config))]
     assert results[0] == results[1]
-    assert backend.info == BackendInfo("small", "cpu", "float32", 128, backend.tracker.bank.nbytes, 2)
+    tracker = backend.tracker
+    assert backend.info == BackendInfo("small", "cpu", "float32", 128, tracker.bank.nbytes, 2, tracker.history_bytes)
 
 
 def test_the_local_backend_after_its_end(checkpoint: Path) -> None:
