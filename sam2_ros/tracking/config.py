@@ -18,6 +18,14 @@ class TrackerConfig:
     recent_slots: int = 6  # recent frames attended to; 6 is what SAM 2 was trained with
     max_pointer_age: int = 15  # frames; ages beyond are given as this one, as training saw no longer ones
     lost_after: int = 30  # frames without the object until OCCLUDED becomes LOST
+    visible_after: int = 1  # frames in a row on which an object must be seen to become VISIBLE again
+    occluded_after: int = 1  # frames in a row on which it must not be seen to become OCCLUDED
+    search_every: int = 3  # a LOST object is looked for on every so many frames
+    drop_after: int = 0  # frames without the object until it is dropped; 0 = never
+    explosion_factor: float = 4.0  # a mask of more than so many times its area, at ...
+    explosion_iou: float = 0.7  # ... a predicted IoU below this one, is not believed; factor 0 = off
+    explosion_frames: int = 3  # sightings back to which its area is compared
+    max_area: float = 0.95  # share of the frame beyond which a mask is not believed; 1 = off
     history: int = 8  # frames before the newest that can still be prompted; 0 = the newest only
     history_tolerance: float = 0.1  # s, between the stamp of a prompt and that of the stored frame it is applied to
     hole_area: int = 0  # fill background holes up to this many low-resolution pixels; 0 = off
@@ -33,6 +41,14 @@ class TrackerConfig:
             ("recent_slots", 1, 6),
             ("max_pointer_age", 1, 15),
             ("lost_after", 1, 1_000_000),
+            ("visible_after", 1, 100),
+            ("occluded_after", 1, 100),
+            ("search_every", 1, 1000),
+            ("drop_after", 0, 1_000_000),
+            ("explosion_factor", 0, 1000),
+            ("explosion_iou", 0, 1),
+            ("explosion_frames", 1, 100),
+            ("max_area", 0, 1),
             ("history", 0, 256),
             ("history_tolerance", 0, 60),
             ("hole_area", 0, 4096),

@@ -1,4 +1,4 @@
-"""What the tracker knows of one object beside its memory: who it is, and whether it is seen."""
+"""What the tracker knows of one object beside its memory: who it is, and how it stands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.tracking.types import CroppedMask, ObjectResult, ObjectState
+from sam2_ros.tracking.visibility import Sight
 
 _LASTING = ("object_id", "row", "name", "label", "label_score", "added_frame")
 
@@ -25,14 +26,10 @@ class TrackedObject:
     label_score: float
     added_frame: int
 
-    state: ObjectState = ObjectState.OCCLUDED
-    first_seen: int = 0  # ns
-    last_seen: int = 0  # ns
-    last_seen_frame: int = -1
-    newest_frame: int = -1  # the frame that the fields below belong to
-    seen_before: tuple[int, int, int] = (0, 0, -1)  # first_seen, last_seen, last_seen_frame as of the frame before
+    sight: Sight = field(init=False)  # as of the newest frame
+    sight_before: Sight = field(init=False)  # as of the frame before
 
-    logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame
+    logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None where it was not looked for
     mask: CroppedMask | None = None
     object_score: float = 0.0
     visibility: float = 0.0
@@ -45,36 +42,37 @@ class TrackedObject:
     labels: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     candidates: Candidates | None = None
 
-    def see(
-        self,
-        frame: int,
-        stamp: int,
-        mask: CroppedMask,
-        object_score: float,
-        visibility: float,
-        iou: float,
-        lost_after: int,
-    ) -> ObjectState:
-        """Takes the outcome of one frame over; returns the state before.
+    def __post_init__(self) -> None:
+        self.sight = self.sight_before = Sight(-1, absent_since=self.added_frame)
 
-        VISIBLE with a mask; OCCLUDED without one; LOST when there was none for more than ``lost_after`` frames.
-        """
+    @property
+    def state(self) -> ObjectState:
+        return self.sight.state
+
+    @property
+    def newest_frame(self) -> int:
+        """The frame that everything but identity and name belongs to; -1 before the first."""
+        return self.sight.frame
+
+    @property
+    def last_seen(self) -> int:
+        """Stamp (ns) of the newest frame with a mask."""
+        return self.sight.last_seen
+
+    def sight_before_frame(self, frame: int) -> Sight:
+        """How it stood before ``frame``: a prompt's answer replaces what its frame gave so far."""
+        return self.sight_before if self.sight.frame == frame else self.sight
+
+    def stand(self, sight: Sight, mask: CroppedMask) -> ObjectState:
+        """Takes the outcome of a frame over; returns the state before."""
         before = self.state
-        if frame == self.newest_frame:  # a prompt's answer replaces what this frame gave so far
-            self.first_seen, self.last_seen, self.last_seen_frame = self.seen_before
-        self.seen_before = (self.first_seen, self.last_seen, self.last_seen_frame)
-        self.newest_frame, self.mask = frame, mask
-        self.object_score, self.visibility, self.predicted_iou = object_score, visibility, iou
-        if mask.crop.size:
-            if self.last_seen_frame < 0:
-                self.first_seen = stamp
-            self.last_seen, self.last_seen_frame = stamp, frame
-            self.state = ObjectState.VISIBLE
-        elif frame - max(self.last_seen_frame, self.added_frame) > lost_after:
-            self.state = ObjectState.LOST
-        else:
-            self.state = ObjectState.OCCLUDED
+        self.sight_before = self.sight_before_frame(sight.frame)
+        self.sight, self.mask = sight, mask
         return before
+
+    def judge(self, object_score: float, visibility: float, predicted_iou: float) -> None:
+        """Takes over what the network says of its newest mask."""
+        self.object_score, self.visibility, self.predicted_iou = object_score, visibility, predicted_iou
 
     def snapshot(self) -> TrackedObject:
         """The object as it is now; what is in it is replaced later, never changed in place."""
@@ -88,7 +86,6 @@ class TrackedObject:
 
     def result(self, width: int, height: int) -> ObjectResult:
         """The object as of its newest frame."""
-        since = self.last_seen_frame if self.last_seen_frame >= 0 else self.added_frame
         return ObjectResult(
             object_id=self.object_id,
             mask=self.mask if self.mask is not None else CroppedMask.empty(width, height),
@@ -100,16 +97,16 @@ class TrackedObject:
             name=self.name,
             label=self.label,
             label_score=self.label_score,
-            first_seen=self.first_seen,
-            last_seen=self.last_seen,
-            frames_since_seen=self.newest_frame - since,
+            first_seen=self.sight.first_seen,
+            last_seen=self.sight.last_seen,
+            frames_since_seen=self.sight.absent_for,
             frames_tracked=self.newest_frame - self.added_frame,
         )
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The three masks of an ambiguous prompt, kept until the next frame so that one can be chosen."""
+    """The three masks of an ambiguous prompt, kept while its frame is stored so that one can be chosen."""
 
     frame: int
     logits: Tensor  # [3, h, w]

@@ -154,9 +154,11 @@ class PromptRun:
         for a, answer, mask in zip(accepted, answers, self._prompted_masks([a.one for a in accepted]), strict=True):
             one = a.one
             visibility = float(engine.model.visibility(torch.tensor(answer.object_score), torch.tensor(answer.iou)))
-            one.see(
-                stored.frame, stored.stamp, mask, answer.object_score, visibility, answer.iou, engine.config.lost_after
-            )
+            area = mask.area / (stored.width * stored.height)
+            before = one.sight_before_frame(stored.frame)
+            one.judge(answer.object_score, visibility, answer.iou)
+            bounded = a.request.prompt.box is not None or a.request.prompt.mask is not None
+            one.stand(before.prompted(stored.frame, stored.stamp, area, bounded, engine.config), mask)
             engine.history.forget_candidates(one.object_id)
             results.append(self._result(a, answer))
         stored.keep(a.one for a in accepted)
@@ -212,6 +214,7 @@ class PromptRun:
         """Gives every pixel of the newest frame to one object."""
         living = self.engine.registry.objects.values()
         shown = [one for one in living if one in prompted or one.newest_frame == self.newest.frame]
+        shown = [one for one in shown if one.logits is not None]
         logits = torch.stack([one.logits for one in shown if one.logits is not None])
         masks = image_masks(logits, self.newest.height, self.newest.width, non_overlap=True)
         for one, mask in zip(shown, masks, strict=True):

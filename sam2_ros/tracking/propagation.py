@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,8 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.types import ObjectChange
+from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
+from sam2_ros.tracking.visibility import Evidence, Sight
 
 Lap = Callable[[str], None]
 
@@ -52,10 +54,25 @@ class Propagation:
 
     @torch.inference_mode()
     def track(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
-        """Tracks ``objects`` from the frame before ``stored``, remembers what comes out, and says what changed."""
+        """Tracks ``objects`` from the frame before ``stored``, remembers what comes out, and says what changed.
+
+        Of the lost ones only those are looked for whose turn it is; the others pass the frame.
+        """
+        self.bank.hold([one.row for one in objects], stored.frame)  # unless it is remembered below
+        changes = []
+        due = []
+        for one in objects:
+            if self.config.reference_policy or one.sight.due(stored.frame, self.config):
+                due.append(one)
+            else:
+                changes += self._pass(one, stored)
+        if due:
+            changes += self._track_due(due, stored, lap)
+        return changes
+
+    def _track_due(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
         model, features, frame = self.model, stored.features, stored.frame
         rows = [one.row for one in objects]
-        self.bank.hold(rows, frame)  # what follows may fail
         memories = self.bank.gather(rows, frame)
         with autocast(model, self.dtype):
             conditioned = model.with_memory(
@@ -65,30 +82,87 @@ class Propagation:
             decoded = model.decode(conditioned, features, *model.no_prompt(len(rows)))
             chosen = choose(decoded, multimask=True, stability_fallback=False)
             present = model.present(decoded.object_score[:, 0], chosen.iou)
-            logits = torch.where(present[:, None, None, None], chosen.logits.float(), ABSENT_LOGIT)
             pointers = model.pointer(chosen.token, present)
+            drawn = chosen.logits.float()
+            logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
+            findings = self._findings(decoded.object_score[:, 0], chosen.iou, present, drawn)
+            sights = [
+                one.sight.after(frame, stored.stamp, finding.evidence, self.config)
+                for one, finding in zip(objects, findings, strict=True)
+            ]
             lap("decode")
-            size = model.config.image_size
-            full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
-            memory = model.encode_memory(features, full, present)
-        self._remember(rows, frame, memory, pointers, present)
+            kept = [self._is_kept(f.evidence, sight) for f, sight in zip(findings, sights, strict=True)]
+            self._remember(rows, stored, logits, present, pointers, kept)
         lap("memory_encode")
+        shown = torch.where(_shown(present, sights), drawn, ABSENT_LOGIT)
+        changes = self._show(objects, stored, shown, sights, findings)
+        lap("masks")
+        return changes
+
+    def _findings(self, scores: Tensor, ious: Tensor, present: Tensor, drawn: Tensor) -> list[Finding]:
+        """What the network says of each object, fetched from the device at once."""
+        areas = (drawn > 0).flatten(1).float().mean(dim=1)
+        table = torch.stack((scores.float(), ious.float(), present.float(), areas)).cpu()
+        visibilities = self.model.visibility(table[0], table[1])
+        return [
+            Finding(score, visibility, Evidence(bool(there), area, iou))
+            for score, iou, there, area, visibility in torch.cat((table, visibilities[None])).T.tolist()
+        ]
+
+    def _is_kept(self, evidence: Evidence, sight: Sight) -> bool:
+        """Whether a frame is remembered. A doubted mask is not, nor a frame without an object that is lost. A model
+        that judges presence by predicted IoU was not trained to remember absences: with it, the memory of when an
+        object was seen waits while it is hidden."""
+        if self.config.reference_policy:
+            return True
+        if sight.doubted or (sight.state is ObjectState.LOST and not evidence.present):
+            return False
+        return evidence.present or not self.model.config.present_iou
+
+    def _remember(
+        self, rows: list[int], stored: StoredFrame, logits: Tensor, present: Tensor, pointers: Tensor, kept: list[bool]
+    ) -> None:
+        index = [i for i, keep in enumerate(kept) if keep]
+        if not index:
+            return
+        if len(index) < len(rows):
+            logits, present, pointers = logits[index], present[index], pointers[index]
+        size = self.model.config.image_size
+        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
+        memory = self.model.encode_memory(stored.features, full, present)
+        self.bank.store_recent([rows[i] for i in index], stored.frame, memory, pointers)
+
+    def _show(
+        self,
+        objects: list[TrackedObject],
+        stored: StoredFrame,
+        logits: Tensor,
+        sights: list[Sight],
+        findings: list[Finding],
+    ) -> list[ObjectChange]:
+        """Brings the masks to the size of the image and takes everything over into the objects."""
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
         masks = image_masks(logits, stored.height, stored.width, self.config.non_overlap)
-        scores = decoded.object_score[:, 0].float().cpu()
-        ious = chosen.iou.float().cpu()
-        visibilities = model.visibility(scores, ious).tolist()
         changes = []
-        for index, one in enumerate(objects):
+        for index, (one, sight, finding) in enumerate(zip(objects, sights, findings, strict=True)):
+            mask = masks[index]
+            if sight.state is ObjectState.VISIBLE and not mask.crop.size:
+                # Too small for the image's pixels, or another object's by non-overlap: there is no mask to show.
+                nothing = replace(finding.evidence, area=0.0)
+                sight = one.sight.after(stored.frame, stored.stamp, nothing, self.config)
+            elif sight.state is not ObjectState.VISIBLE:
+                mask = CroppedMask.empty(stored.width, stored.height)
             one.logits, one.prompted, one.candidates = logits[index], False, None
-            before = one.see(
-                frame, stored.stamp, masks[index], float(scores[index]), visibilities[index], float(ious[index]),
-                self.config.lost_after,
-            )  # fmt: skip
-            changes += state_change(one, before)
-        lap("masks")
+            one.judge(finding.score, finding.visibility, finding.evidence.predicted_iou)
+            changes += state_change(one, one.stand(sight, mask))
         return changes
+
+    def _pass(self, one: TrackedObject, stored: StoredFrame) -> list[ObjectChange]:
+        """A lost object whose turn it is not."""
+        one.logits, one.prompted, one.candidates = None, False, None
+        sight = one.sight.passed(stored.frame, stored.stamp, self.config)
+        return state_change(one, one.stand(sight, CroppedMask.empty(stored.width, stored.height)))
 
     def catch_up(self, objects: list[TrackedObject], frames: list[StoredFrame]) -> None:
         """Rolls ``objects`` forward through ``frames``, which they were seen in before or not, and notes what they
@@ -113,17 +187,23 @@ class Propagation:
         assert known.mask is not None
         one.prompt_frame, one.points, one.labels = known.prompt_frame, known.points, known.labels
         one.logits, one.prompted, one.candidates = known.logits, True, known.candidates
-        one.see(
-            stored.frame, stored.stamp, known.mask, known.object_score, known.visibility, known.predicted_iou,
-            self.config.lost_after,
-        )  # fmt: skip
+        one.judge(known.object_score, known.visibility, known.predicted_iou)
+        sight = one.sight.prompted(
+            stored.frame, stored.stamp, known.sight.prompted_area, bool(known.sight.areas), self.config
+        )
+        one.stand(sight, known.mask)
 
-    def _remember(self, rows: list[int], frame: int, memory: Tensor, pointers: Tensor, present: Tensor) -> None:
-        """Stores the frame for every object. A model that judges presence by predicted IoU was not trained to
-        remember absences: for an object that is hidden the memory of when it was seen waits instead."""
-        if not self.model.config.present_iou:
-            self.bank.store_recent(rows, frame, memory, pointers)
-            return
-        index = [i for i, seen in enumerate(present.tolist()) if seen]
-        if index:
-            self.bank.store_recent([rows[i] for i in index], frame, memory[index], pointers[index])
+
+@dataclass(frozen=True)
+class Finding:
+    """What the network says of one object on one frame."""
+
+    score: float  # logit
+    visibility: float  # [0, 1]
+    evidence: Evidence
+
+
+def _shown(present: Tensor, sights: list[Sight]) -> Tensor:
+    """Whose decoded mask is shown, ``[B, 1, 1, 1]``: the present ones', and that of those still VISIBLE without."""
+    visible = torch.tensor([sight.state is ObjectState.VISIBLE for sight in sights], device=present.device)
+    return (present | visible)[:, None, None, None]

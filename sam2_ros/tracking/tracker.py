@@ -26,11 +26,20 @@ from sam2_ros.tracking.changes import (
 )
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
+from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompt_run import Engine, PromptRun
 from sam2_ros.tracking.prompting import PromptApplier
 from sam2_ros.tracking.propagation import Clock, Propagation, autocast
 from sam2_ros.tracking.registry import Registry
-from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptCode, PromptError, PromptResult
+from sam2_ros.tracking.types import (
+    AddRequest,
+    FrameResult,
+    ObjectChange,
+    ObjectState,
+    PromptCode,
+    PromptError,
+    PromptResult,
+)
 
 __all__ = ["ADDED", "CORRECTED", "DROPPED", "KEPT_CHANGES", "PROMPT_RELEASED", "REMOVED", "STATE_CHANGED", "Tracker"]
 
@@ -108,6 +117,7 @@ class Tracker:
             changes = self._propagation.track(objects, stored, clock.lap) if objects else []
         finally:
             stored.keep(objects)
+        changes += self._drop_lost(objects)
         return self._result(stored, tuple(changes), clock.laps)
 
     # -- commands ----------------------------------------------------------------------------------------------
@@ -151,11 +161,10 @@ class Tracker:
 
     def remove(self, object_id: int) -> bool:
         """Forgets an object; its id is never used again. False when there is none of this id."""
-        one = self._objects.pop(object_id, None)
+        one = self._objects.get(object_id)
         if one is None:
             return False
-        self.bank.clear(one.row)
-        self.history.forget(object_id)
+        self._forget(one)
         self._changes.append(change_of(one, REMOVED, one.state, "removed by request", gone=True))
         return True
 
@@ -191,6 +200,22 @@ class Tracker:
         """Lets memory and model go."""
         self.reset()
         self.history.clear()
+
+    def _drop_lost(self, objects: list[TrackedObject]) -> list[ObjectChange]:
+        """Forgets those that have been lost for too long."""
+        longest = self.config.drop_after
+        changes = []
+        for one in objects:
+            if longest and one.state is ObjectState.LOST and one.sight.absent_for > longest:
+                self._forget(one)
+                reason = f"not seen for {one.sight.absent_for} frames (tracker.drop_after)"
+                changes.append(change_of(one, DROPPED, one.state, reason, gone=True))
+        return changes
+
+    def _forget(self, one: TrackedObject) -> None:
+        del self._objects[one.object_id]
+        self.bank.clear(one.row)
+        self.history.forget(one.object_id)
 
     def _result(self, stored: StoredFrame, changes: tuple[ObjectChange, ...], laps: dict[str, float]) -> FrameResult:
         results = tuple(one.result(stored.width, stored.height) for one in self._objects.values())

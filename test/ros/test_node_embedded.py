@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from node_harness import Peer, box_prompt, running
 
-from sam2_ros.msg import TrackedObject, TrackedObjectArray
+from sam2_ros.msg import ObjectEvent, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.messages import full_mask, rgb_image
 from sam2_ros.tools.scene import bounding_box, render
 from sam2_ros.tracking.types import BoolMask
@@ -59,3 +59,46 @@ def test_two_moving_objects_are_tracked(folder: Path) -> None:
         assert node.tracks[-1].header == headers[-1]
         assert iou(full_mask(known.mask), frames[-1].masks[BALL]) > FLOOR
         assert iou(full_mask(known.mask), frames[0].masks[BALL]) < 0.5
+
+
+def test_seen_hidden_lost_dropped(folder: Path) -> None:
+    """The contract over DDS: states, masks, last_seen and events of a ball that goes away, comes back and goes."""
+    file = folder / "visibility.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    tracker:\n      max_objects: 2\n      lost_after: 2\n      search_every: 2\n"
+        "      drop_after: 5\n"
+    )
+    frames = [frame.rgb for frame in islice(render(16, width=320, height=240, post=False), 5)]
+    ball = bounding_box(next(render(16, width=320, height=240, post=False)).masks[BALL])
+    empty = np.full_like(frames[0], 128)
+    visible, occluded, lost = TrackedObject.STATE_VISIBLE, TrackedObject.STATE_OCCLUDED, TrackedObject.STATE_LOST
+    with running(folder, namespace="/visibility", params_file=str(file)) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        publish(node, frames[0])
+        assert node.add(box_prompt(*ball, name="ball")).success
+        seen = [publish(node, rgb) for rgb in [frames[1], empty, empty, empty, frames[2], frames[3], *[empty] * 6]]
+        states = [[known.state for known in tracks.objects] for tracks in seen]
+        assert states[:4] == [[visible], [occluded], [occluded], [lost]]
+        assert states[4:6] in ([[visible], [visible]], [[lost], [visible]])  # it may not be its turn at once
+        assert states[6:] == [[occluded], [occluded], [lost], [lost], [lost], []]
+        for tracks in seen:
+            for known in tracks.objects:
+                assert (known.area > 0) == (known.state == visible) == (known.mask.width > 0)
+                assert (known.visibility > 0.5) == (known.state == visible) or known.state == lost
+        assert seen[3].objects[0].last_seen == seen[0].header.stamp
+        assert seen[3].objects[0].frames_since_seen == 3
+        changed = ObjectEvent.STATE_CHANGED
+        node.wait_until(lambda: len(node.events) >= 7, "seven events")
+        changes = [(event.event, event.previous_state, event.state) for event in node.events]
+        assert changes == [
+            (ObjectEvent.ADDED, 0, visible),
+            (changed, visible, occluded),
+            (changed, occluded, lost),
+            (changed, lost, visible),
+            (changed, visible, occluded),
+            (changed, occluded, lost),
+            (ObjectEvent.DROPPED, lost, 0),
+        ]
+        assert node.events[-1].header == seen[-1].header and "tracker.drop_after" in node.events[-1].reason
+        assert node.events[-1].last_seen == seen[5].header.stamp

@@ -31,7 +31,7 @@ def _answer_quickly(tracker: Tracker) -> Callable[..., list[Answer]]:
 
 @pytest.fixture
 def tracker() -> Tracker:
-    return Tracker(small_model(), TrackerConfig(max_objects=2, lost_after=3))
+    return Tracker(small_model(), TrackerConfig(max_objects=2, lost_after=3, search_every=1))
 
 
 def test_visible_occluded_lost_and_back(tracker: Tracker) -> None:
