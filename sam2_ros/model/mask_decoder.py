@@ -87,14 +87,16 @@ def stability(logits: Tensor) -> Tensor:
     return torch.where(outer > 0, inner / outer.clamp(min=1), 1.0)
 
 
-def choose(decoded: DecodedMasks, multimask: bool, stability_fallback: bool) -> ChosenMask:
+def choose(
+    decoded: DecodedMasks, multimask: bool, stability_fallback: bool, candidate: Tensor | None = None
+) -> ChosenMask:
     """Picks one mask per object: the candidate of best predicted IoU, or the single answer.
 
     With ``stability_fallback`` an unstable single answer gives way to the best candidate; the token stays the single
-    one's, as in the reference.
+    one's, as in the reference. ``candidate`` (``[B]``, 0 to 2) replaces the choice by predicted IoU.
     """
     rows = torch.arange(len(decoded.ious), device=decoded.ious.device)
-    best = 1 + decoded.ious[:, 1:].argmax(dim=-1)
+    best = 1 + (decoded.ious[:, 1:].argmax(dim=-1) if candidate is None else candidate)
     if multimask:
         index, token_index = best, best
     else:

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.policies import POLICIES
 
 Value: TypeAlias = bool | int | float | str
 
@@ -221,6 +222,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "tracker.binarize_prompted_memory",
         _DEFAULTS.binarize_prompted_memory,
         "Remember prompted frames with a binary mask instead of a soft one.",
+    ),
+    Parameter(
+        "tracker.memory_policy",
+        _DEFAULTS.memory_policy,
+        "How objects are remembered: recent (as SAM 2), quality (only good frames, and a motion prior), "
+        "distractor_aware (also keeps frames on which a look-alike was told apart; three more slots an object).",
+        choices=tuple(POLICIES),
     ),
     Parameter(
         "tracker.reference_policy",

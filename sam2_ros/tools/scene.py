@@ -30,10 +30,10 @@ NAMES = {1: "ball", 2: "book"}
 
 def render(frames: int, width: int = 640, height: int = 480, post: bool = True) -> Iterator[RenderedFrame]:
     """Renders ``frames`` frames: object 1, a ball, rolls to the right behind a ``post``; object 2, a book, turns."""
-    ground = _texture(width, height, seed=1, base=(150, 145, 135), contrast=22)
-    ball = _texture(width, height, seed=2, base=(205, 60, 45), contrast=45)
-    book = _texture(width, height, seed=3, base=(45, 90, 185), contrast=45)
-    wood = _texture(width, height, seed=4, base=(85, 65, 45), contrast=15)
+    ground = texture(width, height, seed=1, base=(150, 145, 135), contrast=22)
+    ball = texture(width, height, seed=2, base=(205, 60, 45), contrast=45)
+    book = texture(width, height, seed=3, base=(45, 90, 185), contrast=45)
+    wood = texture(width, height, seed=4, base=(85, 65, 45), contrast=15)
     unit = height / 480
     for index in range(frames):
         t = index / max(1, frames - 1)
@@ -66,7 +66,7 @@ def bounding_box(mask: BoolMask) -> tuple[int, int, int, int]:
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
-def _texture(width: int, height: int, seed: int, base: tuple[int, int, int], contrast: float) -> Rgb:
+def texture(width: int, height: int, seed: int, base: tuple[int, int, int], contrast: float) -> Rgb:
     """Smooth noise in several sizes around a colour."""
     random = np.random.default_rng(seed)
     total = np.zeros((height, width), np.float32)

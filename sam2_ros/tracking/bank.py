@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.policies import POLICIES
 
 Table: TypeAlias = NDArray[np.int64]
 
@@ -57,7 +58,9 @@ class MemoryBank:
     def __init__(self, model: Sam2Model, config: TrackerConfig) -> None:
         self.model = model
         self.config = config
-        rows, prompted, again = config.max_objects, config.prompted_slots, config.history + 1
+        self.anchors = POLICIES[config.memory_policy].anchors
+        self.kept = config.prompted_slots + self.anchors  # slots of frames that newer ones don't push out
+        rows, prompted, again = config.max_objects, self.kept, config.history + 1
         self.ring = config.recent_slots + again
         self.pointer_ring = POINTER_FRAMES + again
         tokens, channels = model.config.memory_grid**2, model.config.memory_dim
@@ -91,11 +94,25 @@ class MemoryBank:
         """
         slots, pointer_slots = self._tick(rows, frame)
         index = torch.as_tensor(rows, device=self.spatial.device)
-        prompted = self.config.prompted_slots
+        prompted = self.kept
         self.spatial[index, torch.as_tensor(prompted + slots, device=index.device)] = memory.to(self.spatial.dtype)
         self.pointers[index, torch.as_tensor(prompted + pointer_slots, device=index.device)] = pointers.float()
         self.recent_frames[rows, slots] = frame
         self.pointer_frames[rows, pointer_slots] = frame
+
+    def store_anchor(self, row: int, frame: int, memory: Tensor, pointer: Tensor) -> None:
+        """Keeps a tracked frame as an anchor (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``) beside the prompted
+        frames; the oldest anchor gives way."""
+        table = self.prompted_frames[row, self.config.prompted_slots :]
+        slot = int(table.argmin())  # an empty one, or the oldest
+        table[slot] = frame
+        self.spatial[row, self.config.prompted_slots + slot] = memory.to(self.spatial.dtype)
+        self.pointers[row, self.config.prompted_slots + slot] = pointer.float()
+
+    def forget_anchors(self, row: int, frame: int) -> None:
+        """Forgets the anchors from ``frame`` on."""
+        table = self.prompted_frames[row, self.config.prompted_slots :]
+        table[table >= frame] = EMPTY
 
     def skip(self, row: int, frame: int) -> None:
         """Lets the clock tick for a prompted frame: it must not also count as a recent one."""
@@ -111,7 +128,7 @@ class MemoryBank:
         Returns:
             The frame that was let go, or None.
         """
-        table = self.prompted_frames[row]
+        table = self.prompted_frames[row, : self.config.prompted_slots]
         released: int | None = None
         if frame in table:
             slot = int(np.flatnonzero(table == frame)[0])
@@ -140,7 +157,7 @@ class MemoryBank:
         Each must hold one (:meth:`remembers`).
         """
         model, config = self.model, self.config
-        prompted = config.prompted_slots
+        prompted = self.kept
         table = np.asarray(rows)
 
         held = (self.prompted_frames[table] != EMPTY) & (self.prompted_frames[table] < frame)

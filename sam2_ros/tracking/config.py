@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sam2_ros.tracking.policies import POLICIES
+
 
 @dataclass(frozen=True)
 class TrackerConfig:
@@ -32,9 +34,14 @@ class TrackerConfig:
     non_overlap: bool = False  # every pixel to at most one object
     stability_fallback: bool = True  # an unstable single mask gives way to the best of the three candidates
     binarize_prompted_memory: bool = True  # memory of a prompted frame holds a binary mask
+    memory_policy: str = "recent"  # a key of policies.POLICIES
     reference_policy: bool = False  # do what the official video predictor does, for comparison
 
     def __post_init__(self) -> None:
+        if self.memory_policy not in POLICIES:
+            raise ValueError(f"memory_policy is {self.memory_policy!r}; accepted: {', '.join(POLICIES)}")
+        if self.reference_policy and self.memory_policy != "recent":
+            raise ValueError(f"memory_policy is {self.memory_policy!r}; accepted with reference_policy: recent")
         for name, low, high in (
             ("max_objects", 1, 1024),
             ("prompted_slots", 1, 64),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam2_ros.tracking.policies import Trail
 from sam2_ros.tracking.types import CroppedMask, ObjectResult, ObjectState
 from sam2_ros.tracking.visibility import Sight
 
@@ -28,6 +29,7 @@ class TrackedObject:
 
     sight: Sight = field(init=False)  # as of the newest frame
     sight_before: Sight = field(init=False)  # as of the frame before
+    trail: Trail = field(default_factory=Trail)  # where it was seen lately, for policies that look at it
 
     logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None where it was not looked for
     mask: CroppedMask | None = None

@@ -145,6 +145,7 @@ class PromptRun:
             for a in accepted:
                 if a.before is not None:
                     a.one.restore(stored.objects[a.one.object_id])
+                    engine.bank.forget_anchors(a.one.row, stored.frame)
         with torch.inference_mode(), autocast(engine.model, engine.dtype):
             prompts = [(a.request.prompt, a.one) for a in accepted]
             answers = engine.prompts.apply(prompts, stored.features, stored.frame, width, height)
@@ -158,6 +159,10 @@ class PromptRun:
             before = one.sight_before_frame(stored.frame)
             one.judge(answer.object_score, visibility, answer.iou)
             bounded = a.request.prompt.box is not None or a.request.prompt.mask is not None
+            if engine.propagation.policy.looks and mask.crop.size:
+                x0, y0, x1, y1 = mask.box
+                box = (x0 / stored.width, y0 / stored.height, x1 / stored.width, y1 / stored.height)
+                one.trail = one.trail.seen(stored.frame, box, area)
             one.stand(before.prompted(stored.frame, stored.stamp, area, bounded, engine.config), mask)
             engine.history.forget_candidates(one.object_id)
             results.append(self._result(a, answer))

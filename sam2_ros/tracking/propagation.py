@@ -17,8 +17,10 @@ from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.changes import state_change
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import StoredFrame
+from sam2_ros.tracking.looking import choose_candidates, own_masks, remember
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
 from sam2_ros.tracking.visibility import Evidence, Sight
 
@@ -51,6 +53,7 @@ class Propagation:
         self.bank = bank
         self.config = config
         self.dtype = dtype
+        self.policy = POLICIES[config.memory_policy]()
 
     @torch.inference_mode()
     def track(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
@@ -80,10 +83,13 @@ class Propagation:
             )
             lap("memory_attention")
             decoded = model.decode(conditioned, features, *model.no_prompt(len(rows)))
-            chosen = choose(decoded, multimask=True, stability_fallback=False)
+            index = choose_candidates(self.policy, decoded, objects, frame)
+            chosen = choose(decoded, multimask=True, stability_fallback=False, candidate=index)
             present = model.present(decoded.object_score[:, 0], chosen.iou)
             pointers = model.pointer(chosen.token, present)
             drawn = chosen.logits.float()
+            own = own_masks(self.policy, drawn, objects, frame) if self.policy.looks else None
+            drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
             findings = self._findings(decoded.object_score[:, 0], chosen.iou, present, drawn)
             sights = [
@@ -92,7 +98,12 @@ class Propagation:
             ]
             lap("decode")
             kept = [self._is_kept(f.evidence, sight) for f, sight in zip(findings, sights, strict=True)]
-            self._remember(rows, stored, logits, present, pointers, kept)
+            anchored = [False] * len(rows)
+            if own is not None:
+                evidence = [finding.evidence for finding in findings]
+                enters, anchors = remember(self.policy, objects, frame, own, evidence, sights)
+                kept, anchored = (enters & kept).tolist(), anchors.tolist()
+            self._remember(rows, stored, logits, present, pointers, kept, anchored)
         lap("memory_encode")
         shown = torch.where(_shown(present, sights), drawn, ABSENT_LOGIT)
         changes = self._show(objects, stored, shown, sights, findings)
@@ -120,7 +131,14 @@ class Propagation:
         return evidence.present or not self.model.config.present_iou
 
     def _remember(
-        self, rows: list[int], stored: StoredFrame, logits: Tensor, present: Tensor, pointers: Tensor, kept: list[bool]
+        self,
+        rows: list[int],
+        stored: StoredFrame,
+        logits: Tensor,
+        present: Tensor,
+        pointers: Tensor,
+        kept: list[bool],
+        anchored: list[bool],
     ) -> None:
         index = [i for i, keep in enumerate(kept) if keep]
         if not index:
@@ -131,6 +149,9 @@ class Propagation:
         full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
         memory = self.model.encode_memory(stored.features, full, present)
         self.bank.store_recent([rows[i] for i in index], stored.frame, memory, pointers)
+        for position, i in enumerate(index):
+            if anchored[i]:
+                self.bank.store_anchor(rows[i], stored.frame, memory[position], pointers[position])
 
     def _show(
         self,
