@@ -1,7 +1,8 @@
 """Makes the embedded checkpoint: ``python -m sam2_ros.training.embedded --help``.
 
-Three stages, each of which is skipped where its result exists: features of the frozen encoder on disk, training on
-them, export. An interrupted run goes on where it was.
+Features of the frozen encoder on disk; a first training, which turns feature matching into tracking; a second one on
+clips in which objects are covered and leave; export. What is there already is not made again, and an interrupted run
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,20 +15,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sam2_ros.model import load_model
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.model.tinyvit import TinyViTEncoder
 from sam2_ros.training import clips as clips_module
 from sam2_ros.training import mobilesam
 from sam2_ros.training.clips import Clip, Image, Still
 from sam2_ros.training.evaluate import evaluate
+from sam2_ros.training.export import export
 from sam2_ros.training.features import FeatureStore
-from sam2_ros.training.initialise import Matching, embedded_config, initial_model
+from sam2_ros.training.initialise import Matching, embedded_config, initial_model, score_from_iou
 from sam2_ros.training.loop import Phase, Schedule, Trainer
 from sam2_ros.training.sampling import PROMPT_KINDS, Sampler, Source
+from sam2_ros.training.synthetic import OcclusionClips
 
 ENCODER_DTYPE = torch.bfloat16  # as the tracker runs it on a CPU
 COMPOSITE_LENGTH = 6
 PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
+OCCLUSIONS = {"occlusion": (450, 10), "longer_occlusion": (160, 20)}  # clips and their frames, by store
+SECOND_PHASES = (Phase(1600, 3, 8), Phase(2600, 2, 14))
 
 
 def phase(text: str) -> Phase:
@@ -42,7 +48,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--davis", type=Path, required=True, help="JPEGImages/, Annotations/, fit.txt and dev.txt")
     parser.add_argument("--coco", type=Path, required=True, help="images/ and labels/ with YOLO polygons")
     parser.add_argument("--stills", type=Path, required=True, help="images/ and annotations.json in COCO's format")
-    parser.add_argument("--work", type=Path, required=True, help="folder for features and training state (about 9 GB)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for features and training state (about 22 GB)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--size", type=int, default=448, help="side of the network's input (default: 448)")
     parser.add_argument("--composites", type=int, default=530, help="clips made of stills (default: 530)")
@@ -53,6 +59,15 @@ def arguments() -> argparse.ArgumentParser:
         default=PHASES,
         metavar="UNTIL:CLIPS:LENGTH",
         help="up to which update how many clips of how many frames make one (default: 200:4:3 1400:4:4 2000:3:6)",
+    )
+    parser.add_argument("--first-stage", type=Path, help="checkpoint of the first training, instead of doing it")
+    parser.add_argument(
+        "--second-phases",
+        type=phase,
+        nargs="+",
+        default=SECOND_PHASES,
+        metavar="UNTIL:CLIPS:LENGTH",
+        help="the same for the second training (default: 1600:3:8 2600:2:14)",
     )
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
     parser.add_argument("--export-only", action="store_true", help="export the state as it is, without training")
@@ -91,7 +106,7 @@ def filmed(args: argparse.Namespace) -> Iterator[Clip]:
 
 
 def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> dict[str, FeatureStore]:
-    """The four stores: ``fit``, ``dev``, ``camera``, ``composite``."""
+    """The stores ``fit``, ``dev``, those of OCCLUSIONS, and for the first training ``camera`` and ``composite``."""
     encoder = TinyViTEncoder().eval().requires_grad_(False)
     encoder.load_state_dict(mobilesam.image_encoder_state(mobile))
     encoder.to(ENCODER_DTYPE)
@@ -104,9 +119,26 @@ def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> d
                 yield clips_module.squash(clips_module.read_sequence(args.davis, name), args.size)
 
         plans[part] = (squashed, sum(frame_count(args.davis, names)))
+    for index, (name, (count, steps)) in enumerate(OCCLUSIONS.items()):
+
+        def covered(seed: int = 11 + index, count: int = count, steps: int = steps) -> Iterator[Clip]:
+            stills = clips_module.read_stills(args.coco) + clips_module.read_stills(args.stills)
+            made = OcclusionClips(stills, seed, args.size, steps)
+            return (made[number] for number in range(count))
+
+        plans[name] = (covered, count * steps)
+    if args.first_stage:
+        return _stores(args, plans, encoder)
     halves = [(count + 1) // 2 for count in frame_count(args.davis, sequence_names(args.davis, "fit"))]
     plans["camera"] = (lambda: filmed(args), sum(halves))
     plans["composite"] = (lambda: composites(args), args.composites * COMPOSITE_LENGTH)
+    return _stores(args, plans, encoder)
+
+
+def _stores(
+    args: argparse.Namespace, plans: dict[str, tuple[Callable[[], Iterator[Clip]], int]], encoder: TinyViTEncoder
+) -> dict[str, FeatureStore]:
+    """Encodes the clips of each plan, where that was not done before."""
     stores = {}
     for name, (source, total) in plans.items():
         folder = args.work / "features" / name
@@ -119,18 +151,8 @@ def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> d
     return stores
 
 
-def export(model: Sam2Model, path: Path) -> None:
-    """Weights in float16 and the configuration, as :func:`sam2_ros.model.load_model` reads them."""
-    state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
-    torch.save({"model": state, "config": model.config.to_dict()}, path)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = arguments().parse_args(argv)
-    torch.set_num_threads(args.threads)
-    mobile = mobilesam.load_mobilesam(args.mobilesam)
-    stores = prepare_features(args, mobile)
+def first_stage(args: argparse.Namespace, mobile: mobilesam.StateDict, stores: dict[str, FeatureStore]) -> Sam2Model:
+    """From feature matching to tracking."""
     fit = stores["fit"]
     sample = torch.cat([fit[index].stride_16 for index in range(0, fit.count, 40)])
     model = initial_model(embedded_config(args.size), mobile, sample, Matching())
@@ -138,9 +160,31 @@ def main(argv: list[str] | None = None) -> None:
     trainer = Trainer(model, Sampler(sources, seed=0), Schedule(tuple(args.phases)), args.work / "run")
     if not args.export_only:
         trainer.run(args.work / "run" / "log.jsonl")
-    export(trainer.average, args.out)
+    return trainer.average
+
+
+def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
+    """From tracking what is seen to knowing when it is not."""
+    score_from_iou(model)
+    short, long = (stores[name] for name in OCCLUSIONS)
+    sources = [Source(stores["fit"], 0.25, 6), Source(short, 0.35, 1), Source(long, 0.4, 1)]
+    schedule = Schedule(tuple(args.second_phases), rate=3e-4, decoder_rate=2.25e-4)
+    trainer = Trainer(model.train(), Sampler(sources, seed=1), schedule, args.work / "run2")
+    if not args.export_only:
+        trainer.run(args.work / "run2" / "log.jsonl")
+    return trainer.average
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments().parse_args(argv)
+    torch.set_num_threads(args.threads)
+    mobile = mobilesam.load_mobilesam(args.mobilesam)
+    stores = prepare_features(args, mobile)
+    model = load_model(str(args.first_stage)) if args.first_stage else first_stage(args, mobile, stores)
+    average = second_stage(args, model, stores)
+    export(average, args.out)
     for kind in PROMPT_KINDS:
-        scores = evaluate(trainer.average, stores["dev"], kind)
+        scores = evaluate(average, stores["dev"], kind)
         print(kind, json.dumps({"mean": round(float(np.mean(list(scores.values()))), 3), **scores}), flush=True)
 
 

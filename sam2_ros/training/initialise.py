@@ -107,10 +107,20 @@ def _initialise_decoder(model: Sam2Model, state: StateDict) -> None:
     last = _last(decoder.iou_prediction_head)
     last.weight.mul_(4)
     last.bias.sub_(0.5).mul_(4)
-    nn.init.normal_(decoder.obj_score_token.weight, std=0.02)
-    head = _last(decoder.pred_obj_score_head)
-    head.weight.mul_(0.1)
-    nn.init.constant_(head.bias, 3.0)  # present, until trained
+    score_from_iou(model)
+
+
+@torch.no_grad()
+def score_from_iou(model: Sam2Model) -> None:
+    """Lets the object score start as twice the mean predicted-IoU logit of the candidates, zero at an IoU of 0.4: the
+    predicted IoU of a covered object breaks down by itself, while a score that starts anew learns it slowly."""
+    decoder = model.sam_mask_decoder
+    decoder.obj_score_token.weight.copy_(decoder.iou_token.weight)
+    score, iou = decoder.pred_obj_score_head.layers, decoder.iou_prediction_head.layers
+    for index in range(len(iou) - 1):
+        score[index].load_state_dict(iou[index].state_dict())
+    cast(nn.Linear, score[-1]).weight.copy_(2 * cast(nn.Linear, iou[-1]).weight[1:].mean(0, keepdim=True))
+    cast(nn.Linear, score[-1]).bias.copy_(2 * (cast(nn.Linear, iou[-1]).bias[1:].mean() + 0.4)[None])
 
 
 def _principal_components(features: Tensor, whitening: float) -> tuple[Tensor, Tensor]:

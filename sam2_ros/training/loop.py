@@ -15,7 +15,7 @@ from sam2_ros.training.evaluate import project
 from sam2_ros.training.losses import LossWeights, frame_loss
 from sam2_ros.training.optimise import Group, LoopSettings, TrainingLoop
 from sam2_ros.training.rollout import roll_out
-from sam2_ros.training.sampling import Batch, Sampler, disturb_masks
+from sam2_ros.training.sampling import BARELY, Batch, Sampler, disturb_masks
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Schedule:
     average: float = 0.995  # decay of the average of the weights
     gradient_norm: float = 1.0
     disturbed: float = 0.3  # share of remembered masks that are spoilt, see disturb_masks
+    told: float = 0.5  # share of the frames on which the truth, not the object score, says what memory takes as present
     bfloat16: bool = True
     save_every: int = 100
 
@@ -61,15 +62,19 @@ class Schedule:
 
 
 def clip_loss(
-    model: Sam2Model, batch: Batch, weights: LossWeights, disturb: Callable[[Tensor], Tensor] | None = None
+    model: Sam2Model,
+    batch: Batch,
+    weights: LossWeights,
+    disturb: Callable[[Tensor], Tensor] | None = None,
+    told: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Each loss, averaged over the frames that have it; ``disturb`` as in :func:`~.rollout.track_frame`."""
+    """Each loss, averaged over the frames that have it; ``disturb`` and ``told`` as in :func:`~.rollout.roll_out`."""
     frames = [project(model, *maps) for maps in batch.maps]
-    outputs = roll_out(model, frames, batch.prompt, disturb)
+    outputs = roll_out(model, frames, batch.prompt, disturb, told)
     sums: dict[str, Tensor] = {}
     counted = 0
-    for output, target in zip(outputs, batch.targets, strict=True):
-        losses = frame_loss(output, target, weights)
+    for output, target, seen in zip(outputs, batch.targets, batch.seen, strict=True):
+        losses = frame_loss(output, target, weights, seen)
         counted += bool(losses)
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros(())) + value
@@ -105,7 +110,12 @@ class Trainer(TrainingLoop[Batch]):
             yield [self.sampler.batch(phase.clips, phase.length)]
 
     def losses(self, part: Batch) -> dict[str, Tensor]:
-        return clip_loss(self.model, part, self.weights, self._disturb)
+        # A score that still errs fills the memory with masks of what is not there; half the time it must bear that.
+        told = [torch.where(self._chance(len(seen)) < self.schedule.told, seen, BARELY) for seen in part.seen]
+        return clip_loss(self.model, part, self.weights, self._disturb, told)
+
+    def _chance(self, count: int) -> Tensor:
+        return torch.from_numpy(self.sampler.rng.random(count))
 
     def _disturb(self, logits: Tensor) -> Tensor:
         # Goes on with the generator that drew the batch, so it too depends on the step only.

@@ -36,11 +36,14 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - (overlap + 1) / (total + 1)
 
 
-def frame_loss(output: FrameOutput, targets: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+def frame_loss(
+    output: FrameOutput, targets: Tensor, weights: LossWeights, seen: Tensor | None = None
+) -> dict[str, Tensor]:
     """Losses of one frame, means over the batch; empty where a mask was given.
 
     ``targets`` ``[B, 1, S, S]`` binary; masks are compared at half that size. Among the candidates only the best one's
     mask is corrected; the predicted IoU of each is. Where the object is not in the frame only presence counts.
+    ``seen`` ``[B]`` may say more than the masks: 1 seen, 0 absent, negative where so little shows that nothing counts.
     """
     decoded = output.decoded
     if decoded is None:
@@ -49,7 +52,9 @@ def frame_loss(output: FrameOutput, targets: Tensor, weights: LossWeights) -> di
     size = targets.shape[-1] // 2
     logits = F.interpolate(decoded.logits[:, candidates].float(), (size, size), mode="bilinear", align_corners=False)
     target = F.avg_pool2d(targets, 2).expand_as(logits)
-    visible = (targets.flatten(1).sum(dim=1) > 0).float()
+    if seen is None:
+        seen = (targets.flatten(1).sum(dim=1) > 0).float()
+    visible, judged = (seen > 0).float(), (seen >= 0).float()
     count = visible.sum().clamp(min=1)
 
     focal, dice = focal_loss(logits, target), dice_loss(logits, target)
@@ -64,5 +69,5 @@ def frame_loss(output: FrameOutput, targets: Tensor, weights: LossWeights) -> di
     return {
         "mask": (mask_loss.gather(1, best)[:, 0] * visible).sum() / count,
         "iou": weights.iou * (iou_loss * visible).sum() / count,
-        "presence": weights.presence * presence.mean(),
+        "presence": weights.presence * (presence * judged).sum() / judged.sum().clamp(min=1),
     }

@@ -119,11 +119,13 @@ def track_frame(
     features: ImageFeatures,
     remember: bool = True,
     disturb: Callable[[Tensor], Tensor] | None = None,
+    told: Tensor | None = None,
 ) -> FrameOutput:
     """Runs one frame without a prompt.
 
     ``remember`` False saves the memory encoder on the last frame; ``disturb`` changes the mask logits
-    ``[B, 1, S, S]`` that are remembered.
+    ``[B, 1, S, S]`` that are remembered. ``told`` ``[B]`` says what is remembered of the object's presence: 1 seen, 0
+    absent, negative what the object score says.
     """
     size = model.config.image_size
     tokens, positions, num_pointers = memory.tokens()
@@ -131,6 +133,8 @@ def track_frame(
     decoded = model.decode(conditioned, features, *model.no_prompt(len(tokens)))
     chosen = choose(decoded, True, False)
     present = decoded.object_score[:, 0] > 0
+    if told is not None:
+        present = torch.where(told < 0, present, told > 0)
     logits = torch.where(present[:, None, None, None], chosen.logits, ABSENT_LOGIT)
     if remember:
         full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
@@ -145,10 +149,12 @@ def roll_out(
     frames: Sequence[ImageFeatures],
     prompt: FramePrompt,
     disturb: Callable[[Tensor], Tensor] | None = None,
+    told: Sequence[Tensor] | None = None,
 ) -> list[FrameOutput]:
-    """All frames of ``B`` clips; ``disturb`` as in :func:`track_frame`."""
+    """All frames of ``B`` clips; ``disturb`` and, by frame, ``told`` as in :func:`track_frame`."""
     memory = Memory(model)
     outputs = [prompt_frame(model, memory, frames[0], prompt)]
     for t in range(1, len(frames)):
-        outputs.append(track_frame(model, memory, frames[t], t + 1 < len(frames), disturb))
+        known = None if told is None else told[t]
+        outputs.append(track_frame(model, memory, frames[t], t + 1 < len(frames), disturb, known))
     return outputs

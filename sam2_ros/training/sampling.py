@@ -15,6 +15,8 @@ from sam2_ros.training.features import FeatureStore
 from sam2_ros.training.rollout import FramePrompt
 
 PROMPT_KINDS = ("mask", "box", "click")
+SEEN, ABSENT, BARELY = 1.0, 0.0, -1.0
+SEEN_FROM = 0.05  # share of an object's first area from which on it counts as seen; below, neither answer is wrong
 Mask = NDArray[np.bool_]
 
 
@@ -25,6 +27,7 @@ class Batch:
     maps: list[tuple[Tensor, Tensor, Tensor]]  # per frame: strides 4, 8, 16, [B, C, H, W]
     targets: list[Tensor]  # per frame [B, 1, S, S] binary
     prompt: FramePrompt
+    seen: list[Tensor]  # per frame [B]: SEEN, ABSENT or BARELY
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ def make_prompt(kind: str, masks: Sequence[Mask], rng: np.random.Generator | Non
         points = np.stack([click_prompt(mask, rng) for mask in masks])
         return FramePrompt(points=torch.from_numpy(points), labels=torch.ones(len(masks), 1, dtype=torch.int64))
     raise ValueError(f"prompt kind '{kind}'; accepted: {', '.join(PROMPT_KINDS)}")
+
+
+def sighting(share: Tensor) -> Tensor:
+    """``[B]`` SEEN, ABSENT or BARELY from the share of its first area that an object shows."""
+    return torch.where(share == 0, ABSENT, torch.where(share < SEEN_FROM, BARELY, SEEN))
 
 
 def disturb_masks(logits: Tensor, rng: np.random.Generator, share: float) -> Tensor:
@@ -148,4 +156,6 @@ class Sampler:
             )
             targets.append(torch.from_numpy(np.stack(masks)[:, None]).float())
         kind = str(self.rng.choice(PROMPT_KINDS, p=(0.4, 0.35, 0.25)))
-        return Batch(maps, targets, make_prompt(kind, first, self.rng))
+        area = targets[0].flatten(1).sum(dim=1)
+        seen = [sighting(target.flatten(1).sum(dim=1) / area) for target in targets]
+        return Batch(maps, targets, make_prompt(kind, first, self.rng), seen)

@@ -1,0 +1,107 @@
+"""Makes the object score a calibrated logit: ``python -m sam2_ros.training.calibrate --help``.
+
+Visibility is the sigmoid of the object score. A scale and an offset, fitted on the frames of an evaluation (Platt,
+"Probabilistic outputs for support vector machines", 1999), make it the share of frames on which the object really is
+seen. Both are folded into the last layer of the score's head, so nothing else has to know of them; since "seen" means a
+score above 0, the decision becomes that of the more probable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from sam2_ros.evaluation.visibility import PRESENT_FROM
+from sam2_ros.model import load_model
+from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.training.export import export
+
+STEPS = 50
+
+
+def read_scores(paths: Iterable[Path]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Object scores and whether the object is seen, from the ``rows.csv`` of evaluations.
+
+    Counted is what :mod:`sam2_ros.evaluation.visibility` counts.
+    """
+    scores: list[float] = []
+    seen: list[bool] = []
+    for path in paths:
+        objects: dict[tuple[str, str], list[dict[str, str]]] = {}
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["truth_area"]:
+                    objects.setdefault((row["sequence"], row["object"]), []).append(row)
+        for rows in objects.values():
+            areas = np.array([int(row["truth_area"]) for row in rows])
+            least = PRESENT_FROM * float(np.median(areas[areas > 0])) if areas.any() else 0.0
+            for row, area in zip(rows, areas, strict=True):
+                if row["prompted"] not in ("True", "1", "true") and (area == 0 or area >= least):
+                    scores.append(float(row["object_score"]))
+                    seen.append(bool(area))
+    return np.array(scores), np.array(seen, np.bool_)
+
+
+def fit(scores: NDArray[np.float64], seen: NDArray[np.bool_]) -> tuple[float, float]:
+    """Scale and offset that make ``sigmoid(scale * score + offset)`` the most likely; by Newton's method.
+
+    Raises:
+        ValueError: all seen or all absent, or scores that do not tell them apart.
+    """
+    if seen.all() or not seen.any():
+        raise ValueError(f"{len(seen)} frames, {int(seen.sum())} of them with the object; accepted: some of both")
+    # Targets that leave some doubt, as Platt has them, keep separable scores from an infinite scale.
+    positive, negative = int(seen.sum()), int((~seen).sum())
+    target = np.where(seen, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    spread, centre = float(scores.std()) or 1.0, float(scores.mean())
+    design = np.stack(((scores - centre) / spread, np.ones_like(scores)), axis=1)
+    weights = np.zeros(2)
+    for _ in range(STEPS):
+        probability = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
+        gradient = design.T @ (probability - target)
+        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + 1e-6 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        weights -= step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
+    scale = float(weights[0]) / spread
+    if scale <= 0:
+        raise ValueError("higher scores do not mean a seen object in these frames; train the object score first")
+    return scale, float(weights[1]) - scale * centre
+
+
+@torch.no_grad()
+def fold(model: Sam2Model, scale: float, offset: float) -> None:
+    """Changes the head so that every score becomes ``scale * score + offset``."""
+    last = cast(nn.Linear, model.sam_mask_decoder.pred_obj_score_head.layers[-1])
+    last.weight.mul_(scale)
+    last.bias.mul_(scale).add_(offset)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m sam2_ros.training.calibrate", description=__doc__)
+    parser.add_argument("--model", required=True, help="checkpoint to calibrate: embedded, or a path")
+    parser.add_argument(
+        "--rows", type=Path, nargs="+", required=True, help="rows.csv of its evaluations (sam2_ros eval)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
+    args = parser.parse_args(argv)
+    model = load_model(args.model)
+    scores, seen = read_scores(args.rows)
+    try:
+        scale, offset = fit(scores, seen)
+    except ValueError as error:
+        parser.error(str(error))
+    fold(model, scale, offset)
+    print(f"{len(seen)} frames, {int((~seen).sum())} without the object: score -> {scale:.3f} * score + {offset:+.3f}")
+    export(model, args.out)
+
+
+if __name__ == "__main__":
+    main()
