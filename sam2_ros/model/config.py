@@ -51,6 +51,7 @@ class ModelConfig:
     pointer_time_code: bool = True
     visibility_scale: float = 1.0  # visibility = sigmoid(scale * object score + bias); plain unless calibrated
     visibility_bias: float = 0.0
+    remember_absence: bool = True  # frames without the object enter its memory, as in SAM 2; see memory_waits
     present_iou: float = 0.0  # a tracked object whose mask is predicted a lower IoU counts as not seen; 0 = off
 
     hidden_dim = 256
@@ -61,6 +62,14 @@ class ModelConfig:
     def version(self) -> str:
         """ "2.1" or "2.0"."""
         return "2.1" if self.occlusion_embedding else "2.0"
+
+    @property
+    def memory_waits(self) -> bool:
+        """Whether the memory of when an object was seen waits, as old as it was, while it is not seen.
+
+        So for a model that was trained that way, and for one that judges presence by predicted IoU.
+        """
+        return bool(self.present_iou) or not self.remember_absence
 
     @property
     def grid(self) -> int:

@@ -121,14 +121,13 @@ class Propagation:
         ]
 
     def _is_kept(self, evidence: Evidence, sight: Sight) -> bool:
-        """Whether a frame is remembered. A doubted mask is not, nor a frame without an object that is lost. A model
-        that judges presence by predicted IoU was not trained to remember absences: with it, the memory of when an
-        object was seen waits while it is hidden."""
+        """Whether a frame is remembered. A doubted mask is not, nor a frame without an object that is lost. With some
+        models the memory of when an object was seen waits while it is hidden (``ModelConfig.memory_waits``)."""
         if self.config.reference_policy:
             return True
         if sight.doubted or (sight.state is ObjectState.LOST and not evidence.present):
             return False
-        return evidence.present or not self.model.config.present_iou
+        return evidence.present or not self.model.config.memory_waits
 
     def _remember(
         self,

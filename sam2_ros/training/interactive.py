@@ -118,8 +118,10 @@ class InteractiveRollOut:
         model, batch = self.model, len(wanted)
         passes: list[_Pass] = []
         if memory.maps:
-            tokens, positions, num_pointers = memory.tokens()
-            conditioned = self.call(model.with_memory, features, tokens, positions, num_pointers, None)
+            recall = memory.recall()
+            conditioned = self.call(
+                model.with_memory, features, recall.tokens, recall.codes, recall.num_pointers, recall.mask
+            )
             passes.append(self._decode(conditioned, features, *model.no_prompt(batch), None, multimask=True))
         else:
             conditioned = model.without_memory(features).expand(batch, -1, -1, -1)
@@ -161,7 +163,7 @@ class InteractiveRollOut:
         full = F.interpolate(last.output.logits.float(), (size, size), mode="bilinear", align_corners=False)
         binarize = torch.full_like(last.present, prompted)
         encoded = self.call(model.encode_memory, features, full, last.present, binarize)
-        memory.add(encoded, model.pointer(last.chosen.token, last.present), prompted)
+        memory.add(encoded, model.pointer(last.chosen.token, last.present), prompted, last.present)
 
     def _seen(self, last: _Pass) -> np.ndarray:
         """The answer's masks ``bool [B, S, S]``."""

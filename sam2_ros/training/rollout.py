@@ -41,11 +41,23 @@ class FrameOutput:
     multimask: bool
 
 
+@dataclass(frozen=True)
+class Recall:
+    """What the next frame may look at, as :meth:`Sam2Model.with_memory` takes it."""
+
+    tokens: Tensor  # [B, K, memory_dim]
+    codes: Tensor  # [B, K, memory_dim]
+    num_pointers: int  # tokens at the end
+    mask: Tensor | None  # [B, K] bool, False where there is nothing; None: everywhere is something
+
+
 class Memory:
     """What a roll-out remembers, frame by frame; which of it a frame looks at is as in the tracker's bank.
 
     Every prompted frame counts, whatever its age, with the temporal code of prompted frames; besides them those of the
-    ``recent`` frames before now that were not prompted (SAM 2 paper, section 4).
+    ``recent`` frames before now that were not prompted (SAM 2 paper, section 4). With a model whose memory waits
+    (:attr:`ModelConfig.memory_waits`), a frame on which an object is not seen does not count for it, nor does its age
+    rise meanwhile.
     """
 
     def __init__(self, model: Sam2Model, recent: int = 6) -> None:
@@ -54,36 +66,59 @@ class Memory:
         self.maps: list[Tensor] = []  # [B, n, memory_dim] by frame
         self.pointers: list[Tensor] = []  # [B, C] by frame
         self.prompted: list[bool] = []  # by frame; the first is
+        self.kept: list[Tensor] = []  # [B] bool by frame
 
-    def add(self, memory: Tensor, pointer: Tensor, prompted: bool) -> None:
-        """Remembers the next frame."""
+    def add(self, memory: Tensor, pointer: Tensor, prompted: bool, present: Tensor) -> None:
+        """Remembers the next frame; ``present`` ``[B]`` is where the object was seen on it."""
         self.maps.append(memory)
         self.pointers.append(pointer)
         self.prompted.append(prompted)
+        all_kept = prompted or not self.model.config.memory_waits
+        self.kept.append(torch.ones_like(present) if all_kept else present)
 
-    def tokens(self) -> tuple[Tensor, Tensor, int]:
-        """Memory ``[B, K, memory_dim]`` and code ``[1, K, memory_dim]`` for the next frame, and the number of pointer
-        tokens at their end."""
-        model, now = self.model, len(self.maps)
-        code = model.memory_code
-        rows = model.maskmem_tpos_enc[:, 0, 0]
-        kept = [t for t in range(now) if self.prompted[t]]
-        maps, codes = [self.maps[t] for t in kept], [code + rows[-1]] * len(kept)
-        for age in range(min(self.recent, now), 0, -1):
-            if not self.prompted[now - age]:
-                maps.append(self.maps[now - age])
-                codes.append(code + rows[age - 1])
+    def recall(self) -> Recall:
+        """Prompted frames first, then recent ones from the oldest on, then the pointers of both."""
+        model, count = self.model, len(self.maps)
+        device = self.pointers[0].device
+        kept = torch.stack(self.kept, dim=1)  # [B, T]
+        batch = torch.arange(len(kept), device=device)
+        ages = kept.sum(dim=1, keepdim=True) - kept.cumsum(dim=1) + 1  # [B, T] of kept frames; the newest has 1
+        by_age = torch.where(kept, torch.arange(count, device=device), -1).argsort(dim=1, descending=True, stable=True)
+        prompted = torch.tensor(self.prompted, device=device)
+        first = [t for t in range(count) if self.prompted[t]]
         limit = model.config.max_pointers - 1
-        ages = [now - t for t in kept]
-        ages += [age for age in range(1, min(now, limit) + 1) if not self.prompted[now - age]]
-        pointers = torch.stack([self.pointers[now - age] for age in ages], dim=1)
+        recent: dict[int, tuple[Tensor, Tensor]] = {}  # by age: frame [B], and whether it counts [B]
+        for age in range(1, min(count, limit) + 1):
+            frame = by_age[:, age - 1]
+            counts = kept[batch, frame] & ~prompted[frame]
+            if bool(counts.any()):
+                recent[age] = (frame, counts)
+        near = [age for age in sorted(recent, reverse=True) if age <= self.recent]
+
+        code, rows = model.memory_code, model.maskmem_tpos_enc[:, 0, 0]
+        everywhere = torch.ones(len(kept), dtype=torch.bool, device=device)
+        maps, pointers = torch.stack(self.maps, dim=1), torch.stack(self.pointers, dim=1)
+        tokens = [maps[:, t] for t in first] + [maps[batch, recent[age][0]] for age in near]
+        codes = [code + rows[-1]] * len(first) + [code + rows[age - 1] for age in near]
+        counted = [everywhere] * len(first) + [recent[age][1] for age in near]
+
         parts = model.config.hidden_dim // model.config.memory_dim
-        pointer_tokens = pointers.unflatten(2, (parts, -1)).flatten(1, 2)
-        age_code = model.pointer_code(torch.tensor([min(age, limit) for age in ages], device=code.device))
-        pointer_codes = age_code.repeat_interleave(parts, dim=0)
-        memory = torch.cat((*maps, pointer_tokens), dim=1)
-        positions = torch.cat((*codes, pointer_codes))[None]
-        return memory, positions, pointer_tokens.shape[1]
+        chosen = [pointers[:, t] for t in first] + [pointers[batch, recent[age][0]] for age in recent]
+        pointer_tokens = torch.stack(chosen, dim=1).unflatten(2, (parts, -1)).flatten(1, 2)
+        pointer_ages = [ages[:, t] for t in first] + [torch.full_like(ages[:, 0], age) for age in recent]
+        pointer_codes = model.pointer_code(torch.stack(pointer_ages, dim=1).clamp(max=limit))
+        pointer_counted = [everywhere] * len(first) + [recent[age][1] for age in recent]
+
+        area = len(code)
+        mask = torch.stack(counted, dim=1).repeat_interleave(area, dim=1)
+        mask = torch.cat((mask, torch.stack(pointer_counted, dim=1).repeat_interleave(parts, dim=1)), dim=1)
+        positions = torch.cat(codes)[None].expand(len(kept), -1, -1)
+        return Recall(
+            torch.cat((*tokens, pointer_tokens), dim=1),
+            torch.cat((positions, pointer_codes.repeat_interleave(parts, dim=1)), dim=1),
+            pointer_tokens.shape[1],
+            None if bool(mask.all()) else mask,
+        )
 
 
 def prompt_frame(
@@ -98,7 +133,7 @@ def prompt_frame(
         # Remembered in the decoder's resolution, as the tracker does.
         full = F.interpolate(low, (size, size), mode="bilinear", align_corners=False)
         pointer = model.mask_pointer(features, prompt.mask)
-        memory.add(model.encode_memory(features, full, present, torch.ones_like(present)), pointer, prompted=True)
+        memory.add(model.encode_memory(features, full, present, torch.ones_like(present)), pointer, True, present)
         return FrameOutput(None, low, False)
     assert prompt.points is not None and prompt.labels is not None
     batch = len(prompt.points)
@@ -109,7 +144,7 @@ def prompt_frame(
     logits = torch.where(present[:, None, None, None], chosen.logits, ABSENT_LOGIT)
     full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
     encoded = model.encode_memory(features, full, present, torch.ones_like(present))
-    memory.add(encoded, model.pointer(chosen.token, present), prompted=True)
+    memory.add(encoded, model.pointer(chosen.token, present), True, present)
     return FrameOutput(decoded, logits, prompt.ambiguous)
 
 
@@ -128,9 +163,9 @@ def track_frame(
     absent, negative what the object score says.
     """
     size = model.config.image_size
-    tokens, positions, num_pointers = memory.tokens()
-    conditioned = model.with_memory(features, tokens, positions, num_pointers, None)
-    decoded = model.decode(conditioned, features, *model.no_prompt(len(tokens)))
+    recall = memory.recall()
+    conditioned = model.with_memory(features, recall.tokens, recall.codes, recall.num_pointers, recall.mask)
+    decoded = model.decode(conditioned, features, *model.no_prompt(len(recall.tokens)))
     chosen = choose(decoded, True, False)
     present = decoded.object_score[:, 0] > 0
     if told is not None:
@@ -140,7 +175,8 @@ def track_frame(
         full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
         if disturb is not None:
             full = disturb(full)
-        memory.add(model.encode_memory(features, full, present), model.pointer(chosen.token, present), prompted=False)
+        encoded = model.encode_memory(features, full, present)
+        memory.add(encoded, model.pointer(chosen.token, present), False, present)
     return FrameOutput(decoded, logits, True)
 
 
