@@ -1,0 +1,91 @@
+"""What each choice of a checkpoint is worth: ``python -m sam2_ros.training.ablate --help``.
+
+The same weights with one setting changed at a time, none of them trained anew, measured as ``sam2_ros eval`` does. Input
+size and pooling fit because positions are computed, not stored. What a network trained with the other setting would
+reach is another question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sam2_ros.evaluation.datasets import open_dataset
+from sam2_ros.evaluation.results import mean
+from sam2_ros.evaluation.scoring import RULES
+from sam2_ros.evaluation.semi_supervised import PROMPT_KINDS, run_sequence
+from sam2_ros.inference.local import LocalBackend
+from sam2_ros.model import load_model
+from sam2_ros.tools.progress import bar
+from sam2_ros.tracking import TrackerConfig
+from sam2_ros.training.export import export
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One setting changed."""
+
+    name: str
+    model: str
+    image_size: int = 0  # 0: the checkpoint's own
+    config: TrackerConfig = TrackerConfig()
+
+
+def variants(model: str, folder: Path) -> Iterator[Variant]:
+    """The checkpoint as it is, then with one setting changed at a time; changed checkpoints go to ``folder``."""
+    network = load_model(model)
+    config = network.config
+    yield Variant("as it is", model)
+    for size in (config.image_size - 128, config.image_size - 64, config.image_size + 64):
+        yield Variant(f"input {size} px", model, image_size=size)
+    for slots in (1, 2, 4):
+        yield Variant(f"{slots} of 6 recent frames", model, config=TrackerConfig(recent_slots=slots))
+    for name, changed in (
+        ("memory not pooled", replace(config, memory_pool=1)),
+        ("absences remembered", replace(config, remember_absence=True, present_iou=0.0)),
+        ("absences not remembered", replace(config, remember_absence=False)),
+    ):
+        if changed != config:
+            path = folder / f"{name.replace(' ', '_')}.pt"
+            network.config = changed
+            export(network, path, quiet=True)
+            yield Variant(name, str(path))
+            network.config = config
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m sam2_ros.training.ablate", description=__doc__)
+    parser.add_argument("--model", default="embedded", help="checkpoint (default: embedded)")
+    parser.add_argument("--data", type=Path, required=True, help="labelled sequences, as for sam2_ros eval")
+    parser.add_argument("--list", type=Path, help="text file with the sequences to take")
+    parser.add_argument("--prompt", choices=PROMPT_KINDS, default="box")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU (default: torch's choice)")
+    args = parser.parse_args(argv)
+    dataset = open_dataset(args.data, listed=args.list)
+    print(f"| {'variant':28} | J | frames/s |\n|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in variants(args.model, Path(folder)):
+            scores: list[float] = []
+            seconds: list[float] = []
+            with bar(len(dataset.names), "sequence", quiet=False, title=variant.name) as progress:
+                for name in dataset.names:
+                    sequence = dataset.open(name)
+                    config = replace(variant.config, max_objects=max(1, len(sequence.first_frames)))
+                    with closing(
+                        LocalBackend(variant.model, config=config, image_size=variant.image_size, threads=args.threads)
+                    ) as backend:
+                        result = run_sequence(sequence, backend, args.prompt, 1, RULES[dataset.layout])
+                    scores.append(mean(score.j for score in result.scores))
+                    seconds += result.seconds
+                    progress.update()
+            print(f"| {variant.name:28} | {np.mean(scores):.3f} | {1 / np.mean(seconds):.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
