@@ -1,8 +1,8 @@
 """What each choice of a checkpoint is worth: ``python -m sam2_ros.training.ablate --help``.
 
-The same weights with one setting changed at a time, none of them trained anew, measured as ``sam2_ros eval`` does. Input
-size and pooling fit because positions are computed, not stored. What a network trained with the other setting would
-reach is another question.
+The same weights with one setting changed at a time, none of them trained anew, measured as ``sam2_ros eval`` does.
+Input size and pooling fit because positions are computed, not stored. What a network trained with the other setting
+would reach is another question.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ class Variant:
     name: str
     model: str
     image_size: int = 0  # 0: the checkpoint's own
-    config: TrackerConfig = TrackerConfig()
+    config: TrackerConfig = field(default_factory=TrackerConfig)
 
 
 def variants(model: str, folder: Path) -> Iterator[Variant]:
