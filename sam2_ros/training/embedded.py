@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ ENCODER_DTYPE = torch.bfloat16  # as the tracker runs it on a CPU
 COMPOSITE_LENGTH = 6
 PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
 OCCLUSIONS = {"occlusion": (450, 10), "longer_occlusion": (160, 20)}  # clips and their frames, by store
-SECOND_PHASES = (Phase(1600, 3, 8), Phase(2600, 2, 14))
+SECOND_PHASES = (Phase(1600, 3, 8), Phase(3200, 2, 12))
 
 
 def phase(text: str) -> Phase:
@@ -67,7 +68,7 @@ def arguments() -> argparse.ArgumentParser:
         nargs="+",
         default=SECOND_PHASES,
         metavar="UNTIL:CLIPS:LENGTH",
-        help="the same for the second training (default: 1600:3:8 2600:2:14)",
+        help="the same for the second training (default: 1600:3:8 3200:2:12)",
     )
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
     parser.add_argument("--export-only", action="store_true", help="export the state as it is, without training")
@@ -165,9 +166,10 @@ def first_stage(args: argparse.Namespace, mobile: mobilesam.StateDict, stores: d
 
 def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
     """From tracking what is seen to knowing when it is not."""
+    model.config = replace(model.config, present_iou=0.0, remember_absence=False)
     score_from_iou(model)
     short, long = (stores[name] for name in OCCLUSIONS)
-    sources = [Source(stores["fit"], 0.25, 6), Source(short, 0.35, 1), Source(long, 0.4, 1)]
+    sources = [Source(stores["fit"], 0.2, 5), Source(short, 0.3, 1), Source(long, 0.5, 1)]
     schedule = Schedule(tuple(args.second_phases), rate=3e-4, decoder_rate=2.25e-4)
     trainer = Trainer(model.train(), Sampler(sources, seed=1), schedule, args.work / "run2")
     if not args.export_only:

@@ -58,7 +58,7 @@ def embedded_config(image_size: int = 448) -> ModelConfig:
         memory_pool=2,
         fuser_layers=0,
         high_res_channels=HIGH_RES_CHANNELS,
-        present_iou=0.3,
+        remember_absence=False,
         image_code_scale=0.1,  # MobileSAM's features have a tenth of the spread of SAM 2's
     )
 
