@@ -55,18 +55,24 @@ class VisibilityScore:
         return _ratio(self.present_found, self.present)
 
 
+def presence(areas: Sequence[int], present_from: float = PRESENT_FROM) -> list[bool | None]:
+    """For each labelled area of one object: True present, False absent, None where it is not to be counted."""
+    shown = [area for area in areas if area]
+    least = present_from * float(np.median(shown)) if shown else 0.0
+    return [None if 0 < area < least else area > 0 for area in areas]
+
+
 def sightings(rows: Sequence[Row], present_from: float = PRESENT_FROM) -> tuple[list[Sighting], int]:
     """The counted frames of one object, and how many labelled ones were not counted."""
-    areas = [row.truth_area for row in rows if row.truth_area]
-    least = present_from * float(np.median(areas)) if areas else 0.0
+    labelled = [(row, row.truth_area) for row in rows if row.truth_area is not None]
     found, left_out = [], 0
-    for row in rows:
-        if row.truth_area is None or row.prompted:
+    for (row, _), present in zip(labelled, presence([area for _, area in labelled], present_from), strict=True):
+        if row.prompted:
             continue
-        if 0 < row.truth_area < least:
+        if present is None:
             left_out += 1
         else:
-            found.append(Sighting(row.truth_area > 0, row.state == "visible", row.visibility))
+            found.append(Sighting(present, row.state == "visible", row.visibility))
     return found, left_out
 
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sam2_ros.evaluation.visibility import PRESENT_FROM
+from sam2_ros.evaluation.visibility import presence
 from sam2_ros.model import load_model
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.export import export
@@ -41,12 +41,10 @@ def read_scores(paths: Iterable[Path]) -> tuple[NDArray[np.float64], NDArray[np.
                 if row["truth_area"]:
                     objects.setdefault((row["sequence"], row["object"]), []).append(row)
         for rows in objects.values():
-            areas = np.array([int(row["truth_area"]) for row in rows])
-            least = PRESENT_FROM * float(np.median(areas[areas > 0])) if areas.any() else 0.0
-            for row, area in zip(rows, areas, strict=True):
-                if row["prompted"] not in ("True", "1", "true") and (area == 0 or area >= least):
+            for row, present in zip(rows, presence([int(row["truth_area"]) for row in rows]), strict=True):
+                if row["prompted"] not in ("True", "1", "true") and present is not None:
                     scores.append(float(row["object_score"]))
-                    seen.append(bool(area))
+                    seen.append(present)
     return np.array(scores), np.array(seen, np.bool_)
 
 

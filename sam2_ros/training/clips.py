@@ -236,6 +236,13 @@ def paint(frames: list[Image], labels: list[Image], sprite: Sprite) -> None:
         labels[t] = np.where(cover > 127, np.uint8(sprite.value), labels[t])
 
 
+def motion_blur(frame: Image, length: int) -> Image:
+    """As a camera that moves sideways by ``length`` pixels during the exposure."""
+    kernel = np.zeros((length, length), np.float32)
+    kernel[length // 2] = 1 / length
+    return np.asarray(cv2.filter2D(frame, -1, kernel), np.uint8)
+
+
 def composite(background: Still, pieces: list[Cutout], rng: np.random.Generator, size: int, steps: int) -> Clip:
     """A clip from stills: the photograph under a moving camera, with ``pieces`` flying over it on paths of their own.
 
@@ -262,9 +269,7 @@ def composite(background: Still, pieces: list[Cutout], rng: np.random.Generator,
         gain = 1 + smooth_path(rng, steps, 0.15)
         sprite = Sprite(image, mask, value, np.stack((x, y), axis=1), scale, angle, stretch, shear, gain)
         paint(frames, labels, sprite)
-    if rng.random() < 0.3:  # motion blur of the camera
+    if rng.random() < 0.3:
         length = int(rng.integers(3, 9))
-        kernel = np.zeros((length, length), np.float32)
-        kernel[length // 2] = 1 / length
-        frames = [cv2.filter2D(frame, -1, kernel) for frame in frames]
+        frames = [motion_blur(frame, length) for frame in frames]
     return Clip(background.name + "+pieces", np.stack(frames), np.stack(labels))

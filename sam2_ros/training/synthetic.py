@@ -23,6 +23,7 @@ from sam2_ros.training.clips import (
     Still,
     camera_path,
     cutouts,
+    motion_blur,
     paint,
     smooth_path,
     warp,
@@ -242,9 +243,7 @@ def _degrade(frames: list[Image], rng: np.random.Generator) -> list[Image]:
     degraded = []
     for frame in frames:
         if length:
-            kernel = np.zeros((length, length), np.float32)
-            kernel[length // 2] = 1 / length
-            frame = np.asarray(cv2.filter2D(frame, -1, kernel), np.uint8)
+            frame = motion_blur(frame, length)
         grain = rng.normal(0, noise, frame.shape).astype(np.float32)
         degraded.append(np.clip(frame * gain + offset + grain, 0, 255).astype(np.uint8))
     return degraded
