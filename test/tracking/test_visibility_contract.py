@@ -269,14 +269,11 @@ def zoomed(
 
 
 def test_a_real_camera_that_moves_close_keeps_its_object() -> None:
-    """The embedded model, a book that grows from a twentieth of the frame to half of it in four frames.
-
-    Beyond, where it covers two thirds, the embedded model's object score gives it up (see its model card).
-    """
+    """The embedded model, a book that grows from a twentieth of the frame to two thirds of it in five frames."""
     first = next(render(2, 320, 240, post=False))
     tracker = Tracker(load_model("embedded"), TrackerConfig(max_objects=1))
     areas = []
-    for index, (rgb, truth) in enumerate(zoomed(first.rgb, first.masks[2], 1.3, 5)):
+    for index, (rgb, truth) in enumerate(zoomed(first.rgb, first.masks[2], 1.3, 6)):
         result = tracker.step(rgb, index)
         if index == 0:
             add(tracker, Prompt(box=np.array(bounding_box(truth), np.float32)))
