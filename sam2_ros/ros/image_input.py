@@ -6,24 +6,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
+from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from sam2_ros.inference.worker import Frame
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.ros.transport import profile_file
 
-_WATCH_PERIOD = 0.25  # seconds between looks at who publishes
 _TRANSPORTS: dict[str, tuple[type, str]] = {
     "raw": (Image, "image"),
     "compressed": (CompressedImage, "image/compressed"),
 }
-_CHOICES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
 
 class ImageInput:
@@ -33,13 +30,8 @@ class ImageInput:
         self._node = node
         self._parameters = parameters
         self._on_frame = on_frame
-        self._subscription: Subscription | None = None
-        self._reliability = ReliabilityPolicy.BEST_EFFORT
+        self._subscription: FollowingSubscription | None = None
         self._last_arrival = 0  # ns, steady; of the start where nothing has arrived
-        # A steady clock: the watch must go on while a simulation's clock stands still.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._watch = node.create_timer(_WATCH_PERIOD, self._follow_publishers, clock=steady)
-        self._watch.cancel()
 
     @property
     def topic(self) -> str:
@@ -48,13 +40,17 @@ class ImageInput:
 
     def start(self) -> None:
         self._last_arrival = time.monotonic_ns()
-        self._subscribe(self._wanted_reliability())
-        self._watch.reset()
+        transport = self._parameters.text("input.transport")
+        message_type, topic = _TRANSPORTS[transport]
+        callback = self._on_image if transport == "raw" else self._on_compressed
+        self._subscription = FollowingSubscription(
+            self._node, message_type, topic, callback, lambda: self._parameters.text("input.reliability")
+        )
+        self._subscription.start()
 
     def stop(self) -> None:
-        self._watch.cancel()
         if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
+            self._subscription.destroy()
             self._subscription = None
 
     def age(self) -> float:
@@ -75,13 +71,13 @@ class ImageInput:
         if other_types:
             return silent + f"it carries {', '.join(sorted(other_types))} instead of {type_name}; check input.transport"
         offered = {info.qos_profile.reliability for info in publishers}
-        if self._reliability == ReliabilityPolicy.RELIABLE and offered != {ReliabilityPolicy.RELIABLE}:
+        if self._subscription.reliability == ReliabilityPolicy.RELIABLE and offered != {ReliabilityPolicy.RELIABLE}:
             return silent + (
                 "QoS is incompatible, the publisher offers best effort and input.reliability asks for reliable; "
                 "set input.reliability to auto or best_effort"
             )
         cure = f"start the publisher with FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()} in its environment"
-        if self._reliability == ReliabilityPolicy.BEST_EFFORT:
+        if self._subscription.reliability == ReliabilityPolicy.BEST_EFFORT:
             return silent + (
                 "a publisher exists, but best-effort images larger than a datagram get lost in Fast DDS's default "
                 f"transport; {cure}, or let the publisher offer reliable"
@@ -89,35 +85,6 @@ class ImageInput:
         return (
             silent + f"a reliable publisher exists but sends nothing that arrives; is the camera paused? If not, {cure}"
         )
-
-    def _wanted_reliability(self) -> ReliabilityPolicy:
-        choice = self._parameters.text("input.reliability")
-        if choice != "auto":
-            return _CHOICES[choice]
-        publishers = self._node.get_publishers_info_by_topic(self.topic)
-        # Best effort connects to everybody; reliable only where everybody offers it.
-        all_reliable = all(info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in publishers)
-        return ReliabilityPolicy.RELIABLE if publishers and all_reliable else ReliabilityPolicy.BEST_EFFORT
-
-    def _follow_publishers(self) -> None:
-        choice = self._parameters.text("input.reliability")
-        if choice == "auto" and not self._node.count_publishers(self.topic):
-            return  # nobody to follow; the next publisher may well be like the last
-        wanted = self._wanted_reliability()
-        if wanted != self._reliability:
-            self._subscribe(wanted)
-
-    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-        transport = self._parameters.text("input.transport")
-        message_type, topic = _TRANSPORTS[transport]
-        callback = self._on_image if transport == "raw" else self._on_compressed
-        # Depth 1: only the newest image is of interest.
-        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability)
-        self._reliability = reliability
-        self._subscription = self._node.create_subscription(message_type, topic, callback, qos)
-        self._node.get_logger().info(f"subscribed to {self.topic}, {reliability.name.lower().replace('_', ' ')}")
 
     def _on_image(self, message: Image) -> None:
         self._hand_over(message, lambda: to_rgb(message))
