@@ -1,0 +1,115 @@
+"""Who is measured: one stream of frames goes in, binary masks in the size of the image come out on the host."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sam2_ros.model import Sam2Model
+from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+
+Rgb = NDArray[np.uint8]
+MIB = 2**20
+
+
+class Contestant(Protocol):
+    """An engine that follows objects. ``name`` says which, ``dtype`` is "float32" or "bfloat16" (autocast)."""
+
+    name: str
+    dtype: str
+    compiled: bool
+
+    def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
+        """Starts a stream: one object for each box (x0, y0, x1, y1 in pixels) on ``frame``."""
+        ...
+
+    def step(self, frame: Rgb) -> int:
+        """Tracks every object in the next frame, brings the masks to the host; returns how many have a pixel."""
+        ...
+
+    def end(self) -> None:
+        """Frees what the stream took."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all contestants of a run have in common."""
+
+    model: Sam2Model  # its weights are the others' too
+    size_name: str  # official size, or "" where there is no official counterpart
+    objects: int
+    threads: int  # 0 = torch's choice
+
+
+class Ours:
+    """:class:`~sam2_ros.tracking.Tracker`, set so that every object is worked on in every frame."""
+
+    name = "sam2_ros"
+
+    def __init__(self, task: Task, dtype: str, compiled: bool) -> None:
+        self.task = task
+        self.dtype = dtype
+        self.compiled = compiled
+        self.tracker: Tracker | None = None
+        self.stages: dict[str, float] = {}  # ms, of the newest frame
+
+    def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
+        config = TrackerConfig(
+            max_objects=len(boxes), lost_after=1_000_000, explosion_factor=0.0, max_area=1.0, history=0
+        )
+        self.tracker = Tracker(self.task.model, config, self.dtype)
+        self.tracker.step(frame, 1)
+        answers = self.tracker.add([AddRequest(Prompt(box=box)) for box in boxes])
+        refused = [answer.message for answer in answers if not answer.success]
+        if refused:
+            raise RuntimeError(f"the engine refused a prompt of the benchmark: {refused[0]}")
+
+    def step(self, frame: Rgb) -> int:
+        assert self.tracker is not None, "begin first"
+        result = self.tracker.step(frame, 1)
+        self.stages = dict(result.timings_ms)
+        return sum(known.mask.crop.size > 0 for known in result.objects)
+
+    def memory(self) -> dict[str, float]:
+        """MiB of what the engine keeps: the bank of all objects."""
+        assert self.tracker is not None, "begin first"
+        return {"bank": self.tracker.bank.nbytes / MIB}
+
+    def end(self) -> None:
+        self.tracker = None
+
+
+def device_memory(device: torch.device) -> dict[str, float]:
+    """MiB of this process: allocated and reserved on a GPU, or resident in RAM for the CPU."""
+    if device.type == "cuda":
+        return {
+            "allocated": torch.cuda.memory_allocated(device) / MIB,
+            "reserved": torch.cuda.memory_reserved(device) / MIB,
+        }
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return {}  # not Linux
+    return {"resident": pages * 4096 / MIB}
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def release(*contestants: Any) -> None:
+    """Ends streams and gives their memory back."""
+    for one in contestants:
+        one.end()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,122 @@
+"""The reference video predictor (PyPI ``sam2``), driven frame by frame as a stream, with the same weights as ours.
+
+It is made for whole clips. Here it gets each frame when it comes, through the same resizing as ours, and hands its
+masks out at once; that it keeps every frame's output is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections import OrderedDict
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sam2_ros.bench.contestants import Rgb, Task
+from sam2_ros.tracking.propagation import autocast
+
+_FILES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+ENDLESS = 1_000_000  # frames that the predictor is told the clip has
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("sam2") is not None
+
+
+class _OneFrame:
+    """In place of a clip: any index gives the frame that has just come."""
+
+    def __init__(self) -> None:
+        self.image: Any = None
+
+    def __getitem__(self, index: int) -> Any:
+        return self.image[0]
+
+
+class Official:
+    """``SAM2VideoPredictor``; with ``compiled``, ``SAM2VideoPredictorVOS``, which compiles all of its parts."""
+
+    def __init__(self, task: Task, dtype: str, compiled: bool) -> None:
+        self.task = task
+        self.dtype = dtype
+        self.compiled = compiled
+        self.name = "official VOS" if compiled else "official"
+        self._predictor: Any = None
+        self._state: dict[str, Any] = {}
+        self._frame = 0
+
+    def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
+        if self._predictor is None:
+            self._predictor = self._build()
+        self._state = self._new_state(frame)
+        self._frame = 0
+        self._load(frame)
+        with self._autocast():
+            for number, box in enumerate(boxes):
+                self._predictor.add_new_points_or_box(self._state, 0, number, box=box)
+
+    def step(self, frame: Rgb) -> int:
+        self._frame += 1
+        self._load(frame)
+        with self._autocast(), mock.patch("sam2.sam2_video_predictor.tqdm", lambda frames, **_: frames):
+            ((_, _, logits),) = self._predictor.propagate_in_video(self._state, self._frame, 0)
+        masks = (logits[:, 0] > 0).cpu().numpy()
+        return int(masks.any(axis=(1, 2)).sum())
+
+    def end(self) -> None:
+        self._predictor, self._state = None, {}
+
+    def _autocast(self) -> Any:
+        return autocast(self.task.model, self.dtype)
+
+    def _load(self, frame: Rgb) -> None:
+        self._state["images"].image = self.task.model.preprocess(torch.from_numpy(frame))
+
+    def _build(self) -> Any:
+        from sam2.build_sam import build_sam2_video_predictor
+
+        model = self.task.model
+        grid, version = model.config.grid, model.config.version
+        folder = "sam2.1/sam2.1" if version == "2.1" else "sam2/sam2"
+        overrides = [f"++model.image_size={model.config.image_size}"]
+        overrides += [
+            f"++model.memory_attention.layer.{kind}_attention.feat_sizes=[{grid},{grid}]" for kind in ("self", "cross")
+        ]
+        with contextlib.redirect_stdout(sys.stderr):  # it prints that it compiles; ours is for the report
+            predictor = build_sam2_video_predictor(
+                f"configs/{folder}_hiera_{_FILES[self.task.size_name]}.yaml",
+                None,
+                device=str(model.device),
+                apply_postprocessing=False,  # hole filling needs its CUDA extension; ours is off by default too
+                vos_optimized=self.compiled,
+                hydra_overrides_extra=overrides,
+            )
+        predictor.load_state_dict(model.state_dict())
+        return predictor.requires_grad_(False)
+
+    def _new_state(self, frame: Rgb) -> dict[str, Any]:
+        """What ``init_state`` makes, without reading a clip."""
+        state: dict[str, Any] = {
+            "images": _OneFrame(),
+            "num_frames": ENDLESS,
+            "offload_video_to_cpu": False,
+            "offload_state_to_cpu": False,
+            "video_height": frame.shape[0],
+            "video_width": frame.shape[1],
+            "device": self.task.model.device,
+            "storage_device": self.task.model.device,
+            "obj_id_to_idx": OrderedDict(),
+            "obj_idx_to_id": OrderedDict(),
+            "obj_ids": [],
+        }
+        for name in (
+            "point_inputs_per_obj", "mask_inputs_per_obj", "cached_features", "constants", "output_dict_per_obj",
+            "temp_output_dict_per_obj", "frames_tracked_per_obj",
+        ):  # fmt: skip
+            state[name] = {}
+        return state

@@ -1,0 +1,110 @@
+"""What was measured, as a table in Markdown, and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+_OURS, _PEER, _TEXT, _GRID = (60, 120, 40), (170, 170, 170), (50, 50, 50), (225, 225, 225)
+
+
+def headline(report: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """``ratio_vs_official`` (same dtype: float32, or the first that was measured) and ``best_vs_best_official``, by
+    number of objects, of the first model and the smallest input size."""
+    smallest = min((c["image_size"] for c in report["combinations"]), default=0)
+    same: dict[str, float] = {}
+    best: dict[str, float] = {}
+    for combination in report["combinations"]:
+        if combination["image_size"] != smallest:
+            continue
+        key = str(combination["objects"])
+        for found in combination["ratios"]:
+            if found["kind"] == "same dtype" and found["peer"] == "official":
+                same.setdefault(key, found["ratio"])
+            if found["kind"] == "best" and found["peer"].startswith("official"):
+                best.setdefault(key, found["ratio"])
+    return {name: values for name, values in (("ratio_vs_official", same), ("best_vs_best_official", best)) if values}
+
+
+def table(report: dict[str, Any]) -> str:
+    """One line an engine; times in ms."""
+    head = ("model", "input", "objects", "engine", "dtype", "p50", "p90", "p99", "max", "fps", "MiB", "ratio")
+    rows = [head, *_rows(report)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for combination in report["combinations"]:
+        place = (combination["model"], str(combination["image_size"]), str(combination["objects"]))
+        for one in combination["engines"]:
+            engine = one["engine"] + (" compiled" if one["compiled"] and one["engine"] == "sam2_ros" else "")
+            if "failure" in one:
+                yield (*place, engine, one["dtype"], *["-"] * 6, one["failure"][:60])
+                continue
+            latency = one["latency_ms"]
+            times = [f"{latency[name]:.1f}" for name in ("p50", "p90", "p99", "max")]
+            memory = one["memory_mib"].get("allocated", one["memory_mib"].get("resident", 0.0))
+            same = [
+                found["ratio"]
+                for found in combination["ratios"]
+                if found["kind"] == "same dtype" and (found["peer"], found["peer_dtype"]) == (engine, one["dtype"])
+            ]
+            shown = f"{same[0]:.2f}" if same else ""
+            yield (*place, engine, one["dtype"], *times, f"{one['frames_per_second']:.2f}", f"{memory:.0f}", shown)
+
+
+def stages(report: dict[str, Any]) -> str:
+    """Where the time goes in our engine: median ms a stage."""
+    lines = []
+    for combination in report["combinations"]:
+        for one in combination["engines"]:
+            if one.get("stages_ms"):
+                parts = ", ".join(f"{name} {value:.1f}" for name, value in one["stages_ms"].items())
+                compiled = ", compiled" if one["compiled"] else ""
+                lines.append(
+                    f"{combination['model']} at {combination['image_size']}, {combination['objects']} objects, "
+                    f"{one['dtype']}{compiled}: {parts}"
+                )
+    return "\n".join(lines)
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """A bar for each engine: median latency, with a line up to the 99th percentile."""
+    bars = [
+        (
+            f"{c['image_size']} px, {c['objects']} obj, {one['engine']} {one['dtype']}"
+            + (" compiled" if one["compiled"] and one["engine"] == "sam2_ros" else ""),
+            one,
+        )
+        for c in report["combinations"]
+        for one in c["engines"]
+        if "latency_ms" in one
+    ]
+    height, left, width = 22, 400, 1180
+    image = np.full((60 + height * len(bars), width, 3), 255, np.uint8)
+    top = max((one["latency_ms"]["p99"] for _, one in bars), default=1.0)
+    _write(image, f"milliseconds a frame, p50 (bar) and p99 (line); {report['machine']['processor']}", 12, 24)
+    for index, (name, one) in enumerate(bars):
+        y = 44 + height * index
+        scale = (width - left - 90) / top
+        p50, p99 = one["latency_ms"]["p50"], one["latency_ms"]["p99"]
+        color = _OURS if one["engine"] == "sam2_ros" else _PEER
+        cv2.rectangle(image, (left, y), (left + round(p50 * scale), y + height - 6), color, -1)
+        cv2.line(image, (left + round(p50 * scale), y + 8), (left + round(p99 * scale), y + 8), _TEXT, 1)
+        _write(image, name, 12, y + 13)
+        _write(image, f"{p50:.0f}", left + round(p99 * scale) + 6, y + 13)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image)
+
+
+def _write(image: Any, text: str, x: int, y: int) -> None:
+    cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _TEXT, 1, cv2.LINE_AA)

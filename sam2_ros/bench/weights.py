@@ -1,0 +1,74 @@
+"""The weights that are measured with: a checkpoint where there is one, else drawn ones, which take as long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from sam2_ros.model import ModelConfig, Sam2Model, load_model
+from sam2_ros.model.config import HIERA
+
+CHECKPOINT, DRAWN = "checkpoint", "drawn at random (timings do not depend on them)"
+_SCORE = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network on its device, and where its weights are from: :data:`CHECKPOINT` or :data:`DRAWN`."""
+
+    model: Sam2Model
+    origin: str
+
+
+def find(name: str, image_size: int, device: str = "cpu") -> Weights:
+    """The network called ``name`` for a square input of ``image_size`` pixels (0: the checkpoint's own).
+
+    Args:
+        name: as in :func:`sam2_ros.model.load_model`; an official size whose checkpoint was not downloaded gets drawn
+            weights.
+        image_size: pixels, a multiple of 32.
+        device: a torch device.
+
+    Raises:
+        FileNotFoundError: neither a checkpoint nor an official size.
+    """
+    try:
+        return Weights(load_model(name, device, image_size), CHECKPOINT)
+    except FileNotFoundError:
+        size, _, version = name.partition("-")
+        if size not in HIERA or version not in ("", "2.0"):
+            raise
+    new = not version
+    config = ModelConfig(
+        name=f"{'sam2.1' if new else 'sam2'}_hiera_{size}",
+        hiera=HIERA[size],
+        occlusion_embedding=new,
+        pointer_time_code=new,
+    )
+    model = Sam2Model(replace(config, image_size=image_size or config.image_size))
+    draw(model)
+    return Weights(model.to(device).eval().requires_grad_(False), DRAWN)
+
+
+@torch.no_grad()
+def draw(model: Sam2Model, seed: int = 0) -> None:
+    """Overwrites every weight so that masks are neither empty nor full and no object ever counts as hidden.
+
+    Linear maps keep the magnitude of what goes through them; the object score is far above zero, so that every object
+    is tracked, remembered and shown on every frame.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        drawn = torch.randn(tensor.shape, generator=generator)
+        parent, leaf = name.split(".")[-2:] if "." in name else ("", name)
+        if leaf == "bias":
+            drawn *= 0.2
+        elif leaf == "weight" and tensor.ndim == 1:  # of a norm
+            drawn = 1 + 0.2 * drawn
+        elif leaf == "weight" and "embed" not in parent and "token" not in parent:
+            drawn /= tensor[0].numel() ** 0.5
+        else:  # embeddings, position codes, layer scales
+            drawn *= 0.5
+        tensor.copy_(drawn)
+    model.get_parameter(_SCORE).fill_(10.0)

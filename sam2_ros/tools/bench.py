@@ -1,0 +1,105 @@
+"""``sam2_ros bench``: latency, throughput and memory of the engine, beside its peers on the same frames."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from sam2_ros.tools.errors import UserError
+
+QUICK_SECONDS = 60.0  # of each number of objects, beside filling the memory
+PEERS = ("official", "vos")
+
+
+def register(subparsers: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure latency, throughput and memory, beside the reference implementation",
+        description="Runs the engine on a rendered sequence of moving objects, all memory slots full, and the peers "
+        "named by --peers on the same frames in turn. Official sizes that were not downloaded get random weights: "
+        "timings do not depend on them.",
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny at 512, 1 and 4 objects; minutes on two CPU cores")
+    parser.add_argument("--model", nargs="+", metavar="NAME", help="embedded, tiny, ... or paths (default: tiny)")
+    parser.add_argument("--image-size", nargs="+", type=int, metavar="PX", help="default: 1024 512; 0: the model's own")
+    parser.add_argument("--objects", nargs="+", type=int, metavar="N", help="default: 1 4 16 64")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: both")
+    parser.add_argument(
+        "--peers", nargs="*", default=(), choices=PEERS, help="who is measured beside; must be installed"
+    )
+    parser.add_argument("--frames", type=int, metavar="N", help="measured of each engine (default: 30; quick: 12)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the latencies")
+    parser.add_argument("--quiet", action="store_true", help="do not say on stderr what is being measured")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb; returns the exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the node's engine does
+    _check(args)
+    from sam2_ros.bench import grid, report
+
+    device = _device(args.device)
+    default = ((512,), (1, 4), 12, QUICK_SECONDS) if args.quick else ((1024, 512), (1, 4, 16, 64), 30, float("inf"))
+    measured = grid.run(
+        grid.Grid(
+            models=tuple(args.model or ("tiny",)),
+            image_sizes=tuple(args.image_size or default[0]),
+            objects=tuple(args.objects or default[1]),
+            dtypes=tuple(args.dtype or ("float32", "bfloat16")),
+            peers=tuple(args.peers),
+            frames=args.frames or default[2],
+            seconds=default[3],
+            device=device,
+            threads=args.threads,
+        ),
+        _say if not args.quiet else lambda _: None,
+    )
+    measured["command"] = "sam2_ros " + shlex.join(sys.argv[1:])
+    measured |= report.headline(measured)
+    print(report.table(measured))
+    print(report.stages(measured))
+    for name in ("ratio_vs_official", "best_vs_best_official"):
+        if name in measured:
+            print(f"{name}: " + ", ".join(f"{count} objects {value:.2f}" for count, value in measured[name].items()))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    if args.plot:
+        report.plot(measured, args.plot)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("objects", "frames", "threads", "image_size"):
+        given = getattr(args, name)
+        least = 0 if name in ("threads", "image_size") else 1
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; accepted: {least} or more")
+    import importlib.util
+
+    if args.peers and importlib.util.find_spec("sam2") is None:
+        raise UserError("--peers official and vos need the PyPI package sam2 (pip install --no-deps sam2 hydra-core)")
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
