@@ -1,8 +1,8 @@
 """Makes the embedded checkpoint: ``python -m sam2_ros.training.embedded --help``.
 
 Features of the frozen encoder on disk; a first training, which turns feature matching into tracking; a second one on
-clips in which objects are covered and leave; export. What is there already is not made again, and an interrupted run
-goes on where it was.
+clips in which objects are covered and leave; a third one with a second layer of memory attention, which also sees
+objects from close by; export. What is there already is not made again, and an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sam2_ros.training.clips import Clip, Image, Still
 from sam2_ros.training.evaluate import evaluate
 from sam2_ros.training.export import export
 from sam2_ros.training.features import FeatureStore
-from sam2_ros.training.initialise import Matching, embedded_config, initial_model, score_from_iou
+from sam2_ros.training.initialise import Matching, deepened, embedded_config, initial_model, score_from_iou
 from sam2_ros.training.loop import Phase, Schedule, Trainer
 from sam2_ros.training.sampling import PROMPT_KINDS, Sampler, Source
 from sam2_ros.training.synthetic import OcclusionClips
@@ -35,6 +35,8 @@ COMPOSITE_LENGTH = 6
 PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
 OCCLUSIONS = {"occlusion": (450, 10), "longer_occlusion": (160, 20)}  # clips and their frames, by store
 SECOND_PHASES = (Phase(1600, 3, 8), Phase(3200, 2, 12))
+THIRD_PHASES = (Phase(800, 3, 8), Phase(2400, 2, 12))
+LAYERS = 2  # of memory attention in the third training
 
 
 def phase(text: str) -> Phase:
@@ -62,14 +64,17 @@ def arguments() -> argparse.ArgumentParser:
         help="up to which update how many clips of how many frames make one (default: 200:4:3 1400:4:4 2000:3:6)",
     )
     parser.add_argument("--first-stage", type=Path, help="checkpoint of the first training, instead of doing it")
-    parser.add_argument(
-        "--second-phases",
-        type=phase,
-        nargs="+",
-        default=SECOND_PHASES,
-        metavar="UNTIL:CLIPS:LENGTH",
-        help="the same for the second training (default: 1600:3:8 3200:2:12)",
-    )
+    parser.add_argument("--second-stage", type=Path, help="checkpoint of the second training, instead of both")
+    for name, phases in (("second", SECOND_PHASES), ("third", THIRD_PHASES)):
+        usual = " ".join(f"{p.until}:{p.clips}:{p.length}" for p in phases)
+        parser.add_argument(
+            f"--{name}-phases",
+            type=phase,
+            nargs="+",
+            default=phases,
+            metavar="UNTIL:CLIPS:LENGTH",
+            help=f"the same for the {name} training (default: {usual})",
+        )
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
     parser.add_argument("--export-only", action="store_true", help="export the state as it is, without training")
     return parser
@@ -106,8 +111,17 @@ def filmed(args: argparse.Namespace) -> Iterator[Clip]:
         yield clips_module.film(Clip(name, clip.frames[::2], clip.labels[::2]), rng, args.size)
 
 
+def approached(args: argparse.Namespace) -> Iterator[Clip]:
+    """Every second frame of the fit sequences, seen by a camera that comes close to their objects."""
+    rng = np.random.default_rng(3)
+    for name in sequence_names(args.davis, "fit"):
+        clip = clips_module.read_sequence(args.davis, name)
+        yield clips_module.approach(Clip(name, clip.frames[::2], clip.labels[::2]), rng, args.size)
+
+
 def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> dict[str, FeatureStore]:
-    """The stores ``fit``, ``dev``, those of OCCLUSIONS, and for the first training ``camera`` and ``composite``."""
+    """The stores ``fit``, ``dev``, ``approach``, those of OCCLUSIONS, and for the first training ``camera`` and
+    ``composite``."""
     encoder = TinyViTEncoder().eval().requires_grad_(False)
     encoder.load_state_dict(mobilesam.image_encoder_state(mobile))
     encoder.to(ENCODER_DTYPE)
@@ -128,9 +142,10 @@ def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> d
             return (made[number] for number in range(count))
 
         plans[name] = (covered, count * steps)
-    if args.first_stage:
-        return _stores(args, plans, encoder)
     halves = [(count + 1) // 2 for count in frame_count(args.davis, sequence_names(args.davis, "fit"))]
+    plans["approach"] = (lambda: approached(args), sum(halves))
+    if args.first_stage or args.second_stage:
+        return _stores(args, plans, encoder)
     plans["camera"] = (lambda: filmed(args), sum(halves))
     plans["composite"] = (lambda: composites(args), args.composites * COMPOSITE_LENGTH)
     return _stores(args, plans, encoder)
@@ -177,13 +192,30 @@ def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
     return trainer.average
 
 
+def third_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
+    """With a second look at the memory, and objects from close by."""
+    deeper = deepened(model, LAYERS)
+    short, long = (stores[name] for name in OCCLUSIONS)
+    shares = ((stores["fit"], 0.27, 5), (stores["approach"], 0.13, 3), (short, 0.2, 1), (long, 0.4, 1))
+    sampler = Sampler([Source(*share) for share in shares], seed=2, largest=0.85)
+    schedule = Schedule(tuple(args.third_phases), rate=3e-4, decoder_rate=1.5e-4)
+    trainer = Trainer(deeper.train(), sampler, schedule, args.work / "run3")
+    if not args.export_only:
+        trainer.run(args.work / "run3" / "log.jsonl")
+    return trainer.average
+
+
 def main(argv: list[str] | None = None) -> None:
     args = arguments().parse_args(argv)
     torch.set_num_threads(args.threads)
     mobile = mobilesam.load_mobilesam(args.mobilesam)
     stores = prepare_features(args, mobile)
-    model = load_model(str(args.first_stage)) if args.first_stage else first_stage(args, mobile, stores)
-    average = second_stage(args, model, stores)
+    if args.second_stage:
+        model = load_model(str(args.second_stage))
+    else:
+        first = load_model(str(args.first_stage)) if args.first_stage else first_stage(args, mobile, stores)
+        model = second_stage(args, first, stores)
+    average = third_stage(args, model, stores)
     export(average, args.out)
     for kind in PROMPT_KINDS:
         scores = evaluate(average, stores["dev"], kind)

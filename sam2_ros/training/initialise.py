@@ -12,7 +12,7 @@ counts more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -121,6 +121,33 @@ def score_from_iou(model: Sam2Model) -> None:
         score[index].load_state_dict(iou[index].state_dict())
     cast(nn.Linear, score[-1]).weight.copy_(2 * cast(nn.Linear, iou[-1]).weight[1:].mean(0, keepdim=True))
     cast(nn.Linear, score[-1]).bias.copy_(2 * (cast(nn.Linear, iou[-1]).bias[1:].mean() + 0.4)[None])
+
+
+@torch.no_grad()
+def deepened(model: Sam2Model, layers: int) -> Sam2Model:
+    """``model`` with more layers of memory attention, which at first change nothing.
+
+    A new layer starts as a copy of the last one whose three branches end in zero: it already looks where the old one
+    looked, and learns what to make of it.
+
+    Raises:
+        ValueError: ``layers`` is less than the model has.
+    """
+    count = model.config.memory_layers
+    if layers < count:
+        raise ValueError(f"the model has {count} layers of memory attention; accepted: {count} or more, not {layers}")
+    deeper = Sam2Model(replace(model.config, memory_layers=layers))
+    state = dict(model.state_dict())
+    last = f"memory_attention.layers.{count - 1}."
+    for key, value in model.state_dict().items():
+        if not key.startswith(last):
+            continue
+        ends_branch = key.removeprefix(last).startswith(("self_attn.out_proj", "cross_attn_image.out_proj", "linear2"))
+        for index in range(count, layers):
+            copied = torch.zeros_like(value) if ends_branch else value.clone()
+            state[f"memory_attention.layers.{index}.{key.removeprefix(last)}"] = copied
+    deeper.load_state_dict(state)
+    return deeper
 
 
 def _principal_components(features: Tensor, whitening: float) -> tuple[Tensor, Tensor]:
