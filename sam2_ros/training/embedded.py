@@ -35,7 +35,7 @@ COMPOSITE_LENGTH = 6
 PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
 OCCLUSIONS = {"occlusion": (450, 10), "longer_occlusion": (160, 20)}  # clips and their frames, by store
 SECOND_PHASES = (Phase(1600, 3, 8), Phase(3200, 2, 12))
-THIRD_PHASES = (Phase(800, 3, 8), Phase(2400, 2, 12))
+THIRD_PHASES = (Phase(600, 3, 8), Phase(1900, 2, 12))
 LAYERS = 2  # of memory attention in the third training
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sam2_ros.model.mask_decoder import DecodedMasks
-from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.model.tinyvit import TinyViTEncoder
 from sam2_ros.training.clips import Clip
 from sam2_ros.training.features import FeatureStore, normalise
-from sam2_ros.training.initialise import embedded_config
+from sam2_ros.training.initialise import deepened, embedded_config
 from sam2_ros.training.loop import Phase, Schedule, Trainer
 from sam2_ros.training.losses import LossWeights, frame_loss
 from sam2_ros.training.rollout import FrameOutput
@@ -144,3 +144,21 @@ def test_an_interrupted_training_ends_with_the_same_weights(store: FeatureStore,
     assert not torch.equal(whole.model.no_obj_ptr, begun.model.no_obj_ptr) or not torch.equal(
         whole.model.no_mem_embed, begun.model.no_mem_embed
     )
+
+
+def test_a_new_layer_of_memory_attention_changes_nothing_at_first_and_learns() -> None:
+    torch.manual_seed(0)
+    model = Sam2Model(embedded_config(SIZE)).eval()
+    deeper = deepened(model, 3).eval()
+    features, memory = torch.randn(1, 256, 4, 4), torch.randn(2, 8, 64)
+    image = ImageFeatures(features, torch.zeros(1, 64, 8, 8), torch.zeros(1, 32, 16, 16))
+    before, after = (m.with_memory(image, memory, torch.randn(2, 8, 64) * 0, 4, None) for m in (model, deeper))
+    assert deeper.config.memory_layers == 3
+    assert torch.equal(before, after)
+    after.square().sum().backward()
+    gradients = {
+        name: p.grad for name, p in deeper.named_parameters() if name.endswith("cross_attn_image.out_proj.weight")
+    }
+    assert len(gradients) == 3 and all(g is not None and bool(g.any()) for g in gradients.values())
+    with pytest.raises(ValueError, match="accepted: 3 or more"):
+        deepened(deeper, 1)
