@@ -25,8 +25,9 @@ import numpy as np
 from sam2_ros.evaluation.clicks import correction
 from sam2_ros.evaluation.metrics import Mask, jaccard
 from sam2_ros.evaluation.results import Row, SequenceResult, mean
-from sam2_ros.evaluation.semi_supervised import click, labels_for, row
+from sam2_ros.evaluation.semi_supervised import FrameMasks, click, labels_for, row
 from sam2_ros.evaluation.sequences import LabelledSequence
+from sam2_ros.evaluation.worst import BadFrame, WorstFrames, draw_failure
 from sam2_ros.inference.backend import Backend
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.prompts import FramePrompt
@@ -66,6 +67,7 @@ def run_interactive(
     interactions: int,
     clicks: int,
     tick: Callable[[], object] | None = None,
+    worst: WorstFrames | None = None,
 ) -> SequenceResult:
     """Runs the protocol for every object of ``sequence``; the rows are those of each object's last pass.
 
@@ -74,6 +76,7 @@ def run_interactive(
         interactions: the greatest number of frames that get clicks, the first one included.
         clicks: on each of them, at most; fewer where nothing is wrong any more.
         tick: called for each frame.
+        worst: keeps the worst frames of each object's last pass.
     """
     if sequence.prompts_only:
         raise UserError(
@@ -90,13 +93,16 @@ def run_interactive(
         for budget in range(1, interactions + 1):
             known = {} if online else done.clicks
             limit = budget if online else 0
-            done = _stream(sequence, backend, one, first, known, new, limit, clicks, tick)
+            kept = None if worst is None else worst.empty()
+            done = _stream(sequence, backend, one, first, known, new, limit, clicks, tick, kept)
             scores = done.scores()
             j.append(scores[0])
             f.append(scores[1])
             new = first if online else done.worst()
             if new is None or (online and len(done.clicks) < budget):
                 break  # more would change nothing
+        if worst is not None and kept is not None:
+            worst.take(*kept.kept)
         rows += [replace(each, scored=each.j is not None) for each in done.rows]
         seconds += done.seconds
         size = done.size
@@ -117,6 +123,7 @@ def _stream(
     limit: int,
     clicks: int,
     tick: Callable[[], object] | None,
+    worst: WorstFrames | None,
 ) -> _Pass:
     """Goes through the sequence once for object ``one``, from its ``first`` frame on.
 
@@ -143,6 +150,8 @@ def _stream(
             assert item is not None, "the first frame has clicks"
             own = {one: item.mask.full()}
             done.rows.append(row(one, index, tracked.frame.name, item, own, truth))
+            if worst:
+                worst(FrameMasks(index, tracked.frame.name, tracked.frame.rgb, own, truth, (done.rows[-1],)))
             if tick:
                 tick()
     finally:
@@ -172,11 +181,13 @@ def run_noc(
     target: float,
     most: int,
     tick: Callable[[], object] | None = None,
+    worst: WorstFrames | None = None,
 ) -> SequenceResult:
     """Clicks on each object's first labelled frame alone until its intersection over union reaches ``target``.
 
     ``extra["noc"]`` holds, for each object, the intersection over union after each click; ``most`` clicks at most. As
-    in interactive segmentation of images (NoC@85, NoC@90; at most 20 clicks there).
+    in interactive segmentation of images (NoC@85, NoC@90; at most 20 clicks there). ``worst`` keeps objects that are
+    still bad after the last click.
     """
     first = sequence.first_frames
     curves: dict[str, list[float]] = {}
@@ -190,7 +201,10 @@ def run_noc(
                 result = next(iter(tracker.run([frame]))).result
                 size = (result.width, result.height)
                 truth = labels_for(sequence, frame.index, size)[one]
-                curves[str(one)] = _click_until(tracker, one, frame.index, truth, target, most)
+                mask, curves[str(one)] = _click_until(tracker, one, frame.index, truth, target, most)
+                if worst and curves[str(one)]:
+                    picture = draw_failure(frame.rgb, mask, truth, one)
+                    worst.take(BadFrame(curves[str(one)][-1], frame.index, one, picture))
             finally:
                 backend.reset()
                 backend.take_changes()
@@ -201,7 +215,10 @@ def run_noc(
     return SequenceResult(sequence.name, *size, len(sequence), (), (), {"noc": curves})
 
 
-def _click_until(tracker: ClipTracker, one: int, frame: int, truth: Mask, target: float, most: int) -> list[float]:
+def _click_until(
+    tracker: ClipTracker, one: int, frame: int, truth: Mask, target: float, most: int
+) -> tuple[Mask, list[float]]:
+    """The last answer, and the intersection over union after each click."""
     mask = np.zeros_like(truth)
     reached: list[float] = []
     while len(reached) < most and (wrong := correction(mask, truth)) is not None:
@@ -209,7 +226,7 @@ def _click_until(tracker: ClipTracker, one: int, frame: int, truth: Mask, target
         reached.append(jaccard(mask, truth))
         if reached[-1] >= target:
             break
-    return reached
+    return mask, reached
 
 
 def clicks_needed(reached: list[float], target: float, most: int) -> int:

@@ -100,13 +100,15 @@ class Runner:
         sequence = self._dataset.open(name)
         alone = settings.protocol != "vos"
         engine = self._engine(1 if alone else max(1, len(sequence.first_frames)))
+        worst = WorstFrames(WORST_KEPT)
         if settings.protocol == "noc":
-            result = run_noc(sequence, engine, NOC_TARGETS[-1], settings.clicks, tick)
+            result = run_noc(sequence, engine, NOC_TARGETS[-1], settings.clicks, tick, worst)
         elif settings.protocol in ("offline", "online"):
             online = settings.protocol == "online"
-            result = run_interactive(sequence, engine, online, settings.interactions, settings.clicks, tick)
+            result = run_interactive(sequence, engine, online, settings.interactions, settings.clicks, tick, worst)
         else:
-            result = self._run_vos(name, sequence, engine, tick)
+            result = self._run_vos(name, sequence, engine, tick, worst)
+        result.extra["worst"] = self._write_worst(name, worst)
         info, torch = engine.info, sys.modules.get("torch")  # the engine loads it where it needs it
         result.extra["engine"] = {
             "model": info.model,
@@ -120,11 +122,10 @@ class Runner:
         return result
 
     def _run_vos(
-        self, name: str, sequence: LabelledSequence, engine: Backend, tick: Callable[[], object]
+        self, name: str, sequence: LabelledSequence, engine: Backend, tick: Callable[[], object], worst: WorstFrames
     ) -> SequenceResult:
-        """The semi-supervised protocol, with its worst frames kept as pictures."""
+        """The semi-supervised protocol."""
         job, settings = self.job, self.job.settings
-        worst = WorstFrames(WORST_KEPT)
         writer = _MaskWriter(job.masks_out / name, sequence) if job.masks_out else None
 
         def observe(masks: FrameMasks) -> None:
@@ -133,16 +134,18 @@ class Runner:
                 writer(masks)
             tick()
 
-        result = run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
-        folder = job.out / "worst"
+        return run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
+
+    def _write_worst(self, name: str, worst: WorstFrames) -> list[dict[str, object]]:
+        """Writes the pictures and says what they show."""
+        folder = self.job.out / "worst"
         folder.mkdir(parents=True, exist_ok=True)
-        bad = []
+        bad: list[dict[str, object]] = []
         for one in worst.kept:
             file = folder / f"{name.replace('/', '_')}_{one.frame:05d}_{one.object}.png"
             write_png(file, one.picture)
             bad.append({"file": file.name, "frame": one.frame, "object": one.object, "j": one.j})
-        result.extra["worst"] = bad
-        return result
+        return bad
 
     def _engine(self, objects: int) -> Backend:
         if self._backend is not None and self._backend.info.max_objects >= objects:

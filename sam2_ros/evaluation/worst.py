@@ -39,15 +39,30 @@ class WorstFrames:
                 continue
             truth, predicted = masks.truth[row.object], masks.predicted[row.object]
             j = row.j if row.j is not None else jaccard(predicted, truth)
-            if j >= GOOD or (len(self.kept) >= self._count and j >= self.kept[-1].j):
-                continue
-            near = [bad for bad in self.kept if bad.object == row.object and abs(bad.frame - row.frame) < APART]
-            if any(bad.j <= j for bad in near):
-                continue
-            picture = draw_failure(masks.rgb, predicted, truth, row.object)
-            self.kept = [bad for bad in self.kept if all(bad is not one for one in near)]
-            self.kept.append(BadFrame(j, row.frame, row.object, picture))
-            self.kept = sorted(self.kept, key=lambda bad: (bad.j, bad.frame))[: self._count]
+            if self._fits(j, row.frame, row.object):
+                self._keep(BadFrame(j, row.frame, row.object, draw_failure(masks.rgb, predicted, truth, row.object)))
+
+    def empty(self) -> WorstFrames:
+        """One that keeps as many, and nothing yet."""
+        return WorstFrames(self._count)
+
+    def take(self, *drawn: BadFrame) -> None:
+        """Keeps those of the frames drawn elsewhere that are among the worst."""
+        for bad in drawn:
+            if self._fits(bad.j, bad.frame, bad.object):
+                self._keep(bad)
+
+    def _fits(self, j: float, frame: int, one: int) -> bool:
+        full = len(self.kept) >= self._count and j >= self.kept[-1].j
+        return j < GOOD and not full and all(bad.j > j for bad in self._near(frame, one))
+
+    def _near(self, frame: int, one: int) -> list[BadFrame]:
+        return [bad for bad in self.kept if bad.object == one and abs(bad.frame - frame) < APART]
+
+    def _keep(self, new: BadFrame) -> None:
+        near = self._near(new.frame, new.object)
+        kept = [bad for bad in self.kept if all(bad is not one for one in near)]
+        self.kept = sorted((*kept, new), key=lambda bad: (bad.j, bad.frame))[: self._count]
 
 
 def draw_failure(rgb: Rgb, predicted: Mask, truth: Mask, object_id: int) -> Rgb:

@@ -11,6 +11,7 @@ from sam2_ros.evaluation.datasets import open_dataset
 from sam2_ros.evaluation.interactive import clicks_needed, run_interactive, run_noc
 from sam2_ros.evaluation.semi_supervised import run_sequence
 from sam2_ros.evaluation.sequences import LabelledSequence
+from sam2_ros.evaluation.worst import WorstFrames
 from sam2_ros.inference.null import NullBackend
 
 FRAMES = 8
@@ -59,6 +60,23 @@ def test_clicks_until_it_is_good(tmp_path: Path) -> None:
     result = run_noc(open_dataset(tmp_path).open("a"), NullBackend(), target=0.9, most=5)
     assert result.extra["noc"]["1"] == [1.0]
     assert len(result.extra["noc"]["2"]) == 5 and max(result.extra["noc"]["2"]) <= 0.5
+
+
+def test_the_worst_frames_of_the_last_pass_are_drawn(moving: LabelledSequence) -> None:
+    worst = WorstFrames(3)
+    run_interactive(moving, NullBackend(), online=False, interactions=2, clicks=1, worst=worst)
+    # The first pass also misses frame 3, which the second one clicks on; what is left is the second jump.
+    assert [(bad.frame, bad.object, bad.j) for bad in worst.kept] == [(6, 1, 0.0)]
+    assert worst.kept[0].picture.shape == (clips.HEIGHT, clips.WIDTH, 3)
+
+
+def test_what_no_click_mends_is_drawn(tmp_path: Path) -> None:
+    tall = np.zeros((clips.HEIGHT, clips.WIDTH), np.bool_)
+    tall[10:44, 20:37] = True
+    clips.write_davis(tmp_path, "a", [labels_of({1: square(60, 20, 17), 2: tall})] * 2)
+    worst = WorstFrames(3)
+    result = run_noc(open_dataset(tmp_path).open("a"), NullBackend(), target=0.9, most=5, worst=worst)
+    assert [(bad.frame, bad.object, bad.j) for bad in worst.kept] == [(0, 2, result.extra["noc"]["2"][-1])]
 
 
 def test_clicks_needed_counts_to_the_target_or_to_the_most() -> None:
