@@ -24,6 +24,8 @@ ARGUMENTS = {
     "use_respawn": ("false", "start the node again when it dies"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "image": ("image", "topic of the camera's images (compressed ones: this name plus /compressed)"),
+    "depth": ("", "topic of the depth images, registered to the camera's; given, it sets depth.enabled"),
+    "camera_info": ("camera_info", "topic of the camera's calibration, needed with depth"),
     "transport": ("shared_memory", "how Fast DDS passes images on: shared_memory, large_data or default"),
     "model": ("", "replaces the parameter model.name"),
     "device": ("", "replaces the parameter model.device"),
@@ -38,6 +40,8 @@ def start(context: LaunchContext) -> list:
     for argument, parameter in (("model", "model.name"), ("device", "model.device"), ("prompts_file", "prompts_file")):
         if given[argument]:
             overrides[parameter] = given[argument]
+    if given["depth"]:
+        overrides["depth.enabled"] = True
     default_file = os.path.join(get_package_share_directory("sam2_ros"), "config", "tracker.yaml")
     tracker = LifecycleNode(
         package="sam2_ros",
@@ -45,7 +49,12 @@ def start(context: LaunchContext) -> list:
         name="tracker",
         namespace=given["namespace"],
         parameters=[given["params_file"] or default_file, overrides],
-        remappings=[("image", given["image"]), ("image/compressed", given["image"] + "/compressed")],
+        remappings=[
+            ("image", given["image"]),
+            ("image/compressed", given["image"] + "/compressed"),
+            ("depth/image", given["depth"] or "depth/image"),
+            ("camera_info", given["camera_info"]),
+        ],
         arguments=["--ros-args", "--log-level", given["log_level"]],
         additional_env=environment(given["transport"], context.environment),
         respawn=is_true(given, "use_respawn"),

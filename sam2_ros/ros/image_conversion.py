@@ -82,6 +82,20 @@ def decode_compressed(data: Buffer, encoding: str = "") -> Rgb:
     return _bgr(np.asarray(bgr, np.uint8))
 
 
+def depth_rows(image: ImageLike) -> tuple[NDArray, float]:
+    """A view of a depth image's values, ``[H, W]``, and the metres to a unit (REP-118: 16UC1 in mm, 32FC1 in m).
+
+    Raises:
+        ValueError: another encoding, or size, step and data that do not fit together.
+    """
+    try:
+        item, unit = _DEPTH[image.encoding]
+    except KeyError:
+        accepted = ", ".join(_DEPTH)
+        raise ValueError(f"depth encoding '{image.encoding}' is not supported; accepted: {accepted}") from None
+    return _rows(image, 1, np.dtype(f"{'>' if image.is_bigendian else '<'}{item}")), unit
+
+
 def _rows(image: ImageLike, channels: int, dtype: np.dtype) -> NDArray:
     """A view of the pixels, ``[H, W]`` or ``[H, W, channels]``, without the padding at the rows' ends."""
     height, width, step = image.height, image.width, image.step
@@ -144,3 +158,5 @@ _READERS: dict[str, tuple[int, str, Callable[[NDArray], Rgb]]] = {
 }
 
 ENCODINGS = tuple(_READERS)
+
+_DEPTH = {"16UC1": ("u2", 0.001), "32FC1": ("f4", 1.0)}

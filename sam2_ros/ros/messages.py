@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -17,6 +17,7 @@ from sam2_ros.inference.worker import Counters, Processed
 from sam2_ros.msg import MaskCandidate as MaskCandidateMessage
 from sam2_ros.msg import ObjectEvent, ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.msg import PromptResult as PromptResultMessage
+from sam2_ros.ros.positions import Position
 from sam2_ros.tracking.types import (
     BoolMask,
     CroppedMask,
@@ -96,6 +97,14 @@ def bounding_box(box: tuple[int, int, int, int]) -> BoundingBox2D:
     return message
 
 
+def set_position(message: TrackedObject, position: Position) -> None:
+    """Fills the 3D fields of ``message``."""
+    message.depth_status, message.depth_reason = position.status, position.reason
+    message.position_frame, message.depth_points = position.frame, position.points
+    message.position.x, message.position.y, message.position.z = position.position
+    message.extent.x, message.extent.y, message.extent.z = position.extent
+
+
 def tracked_object(result: ObjectResult, encoding: str, with_mask: bool = True) -> TrackedObject:
     message = TrackedObject(
         id=result.object_id, name=result.name, label=result.label, label_score=result.label_score,
@@ -121,9 +130,14 @@ def tracked_objects(
     )  # fmt: skip
 
 
-def processed_tracks(processed: Processed, info: BackendInfo, encoding: str) -> TrackedObjectArray:
-    """The message for ``~/tracks``; the frame's ``source`` is its header."""
+def processed_tracks(
+    processed: Processed, info: BackendInfo, encoding: str, positions: Mapping[int, Position] | None = None
+) -> TrackedObjectArray:
+    """The message for ``~/tracks``; the frame's ``source`` is its header, ``positions`` are by object id."""
     message = tracked_objects(processed.result, processed.frame.source, processed.counters, info, encoding)
+    if positions:
+        for known in message.objects:
+            set_position(known, positions[known.id])
     message.receive_time_ns = processed.frame.receive_time
     message.start_time_ns = processed.start_time
     message.end_time_ns = processed.end_time

@@ -16,6 +16,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from sam2_ros.inference import make_backend
 from sam2_ros.inference.backend import Backend, BackendInfo
 from sam2_ros.inference.worker import Frame, Processed, Worker
+from sam2_ros.ros.depth import DepthInput
 from sam2_ros.ros.diagnostics import Diagnostics, Report, Statistics, active_values
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
@@ -80,6 +81,7 @@ class TrackerNode(LifecycleNode):
         self._worker: Worker | None = None
         self._listener: _WorkerListener | None = None
         self._info: BackendInfo | None = None
+        self._depth: DepthInput | None = None
         self._outputs: Outputs | None = None
         self._start_prompts: StartPrompts | None = None
         self._active = False
@@ -105,7 +107,8 @@ class TrackerNode(LifecycleNode):
         self._worker = Worker(self._make_backend, self._listener)
         try:
             info = self._wait_for(self._worker.start())
-            self._outputs = Outputs(self, self._settings, info)
+            self._depth = DepthInput(self, self._settings) if self._settings["depth.enabled"] else None
+            self._outputs = Outputs(self, self._settings, info, self._depth)
         except Exception:
             self._release()
             raise
@@ -129,6 +132,8 @@ class TrackerNode(LifecycleNode):
         self._worker.resume()
         self._start_prompts.apply_to_first_frame(self._worker, self.get_logger())
         self._input.start()
+        if self._depth is not None:
+            self._depth.start()
         self._active = True
         return TransitionCallbackReturn.SUCCESS
 
@@ -137,6 +142,8 @@ class TrackerNode(LifecycleNode):
         """Unsubscribes and lets the frame under way end; model and objects stay."""
         self._active = False
         self._input.stop()
+        if self._depth is not None:
+            self._depth.stop()
         assert self._worker is not None
         self._worker.pause()
         return super().on_deactivate(state)
@@ -222,7 +229,9 @@ class TrackerNode(LifecycleNode):
             self._listener.leave()
         if self._outputs is not None:
             self._outputs.destroy()
-        self._worker = self._listener = self._info = self._outputs = self._start_prompts = None
+        if self._depth is not None:
+            self._depth.destroy()
+        self._worker = self._listener = self._info = self._outputs = self._depth = self._start_prompts = None
         self._settings.configured = False
         gc.collect()
 
@@ -231,6 +240,7 @@ class TrackerNode(LifecycleNode):
             return Report(DiagnosticStatus.OK, "not configured", {})
         age = self._input.age()
         values = active_values(self._worker.counters, self._statistics, age, self._info)
+        values |= self._depth.values() if self._depth else {}
         if not self._active:
             return Report(DiagnosticStatus.OK, "not active", values)
         complaint = self._input.complaint()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 
@@ -13,26 +13,33 @@ from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.worker import Processed
 from sam2_ros.msg import ObjectEvent, TrackedObjectArray
 from sam2_ros.ros import messages
+from sam2_ros.ros.depth import DepthInput
 from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.ros.views import Views
 from sam2_ros.tools.overlay import draw_overlay
 
 _NEW_MASK = (ObjectEvent.ADDED, ObjectEvent.CORRECTED)
 
 
 class Outputs:
-    """Publishers of ``~/tracks``, ``~/events`` and ``~/overlay``; silent unless the node is active."""
+    """Publishers of ``~/tracks``, ``~/events``, ``~/overlay`` and the standard views; silent unless active."""
 
-    def __init__(self, node: LifecycleNode, parameters: NodeParameters, info: BackendInfo) -> None:
+    def __init__(
+        self, node: LifecycleNode, parameters: NodeParameters, info: BackendInfo, depth: DepthInput | None = None
+    ) -> None:
+        """With ``depth``, objects get their positions in space."""
         self._node = node
         self._parameters = parameters
         self._info = info
+        self._depth = depth
         self._tracks = self._create(TrackedObjectArray, "~/tracks")
         # A reset, or a camera that turns away, makes an event of every object at once.
         self._events = self._create(ObjectEvent, "~/events", max(100, 2 * info.max_objects))
         self._overlay = self._create(Image, "~/overlay")
+        self._views = Views(self._create)
 
     def destroy(self) -> None:
-        for publisher in (self._tracks, self._events, self._overlay):
+        for publisher in (self._tracks, self._events, self._overlay, *self._views.publishers):
             self._node.destroy_lifecycle_publisher(publisher)
 
     def publish_results(self, processed: Processed) -> None:
@@ -47,7 +54,9 @@ class Outputs:
 
     def _publish_objects(self, processed: Processed) -> None:
         encoding = self._parameters.text("output.mask_encoding")
-        self._tracks.publish(messages.processed_tracks(processed, self._info, encoding))
+        positions = self._depth.measure(processed) if self._depth else {}
+        self._tracks.publish(messages.processed_tracks(processed, self._info, encoding, positions))
+        self._views.publish(processed, positions)
         if self._overlay.get_subscription_count():
             drawn = draw_overlay(processed.image, processed.result)
             self._overlay.publish(messages.rgb_image(drawn, processed.frame.source))
@@ -56,10 +65,16 @@ class Outputs:
         for change in processed.result.changes:
             self._events.publish(messages.object_event(change, processed.frame.source))
 
-    def _create(self, message_type: type, topic: str, depth: int = 10) -> Any:
+    def _create(
+        self,
+        message_type: type,
+        topic: str,
+        depth: int = 10,
+        durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
+    ) -> Any:
         return self._node.create_lifecycle_publisher(
             message_type,
             topic,
-            QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE),
+            QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=durability),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )

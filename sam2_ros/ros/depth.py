@@ -1,0 +1,268 @@
+"""One camera's depth images and calibration: the position in space of every object of a processed frame.
+
+Nothing here holds the image's way up. Depth images are kept for a moment, by their stamps; when the results of a frame
+are published, the depth image nearest to it in time is taken from those that are there. Where there is none, the
+results go out without positions.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from message_filters import Cache, SimpleFilter
+from numpy.typing import NDArray
+from rclpy.clock import ClockType
+from rclpy.node import Node
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo, Image
+
+from sam2_ros.inference.worker import Processed
+from sam2_ros.msg import TrackedObject
+from sam2_ros.ros.image_conversion import depth_rows
+from sam2_ros.ros.messages import to_stamp
+from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.ros.positions import Position
+from sam2_ros.ros.subscription import FollowingSubscription
+from sam2_ros.ros.transforms import NoTransform, Transforms
+from sam2_ros.tracking.positions import Calibration, PixelRays, valid_pixels, visible_surface
+from sam2_ros.tracking.types import CroppedMask, ObjectResult
+
+_SILENT_AFTER = 1.0  # seconds without a depth image after which none is waited for
+
+
+class DepthRefused(ValueError):
+    """The depth image of a frame can't be used; ``str(error)`` says why."""
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """A depth image that fits its frame, and the rays of its pixels."""
+
+    rows: NDArray  # [H, W] of the message's own numbers
+    unit: float  # metres
+    rays: PixelRays
+
+    def crop(self, mask: CroppedMask) -> NDArray[np.float32]:
+        height, width = mask.crop.shape
+        part = self.rows[mask.y : mask.y + height, mask.x : mask.x + width]
+        return part.astype(np.float32) * np.float32(self.unit)
+
+
+class DepthInput:
+    """Subscribes to ``depth/image`` and ``camera_info`` from :meth:`start` to :meth:`stop`.
+
+    ``prefix`` stands before the names of the topics, where a node has several cameras. :meth:`measure` may be called
+    from any thread.
+    """
+
+    def __init__(self, node: Node, parameters: NodeParameters, prefix: str = "") -> None:
+        """
+        Raises:
+            ValueError: ``depth.target_frame`` is set, and tf2 is not installed.
+        """
+        self._node = node
+        self._parameters = parameters
+        self._arrived = threading.Condition()  # guards what the subscriptions write
+        self._feed = SimpleFilter()
+        self._images = Cache(self._feed, int(parameters.number("depth.queue")))
+        self._last_arrival = 0  # ns, steady
+        self._newest_stamp = 0  # ns
+        self._info: CameraInfo | None = None
+        self._calibration: Calibration | None = None
+        self._rays: PixelRays | None = None
+        self._told = ""  # the last reason that was logged
+        self._frames = {"with depth": 0, "without": 0, "refused": 0}
+        self._target_frame = parameters.text("depth.target_frame")
+        self._transforms = Transforms(node) if self._target_frame else None
+        self._subscriptions = [
+            FollowingSubscription(
+                node, message_type, prefix + topic, callback, lambda: parameters.text("input.reliability")
+            )
+            for message_type, topic, callback in (
+                (Image, "depth/image", self._on_depth),
+                (CameraInfo, "camera_info", self._on_info),
+            )
+        ]
+
+    def start(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.start()
+
+    def stop(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.stop()
+
+    def destroy(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.destroy()
+        if self._transforms is not None:
+            self._transforms.destroy()
+
+    def measure(self, processed: Processed) -> dict[int, Position]:
+        """The position of every object of a frame, by id."""
+        deadline = time.monotonic() + self._parameters.number("depth.wait")
+        header, objects = processed.frame.source, processed.result.objects
+        message = self._nearest(processed.frame.stamp, deadline)
+        if message is None:
+            self._count("without")
+            slop = self._parameters.number("depth.slop")
+            nothing = Position(TrackedObject.DEPTH_NONE, f"no depth image within {slop:g} s of the image has arrived")
+            return {known.object_id: nothing for known in objects}
+        try:
+            depth = self._checked(message, header.frame_id, processed.result.width, processed.result.height)
+        except DepthRefused as error:
+            return self._refuse(TrackedObject.DEPTH_REFUSED, str(error), objects)
+        frame, rotation, translation = header.frame_id, None, None
+        if self._transforms is not None:
+            frame = self._target_frame
+            try:
+                rotation, translation = self._transform(header.frame_id, processed.frame.stamp, deadline)
+            except NoTransform as error:
+                return self._refuse(TrackedObject.DEPTH_NO_TRANSFORM, str(error), objects)
+        self._count("with depth")
+        return {known.object_id: self._position(known, depth, frame, rotation, translation) for known in objects}
+
+    def values(self) -> Mapping[str, object]:
+        """What ``/diagnostics`` says of it."""
+        with self._arrived:
+            age = (time.monotonic_ns() - self._last_arrival) / 1e9 if self._last_arrival else float("inf")
+            counted = {f"depth frames {name}": count for name, count in self._frames.items()}
+        return {"depth age [s]": age, **counted, "depth problem": self._told}
+
+    # ---- what arrives, in the executor ----
+
+    def _on_depth(self, message: Image) -> None:
+        with self._arrived:
+            self._feed.signalMessage(message)
+            self._last_arrival = time.monotonic_ns()
+            self._newest_stamp = to_stamp(message.header.stamp)
+            self._arrived.notify_all()
+
+    def _on_info(self, message: CameraInfo) -> None:
+        with self._arrived:
+            self._info = message
+
+    # ---- one frame, in the inference thread ----
+
+    def _nearest(self, stamp: int, deadline: float) -> Image | None:
+        """The depth image nearest to ``stamp`` (ns) within ``depth.slop``.
+
+        Until ``deadline`` it waits for one that is as new as the frame, if depth images arrive at all.
+        """
+        slop = round(self._parameters.number("depth.slop") * 1e9)
+        with self._arrived:
+            while self._newest_stamp < stamp:
+                left = deadline - time.monotonic()
+                silent = time.monotonic_ns() - self._last_arrival > _SILENT_AFTER * 1e9
+                if left <= 0 or silent:
+                    break
+                self._arrived.wait(left)
+            # of the clock that message_filters gives stamps; times of different clocks do not compare
+            earliest, latest = (
+                Time(nanoseconds=max(0, at), clock_type=ClockType.ROS_TIME) for at in (stamp - slop, stamp + slop)
+            )
+            found = self._images.getInterval(earliest, latest)
+        return min(found, key=lambda message: abs(to_stamp(message.header.stamp) - stamp), default=None)
+
+    def _checked(self, message: Image, frame_id: str, width: int, height: int) -> _Depth:
+        """
+        Raises:
+            DepthRefused: it does not fit the image (``frame_id``, ``width``, ``height``).
+        """
+        if message.header.frame_id != frame_id:
+            raise DepthRefused(
+                f"the depth image is in the frame '{message.header.frame_id}', the image in '{frame_id}'; give "
+                "depth/image one that is registered to the image"
+            )
+        if (message.width, message.height) != (width, height):
+            raise DepthRefused(
+                f"the depth image has {message.width} x {message.height} pixels, the image {width} x {height}; give "
+                "depth/image one that is registered to the image"
+            )
+        try:
+            rows, unit = depth_rows(message)
+        except ValueError as error:
+            raise DepthRefused(str(error)) from None
+        return _Depth(rows, unit, self._rays_of(frame_id, width, height))
+
+    def _rays_of(self, frame_id: str, width: int, height: int) -> PixelRays:
+        with self._arrived:
+            info = self._info
+        if info is None:
+            raise DepthRefused(f"no camera_info has arrived on {self._subscriptions[1].topic}")
+        if info.header.frame_id != frame_id:
+            raise DepthRefused(
+                f"camera_info is in the frame '{info.header.frame_id}', the image in '{frame_id}'; give camera_info "
+                "that of the image"
+            )
+        if (info.width, info.height) != (width, height):
+            raise DepthRefused(
+                f"camera_info is for {info.width} x {info.height} pixels, the image has {width} x {height}"
+            )
+        calibration = calibration_of(info, self._parameters["depth.rectified"] is True)
+        if calibration != self._calibration or self._rays is None:
+            try:
+                self._rays = PixelRays.of(calibration)
+            except ValueError as error:
+                raise DepthRefused(f"camera_info can't be used: {error}") from None
+            self._calibration = calibration
+        return self._rays
+
+    def _transform(self, source: str, stamp: int, deadline: float) -> tuple[NDArray, NDArray]:
+        assert self._transforms is not None
+        while True:
+            try:
+                return self._transforms.lookup(self._target_frame, source, stamp)
+            except NoTransform:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.002)
+
+    def _position(
+        self, known: ObjectResult, depth: _Depth, frame: str, rotation: NDArray | None, translation: NDArray | None
+    ) -> Position:
+        least = int(self._parameters.number("depth.min_points"))
+        if known.mask.crop.size == 0:
+            return Position(TrackedObject.DEPTH_TOO_FEW, "the object is not seen in this frame")
+        meters = depth.crop(known.mask)
+        valid = valid_pixels(known.mask, meters)
+        count = int(np.count_nonzero(valid))
+        if count < least:
+            return Position(
+                TrackedObject.DEPTH_TOO_FEW,
+                f"{count} of the mask's {known.mask.area} pixels have a valid depth; depth.min_points is {least}",
+                points=count,
+            )
+        surface = visible_surface(known.mask, valid, meters, depth.rays, rotation, translation)
+        return Position(
+            TrackedObject.DEPTH_OK, "", frame,
+            _triple(surface.position), _triple(surface.center), _triple(surface.extent), surface.points,
+        )  # fmt: skip
+
+    def _refuse(self, status: int, reason: str, objects: tuple[ObjectResult, ...]) -> dict[int, Position]:
+        self._count("refused", reason)
+        return {known.object_id: Position(status, reason) for known in objects}
+
+    def _count(self, what: str, problem: str = "") -> None:
+        with self._arrived:
+            self._frames[what] += 1
+            new, self._told = bool(problem) and problem != self._told, problem
+        if new:
+            self._node.get_logger().warning(f"no positions: {problem}")
+
+
+def calibration_of(info: CameraInfo, rectified: bool) -> Calibration:
+    """The intrinsics of the image as the camera delivers it (K and D), or of the rectified one (P without D)."""
+    if not rectified:
+        return Calibration(info.width, info.height, tuple(info.k), tuple(info.d), info.distortion_model)
+    p = info.p
+    return Calibration(info.width, info.height, (p[0], p[1], p[2], p[4], p[5], p[6], p[8], p[9], p[10]))
+
+
+def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z

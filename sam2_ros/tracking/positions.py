@@ -1,0 +1,120 @@
+"""Where an object is in space: robust statistics of the depth under its mask. NumPy and OpenCV's undistortion alone.
+
+Coordinates are those of the camera's optical frame (REP-103: x right, y down, z forward), metres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.tracking.types import BoolMask, CroppedMask
+
+_MAD_TO_SIGMA = 1.4826  # of a normal distribution
+_OUTLIER_SIGMAS = 3.0
+_LEAST_TOLERANCE = 0.02  # metres of depth that are never an outlier: a flat object has no spread of its own
+_EXTENT_PERCENTILES = (2.0, 98.0)
+_ENOUGH_POINTS = 4096  # the statistics are of an evenly spread part of more
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A pinhole camera as ``sensor_msgs/CameraInfo`` describes it.
+
+    ``matrix`` is the intrinsic matrix K, row by row; ``distortion`` the coefficients D of ``model`` (``plumb_bob`` and
+    ``rational_polynomial`` as OpenCV orders them, ``equidistant`` for a fisheye lens). All zero: no distortion.
+    """
+
+    width: int
+    height: int
+    matrix: tuple[float, ...]
+    distortion: tuple[float, ...] = ()
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class PixelRays:
+    """For every pixel's centre, where its ray meets the plane z = 1: ``float32 [H, W]`` each."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> PixelRays:
+        """
+        Raises:
+            ValueError: the camera is not calibrated, or its lens model is another one.
+        """
+        matrix = np.asarray(calibration.matrix, np.float64).reshape(3, 3)
+        if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
+            raise ValueError(
+                f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}: the camera isn't calibrated"
+            )
+        columns, rows = np.arange(calibration.width), np.arange(calibration.height)
+        distortion = np.asarray(calibration.distortion, np.float64)
+        if not distortion.any():
+            x = np.broadcast_to((columns - matrix[0, 2]) / matrix[0, 0], (rows.size, columns.size))
+            y = np.broadcast_to(((rows - matrix[1, 2]) / matrix[1, 1])[:, None], (rows.size, columns.size))
+            return cls(x.astype(np.float32), y.astype(np.float32))
+        if calibration.model not in ("", "plumb_bob", "rational_polynomial", "equidistant"):
+            raise ValueError(
+                f"distortion model '{calibration.model}' is not supported; accepted: plumb_bob, rational_polynomial, "
+                "equidistant, or rectified images"
+            )
+        pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 1, 2).astype(np.float64)
+        undistort = cv2.fisheye.undistortPoints if calibration.model == "equidistant" else cv2.undistortPoints
+        rays = np.asarray(undistort(pixels, matrix, distortion), np.float32).reshape(rows.size, columns.size, 2)
+        return cls(np.ascontiguousarray(rays[..., 0]), np.ascontiguousarray(rays[..., 1]))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The visible surface of an object; all of it along the axes of the frame that the points were given in."""
+
+    position: NDArray[np.float64]  # [3] metres, median of each coordinate
+    center: NDArray[np.float64]  # [3] metres, of the box that extent describes
+    extent: NDArray[np.float64]  # [3] metres, from the 2nd to the 98th percentile of each coordinate
+    points: int  # valid depth pixels that were used, without the outliers
+
+
+def valid_pixels(mask: CroppedMask, depth: NDArray[np.float32]) -> BoolMask:
+    """Which pixels of a mask's crop (``[h, w]``) are the object and have a depth: finite and positive, in metres."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(mask.crop & np.isfinite(depth) & (depth > 0))
+
+
+def visible_surface(
+    mask: CroppedMask,
+    valid: BoolMask,
+    depth: NDArray[np.float32],
+    rays: PixelRays,
+    rotation: NDArray | None = None,
+    translation: NDArray | None = None,
+) -> Surface:
+    """The surface under a mask, without pixels whose depth is far from the median: what lies along the mask's border.
+
+    Far is more than three standard deviations, estimated from the median absolute deviation, and more than 2 cm.
+
+    Args:
+        mask: in the size of the depth image.
+        valid: ``[h, w]``, the pixels of the mask's crop to use; at least one.
+        depth: ``[h, w]``, metres along the optical axis.
+        rays: of the whole image.
+        rotation, translation: ``[3, 3]`` and ``[3]``: a point p becomes ``rotation @ p + translation``.
+    """
+    rows, columns = np.nonzero(valid)
+    z = depth[rows, columns]
+    step = -(-z.size // _ENOUGH_POINTS)
+    median = np.median(z[::step])
+    deviation = float(np.median(np.abs(z[::step] - median)))
+    near = np.abs(z - median) <= max(_OUTLIER_SIGMAS * _MAD_TO_SIGMA * deviation, _LEAST_TOLERANCE)
+    part = np.flatnonzero(near)[::step]
+    rows, columns, z = rows[part] + mask.y, columns[part] + mask.x, z[part].astype(np.float64)
+    points = np.stack([rays.x[rows, columns] * z, rays.y[rows, columns] * z, z], axis=1)
+    if rotation is not None and translation is not None:
+        points = points @ np.asarray(rotation, np.float64).T + np.asarray(translation, np.float64)
+    low, middle, high = np.percentile(points, [_EXTENT_PERCENTILES[0], 50.0, _EXTENT_PERCENTILES[1]], axis=0)
+    return Surface(middle, (low + high) / 2, high - low, int(np.count_nonzero(near)))

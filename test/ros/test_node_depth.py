@@ -1,0 +1,263 @@
+"""Positions over DDS: depth images and camera_info that fit, that do not, that come late or never."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import Point, Vector3
+from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, Image
+from vision_msgs.msg import Detection3DArray
+
+from sam2_ros.msg import TrackedObject, TrackedObjectArray
+
+FOCAL, CX, CY = 130.0, 79.5, 59.5
+BOX = (40, 30, 80, 60)  # the object, in pixels
+
+
+class Rig:
+    """The other side of a node with depth: image, depth image and calibration of one camera."""
+
+    def __init__(self, node: Peer, namespace: str) -> None:
+        self.node = node
+        self.depth = node.create_image_publisher(Image, f"{namespace}/depth/image")
+        self.infos = node.create_image_publisher(CameraInfo, f"{namespace}/camera_info")
+        self.detections: list[Detection3DArray] = []
+        node.node.create_subscription(Detection3DArray, f"{node.node_name}/detections_3d", self.detections.append, 10)
+
+    def send_info(self, **changes: Any) -> None:
+        info = CameraInfo(width=WIDTH, height=HEIGHT, k=[FOCAL, 0.0, CX, 0.0, FOCAL, CY, 0.0, 0.0, 1.0])
+        info.header.frame_id = "camera_optical_frame"
+        for name, value in changes.items():
+            setattr(info, name, value)
+        self.infos.publish(info)
+
+    def track(self, depth: Image | None, late: bool = False) -> TrackedObjectArray:
+        """An image, its depth image (with the image's stamp, where it has none), and what the node makes of them."""
+        image = self.node.image()
+        if depth is not None and not depth.header.stamp.sec:
+            depth.header.stamp = image.header.stamp
+        if depth is not None and not late:
+            self.depth.publish(depth)
+        self.node.send(image)
+        if depth is not None and late:
+            self.depth.publish(depth)
+        return self.node.wait_until(lambda: self.node.tracks_of(image), "tracks of an image")
+
+    def track_object(self, depth: Image | None, **how: bool) -> TrackedObject:
+        (known,) = self.track(depth, **how).objects
+        return known
+
+    def wait_for_problem(self, reason: str) -> None:
+        """Until the diagnostics have this reason; empty: none."""
+
+        def told() -> bool:
+            problem = self.node.status()["depth problem"]
+            return reason in problem if reason else not problem
+
+        self.node.wait_until(told, f"the diagnosis '{reason}'")
+
+    def calibrate(self, **changes: Any) -> None:
+        """Until the node knows this calibration: its positions, or its refusals, are of it."""
+        before = self.track_object(plane()).depth_reason
+
+        def known() -> bool:
+            self.send_info(**changes)
+            now = self.track_object(plane())
+            return bool(changes) == (now.depth_status != TrackedObject.DEPTH_OK) and now.depth_reason != before
+
+        self.node.wait_until(known, "the calibration")
+
+
+def depth_image(values: NDArray, encoding: str, frame_id: str = "camera_optical_frame", padding: int = 0) -> Image:
+    """A depth image; its stamp is zero until it is sent."""
+    height, width = values.shape
+    rows = np.zeros((height, width * values.itemsize + padding), np.uint8)
+    rows[:, : width * values.itemsize] = np.ascontiguousarray(values).view(np.uint8).reshape(height, -1)
+    image = Image(
+        height=height, width=width, step=rows.shape[1], encoding=encoding, data=array("B", rows.tobytes()),
+        is_bigendian=int(values.dtype.byteorder == ">"),
+    )  # fmt: skip
+    image.header.frame_id = frame_id
+    return image
+
+
+def plane(millimetres: int = 1500, **changes: Any) -> Image:
+    return depth_image(np.full((HEIGHT, WIDTH), millimetres, "<u2"), "16UC1", **changes)
+
+
+def place(point: Point | Vector3) -> list[float]:
+    return [point.x, point.y, point.z]
+
+
+def expected(metres: float) -> list[float]:
+    """Centre of the object's box on a plane: pixels count from their centres."""
+    return [(59.5 - CX) / FOCAL * metres, (44.5 - CY) / FOCAL * metres, metres]
+
+
+@pytest.fixture(scope="module")
+def rig(folder: Path) -> Iterator[Rig]:
+    """One node for the module, with an object, and calibrated."""
+    file = folder / "depth.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    model.name: 'null'\n    diagnostics.period: 0.1\n"
+        "    depth: {enabled: true, wait: 1.0, slop: 0.2, queue: 5}\n"
+    )
+    with running(folder, namespace="/depth", params_file=str(file)) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        rig = Rig(node, "/depth")
+        assert node.launched is not None
+        node.launched.wait_for_text("subscribed to /depth/depth/image, reliable")
+        node.track()
+        assert node.add(box_prompt(*BOX, name="cup", label="dish")).success
+        without = rig.track_object(plane())
+        assert without.depth_status == TrackedObject.DEPTH_REFUSED
+        assert without.depth_reason == "no camera_info has arrived on /depth/camera_info"
+        rig.calibrate()
+        yield rig
+
+
+def test_millimetres_and_metres_both_byte_orders_and_padding(rig: Rig) -> None:
+    u2, f4 = np.full((HEIGHT, WIDTH), 1500), np.full((HEIGHT, WIDTH), 1.5)
+    u2[30:40, 40:80], f4[30:34, 40:80], f4[34:37, 40:80], f4[37:40, 40:80] = 0, 0, np.nan, np.inf
+    images = [
+        depth_image(u2.astype("<u2"), "16UC1"),
+        depth_image(u2.astype(">u2"), "16UC1", padding=6),
+        depth_image(f4.astype("<f4"), "32FC1", padding=4),
+        depth_image(f4.astype(">f4"), "32FC1"),
+    ]
+    for image in images:
+        known = rig.track_object(image)
+        assert (known.depth_status, known.depth_reason) == (TrackedObject.DEPTH_OK, "")
+        assert known.depth_points == 40 * 20
+        assert known.position_frame == "camera_optical_frame"
+        # the upper third has no depth, so the middle is that of the rows 40 to 59
+        np.testing.assert_allclose(place(known.position), [expected(1.5)[0], (49.5 - CY) / FOCAL * 1.5, 1.5], atol=1e-4)
+        # from the first column's centre to the last one's: one of 40 is more than the 2 % that are left out
+        np.testing.assert_allclose(place(known.extent), [39 / FOCAL * 1.5, 19 / FOCAL * 1.5, 0], atol=1e-4)
+
+
+def test_detections_3d_hold_the_same(rig: Rig) -> None:
+    tracks = rig.track(plane(800))
+
+    def found() -> Any:
+        return next((each for each in reversed(rig.detections) if each.header == tracks.header), None)
+
+    array = rig.node.wait_until(found, "detections_3d of the frame")
+    (detection,), (known,) = array.detections, tracks.objects
+    (result,) = detection.results
+    assert (detection.id, result.hypothesis.class_id) == (str(known.id), "dish")
+    assert result.hypothesis.score == pytest.approx(known.visibility)
+    assert result.pose.pose.position == known.position
+    assert detection.bbox.size == known.extent
+    np.testing.assert_allclose(place(detection.bbox.center.position), expected(0.8), atol=1e-4)
+
+
+def test_depth_that_does_not_fit_is_refused_with_a_reason(rig: Rig) -> None:
+    cases = {
+        "the depth image has 80 x 60 pixels, the image 160 x 120": depth_image(np.ones((60, 80), "<u2"), "16UC1"),
+        "the depth image is in the frame 'depth_frame', the image in 'camera": plane(frame_id="depth_frame"),
+        "depth encoding 'mono8' is not supported; accepted: 16UC1, 32FC1": depth_image(
+            np.ones((HEIGHT, WIDTH), np.uint8), "mono8"
+        ),
+        "data has": plane(),
+    }
+    cases["data has"].data = cases["data has"].data[:-100]
+    for reason, image in cases.items():
+        known = rig.track_object(image)
+        assert known.depth_status == TrackedObject.DEPTH_REFUSED
+        assert reason in known.depth_reason
+        assert known.position == Point() and known.extent == Vector3() and known.position_frame == ""
+        rig.wait_for_problem(reason)
+    assert rig.track_object(plane()).depth_status == TrackedObject.DEPTH_OK
+    rig.wait_for_problem("")
+
+
+def test_a_calibration_of_another_image_is_refused(rig: Rig) -> None:
+    rig.calibrate(width=80)
+    assert "camera_info is for 80 x 120 pixels" in rig.track_object(plane()).depth_reason
+    rig.calibrate(k=[0.0] * 9)
+    assert "the camera isn't calibrated" in rig.track_object(plane()).depth_reason
+    rig.calibrate()
+
+
+def test_too_few_points_are_no_position(rig: Rig) -> None:
+    values = np.zeros((HEIGHT, WIDTH), "<u2")
+    values[:30] = values[60:] = 900  # only beside the object
+    values[40, 40:69] = 900
+    known = rig.track_object(depth_image(values, "16UC1"))
+    assert (known.depth_status, known.depth_points, known.position) == (TrackedObject.DEPTH_TOO_FEW, 29, Point())
+    assert known.depth_reason == "29 of the mask's 1200 pixels have a valid depth; depth.min_points is 30"
+    values[40, 69] = 900
+    known = rig.track_object(depth_image(values, "16UC1"))
+    assert (known.depth_status, known.depth_points) == (TrackedObject.DEPTH_OK, 30)
+
+
+def test_the_nearest_depth_image_is_taken_and_none_beyond_the_slop(rig: Rig) -> None:
+    """Images are a second apart here; depth images 0.1 s before, 0.15 s after and 0.3 s after one."""
+    stamp = rig.node.image().header.stamp
+    before, after, far = plane(1000), plane(2000), plane(3000)
+    before.header.stamp.sec, before.header.stamp.nanosec = stamp.sec + 1, 23_456_789
+    after.header.stamp.sec, after.header.stamp.nanosec = stamp.sec + 1, 273_456_789
+    far.header.stamp.sec, far.header.stamp.nanosec = stamp.sec + 2, 423_456_789
+    rig.depth.publish(before)
+    known = rig.track_object(after)
+    assert known.position.z == pytest.approx(1.0)
+    known = rig.track_object(far)
+    assert known.depth_status == TrackedObject.DEPTH_NONE
+    assert known.depth_reason == "no depth image within 0.2 s of the image has arrived"
+
+
+def test_late_depth_is_waited_for_only_if_asked(rig: Rig) -> None:
+    """With depth.wait, a depth image that comes after its image is still its own; without, the image goes at once."""
+    assert rig.track_object(plane(700), late=True).position.z == pytest.approx(0.7)
+    assert rig.node.set_parameter("depth.wait", 0.0).successful
+    sent = [rig.node.send() for _ in range(3)]
+    tracks = rig.node.wait_until(lambda: rig.node.tracks_of(sent[-1]), "tracks")
+    assert tracks.objects[0].depth_status == TrackedObject.DEPTH_NONE
+    # Depth images of the past still serve a prompt's second message.
+    late = plane(600)
+    late.header.stamp = deepcopy(sent[-1].header.stamp)
+    rig.depth.publish(late)
+    rig.node.wait_until(lambda: float(rig.node.status()["depth age [s]"]) < 0.3, "the depth image")
+    assert rig.node.add(box_prompt(100, 10, 120, 20)).success
+    both = rig.node.wait_until(lambda: (t := rig.node.tracks_of(sent[-1])) and len(t.objects) == 2 and t, "both")
+    assert [known.depth_status for known in both.objects] == [TrackedObject.DEPTH_OK] * 2
+    assert both.objects[1].position.z == pytest.approx(0.6)
+
+
+def test_without_depth_nothing_is_subscribed_and_nothing_said(folder: Path, parameters_file: Path) -> None:
+    with running(folder, namespace="/flat", params_file=str(parameters_file)) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        node.track()
+        node.add(box_prompt(*BOX))
+        known = node.wait_until(lambda: node.tracks[-1].objects, "the object")[0]
+        assert (known.depth_status, known.depth_reason) == (TrackedObject.DEPTH_NONE, "")
+        assert node.node.count_subscribers("/flat/depth/image") == 0
+        assert "depth age [s]" not in node.status()
+
+
+def test_a_target_frame_without_tf2_is_refused_at_configure(folder: Path, tmp_path: Path) -> None:
+    try:
+        import tf2_ros  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        pytest.skip("tf2 is installed here")
+    file = tmp_path / "target.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    model.name: 'null'\n    depth: {enabled: true, target_frame: base_link}\n"
+    )
+    with running(folder, namespace="/target", params_file=str(file)) as node:
+        assert node.launched is not None
+        node.launched.wait_for_text("depth.target_frame needs tf2, which is not installed")
+        assert node.state() == "unconfigured"
