@@ -13,7 +13,7 @@ _version = re.search(r'^__version__ = "(.+)"$', (ROOT / "sam2_ros/__init__.py").
 assert _version, "sam2_ros/__init__.py defines no __version__"
 _readme = ROOT / "README.md"
 
-TEST = ["pytest>=7,<9", "psutil"]
+TEST = ["pytest>=7,<9", "psutil", "rosbags"]
 
 setup(
     name="sam2_ros",

@@ -23,6 +23,7 @@ ROSDEP_KEYS = {
     "PIL": "python3-pil",
     "cv2": "python3-opencv",
     "numpy": "python3-numpy",
+    "tf2_ros": "tf2_ros_py",
     "tqdm": "python3-tqdm",
     "yaml": "python3-yaml",
     "zmq": "python3-zmq",
