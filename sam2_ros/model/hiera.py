@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model.config import HieraConfig
+from sam2_ros.model.kernels import Conv2d, Linear, attention
 from sam2_ros.model.layers import Mlp
 
 
@@ -47,8 +48,8 @@ class HieraAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.pool = pool
-        self.qkv = nn.Linear(dim, 3 * dim_out)
-        self.proj = nn.Linear(dim_out, dim_out)
+        self.qkv = Linear(dim, 3 * dim_out)
+        self.proj = Linear(dim_out, dim_out)
 
     def forward(self, x_bhwc: Tensor) -> Tensor:
         q, k, v = self.qkv(x_bhwc).chunk(3, dim=-1)
@@ -56,7 +57,7 @@ class HieraAttention(nn.Module):
             q = max_pool(q)
         height, width = q.shape[1:3]
         q, k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
 
 
@@ -71,7 +72,7 @@ class HieraBlock(nn.Module):
         self.attn = HieraAttention(dim, dim_out, num_heads, pool)
         self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
         self.mlp = Mlp(dim_out, 4 * dim_out, dim_out, activation=nn.GELU)
-        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
+        self.proj = Linear(dim, dim_out) if dim != dim_out else None
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm1(x)
@@ -93,7 +94,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, 7, stride=4, padding=3)
+        self.proj = Conv2d(3, dim, 7, stride=4, padding=3)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).permute(0, 2, 3, 1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sam2_ros.model.config import HieraConfig
 from sam2_ros.model.hiera import Hiera
+from sam2_ros.model.kernels import Conv2d
 
 
 class FpnNeck(nn.Module):
@@ -17,7 +18,7 @@ class FpnNeck(nn.Module):
         # Stored from the deepest level to the shallowest, as in the official state dict.
         self.convs = nn.ModuleList(nn.Sequential() for _ in channels)
         for slot, width in zip(self.convs, reversed(channels), strict=True):
-            slot.add_module("conv", nn.Conv2d(width, dim, 1))
+            slot.add_module("conv", Conv2d(width, dim, 1))
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Four maps at strides 4 to 32 → three at strides 4, 8 and 16, each ``[B, dim, H, W]``."""

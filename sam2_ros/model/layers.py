@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2_ros.model.kernels import Linear, attention
+
 
 class LayerNorm2d(nn.Module):
     """Layer norm over the channels of ``[B, C, H, W]``, computed in float32 as autocast does for ``nn.LayerNorm``."""
@@ -28,7 +30,7 @@ class Mlp(nn.Module):
 
     def __init__(self, *widths: int, activation: type[nn.Module] = nn.ReLU, sigmoid: bool = False) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
         self.activation = activation()
         self.sigmoid = sigmoid
 
@@ -50,13 +52,28 @@ class Attention(nn.Module):
         inner_dim = inner_dim or dim
         kv_dim = kv_dim or dim
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(dim, inner_dim)
-        self.k_proj = nn.Linear(kv_dim, inner_dim)
-        self.v_proj = nn.Linear(kv_dim, inner_dim)
-        self.out_proj = nn.Linear(inner_dim, dim)
+        self.q_proj = Linear(dim, inner_dim)
+        self.k_proj = Linear(kv_dim, inner_dim)
+        self.v_proj = Linear(kv_dim, inner_dim)
+        self.out_proj = Linear(inner_dim, dim)
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def attend_narrow(self, q_bhnc: Tensor, k_bhnc: Tensor, kv: Tensor, mask: Tensor | None = None) -> Tensor:
+        """:meth:`attend` with the values' projection of ``kv`` (``[B, K, kv_dim]``).
+
+        Where the keys' side is narrower than the attention, has one head and runs on a CPU, ``kv`` itself is attended
+        and the mean projected: the same, since the weights of a mean sum to one, for a fraction of the products.
+        """
+        narrow = self.num_heads == 1 and self.v_proj.in_features < self.v_proj.out_features
+        if not narrow or torch.is_grad_enabled() or kv.device.type != "cpu":
+            # A GPU's attention kernels want values as wide as keys.
+            return self.attend(q_bhnc, k_bhnc, self.split_heads(self.v_proj(kv)), mask)
+        batch = max(len(q_bhnc), len(k_bhnc), len(kv))
+        q, k = (x.expand(batch, -1, -1, -1) for x in (q_bhnc, k_bhnc))
+        mean = attention(q, k, kv[:, None].to(q.dtype).expand(batch, -1, -1, -1), mask)
+        return self.out_proj(self.v_proj(mean[:, 0]))
 
     def attend(self, q_bhnc: Tensor, k_bhnc: Tensor, v_bhnc: Tensor, mask: Tensor | None = None) -> Tensor:
         batch = max(q_bhnc.shape[0], k_bhnc.shape[0], v_bhnc.shape[0])
@@ -68,7 +85,7 @@ class Attention(nn.Module):
                 logits = logits.masked_fill(~mask, -torch.inf)
             out = logits.softmax(dim=-1) @ v
         else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            out = attention(q, k, v, mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

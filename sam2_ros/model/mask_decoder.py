@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sam2_ros.model.kernels import Conv2d
 from sam2_ros.model.layers import Attention, LayerNorm2d, Mlp
 
 STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
@@ -127,8 +128,8 @@ class MaskDecoder(nn.Module):
             nn.GELU(),
         )
         # Applied once per image, right after the image encoder.
-        self.conv_s0 = nn.Conv2d(high_res_channels[0], dim // 8, 1)
-        self.conv_s1 = nn.Conv2d(high_res_channels[1], dim // 4, 1)
+        self.conv_s0 = Conv2d(high_res_channels[0], dim // 8, 1)
+        self.conv_s1 = Conv2d(high_res_channels[1], dim // 4, 1)
         self.output_hypernetworks_mlps = nn.ModuleList(Mlp(dim, dim, dim, dim // 8) for _ in range(num_masks))
         self.iou_prediction_head = Mlp(dim, dim, dim, num_masks, sigmoid=True)
         self.pred_obj_score_head = Mlp(dim, dim, dim, 1)

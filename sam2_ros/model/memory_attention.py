@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2_ros.model.kernels import Linear
 from sam2_ros.model.layers import Attention
 from sam2_ros.model.position import rotary_table, rotate
 
@@ -17,8 +18,8 @@ class MemoryAttentionLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(dim, 1)
         self.cross_attn_image = Attention(dim, 1, kv_dim=memory_dim)
-        self.linear1 = nn.Linear(dim, hidden)
-        self.linear2 = nn.Linear(hidden, dim)
+        self.linear1 = Linear(dim, hidden)
+        self.linear2 = Linear(hidden, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
@@ -44,8 +45,11 @@ class MemoryAttentionLayer(nn.Module):
         spatial = k.shape[1] - num_pointers
         # Every stored frame repeats the same grid; pointers have no place in it.
         frames = rotate(k[:, :spatial].unflatten(1, (-1, memory_table.shape[1])), memory_table).flatten(1, 2)
-        k = attention.split_heads(torch.cat((frames, k[:, spatial:]), dim=1))
-        return x + attention.attend(q, k, attention.split_heads(attention.v_proj(memory)), mask)
+        if torch.is_grad_enabled():
+            k = torch.cat((frames, k[:, spatial:]), dim=1)
+        else:
+            k[:, :spatial] = frames
+        return x + attention.attend_narrow(q, attention.split_heads(k), memory, mask)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return x + self.linear2(F.relu(self.linear1(self.norm3(x))))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2_ros.model.kernels import Conv2d, Linear
 from sam2_ros.model.layers import LayerNorm2d
 
 
@@ -17,8 +18,8 @@ class MaskDownSampler(nn.Module):
         layers: list[nn.Module] = []
         for level in range(4):
             width = 4 ** (level + 1)
-            layers += [nn.Conv2d(4**level, width, 3, stride=2, padding=1), LayerNorm2d(width), nn.GELU()]
-        self.encoder = nn.Sequential(*layers, nn.Conv2d(256, dim, 1))
+            layers += [Conv2d(4**level, width, 3, stride=2, padding=1), LayerNorm2d(width), nn.GELU()]
+        self.encoder = nn.Sequential(*layers, Conv2d(256, dim, 1))
 
     def forward(self, masks: Tensor) -> Tensor:
         return self.encoder(masks)
@@ -29,10 +30,10 @@ class ConvNextBlock(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+        self.dwconv = Conv2d(dim, dim, 7, padding=3, groups=dim)
         self.norm = LayerNorm2d(dim)
-        self.pwconv1 = nn.Linear(dim, 4 * dim)
-        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.pwconv1 = Linear(dim, 4 * dim)
+        self.pwconv2 = Linear(4 * dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,9 +62,9 @@ class MemoryEncoder(nn.Module):
         super().__init__()
         self.pool = pool
         self.mask_downsampler = MaskDownSampler(dim)
-        self.pix_feat_proj = nn.Conv2d(dim, dim, 1)
+        self.pix_feat_proj = Conv2d(dim, dim, 1)
         self.fuser = Fuser(dim, fuser_layers)
-        self.out_proj = nn.Conv2d(dim, memory_dim, 1)
+        self.out_proj = Conv2d(dim, memory_dim, 1)
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
         """``features`` ``[1 or B, C, h, w]`` are the image encoder's, ``masks`` ``[B, 1, 16h, 16w]`` scaled."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sam2_ros.model.kernels import Conv2d, Derived
 from sam2_ros.model.layers import LayerNorm2d
 from sam2_ros.model.position import RandomFourierCode
 
@@ -18,18 +19,19 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.grid = image_size // 16
+        self._image_position = Derived()
         self.pe_layer = RandomFourierCode(dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
         self.no_mask_embed = nn.Embedding(1, dim)
         self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1, mask_channels // 4, 2, stride=2),
+            Conv2d(1, mask_channels // 4, 2, stride=2),
             LayerNorm2d(mask_channels // 4),
             nn.GELU(),
-            nn.Conv2d(mask_channels // 4, mask_channels, 2, stride=2),
+            Conv2d(mask_channels // 4, mask_channels, 2, stride=2),
             LayerNorm2d(mask_channels),
             nn.GELU(),
-            nn.Conv2d(mask_channels, dim, 1),
+            Conv2d(mask_channels, dim, 1),
         )
 
     def tokens(self, points: Tensor, labels: Tensor) -> Tensor:
@@ -56,4 +58,7 @@ class PromptEncoder(nn.Module):
 
     def image_position(self) -> Tensor:
         """Position code of the image features, ``[1, C, grid, grid]``."""
-        return self.pe_layer.grid(self.grid)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.pe_layer.grid(self.grid)
+        matrix = self.pe_layer.positional_encoding_gaussian_matrix
+        return self._image_position.of(matrix, lambda _: self.pe_layer.grid(self.grid))

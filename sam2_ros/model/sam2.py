@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.image_encoder import HieraEncoder
+from sam2_ros.model.kernels import Conv2d, Linear
 from sam2_ros.model.layers import Mlp
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
 from sam2_ros.model.memory_attention import MemoryAttention
@@ -59,7 +60,7 @@ class Sam2Model(nn.Module):
         self.memory_encoder = MemoryEncoder(dim, memory_dim, config.memory_pool, config.fuser_layers)
         self.sam_prompt_encoder = PromptEncoder(dim, config.image_size)
         self.sam_mask_decoder = MaskDecoder(dim, config.high_res_channels)
-        self.mask_downsample = nn.Conv2d(1, 1, 4, stride=4)
+        self.mask_downsample = Conv2d(1, 1, 4, stride=4)
         self.obj_ptr_proj = Mlp(dim, dim, dim, dim)
         self.maskmem_tpos_enc = nn.Parameter(torch.zeros(config.num_memory_frames, 1, 1, memory_dim))
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
@@ -68,7 +69,7 @@ class Sam2Model(nn.Module):
         if config.occlusion_embedding:
             self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, memory_dim))
         if config.pointer_time_code:
-            self.obj_ptr_tpos_proj = nn.Linear(dim, memory_dim)
+            self.obj_ptr_tpos_proj = Linear(dim, memory_dim)
         for name, value in (
             ("pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)),
             ("pixel_std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)),

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2_ros.model.kernels import Conv2d, Linear, attention
 from sam2_ros.model.layers import LayerNorm2d
 
 WIDTHS = (64, 128, 160, 320)
@@ -26,8 +27,8 @@ class ConvStem(nn.Module):
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, out_channels // 2, 3, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(out_channels // 2, out_channels, 3, stride=2, padding=1)
+        self.conv1 = Conv2d(3, out_channels // 2, 3, stride=2, padding=1)
+        self.conv2 = Conv2d(out_channels // 2, out_channels, 3, stride=2, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.conv2(F.gelu(self.conv1(images)))
@@ -39,9 +40,9 @@ class MBConv(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = 4 * channels
-        self.conv1 = nn.Conv2d(channels, hidden, 1)
-        self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.conv3 = nn.Conv2d(hidden, channels, 1)
+        self.conv1 = Conv2d(channels, hidden, 1)
+        self.conv2 = Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.conv3 = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(x + self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x))))))
@@ -52,9 +53,9 @@ class PatchMerging(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, out_channels, 1)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, groups=out_channels)
-        self.conv3 = nn.Conv2d(out_channels, out_channels, 1)
+        self.conv1 = Conv2d(channels, out_channels, 1)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, groups=out_channels)
+        self.conv3 = Conv2d(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
@@ -77,8 +78,8 @@ class WindowAttention(nn.Module):
         self.heads = heads
         self.window = window
         self.norm = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         self.register_buffer("offsets", relative_offsets(window), persistent=False)
         self._bias: Tensor | None = None
@@ -102,7 +103,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(self.norm(windows)).view(count, tokens, self.heads, 3, channels // self.heads)
         query, key, value = qkv.permute(3, 0, 2, 1, 4).unbind(0)
         bias = self.bias().to(query.dtype)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.expand(count, -1, -1, -1))
+        mixed = attention(query, key, value, bias[None])
         return self.proj(mixed.transpose(1, 2).reshape(count, tokens, channels))
 
 
@@ -112,8 +113,8 @@ class Mlp(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
+        self.fc1 = Linear(channels, 4 * channels)
+        self.fc2 = Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(self.norm(x))))
@@ -125,7 +126,7 @@ class TinyViTBlock(nn.Module):
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
         self.attn = WindowAttention(channels, heads, window)
-        self.local_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.local_conv = Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.mlp = Mlp(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,9 +196,9 @@ class TinyViTNeck(nn.Module):
 
     def __init__(self, dim: int = 256) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(WIDTHS[3], dim, 1, bias=False)
+        self.conv1 = Conv2d(WIDTHS[3], dim, 1, bias=False)
         self.norm1 = LayerNorm2d(dim)
-        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        self.conv2 = Conv2d(dim, dim, 3, padding=1, bias=False)
         self.norm2 = LayerNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:

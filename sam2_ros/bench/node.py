@@ -1,0 +1,194 @@
+"""How long it takes from the stamp of an image to its masks in another process: three processes over DDS.
+
+A camera (:mod:`sam2_ros.bench.node_camera`), the tracker through its launch file, and this process, which receives
+``~/tracks``. All clocks are those of one machine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from vision_msgs.msg import BoundingBox2D
+
+from sam2_ros.bench.scene import moving_scene
+from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
+from sam2_ros.ros.messages import to_stamp
+from sam2_ros.ros.transport import environment
+from sam2_ros.srv import AddObjects
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.processes import ChildProcess, signals_unwind
+
+NAMESPACE = "sam2_ros_bench"
+TRACKER = f"/{NAMESPACE}/tracker"
+PATIENCE = 120.0  # seconds for the node to load, and for a frame to come
+SETTLE = 30  # frames before measuring
+PARTS = ("to the node", "waiting and decoding", "engine", "to the client")
+
+
+@dataclass(frozen=True)
+class NodeRun:
+    """One measurement: ``model`` "null" shows what the node itself costs."""
+
+    model: str
+    width: int  # pixels of the camera's image
+    height: int
+    objects: int = 1
+    rate: float = 30.0  # Hz
+    frames: int = 300
+    transport: str = "shared_memory"
+
+
+def measure(run: NodeRun, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Runs the three processes and returns what ``--json`` holds of it.
+
+    Raises:
+        UserError: the node did not start, refused the objects, or sent nothing.
+    """
+    os.environ.update(environment(run.transport))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    with signals_unwind(), tempfile.TemporaryDirectory() as folder, _node() as node:
+        receiver = _Receiver(node)
+        with ChildProcess(_tracker_command(run), Path(folder, "node.log")) as tracker:
+            tell(f"{run.model}, {run.width}x{run.height}: starting the node")
+            receiver.wait_until_active(tracker)
+            with ChildProcess(_camera_command(run), Path(folder, "camera.log")) as camera:
+                receiver.add_objects(run, camera)
+                tell(f"{run.model}, {run.width}x{run.height}: measuring {run.frames} frames")
+                receiver.collect(SETTLE, camera)
+                receiver.rows.clear()
+                before = receiver.counters
+                receiver.collect(run.frames, camera)
+    return _summary(run, np.array(receiver.rows) / 1e6, before, receiver.counters)
+
+
+def _summary(run: NodeRun, rows: Any, before: tuple[int, int, int], after: tuple[int, int, int]) -> dict[str, Any]:
+    """``rows`` ``[frames, 5]``: the whole in ms, then :data:`PARTS`."""
+    received, processed, dropped = (b - a for a, b in zip(before, after, strict=True))
+    overhead = rows[:, 0] - rows[:, 2] - rows[:, 3]
+    columns = {"camera to mask": rows[:, 0], "overhead": overhead}
+    columns |= {name: rows[:, 1 + index] for index, name in enumerate(PARTS)}
+    return {
+        "model": run.model,
+        "image": [run.width, run.height],
+        "objects": run.objects,
+        "rate": run.rate,
+        "transport": run.transport,
+        "qos": "images and tracks reliable; keep last 1 at the camera and the node",
+        "frames": len(rows),
+        "received": received,
+        "processed": processed,
+        "dropped": dropped,
+        "ms": {
+            name: {
+                **{f"p{share}": round(float(np.percentile(values, share)), 2) for share in (50, 90, 99)},
+                "max": round(float(values.max()), 2),
+            }
+            for name, values in columns.items()
+        },
+    }
+
+
+class _Receiver:
+    """The client of the node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.rows: list[tuple[int, ...]] = []  # ns, see _summary
+        self.counters = (0, 0, 0)
+        self._objects = 0
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, qos)
+
+    def _on_tracks(self, tracks: TrackedObjectArray) -> None:
+        now, steady = time.time_ns(), time.monotonic_ns()
+        offset = now - steady  # from the node's steady clock to the camera's
+        stamp = to_stamp(tracks.header.stamp)
+        self.counters = (tracks.frames_received, tracks.frames_processed, tracks.frames_dropped)
+        if len(tracks.objects) < self._objects or not self._objects:
+            return
+        self.rows.append(
+            (
+                now - stamp,
+                tracks.receive_time_ns + offset - stamp,
+                tracks.start_time_ns - tracks.receive_time_ns,
+                tracks.end_time_ns - tracks.start_time_ns,
+                steady - tracks.end_time_ns,
+            )
+        )
+
+    def wait_until_active(self, tracker: ChildProcess) -> None:
+        client = self._node.create_client(GetState, f"{TRACKER}/get_state")
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            tracker.check()
+            if problem := tracker.error():
+                raise UserError(f"the tracker did not start: {problem}")
+            if client.wait_for_service(0.2):
+                answer = client.call_async(GetState.Request())
+                rclpy.spin_until_future_complete(self._node, answer, timeout_sec=2.0)
+                if answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
+                    return
+        raise UserError(f"the tracker was not active within {PATIENCE:.0f} s")
+
+    def add_objects(self, run: NodeRun, camera: ChildProcess) -> None:
+        client = self._node.create_client(AddObjects, f"{TRACKER}/add_objects")
+        prompts = []
+        for x0, y0, x1, y1 in moving_scene(run.objects, run.width, run.height).boxes.tolist():
+            box = BoundingBox2D(size_x=x1 - x0, size_y=y1 - y0)
+            box.center.position.x, box.center.position.y = (x0 + x1) / 2, (y0 + y1) / 2
+            prompts.append(ObjectPrompt(box=[box]))
+        answer = client.call_async(AddObjects.Request(prompts=prompts))
+        self._spin(answer.done, camera)
+        if not answer.result().success:
+            raise UserError(f"the tracker refused the objects: {answer.result().message}")
+        self._objects = run.objects
+
+    def collect(self, frames: int, camera: ChildProcess) -> None:
+        wanted = len(self.rows) + frames
+        self._spin(lambda: len(self.rows) >= wanted, camera)
+
+    def _spin(self, until: Callable[[], bool], camera: ChildProcess) -> None:
+        newest, deadline = len(self.rows), time.monotonic() + PATIENCE
+        while not until():
+            rclpy.spin_once(self._node, timeout_sec=0.1)
+            camera.check()
+            if len(self.rows) != newest:
+                newest, deadline = len(self.rows), time.monotonic() + PATIENCE
+            if time.monotonic() > deadline:
+                raise UserError(f"nothing came from the tracker for {PATIENCE:.0f} s")
+
+
+@contextmanager
+def _node() -> Iterator[Node]:
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        yield rclpy.create_node("receiver", namespace=NAMESPACE)
+    finally:
+        rclpy.try_shutdown()
+
+
+def _tracker_command(run: NodeRun) -> list[str]:
+    arguments = {"namespace": NAMESPACE, "model": run.model, "transport": run.transport}
+    return ["ros2", "launch", "sam2_ros", "tracker.launch.py", *(f"{k}:={v}" for k, v in arguments.items())]
+
+
+def _camera_command(run: NodeRun) -> list[str]:
+    options = {"width": run.width, "height": run.height, "rate": float(run.rate), "objects": run.objects}
+    parameters = [word for name, value in options.items() for word in ("-p", f"{name}:={value}")]
+    module = "sam2_ros.bench.node_camera"
+    return [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:=/{NAMESPACE}", *parameters]

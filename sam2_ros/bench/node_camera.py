@@ -1,0 +1,52 @@
+"""The camera of ``sam2_ros bench --node``: publishes a rendered sequence at an even rate, at no cost of its own.
+
+    python -m sam2_ros.bench.node_camera --ros-args -p width:=640 -p height:=480 -p rate:=30.0 -p objects:=1
+
+The messages are made before the first is sent; each is stamped right before it is published.
+"""
+
+from __future__ import annotations
+
+import time
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from sam2_ros.bench.scene import moving_scene
+from sam2_ros.ros.messages import rgb_image, to_time
+
+
+def main(args: list[str] | None = None) -> int:
+    """Publishes until the process is told to end."""
+    rclpy.init(args=args)
+    try:
+        node = rclpy.create_node("camera")
+        width, height, objects = (
+            int(node.declare_parameter(name, default).value or default)
+            for name, default in (("width", 640), ("height", 480), ("objects", 1))
+        )
+        period = 1 / float(node.declare_parameter("rate", 30.0).value or 30.0)
+        scene = moving_scene(objects, width, height)
+        images = [rgb_image(frame, Header(frame_id="camera_optical_frame")) for frame in scene.frames]
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        publisher = node.create_publisher(Image, "image", qos)
+        due, index = time.monotonic(), 0
+        while rclpy.ok():
+            time.sleep(max(0.0, due - time.monotonic()))
+            message = images[index % len(images)]
+            message.header.stamp = to_time(time.time_ns())
+            publisher.publish(message)
+            index += 1
+            due = max(due + period, time.monotonic())
+    except (ExternalShutdownException, KeyboardInterrupt):
+        pass
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,188 @@
+"""Linear maps, convolutions and attention by the kernels that are fastest where they run.
+
+All of it is arithmetic that the plain modules do too; with gradients they are used as they are.
+
+On processors with AVX-512, PyTorch's float32 matrix products go to a library that leaves half of the units idle on
+processors other than Intel's, and so does its attention kernel, in both formats. oneDNN, which comes with PyTorch, does
+not. And autocast rounds every weight anew each time it is used; here the rounded weights are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLOCK_ELEMENTS = 2**21  # attention weights at a time: as many as stay in the cache of the processor
+ONEDNN_ROWS = 64  # from so many rows on a product is worth the way to oneDNN
+ONEDNN_QUERIES = 128  # ... and so many queries an attention in float32, a head at a time
+
+
+def _has_onednn() -> bool:
+    """Whether oneDNN's own kernels are the fast ones, and the operator that reaches them is there."""
+    capability = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
+    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return bool(available and capability == "AVX512")
+
+
+HAS_ONEDNN = _has_onednn()
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast computes in on ``device``; None where it is off."""
+    if hasattr(torch, "get_autocast_dtype"):  # PyTorch 2.4 and newer
+        enabled = torch.is_autocast_enabled(device.type)
+        return torch.get_autocast_dtype(device.type) if enabled else None
+    if device.type == "cpu":
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+class Derived:
+    """A tensor worked out from a parameter, and again only when the parameter has changed."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._value: Tensor | None = None
+
+    def of(self, parameter: Tensor, make: Callable[[Tensor], Tensor], what: object = None) -> Tensor:
+        """``make(parameter)``, which depends on nothing else but ``what``."""
+        version = None if parameter.is_inference() else parameter._version
+        key = (parameter.data_ptr(), version, parameter.device, what)
+        if self._value is None or self._key != key:
+            self._key, self._value = key, make(parameter.detach())
+        return self._value
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self._value is None else self._value.numel() * self._value.element_size()
+
+    def __deepcopy__(self, memo: object) -> Derived:
+        return Derived()
+
+
+class Linear(nn.Linear):
+    """``nn.Linear``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(*_as_computed(self, x))
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight, bias = _as_computed(self, x)
+        padding = self.padding
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if HAS_ONEDNN and x.device.type == "cpu" and not plain and not isinstance(padding, str):
+            # PyTorch itself decides by the number of threads, and with one takes a kernel that is slower.
+            return torch.mkldnn_convolution(x, weight, bias, padding, self.stride, self.dilation, self.groups)
+        return self._conv_forward(x, weight, bias)
+
+
+def _as_computed(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input, weight and bias in the dtype that is computed in."""
+    dtype = autocast_dtype(x.device)
+    if dtype is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return x, module.weight, module.bias
+    weight, bias = module.__dict__.setdefault("_rounded", (Derived(), Derived()))
+
+    def shorten(exact: Tensor) -> Tensor:
+        return exact.to(dtype)
+
+    return (
+        x.to(dtype),
+        weight.of(module.weight, shorten, dtype),
+        None if module.bias is None else bias.of(module.bias, shorten, dtype),
+    )
+
+
+def cache_bytes(model: nn.Module) -> int:
+    """Bytes of rounded weights that are kept."""
+    return sum(one.nbytes for module in model.modules() for one in getattr(module, "_rounded", ()))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x @ weightᵀ + bias``."""
+    plain = torch.is_grad_enabled() or not _is_onednn_work(x, x.numel() // x.shape[-1], ONEDNN_ROWS)
+    return F.linear(x, weight, bias) if plain else _product(x, weight, bias)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention.
+
+    Args:
+        q: ``[B, H, N, C]``.
+        k: ``[B, H, K, C]``.
+        v: ``[B, H, K, D]``.
+        mask: broadcastable to ``[B, H, N, K]``; bool, False = ignore, or added to the logits.
+
+    Returns:
+        ``[B, H, N, D]``.
+    """
+    if torch.is_grad_enabled() or q.device.type != "cpu" or not HAS_ONEDNN or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+    if q.dtype == torch.bfloat16:
+        return _attention_by_matmul(q, k, v, mask)
+    if _is_onednn_work(q, q.shape[2], ONEDNN_QUERIES):
+        return _attention_by_products(q, k, v, mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _is_onednn_work(x: Tensor, rows: int, least: int) -> bool:
+    return HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and rows >= least
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # Given anything but rows side by side, oneDNN takes a kernel that is a thousand times slower. ``weight`` is a
+    # contiguous matrix or the transpose of one.
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+
+
+def _attention_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """A head at a time, so that every product is one of two matrices."""
+    batch, heads, queries, width = q.shape
+    out = q.new_empty(batch, heads, queries, v.shape[3])
+    rows = max(1, BLOCK_ELEMENTS // k.shape[2])
+    for b in range(batch):
+        for h in range(heads):
+            keys, values = k[b, h].contiguous(), v[b, h].contiguous().T
+            scaled = q[b, h] * width**-0.5
+            bias = None if mask is None else mask.expand(batch, heads, -1, -1)[b, h]
+            for first in range(0, queries, rows):
+                part = slice(first, first + rows)
+                logits = _product(scaled[part], keys, None)
+                if bias is not None:
+                    logits += bias if bias.shape[0] == 1 else bias[part]
+                out[b, h, part] = _product(logits.softmax(dim=-1), values, None)
+    return out
+
+
+def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    batch, heads, queries, width = q.shape
+    rows = max(1, BLOCK_ELEMENTS // k.shape[2])
+    if batch * heads * queries * k.shape[2] <= 4 * BLOCK_ELEMENTS:
+        return _softmax_rows(q * width**-0.5, k, v, mask)
+    out = q.new_empty(batch, heads, queries, v.shape[3])
+    for b in range(batch):
+        for first in range(0, queries, rows):
+            part = slice(first, first + rows)
+            bias = mask if mask is None or mask.shape[0] == 1 else mask[b : b + 1]
+            bias = bias if bias is None or bias.shape[2] == 1 else bias[:, :, part]
+            out[b : b + 1, :, part] = _softmax_rows(
+                q[b : b + 1, :, part] * width**-0.5, k[b : b + 1], v[b : b + 1], bias
+            )
+    return out
+
+
+def _softmax_rows(scaled: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    logits = scaled @ k.transpose(2, 3)
+    if mask is not None:
+        logits += mask
+    return logits.softmax(dim=-1) @ v

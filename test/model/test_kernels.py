@@ -1,0 +1,113 @@
+"""The fast kernels give what the plain formulas give, whatever their inputs' layout, and follow changed weights."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam2_ros.model import kernels
+from sam2_ros.model.kernels import Conv2d, Linear, attention, cache_bytes, linear
+from sam2_ros.model.layers import Attention
+from sam2_ros.model.position import rotary_table, rotate
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> object:
+    with torch.no_grad():
+        yield
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    assert found.shape == expected.shape and found.dtype == dtype
+    limit = 1e-5 if dtype == torch.float32 else 0.03
+    assert (found.float() - expected).abs().max() <= limit * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("masked", ["none", "bool", "bool per query", "bias"])
+@pytest.mark.parametrize("shape", [(2, 3, 300, 40, 32, 16), (1, 1, 130, 700, 64, 64), (3, 2, 5, 9, 8, 8)])
+def test_attention(dtype: torch.dtype, masked: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small blocks, so that the last one is not whole; queries, keys and values are strided views."""
+    monkeypatch.setattr(kernels, "BLOCK_ELEMENTS", 5000)
+    batch, heads, queries, keys, width, values = shape
+    q = draw(batch, queries, heads, width, dtype=dtype).transpose(1, 2)
+    k = draw(batch, keys, heads, 3 * width, dtype=dtype, seed=1).chunk(3, dim=-1)[1].transpose(1, 2)
+    v = draw(batch, keys, heads, values, dtype=dtype, seed=2).transpose(1, 2)
+    mask = None
+    if masked == "bool":
+        mask = draw(batch, 1, 1, keys, seed=3) > 0
+        mask[..., 0] = True
+    elif masked == "bool per query":
+        mask = draw(batch, 1, queries, keys, seed=3) > 0
+        mask[..., 0] = True
+    elif masked == "bias":
+        mask = draw(1, heads, queries, keys, dtype=dtype, seed=3)
+    exact = None if mask is None else mask if mask.dtype == torch.bool else mask.float()
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=exact)
+    assert_close(attention(q, k, v, mask), expected, dtype)
+
+
+@pytest.mark.parametrize("rows", [3, 64, 1000])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear(rows: int, bias: bool) -> None:
+    layer = nn.Linear(48, 96, bias=bias)
+    x = draw(48, rows).T  # strided
+    assert_close(linear(x, layer.weight, layer.bias), layer(x), torch.float32)
+    assert_close(linear(x[None], layer.weight, layer.bias), layer(x[None]), torch.float32)
+
+
+@pytest.mark.parametrize(("ours", "plain", "shape"), [
+    (lambda: Linear(32, 64), nn.Linear, (100, 32)),
+    (lambda: Conv2d(8, 16, 3, stride=2, padding=1), nn.Conv2d, (2, 8, 20, 24)),
+    (lambda: Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d, (1, 8, 20, 24)),
+])  # fmt: skip
+def test_rounded_weights_follow_the_weights(ours, plain, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+    # Autocast keeps a rounded copy of weights that require gradients, until it ends.
+    layer, x = ours().requires_grad_(False), draw(*shape)
+    assert_close(layer(x), plain.forward(layer, x), torch.float32)
+    assert cache_bytes(layer) == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(layer(x), plain.forward(layer, x).float(), torch.bfloat16)
+        assert cache_bytes(layer) == 2 * sum(p.numel() for p in layer.parameters())
+        layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()})
+        assert torch.equal(layer(x), plain.forward(layer, x))
+        layer.weight += 1  # as an optimiser does
+        assert torch.equal(layer(x), plain.forward(layer, x))
+        other = copy.deepcopy(layer)
+        other.weight -= 1
+        assert torch.equal(other(x), plain.forward(other, x)) and not torch.equal(other(x), layer(x))
+
+
+def test_gradients_take_the_plain_way() -> None:
+    layer = Linear(32, 64)
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+        layer(draw(100, 32)).sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.abs().sum() > 0
+    assert cache_bytes(layer) == 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_narrow_values_are_the_projected_ones(masked: bool) -> None:
+    layer = Attention(64, 1, kv_dim=16)
+    q, k, memory = draw(1, 1, 200, 64), draw(2, 1, 300, 64, seed=1), draw(2, 300, 16, seed=2)
+    mask = draw(2, 1, 1, 300, seed=3) > 0 if masked else None
+    expected = layer.attend(q, k, layer.split_heads(layer.v_proj(memory)), mask)
+    assert_close(layer.attend_narrow(q, k, memory, mask), expected, torch.float32)
+
+
+def test_rotation_is_the_same_with_gradients_and_without() -> None:
+    x, table = draw(2, 1, 64, 32), rotary_table(32, 8)
+    with torch.enable_grad():
+        expected = rotate(x, table)
+    assert_close(rotate(x, table), expected, torch.float32)
+    assert_close(rotate(x.transpose(0, 1)[0, :, :, :], table), expected.transpose(0, 1)[0], torch.float32)
