@@ -28,6 +28,7 @@ from sam2_ros.tracking.types import FrameResult
 
 EVERY = 20  # frames between two looks at the process
 SETTLED = 100  # frames until the process has allocated what it needs
+OUTLIER = 3.0  # times the median time of a frame: more than this is counted, and explained
 FLAT = 0.05  # of the median: more than this between least and most is no longer flat
 
 
@@ -86,16 +87,39 @@ class Record:
     objects: list[int] = field(default_factory=list)
     settled_range: float | None = None  # MiB between least and most after the first 100 frames
     flat: bool = True
+    latency_ms: dict[str, float] = field(default_factory=dict)  # of a frame without its commands: p50, p99, max
+    step_ms: list[float] = field(default_factory=list)  # of every frame
+    cpu_ms: list[float] = field(default_factory=list)  # ... the processor time in it
+    outliers: list[dict[str, Any]] = field(default_factory=list)  # frames over OUTLIER times the median
 
     def conclude(self) -> None:
+        self._find_outliers()
         settled = [rss for frame, rss in zip(self.frame, self.rss, strict=True) if frame >= SETTLED]
         if settled:
             self.settled_range = round(max(settled) - min(settled), 2)
             self.flat = self.settled_range <= FLAT * float(np.median(settled))
 
+    def _find_outliers(self) -> None:
+        """An outlier whose time went mostly to other processes is theirs; else the frame itself took longer."""
+        steps = np.array(self.step_ms)
+        if not steps.size:
+            return
+        median = float(np.median(steps))
+        self.latency_ms = {f"p{p}": round(float(np.percentile(steps, p)), 2) for p in (50, 90, 99)}
+        self.latency_ms["max"] = round(float(steps.max()), 2)
+        for frame in np.flatnonzero(steps > OUTLIER * median).tolist():
+            step, cpu = self.step_ms[frame], self.cpu_ms[frame]
+            waited = step - cpu > 0.5 * (step - median)
+            cause = "waited for the processor" if waited else "first frames" if frame < SETTLED else "more work"
+            self.outliers.append({"frame": frame, "ms": step, "cpu_ms": cpu, "cause": cause})
+
     def summary(self) -> str:
         counts = ", ".join(f"{count} {event}" for event, count in self.events.items())
         head = f"{self.frames} frames, {self.milliseconds_per_frame:.1f} ms each; {counts}\n"
+        if self.latency_ms:
+            causes = Counter(one["cause"] for one in self.outliers)
+            told = ", ".join(f"{count} {cause}" for cause, count in causes.items()) or "none"
+            head += f"time of a frame {self.latency_ms}; over {OUTLIER:g} times the median: {told}\n"
         if self.settled_range is None:
             return head + f"too few frames to judge the memory of the process; it settles within {SETTLED}"
         median = float(np.median([rss for frame, rss in zip(self.frame, self.rss, strict=True) if frame >= SETTLED]))
@@ -122,8 +146,10 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
     digest, events, busy = hashlib.sha256(), Counter[str](), 0.0
     for frame in range(arguments.frames):
         image, shapes = scene.next()
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         result = tracker.step(image, frame * 33_000_000)
+        record.step_ms.append(round(1e3 * (time.perf_counter() - start), 2))
+        record.cpu_ms.append(round(1e3 * (time.process_time() - start_cpu), 2))
         events.update(command(tracker, result, shapes, arguments.objects, random))
         busy += time.perf_counter() - start
         tracker.take_changes()
@@ -228,7 +254,9 @@ def draw(record: Record, path: Path) -> None:
     except ImportError:
         draw_plainly(record, title, path)
         return
-    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(9, 5), sharex=True, height_ratios=(3, 1))
+    figure, (upper, middle, lower) = pyplot.subplots(3, 1, figsize=(9, 7), sharex=True, height_ratios=(3, 2, 1))
+    middle.plot(record.step_ms, color="tab:orange", linewidth=0.4)
+    middle.set(ylabel="ms a frame", ylim=(0, None))
     upper.plot(record.frame, record.rss, color="tab:blue")
     upper.axvline(SETTLED, color="0.7", linewidth=1)
     upper.set(ylabel="memory of the process, MiB", title=title, ylim=(0, 1.15 * max(record.rss)))
@@ -240,11 +268,12 @@ def draw(record: Record, path: Path) -> None:
 
 
 def draw_plainly(record: Record, title: str, path: Path) -> None:
-    width, height, margin = 1080, 600, 70
+    width, height, margin = 1080, 780, 70
     image = np.full((height, width, 3), 255, np.uint8)
 
     def curve(values: list[Any], top: float, y0: int, y1: int, color: tuple[int, int, int], label: str) -> None:
-        x = margin + (width - 2 * margin) * np.array(record.frame) / max(1, record.frames - 1)
+        frames = record.frame if len(values) == len(record.frame) else list(range(len(values)))
+        x = margin + (width - 2 * margin) * np.array(frames) / max(1, record.frames - 1)
         y = y1 - (y1 - y0) * np.array(values, np.float64) / max(top, 1e-9)
         cv2.rectangle(image, (margin, y0), (width - margin, y1), (210, 210, 210))
         cv2.polylines(image, [np.stack((x, y), 1).round().astype(np.int32)], False, color, 2, cv2.LINE_AA)
@@ -252,7 +281,10 @@ def draw_plainly(record: Record, title: str, path: Path) -> None:
 
     top = 1.15 * max(record.rss)
     curve(record.rss, top, 50, 400, (180, 110, 30), f"memory of the process, 0 to {top:.0f} MiB")
-    curve(record.objects, record.max_objects, 430, 560, (110, 110, 110), f"objects, 0 to {record.max_objects}")
+    if record.step_ms:
+        slowest = max(record.step_ms)
+        curve(record.step_ms, slowest, 430, 580, (30, 120, 230), f"time of a frame, 0 to {slowest:.0f} ms")
+    curve(record.objects, record.max_objects, 610, 740, (110, 110, 110), f"objects, 0 to {record.max_objects}")
     cv2.putText(image, title, (margin, 32), cv2.FONT_HERSHEY_SIMPLEX, 0.65, (40, 40, 40), 1, cv2.LINE_AA)
     cv2.imwrite(str(path), image)
 
