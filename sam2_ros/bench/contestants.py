@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from sam2_ros.model import Sam2Model
+from sam2_ros.model.kernels import cache_bytes
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 
 Rgb = NDArray[np.uint8]
@@ -78,9 +79,9 @@ class Ours:
         return sum(known.mask.crop.size > 0 for known in result.objects)
 
     def memory(self) -> dict[str, float]:
-        """MiB of what the engine keeps: the bank of all objects."""
+        """MiB of what the engine keeps: the bank of all objects, and what it works out once of the weights."""
         assert self.tracker is not None, "begin first"
-        return {"bank": self.tracker.bank.nbytes / MIB}
+        return {"bank": self.tracker.bank.nbytes / MIB, "rounded weights": cache_bytes(self.task.model) / MIB}
 
     def end(self) -> None:
         self.tracker = None

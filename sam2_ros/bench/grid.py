@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,14 +43,23 @@ class Grid:
 
 def run(grid: Grid, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Measures the grid; the result is what ``--json`` writes."""
-    if grid.threads:
-        torch.set_num_threads(grid.threads)
-    report: dict[str, Any] = {
+    return run_all([grid], tell)
+
+
+def run_all(grids: Sequence[Grid], tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Measures one grid after the other for one report."""
+    first = grids[0]
+    if first.threads:
+        torch.set_num_threads(first.threads)
+    return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "machine": describe_machine(grid.device),
-        "image": [grid.width, grid.height],
-        "combinations": [],
+        "machine": describe_machine(first.device),
+        "image": [first.width, first.height],
+        "combinations": [found for grid in grids for found in _combinations(grid, tell)],
     }
+
+
+def _combinations(grid: Grid, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     for name in grid.models:
         for image_size in grid.image_sizes:
             loaded = weights.find(name, image_size, grid.device)
@@ -62,17 +71,14 @@ def run(grid: Grid, tell: Callable[[str], None] = lambda _: None) -> dict[str, A
                     list(contestants(grid, task)), scene, loaded.model.device, grid.frames, grid.seconds,
                     partial(_tell_where, tell, where),
                 )  # fmt: skip
-                report["combinations"].append(
-                    {
-                        "model": loaded.model.config.name,
-                        "weights": loaded.origin,
-                        "image_size": loaded.model.config.image_size,
-                        "objects": objects,
-                        "engines": [one.to_dict(objects) for one in series],
-                        "ratios": ratios(series),
-                    }
-                )
-    return report
+                yield {
+                    "model": loaded.model.config.name,
+                    "weights": loaded.origin,
+                    "image_size": loaded.model.config.image_size,
+                    "objects": objects,
+                    "engines": [one.to_dict(objects) for one in series],
+                    "ratios": ratios(series),
+                }
 
 
 def _tell_where(tell: Callable[[str], None], where: str, text: str) -> None:

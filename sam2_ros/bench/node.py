@@ -152,6 +152,7 @@ class _Receiver:
             box = BoundingBox2D(size_x=x1 - x0, size_y=y1 - y0)
             box.center.position.x, box.center.position.y = (x0 + x1) / 2, (y0 + y1) / 2
             prompts.append(ObjectPrompt(box=[box]))
+        self._spin(lambda: self.counters[1] > 0, camera)  # a prompt is not kept for long without a frame
         answer = client.call_async(AddObjects.Request(prompts=prompts))
         self._spin(answer.done, camera)
         if not answer.result().success:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,82 @@ def headline(report: dict[str, Any]) -> dict[str, dict[str, float]]:
 def table(report: dict[str, Any]) -> str:
     """One line an engine; times in ms."""
     head = ("model", "input", "objects", "engine", "dtype", "p50", "p90", "p99", "max", "fps", "MiB", "ratio")
-    rows = [head, *_rows(report)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return _markdown([head, *_rows(report)])
+
+
+def rearrangements(report: dict[str, Any]) -> str:
+    """One line for each that was left out."""
+    head = ("model", "objects", "dtype", "without", "ms with", "ms without", "ratio", "quartiles")
+    rows: list[tuple[str, ...]] = [head]
+    for combination in report["combinations"]:
+        place = (combination["model"], str(combination["objects"]))
+        for row in combination["rows"]:
+            if "failure" in row:
+                rows.append((*place, row["dtype"], row["rearrangement"], "-", "-", "-", row["failure"][:60]))
+                continue
+            low, high = row["quartiles"]
+            times = f"{row['ms_with']:.0f}", f"{row['ms_without']:.0f}"
+            rows.append(
+                (*place, row["dtype"], row["rearrangement"], *times, f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}")
+            )
+    return _markdown(rows)
+
+
+def input_sizes(report: dict[str, Any]) -> str:
+    """Cost and agreement by input size."""
+    rows: list[tuple[str, ...]] = [("model", "input", "ms", "J with the truth", "J between sizes")]
+    for model in report["models"]:
+        for size in model["sizes"]:
+            pairs = [
+                f"{_share(pair['j'])} with {sum(pair['sizes']) - size['image_size']}"
+                for pair in model["agreement"]
+                if size["image_size"] in pair["sizes"]
+            ]
+            rows.append(
+                (
+                    model["model"],
+                    str(size["image_size"]),
+                    f"{size['ms']:.0f}",
+                    _share(size["j_with_truth"]),
+                    ", ".join(pairs),
+                )
+            )
+    return _markdown(rows)
+
+
+def node(report: dict[str, Any]) -> str:
+    """Camera to mask in another process, and its parts; p50, p99 in ms."""
+    runs = report["runs"]
+    if not runs:
+        return "Not measured: ROS 2 is not installed."
+    names = list(runs[0]["ms"])
+    rows: list[tuple[str, ...]] = [("engine", "image", "objects", "dropped", *names)]
+    for run in runs:
+        width, height = run["image"]
+        dropped = f"{run['dropped']} of {run['received']}"
+        parts = [f"{run['ms'][name]['p50']:.1f} / {run['ms'][name]['p99']:.1f}" for name in names]
+        rows.append((run["model"], f"{width}x{height}", str(run["objects"]), dropped, *parts))
+    settings = f"{runs[0]['rate']:g} Hz, transport {runs[0]['transport']}; {runs[0]['qos']}."
+    return _markdown(rows) + f"\n\nMilliseconds, p50 / p99. {settings}"
+
+
+def provenance(about: dict[str, Any]) -> str:
+    """Machine, versions, command and date in a sentence."""
+    machine = about["machine"]
+    gpu = f", {machine['gpu']['name']}" if "gpu" in machine else ""
+    return (
+        f"`{about['command']}` on {about['date']}: {machine['processor']}, {machine['cores']} cores{gpu}, "
+        f"{machine['threads']} threads, torch {machine['torch']}; load of the machine before: "
+        f"{machine.get('load', 'unknown')}."
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _markdown(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
@@ -71,7 +145,7 @@ def stages(report: dict[str, Any]) -> str:
                 parts = ", ".join(f"{name} {value:.1f}" for name, value in one["stages_ms"].items())
                 compiled = ", compiled" if one["compiled"] else ""
                 lines.append(
-                    f"{combination['model']} at {combination['image_size']}, {combination['objects']} objects, "
+                    f"- {combination['model']} at {combination['image_size']}, {combination['objects']} objects, "
                     f"{one['dtype']}{compiled}: {parts}"
                 )
     return "\n".join(lines)

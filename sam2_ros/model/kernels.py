@@ -24,11 +24,14 @@ ONEDNN_QUERIES = 128  # ... and so many queries an attention in float32, a head 
 def _has_onednn() -> bool:
     """Whether oneDNN's own kernels are the fast ones, and the operator that reaches them is there."""
     capability = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
-    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    available = torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
+    )
     return bool(available and capability == "AVX512")
 
 
 HAS_ONEDNN = _has_onednn()
+_AFTER: dict[bool, tuple[str, list[Any], str]] = {False: ("none", [], ""), True: ("gelu", [], "none")}
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -70,18 +73,30 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return linear(*_as_computed(self, x))
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """``F.gelu(self(x))``, in one pass over memory where it can be."""
+        return linear(*_as_computed(self, x), gelu=True)
+
 
 class Conv2d(nn.Conv2d):
     """``nn.Conv2d``."""
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._run(x, gelu=False)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """``F.gelu(self(x))``, in one pass over memory where it can be."""
+        return self._run(x, gelu=True)
+
+    def _run(self, x: Tensor, gelu: bool) -> Tensor:
         x, weight, bias = _as_computed(self, x)
         padding = self.padding
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if HAS_ONEDNN and x.device.type == "cpu" and not plain and not isinstance(padding, str):
+        if _is_fast(x) and not isinstance(padding, str):
             # PyTorch itself decides by the number of threads, and with one takes a kernel that is slower.
-            return torch.mkldnn_convolution(x, weight, bias, padding, self.stride, self.dilation, self.groups)
-        return self._conv_forward(x, weight, bias)
+            geometry = list(padding), list(self.stride), list(self.dilation), self.groups
+            return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, *_AFTER[gelu])
+        out = self._conv_forward(x, weight, bias)
+        return F.gelu(out) if gelu else out
 
 
 def _as_computed(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -106,10 +121,14 @@ def cache_bytes(model: nn.Module) -> int:
     return sum(one.nbytes for module in model.modules() for one in getattr(module, "_rounded", ()))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x @ weightᵀ + bias``."""
-    plain = torch.is_grad_enabled() or not _is_onednn_work(x, x.numel() // x.shape[-1], ONEDNN_ROWS)
-    return F.linear(x, weight, bias) if plain else _product(x, weight, bias)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """``x @ weightᵀ + bias``, and its GELU if so wanted."""
+    rows = x.numel() // x.shape[-1]
+    known = x.dtype in (torch.float32, torch.bfloat16) and x.dtype == weight.dtype
+    if _is_fast(x) and known and rows >= ONEDNN_ROWS:
+        return _product(x, weight, bias, gelu)
+    out = F.linear(x, weight, bias)
+    return F.gelu(out) if gelu else out
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -124,25 +143,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         ``[B, H, N, D]``.
     """
-    if torch.is_grad_enabled() or q.device.type != "cpu" or not HAS_ONEDNN or torch.compiler.is_compiling():
+    if not _is_fast(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
     if q.dtype == torch.bfloat16:
         return _attention_by_matmul(q, k, v, mask)
-    if _is_onednn_work(q, q.shape[2], ONEDNN_QUERIES):
+    if q.dtype == torch.float32 and q.shape[2] >= ONEDNN_QUERIES:
         return _attention_by_products(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def _is_onednn_work(x: Tensor, rows: int, least: int) -> bool:
-    return HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and rows >= least
+def _is_fast(x: Tensor) -> bool:
+    """Whether ``x`` is work for oneDNN: on a CPU, without gradients, and not for ``torch.compile``'s own kernels."""
+    return HAS_ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     # Given anything but rows side by side, oneDNN takes a kernel that is a thousand times slower. ``weight`` is a
     # contiguous matrix or the transpose of one.
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *_AFTER[gelu])
 
 
 def _attention_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

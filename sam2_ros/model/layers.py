@@ -32,11 +32,13 @@ class Mlp(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
         self.activation = activation()
+        self.is_gelu = activation is nn.GELU
         self.sigmoid = sigmoid
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = self.activation(layer(x))
+            assert isinstance(layer, Linear)
+            x = layer.gelu(x) if self.is_gelu else self.activation(layer(x))
         x = self.layers[-1](x)
         return x.sigmoid() if self.sigmoid else x
 

@@ -31,7 +31,7 @@ class ConvStem(nn.Module):
         self.conv2 = Conv2d(out_channels // 2, out_channels, 3, stride=2, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.conv2(F.gelu(self.conv1(images)))
+        return self.conv2(self.conv1.gelu(images))
 
 
 class MBConv(nn.Module):
@@ -45,7 +45,7 @@ class MBConv(nn.Module):
         self.conv3 = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x + self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x))))))
+        return F.gelu(x + self.conv3(self.conv2.gelu(self.conv1.gelu(x))))
 
 
 class PatchMerging(nn.Module):
@@ -58,7 +58,7 @@ class PatchMerging(nn.Module):
         self.conv3 = Conv2d(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+        return self.conv3(self.conv2.gelu(self.conv1.gelu(x)))
 
 
 def relative_offsets(window: int) -> Tensor:
@@ -117,7 +117,7 @@ class Mlp(nn.Module):
         self.fc2 = Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+        return self.fc2(self.fc1.gelu(self.norm(x)))
 
 
 class TinyViTBlock(nn.Module):

@@ -26,6 +26,15 @@ def register(subparsers: Any) -> None:
         "timings do not depend on them.",
     )
     parser.add_argument("--quick", action="store_true", help="tiny at 512, 1 and 4 objects; minutes on two CPU cores")
+    parser.add_argument(
+        "--all",
+        type=Path,
+        metavar="DIR",
+        help="every measurement: JSON files, plot and tables; half an hour on two cores",
+    )
+    parser.add_argument(
+        "--node", action="store_true", help="the node: from the camera's stamp to masks elsewhere (ROS 2)"
+    )
     parser.add_argument("--model", nargs="+", metavar="NAME", help="embedded, tiny, ... or paths (default: tiny)")
     parser.add_argument("--image-size", nargs="+", type=int, metavar="PX", help="default: 1024 512; 0: the model's own")
     parser.add_argument("--objects", nargs="+", type=int, metavar="N", help="default: 1 4 16 64")
@@ -46,7 +55,16 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the node's engine does
     _check(args)
-    from sam2_ros.bench import grid, report
+    from sam2_ros.bench import everything, grid, report
+
+    command = "sam2_ros " + shlex.join(sys.argv[1:])
+    tell = _say if not args.quiet else lambda _: None
+    if args.all:
+        everything.run(args.all, _device(args.device), args.threads, tuple(args.peers), command, tell)
+        print(f"\nwrote {args.all / 'README.md'} and what it shows")
+        return 0
+    if args.node:
+        return _node(args, command, tell)
 
     device = _device(args.device)
     default = ((512,), (1, 4), 12, QUICK_SECONDS) if args.quick else ((1024, 512), (1, 4, 16, 64), 30, float("inf"))
@@ -62,21 +80,47 @@ def run(args: argparse.Namespace) -> int:
             device=device,
             threads=args.threads,
         ),
-        _say if not args.quiet else lambda _: None,
+        tell,
     )
-    measured["command"] = "sam2_ros " + shlex.join(sys.argv[1:])
+    measured["command"] = command
     measured |= report.headline(measured)
     print(report.table(measured))
     print(report.stages(measured))
     for name in ("ratio_vs_official", "best_vs_best_official"):
         if name in measured:
             print(f"{name}: " + ", ".join(f"{count} objects {value:.2f}" for count, value in measured[name].items()))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    _write(args.json, measured)
     if args.plot:
         report.plot(measured, args.plot)
     return 0
+
+
+def _node(args: argparse.Namespace, command: str, tell: Any) -> int:
+    from sam2_ros.bench import report
+
+    try:
+        from sam2_ros.bench import node
+    except ImportError as error:
+        raise UserError(f"--node needs ROS 2 and the built messages of this package: {error}") from error
+    from sam2_ros.bench.everything import NODE_IMAGES, NODE_MODELS
+    from sam2_ros.bench.grid import describe_machine
+
+    runs = [
+        node.measure(node.NodeRun(model, width, height, objects, frames=args.frames or 300), tell)
+        for model in args.model or NODE_MODELS
+        for width, height in NODE_IMAGES
+        for objects in args.objects or (1,)
+    ]
+    measured = {"command": command, "machine": describe_machine("cpu"), "runs": runs}
+    print(report.node(measured))
+    _write(args.json, measured)
+    return 0
+
+
+def _write(path: Path | None, measured: dict[str, Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 def _check(args: argparse.Namespace) -> None:

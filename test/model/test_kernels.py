@@ -75,6 +75,7 @@ def test_rounded_weights_follow_the_weights(ours, plain, shape: tuple[int, ...])
     # Autocast keeps a rounded copy of weights that require gradients, until it ends.
     layer, x = ours().requires_grad_(False), draw(*shape)
     assert_close(layer(x), plain.forward(layer, x), torch.float32)
+    assert_close(layer.gelu(x), F.gelu(plain.forward(layer, x)), torch.float32)
     assert cache_bytes(layer) == 0
     with torch.autocast("cpu", torch.bfloat16):
         assert_close(layer(x), plain.forward(layer, x).float(), torch.bfloat16)
@@ -91,7 +92,7 @@ def test_rounded_weights_follow_the_weights(ours, plain, shape: tuple[int, ...])
 def test_gradients_take_the_plain_way() -> None:
     layer = Linear(32, 64)
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
-        layer(draw(100, 32)).sum().backward()
+        layer.gelu(draw(100, 32)).sum().backward()
     assert layer.weight.grad is not None and layer.weight.grad.abs().sum() > 0
     assert cache_bytes(layer) == 0
 

@@ -1,0 +1,133 @@
+"""What each rearrangement is worth: the engine with all of them, and without one at a time, in turn on the same frames.
+
+Each entry puts the plain formula back in the place of the fast one. Those that change the network's modules alone are
+exact but for rounding; the tests of parity hold for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam2_ros.bench.contestants import Ours, Rgb, Task
+from sam2_ros.bench.measure import Series, measure, ratio
+from sam2_ros.bench.scene import MovingScene
+from sam2_ros.model import ImageFeatures, Sam2Model, hiera, kernels, layers, memory_attention, tinyvit
+
+Without = Callable[[Sam2Model], Any]  # a context in which the plain formula is used
+
+
+def _product_by_addmm(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    out = F.linear(x, weight, bias)
+    return F.gelu(out) if gelu else out
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _rotate_by_parts(x: Tensor, table: Tensor) -> Tensor:
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table[0], table[1]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
+
+
+def _attend_wide(self: layers.Attention, q: Tensor, k: Tensor, kv: Tensor, mask: Tensor | None = None) -> Tensor:
+    return self.attend(q, k, self.split_heads(self.v_proj(kv)), mask)
+
+
+@contextmanager
+def _attention_of_torch(_: Sam2Model) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module in (hiera, layers, tinyvit):
+            stack.enter_context(mock.patch.object(module, "attention", _fused_attention))
+        yield
+
+
+@contextmanager
+def _gelu_apart(_: Sam2Model) -> Iterator[None]:
+    with ExitStack() as stack:
+        for kind in (kernels.Linear, kernels.Conv2d):
+            stack.enter_context(mock.patch.object(kind, "gelu", lambda module, x: F.gelu(module(x))))
+        yield
+
+
+@contextmanager
+def _first_layer_per_object(model: Sam2Model) -> Iterator[None]:
+    shared = model.with_memory
+
+    def repeated(features: ImageFeatures, memory: Tensor, *others: Any) -> Tensor:
+        each = features.stride_16.expand(len(memory), -1, -1, -1)
+        return shared(ImageFeatures(each, features.stride_8, features.stride_4), memory, *others)
+
+    with mock.patch.object(model, "with_memory", repeated):
+        yield
+
+
+@contextmanager
+def _weights_rounded_in_every_frame(_: Sam2Model) -> Iterator[None]:
+    with mock.patch.object(kernels, "_as_computed", lambda module, x: (x, module.weight, module.bias)):
+        yield
+
+
+VARIANTS: dict[str, Without] = {
+    "matrix products by oneDNN": lambda _: mock.patch.object(kernels, "linear", _product_by_addmm),
+    "attention by matrix products": _attention_of_torch,
+    "values attended at their own width": lambda _: mock.patch.object(layers.Attention, "attend_narrow", _attend_wide),
+    "rotary code as a complex product": lambda _: mock.patch.object(memory_attention, "rotate", _rotate_by_parts),
+    "GELU within the product": _gelu_apart,
+    "first layer once for all objects": _first_layer_per_object,
+    "rounded weights kept": _weights_rounded_in_every_frame,
+}
+
+
+class _Without(Ours):
+    """Our engine without one rearrangement."""
+
+    def __init__(self, task: Task, dtype: str, variant: str) -> None:
+        super().__init__(task, dtype, compiled=False)
+        self.name = f"without: {variant}"
+        self._context = VARIANTS[variant]
+
+    def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
+        with self._context(self.task.model):
+            super().begin(frame, boxes)
+
+    def step(self, frame: Rgb) -> int:
+        with self._context(self.task.model):
+            return super().step(frame)
+
+
+def run(
+    task: Task, scene: MovingScene, dtypes: Sequence[str], frames: int, tell: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """For each dtype and rearrangement: how many times as long a frame takes without it."""
+    found = []
+    for dtype in dtypes:
+        names = [name for name in VARIANTS if dtype != "float32" or name != "rounded weights kept"]
+        entered = [Ours(task, dtype, compiled=False), *(_Without(task, dtype, name) for name in names)]
+        ours, *others = measure(entered, scene, task.model.device, frames, tell=tell)
+        found += [_row(dtype, name, ours, other) for name, other in zip(names, others, strict=True)]
+    return found
+
+
+def _row(dtype: str, name: str, ours: Series, other: Series) -> dict[str, Any]:
+    if other.failure:
+        return {"dtype": dtype, "rearrangement": name, "failure": other.failure}
+    middle, low, high = ratio(ours, other)
+    return {
+        "dtype": dtype,
+        "rearrangement": name,
+        "ms_with": round(ours.p50, 1),
+        "ms_without": round(other.p50, 1),
+        "ratio": round(middle, 3),
+        "quartiles": [round(low, 3), round(high, 3)],
+    }
