@@ -82,19 +82,31 @@ class Sam2Model(nn.Module):
     def device(self) -> torch.device:
         return self.no_obj_ptr.device
 
-    def preprocess(self, image: Tensor) -> Tensor:
-        """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, squashed to a square (antialiased)."""
+    def preprocess(self, image: Tensor, scale: float = 1.0) -> Tensor:
+        """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, squashed to a square (antialiased).
+
+        ``scale`` makes S smaller than the model's input, to the nearest multiple of 32.
+        """
         pixels = image.to(self.device).permute(2, 0, 1)[None].float() / 255
-        size = self.config.image_size
+        size = self.config.image_size if scale == 1 else max(64, 32 * round(scale * self.config.image_size / 32))
         if pixels.shape[2:] != (size, size):
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
         return (pixels - self.pixel_mean) / self.pixel_std
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Normalised ``float32 [B, 3, S, S]`` → features; the costly part of a frame, needed once for all objects."""
+        """Normalised ``float32 [B, 3, S, S]`` → features; the costly part of a frame, needed once for all objects.
+
+        Features of images of another size than the model's are resampled to its grid.
+        """
         stride_4, stride_8, stride_16 = self.image_encoder(images)
         decoder = self.sam_mask_decoder
-        return ImageFeatures(stride_16, decoder.conv_s1(stride_8), decoder.conv_s0(stride_4))
+        maps = stride_16, decoder.conv_s1(stride_8), decoder.conv_s0(stride_4)
+        if images.shape[-1] == self.config.image_size:
+            return ImageFeatures(*maps)
+        sides = (self.config.grid, 2 * self.config.grid, 4 * self.config.grid)
+        return ImageFeatures(
+            *(F.interpolate(m, (s, s), mode="bilinear", align_corners=False) for m, s in zip(maps, sides, strict=True))
+        )
 
     def without_memory(self, features: ImageFeatures) -> Tensor:
         """Features for a first prompt, ``[B, C, h, w]``: nothing is remembered yet."""

@@ -36,6 +36,7 @@ class Statistics:
             self._latencies: deque[float] = deque(maxlen=_WINDOW)  # ms, image callback to results
             self._engine_times: deque[float] = deque(maxlen=_WINDOW)  # ms
             self.states: Counter[str] = Counter()
+            self.economies: tuple[str, ...] = ()  # that the newest frame was worked on with
             self.last_failure = ""
             self._last_failure_time = -math.inf  # s, steady
 
@@ -48,6 +49,7 @@ class Statistics:
             self._latencies.append((processed.end_time - processed.frame.receive_time) / 1e6)
             self._engine_times.append((processed.end_time - processed.start_time) / 1e6)
             self.states = count_states(processed.result)
+            self.economies = processed.result.economies
 
     def failed(self, error: Exception) -> None:
         with self._lock:
@@ -127,6 +129,7 @@ def active_values(counters: Counters, statistics: Statistics, age: float, info: 
         "failed": counters.failed,
         "last failure": statistics.last_failure,
         **statistics.percentiles(),
+        "economies for the deadline": ", ".join(statistics.economies) or "none",
         "bank [bytes]": info.bank_bytes,
         "history at most [bytes]": info.history_bytes,
         "objects": sum(statistics.states.values()),

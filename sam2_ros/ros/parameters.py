@@ -195,6 +195,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         256,
     ),
     Parameter(
+        "tracker.deadline",
+        _DEFAULTS.deadline,
+        "Seconds that the engine may take for a frame; where it takes longer, lost objects are looked for less often, "
+        "then fewer memory frames are attended to, then the input is made smaller, and diagnostics say so. 0 = never.",
+        0.0,
+        60.0,
+    ),
+    Parameter(
         "tracker.history_tolerance",
         _DEFAULTS.history_tolerance,
         "Seconds that the stamp of a prompt may be away from that of the stored frame to which it is applied.",

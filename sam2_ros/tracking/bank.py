@@ -151,10 +151,10 @@ class MemoryBank:
         recent = [self._recent(rows, frame, age)[1] for age in range(1, self.config.recent_slots + 1)]
         return bool(((prompted != EMPTY) & (prompted < frame)).any() or np.any(recent))
 
-    def gather(self, rows: list[int], frame: int) -> Memories:
+    def gather(self, rows: list[int], frame: int, recent: int | None = None) -> Memories:
         """The memories that the objects in ``rows`` look at on ``frame``; objects may hold different numbers of them.
 
-        Each must hold one (:meth:`remembers`).
+        Each must hold one (:meth:`remembers`). ``recent`` bounds the recent frames further than the settings do.
         """
         model, config = self.model, self.config
         prompted = self.kept
@@ -167,6 +167,8 @@ class MemoryBank:
         codes = [model.config.num_memory_frames - 1] * len(slots)
         for age in range(1, config.recent_slots + 1):
             slot, valid = self._recent(table, frame, age)
+            if recent is not None and age > recent and slots:
+                break
             if valid.any():
                 slots.append(prompted + slot)
                 columns.append(valid)

@@ -30,6 +30,7 @@ class TrackerConfig:
     max_area: float = 0.95  # share of the frame beyond which a mask is not believed; 1 = off
     history: int = 8  # frames before the newest that can still be prompted; 0 = the newest only
     history_tolerance: float = 0.1  # s, between the stamp of a prompt and that of the stored frame it is applied to
+    deadline: float = 0.0  # s, that a frame may take before economies are made (governor.py); 0 = none are
     hole_area: int = 0  # fill background holes up to this many low-resolution pixels; 0 = off
     non_overlap: bool = False  # every pixel to at most one object
     stability_fallback: bool = True  # an unstable single mask gives way to the best of the three candidates
@@ -59,6 +60,7 @@ class TrackerConfig:
             ("history", 0, 256),
             ("history_tolerance", 0, 60),
             ("hole_area", 0, 4096),
+            ("deadline", 0, 60),
         ):
             value = getattr(self, name)
             if not low <= value <= high:

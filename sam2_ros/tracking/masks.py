@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.tracking.types import CroppedMask
@@ -42,7 +43,18 @@ def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> l
     if non_overlap and len(logits) > 1:
         full = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
         return [CroppedMask.from_full(mask) for mask in (suppress_overlap(full)[:, 0] > 0).cpu().numpy()]
-    return [_image_mask(one, height, width) for one in logits.float().cpu()]
+    if logits.device.type != "cpu":
+        return [CroppedMask.from_full(mask) for mask in fetch_masks(logits, height, width)]
+    return [_image_mask(one, height, width) for one in logits.float()]
+
+
+def fetch_masks(logits: Tensor, height: int, width: int) -> NDArray[np.bool_]:
+    """Masks ``[B, height, width]`` of ``logits`` ``[B, 1, h, w]``, brought to the host at once, a bit a pixel."""
+    full = F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)[:, 0] > 0
+    bits = F.pad(full, (0, -width % 8)).unflatten(2, (-1, 8))
+    weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=logits.device)
+    packed = (bits * weights).sum(dim=3, dtype=torch.uint8)
+    return np.unpackbits(packed.cpu().numpy(), axis=2, count=width).view(np.bool_)
 
 
 def _image_mask(logits: Tensor, height: int, width: int) -> CroppedMask:

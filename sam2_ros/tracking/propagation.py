@@ -16,6 +16,7 @@ from sam2_ros.model.sam2 import ABSENT_LOGIT, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.changes import state_change
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.governor import Measures
 from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.looking import choose_candidates, own_masks, remember
 from sam2_ros.tracking.masks import fill_holes, image_masks
@@ -54,6 +55,7 @@ class Propagation:
         self.config = config
         self.dtype = dtype
         self.policy = POLICIES[config.memory_policy]()
+        self.measures = Measures()
 
     @torch.inference_mode()
     def track(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
@@ -65,7 +67,7 @@ class Propagation:
         changes = []
         due = []
         for one in objects:
-            if self.config.reference_policy or one.sight.due(stored.frame, self.config):
+            if self.config.reference_policy or one.sight.due(stored.frame, self.config, self.measures.search_factor):
                 due.append(one)
             else:
                 changes += self._pass(one, stored)
@@ -76,7 +78,7 @@ class Propagation:
     def _track_due(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
         model, features, frame = self.model, stored.features, stored.frame
         rows = [one.row for one in objects]
-        memories = self.bank.gather(rows, frame)
+        memories = self.bank.gather(rows, frame, self.measures.recent_frames)
         with autocast(model, self.dtype):
             conditioned = model.with_memory(
                 features, memories.tokens, memories.codes, memories.num_pointers, memories.mask

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from sam2_ros.tracking.changes import (
     change_of,
 )
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.governor import Governor
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompt_run import Engine, PromptRun
@@ -67,6 +69,7 @@ class Tracker:
         self._propagation = Propagation(model, self.bank, self.config, dtype)
         self._registry = Registry(self.config.max_objects)
         self._objects = self._registry.objects
+        self._governor = Governor(self.config.deadline)
         self._frame = -1  # index of the newest frame
         self._changes: deque[ObjectChange] = deque(maxlen=KEPT_CHANGES)
         self._engine = Engine(
@@ -104,7 +107,11 @@ class Tracker:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
         clock = Clock()
-        pixels = self.model.preprocess(torch.from_numpy(np.require(frame, requirements=("C", "W"))))
+        economies, measures = self._governor.economies, self._governor.measures
+        self._propagation.measures = measures
+        pixels = self.model.preprocess(
+            torch.from_numpy(np.require(frame, requirements=("C", "W"))), measures.input_scale
+        )
         clock.lap("resize")
         with autocast(self.model, self.dtype):
             features = self.model.encode_image(pixels)
@@ -118,7 +125,8 @@ class Tracker:
         finally:
             stored.keep(objects)
         changes += self._drop_lost(objects)
-        return self._result(stored, tuple(changes), clock.laps)
+        self._governor.took(sum(clock.laps.values()))
+        return replace(self._result(stored, tuple(changes), clock.laps), economies=economies)
 
     # -- commands ----------------------------------------------------------------------------------------------
 

@@ -202,6 +202,7 @@ class FrameResult:
     objects: tuple[ObjectResult, ...]
     changes: tuple[ObjectChange, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)  # by stage; steady clock
+    economies: tuple[str, ...] = ()  # made for the deadline (governor.ECONOMIES)
 
     def object(self, object_id: int) -> ObjectResult:
         """The result of one object.

@@ -89,11 +89,11 @@ class Sight:
         """How it stands after a frame on which it was not looked for."""
         return replace(self, frame=frame, doubted=False)._settled(stamp, False, config)
 
-    def due(self, frame: int, config: TrackerConfig) -> bool:
-        """Whether it is to be looked for on ``frame``."""
+    def due(self, frame: int, config: TrackerConfig, seldom: int = 1) -> bool:
+        """Whether it is to be looked for on ``frame``; a lost one ``seldom`` times as seldom as configured."""
         if self.state is not ObjectState.LOST or self.seen_run:
             return True
-        return (frame - self.lost_since) % config.search_every == 0
+        return (frame - self.lost_since) % (seldom * config.search_every) == 0
 
     @property
     def absent_for(self) -> int:

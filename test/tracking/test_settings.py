@@ -41,6 +41,7 @@ from sam2_ros.tracking.bank import MemoryBank
         ("history", 0, 256),
         ("history_tolerance", 0, 60),
         ("hole_area", 0, 4096),
+        ("deadline", 0, 60),
     ],
 )
 def test_settings_have_ranges(name: str, low: int, high: int) -> None:
