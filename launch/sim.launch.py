@@ -1,0 +1,79 @@
+"""A simulated robot camera over a table, and the tracker with depth, in one namespace.
+
+ros2 launch sam2_ros sim.launch.py seed:=3
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from sam2_ros.ros.transport import environment
+
+
+def is_true(text: str) -> bool:
+    return text.lower() == "true"
+
+
+# what the camera takes: the default, a converter, the meaning
+CAMERA: dict[str, tuple[str, Callable, str]] = {
+    "seed": ("0", int, "of the scene; equal seeds give equal images"),
+    "width": ("640", int, "pixels"),
+    "height": ("480", int, "pixels"),
+    "rate": ("10.0", float, "frames a second"),
+    "frames": ("0", int, "frames to publish; 0 = endless"),
+    "render_ahead": ("false", is_true, "render all frames before the first is published"),
+    "noise": ("1.0", float, "faults of image and depth; 0 = a perfect camera"),
+    "depth_encoding": ("16UC1", str, "16UC1 or 32FC1"),
+    "reliability": ("reliable", str, "of the publishers: reliable or best_effort"),
+    "subscribers": ("1", int, "the first frame waits for so many subscribers of the image"),
+    "stamps": ("clock", str, "clock, or frame: the same stamps in every run"),
+}
+TRACKER = {
+    "tracker": ("true", "start the tracker too"),
+    "namespace": ("", "of both"),
+    "model": ("", "as for tracker.launch.py"),
+    "device": ("", "as for tracker.launch.py"),
+    "params_file": ("", "as for tracker.launch.py"),
+    "prompts_file": ("", "as for tracker.launch.py"),
+    "transport": ("shared_memory", "as for tracker.launch.py"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+}
+
+
+def start(context: LaunchContext) -> list:
+    """The actions, with every argument known."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in (*CAMERA, *TRACKER)}
+    camera = Node(
+        executable=sys.executable,
+        exec_name="camera",
+        name="camera",
+        namespace=given["namespace"],
+        arguments=["-m", "sam2_ros.simulation.node"],
+        parameters=[{name: convert(given[name]) for name, (_, convert, _) in CAMERA.items()}],
+        additional_env=environment(given["transport"], context.environment),
+        output="screen",
+    )
+    if not is_true(given["tracker"]):
+        return [camera]
+    launch_file = os.path.join(get_package_share_directory("sam2_ros"), "launch", "tracker.launch.py")
+    arguments = [(name, given[name]) for name in TRACKER if name != "tracker"]
+    tracker = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(launch_file), launch_arguments=[*arguments, ("depth", "depth/image")]
+    )
+    return [tracker, camera]
+
+
+def generate_launch_description() -> LaunchDescription:
+    described = {name: (default, text) for name, (default, _, text) in CAMERA.items()} | TRACKER
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in described.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])

@@ -1,0 +1,227 @@
+"""The node ``camera``: publishes the simulated camera's image, depth, calibration, and the truth about its objects.
+
+    python -m sam2_ros.simulation.node --ros-args -p seed:=3 -p rate:=5.0
+
+Topics, all with one stamp a frame: ``image`` (rgb8), ``depth/image`` (registered, with noise), ``camera_info``,
+``truth/label_image`` (mono16, what is seen of each object), ``truth/label_info`` (latched), ``truth/depth/image``
+(32FC1, exact), ``truth/detections_3d`` (body, full size; score = share of the object that nothing hides).
+
+Parameters, all read at start: ``seed``, ``width``, ``height`` (pixels), ``rate`` (frames a second), ``frames``
+(0 = endless), ``render_ahead`` (render all frames before the first is published; needs ``frames``), ``noise`` (0 = a
+perfect camera), ``depth_encoding`` (16UC1 or 32FC1), ``reliability`` (reliable or best_effort), ``subscribers`` (the
+first frame waits for so many on ``image``), ``stamps`` (clock, or frame: the time since the start of the scene plus one
+second, the same in every run), ``frame_id``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection3D, Detection3DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
+
+from sam2_ros.ros.messages import byte_array, rgb_image, to_time
+from sam2_ros.simulation.camera import SimulatedCamera, SimulatedFrame, Truth
+from sam2_ros.tools.errors import UserError
+
+_RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
+_DEPTH_ENCODINGS = ("16UC1", "32FC1")
+_STAMPS = ("clock", "frame")
+_LAST_WORDS = Duration(seconds=5)  # for subscribers to acknowledge the last frames
+
+
+class SimulatedCameraNode(Node):
+    """Publishes at an even rate; where rendering takes longer, as fast as it goes. The scene's time is the frames'."""
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            UserError: a parameter that makes no sense.
+        """
+        super().__init__("camera")
+        value = {name: self.declare_parameter(name, default).value for name, default in _DEFAULTS.items()}
+        _check(value)
+        self._rate, self._count = float(value["rate"]), int(value["frames"])
+        self._ahead, self._subscribers = bool(value["render_ahead"]), int(value["subscribers"])
+        self._encoding, self._frame_id, self._stamps = value["depth_encoding"], value["frame_id"], value["stamps"]
+        self._camera = SimulatedCamera(
+            int(value["seed"]), int(value["width"]), int(value["height"]), self._rate, float(value["noise"])
+        )
+        qos = QoSProfile(depth=10, reliability=_RELIABILITY[value["reliability"]])
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._depths = self.create_publisher(Image, "depth/image", qos)
+        self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
+        self._labels = self.create_publisher(Image, "truth/label_image", qos)
+        self._names = self.create_publisher(LabelInfo, "truth/label_info", latched)
+        self._exact = self.create_publisher(Image, "truth/depth/image", qos)
+        self._truth = self.create_publisher(Detection3DArray, "truth/detections_3d", qos)
+        self._images = self.create_publisher(Image, "image", qos)
+
+    def play(self) -> int:
+        """Publishes until the last frame or the end of the process; returns the number of frames."""
+        indices: Iterator[int] = iter(range(self._count)) if self._count else count()
+        frames: Iterator[SimulatedFrame] = map(self._camera.frame, indices)
+        if self._ahead:
+            frames = iter(self._render_all(frames))
+        while rclpy.ok() and self._images.get_subscription_count() < self._subscribers:
+            rclpy.spin_once(self, timeout_sec=0.05)
+        published = 0
+        due = time.monotonic()
+        for frame in frames:
+            while rclpy.ok() and time.monotonic() < due:
+                rclpy.spin_once(self, timeout_sec=max(0.0, due - time.monotonic()))
+            if not rclpy.ok():
+                break
+            self._publish(frame)
+            published += 1
+            due = max(due + 1 / self._rate, time.monotonic())
+        if rclpy.ok():
+            self._images.wait_for_all_acked(_LAST_WORDS)
+        return published
+
+    def _render_all(self, frames: Iterator[SimulatedFrame]) -> list[SimulatedFrame]:
+        rendered: list[SimulatedFrame] = []
+        for frame in frames:
+            if not rclpy.ok():
+                break
+            rendered.append(frame)
+            self.get_logger().info(f"rendered {len(rendered)} of {self._count}", throttle_duration_sec=2.0)
+        return rendered
+
+    def _publish(self, frame: SimulatedFrame) -> None:
+        in_scene = to_time(round((1 + frame.time) * 1e9))
+        stamp: Time = in_scene if self._stamps == "frame" else self.get_clock().now().to_msg()
+        header = Header(stamp=stamp, frame_id=self._frame_id)
+        self._infos.publish(camera_info(self._camera, header))
+        self._depths.publish(depth_image(frame.depth, self._encoding, header))
+        if frame.index == 0:
+            classes = [VisionClass(class_id=known.object_id, class_name=known.name) for known in frame.objects]
+            self._names.publish(LabelInfo(header=header, class_map=classes))
+        self._labels.publish(_pixels(frame.labels.astype("<u2"), "mono16", header))
+        if self._exact.get_subscription_count():
+            self._exact.publish(depth_image(frame.true_depth, "32FC1", header))
+        self._truth.publish(true_detections(frame.objects, header))
+        # last, so that its depth and truth are on their way when a tracker sees it
+        self._images.publish(rgb_image(frame.rgb, header))
+
+
+_DEFAULTS: dict[str, bool | int | float | str] = {
+    "seed": 0,
+    "width": 640,
+    "height": 480,
+    "rate": 10.0,
+    "frames": 0,
+    "render_ahead": False,
+    "noise": 1.0,
+    "depth_encoding": "16UC1",
+    "reliability": "reliable",
+    "subscribers": 0,
+    "stamps": "clock",
+    "frame_id": "camera_optical_frame",
+}
+
+
+def _check(value: dict) -> None:
+    choices = {"depth_encoding": _DEPTH_ENCODINGS, "reliability": tuple(_RELIABILITY), "stamps": _STAMPS}
+    for name, accepted in choices.items():
+        if value[name] not in accepted:
+            raise UserError(f"{name} is '{value[name]}'; accepted: {', '.join(accepted)}")
+    for name, low, high in (("width", 16, 4096), ("height", 16, 4096), ("rate", 0.01, 1000.0), ("seed", 0, 2**31 - 1)):
+        if not low <= value[name] <= high:
+            raise UserError(f"{name} is {value[name]}; accepted: {low} to {high}")
+    if value["frames"] < 0 or value["noise"] < 0:
+        raise UserError("frames and noise are negative; accepted: 0 and more")
+    if value["render_ahead"] and not value["frames"]:
+        raise UserError("render_ahead needs frames: the number of frames to render")
+
+
+def camera_info(camera: SimulatedCamera, header: Header) -> CameraInfo:
+    k = camera.matrix
+    return CameraInfo(
+        header=header, width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5,
+        k=list(k), r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[k[0], 0.0, k[2], 0.0, 0.0, k[4], k[5], 0.0, 0.0, 0.0, 1.0, 0.0],
+    )  # fmt: skip
+
+
+def depth_image(depth: NDArray[np.float32], encoding: str, header: Header) -> Image:
+    """``depth`` in metres, 0 = not measured; as REP-118 has it: NaN in 32FC1, 0 in 16UC1."""
+    if encoding == "32FC1":
+        return _pixels(np.where(depth > 0, depth, np.nan).astype("<f4"), encoding, header)
+    return _pixels(np.rint(1000 * depth).astype("<u2"), encoding, header)
+
+
+def true_detections(objects: Sequence[Truth], header: Header) -> Detection3DArray:
+    array = Detection3DArray(header=header)
+    for known in objects:
+        detection = Detection3D(header=header, id=str(known.object_id), results=[ObjectHypothesisWithPose()])
+        (result,) = detection.results
+        result.hypothesis.class_id, result.hypothesis.score = known.name, known.seen
+        center = detection.bbox.center
+        center.position.x, center.position.y, center.position.z = (float(value) for value in known.position)
+        turn = center.orientation
+        turn.x, turn.y, turn.z, turn.w = quaternion(known.axes)
+        result.pose.pose = center
+        detection.bbox.size.x, detection.bbox.size.y, detection.bbox.size.z = known.size
+        array.detections.append(detection)
+    return array
+
+
+def quaternion(rotation: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """x, y, z, w of a rotation ``[3, 3]``."""
+    import mujoco
+
+    found = np.zeros(4)
+    mujoco.mju_mat2Quat(found, np.ascontiguousarray(rotation).ravel())
+    w, x, y, z = (float(value) for value in found)
+    return x, y, z, w
+
+
+def _pixels(values: NDArray, encoding: str, header: Header) -> Image:
+    height, width = values.shape
+    return Image(
+        header=header, height=height, width=width, encoding=encoding, step=width * values.itemsize,
+        data=byte_array(values.view(np.uint8)),
+    )  # fmt: skip
+
+
+def _run(args: Sequence[str] | None) -> int:
+    rclpy.init(args=list(args) if args is not None else None)
+    try:
+        node = SimulatedCameraNode()
+        published = node.play()
+        if rclpy.ok():
+            node.get_logger().info(f"the scene has ended after {published} frames")
+    except (UserError, InvalidParameterTypeException) as error:
+        print(f"camera: {error}", file=sys.stderr)
+        return 2
+    except ExternalShutdownException:
+        pass
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node; returns the process' exit code, 2 where the parameters are at fault."""
+    try:
+        return _run(args)
+    except KeyboardInterrupt:  # may come at any time before rclpy's handlers are there and after they are gone
+        return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,103 @@
+"""``sam2_ros simulate``: tracks the simulated table scene through the node, and measures it against the truth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sam2_ros.tools.errors import UserError
+
+COLUMNS = {
+    "in sight": ("in sight, found", "{:.2f}"),
+    "IoU": ("IoU", "{:.3f}"),
+    "hidden": ("hidden", "{:.0f}"),
+    "told": ("hidden, told", "{:.2f}"),
+    "confused": ("confused", "{:.0f}"),
+    "position mm p50": ("position error p50 [mm]", "{:.1f}"),
+    "p95": ("position error p95 [mm]", "{:.1f}"),
+    "extent mm p50": ("whole: extent error p50 [mm]", "{:.1f}"),
+}
+
+
+def register(subparsers: Any) -> None:
+    """Adds the verb to the command line."""
+    from sam2_ros.tools.track import add_model_arguments
+
+    parser = subparsers.add_parser(
+        "simulate",
+        help="track a simulated table scene with depth over ROS 2, and measure it against the truth",
+        description="Starts the simulated camera and the tracker node (sim.launch.py), adds every object by its true "
+        "box, and compares masks, states and positions in ~/tracks with the truth. Leaves a picture, the figures and "
+        "both processes' log in --out.",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the scene (default: 0)")
+    parser.add_argument("--frames", type=int, default=150, metavar="N", help="default: 150")
+    parser.add_argument("--rate", type=float, default=10.0, help="frames a second (default: 10)")
+    parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="pixels")
+    parser.add_argument("--noise", type=float, default=1.0, help="faults of image and depth (default: 1; 0 = none)")
+    parser.add_argument("--depth-encoding", choices=("16UC1", "32FC1"), default="16UC1", help="default: 16UC1")
+    parser.add_argument("--out", type=Path, default=Path("simulate_output"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb; returns the exit code, 1 when an object was never seen.
+
+    Raises:
+        UserError: ROS 2 or MuJoCo is not there, or an option makes no sense.
+    """
+    for option, value in (("--frames", args.frames), ("--rate", args.rate)):
+        if value <= 0:
+            raise UserError(f"{option} is {value}; accepted: more than 0")
+    _require("mujoco", "MuJoCo renders the scene: pip install mujoco")
+    for module in ("rclpy", "launch", "sam2_ros.msg"):
+        _require(module, "in a checkout run 'make setup'; with ROS 2 installed, source it and the workspace")
+    from sam2_ros.simulation.score import summaries
+    from sam2_ros.tools.simulate_picture import scene_picture
+    from sam2_ros.tools.simulate_ros import play
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    played = play(args)
+    found = summaries([each for moment in played.moments for each in moment.samples])
+    report = {
+        "seed": args.seed, "frames": args.frames, "rate": args.rate, "size": list(args.size), "noise": args.noise,
+        "model": args.model, "tracked": len(played.moments), "dropped": played.dropped, "objects": found,
+    }  # fmt: skip
+    path = args.out / "report.json"
+    path.write_text(json.dumps(report, indent=1, default=str).replace("NaN", "null") + "\n", encoding="utf-8")
+    picture = args.out / "simulation.png"
+    scene_picture(picture, played, args.seed, args.rate)
+    print(f"{len(played.moments)} of {args.frames} frames tracked, {played.dropped} dropped")
+    print(table(found))
+    for file in (picture, path):
+        print(f"  {file}")
+    never = [name for name, figures in found.items() if not figures["in sight, found"]]
+    if never:
+        print(f"  never seen: {', '.join(never)}")
+    return 1 if never else 0
+
+
+def table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The figures as aligned text, a row an object."""
+    rows = [["object", *COLUMNS]]
+    for name, figures in found.items():
+        cells = ("–" if math.isnan(figures[key]) else form.format(figures[key]) for key, form in COLUMNS.values())
+        rows.append([name, *cells])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
+    )
+
+
+def _require(module: str, cure: str) -> None:
+    try:
+        __import__(module)
+    except ImportError as error:
+        raise UserError(f"this needs {module} ({error}); {cure}") from None

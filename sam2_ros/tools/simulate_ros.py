@@ -1,0 +1,228 @@
+"""The simulated scene over ROS 2: camera and tracker through their launch file, and a recorder beside them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from numpy.typing import NDArray
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, Image
+from vision_msgs.msg import Detection3DArray
+
+from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
+from sam2_ros.ros.image_conversion import depth_rows, to_rgb
+from sam2_ros.ros.messages import bounding_box, full_mask, to_stamp
+from sam2_ros.ros.transport import environment
+from sam2_ros.simulation.score import Sample, sample
+from sam2_ros.srv import AddObjects
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.processes import ChildProcess, signals_unwind
+from sam2_ros.tools.progress import bar
+from sam2_ros.tracking.types import CroppedMask
+
+NAMESPACE = "sam2_ros_simulation"
+TRACKER = f"/{NAMESPACE}/tracker"
+START_TIMEOUT_S = 180.0  # a slow machine loads torch, and renders every frame, in this time
+IDLE_S = 3.0  # without a new result after the last frame: everything is processed
+# The image last: the camera waits for its subscribers, and the others are known by then.
+TRUTH = {
+    "camera_info": CameraInfo, "truth/label_image": Image, "truth/depth/image": Image,
+    "truth/detections_3d": Detection3DArray, "image": Image,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One tracked frame beside its truth."""
+
+    stamp: int  # ns
+    rgb: NDArray[np.uint8]
+    labels: NDArray[np.uint16]  # the true ones
+    truth: Detection3DArray
+    tracks: TrackedObjectArray
+    samples: tuple[Sample, ...]
+
+
+@dataclass
+class Played:
+    """What a run left."""
+
+    moments: list[Moment] = field(default_factory=list)
+    matrix: tuple[float, ...] = ()  # the camera's K, row by row
+    dropped: int = 0
+
+
+def play(args: argparse.Namespace) -> Played:
+    """Plays the scene once; the processes that it starts have ended when it returns, however it returns.
+
+    Raises:
+        UserError: a process has died, or the tracker refuses the prompts.
+    """
+    os.environ.update(environment())  # the launch files' transport, for the recorder too
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        with (
+            signals_unwind(),
+            tempfile.TemporaryDirectory() as folder,
+            ChildProcess(_command(args, Path(folder)), args.out / "simulation.log") as processes,
+            bar(args.frames, "frame", args.quiet, "simulation") as progress,
+        ):
+            recorder = Recorder(rclpy.create_node("recorder", namespace=NAMESPACE))
+
+            def check(deadline: float) -> None:
+                processes.check()
+                if problem := processes.error():
+                    raise UserError(f"{problem} (see {processes.log})")
+                if time.monotonic() > deadline:
+                    raise UserError(f"nothing came for {START_TIMEOUT_S:.0f} s; see {processes.log}")
+                progress.n = recorder.received
+                progress.set_postfix_str(f"{len(recorder.played.moments)} tracked")
+
+            recorder.add_objects(check)
+            recorder.record(args.frames, check)
+            return recorder.played
+    finally:
+        rclpy.try_shutdown()
+
+
+class Recorder:
+    """Puts tracks and truth with equal stamps together, as soon as both are there."""
+
+    def __init__(self, node: Node) -> None:
+        self.played = Played()
+        self.received = 0  # frames of the camera
+        self._node = node
+        self._parts: dict[int, dict[str, Any]] = {}  # by stamp, what has arrived of a frame
+        self._tracks: dict[int, TrackedObjectArray] = {}
+        self._processed: set[int] = set()  # stamps that the tracker knows
+        self._names: dict[str, int] = {}  # of the objects, to their true ids
+        self._last_time = time.monotonic()
+        for topic, message_type in TRUTH.items():
+            node.create_subscription(message_type, f"/{NAMESPACE}/{topic}", self._keeper(topic), QoSProfile(depth=20))
+        node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, QoSProfile(depth=20))
+
+    def add_objects(self, check: Callable[[float], None]) -> None:
+        """Prompts every object with its true box, on the first frame that the tracker has processed.
+
+        Raises:
+            UserError: the tracker refuses.
+        """
+
+        def ready() -> dict[str, Any] | None:
+            stamps = (stamp for stamp in sorted(self._processed) if len(self._parts.get(stamp, ())) == len(TRUTH))
+            return next((self._parts[stamp] for stamp in stamps), None)
+
+        first = self._wait(ready, check)
+        labels = _values(first["truth/label_image"])
+        self._names = {
+            each.results[0].hypothesis.class_id: int(each.id) for each in first["truth/detections_3d"].detections
+        }
+        self.played.matrix = tuple(first["camera_info"].k)
+        prompts = []
+        for name, number in self._names.items():
+            if (labels == number).any():
+                box = bounding_box(CroppedMask.from_full(labels == number).box)
+                prompts.append(ObjectPrompt(name=name, box=[box]))
+        client = self._node.create_client(AddObjects, f"{TRACKER}/add_objects")
+        self._wait(lambda: client.wait_for_service(0.1), check)
+        answer = client.call_async(AddObjects.Request(request_header=first["image"].header, prompts=prompts))
+        self._wait(answer.done, check)
+        if not answer.result().success:
+            reasons = "; ".join(result.message for result in answer.result().results if not result.success)
+            raise UserError(f"the tracker refused the objects: {reasons}")
+
+    def record(self, frames: int, check: Callable[[float], None]) -> None:
+        """Until the camera's last frame is through the tracker."""
+
+        def ended() -> bool:
+            return self.received >= frames and time.monotonic() - self._last_time > IDLE_S
+
+        self._wait(ended, check)
+        if not self.played.moments:
+            raise UserError("no frame was tracked")
+
+    def _wait(self, condition: Callable[[], Any], check: Callable[[float], None]) -> Any:
+        while not (value := condition()):
+            rclpy.spin_once(self._node, timeout_sec=0.1)
+            check(self._last_time + START_TIMEOUT_S)
+        return value
+
+    def _keeper(self, topic: str) -> Callable[[Any], None]:
+        def keep(message: Any) -> None:
+            stamp = to_stamp(message.header.stamp)
+            self._parts.setdefault(stamp, {})[topic] = message
+            self.received += topic == "image"
+            self._last_time = time.monotonic()
+            self._join(stamp)
+
+        return keep
+
+    def _on_tracks(self, tracks: TrackedObjectArray) -> None:
+        self._last_time = time.monotonic()
+        self.played.dropped = int(tracks.frames_dropped)
+        stamp = to_stamp(tracks.header.stamp)
+        self._processed.add(stamp)
+        if tracks.objects:
+            self._tracks[stamp] = tracks
+            self._join(stamp)
+
+    def _join(self, stamp: int) -> None:
+        parts, tracks = self._parts.get(stamp, {}), self._tracks.get(stamp)
+        if tracks is None or len(parts) < len(TRUTH):
+            return
+        for older in [known for known in self._parts if known <= stamp]:
+            del self._parts[older]
+        del self._tracks[stamp]
+        labels, (depth, _) = _values(parts["truth/label_image"]), depth_rows(parts["truth/depth/image"])
+        truth = parts["truth/detections_3d"]
+        samples = tuple(
+            self._sample(known, truth, labels, np.nan_to_num(depth)) for known in tracks.objects if not known.prompted
+        )
+        self.played.moments.append(Moment(stamp, to_rgb(parts["image"]), labels, truth, tracks, samples))
+
+    def _sample(
+        self, known: TrackedObject, truth: Detection3DArray, labels: NDArray[np.uint16], depth: NDArray[np.float32]
+    ) -> Sample:
+        number = self._names[known.name]
+        body = next(each for each in truth.detections if int(each.id) == number)
+        ok = known.depth_status == TrackedObject.DEPTH_OK
+        visible = known.state == TrackedObject.STATE_VISIBLE
+        return sample(
+            known.name, number, body.results[0].hypothesis.score, vector(body.bbox.center.position), labels, depth,
+            self.played.matrix, full_mask(known.mask) if visible else None,
+            vector(known.position) if ok else None, vector(known.extent) if ok else None,
+        )  # fmt: skip
+
+
+def vector(message: Any) -> NDArray[np.float64]:
+    """A ``Point`` or ``Vector3`` as an array."""
+    return np.array([message.x, message.y, message.z])
+
+
+def _values(image: Image) -> NDArray[np.uint16]:
+    return np.frombuffer(image.data, "<u2").reshape(image.height, image.width)
+
+
+def _command(args: argparse.Namespace, folder: Path) -> list[str]:
+    parameters = folder / "simulation.yaml"
+    model = f"model: {{dtype: {args.dtype}, threads: {args.threads}}}"
+    parameters.write_text(f"/**:\n  ros__parameters:\n    {model}\n", encoding="utf-8")
+    arguments = {
+        "namespace": NAMESPACE, "params_file": parameters, "model": args.model, "device": args.device,
+        "seed": args.seed, "frames": args.frames, "rate": args.rate, "width": args.size[0], "height": args.size[1],
+        "noise": args.noise, "depth_encoding": args.depth_encoding, "render_ahead": "true", "stamps": "frame",
+        "subscribers": 2,  # tracker and recorder
+    }  # fmt: skip
+    return ["ros2", "launch", "sam2_ros", "sim.launch.py", *(f"{name}:={value}" for name, value in arguments.items())]
