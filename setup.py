@@ -29,9 +29,10 @@ setup(
     # The headless build of OpenCV: nothing here opens a window, and it needs no libGL on a robot or in a container.
     install_requires=["torch>=2.3", "numpy>=1.26", "opencv-python-headless>=4.6", "Pillow", "PyYAML", "pyzmq", "tqdm"],
     extras_require={
+        "sim": ["mujoco>=3.5"],
         "train": ["tensorboard"],
-        "test": [*TEST, "tensorboard"],
-        "dev": [*TEST, "tensorboard", "ruff", "mypy", "pre-commit"],
+        "test": [*TEST, "mujoco>=3.5", "tensorboard"],
+        "dev": [*TEST, "mujoco>=3.5", "tensorboard", "ruff", "mypy", "pre-commit"],
     },
     entry_points={"console_scripts": ["sam2_ros = sam2_ros.tools.main:main"]},
     zip_safe=False,

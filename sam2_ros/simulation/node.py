@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -52,8 +53,8 @@ class SimulatedCameraNode(Node):
             UserError: a parameter that makes no sense.
         """
         super().__init__("camera")
-        value = {name: self.declare_parameter(name, default).value for name, default in _DEFAULTS.items()}
-        _check(value)
+        value = {name: self.declare_parameter(name, default).value for name, default in DEFAULTS.items()}
+        check(value)
         self._rate, self._count = float(value["rate"]), int(value["frames"])
         self._ahead, self._subscribers = bool(value["render_ahead"]), int(value["subscribers"])
         self._encoding, self._frame_id, self._stamps = value["depth_encoding"], value["frame_id"], value["stamps"]
@@ -118,7 +119,7 @@ class SimulatedCameraNode(Node):
         self._images.publish(rgb_image(frame.rgb, header))
 
 
-_DEFAULTS: dict[str, bool | int | float | str] = {
+DEFAULTS: dict[str, bool | int | float | str] = {
     "seed": 0,
     "width": 640,
     "height": 480,
@@ -134,7 +135,11 @@ _DEFAULTS: dict[str, bool | int | float | str] = {
 }
 
 
-def _check(value: dict) -> None:
+def check(value: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UserError: a parameter that makes no sense, with what is accepted.
+    """
     choices = {"depth_encoding": _DEPTH_ENCODINGS, "reliability": tuple(_RELIABILITY), "stamps": _STAMPS}
     for name, accepted in choices.items():
         if value[name] not in accepted:

@@ -59,7 +59,7 @@ THINGS = (
     ),
 )
 _PLACES = np.array([(0.13, -0.15), (0.13, 0.17), (-0.09, -0.11), (-0.09, 0.13)])
-_ROOM = 0.05  # metres that an object may move to each side of its place without touching another
+_ROOM = 0.04  # metres that an object may move to each side of its place without touching another
 
 _SHOULDER = np.array([-0.16, -0.62, 0.12])
 _UPPER, _FOREARM = 0.42, 0.42  # metres
