@@ -71,6 +71,9 @@ def run_interactive(
 ) -> SequenceResult:
     """Runs the protocol for every object of ``sequence``; the rows are those of each object's last pass.
 
+    ``extra["interactive"]`` holds for each object J and F by the number of interacted frames, those frames in the order
+    in which they were chosen, and the clicks ``[x, y, label]`` on each.
+
     Args:
         backend: an engine without objects, with as many prompted slots as ``interactions``.
         interactions: the greatest number of frames that get clicks, the first one included.
@@ -107,7 +110,8 @@ def run_interactive(
         seconds += done.seconds
         size = done.size
         rest = interactions - len(j)
-        curves[str(one)] = {"j": j + j[-1:] * rest, "f": f + f[-1:] * rest, "frames": list(done.clicks)}
+        made = {frame: [[*map(float, point), label] for point, label in given] for frame, given in done.clicks.items()}
+        curves[str(one)] = {"j": j + j[-1:] * rest, "f": f + f[-1:] * rest, "frames": list(made), "clicks": made}
     rows.sort(key=lambda each: (each.frame, each.object))
     extra = {"interactive": curves}
     return SequenceResult(sequence.name, *size, len(sequence), tuple(rows), tuple(seconds), extra)

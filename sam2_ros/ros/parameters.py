@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TypeAlias
 
-from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.config import CLICK_CANDIDATES, TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
 
 Value: TypeAlias = bool | int | float | str
@@ -225,6 +225,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "tracker.stability_fallback",
         _DEFAULTS.stability_fallback,
         "An unstable single mask gives way to the best of the three candidates.",
+    ),
+    Parameter(
+        "tracker.click_candidate",
+        _DEFAULTS.click_candidate,
+        "Which of its three candidates a single click means until the caller chooses another: best (of the highest "
+        "predicted IoU, as SAM 2), stable (changes least with the threshold), largest or smallest (of those predicted "
+        "nearly as good as the best).",
+        choices=CLICK_CANDIDATES,
     ),
     Parameter(
         "tracker.binarize_prompted_memory",

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from sam2_ros.tracking.policies import POLICIES
 
+# Which of its three candidates a single click means: the one of best predicted IoU (as in SAM 2), the one that a moved
+# threshold changes least, or, of those that are predicted nearly as good as the best, the largest or the smallest.
+CLICK_CANDIDATES = ("best", "stable", "largest", "smallest")
+
 
 @dataclass(frozen=True)
 class TrackerConfig:
@@ -34,6 +38,7 @@ class TrackerConfig:
     hole_area: int = 0  # fill background holes up to this many low-resolution pixels; 0 = off
     non_overlap: bool = False  # every pixel to at most one object
     stability_fallback: bool = True  # an unstable single mask gives way to the best of the three candidates
+    click_candidate: str = "best"  # which candidate a single click means, see CLICK_CANDIDATES
     binarize_prompted_memory: bool = True  # memory of a prompted frame holds a binary mask
     memory_policy: str = "recent"  # a key of policies.POLICIES
     reference_policy: bool = False  # do what the official video predictor does, for comparison
@@ -41,6 +46,8 @@ class TrackerConfig:
     def __post_init__(self) -> None:
         if self.memory_policy not in POLICIES:
             raise ValueError(f"memory_policy is {self.memory_policy!r}; accepted: {', '.join(POLICIES)}")
+        if self.click_candidate not in CLICK_CANDIDATES:
+            raise ValueError(f"click_candidate is {self.click_candidate!r}; accepted: {', '.join(CLICK_CANDIDATES)}")
         if self.reference_policy and self.memory_policy != "recent":
             raise ValueError(f"memory_policy is {self.memory_policy!r}; accepted with reference_policy: recent")
         for name, low, high in (

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam2_ros.model.mask_decoder import choose, stability
+from sam2_ros.model.mask_decoder import DecodedMasks, choose, stability
 from sam2_ros.model.sam2 import (
     ABSENT_LOGIT,
     MASK_BIAS,
@@ -27,6 +27,7 @@ from sam2_ros.tracking.prompts import clicks_of, mask_to_network, to_network
 from sam2_ros.tracking.types import MaskCandidate, Prompt
 
 PREVIOUS_LOGIT_LIMIT = 32.0
+NEARLY_AS_GOOD = 0.8  # of the best predicted IoU, for a candidate to be taken for its size
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,22 @@ class _Decoded:
     pointer: Tensor  # [C]
     object_score: float
     iou: float
+
+
+def preferred_candidate(decoded: DecodedMasks, rule: str) -> Tensor | None:
+    """Which candidate of each of ``B`` single clicks is meant (``[B]``, 0 to 2) by a rule of CLICK_CANDIDATES; None
+    for the one of best predicted IoU."""
+    if rule == "best":
+        return None
+    logits, ious = decoded.logits[:, 1:].float(), decoded.ious[:, 1:].float()
+    if rule == "stable":
+        empty = (logits <= 0).all(dim=-1).all(dim=-1)
+        return torch.where(empty, -1.0, stability(logits)).argmax(dim=-1)
+    area = (logits > 0).sum(dim=(-2, -1)).float()
+    fit = (ious >= NEARLY_AS_GOOD * ious.amax(dim=-1, keepdim=True)) & (area > 0)
+    size = area if rule == "largest" else -area
+    # Where every candidate is empty, all are as good.
+    return torch.where(fit, size, -torch.inf).argmax(dim=-1)
 
 
 class PromptApplier:
@@ -138,7 +155,8 @@ class PromptApplier:
             previous = stacked.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
         decoded = model.decode(conditioned, features, torch.as_tensor(points, device=model.device), labels, previous)
         multimask = labels.shape[1] <= 1
-        chosen = choose(decoded, multimask, self.config.stability_fallback)
+        candidate = preferred_candidate(decoded, self.config.click_candidate) if multimask else None
+        chosen = choose(decoded, multimask, self.config.stability_fallback, candidate)
         present = decoded.object_score[:, 0] > 0
         scores = decoded.object_score[:, 0].float().tolist()
         out = []

@@ -11,7 +11,10 @@ import torch
 from sam2_reference import difference
 from small_tracker import add, box, click, logits, object_score, rectangle, run, scene, small_model, stepped
 
+from sam2_ros.model.mask_decoder import DecodedMasks
 from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, Tracker, TrackerConfig
+from sam2_ros.tracking.config import CLICK_CANDIDATES
+from sam2_ros.tracking.prompting import preferred_candidate
 
 ONE = np.array([[30, 80]], np.float32)
 POSITIVE = np.array([1], np.int32)
@@ -249,6 +252,40 @@ def test_a_chosen_candidate_is_there_whatever_the_score_says(tracker: Tracker) -
         answer = tracker.refine(AddRequest(Prompt(candidate=1), offered.object_id))
     assert answer.result is not None and answer.result.mask.area > 0
     assert answer.result.state is ObjectState.VISIBLE and answer.result.object_score > 0
+
+
+@pytest.mark.parametrize("rule", CLICK_CANDIDATES)
+def test_a_setting_says_which_candidate_a_click_means(rule: str) -> None:
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, click_candidate=rule))
+    tracker.step(scene(0), 0)
+    (answer,) = tracker.add([AddRequest(click())])
+    assert answer.result is not None
+    best = max(one.predicted_iou for one in answer.candidates)
+    good = [one for one in answer.candidates if one.predicted_iou >= 0.8 * best and one.mask.area]
+    wanted = {
+        "best": max(answer.candidates, key=lambda one: one.predicted_iou),
+        "stable": max(answer.candidates, key=lambda one: one.stability),
+        "largest": max(good, key=lambda one: one.mask.area),
+        "smallest": min(good, key=lambda one: one.mask.area),
+    }[rule]
+    assert len({one.mask.area for one in answer.candidates}) == 3  # the rules have something to choose from
+    assert np.array_equal(answer.result.mask.full(), wanted.mask.full())
+    # What was meant after all can still be chosen.
+    other = wanted.index % 3 + 1
+    assert tracker.refine(AddRequest(Prompt(candidate=other), answer.object_id)).success
+
+
+def test_rules_for_candidates_pass_by_empty_and_bad_ones() -> None:
+    logits = torch.full((1, 4, 8, 8), -9.0)
+    logits[0, 1, :2], logits[0, 2, :4] = 9.0, 9.0  # the third candidate is empty: nothing is more stable
+    decoded = DecodedMasks(logits, torch.tensor([[0.0, 0.5, 0.9, 0.8]]), torch.zeros(1, 4, 1), torch.ones(1, 1))
+    choices = {rule: preferred_candidate(decoded, rule) for rule in CLICK_CANDIDATES}
+    assert choices.pop("best") is None
+    assert {rule: int(index) for rule, index in choices.items() if index is not None} == {
+        "stable": 0,  # as stable as the second, and the first of them
+        "largest": 1,
+        "smallest": 1,  # the smaller one is predicted too bad
+    }
 
 
 def test_a_choice_is_refused_where_nothing_is_offered(tracker: Tracker) -> None:
