@@ -92,12 +92,14 @@ def run_interactive(
     for one, first in sorted(sequence.first_frames.items()):
         j, f = [], []
         done = _Pass()
+        order: list[int] = []  # the frames in the order in which they were chosen
         new: int | None = first
         for budget in range(1, interactions + 1):
             known = {} if online else done.clicks
             limit = budget if online else 0
             kept = None if worst is None else worst.empty()
             done = _stream(sequence, backend, one, first, known, new, limit, clicks, tick, kept)
+            order += sorted(done.clicks.keys() - set(order))
             scores = done.scores()
             j.append(scores[0])
             f.append(scores[1])
@@ -110,7 +112,7 @@ def run_interactive(
         seconds += done.seconds
         size = done.size
         rest = interactions - len(j)
-        made = {frame: [[*map(float, point), label] for point, label in given] for frame, given in done.clicks.items()}
+        made = {frame: [[*map(float, point), label] for point, label in done.clicks[frame]] for frame in order}
         curves[str(one)] = {"j": j + j[-1:] * rest, "f": f + f[-1:] * rest, "frames": list(made), "clicks": made}
     rows.sort(key=lambda each: (each.frame, each.object))
     extra = {"interactive": curves}

@@ -16,8 +16,9 @@ def test_the_same_clicks_are_replayed(tmp_path: Path) -> None:
     places = [(10, 17)] * 3 + [(50, 19)] * 3 + [(90, 19)] * 2
     clips.write_davis(tmp_path, "a", [labels_of({1: square(x, 20, side)}) for x, side in places])
     (row,) = measure(open_dataset(tmp_path).open("a"), NullBackend(), NullBackend(), 3)
-    assert list(row["clicks"]) == [0, 3, 6]  # type: ignore[call-overload]
+    # The jumps first, then one of the frames on which the mask is a little too small.
+    assert list(row["clicks"]) == [0, 3, 6, 4]  # type: ignore[call-overload]
     ours = row["ours"]
-    assert isinstance(ours, list) and ours[0] < ours[1] < ours[2] == ours[3]
+    assert isinstance(ours, list) and ours[0] < ours[1] < ours[2]
     # An engine that answers alike in both ways must give alike numbers.
     assert row["reference"] == pytest.approx(ours)
