@@ -30,6 +30,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--masks-out", type=Path, metavar="DIR", help="label images as PNG, one a frame")
     parser.add_argument("--video-out", type=Path, metavar="FILE.mp4", help="the frames with the objects drawn in")
     parser.add_argument("--json-out", type=Path, metavar="FILE.json", help="states, boxes and scores of every frame")
+    parser.add_argument(
+        "--picture-out",
+        type=Path,
+        metavar="FILE.png",
+        help="one picture: frames around changes of state, states, scores",
+    )
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument("--fps", type=float, metavar="F", help="frame rate of SOURCE, where it says nothing or wrong")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
@@ -103,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print("sam2_ros: stopped; what was tracked so far is written", file=sys.stderr)
         outputs.write_json(backend)
+        outputs.write_picture()
         if not args.quiet:
             progress.close()
             print(outputs.summary(backend))
@@ -118,7 +125,12 @@ def _check_outputs(args: argparse.Namespace) -> None:
     """Refuses to write over what is read. A camera's index names no file, unless there is one of that name."""
     from sam2_ros.tools.errors import UserError
 
-    outputs = (("--masks-out", args.masks_out), ("--video-out", args.video_out), ("--json-out", args.json_out))
+    outputs = (
+        ("--masks-out", args.masks_out),
+        ("--video-out", args.video_out),
+        ("--json-out", args.json_out),
+        ("--picture-out", args.picture_out),
+    )
     for option, output in outputs:
         for what, read in (("SOURCE", Path(args.source)), ("the --prompts file", args.prompts)):
             if output and output.exists() and read.exists() and output.samefile(read):
@@ -143,6 +155,7 @@ class _Outputs:
     """The files that the user asked for."""
 
     def __init__(self, args: argparse.Namespace, source: Source, tracker: Any, wide: bool) -> None:
+        from sam2_ros.tools.storyboard import Storyboard
         from sam2_ros.tools.video import VideoWriter
 
         self._args, self._source, self._tracker, self._wide = args, source, tracker, wide
@@ -151,10 +164,12 @@ class _Outputs:
         self._size = (0, 0)
         if args.masks_out:
             args.masks_out.mkdir(parents=True, exist_ok=True)
-        for file in (args.video_out, args.json_out):
+        for file in (args.video_out, args.json_out, args.picture_out):
             if file:
                 file.parent.mkdir(parents=True, exist_ok=True)
         self._video = VideoWriter(args.video_out, source.fps) if args.video_out else None
+        title = f"{Path(args.source).name}: state, visibility and predicted IoU"
+        self._story = Storyboard(title) if args.picture_out else None
 
     @property
     def count(self) -> int:
@@ -173,8 +188,18 @@ class _Outputs:
             objects = [(file_id(item.object_id), item) for item in result.objects]
             labels = compose_labels(objects, result.height, result.width, self._wide)
             write_labels(self._args.masks_out / f"{frame.name}.png", labels)
-        if self._video:
-            self._video.write(draw_overlay(frame.rgb, result, ids=file_id))
+        if self._video or self._story:
+            drawn = draw_overlay(frame.rgb, result, ids=file_id)
+            if self._video:
+                self._video.write(drawn)
+            if self._story:
+                self._story.add(drawn, self._records[-1])
+
+    def write_picture(self) -> None:
+        from sam2_ros.tools.pictures import write_png
+
+        if self._story and self._records:
+            write_png(self._args.picture_out, self._story.draw())
 
     def write_json(self, backend: Backend) -> None:
         from sam2_ros.tools.records import write_json
@@ -198,7 +223,8 @@ class _Outputs:
         rate = f"{len(self._seconds) / seconds:.1f}" if seconds else "-"
         size = f"{self._size[0]}x{self._size[1]}"
         line = f"{self.count} frames of {size}, {backend.info.model} on {backend.info.device}: {rate} frames/s"
-        written = [str(f) for f in (self._args.masks_out, self._args.video_out, self._args.json_out) if f]
+        asked = (self._args.masks_out, self._args.video_out, self._args.json_out, self._args.picture_out)
+        written = [str(file) for file in asked if file]
         return "\n".join([summary_table(self._records), line, *(f"written: {file}" for file in written)])
 
     def close(self) -> None:

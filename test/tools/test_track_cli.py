@@ -46,7 +46,7 @@ def test_masks_video_and_json_of_a_clip(clip: Path, tmp_path: Path, capfd: pytes
     )
     out = tmp_path / "out"
     outputs = ["--masks-out", str(out / "masks"), "--video-out", str(out / "clip.mp4")]
-    outputs += ["--json-out", str(out / "tracks.json")]
+    outputs += ["--json-out", str(out / "tracks.json"), "--picture-out", str(out / "story.png")]
     code = main(["track", str(clip), "--prompts", file, "--model", "null", *outputs])
     printed, errors = capfd.readouterr()
     assert (code, errors) == (0, "")
@@ -62,6 +62,9 @@ def test_masks_video_and_json_of_a_clip(clip: Path, tmp_path: Path, capfd: pytes
     moved[moved == 7] = 0
     moved[20:60, 20:60] = 7
     assert np.array_equal(read_labels(out / "masks" / "000008.png"), moved)
+
+    picture = np.asarray(cv2.imread(str(out / "story.png")))  # a grid of frames, below it two objects' states
+    assert picture.shape[1] > 1000 and picture.shape[0] > 700
 
     content = json.loads((out / "tracks.json").read_text(encoding="utf-8"))
     assert {key: content[key] for key in ("model", "width", "height", "fps")} == {

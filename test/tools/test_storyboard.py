@@ -1,0 +1,51 @@
+"""The picture of a run: it shows every change of state, however long the run."""
+
+import numpy as np
+import pytest
+
+from sam2_ros.tools.records import FrameRecord, TrackRow
+from sam2_ros.tools.storyboard import CELL_WIDTH, Storyboard
+from sam2_ros.tracking.types import ObjectState
+
+HIDDEN = range(700, 720)
+
+
+def frame(index: int) -> FrameRecord:
+    state = ObjectState.OCCLUDED if index in HIDDEN else ObjectState.VISIBLE
+    stamp = index * 100_000_000
+    row = TrackRow(index, stamp, 1, "cup", "", state, (0, 0, 1, 1), 1, 1.0, 0.9, 0.9, index == 0)
+    return FrameRecord(index, f"{index:06d}", stamp, (row,))
+
+
+def colored(index: int) -> np.ndarray:
+    """A frame that says which one it is: its number in red and green."""
+    return np.full((60, 80, 3), (index // 250, index % 250, 40), np.uint8)
+
+
+def test_first_last_and_changes_are_shown() -> None:
+    board = Storyboard("cup", cells=8)
+    for index in range(1000):
+        board.add(colored(index), frame(index))
+    picture = board.draw()
+    assert picture.dtype == np.uint8
+    height = round(CELL_WIDTH * 60 / 80)
+    shown = []
+    for cell in range(8):
+        row, column = divmod(cell, 4)
+        first, second, _ = picture[
+            row * (height + 4) + 4 + height // 3, column * (CELL_WIDTH + 4) + 4 + CELL_WIDTH // 2
+        ]
+        shown.append(int(first) * 250 + int(second))
+    assert shown == sorted(shown) and len(set(shown)) == 8
+    assert {0, 700, 720, 999} <= set(shown)
+    assert max(np.diff(shown)) < 400  # the rest fills the gaps
+    assert picture.shape[0] > 2 * height + 150  # states and scores below
+
+
+def test_a_short_run_shows_all_it_has() -> None:
+    board = Storyboard("cup")
+    with pytest.raises(ValueError, match="at least one frame"):
+        board.draw()
+    for index in range(3):
+        board.add(colored(index), frame(index))
+    assert board.draw().shape[1] >= 3 * CELL_WIDTH
