@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from sam2_ros.inference.backend import Backend, BackendInfo
 from sam2_ros.inference.null import NullBackend, is_null_model
@@ -12,9 +11,55 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, Prompt
 
 if TYPE_CHECKING:
-    from sam2_ros.inference.local import LocalBackend
+    from sam2_ros.tracking.sharing import SharedModel
 
-__all__ = ["Backend", "BackendInfo", "NullBackend", "is_null_model", "make_backend"]
+__all__ = ["Backend", "BackendFactory", "BackendInfo", "NullBackend", "is_null_model", "make_backend"]
+
+
+class BackendFactory:
+    """Makes one backend for each camera, all on one network, which is loaded when the first is made. Thread-safe.
+
+    Args:
+        model: "null" for an engine without a network, or as for :class:`~sam2_ros.inference.local.LocalBackend`, whose
+            arguments the others are.
+        together: encode frames of several cameras that wait at the same time as one batch.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        device: str = "auto",
+        dtype: str = "auto",
+        image_size: int = 0,
+        threads: int = 0,
+        together: bool = True,
+    ) -> None:
+        self._model = model
+        self._arguments = (device, dtype, image_size, threads, together)
+        self._lock = threading.Lock()
+        self._shared: SharedModel | None = None
+
+    def make(self, config: TrackerConfig | None = None) -> Backend:
+        """A tracker with its own objects and memory, to be owned by one thread.
+
+        Raises:
+            ImportError: torch is missing.
+            FileNotFoundError, ValueError: the model can't be loaded; the message says why and what is accepted.
+        """
+        if is_null_model(self._model):
+            return NullBackend.from_name(self._model, config)
+        from sam2_ros.inference.local import LocalBackend, load_shared_model
+
+        with self._lock:
+            if self._shared is None:
+                self._shared = load_shared_model(self._model, *self._arguments)
+                _warm_up(self._shared)
+        return LocalBackend(config=config, shared=self._shared)
+
+    @property
+    def batches(self) -> dict[int, int]:
+        """How many batches of each size the image encoder has worked on."""
+        return dict(self._shared.batches) if self._shared else {}
 
 
 def make_backend(
@@ -25,31 +70,17 @@ def make_backend(
     image_size: int = 0,
     threads: int = 0,
 ) -> Backend:
-    """Builds the engine that ``model`` names ("null" for none), loads its weights and runs it once.
-
-    The other arguments are those of :class:`~sam2_ros.inference.local.LocalBackend`.
-
-    Raises:
-        ImportError: torch is missing.
-        FileNotFoundError, ValueError: the model can't be loaded; the message says why and what is accepted.
-    """
-    if is_null_model(model):
-        return NullBackend.from_name(model, config)
-    from sam2_ros.inference.local import LocalBackend
-
-    backend = LocalBackend(model, device, dtype, config, image_size, threads)
-    _warm_up(backend)
-    return backend
+    """One backend on a network of its own, loaded and run once; arguments and errors as for :class:`BackendFactory`."""
+    return BackendFactory(model, device, dtype, image_size, threads).make(config)
 
 
-def _warm_up(backend: LocalBackend) -> None:
-    """Runs every module of the network once, so that the first camera frame is not the slow one.
+def _warm_up(shared: SharedModel) -> None:
+    """Runs every module of the network once, so that the first camera frame is not the slow one."""
+    import numpy as np
 
-    A tracker of its own does it: the backend's own starts with frame 0 and id 1 afterwards.
-    """
     from sam2_ros.tracking import Tracker
 
-    tracker = Tracker(backend.tracker.model, TrackerConfig(max_objects=1), backend.info.dtype)
+    tracker = Tracker(shared.model, TrackerConfig(max_objects=1), shared.dtype)
     frame = np.zeros((64, 64, 3), np.uint8)
     tracker.step(frame, 0)
     tracker.add([AddRequest(Prompt(box=np.array([16, 16, 48, 48], np.float32)))])

@@ -15,6 +15,7 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptResult
 
 if TYPE_CHECKING:
+    from sam2_ros.tracking.sharing import SharedModel
     from sam2_ros.tracking.tracker import Tracker
 
 
@@ -29,6 +30,7 @@ class LocalBackend:
         config: settings of the tracker.
         image_size: side of the square that the network sees, in pixels; 0 = the checkpoint's own.
         threads: CPU threads of this process; 0 = torch's default.
+        shared: a loaded network that other backends use too, in place of the one that the other arguments name.
 
     Raises:
         ImportError: torch is not installed, with what to do.
@@ -43,35 +45,17 @@ class LocalBackend:
         config: TrackerConfig | None = None,
         image_size: int = 0,
         threads: int = 0,
+        shared: SharedModel | None = None,
     ) -> None:
-        # Read when torch is loaded: its threads sleep while they wait for each other. On cores that others use too,
-        # spinning made tracking several times slower.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        try:
-            import torch
-        except ImportError as error:
-            raise ImportError(
-                "the tracker needs PyTorch 2.3 or newer, which this Python does not have; install it, for example "
-                "with: python3 -m pip install torch"
-            ) from error
-        from sam2_ros.model import load_model
+        network = shared or load_shared_model(model, device, dtype, image_size, threads)
         from sam2_ros.tracking.tracker import Tracker
 
-        if threads:
-            torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype == "auto":
-            # GPUs before Ampere (8.0) emulate bfloat16.
-            fast = torch.cuda.get_device_capability(device)[0] >= 8 if device != "cpu" else cpu_has_bfloat16()
-            dtype = "bfloat16" if fast else "float32"
-        network = load_model(model, device, image_size)
-        self._tracker: Tracker | None = Tracker(network, config, dtype)
+        self._tracker: Tracker | None = Tracker(network.model, config, network.dtype, network)
         self._info = BackendInfo(
-            model=network.config.name,
-            device=str(network.device),
-            dtype=dtype,
-            image_size=network.config.image_size,
+            model=network.model.config.name,
+            device=str(network.model.device),
+            dtype=network.dtype,
+            image_size=network.model.config.image_size,
             bank_bytes=self._tracker.bank.nbytes,
             max_objects=self._tracker.config.max_objects,
             history_bytes=self._tracker.history_bytes,
@@ -128,6 +112,42 @@ class LocalBackend:
         if self._tracker is not None:
             self._tracker.close()
             self._tracker = None
+
+
+def load_shared_model(
+    model: str = "embedded",
+    device: str = "auto",
+    dtype: str = "auto",
+    image_size: int = 0,
+    threads: int = 0,
+    together: bool = True,
+) -> SharedModel:
+    """Loads a network for several :class:`LocalBackend`; arguments and errors as there.
+
+    With ``together``, frames that wait for the image encoder at the same time are encoded as one batch.
+    """
+    # Read when torch is loaded: its threads sleep while they wait for each other. On cores that others use too,
+    # spinning made tracking several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "the tracker needs PyTorch 2.3 or newer, which this Python does not have; install it, for example "
+            "with: python3 -m pip install torch"
+        ) from error
+    from sam2_ros.model import load_model
+    from sam2_ros.tracking.sharing import SharedModel
+
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        # GPUs before Ampere (8.0) emulate bfloat16.
+        fast = torch.cuda.get_device_capability(device)[0] >= 8 if device != "cpu" else cpu_has_bfloat16()
+        dtype = "bfloat16" if fast else "float32"
+    return SharedModel(load_model(model, device, image_size), dtype, together)
 
 
 def cpu_has_bfloat16() -> bool:

@@ -87,9 +87,11 @@ class _Command(Generic[T]):
 class Worker:
     """Runs a :class:`Backend` in a thread of its own, from :meth:`start` to :meth:`close`."""
 
-    def __init__(self, make_backend: Callable[[], Backend], listener: Listener) -> None:
+    def __init__(self, make_backend: Callable[[], Backend], listener: Listener, name: str = "") -> None:
+        """``make_backend`` is called in the thread; ``name`` tells it from other workers' threads."""
         self._make_backend = make_backend
         self._listener = listener
+        self._name = f"inference {name}" if name else "inference"
         self._condition = threading.Condition()  # guards everything below
         self._slot: Frame | None = None
         self._commands: list[_Command[Any]] = []
@@ -103,7 +105,7 @@ class Worker:
     def start(self) -> Future[BackendInfo]:
         """Builds the engine in its thread; the future fails with whatever building it raised."""
         started: Future[BackendInfo] = Future()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="inference", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(started,), name=self._name, daemon=True)
         self._thread.start()
         return started
 

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,28 +90,30 @@ class Report:
     level: bytes
     message: str
     values: Mapping[str, object]
+    camera: str = ""  # empty where the node has one
 
 
 class Diagnostics:
-    """Publishes what ``report`` says every ``diagnostics.period`` seconds, in every state of the node."""
+    """Publishes what ``reports`` says every ``diagnostics.period`` seconds, in every state of the node."""
 
-    def __init__(self, node: Node, parameters: NodeParameters, report: Callable[[], Report]) -> None:
+    def __init__(self, node: Node, parameters: NodeParameters, reports: Callable[[], Sequence[Report]]) -> None:
         self._node = node
-        self._report = report
+        self._reports = reports
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(parameters.number("diagnostics.period"), self._publish, clock=steady)
 
     def _publish(self) -> None:
-        report = self._report()
-        name = self._node.get_fully_qualified_name()
-        status = DiagnosticStatus(
+        array = DiagnosticArray(status=[self._status(report) for report in self._reports()])
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(array)
+
+    def _status(self, report: Report) -> DiagnosticStatus:
+        name = self._node.get_fully_qualified_name() + (f"/{report.camera}" if report.camera else "")
+        return DiagnosticStatus(
             level=report.level, name=f"{name}: tracking", message=report.message, hardware_id=name,
             values=[KeyValue(key=key, value=_text(value)) for key, value in report.values.items()],
         )  # fmt: skip
-        array = DiagnosticArray(status=[status])
-        array.header.stamp = self._node.get_clock().now().to_msg()
-        self._publisher.publish(array)
 
 
 def active_values(counters: Counters, statistics: Statistics, age: float, info: BackendInfo) -> dict[str, object]:

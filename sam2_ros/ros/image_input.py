@@ -26,25 +26,33 @@ _TRANSPORTS: dict[str, tuple[type, str]] = {
 class ImageInput:
     """Hands every image to ``on_frame`` as a :class:`Frame` whose source is the message's header."""
 
-    def __init__(self, node: Node, parameters: NodeParameters, on_frame: Callable[[Frame], None]) -> None:
+    def __init__(
+        self, node: Node, parameters: NodeParameters, on_frame: Callable[[Frame], None], prefix: str = ""
+    ) -> None:
+        """``prefix`` stands before the name of the topic, where a node has several cameras."""
         self._node = node
         self._parameters = parameters
         self._on_frame = on_frame
+        self._prefix = prefix
         self._subscription: FollowingSubscription | None = None
         self._last_arrival = 0  # ns, steady; of the start where nothing has arrived
 
     @property
     def topic(self) -> str:
         """The full name of the topic, remapping included."""
-        return str(self._node.resolve_topic_name(_TRANSPORTS[self._parameters.text("input.transport")][1]))
+        return str(self._node.resolve_topic_name(self._name))
+
+    @property
+    def _name(self) -> str:
+        return self._prefix + _TRANSPORTS[self._parameters.text("input.transport")][1]
 
     def start(self) -> None:
         self._last_arrival = time.monotonic_ns()
         transport = self._parameters.text("input.transport")
-        message_type, topic = _TRANSPORTS[transport]
+        message_type, _ = _TRANSPORTS[transport]
         callback = self._on_image if transport == "raw" else self._on_compressed
         self._subscription = FollowingSubscription(
-            self._node, message_type, topic, callback, lambda: self._parameters.text("input.reliability")
+            self._node, message_type, self._name, callback, lambda: self._parameters.text("input.reliability")
         )
         self._subscription.start()
 
@@ -64,7 +72,9 @@ class ImageInput:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         silent = f"no image on {self.topic} for {self.age():.1f} s: "
         if not publishers:
-            return silent + "nobody publishes it; remap 'image' to the camera's topic or start the camera"
+            return (
+                silent + f"nobody publishes it; remap '{self._prefix}image' to the camera's topic or start the camera"
+            )
         wanted_type, _ = _TRANSPORTS[self._parameters.text("input.transport")]
         type_name = f"sensor_msgs/msg/{wanted_type.__name__}"
         other_types = {info.topic_type for info in publishers} - {type_name}

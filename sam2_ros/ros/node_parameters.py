@@ -37,7 +37,15 @@ class NodeParameters:
         return str(self._values[name])
 
     def number(self, name: str) -> float:
-        return float(self._values[name])
+        value = self._values[name]
+        assert isinstance(value, (bool, int, float)), name
+        return float(value)
+
+    def names(self, name: str) -> list[str]:
+        """The names in a list; ``[""]`` holds none."""
+        value = self._values[name]
+        assert isinstance(value, list), name
+        return [each for each in value if each]
 
     @property
     def values(self) -> dict[str, Value]:
@@ -54,7 +62,11 @@ class NodeParameters:
 
     def _declare(self, parameter: Parameter) -> Value:
         try:
-            self._node.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
+            override = getattr(self._node, "_parameter_overrides", {}).get(parameter.name)
+            unset = override is not None and override.type_ is RosParameter.Type.NOT_SET  # [] in a parameter file
+            self._node.declare_parameter(
+                parameter.name, parameter.default, _descriptor(parameter), ignore_override=unset
+            )
             value = self._node.get_parameter(parameter.name).value
             parameter.check(value)
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:

@@ -25,18 +25,25 @@ class Outputs:
     """Publishers of ``~/tracks``, ``~/events``, ``~/overlay`` and the standard views; silent unless active."""
 
     def __init__(
-        self, node: LifecycleNode, parameters: NodeParameters, info: BackendInfo, depth: DepthInput | None = None
+        self,
+        node: LifecycleNode,
+        parameters: NodeParameters,
+        info: BackendInfo,
+        depth: DepthInput | None = None,
+        camera: str = "",
     ) -> None:
-        """With ``depth``, objects get their positions in space."""
+        """With ``depth``, objects get their positions in space. ``camera`` stands in the names of the topics."""
         self._node = node
         self._parameters = parameters
         self._info = info
         self._depth = depth
-        self._tracks = self._create(TrackedObjectArray, "~/tracks")
+        self._camera = camera
+        prefix = f"~/{camera}/" if camera else "~/"
+        self._tracks = self._create(TrackedObjectArray, f"{prefix}tracks")
         # A reset, or a camera that turns away, makes an event of every object at once.
-        self._events = self._create(ObjectEvent, "~/events", max(100, 2 * info.max_objects))
-        self._overlay = self._create(Image, "~/overlay")
-        self._views = Views(self._create)
+        self._events = self._create(ObjectEvent, f"{prefix}events", max(100, 2 * info.max_objects))
+        self._overlay = self._create(Image, f"{prefix}overlay")
+        self._views = Views(self._create, prefix)
 
     def destroy(self) -> None:
         for publisher in (self._tracks, self._events, self._overlay, *self._views.publishers):
@@ -55,7 +62,9 @@ class Outputs:
     def _publish_objects(self, processed: Processed) -> None:
         encoding = self._parameters.text("output.mask_encoding")
         positions = self._depth.measure(processed) if self._depth else {}
-        self._tracks.publish(messages.processed_tracks(processed, self._info, encoding, positions))
+        tracks = messages.processed_tracks(processed, self._info, encoding, positions)
+        tracks.camera = self._camera
+        self._tracks.publish(tracks)
         self._views.publish(processed, positions)
         if self._overlay.get_subscription_count():
             drawn = draw_overlay(processed.image, processed.result)
@@ -63,7 +72,9 @@ class Outputs:
 
     def _publish_events(self, processed: Processed) -> None:
         for change in processed.result.changes:
-            self._events.publish(messages.object_event(change, processed.frame.source))
+            event = messages.object_event(change, processed.frame.source)
+            event.camera = self._camera
+            self._events.publish(event)
 
     def _create(
         self,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from typing import TypeAlias
 from sam2_ros.tracking.config import CLICK_CANDIDATES, TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
 
-Value: TypeAlias = bool | int | float | str
+Value: TypeAlias = bool | int | float | str | list[str]
 
 
 class Change(Enum):
@@ -45,7 +46,7 @@ class Parameter:
             return ", ".join(self.choices)
         if self.low is not None and self.high is not None:
             return f"{_number(self.low)} to {_number(self.high)}"
-        return {bool: "true or false", int: "a whole number", float: "a number", str: _TEXT}[type(self.default)]
+        return _ACCEPTED[type(self.default)]
 
     def check(self, value: object) -> None:
         """
@@ -53,6 +54,9 @@ class Parameter:
             ValueError: wrong type or outside what is accepted, with what is.
         """
         fits = type(value) is type(self.default) and (not self.choices or value in self.choices)
+        if fits and isinstance(value, list):
+            names = [name for name in value if name]
+            fits = len(set(names)) == len(names) and all(_NAME.fullmatch(str(name)) for name in names)
         if fits and self.low is not None and self.high is not None and isinstance(value, (int, float)):
             fits = math.isfinite(value) and self.low <= value <= self.high
         if not fits:
@@ -60,9 +64,20 @@ class Parameter:
 
 
 _TEXT = "text"
+_NAMES = 'a list of different names of letters, digits and _, each beginning with a letter; [""] = none'
+_ACCEPTED = {bool: "true or false", int: "a whole number", float: "a number", str: _TEXT, list: _NAMES}
+NO_NAMES = [""]  # ROS has no way to write an empty list of strings
+_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _DEFAULTS = TrackerConfig()
 
 PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        "cameras",
+        NO_NAMES,
+        "Names of the cameras that the node serves with one network. Each has its own objects, and its name stands "
+        'before those of all its topics and services (left/image, ~/left/tracks); [""] = one camera without a name.',
+        change=Change.AT_START,
+    ),
     Parameter(
         "model.name",
         "embedded",
@@ -339,7 +354,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "prompts_file",
         "",
         "JSON file with prompts that are applied to the first frame after configure (as for `sam2_ros track`, frame 0 "
-        "only); empty = none.",
+        "only); empty = none. With several cameras {camera} in it stands for a camera's name.",
     ),
     Parameter(
         "diagnostics.period",
@@ -397,12 +412,14 @@ def to_yaml() -> str:
         when = "" if parameter.change is Change.UNCONFIGURED else f" May be set {parameter.change.value}."
         accepted = "" if parameter.accepted == _TEXT else f"Accepted: {parameter.accepted}."
         if accepted or when:
-            lines.append(comment + (accepted + when).strip())
+            lines += textwrap.wrap((accepted + when).strip(), 110, initial_indent=comment, subsequent_indent=comment)
         lines.append(f"{indent}{name}: {_literal(parameter.default)}")
     return "\n".join(lines) + "\n"
 
 
 def _literal(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_literal(each) for each in value)}]"
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)

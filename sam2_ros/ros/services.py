@@ -26,10 +26,12 @@ Handler = Callable[[Any, Any], Awaitable[None]]
 class Services:
     """Offers the services from the node's start on; ``worker`` raises :class:`PromptError` while it is not active."""
 
-    def __init__(self, node: Node, parameters: NodeParameters, worker: Callable[[], Worker]) -> None:
+    def __init__(self, node: Node, parameters: NodeParameters, worker: Callable[[], Worker], camera: str = "") -> None:
+        """``camera`` stands in the services' names, where a node has several cameras."""
         self._node = node
         self._parameters = parameters
         self._worker = worker
+        self._camera = camera
         # Reentrant, so that a request that waits does not keep others out; it waits in an awaited future, so one
         # executor thread serves them all.
         group = ReentrantCallbackGroup()
@@ -42,7 +44,8 @@ class Services:
             (Reset, "reset", self._reset),
         )
         for service_type, name, handler in services:
-            node.create_service(service_type, f"~/{name}", self._answering(handler), callback_group=group)
+            path = f"~/{camera}/{name}" if camera else f"~/{name}"
+            node.create_service(service_type, path, self._answering(handler), callback_group=group)
 
     async def _add_objects(self, request: AddObjects.Request, response: AddObjects.Response) -> None:
         asked = requests.from_add_objects(request)
@@ -100,6 +103,7 @@ class Services:
         response.tracks = messages.tracked_objects(
             result, header, worker.counters, info, self._parameters.text("output.mask_encoding"), request.with_masks
         )
+        response.tracks.camera = self._camera
         response.message = f"{len(result.objects)} of {info.max_objects} objects"
 
     async def _reset(self, request: Reset.Request, response: Reset.Response) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -31,8 +32,9 @@ from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompt_run import Engine, PromptRun
 from sam2_ros.tracking.prompting import PromptApplier
-from sam2_ros.tracking.propagation import Clock, Propagation, autocast
+from sam2_ros.tracking.propagation import Clock, Propagation
 from sam2_ros.tracking.registry import Registry
+from sam2_ros.tracking.sharing import SharedModel
 from sam2_ros.tracking.types import (
     AddRequest,
     FrameResult,
@@ -55,14 +57,22 @@ class Tracker:
         model: network with loaded weights, on its device; several trackers may share one.
         config: settings, fixed for the tracker's life.
         dtype: "float32", or "bfloat16" for autocast with float32 weights, as the official models are run.
+        shared: ``model`` as trackers in other threads use it at the same time.
     """
 
-    def __init__(self, model: Sam2Model, config: TrackerConfig | None = None, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        model: Sam2Model,
+        config: TrackerConfig | None = None,
+        dtype: str = "float32",
+        shared: SharedModel | None = None,
+    ) -> None:
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {dtype!r}; accepted: 'float32', 'bfloat16'")
         self.model = model
         self.config = config or TrackerConfig()
         self.dtype = dtype
+        self._shared = shared or SharedModel(model, dtype)
         self.bank = MemoryBank(model, self.config)
         self.history = FrameHistory(self.config)
         self._prompts = PromptApplier(model, self.bank, self.config)
@@ -113,15 +123,15 @@ class Tracker:
             torch.from_numpy(np.require(frame, requirements=("C", "W"))), measures.input_scale
         )
         clock.lap("resize")
-        with autocast(self.model, self.dtype):
-            features = self.model.encode_image(pixels)
+        features = self._shared.encode(pixels)
         clock.lap("encode")
         self._frame += 1
         stored = StoredFrame(self._frame, stamp, frame.shape[1], frame.shape[0], features)
         self.history.append(stored)
         objects = list(self._objects.values())
         try:
-            changes = self._propagation.track(objects, stored, clock.lap) if objects else []
+            with self._shared.turn() if objects else nullcontext():
+                changes = self._propagation.track(objects, stored, clock.lap) if objects else []
         finally:
             stored.keep(objects)
         changes += self._drop_lost(objects)
@@ -138,6 +148,10 @@ class Tracker:
         stored frame that is not the newest, the objects are rolled forward to now from there, and no other object
         notices.
         """
+        with self._shared.turn():
+            return self._add(requests, stamp)
+
+    def _add(self, requests: Sequence[AddRequest], stamp: int) -> list[PromptResult]:
         try:
             run = PromptRun(self._engine, self.history.find(stamp), stamp)
         except PromptError as error:

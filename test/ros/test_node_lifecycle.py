@@ -92,7 +92,7 @@ def test_results_of_an_engine_that_was_left_behind_are_ignored(monkeypatch: pyte
             return super().step(frame, stamp)
 
     engines = iter([Stuck(), NullBackend()])
-    monkeypatch.setattr(node_module, "make_backend", lambda *_: next(engines))
+    monkeypatch.setattr(node_module.BackendFactory, "make", lambda *_: next(engines))
     monkeypatch.setattr(node_module, "_SHUTDOWN_GRACE", 0.01)
     context = rclpy.Context()
     rclpy.init(context=context)

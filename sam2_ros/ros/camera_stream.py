@@ -1,0 +1,212 @@
+"""One camera of the node: its subscriptions, tracker, services, publishers and counters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.lifecycle import LifecycleNode
+
+from sam2_ros.inference import Backend, BackendFactory, BackendInfo
+from sam2_ros.inference.worker import Frame, Processed, Worker
+from sam2_ros.ros.depth import DepthInput
+from sam2_ros.ros.diagnostics import Report, Statistics, active_values
+from sam2_ros.ros.image_conversion import UnsupportedEncoding
+from sam2_ros.ros.image_input import ImageInput
+from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.ros.outputs import Outputs
+from sam2_ros.ros.parameters import tracker_config
+from sam2_ros.ros.services import Services
+from sam2_ros.ros.start_prompts import StartPrompts
+from sam2_ros.tracking.types import PromptCode, PromptError
+
+if TYPE_CHECKING:
+    from sam2_ros.tracking.config import TrackerConfig
+
+
+class _WorkerListener:
+    """Passes on what one worker tells, until the camera leaves that worker: its last frame may outlast the grace."""
+
+    def __init__(self, camera: CameraStream) -> None:
+        self._camera: CameraStream | None = camera
+
+    def leave(self) -> None:
+        self._camera = None
+
+    def on_processed(self, processed: Processed) -> None:
+        if camera := self._camera:
+            camera.on_processed(processed)
+
+    def on_changes(self, processed: Processed) -> None:
+        if camera := self._camera:
+            camera.on_changes(processed)
+
+    def on_failure(self, frame: Frame, error: Exception) -> None:
+        if camera := self._camera:
+            camera.on_failure(frame, error)
+
+
+class CameraStream:
+    """Has the node's life: created with it, then :meth:`load`, :meth:`activate`, :meth:`deactivate`, :meth:`release`.
+
+    What its worker tells (``on_processed``, …) comes through a :class:`_WorkerListener`, in its inference thread.
+
+    Args:
+        name: of the camera; empty where the node has one camera. It stands before the names of all topics and services.
+    """
+
+    def __init__(self, node: LifecycleNode, settings: NodeParameters, name: str = "") -> None:
+        self.name = name
+        self._node = node
+        self._settings = settings
+        self._prefix = f"{name}/" if name else ""
+        self._statistics = Statistics()
+        self._input = ImageInput(node, settings, self._on_frame, self._prefix)
+        self._worker: Worker | None = None
+        self._listener: _WorkerListener | None = None
+        self._info: BackendInfo | None = None
+        self._depth: DepthInput | None = None
+        self._outputs: Outputs | None = None
+        self._start_prompts: StartPrompts | None = None
+        self._active = False
+        self._next_id = 1  # outlives the engine: ids are never used again in the node's life
+        self._refused_encodings: set[str] = set()
+        self._services = Services(node, settings, self._active_worker, name)
+
+    # ---- transitions ----
+
+    def load(self, factory: BackendFactory) -> Future[BackendInfo]:
+        """Starts to build the engine in a thread of its own.
+
+        Raises:
+            UserError, ValueError: the prompts file can't be used.
+        """
+        self._start_prompts = StartPrompts.load(self._prompts_file())
+        self._listener = _WorkerListener(self)
+        config = tracker_config(self._settings.values)
+        self._worker = Worker(lambda: self._make_backend(factory, config), self._listener, self.name)
+        return self._worker.start()
+
+    def loaded(self, info: BackendInfo) -> None:
+        """Makes the publishers, once the engine is there.
+
+        Raises:
+            ValueError: ``depth.target_frame`` is set, and tf2 is not installed.
+        """
+        self._depth = DepthInput(self._node, self._settings, self._prefix) if self._settings["depth.enabled"] else None
+        self._outputs = Outputs(self._node, self._settings, info, self._depth, self.name)
+        self._info = info
+        self._statistics.clear()
+        self._refused_encodings.clear()
+
+    def activate(self) -> None:
+        """Subscribes and tracks; objects from before a deactivation are still there."""
+        assert self._worker is not None and self._start_prompts is not None
+        self._statistics.clear()
+        self._worker.resume()
+        self._start_prompts.apply_to_first_frame(self._worker, self._node.get_logger())
+        self._input.start()
+        if self._depth is not None:
+            self._depth.start()
+        self._active = True
+
+    def deactivate(self) -> None:
+        """Unsubscribes and lets the frame under way end; model and objects stay."""
+        self.stop()
+        assert self._worker is not None
+        self._worker.pause()
+
+    def stop(self) -> None:
+        """Takes no more images."""
+        self._active = False
+        self._input.stop()
+        if self._depth is not None:
+            self._depth.stop()
+
+    def release(self, grace: float) -> None:
+        """Frees memory bank and objects. A frame under way may take ``grace`` seconds to end."""
+        self.stop()
+        if self._worker is not None:
+            self._worker.close(grace)
+        if self._listener is not None:
+            self._listener.leave()
+        if self._outputs is not None:
+            self._outputs.destroy()
+        if self._depth is not None:
+            self._depth.destroy()
+        self._worker = self._listener = self._info = self._outputs = self._depth = self._start_prompts = None
+
+    # ---- what the worker tells ----
+
+    def on_processed(self, processed: Processed) -> None:
+        self._statistics.processed(processed)
+        if self._outputs is not None and self._node.context.ok():
+            self._outputs.publish_results(processed)
+
+    def on_changes(self, processed: Processed) -> None:
+        self._next_id = max(self._next_id, 1 + max(change.object_id for change in processed.result.changes))
+        if self._outputs is not None and self._node.context.ok():
+            self._outputs.publish_changes(processed)
+
+    def on_failure(self, frame: Frame, error: Exception) -> None:
+        if not self._node.context.ok():
+            return
+        self._statistics.failed(error)
+        logger, where = self._node.get_logger(), f"camera {self.name}: " if self.name else ""
+        if isinstance(error, UnsupportedEncoding):
+            if error.encoding not in self._refused_encodings:
+                self._refused_encodings.add(error.encoding)
+                logger.error(where + str(error))
+            return
+        logger.error(
+            f"{where}a frame failed: {type(error).__name__}: {error} (told every 5 s at most)",
+            throttle_duration_sec=5.0,
+        )
+
+    # ---- diagnostics ----
+
+    def report(self) -> Report:
+        """How this camera does."""
+        if self._worker is None or self._info is None:
+            return Report(DiagnosticStatus.OK, "not configured", {}, self.name)
+        values = self._values(self._worker, self._info)
+        if not self._active:
+            return Report(DiagnosticStatus.OK, "not active", values, self.name)
+        complaint = self._input.complaint()
+        if complaint:
+            return Report(DiagnosticStatus.ERROR, complaint, values, self.name)
+        if self._statistics.failed_lately():
+            return Report(DiagnosticStatus.WARN, f"frames fail: {self._statistics.last_failure}", values, self.name)
+        return Report(DiagnosticStatus.OK, "tracking", values, self.name)
+
+    def _values(self, worker: Worker, info: BackendInfo) -> Mapping[str, object]:
+        values = active_values(worker.counters, self._statistics, self._input.age(), info)
+        return values | (dict(self._depth.values()) if self._depth else {})
+
+    # ---- within ----
+
+    def _make_backend(self, factory: BackendFactory, config: TrackerConfig) -> Backend:
+        backend = factory.make(config)
+        backend.next_id = self._next_id
+        return backend
+
+    def _prompts_file(self) -> str:
+        path = self._settings.text("prompts_file")
+        if path and self.name and "{camera}" not in path:
+            raise ValueError(
+                f"prompts_file is '{path}', and the node has several cameras; accepted: a path with {{camera}} in it, "
+                "in whose place the camera's name is put, since a prompt fits one camera's image only"
+            )
+        return path.replace("{camera}", self.name) if self.name else path
+
+    def _active_worker(self) -> Worker:
+        if not self._active or self._worker is None:
+            raise PromptError(PromptCode.NOT_ACTIVE, "the node is not active; configure and activate it first")
+        return self._worker
+
+    def _on_frame(self, frame: Frame) -> None:
+        self._statistics.arrived(frame.receive_time)
+        if self._worker is not None:
+            self._worker.submit(frame)
