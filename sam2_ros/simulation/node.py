@@ -6,7 +6,8 @@ Topics, all with one stamp a frame: ``image`` (rgb8), ``depth/image`` (registere
 ``truth/label_image`` (mono16, what is seen of each object), ``truth/label_info`` (latched), ``truth/depth/image``
 (32FC1, exact), ``truth/detections_3d`` (body, full size; score = share of the object that nothing hides).
 
-Parameters, all read at start: ``seed``, ``width``, ``height`` (pixels), ``rate`` (frames a second), ``frames``
+Parameters, all read at start: ``seed``, ``width``, ``height`` (pixels), ``rate`` (frames a second of the scene),
+``speed`` (seconds of the scene in a second; below 1 is slow motion for a slow tracker), ``frames``
 (0 = endless), ``render_ahead`` (render all frames before the first is published; needs ``frames``), ``noise`` (0 = a
 perfect camera), ``depth_encoding`` (16UC1 or 32FC1), ``reliability`` (reliable or best_effort), ``subscribers`` (the
 first frame waits for so many on ``image``), ``stamps`` (clock, or frame: the time since the start of the scene plus one
@@ -55,11 +56,11 @@ class SimulatedCameraNode(Node):
         super().__init__("camera")
         value = {name: self.declare_parameter(name, default).value for name, default in DEFAULTS.items()}
         check(value)
-        self._rate, self._count = float(value["rate"]), int(value["frames"])
+        self._period, self._count = 1 / (value["rate"] * value["speed"]), int(value["frames"])
         self._ahead, self._subscribers = bool(value["render_ahead"]), int(value["subscribers"])
         self._encoding, self._frame_id, self._stamps = value["depth_encoding"], value["frame_id"], value["stamps"]
         self._camera = SimulatedCamera(
-            int(value["seed"]), int(value["width"]), int(value["height"]), self._rate, float(value["noise"])
+            int(value["seed"]), int(value["width"]), int(value["height"]), float(value["rate"]), float(value["noise"])
         )
         qos = QoSProfile(depth=10, reliability=_RELIABILITY[value["reliability"]])
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -88,7 +89,7 @@ class SimulatedCameraNode(Node):
                 break
             self._publish(frame)
             published += 1
-            due = max(due + 1 / self._rate, time.monotonic())
+            due = max(due + self._period, time.monotonic())
         if rclpy.ok():
             self._images.wait_for_all_acked(_LAST_WORDS)
         return published
@@ -124,6 +125,7 @@ DEFAULTS: dict[str, bool | int | float | str] = {
     "width": 640,
     "height": 480,
     "rate": 10.0,
+    "speed": 1.0,
     "frames": 0,
     "render_ahead": False,
     "noise": 1.0,
@@ -144,7 +146,11 @@ def check(value: Mapping[str, Any]) -> None:
     for name, accepted in choices.items():
         if value[name] not in accepted:
             raise UserError(f"{name} is '{value[name]}'; accepted: {', '.join(accepted)}")
-    for name, low, high in (("width", 16, 4096), ("height", 16, 4096), ("rate", 0.01, 1000.0), ("seed", 0, 2**31 - 1)):
+    ranges = {
+        "width": (16, 4096), "height": (16, 4096), "rate": (0.01, 1000.0), "speed": (0.001, 1000.0),
+        "seed": (0, 2**31 - 1),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
         if not low <= value[name] <= high:
             raise UserError(f"{name} is {value[name]}; accepted: {low} to {high}")
     if value["frames"] < 0 or value["noise"] < 0:

@@ -36,7 +36,10 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the scene (default: 0)")
     parser.add_argument("--frames", type=int, default=150, metavar="N", help="default: 150")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames a second (default: 10)")
+    parser.add_argument("--rate", type=float, default=10.0, help="frames a second of the scene (default: 10)")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="seconds of the scene in a second; below 1: slow motion (default: 1)"
+    )
     parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="pixels")
     parser.add_argument("--noise", type=float, default=1.0, help="faults of image and depth (default: 1; 0 = none)")
     parser.add_argument("--depth-encoding", choices=("16UC1", "32FC1"), default="16UC1", help="default: 16UC1")
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: ROS 2 or MuJoCo is not there, or an option makes no sense.
     """
-    for option, value in (("--frames", args.frames), ("--rate", args.rate)):
+    for option, value in (("--frames", args.frames), ("--rate", args.rate), ("--speed", args.speed)):
         if value <= 0:
             raise UserError(f"{option} is {value}; accepted: more than 0")
     _require("mujoco", "MuJoCo renders the scene: pip install mujoco")
@@ -66,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
     played = play(args)
     found = summaries([each for moment in played.moments for each in moment.samples])
     report = {
-        "seed": args.seed, "frames": args.frames, "rate": args.rate, "size": list(args.size), "noise": args.noise,
-        "model": args.model, "tracked": len(played.moments), "dropped": played.dropped, "objects": found,
+        "seed": args.seed, "frames": args.frames, "rate": args.rate, "speed": args.speed, "size": list(args.size),
+        "noise": args.noise, "model": args.model, "tracked": len(played.moments), "dropped": played.dropped,
+        "objects": found,
     }  # fmt: skip
     path = args.out / "report.json"
     path.write_text(json.dumps(report, indent=1, default=str).replace("NaN", "null") + "\n", encoding="utf-8")

@@ -221,7 +221,8 @@ def _command(args: argparse.Namespace, folder: Path) -> list[str]:
     parameters.write_text(f"/**:\n  ros__parameters:\n    {model}\n", encoding="utf-8")
     arguments = {
         "namespace": NAMESPACE, "params_file": parameters, "model": args.model, "device": args.device,
-        "seed": args.seed, "frames": args.frames, "rate": args.rate, "width": args.size[0], "height": args.size[1],
+        "seed": args.seed, "frames": args.frames, "rate": args.rate, "speed": args.speed,
+        "width": args.size[0], "height": args.size[1],
         "noise": args.noise, "depth_encoding": args.depth_encoding, "render_ahead": "true", "stamps": "frame",
         "subscribers": 2,  # tracker and recorder
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from array import array
 from collections.abc import Iterator
 from copy import deepcopy
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import Point, Vector3
+from geometry_msgs.msg import Point, TransformStamped, Vector3
 from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image
@@ -246,18 +247,51 @@ def test_without_depth_nothing_is_subscribed_and_nothing_said(folder: Path, para
         assert "depth age [s]" not in node.status()
 
 
-def test_a_target_frame_without_tf2_is_refused_at_configure(folder: Path, tmp_path: Path) -> None:
-    try:
-        import tf2_ros  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        pytest.skip("tf2 is installed here")
-    file = tmp_path / "target.yaml"
+def target_frame_file(folder: Path) -> Path:
+    file = folder / "target.yaml"
     file.write_text(
-        "/**:\n  ros__parameters:\n    model.name: 'null'\n    depth: {enabled: true, target_frame: base_link}\n"
+        "/**:\n  ros__parameters:\n    model.name: 'null'\n"
+        "    depth: {enabled: true, wait: 1.0, target_frame: base_link}\n"
     )
-    with running(folder, namespace="/target", params_file=str(file)) as node:
+    return file
+
+
+def test_a_target_frame_without_tf2_is_refused_at_configure(folder: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("tf2_ros"):
+        pytest.skip("tf2 is installed here")
+    with running(folder, namespace="/target", params_file=str(target_frame_file(tmp_path))) as node:
         assert node.launched is not None
         node.launched.wait_for_text("depth.target_frame needs tf2, which is not installed")
         assert node.state() == "unconfigured"
+
+
+def test_positions_in_a_target_frame(folder: Path, tmp_path: Path) -> None:
+    """The camera looks along the robot's x axis from 1 m above its origin: z forward becomes x, x right -y."""
+    tf2_ros = pytest.importorskip("tf2_ros", reason="tf2 is not installed (it is no wheel)")
+    with running(folder, namespace="/target", params_file=str(target_frame_file(tmp_path))) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        rig = Rig(node, "/target")
+        node.track()
+        assert node.add(box_prompt(*BOX)).success
+
+        def status() -> int:
+            rig.send_info()
+            return int(rig.track_object(plane()).depth_status)
+
+        node.wait_until(lambda: status() == TrackedObject.DEPTH_NO_TRANSFORM, "a missing transform")
+        assert "no transform from 'camera_optical_frame' to 'base_link'" in rig.track_object(plane()).depth_reason
+        transform = TransformStamped(child_frame_id="camera_optical_frame")
+        transform.header.frame_id = "base_link"
+        transform.transform.translation.z = 1.0
+        turn = transform.transform.rotation
+        turn.x, turn.y, turn.z, turn.w = -0.5, 0.5, -0.5, 0.5
+        broadcaster = tf2_ros.StaticTransformBroadcaster(node.node)
+        broadcaster.sendTransform(transform)
+        node.wait_until(lambda: status() == TrackedObject.DEPTH_OK, "the transform")
+        known = rig.track_object(plane(2000))
+        x, y, z = expected(2.0)
+        assert known.position_frame == "base_link"
+        np.testing.assert_allclose(place(known.position), [z, -x, 1 - y], atol=1e-4)
+        assert known.extent.x == pytest.approx(0, abs=1e-6) and known.extent.y > known.extent.z > 0
+        node.wait_until(lambda: rig.detections and rig.detections[-1].header.frame_id == "base_link", "detections_3d")
