@@ -17,9 +17,11 @@ COLUMNS = {
     "hidden": ("hidden", "{:.0f}"),
     "told": ("hidden, told", "{:.2f}"),
     "confused": ("confused", "{:.0f}"),
-    "position mm p50": ("position error p50 [mm]", "{:.1f}"),
-    "p95": ("position error p95 [mm]", "{:.1f}"),
-    "extent mm p50": ("whole: extent error p50 [mm]", "{:.1f}"),
+    "whole: mm p50": ("whole: position error p50 [mm]", "{:.1f}"),
+    "p95": ("whole: position error p95 [mm]", "{:.1f}"),
+    "extent p50": ("whole: extent error p50 [mm]", "{:.1f}"),
+    "any: mm p50": ("position error p50 [mm]", "{:.1f}"),
+    "any: p95": ("position error p95 [mm]", "{:.1f}"),
 }
 
 

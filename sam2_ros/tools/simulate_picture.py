@@ -54,7 +54,7 @@ def _moments(played: Played) -> list[int]:
 def _camera_panel(moment: Moment, matrix: Sequence[float], caption: str) -> Rgb:
     image = draw_overlay(moment.rgb, frame_result(moment.tracks), labels=False)
     scale = 0.45 * image.shape[0] / _HEIGHT
-    absent = [caption]
+    absent, bars = [caption], list[tuple[int, int, int, int]]()
     for known in moment.tracks.objects:
         if known.depth_status != TrackedObject.DEPTH_OK:
             absent.append(f"{known.id} {known.name}: {_state(known)}, no position")
@@ -67,11 +67,22 @@ def _camera_panel(moment: Moment, matrix: Sequence[float], caption: str) -> Rgb:
         width, height = bar_size(text, scale)
         left = int(np.clip(known.bbox.center.position.x - width / 2, 0, image.shape[1] - width))
         top = int(known.bbox.center.position.y - known.bbox.size_y / 2) - height - 2
-        draw_text(image, text, left, max(0, top), _BLACK, object_color(known.id), scale)
+        bar = _free((left, max(0, top), width, height), bars)
+        bars.append(bar)
+        draw_text(image, text, bar[0], bar[1], _BLACK, object_color(known.id), scale)
     top = 0
     for n, line in enumerate(absent):
         top += draw_text(image, line, 0, top, _WHITE, _BLACK if n == 0 else (70, 70, 70), scale)
     return np.asarray(cv2.resize(image, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _free(bar: tuple[int, int, int, int], taken: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    """The bar (left, top, width, height), moved down until it covers none of the others."""
+    left, top, width, height = bar
+    for x, y, w, h in sorted(taken, key=lambda each: each[1]):
+        if left < x + w and x < left + width and top < y + h and y < top + height:
+            top = y + h
+    return left, top, width, height
 
 
 def _table_panel(moment: Moment, trail: Sequence[Moment], seed: int, rate: float) -> Rgb:

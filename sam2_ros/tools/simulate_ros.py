@@ -33,7 +33,7 @@ from sam2_ros.tracking.types import CroppedMask
 
 NAMESPACE = "sam2_ros_simulation"
 TRACKER = f"/{NAMESPACE}/tracker"
-START_TIMEOUT_S = 180.0  # a slow machine loads torch, and renders every frame, in this time
+START_TIMEOUT_S = 180.0  # without a word from the processes or a message
 IDLE_S = 3.0  # without a new result after the last frame: everything is processed
 # The image last: the camera waits for its subscribers, and the others are known by then.
 TRUTH = {
@@ -83,6 +83,7 @@ def play(args: argparse.Namespace) -> Played:
 
             def check(deadline: float) -> None:
                 processes.check()
+                recorder.heard(processes.log)
                 if problem := processes.error():
                     raise UserError(f"{problem} (see {processes.log})")
                 if time.monotonic() > deadline:
@@ -109,6 +110,7 @@ class Recorder:
         self._processed: set[int] = set()  # stamps that the tracker knows
         self._names: dict[str, int] = {}  # of the objects, to their true ids
         self._last_time = time.monotonic()
+        self._log_size = 0  # bytes
         for topic, message_type in TRUTH.items():
             node.create_subscription(message_type, f"/{NAMESPACE}/{topic}", self._keeper(topic), QoSProfile(depth=20))
         node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, QoSProfile(depth=20))
@@ -142,6 +144,12 @@ class Recorder:
         if not answer.result().success:
             reasons = "; ".join(result.message for result in answer.result().results if not result.success)
             raise UserError(f"the tracker refused the objects: {reasons}")
+
+    def heard(self, log: Path) -> None:
+        """Takes it for a sign of life that the processes write: the camera says how far its rendering is."""
+        size = log.stat().st_size
+        if size != self._log_size and not self.received:
+            self._log_size, self._last_time = size, time.monotonic()
 
     def record(self, frames: int, check: Callable[[float], None]) -> None:
         """Until the camera's last frame is through the tracker."""

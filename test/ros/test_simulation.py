@@ -98,7 +98,7 @@ def test_the_verb_tracks_with_the_embedded_model_and_reports(tmp_path: Path) -> 
     assert everything["in sight, found"] > 0.7 and everything["IoU"] > 0.7
     assert everything["position error p50 [mm]"] < 15
     picture = (tmp_path / "simulation.png").read_bytes()
-    assert picture.startswith(b"\x89PNG") and "position mm p50" in done.stdout
+    assert picture.startswith(b"\x89PNG") and "whole: mm p50" in done.stdout
 
 
 @pytest.mark.parametrize(
