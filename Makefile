@@ -26,13 +26,14 @@ SETUP_OPTIONS = --distro $(DISTRO) --suffix=$(SUFFIX) $(SOURCED_FLAG) \
   $(if $(TORCH_VERSION),--torch-version $(TORCH_VERSION)) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint clean
+.PHONY: help setup build demo test browser lint clean
 
 help:
 	@echo "make setup   build the environment $(VENV): ROS 2 $(DISTRO), torch, this package"
 	@echo "make build   the same (a changed message is built anew)"
 	@echo "make demo    track an object in real footage over real topics; results in demo_output/"
 	@echo "make test    run the tests"
+	@echo "make browser install Chromium for the tests of the viewer (Debian, Ubuntu; as root)"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove everything that was built; downloads stay in the cache"
 	@echo
@@ -51,6 +52,9 @@ demo: setup
 
 test: setup
 	@$(CLEAN_ENV) $(VENV)/bin/python -m pytest $(ARGS)
+
+browser:
+	@sh scripts/install_browser.sh
 
 lint: setup
 	@$(VENV)/bin/ruff check .

@@ -13,7 +13,7 @@ _version = re.search(r'^__version__ = "(.+)"$', (ROOT / "sam2_ros/__init__.py").
 assert _version, "sam2_ros/__init__.py defines no __version__"
 _readme = ROOT / "README.md"
 
-TEST = ["pytest>=7,<9", "psutil", "rosbags"]
+TEST = ["pytest>=7,<9", "psutil", "aiohttp>=3.9", "playwright", "rosbags"]
 
 setup(
     name="sam2_ros",
@@ -25,11 +25,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["sam2_ros", "sam2_ros.*"]),
-    package_data={"sam2_ros.weights": ["*.pt", "*.md"]},
+    package_data={"sam2_ros.weights": ["*.pt", "*.md"], "sam2_ros.viewer": ["static/*"]},
     # The headless build of OpenCV: nothing here opens a window, and it needs no libGL on a robot or in a container.
     install_requires=["torch>=2.3", "numpy>=1.26", "opencv-python-headless>=4.6", "Pillow", "PyYAML", "pyzmq", "tqdm"],
     extras_require={
         "sim": ["mujoco>=3.5"],
+        "viewer": ["aiohttp>=3.9"],
         "train": ["tensorboard"],
         "test": [*TEST, "mujoco>=3.5", "tensorboard"],
         "dev": [*TEST, "mujoco>=3.5", "tensorboard", "ruff", "mypy", "pre-commit"],

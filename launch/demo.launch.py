@@ -26,9 +26,10 @@ ARGUMENTS = {
     "params_file": ("", "as for tracker.launch.py"),
     "prompts_file": ("", "as for tracker.launch.py"),
     "transport": ("shared_memory", "as for tracker.launch.py; publisher and tracker must agree on large_data"),
+    "viewer": ("false", "as for tracker.launch.py"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
-FOR_THE_TRACKER = ("model", "device", "params_file", "prompts_file", "transport", "log_level")
+FOR_THE_TRACKER = ("model", "device", "params_file", "prompts_file", "transport", "viewer", "log_level")
 
 
 def start(context: LaunchContext) -> list:

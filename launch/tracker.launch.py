@@ -4,6 +4,7 @@ ros2 launch sam2_ros tracker.launch.py image:=/camera/image_raw
 """
 
 import os
+import sys
 from functools import partial
 
 from ament_index_python.packages import get_package_share_directory
@@ -11,7 +12,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessStart
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 
 from sam2_ros.ros.bring_up import bring_up
 from sam2_ros.ros.transport import environment
@@ -30,6 +31,9 @@ ARGUMENTS = {
     "model": ("", "replaces the parameter model.name"),
     "device": ("", "replaces the parameter model.device"),
     "prompts_file": ("", "replaces the parameter prompts_file"),
+    "viewer": ("false", "serve a web page that shows the tracks, and on which objects are added by clicking"),
+    "viewer_port": ("8642", "of the page"),
+    "viewer_host": ("127.0.0.1", "address that the page is served at; another one needs the token that is printed"),
 }
 
 
@@ -61,10 +65,26 @@ def start(context: LaunchContext) -> list:
         respawn_delay=1.0,
         output="screen",
     )
+    actions: list = [tracker]
+    if is_true(given, "viewer"):
+        actions.append(viewer(given, environment(given["transport"], context.environment)))
     if not is_true(given, "autostart"):
-        return [tracker]
+        return actions
     drive = OpaqueFunction(function=partial(bring_up, node=tracker))
-    return [RegisterEventHandler(OnProcessStart(target_action=tracker, on_start=[drive])), tracker]
+    return [RegisterEventHandler(OnProcessStart(target_action=tracker, on_start=[drive])), *actions]
+
+
+def viewer(given: dict, variables: dict) -> Node:
+    """The process that serves the page of this tracker."""
+    node = "/".join(["", *filter(None, given["namespace"].split("/")), "tracker"])
+    options = ["--node", node, "--host", given["viewer_host"], "--port", given["viewer_port"]]
+    return Node(
+        executable=sys.executable,
+        exec_name="viewer",
+        arguments=["-m", "sam2_ros", "view", *options],
+        additional_env=variables,
+        output="screen",
+    )
 
 
 def is_true(given: dict, name: str) -> bool:

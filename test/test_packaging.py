@@ -20,6 +20,7 @@ import sam2_ros
 ROOT = Path(__file__).resolve().parent.parent
 # Modules whose rosdep key, or name for pip, is another one.
 ROSDEP_KEYS = {
+    "aiohttp": "python3-aiohttp",
     "PIL": "python3-pil",
     "cv2": "python3-opencv",
     "numpy": "python3-numpy",
@@ -30,6 +31,8 @@ ROSDEP_KEYS = {
 }
 PIP_NAMES = {"PIL": "Pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML", "zmq": "pyzmq"}
 WITHOUT_ROSDEP_KEY = {"torch"}  # the README says how to get it
+SHIPPED = {".py", ".pt", ".md", ".json", ".html", ".css", ".js", ".svg"}
+DEVELOPMENT = {"playwright"}  # drives a browser for pictures, where both are there
 ROS_FREE = ("model", "tracking", "inference", "evaluation")
 
 
@@ -67,8 +70,8 @@ def test_every_file_names_the_same_version() -> None:
 
 def test_package_xml_declares_every_import() -> None:
     declared = {element.text for element in package_xml() if element.tag in {"depend", "exec_depend"}}
-    needed = imported_modules("launch", *(f"sam2_ros/{folder}" for folder in (*ROS_FREE, "ros", "tools")))
-    keys = {ROSDEP_KEYS.get(name, name) for name in needed - WITHOUT_ROSDEP_KEY}
+    needed = imported_modules("launch", *(f"sam2_ros/{folder}" for folder in (*ROS_FREE, "ros", "tools", "viewer")))
+    keys = {ROSDEP_KEYS.get(name, name) for name in needed - WITHOUT_ROSDEP_KEY - DEVELOPMENT}
     assert keys <= declared, f"not in package.xml: {sorted(keys - declared)}"
 
 
@@ -101,7 +104,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_module_and_the_weights(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("sam2_ros/")}
-    files = (path for path in (ROOT / "sam2_ros").rglob("*") if path.suffix in {".py", ".pt", ".md", ".json"})
+    files = (path for path in (ROOT / "sam2_ros").rglob("*") if path.suffix in SHIPPED)
     expected = {str(path.relative_to(ROOT)) for path in files}
     assert packed == expected
 

@@ -77,14 +77,18 @@ def object_mask(mask: CroppedMask, encoding: str) -> ObjectMask:
     return message
 
 
-def full_mask(message: ObjectMask) -> BoolMask:
-    """The mask that a message holds, in the size of its image, ``bool [image_height, image_width]``."""
+def crop_mask(message: ObjectMask) -> BoolMask:
+    """The mask that a message holds, cropped to its box, ``bool [height, width]``."""
     shape = (message.height, message.width)
     if message.encoding == ObjectMask.RLE:
         counts = np.asarray(message.counts, np.int64)
-        crop = np.repeat(np.arange(counts.size) % 2 == 1, counts).reshape(shape)
-    else:
-        crop = np.frombuffer(message.data, np.uint8).reshape(shape) > 0
+        return np.repeat(np.arange(counts.size) % 2 == 1, counts).reshape(shape)
+    return np.frombuffer(message.data, np.uint8).reshape(shape) > 0
+
+
+def full_mask(message: ObjectMask) -> BoolMask:
+    """The mask that a message holds, in the size of its image, ``bool [image_height, image_width]``."""
+    crop = crop_mask(message)
     return CroppedMask(crop, message.x, message.y, message.image_width, message.image_height).full()
 
 

@@ -1,0 +1,69 @@
+"""``sam2_ros view``: a web page with the live picture of running trackers, on which objects are added by clicking."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from typing import Any
+
+from sam2_ros.tools.errors import UserError
+
+DEFAULT_PORT = 8642
+
+
+def register(subparsers: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = subparsers.add_parser(
+        "view",
+        help="show running trackers in the browser, and click on objects",
+        description="Serves a web page with the picture, masks, states and timeline of every running tracker; a click "
+        "adds or refines an object. A client of the node's topics and services. Reachable from this machine alone, "
+        "unless --host says otherwise; then a token is needed, which the printed address holds.",
+    )
+    parser.add_argument("--node", default="", metavar="NAME", help="full name of one tracker (default: all that run)")
+    parser.add_argument("--image", default="", metavar="TOPIC", help="pictures (default: what the tracker listens to)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; all: 0.0.0.0)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"0 = a free one (default: {DEFAULT_PORT})")
+    parser.add_argument("--token", default="", help="secret that browsers must bring (default: none on this machine)")
+    parser.add_argument(
+        "--max-side", type=int, default=1280, metavar="PX", help="shrink larger pictures (default: 1280)"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb until Ctrl-C; returns the exit code.
+
+    Raises:
+        UserError: ROS 2 or aiohttp is missing, or the address can't be listened on.
+    """
+    if not 0 <= args.port <= 65535:
+        raise UserError(f"--port is {args.port}; accepted: 0 to 65535")
+    if args.max_side < 64:
+        raise UserError(f"--max-side is {args.max_side}; accepted: 64 and more")
+    try:
+        import aiohttp  # noqa: F401
+        import rclpy  # noqa: F401
+
+        from sam2_ros.ros.transport import environment
+
+        os.environ.update(environment())  # as the launch files do; before the first ROS context
+        from sam2_ros.viewer.hub import Hub
+        from sam2_ros.viewer.server import serve
+    except ImportError as error:
+        raise UserError(
+            f"the viewer needs ROS 2, the built package and aiohttp ({error}); source ROS 2's setup file, and: "
+            "python3 -m pip install aiohttp"
+        ) from None
+
+    def ready(address: str) -> None:
+        print(f"sam2_ros: viewer at {address}", flush=True)
+        if args.open:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    asyncio.run(serve(lambda: Hub(args.node, args.image, args.max_side), args.host, args.port, args.token, ready))
+    return 0

@@ -1,0 +1,81 @@
+"""A headless Chromium that is installed here, driven by Playwright: for screenshots, measurements and tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# As root there is no sandbox; without a GPU, pictures are composed in software.
+_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+
+
+class NoBrowser(RuntimeError):
+    """There is no browser to drive here; ``str(error)`` says what is missing."""
+
+
+def find_chromium() -> str:
+    """Path of the browser: ``CHROMIUM``, else the first of :data:`PROGRAMS`.
+
+    Raises:
+        NoBrowser: none is installed.
+    """
+    wanted = os.environ.get("CHROMIUM", "")
+    if wanted and Path(wanted).is_file():
+        return wanted
+    for program in PROGRAMS:
+        if found := shutil.which(program):
+            return found
+    raise NoBrowser("no Chromium is installed (Debian: apt-get install chromium; CHROMIUM names another one's path)")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless browser.
+
+    Raises:
+        NoBrowser: Chromium or Playwright is missing, or the browser does not start.
+    """
+    path = find_chromium()
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        raise NoBrowser("Playwright is not installed (python3 -m pip install playwright)") from None
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=path, args=_OPTIONS)
+        except Error as error:
+            raise NoBrowser(f"{path} does not start: {error.message.splitlines()[0]}") from None
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def screenshot(
+    address: str, file: Path, width: int = 1440, height: int = 900, scheme: Any = "dark", settle_s: float = 2.0
+) -> None:
+    """Saves what a browser shows of the viewer's page, once there is a picture.
+
+    Raises:
+        NoBrowser: as :func:`chromium`.
+        TimeoutError: no picture came.
+    """
+    with chromium() as browser:
+        from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.goto(address)
+        try:
+            page.locator("#empty").wait_for(state="hidden", timeout=30_000)
+        except PlaywrightTimeout:
+            raise TimeoutError(f"the page at {address} got no picture within 30 s") from None
+        page.wait_for_timeout(settle_s * 1000)
+        page.screenshot(path=file)

@@ -1,0 +1,66 @@
+"""Which cameras are tracked, read from the ROS graph: no configuration beside that of the nodes is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rclpy.node import Node
+
+TRACKS_TYPE = "sam2_ros/msg/TrackedObjectArray"
+_RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One tracked camera."""
+
+    prefix: str  # full name before "/tracks", "/add_objects", …
+    node: str  # full name of the node that tracks
+    image_topic: str = ""  # empty while the node has not subscribed to one
+    compressed: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the page calls it: the camera's name below the node, else the node's own without its slash."""
+        inside = self.prefix.removeprefix(self.node).strip("/")
+        return inside or self.node.strip("/")
+
+
+def find_sources(node: Node, only: str = "", image_topic: str = "") -> list[Source]:
+    """Every tracked camera, by name.
+
+    Args:
+        only: full name of a tracker; empty = all.
+        image_topic: taken instead of what the tracker subscribes to.
+    """
+    found = []
+    for topic, types in node.get_topic_names_and_types():
+        if TRACKS_TYPE not in types or not topic.endswith("/tracks"):
+            continue
+        prefix = topic.removesuffix("/tracks")
+        for publisher in node.get_publishers_info_by_topic(topic):
+            owner = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+            if (only and owner != only) or not prefix.startswith(owner):
+                continue  # such as a replayed recording without a node
+            image, compressed = _images_of(node, publisher.node_name, publisher.node_namespace, prefix, owner)
+            if image_topic:
+                image, compressed = image_topic, image_topic.endswith("/compressed")
+            found.append(Source(prefix, owner, image, compressed))
+            break
+    return sorted(found, key=lambda source: source.name)
+
+
+def _images_of(node: Node, name: str, namespace: str, prefix: str, owner: str) -> tuple[str, bool]:
+    """The topic of the colour images that a tracker listens to for a camera, and whether they are compressed."""
+    try:
+        subscribed = node.get_subscriber_names_and_types_by_node(name, namespace)
+    except RuntimeError:  # it left between two looks at the graph
+        return "", False
+    images = [
+        (topic, _COMPRESSED in types)
+        for topic, types in sorted(subscribed)
+        if (_RAW in types or _COMPRESSED in types) and "depth" not in topic
+    ]
+    camera = prefix.removeprefix(owner).strip("/")
+    own = [each for each in images if f"/{camera}/" in f"{each[0]}/"] if camera else images
+    return next(iter(own or ([] if camera else images)), ("", False))

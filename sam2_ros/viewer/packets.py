@@ -1,0 +1,147 @@
+"""A picture and its tracks as one message for the browser.
+
+Layout, little-endian: ``uint32`` length of the header; the header, JSON in UTF-8, padded with spaces to a multiple of
+4; the contours of every object, ``int16`` pairs x, y; the picture, JPEG or PNG.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.msg import ObjectMask, TrackedObject, TrackedObjectArray
+from sam2_ros.ros.image_conversion import to_rgb
+from sam2_ros.ros.messages import crop_mask, to_stamp
+from sam2_ros.tools.overlay import object_color
+
+JPEG_QUALITY = 82
+STATES = {
+    TrackedObject.STATE_VISIBLE: "visible",
+    TrackedObject.STATE_OCCLUDED: "occluded",
+    TrackedObject.STATE_LOST: "lost",
+}
+_BROWSER_FORMATS = (b"\xff\xd8\xff", b"\x89PNG")  # magic numbers: sent on as they came
+
+
+def packet(image: Any, tracks: TrackedObjectArray | None, max_side: int, extra: Mapping[str, object]) -> bytes:
+    """One message for the browser.
+
+    Args:
+        image: ``sensor_msgs/Image`` or ``CompressedImage``.
+        tracks: the objects to draw on it; None where there are none yet.
+        max_side: pixels; a larger picture is made smaller. Contours stay in the image's own pixels.
+        extra: goes into the header besides.
+
+    Raises:
+        ValueError: the image can't be decoded.
+    """
+    picture, width, height = encode(image, max_side)
+    points: list[NDArray[np.int16]] = []
+    header = {
+        "stamp": str(to_stamp(image.header.stamp)),  # nanoseconds; a number would lose digits in JavaScript
+        "width": width,
+        "height": height,
+        "tracks": None if tracks is None else describe(tracks, points),
+        **extra,
+    }
+    text = json.dumps(header, allow_nan=False).encode()
+    text += b" " * (-len(text) % 4)
+    contours = np.concatenate(points).astype("<i2").tobytes() if points else b""
+    return np.uint32(len(text)).astype("<u4").tobytes() + text + contours + picture
+
+
+def encode(image: Any, max_side: int) -> tuple[bytes, int, int]:
+    """The picture for the browser, and the image's own width and height in pixels.
+
+    Raises:
+        ValueError: the image can't be decoded.
+    """
+    if hasattr(image, "format"):
+        data = bytes(image.data)
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if decoded is None:
+            raise ValueError(f"compressed image (format '{image.format}', {len(data)} bytes) can't be decoded")
+        height, width = decoded.shape[:2]
+        if max(height, width) <= max_side and data.startswith(_BROWSER_FORMATS):
+            return data, width, height
+    else:
+        decoded = cv2.cvtColor(to_rgb(image), cv2.COLOR_RGB2BGR)
+        height, width = decoded.shape[:2]
+    if max(height, width) > max_side:
+        scale = max_side / max(height, width)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        decoded = cv2.resize(decoded, size, interpolation=cv2.INTER_AREA)
+    done, jpeg = cv2.imencode(".jpg", decoded, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not done:
+        raise ValueError(f"an image of {width} x {height} pixels can't be encoded as JPEG")
+    return jpeg.tobytes(), width, height
+
+
+def describe(tracks: TrackedObjectArray, points: list[NDArray[np.int16]]) -> dict[str, object]:
+    """The JSON of a message; contour points are appended to ``points``, ``int16 [n, 2]`` a contour."""
+    return {
+        "stamp": str(to_stamp(tracks.header.stamp)),
+        "objects": [_object(known, points) for known in tracks.objects],
+        "received": tracks.frames_received,
+        "processed": tracks.frames_processed,
+        "dropped": tracks.frames_dropped,
+        "failed": tracks.frames_failed,
+        "waited_ms": (tracks.start_time_ns - tracks.receive_time_ns) / 1e6,
+        "engine_ms": (tracks.end_time_ns - tracks.start_time_ns) / 1e6,
+        "bank_bytes": tracks.bank_bytes,
+        "max_objects": tracks.max_objects,
+    }
+
+
+def css_color(object_id: int) -> str:
+    """The colour that an id has everywhere."""
+    return "#{:02x}{:02x}{:02x}".format(*object_color(object_id))
+
+
+def _object(known: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, object]:
+    found = contours(known.mask)
+    points.extend(found)
+    described: dict[str, object] = {
+        "id": known.id,
+        "name": known.name,
+        "label": known.label,
+        "state": STATES.get(known.state, "lost"),
+        "visibility": round(float(known.visibility), 4),
+        "predicted_iou": round(float(known.predicted_iou), 4),
+        "object_score": round(float(known.object_score), 3),
+        "prompted": known.prompted,
+        "area": known.area,
+        "box": _edges(known),
+        "color": css_color(known.id),
+        "contours": [len(contour) for contour in found],
+    }
+    if known.depth_status == TrackedObject.DEPTH_OK:
+        place = known.position
+        described["position"] = [round(place.x, 3), round(place.y, 3), round(place.z, 3)]
+        described["position_frame"] = known.position_frame
+    return described
+
+
+def contours(mask: ObjectMask) -> list[NDArray[np.int16]]:
+    """The borders of a mask and of its holes, ``int16 [n, 2]`` each, x and y in pixels of the image.
+
+    They run through the centres of the mask's outermost pixels: a pixel belongs to the mask where its centre lies
+    inside them by the even-odd rule, or on them.
+    """
+    if not mask.width:
+        return []
+    crop = crop_mask(mask).astype(np.uint8)
+    found, _ = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(mask.x, mask.y))
+    return [contour.reshape(-1, 2).astype(np.int16) for contour in found]
+
+
+def _edges(known: TrackedObject) -> list[float]:
+    center, box = known.bbox.center.position, known.bbox
+    return [
+        center.x - box.size_x / 2, center.y - box.size_y / 2, center.x + box.size_x / 2, center.y + box.size_y / 2,
+    ]  # fmt: skip

@@ -1,0 +1,178 @@
+"""One browser: the pictures that it gets, as many as it can show, and the commands that it sends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from sam2_ros.viewer.camera import Camera, Shot
+from sam2_ros.viewer.commands import BadCommand
+from sam2_ros.viewer.hub import Hub
+
+IN_FLIGHT = 2  # pictures under way to a browser; the next waits, and only the newest is sent
+THUMBNAIL_S = 1.0  # between pictures of the cameras that are not in front
+ANSWER_S = 30.0
+PING_S = 2.0
+
+
+class Session:
+    """Lives as long as a WebSocket. Everything in here runs in the event loop."""
+
+    def __init__(self, hub: Hub, socket: web.WebSocketResponse) -> None:
+        self._hub = hub
+        self._socket = socket
+        self.watching = ""  # name of the camera in front
+        self._live = False
+        self._fresh = asyncio.Event()
+        self._room = asyncio.Semaphore(IN_FLIGHT)
+        self._sent: dict[int, Shot] = {}  # by number, until the browser has painted it
+        self._round_trip = 0.0  # seconds, the shortest lately
+        self._thumbnails: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until the browser leaves."""
+        self._hub.join(self)
+        try:
+            await self._send({"type": "cameras", "cameras": self._hub.camera_names()})
+            for loop in (self._stream(), self._ping()):
+                self._start(loop)
+            async for message in self._socket:
+                if message.type == WSMsgType.TEXT:
+                    self._start(self._receive(message.data))
+        finally:
+            self._hub.leave(self, self.watching)
+            for task in self._tasks:
+                task.cancel()
+
+    def wake(self) -> None:
+        """There is a newer picture."""
+        self._fresh.set()
+
+    def tell(self, message: Mapping[str, object]) -> None:
+        """Sends something that happened."""
+        self._start(self._send(message))
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, message: Mapping[str, object]) -> None:
+        with suppress(ConnectionError, RuntimeError):
+            await self._socket.send_str(json.dumps(message))
+
+    async def _stream(self) -> None:
+        shown = 0
+        while not self._socket.closed:
+            await self._room.acquire()
+            while (picked := self._pick(shown)) is None:
+                self._fresh.clear()
+                await self._fresh.wait()
+            camera, shot = picked
+            if camera.source.name == self.watching:
+                shown = shot.number
+            try:
+                packet = await asyncio.to_thread(shot.packet, camera.source.name)
+            except ValueError as error:
+                self._room.release()
+                await self._send({"type": "notice", "level": "error", "message": str(error)})
+                await asyncio.sleep(1.0)  # the next image will hardly be better
+                continue
+            self._sent[shot.number] = shot
+            try:
+                await self._socket.send_bytes(packet)
+            except (ConnectionError, RuntimeError):
+                return
+
+    def _pick(self, shown: int) -> tuple[Camera, Shot] | None:
+        """The next picture to send: the newest of the camera in front, now and then one of another camera."""
+        now = time.monotonic()
+        for camera in self._hub.cameras.values():
+            name = camera.source.name
+            shot = camera.shot(self._live)
+            if shot is None or shot.number in self._sent:
+                continue
+            if name == self.watching:
+                if shot.number > shown:
+                    return camera, shot
+            elif now - self._thumbnails.get(name, 0.0) > THUMBNAIL_S:
+                self._thumbnails[name] = now
+                return camera, shot
+        return None
+
+    async def _ping(self) -> None:
+        while not self._socket.closed:
+            await self._send({"type": "ping", "sent": time.monotonic_ns()})
+            await asyncio.sleep(PING_S)
+
+    async def _receive(self, text: str) -> None:
+        received = time.monotonic_ns()
+        try:
+            message = json.loads(text)
+            if not isinstance(message, dict):
+                raise ValueError("an object with a type is expected")
+        except ValueError as error:
+            await self._send({"type": "answer", "success": False, "message": f"not understood: {error}"})
+            return
+        kind = message.get("type")
+        if kind == "painted":
+            await self._painted(message, received)
+        elif kind == "pong":
+            with suppress(TypeError, ValueError):
+                trip = max(0.0, (received - int(message.get("sent", received))) / 1e9)
+                self._round_trip = min(trip, self._round_trip * 1.5) if self._round_trip else trip
+        elif kind == "watch":
+            await self._watch(message)
+        else:
+            await self._command(message)
+
+    async def _painted(self, message: dict[str, Any], received: int) -> None:
+        """The browser has painted a picture: there is room for the next one, and its age is known."""
+        shot = self._sent.pop(message.get("number", 0), None) if isinstance(message.get("number"), int) else None
+        if shot is None:
+            return
+        self._room.release()
+        if message.get("skipped") is True:
+            return
+        back = self._round_trip / 2  # this message's own way
+        screen = (received - shot.arrived) / 1e6 - back * 1e3
+        age = (self._hub.ros_time() - shot.stamp) / 1e6 - back * 1e3
+        await self._send(
+            {
+                "type": "latency",
+                "number": shot.number,
+                "screen_ms": round(screen, 1),  # since the picture came to the viewer
+                # Since its stamp, where the stamps are of this machine's time; not those of a recording.
+                "glass_ms": round(age, 1) if 0 <= age < 10_000 else None,
+                "round_trip_ms": round(self._round_trip * 1e3, 2),
+            }
+        )
+
+    async def _watch(self, message: dict[str, Any]) -> None:
+        camera = self._hub.find(str(message.get("camera", "")))
+        self._live = message.get("live") is True
+        if camera is not None:
+            self._hub.watch(self.watching, camera.source.name)
+            self.watching = camera.source.name
+            history = [[str(stamp), states] for stamp, _, states in camera.history]
+            await self._send({"type": "history", "camera": self.watching, "frames": history})
+        self._fresh.set()
+
+    async def _command(self, message: dict[str, Any]) -> None:
+        answer: dict[str, object] = {"success": False}
+        try:
+            answer |= await asyncio.wait_for(self._hub.call(message), ANSWER_S)
+        except BadCommand as error:
+            answer["message"] = f"not understood: {error}"
+        except ConnectionError as error:
+            answer["message"] = str(error)
+        except asyncio.TimeoutError:
+            answer["message"] = f"the tracker gave no answer within {ANSWER_S:.0f} s"
+        await self._send({"type": "answer", "to": message.get("id"), "command": message.get("type"), **answer})

@@ -1,0 +1,116 @@
+// When each object was visible, occluded or lost: the last minute, by the stamps of the images.
+
+import { color, prepared } from "./dom.js";
+
+const SPAN_S = 60, ROW = 20, AXIS = 18, GAP_S = 1.5;
+
+export class Timeline {
+  #canvas;
+  #rows = new Map(); // id -> {name, color, points: [[time, state, visibility, prompted]]}
+  #base = null; // stamp of time 0
+  #newest = 0;
+
+  constructor(canvas) {
+    this.#canvas = canvas;
+  }
+
+  clear() {
+    this.#rows.clear();
+    this.#base = null;
+    this.#newest = 0;
+  }
+
+  // objects: [{id, name, state, visibility, prompted, color}]
+  add(stamp, objects) {
+    this.#base ??= BigInt(stamp);
+    const time = Number(BigInt(stamp) - this.#base) / 1e9;
+    if (time < this.#newest - SPAN_S / 2) this.#rows.clear(); // a recording that begins again
+    this.#newest = Math.max(this.#newest * (this.#rows.size > 0), time);
+    for (const object of objects) {
+      let row = this.#rows.get(object.id);
+      if (!row) this.#rows.set(object.id, (row = { points: [] }));
+      row.name = object.name || `object ${object.id}`;
+      row.color = object.color ?? row.color;
+      if (row.points.at(-1)?.[0] === time) row.points.pop();
+      row.points.push([time, object.state, object.visibility, object.prompted]);
+    }
+    for (const [id, row] of this.#rows) {
+      while (row.points.length && row.points[0][0] < this.#newest - SPAN_S) row.points.shift();
+      if (!row.points.length) this.#rows.delete(id);
+    }
+  }
+
+  draw() {
+    const wanted = Math.max(2, Math.min(8, this.#rows.size)) * ROW + AXIS + 4;
+    if (this.#canvas.clientHeight !== wanted) this.#canvas.style.height = `${wanted}px`;
+    const { g, width, height } = prepared(this.#canvas);
+    const left = width > 500 ? 92 : 64;
+    const x = (time) => left + (1 - (this.#newest - time) / SPAN_S) * (width - left - 2);
+    this.#axis(g, x, height);
+    let top = 2;
+    for (const row of [...this.#rows.entries()].sort((a, b) => a[0] - b[0]).slice(-8).map((entry) => entry[1])) {
+      g.fillStyle = color("text");
+      g.font = '12px system-ui, "DejaVu Sans", sans-serif';
+      g.textBaseline = "middle";
+      g.textAlign = "left";
+      g.fillText(fitted(g, row.name, left - 10), 0, top + ROW / 2);
+      this.#row(g, row, x, top);
+      top += ROW;
+    }
+  }
+
+  #axis(g, x, height) {
+    g.strokeStyle = color("edge");
+    g.fillStyle = color("soft");
+    g.font = '11px system-ui, "DejaVu Sans", sans-serif';
+    g.textAlign = "center";
+    g.textBaseline = "alphabetic";
+    g.lineWidth = 1;
+    for (let back = 0; back <= SPAN_S; back += 15) {
+      const at = Math.round(x(this.#newest - back)) - 0.5;
+      g.beginPath();
+      g.moveTo(at, 0);
+      g.lineTo(at, height - AXIS + 2);
+      g.stroke();
+      g.textAlign = back === 0 ? "right" : back === SPAN_S ? "left" : "center";
+      g.fillText(back ? `−${back} s` : "now", at, height - 3);
+    }
+  }
+
+  #row(g, { points, color: own }, x, top) {
+    const middle = top + ROW / 2, soft = color("soft");
+    for (let i = 0; i < points.length; i += 1) {
+      const [time, state, visibility] = points[i];
+      const next = points[i + 1]?.[0] ?? time;
+      const from = Math.round(x(time)), to = Math.max(from + 2, Math.round(x(Math.min(next, time + GAP_S))));
+      if (state === "visible") {
+        g.globalAlpha = 0.35 + 0.65 * visibility;
+        g.fillStyle = own ?? soft;
+        g.fillRect(from, middle - 6, to - from, 12);
+        g.globalAlpha = 1;
+      } else if (state === "occluded") {
+        g.fillStyle = soft;
+        for (let px = Math.ceil(from / 4) * 4; px < to; px += 4) g.fillRect(px, middle - 6, 2, 12);
+      } else {
+        g.fillStyle = soft;
+        g.fillRect(from, middle - 1, to - from, 2);
+      }
+    }
+    g.fillStyle = color("text");
+    for (const [time, , , prompted] of points) {
+      if (!prompted) continue;
+      const at = x(time);
+      g.beginPath();
+      g.moveTo(at, middle - 6); g.lineTo(at + 5, middle); g.lineTo(at, middle + 6); g.lineTo(at - 5, middle);
+      g.fill();
+      g.strokeStyle = color("card");
+      g.stroke();
+    }
+  }
+}
+
+function fitted(g, text, width) {
+  let shown = text;
+  while (shown.length > 1 && g.measureText(shown).width > width) shown = `${shown.slice(0, -2)}…`;
+  return shown;
+}

@@ -1,0 +1,70 @@
+"""The viewer's own process, and its page in a headless Chromium."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from node_harness import wait_until
+
+
+@contextmanager
+def viewer(folder: Path, *options: str) -> Iterator[str]:
+    """``sam2_ros view`` on a free port; gives the address that it prints."""
+    log = folder / "viewer.log"
+    with log.open("w") as output:
+        command = [sys.executable, "-m", "sam2_ros", "view", "--port", "0", *options]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        line = wait_until(
+            lambda: next((line for line in log.read_text().splitlines() if " viewer at " in line), None),
+            f"the viewer's address in {log}",
+        )
+        yield line.rpartition(" ")[2]
+    finally:
+        process.terminate()
+        code = process.wait(30)
+    assert code == 0, log.read_text()
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+class Picture:
+    """The page's canvas, addressed by pixels of the image."""
+
+    def __init__(self, page: Any, width: int, height: int) -> None:
+        self._page = page
+        self._size = (width, height)
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where the centre of a pixel lies on the screen."""
+        box = self._page.locator("#picture").bounding_box()
+        width, height = self._size
+        return box["x"] + (x + 0.5) * box["width"] / width, box["y"] + (y + 0.5) * box["height"] / height
+
+    def click(self, x: float, y: float, *modifiers: str) -> None:
+        for key in modifiers:
+            self._page.keyboard.down(key)
+        self._page.mouse.click(*self.place(x, y))
+        for key in modifiers:
+            self._page.keyboard.up(key)
+
+    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        self._page.mouse.move(*self.place(x0, y0))
+        self._page.mouse.down()
+        self._page.mouse.move(*self.place((x0 + x1) / 2, (y0 + y1) / 2))
+        self._page.mouse.move(*self.place(x1, y1))
+        self._page.mouse.up()
+
+    def color(self, x: int, y: int) -> tuple[int, int, int]:
+        """What the canvas shows at a pixel."""
+        width, height = self._size
+        red, green, blue = self._page.locator("#picture").evaluate(
+            "(canvas, [u, v]) => [...canvas.getContext('2d')"
+            ".getImageData(Math.floor(u * canvas.width), Math.floor(v * canvas.height), 1, 1).data].slice(0, 3)",
+            [(x + 0.5) / width, (y + 0.5) / height],
+        )
+        return red, green, blue

@@ -1,0 +1,214 @@
+"""The page in a real browser, against the launched node: what a person does, and what the node then publishes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
+pytest.importorskip("aiohttp", reason="the viewer's server")
+
+from node_harness import HEIGHT, WIDTH, Peer, running, wait_until
+from page import Picture
+
+from sam2_ros.ros.messages import full_mask
+from sam2_ros.viewer.browser import NoBrowser, chromium
+
+NAMESPACE = "/watched"
+GREY = 99  # of the harness' images
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    try:
+        with chromium() as opened:
+            yield opened
+    except NoBrowser as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def tracker(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    folder = tmp_path_factory.mktemp("watched")
+    file = folder / "parameters.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    model.name: 'null'\n    diagnostics.period: 0.3\n    tracker.max_objects: 4\n"
+        "    tracker.history: 200\n"
+    )
+    with running(folder, namespace=NAMESPACE, params_file=str(file), viewer="true", viewer_port="0") as peer:
+        peer.wait_for_state("active")
+        with peer.camera(0.1):
+            yield peer
+
+
+@pytest.fixture(scope="module")
+def address(tracker: Peer) -> str:
+    """As the launch file's viewer prints it."""
+    launched = tracker.launched
+    assert launched is not None
+    launched.wait_for_text("viewer at http://127.0.0.1:")
+    return next(line.rpartition(" ")[2] for line in launched.text.splitlines() if " viewer at " in line)
+
+
+@pytest.fixture
+def page(browser: Any, tracker: Peer, address: str) -> Iterator[Any]:
+    tracker.reset()
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    opened.set_default_timeout(60_000)
+    opened.goto(address)
+    opened.locator("#status[data-level=ok]").wait_for()
+    yield opened
+    opened.close()
+    assert not errors
+
+
+@pytest.fixture
+def picture(page: Any) -> Picture:
+    return Picture(page, WIDTH, HEIGHT)
+
+
+def objects_of(tracker: Peer, count: int) -> Any:
+    """The tracked objects, once there are so many."""
+
+    def found() -> Any:
+        newest = tracker.tracks[-1].objects if tracker.tracks else []
+        return newest if len(newest) == count else None
+
+    return wait_until(found, f"{count} objects", tracker.launched) if count else None
+
+
+def test_a_click_adds_the_object_under_it(tracker: Peer, page: Any, picture: Picture) -> None:
+    assert max(abs(value - GREY) for value in picture.color(60, 40)) <= 3
+    picture.click(60, 40)
+    page.locator("#objects li").wait_for()
+    (known,) = objects_of(tracker, 1)
+    mask = full_mask(known.mask)
+    assert mask[40, 60] and not mask[40, 90]
+    # The page shows what was published: the mask's colour inside, the bare picture beside it, and there the pointer
+    # finds the object.
+    wait_until(lambda: max(picture.color(60, 40)) - min(picture.color(60, 40)) > 20, "the mask in the picture")
+    assert max(abs(value - GREY) for value in picture.color(90, 40)) <= 3
+    page.mouse.move(*picture.place(60, 40))
+    page.locator("#picture.over").wait_for()
+    page.mouse.move(*picture.place(90, 40))
+    page.locator("#picture:not(.over)").wait_for()
+    assert page.locator("#objects .chip").inner_text() == "visible"
+
+
+def test_a_click_on_an_object_refines_it_and_a_box_adds_one(tracker: Peer, page: Any, picture: Picture) -> None:
+    picture.drag(20, 20, 60, 50)
+    (known,) = objects_of(tracker, 1)
+    assert (known.bbox.size_x, known.bbox.size_y) == pytest.approx((40, 30), abs=2)
+    wait_until(lambda: max(picture.color(40, 30)) - min(picture.color(40, 30)) > 20, "the mask in the picture")
+    picture.click(40, 30)
+    page.locator("#refining").wait_for()
+    page.locator(".toast", has_text="refined").wait_for()
+    wait_until(lambda: any(e.event == e.CORRECTED and e.id == known.id for e in tracker.events), "its correction")
+    (corrected,) = objects_of(tracker, 1)
+    assert corrected.id == known.id
+    page.keyboard.press("Escape")
+    page.locator("#refining").wait_for(state="hidden")
+    picture.click(120, 90, "Shift")
+    page.locator(".toast.error", has_text="Choose an object first").wait_for()
+    objects_of(tracker, 1)
+
+
+def test_objects_are_renamed_removed_and_reset(tracker: Peer, page: Any, picture: Picture) -> None:
+    for x in (30, 80, 130):
+        picture.click(x, 60)
+        page.locator("#objects li").nth((x - 30) // 50).wait_for()
+    first = page.locator("#objects li").first
+    first.get_by_text("Rename").click()
+    first.locator("input").fill("cup")
+    first.locator("input").press("Enter")
+    wait_until(lambda: objects_of(tracker, 3)[0].name == "cup", "the name")
+    page.locator("#objects li .name", has_text="cup").wait_for()
+    page.locator("#objects li").nth(1).get_by_text("Remove").click()
+    assert [known.name for known in objects_of(tracker, 2)] == ["cup", ""]
+    page.locator("#reset").click()
+    assert len(objects_of(tracker, 2)) == 2, "the first press asks"
+    page.locator("#reset.danger").click()
+    wait_until(lambda: not tracker.tracks[-1].objects, "no objects")
+    page.locator("#objects li").first.wait_for(state="detached")
+
+
+def test_a_refusal_is_told(page: Any, picture: Picture, tracker: Peer) -> None:
+    for count, x in enumerate((20, 60, 100, 140), 1):
+        picture.click(x, 60)
+        objects_of(tracker, count)
+    wait_until(lambda: page.locator("#objects li").count() == 4, "four rows")
+    picture.click(80, 20)
+    page.locator(".toast.error", has_text="raise tracker.max_objects or remove one").wait_for()
+
+
+def test_a_click_belongs_to_the_picture_that_was_seen(tracker: Peer, page: Any, picture: Picture) -> None:
+    page.keyboard.press("Space")
+    page.locator("#held").wait_for()
+    before = len(tracker.tracks)
+    wait_until(lambda: len(tracker.tracks) > before + 10, "frames while the picture is held")
+    picture.click(60, 40)
+    told = page.locator(".toast", has_text="added").inner_text()
+    age = re.search(r"on the picture of (\d+\.\d+) s ago", told)
+    assert age, told
+    # The harness stamps its images a second apart: ten frames are ten seconds, whatever the clock says.
+    assert float(age[1]) >= 10
+    page.keyboard.press("Space")
+    page.locator("#held").wait_for(state="hidden")
+
+
+def test_the_keyboard_is_enough(tracker: Peer, page: Any, picture: Picture) -> None:
+    page.locator("#picture").focus()
+    page.keyboard.press("ArrowLeft")  # the cross begins in the middle, and moves by 8 pixels
+    page.keyboard.press("Enter")
+    (known,) = objects_of(tracker, 1)
+    assert full_mask(known.mask)[HEIGHT // 2, WIDTH // 2 - 8]
+    page.locator("#objects li").wait_for()
+    page.keyboard.press("1")
+    page.locator("#refining").wait_for()
+    page.keyboard.press("n")
+    page.keyboard.type("ball")
+    page.keyboard.press("Enter")
+    wait_until(lambda: objects_of(tracker, 1)[0].name == "ball", "the name")
+    page.keyboard.press("Delete")
+    wait_until(lambda: not tracker.tracks[-1].objects, "no objects")
+
+
+def test_it_fits_a_phone(browser: Any, address: str, tracker: Peer) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    phone = context.new_page()
+    phone.goto(address)
+    phone.locator("#status[data-level=ok]").wait_for()
+    assert phone.evaluate("() => document.documentElement.scrollWidth") <= 390
+    tracker.reset()
+    wait_until(lambda: not tracker.tracks[-1].objects, "no objects")
+    box = phone.locator("#picture").bounding_box()
+    assert box["width"] == 390
+    phone.touchscreen.tap(box["x"] + box["width"] * 60.5 / WIDTH, box["y"] + box["height"] * 40.5 / HEIGHT)
+    (known,) = objects_of(tracker, 1)
+    assert full_mask(known.mask)[40, 60]
+    context.close()
+
+
+def test_latency_rate_and_timeline_are_drawn(page: Any, picture: Picture) -> None:
+    picture.click(60, 40)
+    page.locator("#objects li").wait_for()
+
+    def inked(selector: str) -> int:
+        return int(
+            page.locator(selector).evaluate(
+                "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+                " let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 60; return n; }"
+            )
+        )
+
+    for chart in ("latency", "rate", "drops", "memory"):
+        page.locator(f"#{chart} output", has_text=re.compile(r"\d")).wait_for()
+        assert inked(f"#{chart} canvas") > 50
+    empty = inked("#timeline")
+    wait_until(lambda: inked("#timeline") > empty + 100, "the object's row in the timeline")
