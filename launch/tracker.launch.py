@@ -9,10 +9,10 @@ from functools import partial
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessStart
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
+from launch_ros.actions import LifecycleNode
 
 from sam2_ros.ros.bring_up import bring_up
 from sam2_ros.ros.transport import environment
@@ -74,17 +74,12 @@ def start(context: LaunchContext) -> list:
     return [RegisterEventHandler(OnProcessStart(target_action=tracker, on_start=[drive])), *actions]
 
 
-def viewer(given: dict, variables: dict) -> Node:
+def viewer(given: dict, variables: dict) -> ExecuteProcess:
     """The process that serves the page of this tracker."""
     node = "/".join(["", *filter(None, given["namespace"].split("/")), "tracker"])
     options = ["--node", node, "--host", given["viewer_host"], "--port", given["viewer_port"]]
-    return Node(
-        executable=sys.executable,
-        exec_name="viewer",
-        arguments=["-m", "sam2_ros", "view", *options],
-        additional_env=variables,
-        output="screen",
-    )
+    command = [sys.executable, "-m", "sam2_ros", "view", *options]
+    return ExecuteProcess(cmd=command, name="viewer", additional_env=variables, output="screen")
 
 
 def is_true(given: dict, name: str) -> bool:
