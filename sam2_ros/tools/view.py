@@ -21,7 +21,7 @@ def register(subparsers: Any) -> None:
         "adds or refines an object. A client of the node's topics and services. Reachable from this machine alone, "
         "unless --host says otherwise; then a token is needed, which the printed address holds.",
     )
-    parser.add_argument("--node", default="", metavar="NAME", help="full name of one tracker (default: all that run)")
+    parser.add_argument("--node", default="", metavar="NAME", help="one tracker, or camera of one (default: all)")
     parser.add_argument("--image", default="", metavar="TOPIC", help="pictures (default: what the tracker listens to)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; all: 0.0.0.0)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"0 = a free one (default: {DEFAULT_PORT})")

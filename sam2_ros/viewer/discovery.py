@@ -30,7 +30,7 @@ def find_sources(node: Node, only: str = "", image_topic: str = "") -> list[Sour
     """Every tracked camera, by name.
 
     Args:
-        only: full name of a tracker; empty = all.
+        only: full name of a tracker, or of one of its cameras (``/tracker/left``); empty = all.
         image_topic: taken instead of what the tracker subscribes to.
     """
     found = []
@@ -40,7 +40,7 @@ def find_sources(node: Node, only: str = "", image_topic: str = "") -> list[Sour
         prefix = topic.removesuffix("/tracks")
         for publisher in node.get_publishers_info_by_topic(topic):
             owner = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
-            if (only and owner != only) or not prefix.startswith(owner):
+            if only not in ("", owner, prefix) or not prefix.startswith(owner):
                 continue  # such as a replayed recording without a node
             image, compressed = _images_of(node, publisher.node_name, publisher.node_namespace, prefix, owner)
             if image_topic:
