@@ -32,6 +32,7 @@ setup(
         "sim": ["mujoco>=3.5"],
         "viewer": ["aiohttp>=3.9"],
         "train": ["tensorboard"],
+        "bench": ["transformers>=4.56"],  # a peer of `sam2_ros bench`; the reference itself is in scripts/requirements/
         "test": [*TEST, "mujoco>=3.5", "tensorboard"],
         "dev": [*TEST, "mujoco>=3.5", "tensorboard", "ruff", "mypy", "pre-commit"],
     },

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -144,7 +145,12 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
     addresses = [buffer.data_ptr() for buffer in buffers]
     record = Record(tracker.model.config.name, arguments.seed, tracker.dtype, arguments.frames, arguments.objects, size)
     digest, events, busy = hashlib.sha256(), Counter[str](), 0.0
+    stopped: list[bool] = []
+    signal.signal(signal.SIGINT, lambda *_: stopped.append(True))  # a long run that is ended early tells what it saw
     for frame in range(arguments.frames):
+        if stopped:
+            arguments.frames = record.frames = frame
+            break
         image, shapes = scene.next()
         start, start_cpu = time.perf_counter(), time.process_time()
         result = tracker.step(image, frame * 33_000_000)
@@ -167,7 +173,7 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
             if sys.stderr.isatty():
                 print(f"\r{frame + 1}/{arguments.frames}", end="", file=sys.stderr, flush=True)
     record.events, record.digest = dict(sorted(events.items())), digest.hexdigest()[:16]
-    record.milliseconds_per_frame = round(1e3 * busy / arguments.frames, 2)
+    record.milliseconds_per_frame = round(1e3 * busy / max(1, arguments.frames), 2)
     record.conclude()
     return record
 

@@ -122,12 +122,10 @@ def run(
 def _row(dtype: str, name: str, ours: Series, other: Series) -> dict[str, Any]:
     if other.failure:
         return {"dtype": dtype, "rearrangement": name, "failure": other.failure}
-    middle, low, high = ratio(ours, other)
     return {
         "dtype": dtype,
         "rearrangement": name,
         "ms_with": round(ours.p50, 1),
         "ms_without": round(other.p50, 1),
-        "ratio": round(middle, 3),
-        "quartiles": [round(low, 3), round(high, 3)],
+        **ratio(ours, other),
     }

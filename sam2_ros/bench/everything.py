@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,24 +78,27 @@ def grids(device: str, threads: int, peers: tuple[str, ...]) -> list[grid.Grid]:
     ]  # fmt: skip
 
 
-def rearrangements(device: str, tell: Tell) -> list[dict[str, Any]]:
-    """Tiny at 512, with one object and with three."""
-    loaded = weights.find("tiny", 512, device)
+def rearrangements(
+    device: str, tell: Tell, image_size: int = 512, counts: Sequence[int] = (1, 3)
+) -> list[dict[str, Any]]:
+    """Tiny, with one object and with three."""
+    loaded = weights.find("tiny", image_size, device)
     found = []
-    for objects in (1, 3):
+    for objects in counts:
         task = Task(loaded.model, "", objects, 0)
         dtypes = ("float32", "bfloat16") if device == "cpu" else ("bfloat16",)
         rows = ablation.run(task, moving_scene(objects), dtypes, 6 if device == "cpu" else 60, tell)
-        found.append({"model": loaded.model.config.name, "image_size": 512, "objects": objects, "rows": rows})
+        found.append({"model": loaded.model.config.name, "image_size": image_size, "objects": objects, "rows": rows})
     return found
 
 
-def input_sizes(device: str, tell: Tell) -> list[dict[str, Any]]:
+def input_sizes(
+    device: str, tell: Tell, sizes: Sequence[int] = (1024, 512, 448), frames: int = 48
+) -> list[dict[str, Any]]:
     """The embedded model, and tiny (its agreement only with official weights)."""
-    found = [presets.run("embedded", (1024, 512, 448), device, "float32", tell=tell)]
-    loaded = weights.find("tiny", 512, device)
-    if loaded.origin == weights.CHECKPOINT:
-        found.append(presets.run("tiny", (1024, 512), device, "float32", tell=tell))
+    found = [presets.run("embedded", sizes, device, "float32", frames, tell)]
+    if weights.is_downloaded("tiny"):
+        found.append(presets.run("tiny", sizes[:2], device, "float32", frames, tell))
     return found
 
 

@@ -12,15 +12,13 @@ from typing import Any
 
 import torch
 
-from sam2_ros.bench import official, weights
+from sam2_ros.bench import huggingface, official, weights
 from sam2_ros.bench.contestants import Contestant, Ours, Task
 from sam2_ros.bench.measure import Series, measure, ratio
 from sam2_ros.bench.scene import moving_scene
 from sam2_ros.evaluation.report import machine
 from sam2_ros.model import Sam2Model
 from sam2_ros.model.config import HIERA
-
-PEERS = ("official", "vos")
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Grid:
     objects: tuple[int, ...] = (1, 4, 16, 64)
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     compiled: tuple[bool, ...] = (False,)
-    peers: tuple[str, ...] = ()  # of PEERS
+    peers: tuple[str, ...] = ()  # of those that --peers accepts
     frames: int = 30  # measured of each engine
     seconds: float = float("inf")  # after which a combination ends early
     device: str = "cpu"
@@ -98,6 +96,8 @@ def contestants(grid: Grid, task: Task) -> Sequence[Contestant]:
         for peer in ("official", "vos"):
             if peer in grid.peers and official.is_installed():
                 entered += [official.Official(task, dtype, peer == "vos") for dtype in grid.dtypes]
+        if "huggingface" in grid.peers and huggingface.is_installed() and task.size_name == "tiny":
+            entered += [huggingface.HuggingFace(task, dtype) for dtype in grid.dtypes]
     return entered
 
 
@@ -121,15 +121,13 @@ def ratios(series: Sequence[Series]) -> list[dict[str, Any]]:
 
 
 def _ratio(kind: str, ours: Series, peer: Series) -> dict[str, Any]:
-    middle, low, high = ratio(ours, peer)
     return {
         "kind": kind,
         "peer": peer.contestant.name,
         "peer_dtype": peer.contestant.dtype,
         "ours_dtype": ours.contestant.dtype,
         "ours_compiled": ours.contestant.compiled,
-        "ratio": round(middle, 3),
-        "quartiles": [round(low, 3), round(high, 3)],
+        **ratio(ours, peer),
     }
 
 

@@ -22,6 +22,7 @@ class Series:
 
     contestant: Contestant
     latencies: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)  # time of all CPU threads: what a busy machine leaves as it is
     stages: dict[str, list[float]] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)  # taken by the stream, weights of a peer's own included
     first_frame: float = 0.0  # ms, of the first tracked frame, with whatever is compiled there
@@ -47,6 +48,7 @@ class Series:
                 "max": round(float(values.max()), 2),
                 "mean": round(float(values.mean()), 2),
             },
+            "processor_ms": {"p50": round(float(np.median(self.processor)), 2)},
             "first_frame_ms": round(self.first_frame, 1),
             "frames_per_second": round(1e3 / float(values.mean()), 3),
             "stages_ms": {name: round(float(np.median(v)), 2) for name, v in self.stages.items()},
@@ -114,19 +116,25 @@ def _turn(series: Series, scene: MovingScene, index: int, device: Any) -> None:
     for offset in range(BLOCK):
         frame = scene.frame(index + offset)
         synchronise(device)
-        before = time.perf_counter()
+        before, busy = time.perf_counter(), time.process_time()
         shown = one.step(frame)
         synchronise(device)
         series.latencies.append((time.perf_counter() - before) * 1e3)
+        series.processor.append((time.process_time() - busy) * 1e3)
         series.shown += shown
         if isinstance(one, Ours):
             for name, value in one.stages.items():
                 series.stages.setdefault(name, []).append(value)
 
 
-def ratio(ours: Series, peer: Series) -> tuple[float, float, float]:
-    """How many times as long the peer takes: median over the frames that both worked on, with the quartiles."""
+def ratio(ours: Series, peer: Series) -> dict[str, Any]:
+    """How many times as long the peer takes: median over the frames that both worked on, with the quartiles, and the
+    same of the processor's time."""
     count = min(len(ours.latencies), len(peer.latencies))
     each = np.asarray(peer.latencies[:count]) / np.asarray(ours.latencies[:count])
     low, middle, high = np.percentile(each, (25, 50, 75))
-    return float(middle), float(low), float(high)
+    return {
+        "ratio": round(float(middle), 3),
+        "quartiles": [round(float(low), 3), round(float(high), 3)],
+        "processor_ratio": round(float(np.median(peer.processor[:count]) / np.median(ours.processor[:count])), 3),
+    }

@@ -32,24 +32,46 @@ def headline(report: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def table(report: dict[str, Any]) -> str:
     """One line an engine; times in ms."""
-    head = ("model", "input", "objects", "engine", "dtype", "p50", "p90", "p99", "max", "fps", "MiB", "ratio")
+    head = (
+        "model",
+        "input",
+        "objects",
+        "engine",
+        "dtype",
+        "p50",
+        "p90",
+        "p99",
+        "max",
+        "fps",
+        "MiB",
+        "ratio",
+        "CPU ratio",
+    )
     return _markdown([head, *_rows(report)])
 
 
 def rearrangements(report: dict[str, Any]) -> str:
     """One line for each that was left out."""
-    head = ("model", "objects", "dtype", "without", "ms with", "ms without", "ratio", "quartiles")
+    head = ("model", "objects", "dtype", "without", "ms with", "ms without", "ratio", "quartiles", "CPU ratio")
     rows: list[tuple[str, ...]] = [head]
     for combination in report["combinations"]:
         place = (combination["model"], str(combination["objects"]))
         for row in combination["rows"]:
             if "failure" in row:
-                rows.append((*place, row["dtype"], row["rearrangement"], "-", "-", "-", row["failure"][:60]))
+                rows.append((*place, row["dtype"], row["rearrangement"], "-", "-", "-", "-", row["failure"][:60]))
                 continue
             low, high = row["quartiles"]
             times = f"{row['ms_with']:.0f}", f"{row['ms_without']:.0f}"
             rows.append(
-                (*place, row["dtype"], row["rearrangement"], *times, f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}")
+                (
+                    *place,
+                    row["dtype"],
+                    row["rearrangement"],
+                    *times,
+                    f"{row['ratio']:.2f}",
+                    f"{low:.2f} to {high:.2f}",
+                    f"{row['processor_ratio']:.2f}",
+                )
             )
     return _markdown(rows)
 
@@ -122,18 +144,18 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         for one in combination["engines"]:
             engine = one["engine"] + (" compiled" if one["compiled"] and one["engine"] == "sam2_ros" else "")
             if "failure" in one:
-                yield (*place, engine, one["dtype"], *["-"] * 6, one["failure"][:60])
+                yield (*place, engine, one["dtype"], *["-"] * 7, one["failure"][:60])
                 continue
             latency = one["latency_ms"]
             times = [f"{latency[name]:.1f}" for name in ("p50", "p90", "p99", "max")]
             memory = one["memory_mib"].get("allocated", one["memory_mib"].get("resident", 0.0))
             same = [
-                found["ratio"]
+                found
                 for found in combination["ratios"]
                 if found["kind"] == "same dtype" and (found["peer"], found["peer_dtype"]) == (engine, one["dtype"])
             ]
-            shown = f"{same[0]:.2f}" if same else ""
-            yield (*place, engine, one["dtype"], *times, f"{one['frames_per_second']:.2f}", f"{memory:.0f}", shown)
+            shown = [f"{same[0][name]:.2f}" if same else "" for name in ("ratio", "processor_ratio")]
+            yield (*place, engine, one["dtype"], *times, f"{one['frames_per_second']:.2f}", f"{memory:.0f}", *shown)
 
 
 def stages(report: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sam2_ros.model import ModelConfig, Sam2Model, load_model
+from sam2_ros.model.checkpoint import find_weights
 from sam2_ros.model.config import HIERA
 
 CHECKPOINT, DRAWN = "checkpoint", "drawn at random (timings do not depend on them)"
@@ -21,6 +22,15 @@ class Weights:
     origin: str
 
 
+def is_downloaded(name: str) -> bool:
+    """Whether :func:`find` has a checkpoint of this name."""
+    try:
+        find_weights(name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def find(name: str, image_size: int, device: str = "cpu") -> Weights:
     """The network called ``name`` for a square input of ``image_size`` pixels (0: the checkpoint's own).
 
@@ -33,12 +43,9 @@ def find(name: str, image_size: int, device: str = "cpu") -> Weights:
     Raises:
         FileNotFoundError: neither a checkpoint nor an official size.
     """
-    try:
+    size, _, version = name.partition("-")
+    if is_downloaded(name) or size not in HIERA or version not in ("", "2.0"):
         return Weights(load_model(name, device, image_size), CHECKPOINT)
-    except FileNotFoundError:
-        size, _, version = name.partition("-")
-        if size not in HIERA or version not in ("", "2.0"):
-            raise
     new = not version
     config = ModelConfig(
         name=f"{'sam2.1' if new else 'sam2'}_hiera_{size}",

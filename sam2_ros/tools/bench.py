@@ -13,7 +13,12 @@ from typing import Any
 from sam2_ros.tools.errors import UserError
 
 QUICK_SECONDS = 60.0  # of each number of objects, beside filling the memory
-PEERS = ("official", "vos")
+_PACKAGES = {
+    "official": ("sam2", "--no-deps sam2==1.1.0 hydra-core iopath"),
+    "vos": ("sam2", "--no-deps sam2==1.1.0 hydra-core iopath"),
+    "huggingface": ("transformers", "'sam2_ros[bench]'"),
+}
+PEERS = tuple(_PACKAGES)
 
 
 def register(subparsers: Any) -> None:
@@ -132,8 +137,10 @@ def _check(args: argparse.Namespace) -> None:
                 raise UserError(f"--{name.replace('_', '-')} is {value}; accepted: {least} or more")
     import importlib.util
 
-    if args.peers and importlib.util.find_spec("sam2") is None:
-        raise UserError("--peers official and vos need the PyPI package sam2 (pip install --no-deps sam2 hydra-core)")
+    for peer in args.peers:
+        package, command = _PACKAGES[peer]
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"--peers {peer} needs the package {package}; install it: pip install {command}")
 
 
 def _device(name: str) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from sam2_ros.bench import ablation, everything, grid, weights
 from sam2_ros.bench.measure import BLOCK
 from sam2_ros.bench.scene import PERIOD, moving_scene
 from sam2_ros.tools.main import USER_ERROR, main
@@ -40,6 +44,49 @@ def test_measures_beside_the_reference(tmp_path: Path, capsys: pytest.CaptureFix
         assert best["kind"] == "best"
     assert "official" in capsys.readouterr().out
     assert cv2.imread(str(picture)) is not None
+
+
+def test_everything_is_written_with_its_tables(tmp_path: Path) -> None:
+    """The whole of ``--all``, but for smaller networks, fewer frames and the node (test/ros/test_bench_node.py)."""
+    small = [grid.Grid(image_sizes=(64,), objects=(1,), dtypes=("float32",), frames=3)]
+    rearrangements = partial(everything.rearrangements, image_size=64, counts=(2,))
+    input_sizes = partial(everything.input_sizes, sizes=(224, 160), frames=6)
+    with (
+        mock.patch.object(everything, "grids", lambda *_: small),
+        mock.patch.object(everything, "rearrangements", rearrangements),
+        mock.patch.object(everything, "input_sizes", input_sizes),
+        mock.patch.object(everything, "node_runs", lambda _: []),
+    ):
+        assert main(["bench", "--all", str(tmp_path), "--device", "cpu", "--quiet"]) == 0
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for title in ("Engine", "Rearrangements", "Input sizes", "Node"):
+        assert f"## {title}\n" in text
+    assert cv2.imread(str(tmp_path / "engine.png")) is not None
+    assert json.loads((tmp_path / "engine.json").read_text(encoding="utf-8"))["machine"]["cores"] >= 1
+    (found,) = json.loads((tmp_path / "rearrangements.json").read_text(encoding="utf-8"))["combinations"]
+    names = {row["rearrangement"] for row in found["rows"] if row["dtype"] == "bfloat16"}
+    assert names == ablation.VARIANTS.keys() and all(row["ratio"] > 0 for row in found["rows"])
+    (embedded,) = json.loads((tmp_path / "input_sizes.json").read_text(encoding="utf-8"))["models"][:1]
+    assert all(0 < size["j_with_truth"] <= 1 for size in embedded["sizes"])
+    assert 0 < embedded["agreement"][0]["j"] < 1
+
+
+@pytest.mark.parametrize("variant", ablation.VARIANTS)
+def test_what_is_left_out_changes_nothing_but_the_time(variant: str) -> None:
+    """But for rounding: every rearrangement is exact."""
+    model = weights.find("tiny", 64).model
+    features, memory = model.encode_image(torch.randn(1, 3, 64, 64)), torch.randn(2, 7 * 16 + 8, 64)
+
+    def decoded() -> torch.Tensor:
+        found = model.encode_image(torch.ones(1, 3, 64, 64))
+        conditioned = model.with_memory(features, memory, memory, 8, None)
+        return model.decode(conditioned, found, *model.no_prompt(2)).logits
+
+    with torch.inference_mode():
+        expected = decoded()
+        with ablation.VARIANTS[variant](model):
+            without = decoded()
+    assert (without - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def test_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
