@@ -127,7 +127,7 @@ class Setup:
                 "Python packages",
                 packages_key,
                 self.install_packages,
-                "NumPy, OpenCV, pytest, ruff, mypy, 130 MB, BSD, MIT, Apache-2.0",
+                "NumPy, OpenCV, MuJoCo, pytest, ruff, mypy, 155 MB, BSD, MIT, Apache-2.0",
             ),
             Step(
                 "reference",

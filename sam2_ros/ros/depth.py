@@ -80,11 +80,11 @@ class DepthInput:
         self._transforms = Transforms(node) if self._target_frame else None
         self._subscriptions = [
             FollowingSubscription(
-                node, message_type, prefix + topic, callback, lambda: parameters.text("input.reliability")
+                node, message_type, prefix + topic, callback, lambda: parameters.text("input.reliability"), waiting
             )
-            for message_type, topic, callback in (
-                (Image, "depth/image", self._on_depth),
-                (CameraInfo, "camera_info", self._on_info),
+            for message_type, topic, callback, waiting in (
+                (Image, "depth/image", self._on_depth, int(parameters.number("depth.queue"))),
+                (CameraInfo, "camera_info", self._on_info, 1),
             )
         ]
 

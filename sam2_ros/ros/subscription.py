@@ -15,25 +15,33 @@ _CHOICES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPo
 
 
 class FollowingSubscription:
-    """Subscribes to the newest message of a topic, from :meth:`start` to :meth:`stop`, and follows the publishers.
+    """Subscribes to the newest messages of a topic, from :meth:`start` to :meth:`stop`, and follows the publishers.
 
     Best effort connects to every publisher, but Fast DDS's default transport loses large best-effort messages; so it
     is reliable where every publisher offers that, and changes over when they change.
     """
 
     def __init__(
-        self, node: Node, message_type: type, topic: str, callback: Callable[[Any], None], choice: Callable[[], str]
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        choice: Callable[[], str],
+        depth: int = 1,
     ) -> None:
         """
         Args:
             topic: as the node resolves it, remapping included.
             choice: says at any time what is wanted: auto, reliable or best_effort.
+            depth: messages that wait at most while the executor is busy; 1 = only the newest is of interest.
         """
         self._node = node
         self._message_type = message_type
         self._name = topic
         self._callback = callback
         self._choice = choice
+        self._depth = depth
         self._subscription: Subscription | None = None
         self.reliability = ReliabilityPolicy.BEST_EFFORT
         # A steady clock: the watch must go on while a simulation's clock stands still.
@@ -83,8 +91,7 @@ class FollowingSubscription:
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
-        # Depth 1: only the newest message is of interest.
-        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability)
+        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=reliability)
         self.reliability = reliability
         self._subscription = self._node.create_subscription(self._message_type, self._name, self._callback, qos)
         self._node.get_logger().info(f"subscribed to {self.topic}, {reliability.name.lower().replace('_', ' ')}")
