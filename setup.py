@@ -27,7 +27,17 @@ setup(
     packages=find_packages(include=["sam2_ros", "sam2_ros.*"]),
     package_data={"sam2_ros.weights": ["*.pt", "*.md"], "sam2_ros.viewer": ["static/*"]},
     # The headless build of OpenCV: nothing here opens a window, and it needs no libGL on a robot or in a container.
-    install_requires=["torch>=2.3", "numpy>=1.26", "opencv-python-headless>=4.6", "Pillow", "PyYAML", "pyzmq", "tqdm"],
+    install_requires=[
+        "torch>=2.3",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.6",
+        "Pillow",
+        "PyYAML",
+        "pyzmq",
+        "msgpack",
+        "prometheus_client",
+        "tqdm",
+    ],
     extras_require={
         "sim": ["mujoco>=3.5"],
         "viewer": ["aiohttp>=3.9"],

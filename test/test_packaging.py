@@ -23,7 +23,9 @@ ROSDEP_KEYS = {
     "aiohttp": "python3-aiohttp",
     "PIL": "python3-pil",
     "cv2": "python3-opencv",
+    "msgpack": "python3-msgpack",
     "numpy": "python3-numpy",
+    "prometheus_client": "python3-prometheus-client",
     "tf2_ros": "tf2_ros_py",
     "tqdm": "python3-tqdm",
     "yaml": "python3-yaml",
@@ -33,7 +35,7 @@ PIP_NAMES = {"PIL": "Pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML",
 WITHOUT_ROSDEP_KEY = {"torch"}  # the README says how to get it
 SHIPPED = {".py", ".pt", ".md", ".json", ".html", ".css", ".js", ".svg"}
 DEVELOPMENT = {"playwright"}  # drives a browser for pictures, where both are there
-ROS_FREE = ("model", "tracking", "inference", "evaluation")
+ROS_FREE = ("model", "tracking", "inference", "server", "evaluation")
 
 
 def imported_modules(*folders: str) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,10 @@ class BackendInfo:
     bank_bytes: int  # memory bank, allocated at start, constant
     max_objects: int
     history_bytes: int = 0  # stored frames for late prompts, at most
+
+
+class FrameDropped(RuntimeError):
+    """A frame came to nothing although nothing is wrong with it: its engine is out of reach, or too slow for it."""
 
 
 class Backend(Protocol):
@@ -71,6 +75,11 @@ class Backend(Protocol):
 
     def take_changes(self) -> list[ObjectChange]:
         """Changes since the last call that no :class:`FrameResult` carried (added, corrected, removed)."""
+        ...
+
+    def link_values(self) -> Mapping[str, object]:
+        """How the connection to an engine elsewhere does, by name, for diagnostics; empty for one in this process.
+        May be called from any thread."""
         ...
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,9 @@ class LocalBackend:
 
     def take_changes(self) -> list[ObjectChange]:
         return [] if self._tracker is None else self._tracker.take_changes()
+
+    def link_values(self) -> Mapping[str, object]:
+        return {}
 
     def close(self) -> None:
         if self._tracker is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -124,6 +124,9 @@ class NullBackend:
     def take_changes(self) -> list[ObjectChange]:
         changes, self._changes = self._changes, []
         return changes
+
+    def link_values(self) -> Mapping[str, object]:
+        return {}
 
     def close(self) -> None:
         self._objects.clear()

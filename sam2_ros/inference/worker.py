@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.inference.backend import Backend, BackendInfo
+from sam2_ros.inference.backend import Backend, BackendInfo, FrameDropped
 from sam2_ros.tracking.stamps import seconds
 from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
 
@@ -43,7 +43,7 @@ class Counters:
 
     received: int = 0
     processed: int = 0
-    dropped: int = 0  # replaced by a newer one before the engine was free
+    dropped: int = 0  # replaced by a newer one before the engine was free, or the engine was out of reach
     failed: int = 0  # could not be decoded or tracked
 
 
@@ -101,6 +101,7 @@ class Worker:
         self._closing = False
         self._paused = True
         self._thread: threading.Thread | None = None
+        self._backend: Backend | None = None
 
     def start(self) -> Future[BackendInfo]:
         """Builds the engine in its thread; the future fails with whatever building it raised."""
@@ -168,6 +169,10 @@ class Worker:
         with self._condition:
             return self._counters
 
+    def link_values(self) -> Mapping[str, object]:
+        """How the connection to an engine elsewhere does; see :meth:`Backend.link_values`."""
+        return self._backend.link_values() if self._backend is not None else {}
+
     @property
     def newest(self) -> Frame | None:
         """The newest processed frame, from before a pause too."""
@@ -200,6 +205,7 @@ class Worker:
                 self._closing = True
             started.set_exception(error)
             return
+        self._backend = backend
         started.set_result(backend.info)
         try:
             while self._work(backend):
@@ -283,8 +289,14 @@ class Worker:
             end_time = time.monotonic_ns()
         except Exception as error:
             with self._condition:
-                self._counters = replace(self._counters, failed=self._counters.failed + 1)
+                counters = self._counters
+                if isinstance(error, FrameDropped):
+                    self._counters = replace(counters, dropped=counters.dropped + 1)
+                else:
+                    self._counters = replace(counters, failed=counters.failed + 1)
             self._tell(frame, self._listener.on_failure, frame, error)
+            if isinstance(error, FrameDropped) and self._newest is not None:  # objects may be out of sight by it
+                self._tell(frame, self._tell_changes, self._newest, backend)
             return
         with self._condition:
             self._counters = counters = replace(self._counters, processed=self._counters.processed + 1)

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from sam2_ros import __version__
 from sam2_ros.tools.errors import UserError
 
-VERBS = ("track", "eval", "synthesize", "download", "demo", "simulate", "train", "client", "view", "bench")
+VERBS = (
+    "track", "eval", "synthesize", "download", "demo", "simulate", "train", "client", "view", "bench", "serve", "keys",
+)  # fmt: skip
 USER_ERROR = 2  # as argparse's own
 INTERRUPTED = 130
 

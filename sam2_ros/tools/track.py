@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sam2_ros.tools.records import FrameRecord
     from sam2_ros.tools.run import Tracked
     from sam2_ros.tools.sources import Source
+    from sam2_ros.tracking import TrackerConfig
 
 
 def register(subparsers: Any) -> None:
@@ -27,6 +28,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("source", metavar="SOURCE", help="video file, folder of numbered images, or camera index")
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE.json", help="which objects, and where")
     add_model_arguments(parser)
+    add_endpoint_arguments(parser)
     parser.add_argument("--masks-out", type=Path, metavar="DIR", help="label images as PNG, one a frame")
     parser.add_argument("--video-out", type=Path, metavar="FILE.mp4", help="the frames with the objects drawn in")
     parser.add_argument("--json-out", type=Path, metavar="FILE.json", help="states, boxes and scores of every frame")
@@ -61,6 +63,25 @@ def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) 
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
 
 
+def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that let an inference server run the engine."""
+    parser.add_argument(
+        "--endpoint",
+        action="append",
+        metavar="ENDPOINT",
+        help="let a server (sam2_ros serve) track, with its model: tcp://HOST:PORT or ipc:///PATH; several times: the "
+        "next one takes over where one is lost",
+    )
+    parser.add_argument(
+        "--pixels",
+        default="auto",
+        choices=("auto", "raw", "jpeg", "shm"),
+        help="how frames go to the server (default: shared memory on this machine, else raw)",
+    )
+    parser.add_argument("--key", metavar="FILE", help="this client's keys (NAME.key_secret), where the server asks")
+    parser.add_argument("--server-key", metavar="FILE", help="the server's public key (NAME.key)")
+
+
 def load_backend(args: argparse.Namespace, objects: int) -> Backend:
     """The engine that ``args`` ask for, with room for ``objects``.
 
@@ -72,10 +93,28 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
     from sam2_ros.tracking import TrackerConfig
 
     config = TrackerConfig(max_objects=max(1, objects))
+    if getattr(args, "endpoint", None):
+        return _connect(args, config)
     try:
         return make_backend(args.model, args.device, args.dtype, config, threads=args.threads)
     except (ImportError, RuntimeError, ValueError, OSError) as error:
         raise UserError(str(error)) from error
+
+
+def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
+    from sam2_ros.inference.client import ClientKeys, RemoteBackend
+    from sam2_ros.tools.errors import UserError
+
+    if bool(args.key) != bool(args.server_key):
+        raise UserError("--key and --server-key belong together: this client's keys, and the server's public key")
+    client_keys = ClientKeys(args.key, args.server_key) if args.key else None
+    try:
+        # No frame is dropped here, so that there is patience for a slow one.
+        backend = RemoteBackend(args.endpoint, config, timeout=60.0, pixels=args.pixels, client_keys=client_keys)
+        backend.connect(wait=5.0)
+    except (ValueError, ConnectionError) as error:
+        raise UserError(str(error)) from error
+    return backend
 
 
 def run(args: argparse.Namespace) -> int:

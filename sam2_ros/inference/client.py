@@ -1,0 +1,305 @@
+"""An engine behind a ZeroMQ socket (``sam2_ros serve``), with the interface of one in this process. Needs no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.inference import protocol
+from sam2_ros.inference.backend import BackendInfo, FrameDropped
+from sam2_ros.inference.codec import from_wire, to_wire
+from sam2_ros.inference.link import ClientKeys, Link, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.inference.pixels import MODES, PixelWriter
+from sam2_ros.inference.protocol import Header, ProtocolError
+from sam2_ros.inference.recovery import Recovery
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptCode, PromptError, PromptResult
+
+__all__ = ["ClientKeys", "RemoteBackend"]
+
+_LOST = (LinkDown, NoAnswer)
+
+
+class RemoteBackend:
+    """A :class:`~sam2_ros.inference.backend.Backend` whose tracker runs in an inference server.
+
+    It connects when it is first used, and again with back-off whenever it must. Another server, or the same one started
+    anew, is given the objects with their last good frames and masks: they keep their ids, and are OCCLUDED until they
+    are seen. Without a server, a frame raises :class:`FrameDropped` and a command is refused.
+
+    Args:
+        endpoints: servers in the order of preference; the first that answers serves.
+        config: settings of the tracker.
+        timeout: seconds that an answer may take.
+        pixels: "raw"; "jpeg" (smaller, not exact); "shm" (shared memory, for a server on this machine); "auto" takes
+            shared memory where endpoint and server allow it, else raw. Frames must not be changed afterwards: those
+            with the objects' last sightings are kept.
+        quality: of JPEG, 1 to 100.
+        client_keys: for a server that asks for keys.
+
+    Raises:
+        ValueError: an argument can't be used, with what is accepted.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        config: TrackerConfig | None = None,
+        timeout: float = 5.0,
+        pixels: str = "auto",
+        quality: int = 90,
+        client_keys: ClientKeys | None = None,
+    ) -> None:
+        if pixels not in MODES:
+            raise ValueError(f"pixels is {pixels!r}; accepted: {', '.join(MODES)}")
+        if not 1 <= quality <= 100:
+            raise ValueError(f"quality is {quality}; accepted: 1 to 100")
+        if not 0 < timeout <= 3600:
+            raise ValueError(f"timeout is {timeout}; accepted: more than 0, up to 3600 seconds")
+        self._config = config or TrackerConfig()
+        self._timeout = timeout
+        self._mode = pixels
+        self._quality = quality
+        self._writer = PixelWriter("raw", quality)
+        self._next_id = 1
+        self._link = Link(endpoints, self._hello, self._on_stray, client_keys)
+        self._recovery = Recovery()
+        self._newest: FrameResult | None = None  # every living object, without changes
+        self._newest_frame: NDArray[np.uint8] | None = None
+        self._frames = 0  # processed
+        self._changes: list[ObjectChange] = []
+        self._info = BackendInfo("unknown", "not connected", "unknown", 0, 0, self._config.max_objects)
+
+    # ---- Backend ----
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    @property
+    def next_id(self) -> int:
+        return self._next_id
+
+    @next_id.setter
+    def next_id(self, value: int) -> None:
+        self._next_id = value
+        if self._link.up:
+            try:
+                self._ask("next_id", {"next_id": value})
+            except (*_LOST, ServerRefusal):
+                self._link.drop("the next id could not be set")  # the next hello says it
+
+    def connect(self, wait: float = 0.0) -> None:
+        """Connects now, with ``wait`` seconds of patience.
+
+        Raises:
+            LinkDown: no server answered, with the reasons.
+        """
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                return self._ensure_connected()
+            except LinkDown:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
+
+    def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
+        """
+        Raises:
+            FrameDropped: no server, or no answer in time.
+            ValueError: the engine does not accept the frame.
+        """
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
+        try:
+            self._ensure_connected()
+            answer = self._send_frame(frame, stamp)
+        except _LOST as error:
+            self._note_loss()
+            raise FrameDropped(str(error)) from error
+        except ServerRefusal as error:
+            if error.code in (protocol.DROPPED, protocol.BUSY):
+                raise FrameDropped(str(error)) from error
+            raise _as_exception(error) from error
+        result = self._recovery.go_on(from_wire(FrameResult, answer["result"]))
+        result = replace(result, frame_index=self._frames)
+        self._frames += 1
+        self._take(replace(result, changes=(), timings_ms={}, economies=()), frame)
+        return result
+
+    def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
+        try:
+            result = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
+        except (*_LOST, ServerRefusal, ProtocolError) as error:
+            return [_refused(error, request) for request in requests]
+        return [self._continued(each) for each in from_wire(list[PromptResult], result)]
+
+    def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
+        try:
+            result = self._command("refine", {"request": to_wire(request), "stamp": stamp})
+        except (*_LOST, ServerRefusal, ProtocolError) as error:
+            return _refused(error, request)
+        return self._continued(from_wire(PromptResult, result))
+
+    def remove(self, object_id: int) -> bool:
+        return bool(self._told("remove", {"object_id": object_id}))
+
+    def rename(self, object_id: int, name: str, label: str) -> None:
+        self._told("rename", {"object_id": object_id, "name": name, "label": label})
+
+    def reset(self) -> int:
+        return int(self._told("reset", {}))
+
+    def objects(self) -> FrameResult | None:
+        return self._newest
+
+    def take_changes(self) -> list[ObjectChange]:
+        changes, self._changes = self._changes, []
+        return changes
+
+    def link_values(self) -> Mapping[str, object]:
+        return {
+            **self._link.status(),
+            "model": self._info.model,
+            "device": self._info.device,
+            "dtype": self._info.dtype,
+            "image size [px]": self._info.image_size,
+            "bank [bytes]": self._info.bank_bytes,
+            "history at most [bytes]": self._info.history_bytes,
+        }
+
+    def close(self) -> None:
+        self._link.close()
+        self._writer.close()
+        self._recovery.clear()
+        self._newest = self._newest_frame = None
+
+    # ---- connection ----
+
+    def _hello(self) -> Header:
+        return {"tracker": to_wire(self._config)}
+
+    def _ensure_connected(self) -> None:
+        """Connects, and gives a new server what the one before knew."""
+        if self._link.up:
+            return
+        answer = self._link.connect()
+        self._info = from_wire(BackendInfo, answer["info"])
+        try:
+            self._choose_pixels()
+            self._restore()
+            self._ask("next_id", {"next_id": self._next_id})
+        except (*_LOST, ServerRefusal, ProtocolError) as error:
+            self._link.drop(str(error))
+            raise LinkDown(f"the server could not take over: {error}") from error
+
+    def _choose_pixels(self) -> None:
+        mode = self._mode
+        if mode == "auto":
+            mode = "shm" if self._link.endpoint.startswith(("ipc:", "tcp://127.", "tcp://localhost:")) else "raw"
+        self._writer.close()
+        self._writer = PixelWriter(mode, self._quality)
+        if self._mode == "auto" and mode == "shm":
+            try:
+                self._ask("pixels", {"frame": self._writer.write(np.zeros((1, 1, 3), np.uint8))[0]})
+            except (ServerRefusal, OSError):  # another user or container, or no memfd here
+                self._writer.close()
+                self._writer = PixelWriter("raw", self._quality)
+
+    def _restore(self) -> None:
+        if self._newest is None:
+            return
+        # Shown first so that the server has a frame even where no object was ever seen.
+        lost = self._newest
+        self._note_loss()
+        done: dict[int, PromptResult] = {}
+        for sighting, requests in self._recovery.plan(lost.objects):
+            self._send_frame(sighting.frame, sighting.stamp)
+            results = from_wire(list[PromptResult], self._ask("restore", {"requests": to_wire(requests)})["result"])
+            done |= {request.object_id or 0: each for request, each in zip(requests, results, strict=True)}
+        kept = [known for known in self._newest.objects if known.object_id in done and done[known.object_id].success]
+        for known in self._newest.objects:
+            if known not in kept:
+                why = done[known.object_id].message if known.object_id in done else "it was never seen"
+                self._changes.append(self._recovery.forget(known, why))
+        self._newest = replace(self._newest, objects=tuple(kept))
+        self._recovery.restored(kept)
+
+    def _note_loss(self) -> None:
+        """Without a server, what was in sight is not seen any more."""
+        if self._newest is not None and not self._link.up:
+            self._newest, changes = self._recovery.lose(self._newest)
+            self._changes += changes
+
+    # ---- requests ----
+
+    def _send_frame(self, frame: NDArray[np.uint8], stamp: int) -> Header:
+        about, part = self._writer.write(frame)
+        return self._ask("step", {"stamp": stamp, "frame": about}, part)
+
+    def _ask(self, op: str, fields: Mapping[str, Any], pixels: Any = None) -> Header:
+        return self._link.request(op, self._timeout, fields, pixels)
+
+    def _command(self, op: str, fields: Mapping[str, Any]) -> Any:
+        self._ensure_connected()
+        answer = self._ask(op, fields)
+        self._absorb(answer)
+        return answer["result"]
+
+    def _told(self, op: str, fields: Mapping[str, Any]) -> Any:
+        try:
+            return self._command(op, fields)
+        except ServerRefusal as error:
+            raise _as_exception(error) from error
+        except (*_LOST, ProtocolError) as error:
+            raise PromptError(PromptCode.FAILED, str(error)) from error
+
+    def _absorb(self, answer: Header) -> None:
+        """Takes over what a command's answer says of all objects."""
+        self._next_id = int(answer["next_id"])
+        self._changes += from_wire(list[ObjectChange], answer["changes"])
+        objects = from_wire(FrameResult | None, answer["objects"])  # type: ignore[arg-type]
+        if objects is not None:
+            known = tuple(sorted(map(self._recovery.continued, objects.objects), key=lambda one: one.object_id))
+            self._take(replace(objects, objects=known, frame_index=max(0, self._frames - 1)), self._newest_frame)
+
+    def _take(self, result: FrameResult, frame: NDArray[np.uint8] | None) -> None:
+        self._newest, self._newest_frame = result, frame
+        self._recovery.note(result.objects, frame, result.stamp)
+
+    def _on_stray(self, answer: Header) -> None:
+        """An answer that came too late still says what changed."""
+        if not answer.get("ok"):
+            return
+        if "changes" in answer:
+            self._absorb(answer)
+        elif "result" in answer:
+            self._changes += from_wire(FrameResult, answer["result"]).changes
+
+    def _continued(self, result: PromptResult) -> PromptResult:
+        known = result.result
+        return result if known is None else replace(result, result=self._recovery.continued(known))
+
+
+def _refused(error: Exception, request: AddRequest) -> PromptResult:
+    code, message = PromptCode.FAILED, str(error)
+    if isinstance(error, ServerRefusal) and error.code in (protocol.MALFORMED, protocol.TOO_LARGE):
+        code = PromptCode.INVALID_PROMPT
+    if isinstance(error, NoAnswer):
+        message += "; whether it was applied will show"
+    return PromptResult(code, message, request.object_id or 0, request.name)
+
+
+def _as_exception(error: ServerRefusal) -> Exception:
+    """What the engine raised in the server, as it raises it in this process."""
+    if error.code == protocol.PROMPT:
+        return PromptError(PromptCode(int(error.header.get("prompt_code", PromptCode.FAILED))), str(error))
+    if error.code in (protocol.INVALID, protocol.MALFORMED, protocol.TOO_LARGE):
+        return ValueError(str(error))
+    return RuntimeError(str(error))

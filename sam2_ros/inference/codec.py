@@ -1,0 +1,133 @@
+"""Dataclasses of the engine as msgpack values and back: a map of fields; arrays as ``[dtype, shape, bytes]``.
+
+What comes in is checked against the declared types, so that nothing of another type gets beyond this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.inference.protocol import MALFORMED, ProtocolError
+
+T = TypeVar("T")
+
+_DTYPES = {"bool", "uint8", "int32", "int64", "float32", "float64"}
+_MAX_DIMENSIONS = 4
+_MAX_PIXELS = 1 << 28
+
+
+def to_wire(value: Any) -> Any:
+    """``value`` in the types that msgpack knows. Bits of boolean arrays are packed, eight to a byte."""
+    if value is None or isinstance(value, (bool, str, bytes, float)):
+        return value
+    if isinstance(value, int):  # IntEnum too
+        return int(value)
+    if isinstance(value, np.ndarray):
+        return _array_to_wire(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_wire(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [to_wire(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): to_wire(each) for key, each in value.items()}
+    raise TypeError(f"{type(value).__name__} can't be sent")
+
+
+def from_wire(kind: type[T], value: Any) -> T:
+    """The ``kind`` (a dataclass, or what the fields of one are declared as) that :func:`to_wire` gave ``value`` for.
+
+    Raises:
+        ProtocolError: MALFORMED, with the field that does not fit.
+    """
+    return _decode(kind, value, getattr(kind, "__name__", "value"))
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _decode(next(each for each in arguments if each is not type(None)), value, where)
+    if origin is np.ndarray:
+        return _array_from_wire(value, where)
+    if origin is tuple:
+        return tuple(_decode(arguments[0], each, where) for each in _expect(value, list, where))
+    if origin is list:
+        return [_decode(arguments[0], each, where) for each in _expect(value, list, where)]
+    if origin is dict:
+        return {
+            _expect(key, str, where): _decode(arguments[1], each, where)
+            for key, each in _expect(value, dict, where).items()
+        }
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, where)
+    if isinstance(kind, type) and issubclass(kind, IntEnum):
+        try:
+            return kind(_expect(value, int, where))
+        except ValueError as error:
+            raise _wrong(where, f"{value}; accepted: {[int(each) for each in kind]}") from error
+    if kind is float:
+        if type(value) not in (int, float):
+            raise _wrong(where, f"{type(value).__name__}; accepted: a number")
+        return float(value)
+    return _expect(value, kind, where)
+
+
+def _dataclass(kind: Any, value: Any, where: str) -> Any:
+    hints = _hints(kind)
+    fields = _expect(value, dict, where)
+    unknown = [str(key)[:40] for key in fields if key not in hints]
+    if unknown:
+        raise _wrong(where, f"a map with the unknown field {unknown[0]!r}; accepted: {', '.join(hints)}")
+    decoded = {key: _decode(hints[key], each, f"{where}.{key}") for key, each in fields.items()}
+    try:
+        return kind(**decoded)
+    except TypeError as error:
+        raise _wrong(where, f"incomplete: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _expect(value: Any, kind: Any, where: str) -> Any:
+    if type(value) is not kind:
+        raise _wrong(where, f"{type(value).__name__}; accepted: {kind.__name__}")
+    return value
+
+
+def _array_to_wire(array: NDArray[Any]) -> list[Any]:
+    flat = np.packbits(array) if array.dtype == np.bool_ else np.ascontiguousarray(array)
+    return [array.dtype.name, list(array.shape), flat.tobytes()]
+
+
+def _array_from_wire(value: Any, where: str) -> NDArray[Any]:
+    if not (isinstance(value, list) and len(value) == 3 and value[0] in _DTYPES and isinstance(value[1], list)):
+        raise _wrong(where, f"no array; accepted: [dtype, shape, bytes] with dtype {', '.join(sorted(_DTYPES))}")
+    name, shape, data = value
+    if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n <= _MAX_PIXELS for n in shape):
+        raise _wrong(where, "an array with a wrong shape")
+    size, dtype = math.prod(shape), np.dtype(name)
+    expected = -(-size // 8) if name == "bool" else size * dtype.itemsize
+    if size > _MAX_PIXELS or not isinstance(data, bytes) or len(data) != expected:
+        raise _wrong(where, f"an array of shape {shape} without its {expected} bytes")
+    if name == "bool":
+        return np.unpackbits(np.frombuffer(data, np.uint8), count=size).view(np.bool_).reshape(shape)
+    return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+def _wrong(where: str, what: str) -> ProtocolError:
+    return ProtocolError(MALFORMED, f"{where} is {what}")

@@ -1,0 +1,64 @@
+"""CURVE keys as files, in the format of ZeroMQ's own tools: NAME.key (public) and NAME.key_secret (both halves)."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import zmq.auth
+
+PUBLIC_SUFFIX, SECRET_SUFFIX = ".key", ".key_secret"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def new_keys(folder: Path, name: str) -> tuple[Path, Path]:
+    """Makes a pair of keys; returns the paths of the public and of the secret one, which only its owner may read.
+
+    Raises:
+        ValueError: the name can't be used, or there are keys of this name already.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"the name is {name!r}; accepted: letters, digits, '.', '-' and '_', up to 64")
+    public, secret = folder / f"{name}{PUBLIC_SUFFIX}", folder / f"{name}{SECRET_SUFFIX}"
+    for path in (public, secret):
+        if path.exists():
+            raise ValueError(f"{path} exists; delete it, or choose another name, so that no key in use is lost")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = os.umask(0o077)
+    try:
+        zmq.auth.create_certificates(folder, name)
+    finally:
+        os.umask(before)
+    public.chmod(0o644)
+    return public, secret
+
+
+def load_public(path: str | Path) -> bytes:
+    """The public key in a file.
+
+    Raises:
+        ValueError: the file holds none, or is not there.
+    """
+    return _load(path)[0]
+
+
+def load_secret(path: str | Path) -> tuple[bytes, bytes]:
+    """Public and secret key.
+
+    Raises:
+        ValueError: the file does not hold both, is not there, or others may read it.
+    """
+    public, secret = _load(path)
+    if secret is None:
+        raise ValueError(f"{path} holds a public key only; give the file {SECRET_SUFFIX[1:]} of the same name")
+    if Path(path).stat().st_mode & 0o077:
+        raise ValueError(f"{path} can be read by others; run: chmod 600 {path}")
+    return public, secret
+
+
+def _load(path: str | Path) -> tuple[bytes, bytes | None]:
+    try:
+        return zmq.auth.load_certificate(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no key file ({error}); make one with: sam2_ros keys new NAME") from error

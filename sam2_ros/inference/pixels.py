@@ -1,0 +1,173 @@
+"""A frame's pixels on their way to the server: raw or JPEG in the message, or in memory that both processes share.
+
+Shared memory is an anonymous file (``memfd_create``) whose size is sealed. The server opens it through ``/proc``, so
+nothing has a name that could be left behind, and a client can't cut it short while the server reads it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import mmap
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.inference import protocol
+from sam2_ros.inference.protocol import MALFORMED, ProtocolError
+
+MODES = ("auto", "raw", "jpeg", "shm")
+MAX_SIDE = 1 << 15  # pixels
+_SLOTS = 2  # the server may still read the frame before
+_MEMFD_NAME = "sam2_ros_pixels"
+# fcntl names them from Python 3.8 on Linux only.
+_F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SHRINK = 1033, 1034, 0x0002
+
+
+class PixelWriter:
+    """The client's side. ``mode`` is "raw", "jpeg" or "shm"; ``quality`` that of JPEG, 1 to 100."""
+
+    def __init__(self, mode: str, quality: int = 90) -> None:
+        self._mode = mode
+        self._quality = quality
+        self._memory: mmap.mmap | None = None
+        self._fd = -1
+        self._slot_bytes = 0
+        self._slot = 0
+
+    def write(self, frame: NDArray[np.uint8]) -> tuple[dict[str, Any], Any]:
+        """What the header says of the pixels of ``frame`` (RGB ``uint8 [H, W, 3]``), and the part, or None.
+
+        The frame is not copied for "raw": it must not change before the answer has come.
+        """
+        height, width = frame.shape[:2]
+        about = {"height": height, "width": width, "encoding": self._mode}
+        if self._mode == "jpeg":
+            import cv2
+
+            quality = [cv2.IMWRITE_JPEG_QUALITY, self._quality]
+            done, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), quality)
+            if not done:
+                raise ValueError(f"a frame of {width} x {height} pixels can't be written as JPEG; use raw pixels")
+            return about, data.tobytes()
+        if self._mode == "shm":
+            self._reserve(frame.nbytes)
+            assert self._memory is not None
+            self._slot = (self._slot + 1) % _SLOTS
+            offset = self._slot * self._slot_bytes
+            slot = np.frombuffer(self._memory, np.uint8, frame.nbytes, offset).reshape(frame.shape)
+            np.copyto(slot, frame)
+            return about | {"pid": os.getpid(), "fd": self._fd, "offset": offset}, None
+        return about, np.ascontiguousarray(frame).data
+
+    def _reserve(self, size: int) -> None:
+        if size <= self._slot_bytes:
+            return
+        self.close()
+        self._slot_bytes = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._fd = os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self._fd, self._slot_bytes * _SLOTS)
+        fcntl.fcntl(self._fd, _F_ADD_SEALS, _F_SEAL_SHRINK)
+        self._memory = mmap.mmap(self._fd, self._slot_bytes * _SLOTS)
+
+    def close(self) -> None:
+        self._memory = None  # unmapped once no array looks into it any more
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._slot_bytes = -1, 0
+
+
+class PixelReader:
+    """The server's side, one for each stream."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._memory: mmap.mmap | None = None
+        self._file: tuple[int, int, int] | None = None  # pid, fd, inode
+
+    def read(self, about: Mapping[str, Any], part: memoryview | None) -> NDArray[np.uint8]:
+        """The frame, RGB ``uint8 [H, W, 3]``; raw pixels are not copied.
+
+        Raises:
+            ProtocolError: MALFORMED or TOO_LARGE.
+        """
+        height, width = (protocol.integer(about, key, 1, MAX_SIDE) for key in ("height", "width"))
+        size, encoding = height * width * 3, about.get("encoding")
+        if size > self._max_bytes:
+            raise ProtocolError(
+                protocol.TOO_LARGE, f"a frame of {width} x {height} has {size} bytes; accepted: {self._max_bytes}"
+            )
+        if encoding == "shm":
+            return np.frombuffer(self._shared(about, size), np.uint8, size, about["offset"]).reshape(height, width, 3)
+        if part is None:
+            raise ProtocolError(MALFORMED, f"encoding {encoding!r} needs the pixels as the third part of the message")
+        if encoding == "raw":
+            if len(part) != size:
+                raise ProtocolError(
+                    MALFORMED, f"the pixels have {len(part)} bytes; {width} x {height} in RGB need {size}"
+                )
+            return np.frombuffer(part, np.uint8).reshape(height, width, 3)
+        if encoding == "jpeg":
+            return _decode_jpeg(part, height, width)
+        raise ProtocolError(MALFORMED, f"encoding is {str(encoding)[:40]!r}; accepted: raw, jpeg, shm")
+
+    def _shared(self, about: Mapping[str, Any], size: int) -> mmap.mmap:
+        pid, fd = protocol.integer(about, "pid", 1, 1 << 30), protocol.integer(about, "fd", 0, 1 << 20)
+        path = f"/proc/{pid}/fd/{fd}"
+        try:
+            inode = os.stat(path).st_ino
+            if self._memory is None or self._file != (pid, fd, inode):
+                self._memory = _map_sealed(path, self._max_bytes * _SLOTS)
+                self._file = (pid, fd, inode)
+        except (OSError, ValueError) as error:
+            raise ProtocolError(
+                MALFORMED,
+                f"shared memory {path} can't be used ({error}); it needs the same machine, user and process "
+                "namespace; send raw pixels instead",
+            ) from error
+        protocol.integer(about, "offset", 0, max(0, len(self._memory) - size))
+        if size > len(self._memory):
+            raise ProtocolError(MALFORMED, f"the shared memory has {len(self._memory)} bytes; the frame needs {size}")
+        return self._memory
+
+    def close(self) -> None:
+        self._memory = self._file = None
+
+
+def _map_sealed(path: str, max_bytes: int) -> mmap.mmap:
+    """Maps a client's memory, and nothing else that a process may have open."""
+    if not os.readlink(path).startswith(f"/memfd:{_MEMFD_NAME}"):
+        raise ValueError("not a client's memory")
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not fcntl.fcntl(fd, _F_GET_SEALS) & _F_SEAL_SHRINK:
+            raise ValueError("its size is not sealed")
+        size = os.fstat(fd).st_size
+        if not 0 < size <= max_bytes + _SLOTS * mmap.PAGESIZE:
+            raise ValueError(f"it has {size} bytes; accepted: up to {max_bytes}")
+        return mmap.mmap(fd, size, prot=mmap.PROT_READ)
+    finally:
+        os.close(fd)
+
+
+def _decode_jpeg(part: memoryview, height: int, width: int) -> NDArray[np.uint8]:
+    import cv2
+    from PIL import Image
+
+    try:
+        # The size is looked at before anything is decoded: a damaged picture may announce any.
+        with Image.open(io.BytesIO(part)) as header:
+            kind, found = header.format, header.size
+    except Exception as error:  # Pillow raises what it likes: OSError, SyntaxError, struct.error, ...
+        raise ProtocolError(MALFORMED, f"the pixels are no JPEG picture: {error}") from error
+    if kind != "JPEG" or found != (width, height):
+        raise ProtocolError(
+            MALFORMED, f"the pixels are {kind}, {found[0]} x {found[1]}; the header says JPEG, {width} x {height}"
+        )
+    image = cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None or image.shape[:2] != (height, width):
+        raise ProtocolError(MALFORMED, "the JPEG picture can't be decoded")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)

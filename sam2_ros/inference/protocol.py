@@ -1,0 +1,113 @@
+"""The wire protocol between a camera and an inference server (docs/protocol.md): framing, versions, reasons.
+
+A message is two or three ZeroMQ parts: ``b"sam2/1"``, a msgpack map (the header), and the pixels of a frame where they
+travel along. This module never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgpack
+
+NAME = b"sam2/"
+VERSION = 1
+PREFIX = NAME + str(VERSION).encode()
+MAX_PARTS = 3
+MAX_PREFIX_BYTES = 16
+
+# Why a request was refused. The message beside it says what was wrong, what is accepted and what to do.
+BAD_VERSION = "VERSION"
+MALFORMED = "MALFORMED"
+TOO_LARGE = "TOO_LARGE"
+NO_STREAM = "NO_STREAM"  # this server knows no such stream: it was started anew, or the stream was idle too long
+LIMIT = "LIMIT"
+BUSY = "BUSY"
+DROPPED = "DROPPED"  # a frame that a newer one replaced
+DRAINING = "DRAINING"
+PROMPT = "PROMPT"  # a prompt was refused; ``prompt_code`` says how
+INVALID = "INVALID"  # a value that the engine does not accept
+FAILED = "FAILED"
+
+Header = dict[str, Any]
+
+
+class ProtocolError(ValueError):
+    """A message that can't be understood or is not permitted; ``code`` is one of the constants of this module."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def pack(header: Mapping[str, Any]) -> list[bytes]:
+    """The first two parts of a message."""
+    return [PREFIX, msgpack.packb(dict(header), use_bin_type=True)]
+
+
+def unpack(parts: Sequence[memoryview | bytes], max_bytes: int) -> Header:
+    """The header of a message.
+
+    Raises:
+        ProtocolError: BAD_VERSION, MALFORMED or TOO_LARGE.
+    """
+    if not 2 <= len(parts) <= MAX_PARTS:
+        raise ProtocolError(MALFORMED, f"the message has {len(parts)} parts; accepted: 2 or {MAX_PARTS}")
+    check_prefix(bytes(parts[0][: MAX_PREFIX_BYTES + 1]))
+    size = sum(len(part) for part in parts)
+    if size > max_bytes:
+        raise ProtocolError(
+            TOO_LARGE, f"the message has {size} bytes; accepted: up to {max_bytes}; send smaller images, or JPEG"
+        )
+    try:
+        header = msgpack.unpackb(parts[1], raw=False, strict_map_key=True)
+    except Exception as error:  # msgpack raises what it likes: ValueError, its own classes, RecursionError
+        raise ProtocolError(MALFORMED, f"the header is no msgpack map: {type(error).__name__}: {error}") from error
+    if not isinstance(header, dict) or not all(isinstance(key, str) for key in header):
+        raise ProtocolError(MALFORMED, f"the header is {type(header).__name__}; accepted: a map with text keys")
+    return header
+
+
+def check_prefix(prefix: bytes) -> None:
+    """
+    Raises:
+        ProtocolError: this is not our protocol, or not our version of it.
+    """
+    if prefix == PREFIX:
+        return
+    if prefix.startswith(NAME):
+        other = prefix[len(NAME) :].decode("ascii", "replace")
+        raise ProtocolError(
+            BAD_VERSION, f"protocol version {other[:8]!r}; accepted: {VERSION}; use the same sam2_ros on both sides"
+        )
+    raise ProtocolError(MALFORMED, f"the first part is {prefix!r}; accepted: {PREFIX!r}")
+
+
+def integer(header: Mapping[str, Any], key: str, low: int, high: int) -> int:
+    """A whole number of the header.
+
+    Raises:
+        ProtocolError: MALFORMED: missing, no whole number, or out of range.
+    """
+    value = header.get(key)
+    if type(value) is not int or not low <= value <= high:
+        raise ProtocolError(MALFORMED, f"{key} is {_short(value)}; accepted: a whole number from {low} to {high}")
+    return value
+
+
+def text(header: Mapping[str, Any], key: str, most: int = 256) -> str:
+    """A text of the header.
+
+    Raises:
+        ProtocolError: MALFORMED: missing, no text, or too long.
+    """
+    value = header.get(key)
+    if not isinstance(value, str) or len(value) > most:
+        raise ProtocolError(MALFORMED, f"{key} is {_short(value)}; accepted: text of up to {most} characters")
+    return value
+
+
+def _short(value: object) -> str:
+    shown = repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

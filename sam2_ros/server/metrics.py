@@ -1,0 +1,77 @@
+"""What the server counts, for Prometheus and for the health page. Thread-safe."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # s
+
+
+class Metrics:
+    """The counters of one server."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter("sam2_ros_requests", "Messages by operation", ["op"], registry=registry)
+        self.refused = Counter("sam2_ros_refused", "Refused messages by reason", ["code"], registry=registry)
+        self.rejected = Counter(
+            "sam2_ros_rejected_connections", "Connections without an accepted key", ["reason"], registry=registry
+        )
+        self.frames = Counter("sam2_ros_frames", "Tracked frames", registry=registry)
+        self.dropped = Counter("sam2_ros_frames_dropped", "Frames that a newer one replaced", registry=registry)
+        self.waiting = Histogram(
+            "sam2_ros_wait_seconds", "From a frame's arrival to its turn", registry=registry, buckets=_BUCKETS
+        )
+        self.engine = Histogram(
+            "sam2_ros_engine_seconds", "What the engine took for a frame", registry=registry, buckets=_BUCKETS
+        )
+        self.streams = Gauge("sam2_ros_streams", "Open streams", registry=registry)
+        self.objects = Gauge("sam2_ros_objects", "Living objects of all streams", registry=registry)
+
+    def refusals(self, code: str) -> int:
+        """How many messages were refused with this reason."""
+        value = self.registry.get_sample_value("sam2_ros_refused_total", {"code": code})
+        return int(value or 0)
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: one line for every scrape would fill the log."""
+
+
+class MetricsPage:
+    """Serves ``/metrics`` for Prometheus and ``/health`` (200 while frames are accepted, else 503) over HTTP.
+
+    Args:
+        host, port: where; port 0 takes a free one (:attr:`port`).
+        health: what the health page says, as JSON; its ``"ready"`` decides on the status.
+    """
+
+    def __init__(self, metrics: Metrics, host: str, port: int, health: Callable[[], dict[str, Any]]) -> None:
+        metrics_app = make_wsgi_app(metrics.registry)
+
+        def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            if environ["PATH_INFO"] == "/metrics":
+                return metrics_app(environ, start_response)
+            if environ["PATH_INFO"] in ("/health", "/healthz"):
+                state = health()
+                status = "200 OK" if state["ready"] else "503 Service Unavailable"
+                start_response(status, [("Content-Type", "application/json")])
+                return [json.dumps(state).encode() + b"\n"]
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"accepted: /metrics, /health\n"]
+
+        self._server: WSGIServer = make_server(host, port, app, handler_class=_QuietHandler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,133 @@
+"""Who may connect: CURVE keys with a list of clients, and no keys only where nobody else can reach the server."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
+
+from sam2_ros.inference.keys import PUBLIC_SUFFIX, load_public, load_secret
+from sam2_ros.server.metrics import Metrics
+
+_FAILED = {
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "handshake",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "protocol",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unknown key",
+}
+_DOMAIN = "sam2_ros"
+_STOP = "inproc://stop-security"
+
+
+class Security:
+    """CURVE for a server's socket, and the list of clients that it knows.
+
+    Args:
+        secret_file: the server's keys (``NAME.key_secret``).
+        clients: folder with the public keys (``*.key``) of the clients that are let in. It is read anew for every
+            connection, so that a client can be added or taken off the list while the server runs.
+
+    Raises:
+        ValueError: a file can't be used, or the folder is none.
+    """
+
+    def __init__(self, secret_file: str | Path, clients: str | Path) -> None:
+        self._public, self._secret = load_secret(secret_file)
+        self._clients = Path(clients)
+        if not self._clients.is_dir():
+            raise ValueError(f"{clients} is no folder; give the one with the clients' public keys (*{PUBLIC_SUFFIX})")
+        self._allowed_keys()
+        self._authenticator: ThreadAuthenticator | None = None
+        self._watcher: threading.Thread | None = None
+        self._stop: zmq.Socket[Any] | None = None
+
+    @property
+    def public_key(self) -> bytes:
+        return self._public
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether the client with this public key (Z85) is let in; called by pyzmq's authenticator."""
+        try:
+            return key in self._allowed_keys()
+        except ValueError:
+            return False  # a damaged file in the folder lets nobody in
+
+    def _allowed_keys(self) -> set[bytes]:
+        return {load_public(path) for path in sorted(self._clients.glob(f"*{PUBLIC_SUFFIX}"))}
+
+    def apply(self, context: zmq.Context[Any], socket: zmq.Socket[Any], metrics: Metrics) -> None:
+        """Sets ``socket`` up before it is bound, and counts whom it turns away."""
+        self._authenticator = ThreadAuthenticator(context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(_DOMAIN, self)
+        socket.curve_server = True
+        socket.curve_publickey, socket.curve_secretkey = self._public, self._secret
+        socket.zap_domain = _DOMAIN.encode()
+        monitor = socket.get_monitor_socket(sum(_FAILED))
+        self._stop = context.socket(zmq.PAIR)
+        self._stop.bind(_STOP)
+        self._watcher = threading.Thread(target=_count, args=(context, monitor, metrics), name="security", daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        if self._stop is not None and self._watcher is not None:
+            self._stop.send(b"")
+            self._watcher.join()
+            self._stop.close()
+        if self._authenticator is not None:
+            self._authenticator.stop()
+
+
+def _count(context: zmq.Context[Any], monitor: zmq.Socket[Any], metrics: Metrics) -> None:
+    stop = context.socket(zmq.PAIR)
+    stop.connect(_STOP)
+    poller = zmq.Poller()
+    poller.register(monitor, zmq.POLLIN)
+    poller.register(stop, zmq.POLLIN)
+    while stop not in (ready := dict(poller.poll())):
+        if monitor in ready:
+            event = recv_monitor_message(monitor)
+            metrics.rejected.labels(_FAILED.get(zmq.Event(event["event"]), "handshake")).inc()
+    stop.close()
+    monitor.close()
+
+
+def check_endpoints(endpoints: Sequence[str], security: Security | None, insecure: bool) -> None:
+    """
+    Raises:
+        ValueError: an endpoint is none, or others could reach it without keys.
+    """
+    for endpoint in endpoints:
+        if not is_private(endpoint) and security is None and not insecure:
+            raise ValueError(
+                f"{endpoint} can be reached from other machines, and there are no keys; give --keys and --clients "
+                "(made with: sam2_ros keys new), bind to ipc:// or tcp://127.0.0.1, or say --insecure"
+            )
+
+
+def is_private(endpoint: str) -> bool:
+    """Whether only this machine reaches an endpoint.
+
+    Raises:
+        ValueError: it is none that a server can be bound to.
+    """
+    accepted = "accepted: ipc:///PATH, tcp://ADDRESS:PORT (port * = a free one)"
+    scheme, _, rest = endpoint.partition("://")
+    if scheme == "ipc" and rest:
+        return True
+    host, _, port = rest.rpartition(":")
+    if scheme != "tcp" or not host or not (port == "*" or (port.isdigit() and int(port) < 65536)):
+        raise ValueError(f"the endpoint is {endpoint!r}; {accepted}")
+    host = urlsplit(f"//{host}").hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # *, the name of an interface or of a machine

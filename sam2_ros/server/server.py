@@ -1,0 +1,237 @@
+"""The server's socket: takes messages apart, hands them to the streams, and sends the answers back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+
+from sam2_ros.inference import protocol
+from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.codec import from_wire
+from sam2_ros.inference.protocol import Header, ProtocolError
+from sam2_ros.server.limits import Limits
+from sam2_ros.server.metrics import Metrics
+from sam2_ros.server.security import Security
+from sam2_ros.server.stream import REPLIES, Request, Stream, refusal
+from sam2_ros.tracking.config import TrackerConfig
+
+_TICK = 0.2  # s, between looks at idle streams and at the wish to stop
+_MAX_TOKEN = 64  # characters
+_OPERATIONS = ("hello", "ping", "bye", "step", "pixels", "add", "refine", "remove", "rename", "reset", "objects",
+               "next_id", "restore")  # fmt: skip
+
+
+class Server:
+    """Serves until :meth:`stop` is called, in the thread that calls :meth:`run`.
+
+    Args:
+        make_backend: the engine of a stream, made in the stream's thread; all of them may share one network.
+        endpoints: what to bind to, e.g. ``ipc:///run/sam2``, ``tcp://127.0.0.1:5555``; port ``*`` takes a free one.
+        security: keys; None = none are asked for.
+
+    Raises:
+        ValueError: an endpoint can't be used, with the reason.
+        zmq.ZMQError: it is in use, or may not be bound to.
+    """
+
+    def __init__(
+        self,
+        make_backend: Callable[[TrackerConfig], Backend],
+        endpoints: Sequence[str],
+        limits: Limits | None = None,
+        security: Security | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._make_backend = make_backend
+        self._limits = limits or Limits()
+        self.metrics = metrics or Metrics()
+        self._streams: dict[str, Stream] = {}  # by the client's token
+        self._clients: dict[bytes, str] = {}  # token by routing id
+        self._ending: list[Stream] = []
+        self._stopping = threading.Event()
+        self._draining = False
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._security = security
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.linger = 1000
+        # A part beyond this one ends the connection before it takes memory; smaller ones get an answer that says so.
+        self._socket.maxmsgsize = 2 * self._limits.message_bytes
+        self._socket.rcvhwm = self._limits.waiting_commands
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+        if security is not None:
+            security.apply(self._context, self._socket, self.metrics)
+        self._replies = self._context.socket(zmq.PULL)
+        self._replies.bind(REPLIES)
+        try:
+            for endpoint in endpoints:
+                self._socket.bind(endpoint)
+        except zmq.ZMQError:
+            self._destroy()
+            raise
+        self.endpoints: list[str] = [_last_endpoint(self._socket)] if len(endpoints) == 1 else list(endpoints)
+
+    def stop(self) -> None:
+        """Lets :meth:`run` end: new frames are refused, what is under way is answered. From any thread or signal."""
+        self._stopping.set()
+
+    def health(self) -> dict[str, Any]:
+        """For people and load balancers; ``ready`` is False while it drains."""
+        streams = list(self._streams.values())
+        return {
+            "ready": not (self._stopping.is_set() or self._draining),
+            "streams": len(streams),
+            "streams_at_most": self._limits.streams,
+            "objects": sum(stream.object_count for stream in streams),
+            "protocol": protocol.VERSION,
+        }
+
+    def run(self, grace: float = 10.0) -> None:
+        """Serves; after :meth:`stop`, what is under way has ``grace`` seconds to end."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._replies, zmq.POLLIN)
+        deadline, next_look = float("inf"), 0.0
+        try:
+            while time.monotonic() < deadline:
+                ready = dict(poller.poll(round(_TICK * 1000)))
+                if self._replies in ready:
+                    self._send_replies()
+                if self._socket in ready:
+                    self._receive()
+                if time.monotonic() > next_look:
+                    next_look = time.monotonic() + _TICK
+                    self._look_around()
+                if self._stopping.is_set() and not self._draining:
+                    self._draining, deadline = True, time.monotonic() + grace
+                    for token in list(self._streams):
+                        self._end_stream(token)
+                if self._draining and not self._ending:
+                    self._send_replies()
+                    break
+        finally:
+            self._destroy()
+
+    # ---- within ----
+
+    def _send_replies(self) -> None:
+        while True:
+            try:
+                parts = self._replies.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._socket.send_multipart(parts)  # to a client that is gone: dropped
+
+    def _receive(self) -> None:
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return
+        client, parts = frames[0].bytes, [frame.buffer for frame in frames[1:]]
+        header: Header = {"seq": 0}
+        try:
+            header = protocol.unpack(parts, self._limits.message_bytes)
+            header["seq"] = protocol.integer(header, "seq", 0, (1 << 63) - 1)
+            op = protocol.text(header, "op", 32)
+            self.metrics.requests.labels(op if op in _OPERATIONS else "other").inc()
+            request = Request(client, header, parts[2] if len(parts) > 2 else None, time.monotonic())
+            answer = self._dispatch(request, op)
+        except ProtocolError as error:
+            answer = refusal(error.code, str(error))
+        if answer is not None:
+            if not answer["ok"]:
+                self.metrics.refused.labels(answer["code"]).inc()
+            seq = header.get("seq")
+            self._reply(client, answer | {"seq": seq if type(seq) is int and 0 <= seq < 1 << 63 else 0})
+
+    def _reply(self, client: bytes, answer: Header) -> None:
+        self._socket.send_multipart([client, *protocol.pack(answer)])
+
+    def _dispatch(self, request: Request, op: str) -> Header | None:
+        """Answers, or hands on to a stream (None)."""
+        if op == "ping":
+            token = self._clients.get(request.client)
+            if token in self._streams:
+                self._streams[token].last_heard = request.arrival
+            return {"ok": True, "health": self.health()}
+        if op == "hello":
+            return self._hello(request)
+        if self._draining:
+            raise ProtocolError(protocol.DRAINING, "the server is being stopped; use another one, or come back")
+        token = self._clients.get(request.client)
+        stream = self._streams.get(token) if token is not None else None
+        if token is None or stream is None:
+            raise ProtocolError(protocol.NO_STREAM, "this connection has no stream; say hello first")
+        if op == "bye":
+            self._end_stream(token)
+            return {"ok": True}
+        replaced = stream.put(request)
+        if replaced is not None:
+            self.metrics.dropped.inc()
+            reason = refusal(protocol.DROPPED, "a newer frame came before this one had its turn")
+            self._reply(replaced.client, reason | {"seq": replaced.header["seq"]})
+        return None
+
+    def _hello(self, request: Request) -> Header | None:
+        if self._draining:
+            raise ProtocolError(protocol.DRAINING, "the server is being stopped; use another one, or come back")
+        token = protocol.text(request.header, "stream", _MAX_TOKEN)
+        if len(token) < 16:
+            raise ProtocolError(protocol.MALFORMED, f"stream has {len(token)} characters; accepted: 16 to {_MAX_TOKEN}")
+        try:
+            config = from_wire(TrackerConfig, request.header.get("tracker"))
+        except ProtocolError:
+            raise
+        except ValueError as error:
+            raise ProtocolError(protocol.INVALID, f"tracker.{error}") from error
+        if config.max_objects > self._limits.objects:
+            raise ProtocolError(
+                protocol.LIMIT,
+                f"tracker.max_objects is {config.max_objects}; this server accepts up to {self._limits.objects}",
+            )
+        if token in self._streams:  # the client knows best: it has lost what was there
+            self._end_stream(token)
+        if len(self._streams) >= self._limits.streams:
+            raise ProtocolError(
+                protocol.LIMIT,
+                f"{len(self._streams)} streams are open, as many as this server serves; use another one, or raise "
+                "--max-streams",
+            )
+        self._streams[token] = Stream(
+            self._context, lambda: self._make_backend(config), request, self._limits, self.metrics
+        )
+        self._clients[request.client] = token
+        return None
+
+    def _end_stream(self, token: str) -> None:
+        stream = self._streams.pop(token)
+        stream.close()
+        self._ending.append(stream)
+        self._clients = {client: other for client, other in self._clients.items() if other != token}
+
+    def _look_around(self) -> None:
+        for token, stream in list(self._streams.items()):
+            if stream.idle or stream.failed:
+                self._end_stream(token)
+        self._ending = [stream for stream in self._ending if not stream.join(0)]
+        self.metrics.streams.set(len(self._streams))
+        self.metrics.objects.set(sum(stream.object_count for stream in self._streams.values()))
+
+    def _destroy(self) -> None:
+        for stream in [*self._streams.values(), *self._ending]:
+            stream.close()
+        self._streams.clear()
+        self._socket.close()
+        self._replies.close()
+        if self._security is not None:
+            self._security.close()
+        if all(stream.join(0.2) for stream in self._ending):
+            self._context.term()
+
+
+def _last_endpoint(socket: zmq.Socket[Any]) -> str:
+    return bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()

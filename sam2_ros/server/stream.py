@@ -1,0 +1,248 @@
+"""One camera's tracker in the server: a thread that works through what its client asks, in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from sam2_ros.inference import protocol
+from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.codec import from_wire, to_wire
+from sam2_ros.inference.pixels import PixelReader
+from sam2_ros.inference.protocol import Header, ProtocolError
+from sam2_ros.server.limits import Limits
+from sam2_ros.server.metrics import Metrics
+from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
+
+REPLIES = "inproc://replies"  # from the streams' threads to the server's socket
+
+
+@dataclass(frozen=True)
+class Request:
+    """A message of a client: ``pixels`` is a view into the received part, which lives as long as it does."""
+
+    client: bytes  # routing id that the answer goes to
+    header: Header
+    pixels: memoryview | None
+    arrival: float  # s, time.monotonic()
+
+    @property
+    def is_frame(self) -> bool:
+        return self.header.get("op") == "step"
+
+
+class Stream:
+    """Lives from a client's ``hello`` to its ``bye``, to the idle limit, or to the end of the server.
+
+    Args:
+        make_backend: called in the stream's thread.
+        opening: the ``hello`` that the first answer goes to.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        make_backend: Callable[[], Backend],
+        opening: Request,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
+        self.last_heard = time.monotonic()
+        self.failed = False  # there is no engine: nothing but a new hello can help
+        self.object_count = 0
+        self._context = context
+        self._make_backend = make_backend
+        self._limits = limits
+        self._metrics = metrics
+        self._pixels = PixelReader(limits.message_bytes)
+        self._waiting: deque[Request] = deque()
+        self._changed = threading.Condition()  # guards _waiting and _closing
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, args=(opening,), name="stream", daemon=True)
+        self._thread.start()
+
+    def put(self, request: Request) -> Request | None:
+        """Queues a request; returns the frame that this one replaces: the newest wins.
+
+        Raises:
+            ProtocolError: BUSY.
+        """
+        self.last_heard = request.arrival
+        with self._changed:
+            replaced = None
+            if request.is_frame:
+                replaced = next((each for each in self._waiting if each.is_frame), None)
+                if replaced is not None:
+                    self._waiting.remove(replaced)
+            elif len(self._waiting) >= self._limits.waiting_commands:
+                raise ProtocolError(
+                    protocol.BUSY, f"{len(self._waiting)} requests of this stream wait already; wait for their answers"
+                )
+            self._waiting.append(request)
+            self._changed.notify_all()
+        return replaced
+
+    @property
+    def idle(self) -> bool:
+        """Whether it was forgotten by its client."""
+        with self._changed:
+            return not self._waiting and time.monotonic() - self.last_heard > self._limits.idle
+
+    def close(self) -> None:
+        """Ends the thread once everything that waits is done. Returns at once; see :meth:`join`."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def join(self, timeout: float) -> bool:
+        """Whether the thread ended within ``timeout`` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # ---- the stream's thread ----
+
+    def _run(self, opening: Request) -> None:
+        socket = self._context.socket(zmq.PUSH)
+        socket.linger = 1000
+        socket.connect(REPLIES)
+        backend: Backend | None = None
+        try:
+            try:
+                backend = self._make_backend()
+                answer = {"ok": True, "info": to_wire(backend.info), "next_id": backend.next_id, "resumed": False}
+            except Exception as error:
+                self.failed = True
+                answer = refusal(protocol.FAILED, f"the stream can't be opened: {error}")
+            self._reply(socket, opening, answer)
+            while backend is not None and (request := self._next()) is not None:
+                self._reply(socket, request, self._answer(backend, request))
+        finally:
+            if backend is not None:
+                backend.close()
+            self._pixels.close()
+            socket.close()
+
+    def _next(self) -> Request | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            return self._waiting.popleft() if self._waiting else None
+
+    def _reply(self, socket: zmq.Socket[Any], request: Request, answer: Header) -> None:
+        if not answer["ok"]:
+            self._metrics.refused.labels(answer["code"]).inc()
+        answer["seq"] = request.header["seq"]
+        socket.send_multipart([request.client, *protocol.pack(answer)])
+
+    def _answer(self, backend: Backend, request: Request) -> Header:
+        try:
+            op = request.header["op"]
+            if op == "step":
+                answer = self._step(backend, request)
+            elif op == "pixels":
+                answer = {"shape": list(self._read(request).shape)}
+            else:
+                answer = _command(backend, request.header)
+        except ProtocolError as error:
+            return refusal(error.code, str(error))
+        except PromptError as error:
+            return refusal(protocol.PROMPT, str(error), prompt_code=int(error.code))
+        except ValueError as error:
+            return refusal(protocol.INVALID, str(error))
+        except Exception as error:  # a fault in one frame must not end the stream
+            return refusal(protocol.FAILED, f"{type(error).__name__}: {error}")
+        return {"ok": True, "next_id": backend.next_id} | answer
+
+    def _step(self, backend: Backend, request: Request) -> Header:
+        start = time.monotonic()
+        self._metrics.waiting.observe(start - request.arrival)
+        stamp = protocol.integer(request.header, "stamp", -(1 << 63), (1 << 63) - 1)
+        result = backend.step(self._read(request), stamp)
+        self._metrics.engine.observe(time.monotonic() - start)
+        self._metrics.frames.inc()
+        self.object_count = len(result.objects)
+        return {"result": to_wire(result)}
+
+    def _read(self, request: Request) -> NDArray[np.uint8]:
+        about = request.header.get("frame")
+        if not isinstance(about, dict):
+            raise ProtocolError(protocol.MALFORMED, "'frame' is missing: a map with height, width and encoding")
+        return self._pixels.read(about, request.pixels)
+
+
+def refusal(code: str, message: str, **more: Any) -> Header:
+    """The header of an answer that says why not."""
+    return {"ok": False, "code": code, "message": message, **more}
+
+
+def _command(backend: Backend, header: Header) -> Header:
+    """Applies anything but a frame; the answer carries the objects as they are then, and what changed."""
+    op = protocol.text(header, "op")
+    if op not in _COMMANDS:
+        known = ", ".join(["hello", "ping", "bye", "step", "pixels", *_COMMANDS])
+        raise ProtocolError(protocol.MALFORMED, f"op is {op[:40]!r}; accepted: {known}")
+    result = _COMMANDS[op](backend, header)
+    changes = backend.take_changes()
+    return {"result": to_wire(result), "changes": to_wire(changes), "objects": to_wire(backend.objects())}
+
+
+def _stamp(header: Header) -> int:
+    return protocol.integer(header, "stamp", -(1 << 63), (1 << 63) - 1)
+
+
+def _object_id(header: Header) -> int:
+    return protocol.integer(header, "object_id", 0, (1 << 63) - 1)
+
+
+def _add(backend: Backend, header: Header) -> Sequence[PromptResult]:
+    return backend.add(from_wire(list[AddRequest], header.get("requests")), _stamp(header))
+
+
+def _refine(backend: Backend, header: Header) -> PromptResult:
+    return backend.refine(from_wire(AddRequest, header.get("request")), _stamp(header))
+
+
+def _rename(backend: Backend, header: Header) -> None:
+    backend.rename(_object_id(header), protocol.text(header, "name", 4096), protocol.text(header, "label", 4096))
+
+
+def _set_next_id(backend: Backend, header: Header) -> None:
+    backend.next_id = protocol.integer(header, "next_id", 1, (1 << 63) - 1)
+
+
+def _restore(backend: Backend, header: Header) -> Sequence[PromptResult]:
+    """Objects on the newest frame, each with the id that it had before, however high; nobody is told of them."""
+    requests = from_wire(list[AddRequest], header.get("requests"))
+    next_id = backend.next_id
+    results = []
+    for request in requests:
+        if request.object_id is None or not 1 <= request.object_id < 1 << 62:
+            raise ProtocolError(protocol.MALFORMED, "an object is restored with its object_id, a number from 1 on")
+        living = backend.objects()
+        if living is not None and any(known.object_id == request.object_id for known in living.objects):
+            raise ProtocolError(protocol.MALFORMED, f"object {request.object_id} lives; correct it with refine")
+        backend.next_id = request.object_id
+        results += backend.add([AddRequest(request.prompt, None, request.name, request.label, request.label_score)])
+        next_id = max(next_id, request.object_id + 1)
+    backend.next_id = next_id
+    backend.take_changes()
+    return results
+
+
+_COMMANDS: dict[str, Callable[[Backend, Header], Any]] = {
+    "add": _add,
+    "refine": _refine,
+    "remove": lambda backend, header: backend.remove(_object_id(header)),
+    "rename": _rename,
+    "reset": lambda backend, header: backend.reset(),
+    "objects": lambda backend, header: None,  # every answer carries them
+    "next_id": _set_next_id,
+    "restore": _restore,
+}

@@ -1,0 +1,38 @@
+"""``sam2_ros keys``: CURVE keys for the inference server and its clients."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def register(subparsers: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = subparsers.add_parser(
+        "keys",
+        help="make keys for the inference server and its clients",
+        description="Keys for 'sam2_ros serve --keys --clients' and for those who connect to it.",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    new = actions.add_parser(
+        "new",
+        help="make a pair of keys",
+        description="Writes NAME.key, which may be handed out, and NAME.key_secret, which stays where it is.",
+    )
+    new.add_argument("name", metavar="NAME", help="of whom they are, e.g. server or robot1")
+    new.add_argument("--dir", type=Path, default=Path("."), metavar="DIR", help="where to (default: here)")
+    new.set_defaults(run=run_new)
+
+
+def run_new(args: argparse.Namespace) -> int:
+    """Makes a pair of keys; returns the exit code."""
+    from sam2_ros.inference.keys import new_keys
+    from sam2_ros.tools.errors import UserError
+
+    try:
+        public, secret = new_keys(args.dir, args.name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(f"public: {public}\nsecret: {secret}")
+    return 0

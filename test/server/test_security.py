@@ -1,0 +1,111 @@
+"""Keys: who has none, a wrong one, or one that the server does not know gets nowhere, and is counted."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import PATIENCE, connected, picture, serving
+
+from sam2_ros.inference.client import ClientKeys
+from sam2_ros.inference.keys import load_public, load_secret, new_keys
+from sam2_ros.inference.link import LinkDown
+from sam2_ros.server import Server
+from sam2_ros.server.security import Security
+from sam2_ros.tools.main import main
+
+
+class Keyring:
+    """A server's keys, a client's that it knows, and a stranger's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("server", "robot", "stranger", "other_server"):
+            assert main(["keys", "new", name, "--dir", str(folder)]) == 0
+        self.clients = folder / "clients"
+        self.clients.mkdir()
+        shutil.copy(folder / "robot.key", self.clients)
+
+    def security(self) -> Security:
+        return Security(self.folder / "server.key_secret", self.clients)
+
+    def client(self, name: str, server: str = "server") -> ClientKeys:
+        return ClientKeys(str(self.folder / f"{name}.key_secret"), str(self.folder / f"{server}.key"))
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    return Keyring(tmp_path)
+
+
+def rejected(server: Server) -> float:
+    samples = next(iter(server.metrics.rejected.collect())).samples
+    return sum(sample.value for sample in samples if sample.name.endswith("_total"))
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_known_client_is_served(keyring: Keyring) -> None:
+    with (
+        serving(security=keyring.security()) as server,
+        connected(server, client_keys=keyring.client("robot")) as client,
+    ):
+        client.connect(PATIENCE)
+        assert client.step(picture(), 5).stamp == 5
+        assert rejected(server) == 0
+
+
+@pytest.mark.parametrize("who", ["no key", "unknown client", "wrong server key"])
+def test_anybody_else_is_not_and_is_counted(keyring: Keyring, who: str) -> None:
+    keys = {
+        "no key": None,
+        "unknown client": keyring.client("stranger"),
+        "wrong server key": keyring.client("robot", "other_server"),
+    }[who]
+    with serving(security=keyring.security()) as server, connected(server, client_keys=keys) as client:
+        with pytest.raises(LinkDown):
+            client.connect()
+        wait_until(lambda: rejected(server) > 0)
+        assert server.health()["streams"] == 0
+        assert server.metrics.registry.get_sample_value("sam2_ros_requests_total", {"op": "ping"}) is None
+
+
+def test_a_client_may_be_let_in_and_shut_out_while_the_server_runs(keyring: Keyring) -> None:
+    with serving(security=keyring.security()) as server:
+        with connected(server, client_keys=keyring.client("stranger")) as client:
+            with pytest.raises(LinkDown):
+                client.connect()
+            shutil.copy(keyring.folder / "stranger.key", keyring.clients)
+            client.connect(PATIENCE)
+        (keyring.clients / "stranger.key").unlink()
+        with (
+            connected(server, client_keys=keyring.client("stranger")) as client,
+            pytest.raises(LinkDown),
+        ):
+            client.connect()
+
+
+def test_keys_are_files_that_only_their_owner_reads(tmp_path: Path) -> None:
+    public, secret = new_keys(tmp_path / "new", "robot")
+    assert load_secret(secret)[0] == load_public(public)
+    assert secret.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ValueError, match="exists; delete it"):
+        new_keys(tmp_path / "new", "robot")
+    with pytest.raises(ValueError, match="accepted: letters"):
+        new_keys(tmp_path, "../robot")
+    with pytest.raises(ValueError, match="public key only"):
+        load_secret(public)
+    secret.chmod(0o644)
+    with pytest.raises(ValueError, match="chmod 600"):
+        load_secret(secret)
+    with pytest.raises(ValueError, match="no key file"):
+        load_public(tmp_path / "nothing.key")

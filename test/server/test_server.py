@@ -1,0 +1,326 @@
+"""The server: limits, the newest frame, draining, health, and clients that come, go and return."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+from served import PATIENCE, ServerProcess, boxed, connected, picture, serving
+
+from sam2_ros.inference import NullBackend, protocol
+from sam2_ros.inference.backend import FrameDropped
+from sam2_ros.inference.client import RemoteBackend
+from sam2_ros.inference.codec import to_wire
+from sam2_ros.inference.link import LinkDown
+from sam2_ros.server import Limits
+from sam2_ros.server.metrics import MetricsPage
+from sam2_ros.tools.main import main
+from sam2_ros.tracking import ObjectState, TrackerConfig
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    pytest.fail(f"waited in vain for {what}")
+
+
+class Raw:
+    """A client that says what it likes."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.rcvtimeo = round(PATIENCE * 1000)
+        self._socket.connect(endpoint)
+
+    def send(self, *parts: bytes) -> None:
+        self._socket.send_multipart(list(parts))
+
+    def receive(self) -> dict[str, Any]:
+        prefix, header = self._socket.recv_multipart()
+        assert prefix == protocol.PREFIX
+        return dict(msgpack.unpackb(header))
+
+    def ask(self, op: str, seq: int = 1, pixels: bytes | None = None, **fields: Any) -> dict[str, Any]:
+        self.tell(op, seq, pixels, **fields)
+        return self.receive()
+
+    def tell(self, op: str, seq: int = 1, pixels: bytes | None = None, **fields: Any) -> None:
+        parts = protocol.pack({"op": op, "seq": seq, **fields})
+        self.send(*parts, *([] if pixels is None else [pixels]))
+
+    def hello(self, **changes: Any) -> dict[str, Any]:
+        return self.ask("hello", **{"stream": "0123456789abcdef", "tracker": to_wire(TrackerConfig())} | changes)
+
+    def step(self, seq: int, **changes: Any) -> None:
+        frame = {"height": 4, "width": 4, "encoding": "raw"}
+        self.tell("step", seq, bytes(48), **{"stamp": seq, "frame": frame} | changes)
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._context.destroy(0)
+
+
+def test_what_is_wrong_with_a_message_is_said_and_counted() -> None:
+    header = msgpack.packb({"op": "ping", "seq": 3})
+    wrong = [
+        ((b"sam2/9", header), protocol.BAD_VERSION, "accepted: 1"),
+        ((b"hello", header), protocol.MALFORMED, "first part"),
+        ((protocol.PREFIX,), protocol.MALFORMED, "1 parts"),
+        ((protocol.PREFIX, header, b"", b""), protocol.MALFORMED, "4 parts"),
+        ((protocol.PREFIX, header[:-1]), protocol.MALFORMED, "no msgpack map"),
+        ((protocol.PREFIX, b"\x93\x01\x02\x03"), protocol.MALFORMED, "accepted: a map"),
+        ((protocol.PREFIX, msgpack.packb({"op": "ping"})), protocol.MALFORMED, "seq is None"),
+        ((protocol.PREFIX, msgpack.packb({"op": "dance", "seq": 1})), protocol.NO_STREAM, "say hello first"),
+        ((protocol.PREFIX, header, bytes(2000)), protocol.TOO_LARGE, "accepted: up to 1500"),
+    ]
+    with serving(limits=Limits(message_bytes=1500)) as server, Raw(server.endpoints[0]) as raw:
+        for parts, code, words in wrong:
+            raw.send(*parts)
+            answer = raw.receive()
+            assert (answer["ok"], answer["code"]) == (False, code)
+            assert words in answer["message"]
+        assert raw.ask("ping", 9)["seq"] == 9
+        assert server.metrics.refusals(protocol.MALFORMED) == 6
+        assert server.metrics.refusals(protocol.TOO_LARGE) == 1
+        assert raw.hello(tracker={"max_objects": 2, "speed": 3})["message"].startswith(
+            "TrackerConfig is a map with the unknown field 'speed'; accepted: "
+        )
+        assert "tracker.history is 999" in raw.hello(tracker={"history": 999})["message"]
+
+
+def test_a_frame_must_be_what_its_header_says() -> None:
+    with serving() as server, Raw(server.endpoints[0]) as raw:
+        assert raw.hello()["ok"]
+        for frame, words in (
+            ({"height": 4, "width": 5, "encoding": "raw"}, "48 bytes; 5 x 4 in RGB need 60"),
+            ({"height": 0, "width": 5, "encoding": "raw"}, "height is 0"),
+            ({"height": 30000, "width": 30000, "encoding": "raw"}, "accepted: 67108864"),
+            ({"height": 4, "width": 4, "encoding": "png"}, "accepted: raw, jpeg, shm"),
+            ({"height": 4, "width": 4, "encoding": "jpeg"}, "no JPEG"),
+            ({"height": 4, "width": 4, "encoding": "shm", "pid": 1, "fd": 0, "offset": 0}, "can't be used"),
+            ({"height": 4, "width": 4, "encoding": "shm"}, "pid is None"),
+        ):
+            raw.step(1, frame=frame)
+            answer = raw.receive()
+            assert not answer["ok"] and words in answer["message"], answer
+        raw.step(2)
+        assert raw.receive()["ok"]
+
+
+def test_shared_memory_is_only_what_a_client_made(tmp_path: Any) -> None:
+    """No other open file of this user is read, and no memory that could be cut short."""
+    import os
+
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(4096))
+    unsealed = os.memfd_create("sam2_ros_pixels")
+    os.ftruncate(unsealed, 4096)
+    with (
+        serving() as server, Raw(server.endpoints[0]) as raw, secret.open("rb") as file
+    ):  # fmt: skip
+        raw.hello()
+        for fd, words in ((file.fileno(), "not a client's memory"), (unsealed, "Invalid argument|not sealed")):
+            about = {"height": 4, "width": 4, "encoding": "shm", "pid": os.getpid(), "fd": fd, "offset": 0}
+            raw.step(1, frame=about)
+            message = raw.receive()["message"]
+            assert any(each in message for each in words.split("|")), message
+    os.close(unsealed)
+
+
+def test_limits_are_told_with_reasons() -> None:
+    config = TrackerConfig(max_objects=2)
+    with serving(limits=Limits(streams=1, objects=2)) as server, connected(server, config) as first:
+        first.step(picture(), 0)
+        with connected(server, config) as second, pytest.raises(LinkDown, match="1 streams are open"):
+            second.connect()
+        with connected(server) as third, pytest.raises(LinkDown, match=r"max_objects is 16; .* accepts up to 2"):
+            third.connect()
+        first.close()
+        with connected(server, config) as second:
+            second.connect(PATIENCE)
+            assert second.step(picture(), 0).frame_index == 0
+
+
+def test_the_newest_frame_wins_and_the_older_one_is_told() -> None:
+    gate = threading.Semaphore(0)
+
+    class Gated(NullBackend):
+        def step(self, frame: Any, stamp: int) -> Any:
+            gate.acquire()
+            return super().step(frame, stamp)
+
+    with serving(Gated) as server, Raw(server.endpoints[0]) as raw:
+        raw.hello()
+        for seq in (11, 12, 13, 14):
+            raw.step(seq)
+        dropped = [raw.receive(), raw.receive()]
+        # Whether frame 11 was taken before 12 came is the machine's to say.
+        assert all(each["code"] == protocol.DROPPED for each in dropped)
+        gate.release(4)
+        rest = [raw.receive() for _ in range(4 - len(dropped))]
+        assert rest[-1]["ok"] and rest[-1]["seq"] == 14
+        assert server.metrics.registry.get_sample_value("sam2_ros_frames_dropped_total") >= 2  # type: ignore[operator]
+
+
+def test_a_frame_without_an_answer_in_time_is_dropped_and_its_changes_come_later() -> None:
+    gate = threading.Semaphore(2)
+
+    class Gated(NullBackend):
+        def step(self, frame: Any, stamp: int) -> Any:
+            assert gate.acquire(timeout=PATIENCE)
+            return super().step(frame, stamp)
+
+    with serving(Gated) as server, connected(server, timeout=1.0) as client:
+        client.step(picture(), 0)
+        client.add([boxed()])
+        client.step(picture(), 1)
+        with pytest.raises(FrameDropped, match="no answer to 'step' within 1 s"):
+            client.step(picture(), 2)
+        assert client.link_values()["timeouts"] == 1 and client.link_values()["link"] == "connected"
+        gate.release(10)
+        wait_until(lambda: client.step(picture(), 3).objects, "an answer again")
+        assert client.link_values()["in flight"] == 0
+
+
+def test_a_frame_that_fails_in_the_engine_fails_alone() -> None:
+    class Faulty(NullBackend):
+        def step(self, frame: Any, stamp: int) -> Any:
+            if stamp == 1:
+                raise RuntimeError("out of memory")
+            return super().step(frame, stamp)
+
+    with serving(Faulty) as server, connected(server) as client:
+        client.step(picture(), 0)
+        client.add([boxed()])
+        with pytest.raises(RuntimeError, match="out of memory"):
+            client.step(picture(), 1)
+        assert [known.object_id for known in client.step(picture(), 2).objects] == [1]
+
+
+def test_jpeg_is_close_and_smaller() -> None:
+    seen: list[Any] = []
+
+    class Looking(NullBackend):
+        def step(self, frame: Any, stamp: int) -> Any:
+            seen.append(np.array(frame))
+            return super().step(frame, stamp)
+
+    slope = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None] * 3, (48, 64, 3)).copy()
+    slope[..., 2] = 7
+    with serving(Looking) as server:
+        for pixels in ("jpeg", "raw", "shm"):
+            with connected(server, pixels=pixels) as client:
+                client.step(slope, 0)
+    assert np.abs(seen[0].astype(int) - slope).max() < 12
+    assert (seen[1] == slope).all() and (seen[2] == slope).all()
+
+
+def test_a_silent_stream_is_forgotten_and_taken_up_again() -> None:
+    with serving(limits=Limits(idle=0.3)) as server, connected(server) as client:
+        client.step(picture(), 0)
+        client.add([boxed(name="cup")])
+        first = client.step(picture(), 1).objects[0]
+        wait_until(lambda: server.health()["streams"] == 0, "the stream to be forgotten")
+        with pytest.raises(FrameDropped):
+            client.step(picture(), 2)
+        again = client.step(picture(), 3).objects[0]
+        assert (again.object_id, again.name, again.mask.box) == (first.object_id, "cup", first.mask.box)
+        assert again.first_seen == first.first_seen
+
+
+def test_sigterm_answers_what_is_under_way_and_ends() -> None:
+    with ServerProcess("--bind", "tcp://127.0.0.1:*", model="null:600") as server, Raw(server.endpoint) as raw:
+        raw.hello()
+        raw.step(5)
+        raw.ask("ping", 6)
+        assert server.terminate() == 0
+        answer = raw.receive()
+        assert answer["ok"] and answer["seq"] == 5
+
+
+def test_the_next_server_takes_over_with_the_same_ids() -> None:
+    with ServerProcess("--bind", "tcp://127.0.0.1:*") as first, serving() as second:
+        client = RemoteBackend([first.endpoint, second.endpoints[0]], timeout=PATIENCE)
+        client.step(picture(), 0)
+        client.add([boxed(name="cup"), boxed(40, 5, 60, 20)])
+        client.remove(1)
+        client.add([boxed(1, 1, 9, 9, name="dish")])
+        client.take_changes()
+        before = client.step(picture(), 1)
+        first.kill()
+        with pytest.raises(FrameDropped):
+            client.step(picture(), 2)
+        lost = client.objects()
+        assert lost is not None and [each.state for each in lost.objects] == [ObjectState.OCCLUDED] * 2
+        assert [change.state for change in client.take_changes()] == [ObjectState.OCCLUDED] * 2
+        after = client.step(picture(), 3)
+        assert [each.object_id for each in after.objects] == [2, 3]
+        assert [each.mask.box for each in after.objects] == [each.mask.box for each in before.objects]
+        assert [change.state for change in after.changes] == [ObjectState.VISIBLE] * 2
+        assert after.frame_index == 2 and after.objects[1].frames_tracked == before.objects[1].frames_tracked + 1
+        assert client.add([boxed()])[0].object_id == 4
+        assert client.link_values()["server"] == second.endpoints[0]
+        client.close()
+
+
+def test_a_client_waits_for_a_server_that_comes_late(tmp_path: Any) -> None:
+    endpoint = f"ipc://{tmp_path / 'late'}"
+    with connected(endpoint) as client:
+        with pytest.raises(FrameDropped, match="no inference server"):
+            client.step(picture(), 0)
+        with pytest.raises(FrameDropped, match="next try in"):
+            client.step(picture(), 1)
+        assert not client.add([boxed()])[0].success
+        assert "down" in str(client.link_values()["link"])
+        with serving(endpoint=endpoint):
+            client.connect(PATIENCE)
+            assert client.step(picture(), 2).stamp == 2
+
+
+def test_health_and_metrics_over_http() -> None:
+    with serving() as server, connected(server) as client:
+        page = MetricsPage(server.metrics, "127.0.0.1", 0, server.health)
+        client.step(picture(), 0)
+
+        def get(path: str) -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{page.port}{path}", timeout=PATIENCE) as answer:
+                return str(answer.read().decode())
+
+        assert '"ready": true, "streams": 1' in get("/health")
+        assert "sam2_ros_frames_total 1.0" in get("/metrics")
+        assert 'sam2_ros_requests_total{op="step"} 1.0' in get("/metrics")
+        server.stop()
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            get("/health")
+        page.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--bind", "tcp://0.0.0.0:5999"], "reached from other machines, and there are no keys"),
+        (["--bind", "tcp://*:5999"], "reached from other machines"),
+        (["--bind", "udp://127.0.0.1:1"], "the endpoint is 'udp://127.0.0.1:1'; accepted: ipc:"),
+        (["--bind", "tcp://127.0.0.1:99999"], "accepted: ipc:"),
+        (["--keys", "nothing.key_secret"], "belong together"),
+        (["--max-streams", "0"], "accepted: more than 0"),
+        (["--metrics", "9464"], "accepted: HOST:PORT"),
+    ],
+)
+def test_what_can_not_be_served_is_said(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--model", "null", *options]) == 2
+    assert words in capsys.readouterr().err
