@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import Backend, BackendInfo, FrameDropped
+from sam2_ros.inference.continuity import interruption
 from sam2_ros.tracking.stamps import seconds
 from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
 
@@ -35,6 +37,7 @@ class Frame:
     decode: Callable[[], NDArray[np.uint8]]
     receive_time: int  # ns, time.monotonic_ns()
     source: Any = None
+    encoding: str = ""  # of the pixels, as the camera names it
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Listener(Protocol):
         """
         ...
 
+    def on_restart(self, frame: Frame, reason: str) -> None:
+        """Every object was forgotten, because ``frame`` does not go on from the one before it."""
+        ...
+
     def on_failure(self, frame: Frame, error: Exception) -> None:
         """A frame was lost to ``error``; the worker goes on with the next."""
         ...
@@ -87,13 +94,29 @@ class _Command(Generic[T]):
 class Worker:
     """Runs a :class:`Backend` in a thread of its own, from :meth:`start` to :meth:`close`."""
 
-    def __init__(self, make_backend: Callable[[], Backend], listener: Listener, name: str = "") -> None:
-        """``make_backend`` is called in the thread; ``name`` tells it from other workers' threads."""
+    def __init__(
+        self,
+        make_backend: Callable[[], Backend],
+        listener: Listener,
+        name: str = "",
+        queue: int = 0,
+        jump_back: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            make_backend: called in the thread.
+            name: tells the thread from other workers'.
+            queue: frames that may wait to be processed one after another, all of them; a new one is dropped where that
+                many wait. 0: one may wait, and gives way to a newer one.
+            jump_back: seconds, see :func:`~sam2_ros.inference.continuity.interruption`; may be set at any time.
+        """
         self._make_backend = make_backend
         self._listener = listener
         self._name = f"inference {name}" if name else "inference"
         self._condition = threading.Condition()  # guards everything below
-        self._slot: Frame | None = None
+        self._queue_length = queue
+        self.jump_back = jump_back
+        self._waiting: deque[Frame] = deque()
         self._commands: list[_Command[Any]] = []
         self._newest: Processed | None = None
         self._newest_is_current = False  # processed since resume(); prompts are for such frames alone
@@ -133,21 +156,24 @@ class Worker:
         """Takes no more frames, refuses commands that wait for one, and returns when the frame under way is done."""
         with self._condition:
             self._paused = True
-            if self._slot is not None:
-                self._slot = None
-                self._counters = replace(self._counters, dropped=self._counters.dropped + 1)
+            self._counters = replace(self._counters, dropped=self._counters.dropped + len(self._waiting))
+            self._waiting.clear()
         self._refuse_waiting("the tracker was deactivated meanwhile; activate it and send the prompt again")
         self.call(lambda backend: None).result()
 
     def submit(self, frame: Frame) -> None:
-        """Hands over a frame; one that still waits is dropped for it."""
+        """Hands over a frame; one that still waits is dropped for it, or with a full ``queue`` it is dropped itself."""
         with self._condition:
             if self._paused or self._closing:
                 return
-            waited = self._slot is not None
             counters = self._counters
-            self._counters = replace(counters, received=counters.received + 1, dropped=counters.dropped + int(waited))
-            self._slot = frame
+            full = len(self._waiting) >= max(1, self._queue_length)
+            self._counters = replace(counters, received=counters.received + 1, dropped=counters.dropped + int(full))
+            if full and self._queue_length:
+                return
+            if full:
+                self._waiting.clear()
+            self._waiting.append(frame)
             self._condition.notify_all()
 
     def call(self, apply: Callable[[Backend], T]) -> Future[T]:
@@ -216,7 +242,7 @@ class Worker:
     def _work(self, backend: Backend) -> bool:
         """Waits for something to do and does it; False when the worker is closing."""
         with self._condition:
-            while not (self._closing or self._slot or self._due()):
+            while not (self._closing or self._waiting or self._due()):
                 self._condition.wait(self._seconds_to_deadline())
             if self._closing:
                 return False
@@ -225,7 +251,7 @@ class Worker:
         for command in commands:
             self._apply(command, backend)
         with self._condition:
-            frame, self._slot = self._slot, None
+            frame = self._waiting.popleft() if self._waiting else None
         if frame is not None:
             self._process(frame, backend)
         return True
@@ -284,6 +310,7 @@ class Worker:
     def _process(self, frame: Frame, backend: Backend) -> None:
         try:
             image = frame.decode()
+            self._restart_if_interrupted(frame, image, backend)
             start_time = time.monotonic_ns()
             result = backend.step(image, frame.stamp)
             end_time = time.monotonic_ns()
@@ -300,9 +327,22 @@ class Worker:
             return
         with self._condition:
             self._counters = counters = replace(self._counters, processed=self._counters.processed + 1)
+            if self._queue_length:  # as of this frame, so that a replay says the same however fast frames come in
+                counters = replace(counters, received=counters.processed + counters.dropped + counters.failed)
             self._newest = processed = Processed(frame, image, result, start_time, end_time, counters)
             self._newest_is_current = True
         self._tell(frame, self._listener.on_processed, processed)
+
+    def _restart_if_interrupted(self, frame: Frame, image: NDArray[np.uint8], backend: Backend) -> None:
+        last = self._newest
+        if last is None:
+            return
+        reason = interruption(frame.stamp, image.shape, last.frame.stamp, last.image.shape, self.jump_back)
+        if not reason:
+            return
+        backend.reset()
+        self._tell(frame, self._listener.on_restart, frame, reason)
+        self._tell(frame, self._tell_changes, last, backend)
 
     def _tell(self, frame: Frame, tell: Callable[..., None], *arguments: Any) -> None:
         """A fault in telling must not end the thread; one in ``on_failure`` itself has nowhere to go."""

@@ -15,6 +15,7 @@ from sam2_ros.ros.depth import DepthInput
 from sam2_ros.ros.diagnostics import Report, Statistics, active_values
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
+from sam2_ros.ros.input_health import InputHealth
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.outputs import Outputs
 from sam2_ros.ros.parameters import tracker_config
@@ -43,6 +44,10 @@ class _WorkerListener:
         if camera := self._camera:
             camera.on_changes(processed)
 
+    def on_restart(self, frame: Frame, reason: str) -> None:
+        if camera := self._camera:
+            camera.health.restarted(reason)
+
     def on_failure(self, frame: Frame, error: Exception) -> None:
         if camera := self._camera:
             camera.on_failure(frame, error)
@@ -63,6 +68,7 @@ class CameraStream:
         self._settings = settings
         self._prefix = f"{name}/" if name else ""
         self._statistics = Statistics()
+        self.health = InputHealth(self._warn)
         self._input = ImageInput(node, settings, self._on_frame, self._prefix)
         self._worker: Worker | None = None
         self._listener: _WorkerListener | None = None
@@ -86,7 +92,9 @@ class CameraStream:
         self._start_prompts = StartPrompts.load(self._prompts_file())
         self._listener = _WorkerListener(self)
         config = tracker_config(self._settings.values)
-        self._worker = Worker(lambda: self._make_backend(factory, config), self._listener, self.name)
+        queue = int(self._settings.number("input.queue")) if self._settings["input.every_frame"] else 0
+        jump_back = self._settings.number("input.jump_back")
+        self._worker = Worker(lambda: self._make_backend(factory, config), self._listener, self.name, queue, jump_back)
         return self._worker.start()
 
     def loaded(self, info: BackendInfo) -> None:
@@ -105,6 +113,7 @@ class CameraStream:
         """Subscribes and tracks; objects from before a deactivation are still there."""
         assert self._worker is not None and self._start_prompts is not None
         self._statistics.clear()
+        self.health.clear()
         self._worker.resume()
         self._start_prompts.apply_to_first_frame(self._worker, self._node.get_logger())
         self._input.start()
@@ -142,6 +151,7 @@ class CameraStream:
 
     def on_processed(self, processed: Processed) -> None:
         self._statistics.processed(processed)
+        self.health.processed(processed.result.width, processed.result.height)
         if self._outputs is not None and self._node.context.ok():
             self._outputs.publish_results(processed)
 
@@ -177,13 +187,22 @@ class CameraStream:
         complaint = self._input.complaint()
         if complaint:
             return Report(DiagnosticStatus.ERROR, complaint, values, self.name)
+        lost = self._worker.counters.dropped
+        if self._settings["input.every_frame"] and lost:
+            reason = f"{lost} images were dropped though input.every_frame is set; play slower or raise input.queue"
+            return Report(DiagnosticStatus.ERROR, reason, values, self.name)
         if self._statistics.failed_lately():
             return Report(DiagnosticStatus.WARN, f"frames fail: {self._statistics.last_failure}", values, self.name)
+        if oddity := self.health.warning():
+            return Report(DiagnosticStatus.WARN, oddity, values, self.name)
         return Report(DiagnosticStatus.OK, "tracking", values, self.name)
 
     def _values(self, worker: Worker, info: BackendInfo) -> Mapping[str, object]:
         values = active_values(worker.counters, self._statistics, self._input.age(), info)
-        return values | (dict(self._depth.values()) if self._depth else {})
+        return values | dict(self.health.values()) | (dict(self._depth.values()) if self._depth else {})
+
+    def _warn(self, oddity: str) -> None:
+        self._node.get_logger().warning(f"camera {self.name}: {oddity}" if self.name else oddity)
 
     # ---- within ----
 
@@ -208,5 +227,7 @@ class CameraStream:
 
     def _on_frame(self, frame: Frame) -> None:
         self._statistics.arrived(frame.receive_time)
+        self.health.arrived(frame.stamp, frame.source.frame_id, frame.encoding)
         if self._worker is not None:
+            self._worker.jump_back = self._settings.number("input.jump_back")
             self._worker.submit(frame)

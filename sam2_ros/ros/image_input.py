@@ -50,9 +50,10 @@ class ImageInput:
         self._last_arrival = time.monotonic_ns()
         transport = self._parameters.text("input.transport")
         message_type, _ = _TRANSPORTS[transport]
+        depth = int(self._parameters.number("input.queue")) if self._parameters["input.every_frame"] else 1
         callback = self._on_image if transport == "raw" else self._on_compressed
         self._subscription = FollowingSubscription(
-            self._node, message_type, self._name, callback, lambda: self._parameters.text("input.reliability")
+            self._node, message_type, self._name, callback, lambda: self._parameters.text("input.reliability"), depth
         )
         self._subscription.start()
 
@@ -97,11 +98,11 @@ class ImageInput:
         )
 
     def _on_image(self, message: Image) -> None:
-        self._hand_over(message, lambda: to_rgb(message))
+        self._hand_over(message, message.encoding, lambda: to_rgb(message))
 
     def _on_compressed(self, message: CompressedImage) -> None:
-        self._hand_over(message, lambda: decode_compressed(message.data, message.format))
+        self._hand_over(message, message.format, lambda: decode_compressed(message.data, message.format))
 
-    def _hand_over(self, message: Any, decode: Callable[[], Any]) -> None:
+    def _hand_over(self, message: Any, encoding: str, decode: Callable[[], Any]) -> None:
         self._last_arrival = time.monotonic_ns()
-        self._on_frame(Frame(to_stamp(message.header.stamp), decode, self._last_arrival, message.header))
+        self._on_frame(Frame(to_stamp(message.header.stamp), decode, self._last_arrival, message.header, encoding))

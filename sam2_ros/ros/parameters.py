@@ -288,6 +288,28 @@ PARAMETERS: tuple[Parameter, ...] = (
         change=Change.ANY_TIME,
     ),
     Parameter(
+        "input.every_frame",
+        False,
+        "For replays: every image is processed, one after another, and the same bag gives the same results; frames of "
+        "several cameras are not encoded in batches. A live camera would lag ever further behind.",
+    ),
+    Parameter(
+        "input.queue",
+        300,
+        "Images that may wait with input.every_frame; what comes when so many wait is lost, and /diagnostics says so.",
+        1,
+        100_000,
+    ),
+    Parameter(
+        "input.jump_back",
+        1.0,
+        "An image stamped more than so many seconds before the last one starts anew: a bag loops, a simulation was "
+        "reset. Every object is forgotten, with a warning; 0 = never.",
+        0.0,
+        1_000_000.0,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
         "depth.enabled",
         False,
         "Subscribe to 'depth/image' and 'camera_info', and give every object its position in space.",

@@ -51,6 +51,7 @@ class Recorder:
         self.processed: list[Processed] = []
         self.changes: list[Processed] = []
         self.failures: list[Exception] = []
+        self.restarts: list[str] = []
         self.fault: Exception | None = None
 
     def on_processed(self, processed: Processed) -> None:
@@ -63,6 +64,11 @@ class Recorder:
     def on_changes(self, processed: Processed) -> None:
         with self.heard:
             self.changes.append(processed)
+            self.heard.notify_all()
+
+    def on_restart(self, frame: Frame, reason: str) -> None:
+        with self.heard:
+            self.restarts.append(reason)
             self.heard.notify_all()
 
     def on_failure(self, frame: Frame, error: Exception) -> None:
@@ -343,4 +349,49 @@ def test_a_backend_that_can_not_be_built_fails_the_start() -> None:
     with pytest.raises(FileNotFoundError, match="no weights"):
         worker.start().result(PATIENCE)
     assert refusal(worker.call(lambda backend: None)).code is PromptCode.NOT_ACTIVE
+    worker.close()
+
+
+def test_with_a_queue_every_frame_is_processed_in_order() -> None:
+    backend, recorder = GatedBackend(), Recorder()
+    worker = Worker(lambda: backend, recorder, queue=3)
+    worker.start().result(PATIENCE)
+    worker.resume()
+    worker.submit(frame(1))
+    assert backend.entered.acquire(timeout=PATIENCE)
+    for stamp in (2, 3, 4, 5):  # three have room
+        worker.submit(frame(stamp))
+    assert worker.counters == Counters(received=5, dropped=1)
+    backend.gate.release(10)
+    recorder.wait(lambda: len(recorder.processed) == 4)
+    assert recorder.stamps == [1, 2, 3, 4]
+    assert [each.counters.received for each in recorder.processed] == [2, 3, 4, 5]  # one of them dropped
+    worker.close()
+
+
+def test_frames_that_do_not_go_on_from_the_last_forget_the_objects() -> None:
+    backend, recorder = NullBackend(TrackerConfig(history=2)), Recorder()
+    worker = Worker(lambda: backend, recorder, jump_back=1.0)
+    worker.start().result(PATIENCE)
+    worker.resume()
+
+    def process(stamp: int, shape: tuple[int, int] = (20, 30)) -> None:
+        count = len(recorder.processed)
+        worker.submit(frame(stamp, lambda: np.zeros((*shape, 3), np.uint8)))
+        recorder.wait(lambda: len(recorder.processed) > count)
+
+    def add() -> None:
+        (answer,) = worker.call(lambda backend: backend.add([BOX])).result(PATIENCE)
+        assert answer.success
+
+    process(10 * SECOND)
+    add()
+    process(9 * SECOND + 1)  # less than a second
+    process(9 * SECOND + 2, (40, 60))  # the same aspect
+    assert len(recorder.processed[-1].result.objects) == 1 and not recorder.restarts
+    process(9 * SECOND + 3, (40, 50))
+    assert not recorder.processed[-1].result.objects and "another aspect" in recorder.restarts[-1]
+    add()
+    process(SECOND, (40, 50))
+    assert not recorder.processed[-1].result.objects and "time jumped back" in recorder.restarts[-1]
     worker.close()
