@@ -48,6 +48,12 @@ def play(bag: Path, node: Peer) -> list[Any]:
     return node.tracks
 
 
+def wait_for_connections(node: Peer) -> None:
+    topic = node.node_name.replace("tracker", "image")
+    node.wait_until(lambda: node.node.count_subscribers(topic), "the subscription")
+    node.wait_until(lambda: node.node.count_publishers(f"{node.node_name}/tracks"), "the publisher")
+
+
 def test_a_bag_replayed_twice_gives_identical_tracks(folder: Path) -> None:
     bag = folder / "bag"
     record(bag)
@@ -63,9 +69,7 @@ def test_a_bag_replayed_twice_gives_identical_tracks(folder: Path) -> None:
     for number in range(2):
         with running(folder, namespace=f"/replay{number}", params_file=str(file), use_sim_time="true") as node:
             node.wait_for_state("active")
-            topic = f"/replay{number}/image"
-            node.wait_until(lambda node=node, topic=topic: node.node.count_subscribers(topic), "the subscription")
-            node.wait_until(lambda node=node: node.node.count_publishers(f"{node.node_name}/tracks"), "the publisher")
+            wait_for_connections(node)
             runs.append([serialize_message(tracks) for tracks in play(bag, node)])
             assert node.tracks[-1].frames_processed == FRAMES and node.tracks[-1].frames_dropped == 0
             (known,) = node.tracks[-1].objects
