@@ -67,7 +67,8 @@ def test_another_resolution_of_the_same_aspect_keeps_the_objects(node: Peer) -> 
 
 def test_another_aspect_forgets_the_objects(node: Peer) -> None:
     """And says why, in an event for each."""
-    before, _ = counted(node, "restarts"), node.events.clear()
+    before = counted(node, "restarts")
+    node.events.clear()
     image = sized(node, 160, 90)
     node.send(image)
     tracks = node.wait_until(lambda: node.tracks_of(image), "tracks")
