@@ -36,6 +36,7 @@ setup(
         "pyzmq",
         "msgpack",
         "prometheus_client",
+        "scipy",
         "tqdm",
     ],
     extras_require={

@@ -26,6 +26,7 @@ ROSDEP_KEYS = {
     "msgpack": "python3-msgpack",
     "numpy": "python3-numpy",
     "prometheus_client": "python3-prometheus-client",
+    "scipy": "python3-scipy",
     "tf2_ros": "tf2_ros_py",
     "tqdm": "python3-tqdm",
     "yaml": "python3-yaml",

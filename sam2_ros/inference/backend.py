@@ -63,7 +63,9 @@ class Backend(Protocol):
         """Forgets an object; False when there is none of this id."""
         ...
 
-    def rename(self, object_id: int, name: str, label: str) -> None: ...
+    def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
+        """Changes name and label, and with ``label_score`` how sure the label is."""
+        ...
 
     def reset(self) -> int:
         """Forgets every object; returns how many there were. Ids go on."""

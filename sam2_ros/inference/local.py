@@ -96,8 +96,8 @@ class LocalBackend:
     def remove(self, object_id: int) -> bool:
         return self.tracker.remove(object_id)
 
-    def rename(self, object_id: int, name: str, label: str) -> None:
-        self.tracker.rename(object_id, name, label)
+    def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
+        self.tracker.rename(object_id, name, label, label_score)
 
     def reset(self) -> int:
         return self.tracker.reset()

@@ -107,10 +107,12 @@ class NullBackend:
         del self._objects[object_id]
         return True
 
-    def rename(self, object_id: int, name: str, label: str) -> None:
+    def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
         known = self._known(object_id)
         self._check_name(name, object_id)
         self._objects[object_id] = replace(known, name=name, label=label)
+        if label_score is not None:
+            self._objects[object_id] = replace(self._objects[object_id], label_score=label_score)
 
     def reset(self) -> int:
         ids = list(self._objects)

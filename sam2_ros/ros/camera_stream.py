@@ -12,6 +12,7 @@ from rclpy.lifecycle import LifecycleNode
 from sam2_ros.inference import Backend, BackendFactory, BackendInfo
 from sam2_ros.inference.worker import Frame, Processed, Worker
 from sam2_ros.ros.depth import DepthInput
+from sam2_ros.ros.detections import DetectionInput
 from sam2_ros.ros.diagnostics import Report, Statistics, active_values
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
@@ -46,7 +47,7 @@ class _WorkerListener:
 
     def on_restart(self, frame: Frame, reason: str) -> None:
         if camera := self._camera:
-            camera.health.restarted(reason)
+            camera.on_restart(reason)
 
     def on_failure(self, frame: Frame, error: Exception) -> None:
         if camera := self._camera:
@@ -74,6 +75,7 @@ class CameraStream:
         self._listener: _WorkerListener | None = None
         self._info: BackendInfo | None = None
         self._depth: DepthInput | None = None
+        self._detections: DetectionInput | None = None
         self._outputs: Outputs | None = None
         self._start_prompts: StartPrompts | None = None
         self._active = False
@@ -104,6 +106,8 @@ class CameraStream:
             ValueError: ``depth.target_frame`` is set, and tf2 is not installed.
         """
         self._depth = DepthInput(self._node, self._settings, self._prefix) if self._settings["depth.enabled"] else None
+        if self._settings["detections.enabled"] and self._worker is not None:
+            self._detections = DetectionInput(self._node, self._settings, self._worker, self._prefix)
         self._outputs = Outputs(self._node, self._settings, info, self._depth, self.name)
         self._info = info
         self._statistics.clear()
@@ -119,6 +123,8 @@ class CameraStream:
         self._input.start()
         if self._depth is not None:
             self._depth.start()
+        if self._detections is not None:
+            self._detections.start()
         self._active = True
 
     def deactivate(self) -> None:
@@ -133,6 +139,8 @@ class CameraStream:
         self._input.stop()
         if self._depth is not None:
             self._depth.stop()
+        if self._detections is not None:
+            self._detections.stop()
 
     def release(self, grace: float) -> None:
         """Frees memory bank and objects. A frame under way may take ``grace`` seconds to end."""
@@ -146,12 +154,15 @@ class CameraStream:
         if self._depth is not None:
             self._depth.destroy()
         self._worker = self._listener = self._info = self._outputs = self._depth = self._start_prompts = None
+        self._detections = None
 
     # ---- what the worker tells ----
 
     def on_processed(self, processed: Processed) -> None:
         self._statistics.processed(processed)
         self.health.processed(processed.result.width, processed.result.height)
+        if self._detections is not None:
+            self._detections.note(processed)
         if self._outputs is not None and self._node.context.ok():
             self._outputs.publish_results(processed)
 
@@ -159,6 +170,11 @@ class CameraStream:
         self._next_id = max(self._next_id, 1 + max(change.object_id for change in processed.result.changes))
         if self._outputs is not None and self._node.context.ok():
             self._outputs.publish_changes(processed)
+
+    def on_restart(self, reason: str) -> None:
+        self.health.restarted(reason)
+        if self._detections is not None:
+            self._detections.forget()
 
     def on_failure(self, frame: Frame, error: Exception) -> None:
         if not self._node.context.ok():
@@ -199,7 +215,9 @@ class CameraStream:
 
     def _values(self, worker: Worker, info: BackendInfo) -> Mapping[str, object]:
         values = active_values(worker.counters, self._statistics, self._input.age(), info)
-        return values | dict(self.health.values()) | (dict(self._depth.values()) if self._depth else {})
+        for part in (self.health, self._depth, self._detections):
+            values |= dict(part.values()) if part else {}
+        return values
 
     def _warn(self, oddity: str) -> None:
         self._node.get_logger().warning(f"camera {self.name}: {oddity}" if self.name else oddity)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TypeAlias
 
+from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.tracking.config import CLICK_CANDIDATES, TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
 
@@ -69,6 +70,7 @@ _ACCEPTED = {bool: "true or false", int: "a whole number", float: "a number", st
 NO_NAMES = [""]  # ROS has no way to write an empty list of strings
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _DEFAULTS = TrackerConfig()
+_DETECTIONS = DetectionSettings()
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
@@ -355,6 +357,74 @@ PARAMETERS: tuple[Parameter, ...] = (
         "depth.rectified",
         False,
         "The images are rectified: camera_info's P is used instead of K and D.",
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "detections.enabled",
+        False,
+        "Subscribe to 'detections' (vision_msgs/Detection2DArray), stamped with the image that the detector saw, and "
+        "prompt with its boxes.",
+    ),
+    Parameter(
+        "detections.min_score",
+        _DETECTIONS.min_score,
+        "Detections of a lower score are ignored.",
+        0.0,
+        1.0,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "detections.labels",
+        NO_NAMES,
+        'Class ids that are not ignored; [""] = all.',
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "detections.match_iou",
+        _DETECTIONS.match_iou,
+        "Overlap of two boxes (intersection over union) from which on a detection may be a tracked object.",
+        0.01,
+        1.0,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "detections.new_after",
+        _DETECTIONS.new_after,
+        "Images in which something new must be detected until it becomes an object.",
+        1,
+        1000,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "detections.max_objects",
+        _DETECTIONS.max_objects,
+        "Living objects from which on detections make no new ones; 0 = tracker.max_objects alone decides.",
+        0,
+        1024,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "detections.correct_below",
+        _DETECTIONS.correct_below,
+        "Predicted IoU of an object below which a matching detection corrects it; 0 = never.",
+        0.0,
+        1.0,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "detections.correct_every",
+        _DETECTIONS.correct_every,
+        "Frames between two such corrections of an object, at least.",
+        1,
+        1_000_000,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "detections.lost_distance",
+        _DETECTIONS.lost_distance,
+        "How far from where an object was seen last a detection may be it again, in diagonals of its box; 0 = never.",
+        0.0,
+        100.0,
         change=Change.ANY_TIME,
     ),
     Parameter(

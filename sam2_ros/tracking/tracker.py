@@ -190,8 +190,8 @@ class Tracker:
         self._changes.append(change_of(one, REMOVED, one.state, "removed by request", gone=True))
         return True
 
-    def rename(self, object_id: int, name: str, label: str) -> None:
-        """Changes name and label.
+    def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
+        """Changes name and label, and with ``label_score`` how sure the label is.
 
         Raises:
             PromptError: no such object, or the name is another one's.
@@ -199,6 +199,8 @@ class Tracker:
         one = self._registry.living(object_id)
         self._registry.check_name(name, object_id)
         one.name, one.label = name, label
+        if label_score is not None:
+            one.label_score = label_score
 
     def reset(self) -> int:
         """Forgets every object; returns how many there were. Ids go on from where they were."""

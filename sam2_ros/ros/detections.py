@@ -1,0 +1,99 @@
+"""Detections of an upstream detector, as prompts for one camera."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import asdict
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from sam2_ros.inference.detections import Detection, DetectionFeeder, DetectionSettings
+from sam2_ros.inference.worker import Processed, Worker
+from sam2_ros.ros.messages import to_stamp
+from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.tracking.types import PromptResult
+
+_QUEUE = 10  # messages; a detector is slower than a camera
+
+
+class DetectionInput:
+    """Subscribes to ``detections`` from :meth:`start` to :meth:`stop`; ``prefix`` stands before the topic's name."""
+
+    def __init__(self, node: Node, parameters: NodeParameters, worker: Worker, prefix: str = "") -> None:
+        self._node = node
+        self._parameters = parameters
+        self._worker = worker
+        self._topic = f"{prefix}detections"
+        self._subscription: Subscription | None = None
+        self._last_refusal = ""
+        history, tolerance = parameters.number("tracker.history"), parameters.number("tracker.history_tolerance")
+        self._feeder = DetectionFeeder(int(history), tolerance)
+
+    def start(self) -> None:
+        self._subscription = self._node.create_subscription(
+            Detection2DArray, self._topic, self._on_detections, QoSProfile(depth=_QUEUE)
+        )
+
+    def stop(self) -> None:
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def note(self, processed: Processed) -> None:
+        """Takes notice of a processed frame; called in the inference thread."""
+        self._feeder.note(processed.result)
+
+    def forget(self) -> None:
+        """What was seen is of another run; called in the inference thread."""
+        self._feeder.forget()
+
+    def values(self) -> Mapping[str, object]:
+        """What ``/diagnostics`` says of it."""
+        counts = {f"detections {name.replace('_', ' ')}": count for name, count in asdict(self._feeder.counts).items()}
+        return {**counts, "last refused detections": self._last_refusal}
+
+    def _on_detections(self, message: Detection2DArray) -> None:
+        detections = [from_message(each) for each in message.detections]
+        stamp, settings = to_stamp(message.header.stamp), self._settings()
+        future = self._worker.call_on_frame(
+            lambda backend: self._feeder.apply(backend, detections, stamp, settings),
+            stamp,
+            self._parameters.number("prompts.wait"),
+        )
+        future.add_done_callback(self._report)
+
+    def _settings(self) -> DetectionSettings:
+        """As they are now: they may be set at any time."""
+        number = self._parameters.number
+        return DetectionSettings(
+            min_score=number("detections.min_score"),
+            labels=tuple(self._parameters.names("detections.labels")),
+            match_iou=number("detections.match_iou"),
+            new_after=int(number("detections.new_after")),
+            max_objects=int(number("detections.max_objects")),
+            correct_below=number("detections.correct_below"),
+            correct_every=int(number("detections.correct_every")),
+            lost_distance=number("detections.lost_distance"),
+        )
+
+    def _report(self, done: Future[list[PromptResult]]) -> None:
+        error = done.exception()
+        refused = [str(error)] if error else [each.message for each in done.result() if not each.success]
+        if refused:
+            self._last_refusal = refused[0]
+            self._node.get_logger().warning(
+                f"{self._topic}: {refused[0]} (told every 5 s at most)", throttle_duration_sec=5.0
+            )
+
+
+def from_message(message: Detection2D) -> Detection:
+    """The surest hypothesis of a detection; without any its label is empty and its score 1."""
+    box = message.bbox
+    x, y = box.center.position.x, box.center.position.y
+    edges = (x - box.size_x / 2, y - box.size_y / 2, x + box.size_x / 2, y + box.size_y / 2)
+    best = max((each.hypothesis for each in message.results), key=lambda each: each.score, default=None)
+    return Detection(edges, best.class_id, best.score) if best is not None else Detection(edges)

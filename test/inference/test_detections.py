@@ -1,0 +1,212 @@
+"""Detections as prompts: what matches, what is new, what is corrected, and that nothing is there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sam2_ros.inference import NullBackend
+from sam2_ros.inference.detections import Detection, DetectionFeeder, DetectionSettings
+from sam2_ros.tracking.association import assign, coverages, ious
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectState, PromptError, PromptResult
+
+SECOND = 1_000_000_000
+IMAGE = np.zeros((100, 200, 3), np.uint8)
+PERSON, OTHER = (20.0, 20.0, 40.0, 70.0), (120.0, 20.0, 140.0, 70.0)
+AT_ONCE = DetectionSettings(new_after=1)
+
+
+class Scene:
+    """A camera of the engine without a network; objects in ``hidden`` are out of sight, ``quality`` is theirs."""
+
+    def __init__(self, max_objects: int = 8) -> None:
+        self.backend = NullBackend(TrackerConfig(history=4, max_objects=max_objects))
+        self.feeder = DetectionFeeder(4, 0.1)
+        self.hidden: set[int] = set()
+        self.quality = 1.0
+        self.number = 0
+
+    def frame(self) -> FrameResult:
+        self.number += 1
+        result = self.backend.step(IMAGE, self.number * SECOND)
+        nothing = CroppedMask.empty(200, 100)
+        objects = [replace(known, predicted_iou=self.quality) for known in result.objects]
+        objects = [
+            replace(known, mask=nothing, state=ObjectState.LOST) if known.object_id in self.hidden else known
+            for known in objects
+        ]
+        result = replace(result, objects=tuple(objects))
+        self.feeder.note(result)
+        return result
+
+    def detect(
+        self, *boxes: Any, settings: DetectionSettings = AT_ONCE, age: int = 0, label: str = "person"
+    ) -> list[PromptResult]:
+        detections = [box if isinstance(box, Detection) else Detection(box, label, 0.8) for box in boxes]
+        return self.feeder.apply(self.backend, detections, (self.number - age) * SECOND, settings)
+
+    @property
+    def ids(self) -> list[int]:
+        living = self.backend.objects()
+        return [known.object_id for known in living.objects] if living else []
+
+
+@pytest.fixture
+def scene() -> Scene:
+    scene = Scene()
+    scene.frame()
+    return scene
+
+
+def moved(box: Sequence[float], x: float) -> tuple[float, float, float, float]:
+    return box[0] + x, box[1], box[2] + x, box[3]
+
+
+def test_overlaps() -> None:
+    first = np.array([[0, 0, 10, 10]], np.float64)
+    second = np.array([[5, 0, 15, 10], [2, 2, 4, 4], [20, 20, 30, 30]], np.float64)
+    np.testing.assert_allclose(ious(first, second), [[50 / 150, 4 / 100, 0]])
+    np.testing.assert_allclose(coverages(first, second), [[0.5, 1, 0]])
+
+
+def test_the_assignment_is_the_best_of_all_and_not_the_greedy_one() -> None:
+    overlap = np.array([[0.9, 0.8], [0.8, 0.1]])
+    assert assign(1 - overlap, overlap >= 0.3) == [(0, 1), (1, 0)]
+    assert assign(1 - overlap, overlap >= 0.85) == [(0, 0)]
+    assert assign(np.zeros((0, 3)), np.zeros((0, 3), bool)) == []
+
+
+def test_something_new_becomes_an_object_after_n_images(scene: Scene) -> None:
+    settings = DetectionSettings(new_after=3)
+    for step in range(3):
+        assert scene.ids == []
+        scene.detect(moved(PERSON, step), settings=settings)
+        scene.detect(moved(PERSON, step), settings=settings)  # the same image counts once
+        if step < 2:
+            scene.frame()
+    assert scene.ids == [1]
+    (known,) = scene.frame().objects
+    assert (known.label, known.label_score, known.mask.box) == ("person", 0.8, (22, 20, 42, 70))
+
+
+def test_what_is_detected_now_and_then_becomes_none(scene: Scene) -> None:
+    settings = DetectionSettings(new_after=2)
+    for _ in range(4):
+        scene.detect(PERSON, settings=settings)
+        for _ in range(2):
+            scene.frame()
+            scene.detect(settings=settings)
+        scene.frame()
+    assert scene.ids == []
+
+
+def test_a_detector_that_repeats_itself_duplicates_nothing(scene: Scene) -> None:
+    """The same message again, late ones, two boxes for one person, and a part of one."""
+    part = (21.0, 21.0, 39.0, 40.0)
+    for _ in range(6):
+        scene.detect(PERSON, moved(PERSON, 2), part, OTHER)
+        scene.detect(PERSON, moved(PERSON, 2), part, OTHER)
+        scene.frame()
+        scene.detect(PERSON, OTHER, part, age=1)
+    assert scene.ids == [1, 2]
+    assert scene.feeder.counts.added == 2
+
+
+def test_a_late_detection_is_compared_with_the_frame_that_it_saw(scene: Scene) -> None:
+    scene.detect(PERSON)
+    scene.frame()
+    scene.frame()
+    scene.detect(PERSON, OTHER, age=2)
+    assert scene.ids == [1, 2]
+    scene.frame()
+    scene.detect(OTHER, age=1)
+    assert scene.ids == [1, 2]
+
+
+def test_score_label_and_box_decide_what_is_ignored(scene: Scene) -> None:
+    settings = replace(AT_ONCE, min_score=0.6, labels=("person", "dog"))
+    scene.detect(
+        Detection(PERSON, "person", 0.59), Detection(PERSON, "car", 0.9), Detection((0, 0, 0, 5), "dog", 0.9),
+        Detection((float("nan"), 0, 5, 5), "dog", 0.9), Detection(OTHER, "dog", 0.6), settings=settings,
+    )  # fmt: skip
+    assert [known.label for known in scene.frame().objects] == ["dog"]
+    assert scene.feeder.counts.ignored == 4
+
+
+def test_no_more_objects_than_allowed(scene: Scene) -> None:
+    settings = replace(AT_ONCE, max_objects=1)
+    scene.detect(PERSON, OTHER, settings=settings)
+    assert scene.ids == [1]
+    scene.backend.remove(1)
+    scene.frame()
+    scene.detect(OTHER, settings=settings)
+    assert scene.ids == [2]
+
+
+def test_a_matched_object_keeps_the_surest_label(scene: Scene) -> None:
+    scene.detect(PERSON, label="")
+    for label, score in (("person", 0.7), ("tree", 0.6), ("woman", 0.9)):
+        scene.frame()
+        scene.detect(Detection(PERSON, label, score))
+    (known,) = scene.frame().objects
+    assert (known.object_id == 1 and (known.label, known.label_score) == ("woman", 0.9)) or known.label == "person"
+
+
+def test_a_bad_track_is_corrected_every_so_often(scene: Scene) -> None:
+    settings = replace(AT_ONCE, correct_below=0.6, correct_every=3)
+    scene.detect(PERSON, settings=settings)
+    scene.quality = 0.5
+    for _ in range(9):
+        scene.frame()
+        scene.detect(moved(PERSON, 4), settings=settings)
+    assert scene.feeder.counts.corrected == 3 and scene.ids == [1]
+    scene.quality = 0.7
+    for _ in range(9):
+        scene.frame()
+        scene.detect(moved(PERSON, 4), settings=settings)
+    assert scene.feeder.counts.corrected == 3
+
+
+def test_a_lost_object_that_is_detected_again_has_its_id_again(scene: Scene) -> None:
+    scene.detect(PERSON)
+    scene.frame()
+    scene.hidden = {1}
+    scene.frame()
+    scene.detect(moved(PERSON, 30))
+    assert scene.ids == [1] and scene.feeder.counts.found_again == 1
+    living = scene.backend.objects()
+    assert living is not None and living.objects[0].mask.box == (50, 20, 70, 70)
+
+
+@pytest.mark.parametrize(
+    "detection",
+    [
+        Detection(OTHER, "person", 0.8),
+        Detection(moved(PERSON, 30), "dog", 0.8),
+        Detection((40, 20, 44, 30), "person", 0.8),
+    ],
+    ids=["too far", "another label", "another size"],
+)
+def test_what_is_not_the_lost_object_is_a_new_one(scene: Scene, detection: Detection) -> None:
+    scene.detect(PERSON)
+    scene.frame()
+    scene.hidden = {1}
+    scene.frame()
+    scene.detect(detection)
+    assert scene.ids == [1, 2]
+
+
+def test_a_full_bank_and_a_stamp_that_is_too_old_are_refusals() -> None:
+    scene = Scene(max_objects=1)
+    for _ in range(8):
+        scene.frame()
+    results = scene.detect(PERSON, OTHER)
+    assert [result.success for result in results] == [True, False]
+    with pytest.raises(PromptError, match="is gone"):
+        scene.detect(PERSON, age=7)
+    assert scene.feeder.counts.refused == 2
