@@ -150,8 +150,9 @@ class RemoteBackend:
     def remove(self, object_id: int) -> bool:
         return bool(self._told("remove", {"object_id": object_id}))
 
-    def rename(self, object_id: int, name: str, label: str) -> None:
-        self._told("rename", {"object_id": object_id, "name": name, "label": label})
+    def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
+        told = {"object_id": object_id, "name": name, "label": label}
+        self._told("rename", told if label_score is None else {**told, "label_score": label_score})
 
     def reset(self) -> int:
         return int(self._told("reset", {}))

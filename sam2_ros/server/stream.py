@@ -210,7 +210,9 @@ def _refine(backend: Backend, header: Header) -> PromptResult:
 
 
 def _rename(backend: Backend, header: Header) -> None:
-    backend.rename(_object_id(header), protocol.text(header, "name", 4096), protocol.text(header, "label", 4096))
+    name, label = protocol.text(header, "name", 4096), protocol.text(header, "label", 4096)
+    score = from_wire(float, header["label_score"]) if "label_score" in header else None
+    backend.rename(_object_id(header), name, label, score)
 
 
 def _set_next_id(backend: Backend, header: Header) -> None:
