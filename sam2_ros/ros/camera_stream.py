@@ -20,6 +20,7 @@ from sam2_ros.ros.input_health import InputHealth
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.outputs import Outputs
 from sam2_ros.ros.parameters import tracker_config
+from sam2_ros.ros.remote import remote_backend
 from sam2_ros.ros.services import Services
 from sam2_ros.ros.start_prompts import StartPrompts
 from sam2_ros.tracking.types import PromptCode, PromptError
@@ -215,6 +216,7 @@ class CameraStream:
 
     def _values(self, worker: Worker, info: BackendInfo) -> Mapping[str, object]:
         values = active_values(worker.counters, self._statistics, self._input.age(), info)
+        values |= worker.link_values()
         for part in (self.health, self._depth, self._detections):
             values |= dict(part.values()) if part else {}
         return values
@@ -225,7 +227,7 @@ class CameraStream:
     # ---- within ----
 
     def _make_backend(self, factory: BackendFactory, config: TrackerConfig) -> Backend:
-        backend = factory.make(config)
+        backend = remote_backend(self._settings.values, self.name, config) or factory.make(config)
         backend.next_id = self._next_id
         return backend
 

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from sam2_ros.inference.detections import DetectionSettings
+from sam2_ros.inference.endpoints import endpoints_for
 from sam2_ros.tracking.config import CLICK_CANDIDATES, TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
 
@@ -110,6 +111,44 @@ PARAMETERS: tuple[Parameter, ...] = (
         "CPU threads of the network; 0 = as many as PyTorch chooses.",
         0,
         1024,
+    ),
+    Parameter(
+        "inference.endpoint",
+        "",
+        "Where 'sam2_ros serve' tracks in place of this process, which needs no PyTorch then and no model.*: "
+        "tcp://HOST:PORT or ipc:///PATH, several separated by commas (the next takes over where one is lost); for "
+        "cameras of their own 'left=tcp://a:5555; right=tcp://b:5555'. Empty = here.",
+    ),
+    Parameter(
+        "inference.timeout",
+        5.0,
+        "Seconds that the server may take for an answer; a frame without one is dropped and counted.",
+        0.05,
+        600.0,
+    ),
+    Parameter(
+        "inference.pixels",
+        "auto",
+        "How images go to the server: raw, jpeg (smaller, not exact), shm (shared memory on one machine); auto takes "
+        "shared memory where it can be had, else raw.",
+        choices=("auto", "raw", "jpeg", "shm"),
+    ),
+    Parameter(
+        "inference.jpeg_quality",
+        90,
+        "Quality of JPEG images for the server.",
+        1,
+        100,
+    ),
+    Parameter(
+        "inference.key_file",
+        "",
+        "This node's keys (NAME.key_secret, from 'sam2_ros keys new'), for a server that asks for them; empty = none.",
+    ),
+    Parameter(
+        "inference.server_key_file",
+        "",
+        "The server's public key (NAME.key); empty = none.",
     ),
     Parameter(
         "tracker.max_objects",
@@ -470,6 +509,9 @@ def check(values: Mapping[str, Value]) -> None:
     for parameter in PARAMETERS:
         parameter.check(values[parameter.name])
     tracker_config(values)
+    cameras = values["cameras"]
+    for camera in cameras if isinstance(cameras, list) else [""]:
+        endpoints_for(str(values["inference.endpoint"]), str(camera))
 
 
 def tracker_config(values: Mapping[str, Value]) -> TrackerConfig:

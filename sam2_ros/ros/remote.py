@@ -1,0 +1,39 @@
+"""The node's engine in an inference server, as the parameters ``inference.*`` ask for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.client import ClientKeys, RemoteBackend
+from sam2_ros.inference.endpoints import endpoints_for
+from sam2_ros.tracking.config import TrackerConfig
+
+
+def remote_backend(values: Mapping[str, Any], camera: str, config: TrackerConfig) -> Backend | None:
+    """The engine of ``camera`` where a server is to run it; None where this process is.
+
+    A server that does not answer yet is no error: it is tried again with every image.
+
+    Raises:
+        ValueError: the endpoints or the keys can't be used.
+    """
+    endpoints = endpoints_for(str(values["inference.endpoint"]), camera)
+    if not endpoints:
+        return None
+    own, server = str(values["inference.key_file"]), str(values["inference.server_key_file"])
+    if bool(own) != bool(server):
+        raise ValueError("inference.key_file and inference.server_key_file belong together; set both, or none")
+    backend = RemoteBackend(
+        endpoints,
+        config,
+        timeout=float(values["inference.timeout"]),
+        pixels=str(values["inference.pixels"]),
+        quality=int(values["inference.jpeg_quality"]),
+        client_keys=ClientKeys(own, server) if own else None,
+    )
+    with contextlib.suppress(ConnectionError):
+        backend.connect()
+    return backend

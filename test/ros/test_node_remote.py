@@ -1,0 +1,78 @@
+"""The node with its engine in a server: no torch, and objects that outlive the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from node_harness import Peer, box_prompt, running
+from served import ServerProcess
+
+from sam2_ros.inference.endpoints import endpoints_for
+from sam2_ros.msg import TrackedObject
+
+
+@pytest.fixture(scope="module")
+def endpoint(folder: Path) -> str:
+    return f"ipc://{folder / 'server'}"
+
+
+@pytest.fixture(scope="module")
+def node(folder: Path, endpoint: str) -> Iterator[Peer]:
+    """A node that is active before there is a server."""
+    file = folder / "remote.yaml"
+    file.write_text(
+        f"/**:\n  ros__parameters:\n    inference.endpoint: '{endpoint}'\n    inference.timeout: 2.0\n"
+        "    diagnostics.period: 0.1\n    tracker.max_objects: 4\n"
+    )
+    with running(folder, params_file=str(file)) as peer:
+        peer.wait_for_state("active")
+        yield peer
+
+
+def test_objects_outlive_the_server_and_the_node_has_no_torch(node: Peer, endpoint: str) -> None:
+    with node.camera():
+        node.wait_until(lambda: "down" in str(node.status().get("link")), "word of the missing server")
+        node.wait_until(lambda: int(node.status()["dropped"]) > 0, "dropped frames to be counted")
+    pid = node.launched.node_pid() if node.launched else 0
+    server = ServerProcess("--bind", endpoint)
+    try:
+        node.track()
+        answer = node.add(box_prompt(10, 20, 40, 60, name="cup"), box_prompt(50, 20, 90, 60))
+        assert [result.object_id for result in answer.results] == [1, 2]
+        node.track()
+        for _ in range(3):
+            with node.camera():
+                server.kill()
+                node.wait_until(
+                    lambda: (
+                        [known.state for known in node.list_objects().tracks.objects]
+                        == [TrackedObject.STATE_OCCLUDED] * 2
+                    ),
+                    "the objects to be hidden",
+                )
+                server.close()
+                server = ServerProcess("--bind", endpoint)
+            tracks = node.track()
+            assert [(known.id, known.name) for known in tracks.objects] == [(1, "cup"), (2, "")]
+            assert {known.state for known in tracks.objects} == {TrackedObject.STATE_VISIBLE}
+        assert node.add(box_prompt(5, 5, 25, 25)).results[0].object_id == 3
+        node.wait_until(lambda: node.status()["link"] == "connected", "word of the server")
+        assert float(node.status()["round trip p50 [ms]"]) > 0
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert "zmq" in maps and "torch" not in maps
+        assert node.launched is not None and node.launched.node_pid() == pid, "the node never started anew"
+    finally:
+        server.close()
+
+
+def test_endpoints_are_read_as_people_write_them() -> None:
+    assert endpoints_for("") == ()
+    assert endpoints_for("tcp://a:1, ipc:///b") == ("tcp://a:1", "ipc:///b")
+    assert endpoints_for("left=tcp://a:1, tcp://b:1; right=tcp://b:1", "left") == ("tcp://a:1", "tcp://b:1")
+    with pytest.raises(ValueError, match="no server for the camera 'back'"):
+        endpoints_for("left=tcp://a:1", "back")
+    for wrong in ("a:1", "tcp://a", "left=", "tcp://a:1; tcp://b:1"):
+        with pytest.raises(ValueError, match="is no endpoint; accepted"):
+            endpoints_for(wrong)
