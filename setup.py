@@ -13,7 +13,7 @@ _version = re.search(r'^__version__ = "(.+)"$', (ROOT / "sam2_ros/__init__.py").
 assert _version, "sam2_ros/__init__.py defines no __version__"
 _readme = ROOT / "README.md"
 
-TEST = ["pytest>=7,<9", "psutil", "aiohttp>=3.9", "playwright", "rosbags"]
+TEST = ["pytest>=7,<9", "psutil", "aiohttp>=3.9", "mcap>=1.1", "playwright", "rosbags"]
 
 setup(
     name="sam2_ros",
@@ -42,6 +42,7 @@ setup(
     extras_require={
         "sim": ["mujoco>=3.5"],
         "viewer": ["aiohttp>=3.9"],
+        "record": ["mcap>=1.1"],
         "train": ["tensorboard"],
         "bench": ["transformers>=4.56"],  # a peer of `sam2_ros bench`; the reference itself is in scripts/requirements/
         "test": [*TEST, "mujoco>=3.5", "tensorboard"],

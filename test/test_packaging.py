@@ -33,7 +33,7 @@ ROSDEP_KEYS = {
     "zmq": "python3-zmq",
 }
 PIP_NAMES = {"PIL": "Pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML", "zmq": "pyzmq"}
-WITHOUT_ROSDEP_KEY = {"torch"}  # the README says how to get it
+WITHOUT_ROSDEP_KEY = {"torch", "mcap"}  # README and docs/recordings.md say how to get them
 SHIPPED = {".py", ".pt", ".md", ".json", ".html", ".css", ".js", ".svg"}
 DEVELOPMENT = {"playwright"}  # drives a browser for pictures, where both are there
 ROS_FREE = ("model", "tracking", "inference", "server", "evaluation")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import rclpy.task
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
+from rclpy.qos import qos_profile_services_default
 from std_msgs.msg import Header
 
 from sam2_ros.inference import commands
@@ -21,6 +22,15 @@ from sam2_ros.tracking.types import FrameResult, ObjectResult, PromptCode, Promp
 
 T = TypeVar("T")
 Handler = Callable[[Any, Any], Awaitable[None]]
+
+
+def _tell_calls(node: Node, service: Any) -> None:
+    """Publishes what is asked and answered on ``…/_service_event``, as recordings need it (not on Humble)."""
+    if hasattr(service, "configure_introspection"):
+        from rclpy.service_introspection import ServiceIntrospectionState
+
+        state = ServiceIntrospectionState.CONTENTS
+        service.configure_introspection(node.get_clock(), qos_profile_services_default, state)
 
 
 class Services:
@@ -45,7 +55,8 @@ class Services:
         )
         for service_type, name, handler in services:
             path = f"~/{camera}/{name}" if camera else f"~/{name}"
-            node.create_service(service_type, path, self._answering(handler), callback_group=group)
+            service = node.create_service(service_type, path, self._answering(handler), callback_group=group)
+            _tell_calls(node, service)
 
     async def _add_objects(self, request: AddObjects.Request, response: AddObjects.Response) -> None:
         asked = requests.from_add_objects(request)

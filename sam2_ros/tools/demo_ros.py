@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import rclpy
@@ -25,6 +26,7 @@ from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
+from sam2_ros.tools.demo_page import DemoPage
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.footage import Clip
 from sam2_ros.tools.processes import ChildProcess, signals_unwind
@@ -62,6 +64,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         _node() as node,
         ChildProcess(_tracker_command(args, Path(folder)), args.out / f"{clip.name}_node.log") as tracker,
         bar(args.frames or source.length, "frame", args.quiet, clip.name) as progress,
+        DemoPage(TRACKER, args.out, clip.name, args.frames or source.length) as page,
     ):
         recorder = Recorder(node, recording, tracker.check)
         interrupted = False
@@ -78,6 +81,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
 
                 def ended() -> bool:
                     progress.n = recorder.received
+                    page.follow(recorder.received)
                     progress.set_postfix_str(recorder.status())
                     return not camera.running or (args.frames is not None and recorder.received >= args.frames)
 
@@ -89,7 +93,8 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
             interrupted = True
         if not recording.frames:
             raise UserError(f"no frame was tracked; see {tracker.log} and {camera.log}")
-        return recording.finish(recorder.dropped, recorder.rate, interrupted)
+        report = recording.finish(recorder.dropped, recorder.rate, interrupted)
+        return replace(report, files=(*report.files, *page.finish()))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,3 +80,10 @@ def screenshot(
             raise TimeoutError(f"the page at {address} got no picture within 30 s") from None
         page.wait_for_timeout(settle_s * 1000)
         page.screenshot(path=file)
+
+
+if __name__ == "__main__":
+    try:
+        screenshot(sys.argv[1], Path(sys.argv[2]))
+    except (NoBrowser, TimeoutError) as error:
+        sys.exit(str(error))

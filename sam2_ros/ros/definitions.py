@@ -1,0 +1,68 @@
+"""Definitions of message types as recordings hold them (encoding ``ros2msg``), from the installed ``.msg`` files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_RULE = "=" * 80
+_PRIMITIVES = {
+    "bool", "byte", "char", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
+    "uint64", "string", "wstring",
+}  # fmt: skip
+_SERVICE_EVENT = """service_msgs/ServiceEventInfo info
+{package}/{name}_Request[<=1] request
+{package}/{name}_Response[<=1] response
+"""
+
+
+def definition(type_name: str) -> str:
+    """The text of a type with those of every type that it uses.
+
+    Args:
+        type_name: ``sensor_msgs/msg/Image``, or ``sam2_ros/srv/AddObjects_Event`` for a service's calls.
+
+    Raises:
+        LookupError: the type's package, or its file in it, is not installed.
+    """
+    package, _, name = type_name.split("/")
+    texts = {f"{package}/{name}": _text(package, name)}
+    waiting = list(texts)
+    while waiting:
+        used = _used(texts[waiting[0]], waiting.pop(0).partition("/")[0])
+        for short in used:
+            if short not in texts:
+                texts[short] = _text(*short.split("/"))
+                waiting.append(short)
+    root, *others = texts.items()
+    return "\n".join([root[1], *(f"{_RULE}\nMSG: {short}\n{text}" for short, text in others)])
+
+
+def _used(text: str, package: str) -> list[str]:
+    """The types of a definition's fields, ``package/Name``."""
+    found = []
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        kind = words[0].partition("[")[0].partition("<=")[0]
+        if kind not in _PRIMITIVES:
+            found.append(kind if "/" in kind else f"{package}/{kind}")
+    return found
+
+
+def _text(package: str, name: str) -> str:
+    if name.endswith("_Event"):
+        return _SERVICE_EVENT.format(package=package, name=name.removesuffix("_Event"))
+    for part, index in (("_Request", 0), ("_Response", 1)):
+        if name.endswith(part):
+            return _file(package, "srv", f"{name.removesuffix(part)}.srv").split("\n---\n")[index] + "\n"
+    return _file(package, "msg", f"{name}.msg")
+
+
+def _file(package: str, folder: str, file: str) -> str:
+    from ament_index_python.packages import get_package_share_directory
+
+    path = Path(get_package_share_directory(package), folder, file)
+    if not path.is_file():
+        raise LookupError(f"{package} has no {folder}/{file} in {path.parent}")
+    return path.read_text(encoding="utf-8")
