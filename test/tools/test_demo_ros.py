@@ -81,7 +81,7 @@ def test_a_signal_ends_every_process(tmp_path: Path, number: signal.Signals) -> 
     )
     log = tmp_path / "rendered_camera.log"  # the camera is the last process to start
     assert wait_for(lambda: log.exists() or demo.poll() is not None, 120)
-    assert wait_for(lambda: len(processes(mark)) >= 4 or demo.poll() is not None)
+    assert wait_for(lambda: len(processes(mark)) >= 5 or demo.poll() is not None)
     assert demo.poll() is None
     demo.send_signal(number)
     assert demo.wait(60) == 128 + number
