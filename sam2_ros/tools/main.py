@@ -17,8 +17,8 @@ from sam2_ros import __version__
 from sam2_ros.tools.errors import UserError
 
 VERBS = (
-    "track", "eval", "synthesize", "download", "demo", "simulate", "train", "client", "view", "record", "replay", "bench",
-    "serve", "keys",
+    "track", "eval", "synthesize", "download", "demo", "simulate", "train", "client", "view", "record", "replay",
+    "bench", "serve", "keys",
 )  # fmt: skip
 USER_ERROR = 2  # as argparse's own
 INTERRUPTED = 130
