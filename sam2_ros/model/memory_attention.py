@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,20 +56,6 @@ class MemoryAttentionLayer(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         return x + self.linear2(F.relu(self.linear1(self.norm3(x))))
 
-    def forward(
-        self,
-        x: Tensor,
-        memory: Tensor,
-        keys: Tensor,
-        num_pointers: int,
-        table: Tensor,
-        memory_table: Tensor,
-        mask: Tensor | None,
-    ) -> Tensor:
-        x = self.attend_self(x, table)
-        x = self.attend_memory(x, memory, keys, num_pointers, table, memory_table, mask)
-        return self.feed_forward(x)
-
 
 class MemoryAttention(nn.Module):
     """Image features, conditioned on each object's memory.
@@ -108,9 +96,30 @@ class MemoryAttention(nn.Module):
         Returns:
             ``[B, N, C]``.
         """
-        x = image + 0.1 * image_pos
+        first = cast(MemoryAttentionLayer, self.layers[0])
+        x = first.attend_self(image + 0.1 * image_pos, self.table)
         keys = memory + memory_pos
         attention_mask = None if mask is None else mask[:, None, None, :]
-        for layer in self.layers:
-            x = layer(x, memory, keys, num_pointers, self.table, self.memory_table, attention_mask)
+        if len(memory) == 1 or torch.is_grad_enabled() or memory.device.type != "cpu":
+            return self._attend(x, memory, keys, num_pointers, attention_mask)
+        # One object at a time: what lies between two steps then stays in a processor's cache.
+        each = [slice(index, index + 1) for index in range(len(memory))]
+        return torch.cat(
+            [
+                self._attend(
+                    x if len(x) == 1 else x[one], memory[one], keys[one], num_pointers,
+                    attention_mask if attention_mask is None or len(attention_mask) == 1 else attention_mask[one],
+                )
+                for one in each
+            ]
+        )  # fmt: skip
+
+    def _attend(self, x: Tensor, memory: Tensor, keys: Tensor, num_pointers: int, mask: Tensor | None) -> Tensor:
+        """All that follows the first layer's self-attention."""
+        for index, module in enumerate(self.layers):
+            layer = cast(MemoryAttentionLayer, module)
+            if index:
+                x = layer.attend_self(x, self.table)
+            x = layer.attend_memory(x, memory, keys, num_pointers, self.table, self.memory_table, mask)
+            x = layer.feed_forward(x)
         return self.norm(x)
