@@ -1,0 +1,81 @@
+"""The interface as docs/node.md tells it is the one that a running node has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from node_harness import ROOT, running
+
+from sam2_ros.ros.parameters import PARAMETERS, Change
+
+DOCUMENT = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
+NODE = "/interface/tracker"
+OF_ROS = ("rcl_interfaces/", "lifecycle_msgs/", "type_description_interfaces/", "rosgraph_msgs/")
+SHARED = "/diagnostics"  # under the name that every node uses
+
+
+def section(title: str) -> str:
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", DOCUMENT, re.M | re.S)
+    return str(found)
+
+
+def table(text: str) -> dict[str, str]:
+    """Name and type of every row ``| `name` | `package/Type`… |``; ``~`` is the node's name."""
+    rows = re.findall(r"^\| `([~/\w]+)` \| `(\w+)/(\w+)`", text, re.M)
+    return {full(name): f"{package}/{kind}" for name, package, kind in rows}
+
+
+def full(name: str) -> str:
+    if name.startswith("~/"):
+        return f"{NODE}/{name[2:]}"
+    return name if name.startswith("/") else f"/interface/{name}"
+
+
+def own(listed: list[tuple[str, list[str]]]) -> dict[str, str]:
+    """What a node has of its own, as ``package/Type`` by name."""
+    return {name: re.sub("/(msg|srv)/", "/", types[0]) for name, types in listed if not types[0].startswith(OF_ROS)}
+
+
+def test_topics_and_services(folder: Path) -> None:
+    file = folder / "interface.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    model.name: 'null'\n    depth.enabled: true\n    detections.enabled: true\n"
+    )
+    with running(folder, namespace="/interface", params_file=str(file)) as peer:
+        peer.wait_for_state("active")
+        at = ("tracker", "/interface")
+
+        def same(list_of: Any, documented: dict[str, str]) -> None:
+            assert len(documented) >= 4
+            try:
+                peer.wait_until(lambda: own(list_of(*at)) == documented, "the documented names")
+            finally:
+                assert own(list_of(*at)) == documented
+
+        topics = section("Topics")
+        subscribed, published = topics.split("| published |")
+        expected = table(subscribed)
+        del expected["/interface/image/compressed"]  # instead of the other
+        same(peer.node.get_subscriber_names_and_types_by_node, expected)
+        same(peer.node.get_publisher_names_and_types_by_node, table(published.partition("\n\n")[0]))
+        assert SHARED in table(published)
+        same(peer.node.get_service_names_and_types_by_node, table(section("Services")))
+
+
+def test_when_parameters_may_be_set() -> None:
+    parameters = section("Parameters")
+    named = set(re.findall(r"`([a-z_.]+[a-z_])`", parameters.partition("the rest (")[2].partition(")")[0]))
+    listed = named - {"enabled"}
+    at_any_time = {each.name for each in PARAMETERS if each.change is Change.ANY_TIME}
+    assert listed == {name for name in at_any_time if not name.startswith("detections.")}
+    assert "`detections.*` but for\n`enabled`" in parameters
+    detections = {each.name for each in PARAMETERS if each.name.startswith("detections.")}
+    assert detections - at_any_time == {"detections.enabled"}
+    assert all(f"`{each.name}`" in parameters for each in PARAMETERS if each.change is Change.AT_START)
+
+
+def test_every_state_has_its_transitions() -> None:
+    rows = re.findall(r"^\| (\w+) \|", section("States"), re.M)
+    assert rows == ["transition", "configure", "activate", "deactivate", "cleanup"]
