@@ -34,8 +34,12 @@ def full(name: str) -> str:
 
 
 def own(listed: list[tuple[str, list[str]]]) -> dict[str, str]:
-    """What a node has of its own, as ``package/Type`` by name."""
-    return {name: re.sub("/(msg|srv)/", "/", types[0]) for name, types in listed if not types[0].startswith(OF_ROS)}
+    """What a node has of its own, as ``package/Type`` by name; what rclpy adds to each service is not."""
+    return {
+        name: re.sub("/(msg|srv)/", "/", types[0])
+        for name, types in listed
+        if not types[0].startswith(OF_ROS) and not name.endswith("/_service_event")
+    }
 
 
 def test_topics_and_services(folder: Path) -> None:
