@@ -48,8 +48,10 @@ def read_scores(paths: Iterable[Path]) -> tuple[NDArray[np.float64], NDArray[np.
     return np.array(scores), np.array(seen, np.bool_)
 
 
-def fit(scores: NDArray[np.float64], seen: NDArray[np.bool_]) -> tuple[float, float]:
+def fit(scores: NDArray[np.float64], seen: NDArray[np.bool_], keep_threshold: bool = False) -> tuple[float, float]:
     """Scale and offset that make ``sigmoid(scale * score + offset)`` the most likely; by Newton's method.
+
+    With ``keep_threshold`` the offset stays 0, so that no answer changes, only how sure it is.
 
     Raises:
         ValueError: all seen or all absent, or scores that do not tell them apart.
@@ -59,19 +61,20 @@ def fit(scores: NDArray[np.float64], seen: NDArray[np.bool_]) -> tuple[float, fl
     # Targets that leave some doubt, as Platt has them, keep separable scores from an infinite scale.
     positive, negative = int(seen.sum()), int((~seen).sum())
     target = np.where(seen, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    spread, centre = float(scores.std()) or 1.0, float(scores.mean())
-    design = np.stack(((scores - centre) / spread, np.ones_like(scores)), axis=1)
-    weights = np.zeros(2)
+    spread, centre = float(scores.std()) or 1.0, 0.0 if keep_threshold else float(scores.mean())
+    columns = [(scores - centre) / spread, np.ones_like(scores)]
+    design = np.stack(columns[:1] if keep_threshold else columns, axis=1)
+    weights = np.zeros(design.shape[1])
     for _ in range(STEPS):
         probability = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
         gradient = design.T @ (probability - target)
-        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + 1e-6 * np.eye(2)
+        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + 1e-6 * np.eye(len(weights))
         step = np.linalg.solve(curvature, gradient)
         weights -= step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
     scale = float(weights[0]) / spread
     if scale <= 0:
         raise ValueError("higher scores do not mean a seen object in these frames; train the object score first")
-    return scale, float(weights[1]) - scale * centre
+    return scale, 0.0 if keep_threshold else float(weights[1]) - scale * centre
 
 
 @torch.no_grad()
@@ -88,12 +91,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--rows", type=Path, nargs="+", required=True, help="rows.csv of its evaluations (sam2_ros eval)"
     )
+    parser.add_argument("--keep-threshold", action="store_true", help="fit the scale alone: no answer changes")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     args = parser.parse_args(argv)
     model = load_model(args.model)
     scores, seen = read_scores(args.rows)
     try:
-        scale, offset = fit(scores, seen)
+        scale, offset = fit(scores, seen, args.keep_threshold)
     except ValueError as error:
         parser.error(str(error))
     fold(model, scale, offset)

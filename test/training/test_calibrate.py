@@ -27,6 +27,12 @@ def test_finds_scale_and_offset_and_calibrates() -> None:
     assert before is not None and after is not None and after < 0.03 < before
 
 
+def test_the_scale_alone_leaves_every_answer() -> None:
+    scores, seen = drawn(0.4, 0.0)
+    scale, offset = fit(scores, seen, keep_threshold=True)
+    assert scale == pytest.approx(0.4, rel=0.1) and offset == 0
+
+
 def test_frames_of_one_kind_or_senseless_scores_are_refused() -> None:
     scores, seen = drawn(1.0, 0.0)
     with pytest.raises(ValueError, match="accepted: some of both"):
