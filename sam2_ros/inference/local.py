@@ -132,8 +132,8 @@ def load_shared_model(
     # Read when torch is loaded: its threads sleep while they wait for each other. On cores that others use too,
     # spinning made tracking several times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # oneDNN keeps a prepared kernel for each combination of shapes; of the 1024 that it keeps by itself, those of batches
-    # that came once would fill some hundred MiB over hours.
+    # oneDNN keeps a prepared kernel for each combination of shapes, by itself 1024 of them: over hours, those of
+    # batches that came once would fill some hundred MiB.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     try:
         import torch
