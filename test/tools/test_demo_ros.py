@@ -27,8 +27,11 @@ def command(out: Path, *options: str) -> list[str]:
 
 
 def environment(mark: str) -> dict[str, str]:
-    """``mark`` is inherited by every process that the demo starts, so that they can be found."""
-    return os.environ | {"SAM2_ROS_TEST_MARK": mark}
+    """``mark`` is inherited by every process that the demo starts, so that they can be found.
+
+    As if there were a display, no browser is started for a picture of the page.
+    """
+    return os.environ | {"SAM2_ROS_TEST_MARK": mark, "DISPLAY": ":99"}
 
 
 def processes(mark: str) -> list[int]:
