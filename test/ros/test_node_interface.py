@@ -6,31 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from node_harness import ROOT, running
+from documented import published, section, subscribed, table
+from node_harness import running
 
 from sam2_ros.ros.parameters import PARAMETERS, Change
 
-DOCUMENT = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
 NODE = "/interface/tracker"
 OF_ROS = ("rcl_interfaces/", "lifecycle_msgs/", "type_description_interfaces/", "rosgraph_msgs/")
 SHARED = "/diagnostics"  # under the name that every node uses
-
-
-def section(title: str) -> str:
-    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", DOCUMENT, re.M | re.S)
-    return str(found)
-
-
-def table(text: str) -> dict[str, str]:
-    """Name and type of every row ``| `name` | `package/Type`… |``; ``~`` is the node's name."""
-    rows = re.findall(r"^\| `([~/\w]+)` \| `(\w+)/(\w+)`", text, re.M)
-    return {full(name): f"{package}/{kind}" for name, package, kind in rows}
-
-
-def full(name: str) -> str:
-    if name.startswith("~/"):
-        return f"{NODE}/{name[2:]}"
-    return name if name.startswith("/") else f"/interface/{name}"
 
 
 def own(listed: list[tuple[str, list[str]]]) -> dict[str, str]:
@@ -58,14 +41,12 @@ def test_topics_and_services(folder: Path) -> None:
             finally:
                 assert own(list_of(*at)) == documented
 
-        topics = section("Topics")
-        subscribed, published = topics.split("| published |")
-        expected = table(subscribed)
+        expected = subscribed(NODE)
         del expected["/interface/image/compressed"]  # instead of the other
         same(peer.node.get_subscriber_names_and_types_by_node, expected)
-        same(peer.node.get_publisher_names_and_types_by_node, table(published.partition("\n\n")[0]))
-        assert SHARED in table(published)
-        same(peer.node.get_service_names_and_types_by_node, table(section("Services")))
+        same(peer.node.get_publisher_names_and_types_by_node, published(NODE))
+        assert SHARED in published(NODE)
+        same(peer.node.get_service_names_and_types_by_node, table(section("Services"), NODE))
 
 
 def test_when_parameters_may_be_set() -> None:
