@@ -26,7 +26,9 @@ SETUP_OPTIONS = --distro $(DISTRO) --suffix=$(SUFFIX) $(SOURCED_FLAG) \
   $(if $(TORCH_VERSION),--torch-version $(TORCH_VERSION)) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test browser lint clean
+DOCS_VENV := .venv-docs
+
+.PHONY: help setup build demo test browser lint docs clean
 
 help:
 	@echo "make setup   build the environment $(VENV): ROS 2 $(DISTRO), torch, this package"
@@ -35,6 +37,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make browser install Chromium for the tests of the viewer (Debian, Ubuntu; as root)"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    build the documents with the API reference, in $(DOCS_VENV); pages in build-docs/"
 	@echo "make clean   remove everything that was built; downloads stay in the cache"
 	@echo
 	@echo "DISTRO=jazzy|kilted   ROS 2 distribution, taken as wheels (default: a sourced installation, else jazzy)"
@@ -60,6 +63,15 @@ lint: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+docs: $(DOCS_VENV)/.complete
+	@$(CLEAN_ENV) $(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build-docs
+	@echo "open build-docs/index.html"
+
+$(DOCS_VENV)/.complete: scripts/requirements/docs.txt
+	@python=$(or $(PYTHON),$$(sh scripts/find_python.sh)) && $$python -m venv --clear $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 clean:
 	rm -rf .venv .venv-* build build-* install install-* log log-* .setup*.lock demo_output soak_output dist *.egg-info \

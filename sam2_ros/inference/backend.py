@@ -33,7 +33,9 @@ class Backend(Protocol):
     """One camera's tracker. Not thread-safe: one thread owns it (:class:`sam2_ros.inference.worker.Worker`)."""
 
     @property
-    def info(self) -> BackendInfo: ...
+    def info(self) -> BackendInfo:
+        """Model, device, number format and sizes."""
+        ...
 
     @property
     def next_id(self) -> int:

@@ -74,6 +74,7 @@ class CroppedMask:
 
     @classmethod
     def empty(cls, width: int, height: int) -> CroppedMask:
+        """The mask of an object that is not seen in an image of this size."""
         return cls(np.zeros((0, 0), np.bool_), 0, 0, width, height)
 
     def full(self) -> BoolMask:
