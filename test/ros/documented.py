@@ -17,7 +17,7 @@ def section(title: str) -> str:
 def table(text: str, node: str) -> dict[str, str]:
     """Full name and type of every row ``| `name` | `package/Type`… |``; ``~`` is ``node``, e.g. "/tracker"."""
     rows = re.findall(r"^\| `([~/\w]+)` \| `(\w+)/(\w+)`", text, re.M)
-    return {_full(name, node): f"{package}/{kind}" for name, package, kind in rows}
+    return {full(name, node): f"{package}/{kind}" for name, package, kind in rows}
 
 
 def subscribed(node: str) -> dict[str, str]:
@@ -30,7 +30,8 @@ def published(node: str) -> dict[str, str]:
     return table(section("Topics").split("| published |")[1].partition("\n\n")[0], node)
 
 
-def _full(name: str, node: str) -> str:
+def full(name: str, node: str) -> str:
+    """The name that ROS gives ``name`` in ``node``, a full name."""
     if name.startswith("~/"):
         return f"{node}/{name[2:]}"
     namespace = node.rpartition("/")[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 from documented import published, section, subscribed, table
 from node_harness import running
+from sros2_policy import allowed, sometimes
 
 from sam2_ros.ros.parameters import PARAMETERS, Change
 
@@ -47,6 +48,16 @@ def test_topics_and_services(folder: Path) -> None:
         same(peer.node.get_publisher_names_and_types_by_node, published(NODE))
         assert SHARED in published(NODE)
         same(peer.node.get_service_names_and_types_by_node, table(section("Services"), NODE))
+
+        # config/sros2_policy.xml lists these and all that ROS adds to them, and nothing else.
+        def names(list_of: Any) -> set[str]:
+            return {name for name, _ in list_of(*at)}
+
+        subscribes = allowed("tracker", "topic", "subscribe", NODE) - sometimes(NODE)
+        assert names(peer.node.get_subscriber_names_and_types_by_node) == subscribes
+        publishes = allowed("tracker", "topic", "publish", NODE)
+        assert names(peer.node.get_publisher_names_and_types_by_node) == publishes
+        assert names(peer.node.get_service_names_and_types_by_node) == allowed("tracker", "service", "reply", NODE)
 
 
 def test_when_parameters_may_be_set() -> None:
