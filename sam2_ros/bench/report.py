@@ -114,6 +114,26 @@ def node(report: dict[str, Any]) -> str:
     return _markdown(rows) + f"\n\nMilliseconds, p50 / p99. {settings}"
 
 
+def endpoint(measured: dict[str, Any]) -> str:
+    """The way to an inference server; p50 / p99 in ms."""
+    rows: list[tuple[str, ...]] = [("image", "way", "p50 / p99, ms")]
+    for row in measured.get("overhead") or measured["steps"]:
+        way = row["way"] if "way" in row else f"a step, {row['model']}"
+        rows.append((row["size"], way, f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}"))
+    text = _markdown(rows)
+    if "overhead" in measured:
+        shared, killed = measured["streams"], measured["kills"]
+        rates = shared["frames_per_second"]
+        text += (
+            "\n\nMilliseconds that a step takes more through a server than in one process.\n"
+            f"{shared['streams']} streams, {shared['engine_ms']} ms a frame: {min(rates):g} to {max(rates):g} frames a "
+            f"second each, Jain's fairness {shared['fairness_jain']:g}.\n"
+            f"{killed['kills']} kills of the server: ids kept {killed['ids_kept']} times, tracked again after "
+            f"{killed['recovery_s_median']:g} s (median), {killed['recovery_s_worst']:g} s (worst)."
+        )
+    return text
+
+
 def provenance(about: dict[str, Any]) -> str:
     """Machine, versions, command and date in a sentence."""
     machine = about["machine"]

@@ -1,4 +1,4 @@
-"""``sam2_ros bench``: latency, throughput and memory of the engine, beside its peers on the same frames."""
+"""``sam2_ros bench``: latency, throughput and memory of the engine, the node and the way to an inference server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ def register(subparsers: Any) -> None:
         "named by --peers on the same frames in turn. Official sizes that were not downloaded get random weights: "
         "timings do not depend on them.",
     )
-    parser.add_argument("--quick", action="store_true", help="tiny at 512, 1 and 4 objects; minutes on two CPU cores")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="less of it: tiny at 512, 1 and 4 objects; --endpoint: fewer frames, streams and kills",
+    )
     parser.add_argument(
         "--all",
         type=Path,
@@ -39,6 +44,14 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--node", action="store_true", help="the node: from the camera's stamp to masks elsewhere (ROS 2)"
+    )
+    parser.add_argument(
+        "--endpoint",
+        nargs="?",
+        const="",
+        metavar="ENDPOINT",
+        help="the way to an inference server: overhead, eight streams, recovery from 20 kills; with ENDPOINT, the "
+        "steps of a server that runs there, without keys",
     )
     parser.add_argument("--model", nargs="+", metavar="NAME", help="embedded, tiny, ... or paths (default: tiny)")
     parser.add_argument("--image-size", nargs="+", type=int, metavar="PX", help="default: 1024 512; 0: the model's own")
@@ -60,10 +73,11 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the node's engine does
     _check(args)
+    if args.endpoint is not None:
+        return _endpoint(args)
     from sam2_ros.bench import everything, grid, report
 
-    command = "sam2_ros " + shlex.join(sys.argv[1:])
-    tell = _say if not args.quiet else lambda _: None
+    command, tell = _command(), _teller(args)
     if args.all:
         everything.run(args.all, _device(args.device), args.threads, tuple(args.peers), command, tell)
         print(f"\nwrote {args.all / 'README.md'} and what it shows")
@@ -97,6 +111,21 @@ def run(args: argparse.Namespace) -> int:
     _write(args.json, measured)
     if args.plot:
         report.plot(measured, args.plot)
+    return 0
+
+
+def _endpoint(args: argparse.Namespace) -> int:
+    from sam2_ros.bench import endpoint, report
+
+    run = endpoint.EndpointRun(args.endpoint, args.frames or 300)
+    if args.quick:
+        run = endpoint.EndpointRun(args.endpoint, args.frames or 60, streams=4, seconds=1.0, kills=2)
+    try:
+        measured = {"command": _command(), **endpoint.measure(run, _teller(args))}
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(str(error)) from error
+    print(report.endpoint(measured))
+    _write(args.json, measured)
     return 0
 
 
@@ -149,6 +178,14 @@ def _device(name: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _command() -> str:
+    return "sam2_ros " + shlex.join(sys.argv[1:])
+
+
+def _teller(args: argparse.Namespace) -> Callable[[str], None]:
+    return _say if not args.quiet else lambda _: None
 
 
 def _say(text: str) -> None:
