@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -34,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["ROS_DOMAIN_ID"] = str(domain)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    # A shell starts what runs in its background deaf to Ctrl-C, and so would be the processes that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _reserve_domain() -> tuple[int, IO[str]]:
