@@ -44,6 +44,7 @@ setup(
         "viewer": ["aiohttp>=3.9"],
         "record": ["mcap>=1.1"],
         "train": ["tensorboard"],
+        "ray": ["ray>=2.60"],  # examples/ray_streams.py
         "bench": ["transformers>=4.56"],  # a peer of `sam2_ros bench`; the reference itself is in scripts/requirements/
         "test": [*TEST, "mujoco>=3.5", "tensorboard"],
         "dev": [*TEST, "mujoco>=3.5", "tensorboard", "ruff", "mypy", "pre-commit"],
