@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from node_harness import Peer, box_prompt, running
+from vision_msgs.msg import Point2D
 
-from sam2_ros.msg import ObjectEvent, TrackedObject, TrackedObjectArray
+from sam2_ros.msg import ObjectEvent, ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.messages import full_mask, rgb_image
+from sam2_ros.srv import RefineObject
 from sam2_ros.tools.scene import bounding_box, render
 from sam2_ros.tracking.types import BoolMask
 
@@ -102,3 +104,27 @@ def test_seen_hidden_lost_dropped(folder: Path) -> None:
         ]
         assert node.events[-1].header == seen[-1].header and "tracker.drop_after" in node.events[-1].reason
         assert node.events[-1].last_seen == seen[5].header.stamp
+
+
+def test_who_chooses_what_a_click_means(folder: Path) -> None:
+    """A click's candidates over DDS: the parameter chooses one of them, a second call another one."""
+    file = folder / "candidates.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    tracker:\n      click_candidate: smallest\n")
+    frame = next(render(16, width=320, height=240, post=False))
+    left, top, right, bottom = bounding_box(frame.masks[BOOK])
+    middle = Point2D(x=(left + right) / 2, y=(top + bottom) / 2)
+    with running(folder, namespace="/candidates", params_file=str(file)) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        publish(node, frame.rgb)
+        (offered,) = node.add(ObjectPrompt(name="book", points=[middle], point_labels=[1])).results
+        assert offered.success, offered.message
+        assert [each.index for each in offered.candidates] == [1, 2, 3]
+        best = max(each.predicted_iou for each in offered.candidates)
+        good = [each for each in offered.candidates if each.predicted_iou >= 0.8 * best and each.area]
+        assert offered.area == min(each.area for each in good)
+
+        other = max(offered.candidates, key=lambda each: each.area)
+        request = RefineObject.Request(prompt=ObjectPrompt(name="book", candidate=other.index))
+        chosen = node.call(RefineObject, "refine_object", request).result
+        assert chosen.success and chosen.area == other.area, chosen.message
