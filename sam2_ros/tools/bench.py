@@ -181,7 +181,8 @@ def _device(name: str) -> str:
 
 
 def _command() -> str:
-    return "sam2_ros " + shlex.join(sys.argv[1:])
+    """What was called, as it is written down: of a path its last part, the others say something of this machine."""
+    return "sam2_ros " + shlex.join(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
 
 
 def _teller(args: argparse.Namespace) -> Callable[[str], None]:
