@@ -10,25 +10,18 @@ published, and ends.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator, Sequence
 
-import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from sam2_ros.ros import playing
 from sam2_ros.ros.messages import rgb_image
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.sources import Frame, Source, open_source
-
-_RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
-_LAST_WORDS = Duration(seconds=5)  # for subscribers to acknowledge the last frames
 
 
 class VideoPublisher(Node):
@@ -37,9 +30,9 @@ class VideoPublisher(Node):
     def __init__(self) -> None:
         super().__init__("camera")
         reliability = self._text("reliability", "reliable")
-        if reliability not in _RELIABILITY:
-            raise UserError(f"reliability is '{reliability}'; accepted: {', '.join(_RELIABILITY)}")
-        qos = QoSProfile(depth=10, reliability=_RELIABILITY[reliability])
+        if reliability not in playing.RELIABILITY:
+            raise UserError(f"reliability is '{reliability}'; accepted: {', '.join(playing.RELIABILITY)}")
+        qos = QoSProfile(depth=10, reliability=playing.RELIABILITY[reliability])
         self._images = self.create_publisher(Image, "image", qos)
         self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
         self._frame_id = self._text("frame_id", "camera_optical_frame")
@@ -53,21 +46,8 @@ class VideoPublisher(Node):
 
     def play(self) -> int:
         """Publishes until the end of the source or of the process; returns the number of frames."""
-        published = 0
-        while self._wait_for_subscriber and rclpy.ok() and not self._images.get_subscription_count():
-            rclpy.spin_once(self, timeout_sec=0.05)
-        due = time.monotonic()
-        for frame in self._frames():
-            while rclpy.ok() and time.monotonic() < due:
-                rclpy.spin_once(self, timeout_sec=max(0.0, due - time.monotonic()))
-            if not rclpy.ok():
-                break
-            self._publish(frame)
-            published += 1
-            due = max(due + self._period, time.monotonic())
-        if rclpy.ok():
-            self._images.wait_for_all_acked(_LAST_WORDS)
-        return published
+        waited_for = int(self._wait_for_subscriber)
+        return playing.play(self, self._images, self._frames(), self._period, self._publish, waited_for)
 
     def _frames(self) -> Iterator[Frame]:
         yield from self._source
@@ -83,29 +63,9 @@ class VideoPublisher(Node):
         return str(self.declare_parameter(name, default).value)
 
 
-def _run(args: Sequence[str] | None) -> int:
-    rclpy.init(args=list(args) if args is not None else None)
-    try:
-        node = VideoPublisher()
-        published = node.play()
-        if rclpy.ok():
-            node.get_logger().info(f"the source has ended after {published} frames")
-    except UserError as error:
-        print(f"camera: {error}", file=sys.stderr)
-        return 2
-    except ExternalShutdownException:
-        pass
-    finally:
-        rclpy.try_shutdown()
-    return 0
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node; returns the process' exit code, 2 where the parameters are at fault."""
-    try:
-        return _run(args)
-    except KeyboardInterrupt:  # may come at any time before rclpy's handlers are there and after they are gone
-        return 0
+    return playing.run(VideoPublisher, "source", (UserError,), args)
 
 
 if __name__ == "__main__":

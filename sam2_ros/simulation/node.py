@@ -16,8 +16,6 @@ second, the same in every run), ``frame_id``.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -26,23 +24,20 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
-from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection3D, Detection3DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
 
+from sam2_ros.ros import playing
 from sam2_ros.ros.messages import byte_array, rgb_image, to_time
 from sam2_ros.simulation.camera import SimulatedCamera, SimulatedFrame, Truth
 from sam2_ros.tools.errors import UserError
 
-_RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 _DEPTH_ENCODINGS = ("16UC1", "32FC1")
 _STAMPS = ("clock", "frame")
-_LAST_WORDS = Duration(seconds=5)  # for subscribers to acknowledge the last frames
 
 
 class SimulatedCameraNode(Node):
@@ -62,7 +57,7 @@ class SimulatedCameraNode(Node):
         self._camera = SimulatedCamera(
             int(value["seed"]), int(value["width"]), int(value["height"]), float(value["rate"]), float(value["noise"])
         )
-        qos = QoSProfile(depth=10, reliability=_RELIABILITY[value["reliability"]])
+        qos = QoSProfile(depth=10, reliability=playing.RELIABILITY[value["reliability"]])
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._depths = self.create_publisher(Image, "depth/image", qos)
         self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
@@ -78,21 +73,7 @@ class SimulatedCameraNode(Node):
         frames: Iterator[SimulatedFrame] = map(self._camera.frame, indices)
         if self._ahead:
             frames = iter(self._render_all(frames))
-        while rclpy.ok() and self._images.get_subscription_count() < self._subscribers:
-            rclpy.spin_once(self, timeout_sec=0.05)
-        published = 0
-        due = time.monotonic()
-        for frame in frames:
-            while rclpy.ok() and time.monotonic() < due:
-                rclpy.spin_once(self, timeout_sec=max(0.0, due - time.monotonic()))
-            if not rclpy.ok():
-                break
-            self._publish(frame)
-            published += 1
-            due = max(due + self._period, time.monotonic())
-        if rclpy.ok():
-            self._images.wait_for_all_acked(_LAST_WORDS)
-        return published
+        return playing.play(self, self._images, frames, self._period, self._publish, self._subscribers)
 
     def _render_all(self, frames: Iterator[SimulatedFrame]) -> list[SimulatedFrame]:
         rendered: list[SimulatedFrame] = []
@@ -142,7 +123,7 @@ def check(value: Mapping[str, Any]) -> None:
     Raises:
         UserError: a parameter that makes no sense, with what is accepted.
     """
-    choices = {"depth_encoding": _DEPTH_ENCODINGS, "reliability": tuple(_RELIABILITY), "stamps": _STAMPS}
+    choices = {"depth_encoding": _DEPTH_ENCODINGS, "reliability": tuple(playing.RELIABILITY), "stamps": _STAMPS}
     for name, accepted in choices.items():
         if value[name] not in accepted:
             raise UserError(f"{name} is '{value[name]}'; accepted: {', '.join(accepted)}")
@@ -209,29 +190,9 @@ def _pixels(values: NDArray, encoding: str, header: Header) -> Image:
     )  # fmt: skip
 
 
-def _run(args: Sequence[str] | None) -> int:
-    rclpy.init(args=list(args) if args is not None else None)
-    try:
-        node = SimulatedCameraNode()
-        published = node.play()
-        if rclpy.ok():
-            node.get_logger().info(f"the scene has ended after {published} frames")
-    except (UserError, InvalidParameterTypeException) as error:
-        print(f"camera: {error}", file=sys.stderr)
-        return 2
-    except ExternalShutdownException:
-        pass
-    finally:
-        rclpy.try_shutdown()
-    return 0
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node; returns the process' exit code, 2 where the parameters are at fault."""
-    try:
-        return _run(args)
-    except KeyboardInterrupt:  # may come at any time before rclpy's handlers are there and after they are gone
-        return 0
+    return playing.run(SimulatedCameraNode, "scene", (UserError, InvalidParameterTypeException), args)
 
 
 if __name__ == "__main__":
