@@ -10,26 +10,22 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
-from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
-from vision_msgs.msg import BoundingBox2D
 
 from sam2_ros.bench.scene import moving_scene
 from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
-from sam2_ros.ros.messages import to_stamp
+from sam2_ros.ros.messages import bounding_box, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
+from sam2_ros.tools.client_node import client_node, wait_until_active
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.processes import ChildProcess, signals_unwind
 
@@ -61,11 +57,15 @@ def measure(run: NodeRun, tell: Callable[[str], None] = lambda _: None) -> dict[
     """
     os.environ.update(environment(run.transport))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    with signals_unwind(), tempfile.TemporaryDirectory() as folder, _node() as node:
+    with (
+        signals_unwind(),
+        tempfile.TemporaryDirectory() as folder,
+        client_node("receiver", namespace=NAMESPACE) as node,
+    ):
         receiver = _Receiver(node)
         with ChildProcess(_tracker_command(run), Path(folder, "node.log")) as tracker:
             tell(f"{run.model}, {run.width}x{run.height}: starting the node")
-            receiver.wait_until_active(tracker)
+            wait_until_active(node, TRACKER, tracker, PATIENCE)
             with ChildProcess(_camera_command(run), Path(folder, "camera.log")) as camera:
                 receiver.add_objects(run, camera)
                 tell(f"{run.model}, {run.width}x{run.height}: measuring {run.frames} frames")
@@ -131,27 +131,11 @@ class _Receiver:
             )
         )
 
-    def wait_until_active(self, tracker: ChildProcess) -> None:
-        client = self._node.create_client(GetState, f"{TRACKER}/get_state")
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            tracker.check()
-            if problem := tracker.error():
-                raise UserError(f"the tracker did not start: {problem}")
-            if client.wait_for_service(0.2):
-                answer = client.call_async(GetState.Request())
-                rclpy.spin_until_future_complete(self._node, answer, timeout_sec=2.0)
-                if answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
-                    return
-        raise UserError(f"the tracker was not active within {PATIENCE:.0f} s")
-
     def add_objects(self, run: NodeRun, camera: ChildProcess) -> None:
         client = self._node.create_client(AddObjects, f"{TRACKER}/add_objects")
         prompts = []
         for x0, y0, x1, y1 in moving_scene(run.objects, run.width, run.height).boxes.tolist():
-            box = BoundingBox2D(size_x=x1 - x0, size_y=y1 - y0)
-            box.center.position.x, box.center.position.y = (x0 + x1) / 2, (y0 + y1) / 2
-            prompts.append(ObjectPrompt(box=[box]))
+            prompts.append(ObjectPrompt(box=[bounding_box((x0, y0, x1, y1))]))
         self._spin(lambda: self.counters[1] > 0, camera)  # a prompt is not kept for long without a frame
         answer = client.call_async(AddObjects.Request(prompts=prompts))
         self._spin(answer.done, camera)
@@ -172,15 +156,6 @@ class _Receiver:
                 newest, deadline = len(self.rows), time.monotonic() + PATIENCE
             if time.monotonic() > deadline:
                 raise UserError(f"nothing came from the tracker for {PATIENCE:.0f} s")
-
-
-@contextmanager
-def _node() -> Iterator[Node]:
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        yield rclpy.create_node("receiver", namespace=NAMESPACE)
-    finally:
-        rclpy.try_shutdown()
 
 
 def _tracker_command(run: NodeRun) -> list[str]:

@@ -7,17 +7,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import rclpy
-from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from vision_msgs.msg import BoundingBox2D, Point2D
 
@@ -26,6 +23,7 @@ from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
+from sam2_ros.tools.client_node import client_node, wait_until_active
 from sam2_ros.tools.demo_page import DemoPage
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.footage import Clip
@@ -61,7 +59,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         signals_unwind(),
         tempfile.TemporaryDirectory() as folder,
         closing(Recording(args.out, clip.name, args.rate)) as recording,
-        _node() as node,
+        client_node("recorder", namespace=NAMESPACE) as node,
         ChildProcess(_tracker_command(args, Path(folder)), args.out / f"{clip.name}_node.log") as tracker,
         bar(args.frames or source.length, "frame", args.quiet, clip.name) as progress,
         DemoPage(TRACKER, args.out, clip.name, args.frames or source.length) as page,
@@ -69,7 +67,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         recorder = Recorder(node, recording, tracker.check)
         interrupted = False
         try:
-            recorder.wait_until_active(tracker.error)
+            wait_until_active(node, TRACKER, tracker, START_TIMEOUT_S)
             answer = node.create_client(AddObjects, f"{TRACKER}/add_objects").call_async(request)
             with ChildProcess(_camera_command(clip, args), args.out / f"{clip.name}_camera.log") as camera:
                 recorder.spin(lambda: answer.done() or not camera.running, PROMPT_TIMEOUT_S)
@@ -95,16 +93,6 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
             raise UserError(f"no frame was tracked; see {tracker.log} and {camera.log}")
         report = recording.finish(recorder.dropped, recorder.rate, interrupted)
         return replace(report, files=(*report.files, *page.finish()))
-
-
-@contextmanager
-def _node() -> Iterator[Node]:
-    # Python keeps its own signal handlers, so that Ctrl-C is a KeyboardInterrupt here.
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        yield rclpy.create_node("recorder", namespace=NAMESPACE)
-    finally:
-        rclpy.try_shutdown()
 
 
 class Recorder:
@@ -148,26 +136,6 @@ class Recorder:
         """One line for the progress bar."""
         states = ", ".join(f"{o.name} {_state(o).name.lower()}" for o in self._last.objects) if self._last else ""
         return f"{self._recording.frames} tracked, {self.rate:.1f}/s, {self.dropped} dropped; {states}"
-
-    def wait_until_active(self, error: Callable[[], str]) -> None:
-        """Returns once launch has brought the tracker to the active state; ``error`` gives what went wrong.
-
-        Raises:
-            UserError: it failed, or did not get there in time.
-        """
-        client = self._node.create_client(GetState, f"{TRACKER}/get_state")
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            self._check()
-            if problem := error():
-                raise UserError(f"the tracker did not start: {problem}")
-            if client.wait_for_service(0.2):
-                answer = client.call_async(GetState.Request())
-                rclpy.spin_until_future_complete(self._node, answer, timeout_sec=2.0)
-                if answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
-                    return
-            time.sleep(0.1)
-        raise UserError(f"the tracker was not active within {START_TIMEOUT_S:.0f} s")
 
     def spin(self, until: Callable[[], bool], timeout_s: float | None = None) -> None:
         """Receives until ``until()`` or for ``timeout_s``."""

@@ -40,22 +40,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.file} exists; name another file or remove it")
     try:
         import mcap  # noqa: F401
-        import rclpy
-        from rclpy.signals import SignalHandlerOptions
+        import rclpy  # noqa: F401
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 and the library mcap ({error}): python3 -m pip install mcap") from None
     from sam2_ros.ros.transport import environment
+    from sam2_ros.tools.client_node import client_node
     from sam2_ros.tools.processes import signals_unwind
 
     os.environ.update(environment())
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("sam2_ros_recorder", start_parameter_services=False)
-    try:
-        with signals_unwind():
-            return _record(node, args)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    with client_node("sam2_ros_recorder", start_parameter_services=False) as node, signals_unwind():
+        return _record(node, args)
 
 
 def _record(node: Any, args: argparse.Namespace) -> int:

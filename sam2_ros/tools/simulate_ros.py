@@ -16,7 +16,6 @@ import rclpy
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection3DArray
 
@@ -26,6 +25,7 @@ from sam2_ros.ros.messages import bounding_box, full_mask, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.simulation.score import Sample, sample
 from sam2_ros.srv import AddObjects
+from sam2_ros.tools.client_node import client_node
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.processes import ChildProcess, signals_unwind
 from sam2_ros.tools.progress import bar
@@ -71,31 +71,28 @@ def play(args: argparse.Namespace) -> Played:
     """
     os.environ.update(environment())  # the launch files' transport, for the recorder too
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        with (
-            signals_unwind(),
-            tempfile.TemporaryDirectory() as folder,
-            ChildProcess(_command(args, Path(folder)), args.out / "simulation.log") as processes,
-            bar(args.frames, "frame", args.quiet, "simulation") as progress,
-        ):
-            recorder = Recorder(rclpy.create_node("recorder", namespace=NAMESPACE))
+    with (
+        signals_unwind(),
+        tempfile.TemporaryDirectory() as folder,
+        client_node("recorder", namespace=NAMESPACE) as node,
+        ChildProcess(_command(args, Path(folder)), args.out / "simulation.log") as processes,
+        bar(args.frames, "frame", args.quiet, "simulation") as progress,
+    ):
+        recorder = Recorder(node)
 
-            def check(deadline: float) -> None:
-                processes.check()
-                recorder.heard(processes.log)
-                if problem := processes.error():
-                    raise UserError(f"{problem} (see {processes.log})")
-                if time.monotonic() > deadline:
-                    raise UserError(f"nothing came for {START_TIMEOUT_S:.0f} s; see {processes.log}")
-                progress.n = recorder.received
-                progress.set_postfix_str(f"{len(recorder.played.moments)} tracked")
+        def check(deadline: float) -> None:
+            processes.check()
+            recorder.heard(processes.log)
+            if problem := processes.error():
+                raise UserError(f"{problem} (see {processes.log})")
+            if time.monotonic() > deadline:
+                raise UserError(f"nothing came for {START_TIMEOUT_S:.0f} s; see {processes.log}")
+            progress.n = recorder.received
+            progress.set_postfix_str(f"{len(recorder.played.moments)} tracked")
 
-            recorder.add_objects(check)
-            recorder.record(args.frames, check)
-            return recorder.played
-    finally:
-        rclpy.try_shutdown()
+        recorder.add_objects(check)
+        recorder.record(args.frames, check)
+        return recorder.played
 
 
 class Recorder:

@@ -1,0 +1,55 @@
+"""A node for a program that is no node itself: a command that listens for a while, or asks something."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rclpy
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from sam2_ros.tools.errors import UserError
+from sam2_ros.tools.processes import ChildProcess
+
+
+@contextmanager
+def client_node(name: str, **options: Any) -> Iterator[Node]:
+    """Starts ROS 2, gives a node, and ends both. ``options`` are those of ``rclpy.create_node``.
+
+    Python keeps its own signal handlers, so that Ctrl-C is a KeyboardInterrupt as in any other program.
+    """
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = rclpy.create_node(name, **options)
+        try:
+            yield node
+        finally:
+            node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
+
+
+def wait_until_active(node: Node, tracker: str, process: ChildProcess, timeout_s: float) -> None:
+    """Returns once launch, which is ``process``, has brought the node ``tracker`` (its full name) to the active state.
+
+    Raises:
+        UserError: it failed, or did not get there in time.
+    """
+    client = node.create_client(GetState, f"{tracker}/get_state")
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        process.check()
+        if problem := process.error():
+            raise UserError(f"the tracker did not start: {problem}")
+        if client.wait_for_service(0.2):
+            answer = client.call_async(GetState.Request())
+            rclpy.spin_until_future_complete(node, answer, timeout_sec=2.0)
+            if answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
+                return
+        time.sleep(0.1)
+    raise UserError(f"the tracker was not active within {timeout_s:.0f} s")
