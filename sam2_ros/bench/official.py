@@ -28,6 +28,35 @@ def is_installed() -> bool:
     return importlib.util.find_spec("sam2") is not None
 
 
+def stream_state(images: Any, num_frames: int, height: int, width: int, device: torch.device) -> dict[str, Any]:
+    """What the predictor's ``init_state`` makes, without reading a clip.
+
+    Args:
+        images: frames of the network's size, by index.
+        num_frames: what the predictor takes for the length of the clip.
+        height, width: of the masks, pixels.
+    """
+    state: dict[str, Any] = {
+        "images": images,
+        "num_frames": num_frames,
+        "offload_video_to_cpu": False,
+        "offload_state_to_cpu": False,
+        "video_height": height,
+        "video_width": width,
+        "device": device,
+        "storage_device": device,
+        "obj_id_to_idx": OrderedDict(),
+        "obj_idx_to_id": OrderedDict(),
+        "obj_ids": [],
+    }
+    for name in (
+        "point_inputs_per_obj", "mask_inputs_per_obj", "cached_features", "constants", "output_dict_per_obj",
+        "temp_output_dict_per_obj", "frames_tracked_per_obj",
+    ):  # fmt: skip
+        state[name] = {}
+    return state
+
+
 class _OneFrame:
     """In place of a clip: any index gives the frame that has just come."""
 
@@ -53,7 +82,7 @@ class Official:
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
         if self._predictor is None:
             self._predictor = self._build()
-        self._state = self._new_state(frame)
+        self._state = stream_state(_OneFrame(), ENDLESS, frame.shape[0], frame.shape[1], self.task.model.device)
         self._frame = 0
         self._load(frame)
         with self._autocast():
@@ -98,25 +127,3 @@ class Official:
             )
         predictor.load_state_dict(model.state_dict())
         return predictor.requires_grad_(False)
-
-    def _new_state(self, frame: Rgb) -> dict[str, Any]:
-        """What ``init_state`` makes, without reading a clip."""
-        state: dict[str, Any] = {
-            "images": _OneFrame(),
-            "num_frames": ENDLESS,
-            "offload_video_to_cpu": False,
-            "offload_state_to_cpu": False,
-            "video_height": frame.shape[0],
-            "video_width": frame.shape[1],
-            "device": self.task.model.device,
-            "storage_device": self.task.model.device,
-            "obj_id_to_idx": OrderedDict(),
-            "obj_idx_to_id": OrderedDict(),
-            "obj_ids": [],
-        }
-        for name in (
-            "point_inputs_per_obj", "mask_inputs_per_obj", "cached_features", "constants", "output_dict_per_obj",
-            "temp_output_dict_per_obj", "frames_tracked_per_obj",
-        ):  # fmt: skip
-            state[name] = {}
-        return state

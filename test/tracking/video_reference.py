@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from sam2.build_sam import build_sam2_video_predictor
 from sam2_reference import SCORE_BIAS, SIZES, changed, difference, draw_weights, without_initialisation
 from torch import Tensor
 
+from sam2_ros.bench.official import stream_state
 from sam2_ros.model import Sam2Model, infer_config
 from sam2_ros.tools.scene import render
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
@@ -140,25 +140,8 @@ class ReferenceVideo:
     def __init__(self, predictor: Any, images: Tensor, height: int, width: int, num_frames: int | None = None) -> None:
         self.predictor = predictor
         self.outputs: dict[tuple[int, int], Output] = {}
-        device = torch.device("cpu")
-        self.state: dict[str, Any] = {
-            "images": images,
-            "num_frames": len(images) if num_frames is None else num_frames,
-            "offload_video_to_cpu": False,
-            "offload_state_to_cpu": False,
-            "video_height": height,
-            "video_width": width,
-            "device": device,
-            "storage_device": device,
-            "obj_id_to_idx": OrderedDict(),
-            "obj_idx_to_id": OrderedDict(),
-            "obj_ids": [],
-        }
-        for name in (
-            "point_inputs_per_obj", "mask_inputs_per_obj", "cached_features", "constants", "output_dict_per_obj",
-            "temp_output_dict_per_obj", "frames_tracked_per_obj",
-        ):  # fmt: skip
-            self.state[name] = {}
+        count = len(images) if num_frames is None else num_frames
+        self.state = stream_state(images, count, height, width, torch.device("cpu"))
         self._ious: list[float] = []
 
     def prompt(self, event: Event) -> None:
