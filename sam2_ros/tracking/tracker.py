@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -129,9 +128,11 @@ class Tracker:
         stored = StoredFrame(self._frame, stamp, frame.shape[1], frame.shape[0], features)
         self.history.append(stored)
         objects = list(self._objects.values())
+        changes: list[ObjectChange] = []
         try:
-            with self._shared.turn() if objects else nullcontext():
-                changes = self._propagation.track(objects, stored, clock.lap) if objects else []
+            if objects:
+                with self._shared.turn():
+                    changes = self._propagation.track(objects, stored, clock.lap)
         finally:
             stored.keep(objects)
         changes += self._drop_lost(objects)
