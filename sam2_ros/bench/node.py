@@ -22,6 +22,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from sam2_ros.bench.scene import moving_scene
 from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
+from sam2_ros.ros.acquaintance import is_acquainted
 from sam2_ros.ros.messages import bounding_box, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
@@ -137,6 +138,7 @@ class _Receiver:
         for x0, y0, x1, y1 in moving_scene(run.objects, run.width, run.height).boxes.tolist():
             prompts.append(ObjectPrompt(box=[bounding_box((x0, y0, x1, y1))]))
         self._spin(lambda: self.counters[1] > 0, camera)  # a prompt is not kept for long without a frame
+        is_acquainted(self._node, TRACKER, PATIENCE, lambda: rclpy.spin_once(self._node, timeout_sec=0.1))
         answer = client.call_async(AddObjects.Request(prompts=prompts))
         self._spin(answer.done, camera)
         if not answer.result().success:

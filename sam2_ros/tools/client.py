@@ -132,18 +132,22 @@ def _client(args: argparse.Namespace) -> Iterator[Call]:
         from rclpy.signals import SignalHandlerOptions
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 ({error}); source its setup file first") from None
+    from sam2_ros.ros.acquaintance import is_acquainted
+
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C ends this like any other command
     node = rclpy.create_node("sam2_ros_client", start_parameter_services=False)
 
     def call(service_type: type, name: str, request: Any) -> Any:
-        service = f"{args.node.rstrip('/')}/{name}"
+        owner = args.node.rstrip("/")
+        service = f"{owner}/{name}"
         client = node.create_client(service_type, service)
         if not client.wait_for_service(args.timeout):
             raise UserError(
                 f"no service {service} within {args.timeout:g} s; is the node running? (--node names another one)"
             )
-        future = client.call_async(request)
         deadline = time.monotonic() + args.timeout
+        is_acquainted(node, owner, args.timeout, lambda: rclpy.spin_once(node, timeout_sec=0.1))
+        future = client.call_async(request)
         while not future.done() and time.monotonic() < deadline:
             rclpy.spin_once(node, timeout_sec=0.1)
         if not future.done():

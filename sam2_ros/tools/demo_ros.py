@@ -19,6 +19,7 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import BoundingBox2D, Point2D
 
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
+from sam2_ros.ros.acquaintance import is_acquainted
 from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
 from sam2_ros.ros.transport import environment
@@ -68,7 +69,9 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         interrupted = False
         try:
             wait_until_active(node, TRACKER, tracker, START_TIMEOUT_S)
-            answer = node.create_client(AddObjects, f"{TRACKER}/add_objects").call_async(request)
+            adder = node.create_client(AddObjects, f"{TRACKER}/add_objects")
+            is_acquainted(node, TRACKER, PROMPT_TIMEOUT_S, lambda: rclpy.spin_once(node, timeout_sec=0.1))
+            answer = adder.call_async(request)
             with ChildProcess(_camera_command(clip, args), args.out / f"{clip.name}_camera.log") as camera:
                 recorder.spin(lambda: answer.done() or not camera.running, PROMPT_TIMEOUT_S)
                 if not answer.done():

@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection3DArray
 
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
+from sam2_ros.ros.acquaintance import is_acquainted
 from sam2_ros.ros.image_conversion import depth_rows, to_rgb
 from sam2_ros.ros.messages import bounding_box, full_mask, to_stamp
 from sam2_ros.ros.transport import environment
@@ -136,6 +137,7 @@ class Recorder:
                 prompts.append(ObjectPrompt(name=name, box=[box]))
         client = self._node.create_client(AddObjects, f"{TRACKER}/add_objects")
         self._wait(lambda: client.wait_for_service(0.1), check)
+        is_acquainted(self._node, TRACKER, START_TIMEOUT_S, lambda: self._turn(check))
         answer = client.call_async(AddObjects.Request(request_header=first["image"].header, prompts=prompts))
         self._wait(answer.done, check)
         if not answer.result().success:
@@ -160,9 +162,12 @@ class Recorder:
 
     def _wait(self, condition: Callable[[], Any], check: Callable[[float], None]) -> Any:
         while not (value := condition()):
-            rclpy.spin_once(self._node, timeout_sec=0.1)
-            check(self._last_time + START_TIMEOUT_S)
+            self._turn(check)
         return value
+
+    def _turn(self, check: Callable[[float], None]) -> None:
+        rclpy.spin_once(self._node, timeout_sec=0.1)
+        check(self._last_time + START_TIMEOUT_S)
 
     def _keeper(self, topic: str) -> Callable[[Any], None]:
         def keep(message: Any) -> None:

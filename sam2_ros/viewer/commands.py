@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -10,6 +11,7 @@ from rclpy.node import Node
 from vision_msgs.msg import BoundingBox2D, Point2D
 
 from sam2_ros.msg import ObjectPrompt, PromptResult
+from sam2_ros.ros.acquaintance import is_acquainted
 from sam2_ros.ros.messages import to_time
 from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
 
@@ -23,11 +25,12 @@ class BadCommand(ValueError):
 
 
 class Services:
-    """The services of one camera. The answers come in the ROS thread."""
+    """The services of one camera, ``prefix``/…, of the tracker ``owner``. The answers come in the ROS thread."""
 
-    def __init__(self, node: Node, prefix: str) -> None:
+    def __init__(self, node: Node, prefix: str, owner: str) -> None:
         self._node = node
         self._prefix = prefix
+        self._owner = owner
         self._clients: dict[str, Any] = {}
 
     def call(self, command: Command) -> Future[dict[str, object]]:
@@ -43,10 +46,13 @@ class Services:
         service_type, name, make, read = _KINDS[kind]
         request = make(command)
         client = self._clients.get(name)
+        known = client is not None
         if client is None:
             client = self._clients[name] = self._node.create_client(service_type, f"{self._prefix}/{name}")
         if not client.wait_for_service(timeout_sec=2.0):
             raise ConnectionError(f"the service {self._prefix}/{name} is not there; is the tracker running?")
+        if not known:
+            is_acquainted(self._node, self._owner, 2.0, lambda: time.sleep(0.01))
         answer: Future[dict[str, object]] = Future()
 
         def done(future: Any) -> None:

@@ -87,7 +87,8 @@ def wait_until(condition: Callable[[], Any], what: str = "it", launched: Launche
 class Peer:
     """The other side of the node: publishes images, keeps what the node publishes, calls its services."""
 
-    def __init__(self, node_name: str, image_topic: str = "/image", reliable: bool = True) -> None:
+    def __init__(self, node_name: str, image_topic: str = "/image", reliable: bool = True, owner: str = "") -> None:
+        """``node_name`` is what the names of topics and services begin with; ``owner`` is the node, if it differs."""
         import rclpy
         from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.executors import SingleThreadedExecutor
@@ -97,6 +98,7 @@ class Peer:
 
         self.launched: Launched | None = None
         self.node_name = node_name
+        self._owner = owner or node_name
         self.tracks: list[TrackedObjectArray] = []
         self.events: list[ObjectEvent] = []
         self.statuses: list[Any] = []
@@ -104,6 +106,7 @@ class Peer:
         rclpy.init(context=self.context)
         self.node = rclpy.create_node(f"peer_{id(self)}", context=self.context)
         self._clients: dict[str, Any] = {}
+        self._known_to: dict[str, int] = {}  # the process that is known to know each client
         self._image_topic = image_topic
         self._publisher = self.create_image_publisher(Image, image_topic, reliable)
         self.node.create_subscription(TrackedObjectArray, f"{node_name}/tracks", self.tracks.append, 100)
@@ -203,7 +206,19 @@ class Peer:
             self._clients[name] = self.node.create_client(service_type, f"{self.node_name}/{name}")
         client = self._clients[name]
         self.wait_until(client.service_is_ready, f"service {name}")
+        self._get_acquainted(name)
         return client.call_async(request or service_type.Request())
+
+    def _get_acquainted(self, name: str) -> None:
+        """Once for each client and each process of the node, which may have been respawned."""
+        from sam2_ros.ros.acquaintance import is_acquainted
+
+        assert self.launched is not None
+        pid = self.launched.node_pid()
+        if self._known_to.get(name) != pid:
+            if not is_acquainted(self.node, self._owner, PATIENCE, lambda: time.sleep(0.01)):
+                pytest.fail(f"the node never knew a client of {name}\n{self.launched.text}", pytrace=True)
+            self._known_to[name] = pid
 
     def call(self, service_type: Any, name: str, request: Any = None) -> Any:
         future = self.call_async(service_type, name, request)

@@ -26,8 +26,8 @@ def cameras(folder: Path) -> Iterator[tuple[Peer, Peer]]:
     )
     with running(folder, namespace="/robot", params_file=str(file)) as node:
         node.wait_for_state("active")
-        left = Peer(f"{NODE}/left", "/robot/left/image")
-        right = Peer(f"{NODE}/right", "/robot/right/image")
+        left = Peer(f"{NODE}/left", "/robot/left/image", owner=NODE)
+        right = Peer(f"{NODE}/right", "/robot/right/image", owner=NODE)
         left.launched = right.launched = node.launched
         try:
             left.wait_for_reliable()
