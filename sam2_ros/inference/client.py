@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sam2_ros.inference import protocol
 from sam2_ros.inference.backend import BackendInfo, FrameDropped
 from sam2_ros.inference.codec import from_wire, to_wire
-from sam2_ros.inference.link import ClientKeys, Link, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.inference.connection import ClientKeys, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.inference.link import Link
 from sam2_ros.inference.pixels import MODES, PixelWriter
 from sam2_ros.inference.protocol import Header, ProtocolError
 from sam2_ros.inference.recovery import Recovery
@@ -23,6 +24,7 @@ from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, Promp
 __all__ = ["ClientKeys", "RemoteBackend"]
 
 _LOST = (LinkDown, NoAnswer)
+_FAILED = (*_LOST, ServerRefusal, ProtocolError)
 
 
 class RemoteBackend:
@@ -32,15 +34,20 @@ class RemoteBackend:
     anew, is given the objects with their last good frames and masks: they keep their ids, and are OCCLUDED until they
     are seen. Without a server, a frame raises :class:`FrameDropped` and a command is refused.
 
+    A server before the present one in the list gets the stream back once it is there again, between two frames and
+    while no object is hidden: those in sight stay so, since it takes them over from the newest frame.
+
     Args:
         endpoints: servers in the order of preference; the first that answers serves.
         config: settings of the tracker.
-        timeout: seconds that an answer may take.
+        timeout: seconds that an answer may take, and that a frame or a command waits for a connection.
         pixels: "raw"; "jpeg" (smaller, not exact); "shm" (shared memory, for a server on this machine); "auto" takes
             shared memory where endpoint and server allow it, else raw. Frames must not be changed afterwards: those
             with the objects' last sightings are kept.
         quality: of JPEG, 1 to 100.
         client_keys: for a server that asks for keys.
+        return_after: seconds for which a preferred server must have answered before the stream goes back to it; 0 = it
+            stays where it is until that server is lost.
 
     Raises:
         ValueError: an argument can't be used, with what is accepted.
@@ -54,6 +61,7 @@ class RemoteBackend:
         pixels: str = "auto",
         quality: int = 90,
         client_keys: ClientKeys | None = None,
+        return_after: float = 0.0,
     ) -> None:
         if pixels not in MODES:
             raise ValueError(f"pixels is {pixels!r}; accepted: {', '.join(MODES)}")
@@ -61,13 +69,15 @@ class RemoteBackend:
             raise ValueError(f"quality is {quality}; accepted: 1 to 100")
         if not 0 < timeout <= 3600:
             raise ValueError(f"timeout is {timeout}; accepted: more than 0, up to 3600 seconds")
+        if not 0 <= return_after <= 86400:
+            raise ValueError(f"return_after is {return_after}; accepted: 0 to 86400 seconds")
         self._config = config or TrackerConfig()
         self._timeout = timeout
         self._mode = pixels
         self._quality = quality
         self._writer = PixelWriter("raw", quality)
         self._next_id = 1
-        self._link = Link(endpoints, self._hello, self._on_stray, client_keys)
+        self._link = Link(endpoints, self._hello, self._on_stray, client_keys, return_after)
         self._recovery = Recovery()
         self._newest: FrameResult | None = None  # every living object, without changes
         self._newest_frame: NDArray[np.uint8] | None = None
@@ -95,7 +105,7 @@ class RemoteBackend:
                 self._link.drop("the next id could not be set")  # the next hello says it
 
     def connect(self, wait: float = 0.0) -> None:
-        """Connects now, with ``wait`` seconds of patience.
+        """Connects now: tries the list once, or for ``wait`` seconds, and no longer than the time limit of an answer.
 
         Raises:
             LinkDown: no server answered, with the reasons.
@@ -117,18 +127,23 @@ class RemoteBackend:
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
+        earlier = len(self._changes)
         try:
             self._ensure_connected()
+            self._go_back()
             answer = self._send_frame(frame, stamp)
         except _LOST as error:
-            self._note_loss()
+            if not self._link.up:
+                self._note_loss()
             raise FrameDropped(str(error)) from error
         except ServerRefusal as error:
             if error.code in (protocol.DROPPED, protocol.BUSY):
                 raise FrameDropped(str(error)) from error
             raise _as_exception(error) from error
         result = self._recovery.go_on(from_wire(FrameResult, answer["result"]))
-        result = replace(result, frame_index=self._frames)
+        moved = self._changes[earlier:]  # from one server to another, just before this frame
+        del self._changes[earlier:]
+        result = replace(result, frame_index=self._frames, changes=(*moved, *result.changes))
         self._frames += 1
         self._take(replace(result, changes=(), timings_ms={}, economies=()), frame)
         return result
@@ -136,14 +151,14 @@ class RemoteBackend:
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
         try:
             result = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
-        except (*_LOST, ServerRefusal, ProtocolError) as error:
+        except _FAILED as error:
             return [_refused(error, request) for request in requests]
         return [self._continued(each) for each in from_wire(list[PromptResult], result)]
 
     def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
         try:
             result = self._command("refine", {"request": to_wire(request), "stamp": stamp})
-        except (*_LOST, ServerRefusal, ProtocolError) as error:
+        except _FAILED as error:
             return _refused(error, request)
         return self._continued(from_wire(PromptResult, result))
 
@@ -190,40 +205,43 @@ class RemoteBackend:
         """Connects, and gives a new server what the one before knew."""
         if self._link.up:
             return
-        answer = self._link.connect()
-        self._info = from_wire(BackendInfo, answer["info"])
+        self._link.connect(self._timeout)
+        self._note_loss()
         try:
-            self._choose_pixels()
-            self._restore()
-            self._ask("next_id", {"next_id": self._next_id})
-        except (*_LOST, ServerRefusal, ProtocolError) as error:
+            self._hand_over()
+        except _FAILED as error:
             self._link.drop(str(error))
             raise LinkDown(f"the server could not take over: {error}") from error
 
-    def _choose_pixels(self) -> None:
-        mode = self._mode
-        if mode == "auto":
-            mode = "shm" if self._link.endpoint.startswith(("ipc:", "tcp://127.", "tcp://localhost:")) else "raw"
-        self._writer.close()
-        self._writer = PixelWriter(mode, self._quality)
-        if self._mode == "auto" and mode == "shm":
-            try:
-                self._ask("pixels", {"frame": self._writer.write(np.zeros((1, 1, 3), np.uint8))[0]})
-            except (ServerRefusal, OSError):  # another user or container, or no memfd here
-                self._writer.close()
-                self._writer = PixelWriter("raw", self._quality)
+    def _go_back(self) -> None:
+        """Changes over to a preferred server where there is one and the moment is good; else nothing happens."""
+        if not self._link.offered or (self._newest and not self._recovery.may_move(self._newest.objects)):
+            return
+        before = self._link.switch()
+        if before is None:
+            return
+        try:
+            self._hand_over()
+        except _FAILED:
+            return self._link.undo(before)
+        self._link.settle(before)
+        self._note_loss(unseen_only=True)
 
-    def _restore(self) -> None:
+    def _hand_over(self) -> None:
+        """Gives the server of the link what the one before it knew; where that fails, all is here as it was."""
+        info = from_wire(BackendInfo, self._link.greeting["info"])
+        before, self._writer = self._writer, self._choose_pixels()
+        try:
+            done = self._restore()
+            self._ask("next_id", {"next_id": self._next_id})
+        except BaseException:
+            self._writer.close()
+            self._writer = before
+            raise
+        before.close()
+        self._info = info
         if self._newest is None:
             return
-        # Shown first so that the server has a frame even where no object was ever seen.
-        lost = self._newest
-        self._note_loss()
-        done: dict[int, PromptResult] = {}
-        for sighting, requests in self._recovery.plan(lost.objects):
-            self._send_frame(sighting.frame, sighting.stamp)
-            results = from_wire(list[PromptResult], self._ask("restore", {"requests": to_wire(requests)})["result"])
-            done |= {request.object_id or 0: each for request, each in zip(requests, results, strict=True)}
         kept = [known for known in self._newest.objects if known.object_id in done and done[known.object_id].success]
         for known in self._newest.objects:
             if known not in kept:
@@ -232,10 +250,32 @@ class RemoteBackend:
         self._newest = replace(self._newest, objects=tuple(kept))
         self._recovery.restored(kept)
 
-    def _note_loss(self) -> None:
-        """Without a server, what was in sight is not seen any more."""
-        if self._newest is not None and not self._link.up:
-            self._newest, changes = self._recovery.lose(self._newest)
+    def _restore(self) -> dict[int, PromptResult]:
+        """Shows the server every object's last good frame and mask; its answers by object id."""
+        done: dict[int, PromptResult] = {}
+        for sighting, requests in self._recovery.plan(self._newest.objects if self._newest else ()):
+            self._send_frame(sighting.frame, sighting.stamp)
+            results = from_wire(list[PromptResult], self._ask("restore", {"requests": to_wire(requests)})["result"])
+            done |= {request.object_id or 0: each for request, each in zip(requests, results, strict=True)}
+        return done
+
+    def _choose_pixels(self) -> PixelWriter:
+        mode = self._mode
+        if mode == "auto":
+            mode = "shm" if self._link.endpoint.startswith(("ipc:", "tcp://127.", "tcp://localhost:")) else "raw"
+        writer = PixelWriter(mode, self._quality)
+        if self._mode == "auto" and mode == "shm":
+            try:
+                self._ask("pixels", {"frame": writer.write(np.zeros((1, 1, 3), np.uint8))[0]})
+            except (ServerRefusal, OSError):  # another user or container, or no memfd here
+                writer.close()
+                return PixelWriter("raw", self._quality)
+        return writer
+
+    def _note_loss(self, unseen_only: bool = False) -> None:
+        """What was in sight of a server is not seen any more; ``unseen_only``: but what another took over in sight."""
+        if self._newest is not None:
+            self._newest, changes = self._recovery.lose(self._newest, unseen_only)
             self._changes += changes
 
     # ---- requests ----

@@ -1,70 +1,33 @@
-"""The client's connection: the first server of a list that answers; back-off, time limits, and what is known of it."""
+"""The client's connection: the first server of a list that answers; back-off, the way back, and what is known of it."""
 
 from __future__ import annotations
 
-import itertools
+import concurrent.futures
 import math
+import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from sam2_ros.inference import keys, protocol
+from sam2_ros.inference.connection import ClientKeys, Connection, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.inference.failback import Failback
 from sam2_ros.inference.protocol import Header, ProtocolError
 
-MAX_ANSWER_BYTES = 1 << 30
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # s, between rounds through the list of servers
-_HELLO_TIME = 60.0  # s that a server which answers pings may take to make an engine
-_PING_TIME = 1.0  # s that one may take to answer a ping before the next one is tried
-_SILENCES = 3  # unanswered requests in a row after which a server is given up
-_WINDOW = 200  # round trips that percentiles are taken of
-
-
-class LinkDown(ConnectionError):
-    """There is no server just now; the message says since when and why."""
-
-
-class NoAnswer(TimeoutError):
-    """The server did not answer in time; it may still do what was asked."""
-
-
-class ServerRefusal(RuntimeError):
-    """The server's reason; ``code`` is one of :mod:`sam2_ros.inference.protocol`, ``header`` the whole answer."""
-
-    def __init__(self, header: Mapping[str, Any]) -> None:
-        super().__init__(str(header.get("message", "no reason was given")))
-        self.code = str(header.get("code", protocol.FAILED))
-        self.header = header
-
-
-@dataclass(frozen=True)
-class ClientKeys:
-    """CURVE: the client's own keys (``*.key_secret``), and the server's public one (``*.key``)."""
-
-    secret_file: str
-    server_file: str
-
-    def apply(self, socket: zmq.Socket[Any]) -> None:
-        """
-        Raises:
-            ValueError: a file can't be used.
-        """
-        socket.curve_publickey, socket.curve_secretkey = keys.load_secret(self.secret_file)
-        socket.curve_serverkey = keys.load_public(self.server_file)
 
 
 class Link:
-    """One stream's connection. Not thread-safe, but for :meth:`status`.
+    """One stream's connection. Not thread-safe, but for :meth:`status`. Whoever connects waits no longer than asked:
+    servers are tried in a thread, which goes on meanwhile.
 
     Args:
         endpoints: servers in the order of preference.
         hello: gives the fields of the message that opens the stream.
         on_stray: is given answers that came too late.
+        return_after: seconds for which a server before the present one must have answered to be offered; 0 = never.
     """
 
     def __init__(
@@ -73,6 +36,7 @@ class Link:
         hello: Callable[[], Header],
         on_stray: Callable[[Header], None],
         client_keys: ClientKeys | None = None,
+        return_after: float = 0.0,
     ) -> None:
         if not endpoints:
             raise ValueError("the list of endpoints is empty; give at least one, e.g. tcp://127.0.0.1:5555")
@@ -80,167 +44,197 @@ class Link:
         self._hello = hello
         self._on_stray = on_stray
         self._keys = client_keys
+        self._return_after = return_after
         self._token = uuid.uuid4().hex
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket: zmq.Socket[Any] | None = None
-        self._monitor: zmq.Socket[Any] | None = None
-        self._poller = zmq.Poller()
-        self._sequence = itertools.count(1)
-        self._in_flight: set[int] = set()
-        self._silences = 0
+        self._ending = threading.Event()
+        self._connection: Connection | None = None
+        self._attempt: concurrent.futures.Future[Connection] | None = None
+        self._attempt_start, self._trying = 0.0, ""
+        self._failback: Failback | None = None
         self._wait, self._retry_at = _FIRST_WAIT, 0.0
         self._reason = "not connected yet"
-        self._endpoint = ""
-        self._round_trips: deque[float] = deque(maxlen=_WINDOW)  # ms
         self._connections = self._timeouts = 0
 
     @property
     def up(self) -> bool:
-        return self._socket is not None
+        return self._connection is not None
 
     @property
     def endpoint(self) -> str:
         """Of the server that serves; empty without one."""
-        return self._endpoint
+        connection = self._connection
+        return connection.endpoint if connection is not None else ""
+
+    @property
+    def greeting(self) -> Header:
+        """The server's answer to the hello."""
+        return self._connection.answer if self._connection is not None else {}
 
     def status(self) -> dict[str, object]:
         """For diagnostics, from any thread."""
-        times = sorted(self._round_trips)
+        connection, failback = self._connection, self._failback
+        times = sorted(connection.round_trips) if connection is not None else []
         return {
-            "link": "connected" if self._endpoint else f"down: {self._reason}",
-            "server": self._endpoint or "none",
+            "link": "connected" if connection is not None else f"down: {self._why_down()}",
+            "server": connection.endpoint if connection is not None else "none",
+            "preferred server": self._preferred(connection, failback),
             "round trip p50 [ms]": times[len(times) // 2] if times else math.nan,
             "round trip p99 [ms]": times[min(len(times) - 1, len(times) * 99 // 100)] if times else math.nan,
-            "in flight": len(self._in_flight),
+            "in flight": len(connection.in_flight) if connection is not None else 0,
             "connections": self._connections,
-            "timeouts": self._timeouts,
+            "timeouts": self._timeouts + (connection.timeouts if connection is not None else 0),
         }
 
-    def connect(self) -> Header:
-        """Opens the stream with the first server that answers; returns its answer to the hello.
+    def connect(self, patience: float) -> None:
+        """Opens the stream with the first server that answers, unless that takes more than ``patience`` seconds: then
+        it goes on in its thread, and the next call may find it done.
 
         Raises:
-            LinkDown: none did, or the next round is not due yet.
+            LinkDown: none did, or not yet, or the next round is not due yet.
             ValueError: the keys can't be used.
         """
         now = time.monotonic()
-        if now < self._retry_at:
-            raise LinkDown(f"no inference server: {self._reason}; next try in {self._retry_at - now:.1f} s")
-        reasons = []
-        for endpoint in self.endpoints:
-            try:
-                answer = self._open(endpoint)
-            except (LinkDown, NoAnswer, ServerRefusal, ProtocolError, zmq.ZMQError) as error:
-                self.drop(str(error))
-                reasons.append(f"{endpoint}: {error}")
-                continue
-            self._endpoint = endpoint
-            self._connections += 1
-            self._wait = _FIRST_WAIT
-            return answer
-        self._reason = "; ".join(reasons)
-        self._retry_at = time.monotonic() + self._wait
-        self._wait = min(2 * self._wait, _LONGEST_WAIT)
-        raise LinkDown(f"no inference server: {self._reason}")
+        if self._attempt is None:
+            if now < self._retry_at:
+                raise LinkDown(f"no inference server: {self._reason}; next try in {self._retry_at - now:.1f} s")
+            self._attempt, self._attempt_start = self._begin(), now
+        attempt = self._attempt
+        if not concurrent.futures.wait([attempt], patience).done:
+            raise LinkDown(f"no inference server: {self._why_down()}")
+        self._attempt = None
+        try:
+            self._adopt(attempt.result())
+        except LinkDown as error:
+            self._reason = str(error)
+            self._retry_at = time.monotonic() + self._wait
+            self._wait = min(2 * self._wait, _LONGEST_WAIT)
+            raise LinkDown(f"no inference server: {self._reason}") from error
+        self._wait = _FIRST_WAIT
 
     def request(self, op: str, timeout: float, fields: Mapping[str, Any], pixels: Any = None) -> Header:
-        """Sends a request and waits for its answer, ``timeout`` seconds at most.
-
-        Raises:
-            LinkDown: the connection broke; it is closed now.
-            NoAnswer: after ``timeout``.
-            ServerRefusal: the server said no.
-        """
-        if self._socket is None:
+        """As :meth:`Connection.request`."""
+        if self._connection is None:
             raise LinkDown(f"no inference server: {self._reason}")
-        seq, start = next(self._sequence), time.monotonic()
-        parts = [*protocol.pack({"op": op, "seq": seq, **fields}), *([] if pixels is None else [pixels])]
         try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
-            self._in_flight.add(seq)
-            answer = self._wait_for(seq, start + timeout)
-        except zmq.Again:
-            self._silence(f"its queue is full; nothing was read for {timeout:g} s")
-            raise NoAnswer(f"{self._endpoint} takes no more messages") from None
-        except LinkDown as error:
-            self.drop(str(error))
-            raise
-        if answer is None:
-            self._timeouts += 1
-            self._silence(f"no answer within {timeout:g} s, {_SILENCES} times in a row")
-            raise NoAnswer(f"no answer to '{op}' within {timeout:g} s")
-        self._round_trips.append((time.monotonic() - start) * 1e3)
-        if not answer.get("ok"):
-            refusal = ServerRefusal(answer)
-            if refusal.code in (protocol.NO_STREAM, protocol.DRAINING):
-                self.drop(str(refusal))
-                raise LinkDown(str(refusal))
-            raise refusal
-        return answer
+            return self._connection.request(op, timeout, fields, pixels)
+        finally:
+            if self._connection.closed:
+                self.drop(self._connection.why_closed)
+
+    @property
+    def offered(self) -> bool:
+        """Whether a preferred server has a stream open for this client, and nothing is under way at the present one."""
+        ready = self._failback is not None and self._failback.ready
+        return ready and self._connection is not None and not self._connection.in_flight
+
+    def switch(self) -> Connection | None:
+        """Goes over to the preferred server; returns the connection before it, for :meth:`settle` or :meth:`undo`."""
+        offer = self._failback.take() if self._failback is not None else None
+        if offer is None:
+            return None
+        offer.ending = self._ending
+        before, self._connection = self._connection, offer
+        return before
+
+    def undo(self, before: Connection) -> None:
+        """Back to the server before :meth:`switch`, which has heard nothing of it."""
+        if self._connection is not None:
+            self._connection.close("it could not take over", bye=True)
+        self._connection = before
+        self._watch()
+
+    def settle(self, before: Connection) -> None:
+        """Stays where :meth:`switch` went."""
+        assert self._connection is not None
+        self._timeouts += before.timeouts
+        before.close("left for a preferred server", bye=True)
+        self._adopt(self._connection)
 
     def drop(self, reason: str) -> None:
         """Closes the connection; the next :meth:`connect` may try at once."""
-        self._reason, self._endpoint = reason, ""
-        self._in_flight.clear()
-        self._silences = 0
-        if self._monitor is not None:
-            self._poller.unregister(self._monitor)
-        if self._socket is not None:
-            self._poller.unregister(self._socket)
-            self._socket.disable_monitor()
-            self._socket.close(0)
-        self._socket = self._monitor = None
+        self._reason = reason
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._timeouts += connection.timeouts
+            connection.close(reason)
+        self._end_failback()
 
     def close(self) -> None:
-        if self._socket is not None and self._endpoint:
-            self._socket.linger = 500
-            try:
-                self._socket.send_multipart(protocol.pack({"op": "bye", "seq": next(self._sequence)}), zmq.NOBLOCK)
-            except zmq.ZMQError:
-                pass
-            else:
-                self._poller.poll(500)
+        self._ending.set()
+        if self._connection is not None:
+            self._connection.close("closed", bye=True)
         self.drop("closed")
+        if self._attempt is not None:
+            concurrent.futures.wait([self._attempt])
+            if self._attempt.exception() is None:
+                self._attempt.result().close("closed", bye=True)
+            self._attempt = None
         self._context.term()
 
     # ---- within ----
 
-    def _open(self, endpoint: str) -> Header:
-        socket = self._socket = self._context.socket(zmq.DEALER)
-        socket.linger = 0
-        socket.sndhwm = 8
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
-        if self._keys is not None:
-            self._keys.apply(socket)
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-        self._poller.register(socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
-        socket.connect(endpoint)
-        self.request("ping", _PING_TIME, {})
-        return self.request("hello", _HELLO_TIME, {"stream": self._token, **self._hello()})
+    def _why_down(self) -> str:
+        if self._attempt is not None and self._trying:
+            return f"connecting to {self._trying} for {time.monotonic() - self._attempt_start:.1f} s; {self._reason}"
+        return self._reason
 
-    def _wait_for(self, seq: int, deadline: float) -> Header | None:
-        """The answer to ``seq``; None at the ``deadline`` (s, monotonic)."""
-        assert self._socket is not None and self._monitor is not None
-        while True:
-            left = deadline - time.monotonic()
-            ready = dict(self._poller.poll(math.ceil(max(0.0, left) * 1000)))
-            if self._socket in ready:
-                answer = protocol.unpack(self._socket.recv_multipart(), MAX_ANSWER_BYTES)
-                self._silences = 0
-                self._in_flight.discard(answer.get("seq", 0))
-                if answer.get("seq") == seq:
-                    return answer
-                self._on_stray(answer)
-            elif self._monitor in ready:
-                event = recv_monitor_message(self._monitor)["event"]
-                lost = event == zmq.EVENT_DISCONNECTED
-                raise LinkDown("the connection broke" if lost else "the server does not accept this client's key")
-            elif left <= 0:
-                return None
+    def _preferred(self, connection: Connection | None, failback: Failback | None) -> str:
+        if connection is not None and connection.endpoint == self.endpoints[0]:
+            return "serves"
+        return failback.state if failback is not None else "not asked"
 
-    def _silence(self, reason: str) -> None:
-        self._silences += 1
-        if self._silences >= _SILENCES:
-            self.drop(reason)
+    def _adopt(self, connection: Connection) -> None:
+        self._connection, self._token = connection, connection.token
+        self._connections += 1
+        self._watch()
+
+    def _watch(self) -> None:
+        """Looks out for the servers before the present one."""
+        self._end_failback()
+        preferred = self.endpoints[: self.endpoints.index(self.endpoint)]
+        if preferred and self._return_after:
+            self._failback = Failback(preferred, self._return_after, self._connect, self._greet)
+
+    def _end_failback(self) -> None:
+        failback, self._failback = self._failback, None
+        if failback is not None:
+            failback.close()
+
+    def _connect(self, endpoint: str, ending: threading.Event) -> Connection:
+        return Connection(self._context, endpoint, self._keys, self._on_stray, ending)
+
+    def _greet(self, connection: Connection) -> None:
+        """A stream beside the one that is open, also where both endpoints are of one server."""
+        connection.hello(uuid.uuid4().hex, self._hello())
+
+    def _begin(self) -> concurrent.futures.Future[Connection]:
+        attempt: concurrent.futures.Future[Connection] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                attempt.set_result(self._first_that_answers())
+            except BaseException as error:
+                attempt.set_exception(error)
+
+        threading.Thread(target=run, name="connect", daemon=True).start()
+        return attempt
+
+    def _first_that_answers(self) -> Connection:
+        reasons = []
+        for endpoint in self.endpoints:
+            self._trying = endpoint
+            try:
+                connection = self._connect(endpoint, self._ending)
+            except zmq.ZMQError as error:
+                reasons.append(f"{endpoint}: {error}")
+                continue
+            try:
+                connection.ping()
+                # Under the name that it had, so that a stream which is still open there gives way.
+                connection.hello(self._token, self._hello())
+                return connection
+            except (LinkDown, NoAnswer, ServerRefusal, ProtocolError, zmq.ZMQError) as error:
+                reasons.append(f"{endpoint}: {error}")
+                connection.close(str(error))
+        raise LinkDown("; ".join(reasons))

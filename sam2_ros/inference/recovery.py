@@ -68,10 +68,22 @@ class Recovery:
                 frames.setdefault(sighting.stamp, (sighting, []))[1].append(request)
         return [frames[stamp] for stamp in sorted(frames)]
 
-    def lose(self, result: FrameResult) -> tuple[FrameResult, list[ObjectChange]]:
-        """The objects as they stand while there is no server: OCCLUDED, without a mask; and the changes to that."""
+    def may_move(self, objects: Iterable[ObjectResult]) -> bool:
+        """Whether another server can take over at no great loss: every object was seen once, and none is hidden just
+        now, since what finds it again, its memory, stays behind.
+        """
+        return all(known.object_id in self._sightings and known.state is not ObjectState.OCCLUDED for known in objects)
+
+    def lose(self, result: FrameResult, unseen_only: bool = False) -> tuple[FrameResult, list[ObjectChange]]:
+        """The objects as they stand while there is no server: OCCLUDED, without a mask; and the changes to that.
+
+        With ``unseen_only``, those in sight stay as they are: another server takes them over from the newest frame.
+        """
         objects, changes = [], []
         for known in result.objects:
+            if unseen_only and known.state is ObjectState.VISIBLE:
+                objects.append(known)
+                continue
             hidden = replace(
                 known, state=ObjectState.OCCLUDED, mask=CroppedMask.empty(result.width, result.height), prompted=False
             )

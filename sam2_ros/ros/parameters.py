@@ -127,6 +127,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         600.0,
     ),
     Parameter(
+        "inference.return_after",
+        10.0,
+        "Seconds for which a server must have answered before a camera goes back to it from one after it in the list; "
+        "then at the next image with no object hidden. 0 = it stays until the server that it has is lost.",
+        0.0,
+        86400.0,
+    ),
+    Parameter(
         "inference.pixels",
         "auto",
         "How images go to the server: raw, jpeg (smaller, not exact), shm (shared memory on one machine); auto takes "

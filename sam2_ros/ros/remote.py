@@ -33,6 +33,7 @@ def remote_backend(values: Mapping[str, Any], camera: str, config: TrackerConfig
         pixels=str(values["inference.pixels"]),
         quality=int(values["inference.jpeg_quality"]),
         client_keys=ClientKeys(own, server) if own else None,
+        return_after=float(values["inference.return_after"]),
     )
     with contextlib.suppress(ConnectionError):
         backend.connect()

@@ -23,8 +23,8 @@ def node(folder: Path, endpoint: str) -> Iterator[Peer]:
     """A node that is active before there is a server."""
     file = folder / "remote.yaml"
     file.write_text(
-        f"/**:\n  ros__parameters:\n    inference.endpoint: '{endpoint}'\n    inference.timeout: 2.0\n"
-        "    diagnostics.period: 0.1\n    tracker.max_objects: 4\n"
+        f"/**:\n  ros__parameters:\n    inference.endpoint: '{endpoint}, {endpoint}_spare'\n    inference.timeout: 2.0\n"
+        "    inference.return_after: 0.5\n    diagnostics.period: 0.1\n    tracker.max_objects: 4\n"
     )
     with running(folder, params_file=str(file)) as peer:
         peer.wait_for_state("active")
@@ -65,6 +65,29 @@ def test_objects_outlive_the_server_and_the_node_has_no_torch(node: Peer, endpoi
         assert node.launched is not None and node.launched.node_pid() == pid, "the node never started anew"
     finally:
         server.close()
+
+
+def test_the_next_server_takes_over_and_the_first_one_gets_the_camera_back(node: Peer, endpoint: str) -> None:
+    first, spare = ServerProcess("--bind", endpoint), ServerProcess("--bind", f"{endpoint}_spare")
+    try:
+        node.track()
+        node.reset()
+        ids = [result.object_id for result in node.add(box_prompt(10, 20, 40, 60), box_prompt(50, 20, 90, 60)).results]
+        with node.camera():
+            first.kill()
+            node.wait_until(lambda: node.status()["server"] == spare.endpoint, "the next server to take over")
+            first.close()
+            node.wait_until(lambda: len(node.tracks[-1].objects) == 2, "tracks of it")
+            first = ServerProcess("--bind", endpoint)
+            node.events.clear()
+            node.wait_until(lambda: node.status()["preferred server"] == "serves", "the camera to go back")
+        tracks = node.track()
+        assert [known.id for known in tracks.objects] == ids
+        assert {known.state for known in tracks.objects} == {TrackedObject.STATE_VISIBLE}
+        assert node.status()["server"] == endpoint
+    finally:
+        first.close()
+        spare.close()
 
 
 def test_endpoints_are_read_as_people_write_them() -> None:

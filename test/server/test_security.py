@@ -12,8 +12,8 @@ import pytest
 from served import PATIENCE, connected, picture, serving
 
 from sam2_ros.inference.client import ClientKeys
+from sam2_ros.inference.connection import LinkDown
 from sam2_ros.inference.keys import load_public, load_secret, new_keys
-from sam2_ros.inference.link import LinkDown
 from sam2_ros.server import Server
 from sam2_ros.server.security import Security
 from sam2_ros.tools.main import main

@@ -18,7 +18,7 @@ from sam2_ros.inference import NullBackend, protocol
 from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.inference.client import RemoteBackend
 from sam2_ros.inference.codec import to_wire
-from sam2_ros.inference.link import LinkDown
+from sam2_ros.inference.connection import LinkDown
 from sam2_ros.server import Limits
 from sam2_ros.server.metrics import MetricsPage
 from sam2_ros.tools.main import main
@@ -275,6 +275,24 @@ def test_the_next_server_takes_over_with_the_same_ids() -> None:
         assert client.add([boxed()])[0].object_id == 4
         assert client.link_values()["server"] == second.endpoints[0]
         client.close()
+
+
+def test_no_frame_waits_long_for_a_server_that_makes_no_engine() -> None:
+    gate = threading.Event()
+
+    def slow(config: TrackerConfig) -> NullBackend:
+        assert gate.wait(PATIENCE)
+        return NullBackend(config)
+
+    with serving(slow) as server, connected(server, timeout=0.1) as client:
+        for stamp in range(3):
+            with pytest.raises(FrameDropped, match=f"connecting to {server.endpoints[0]} for"):
+                client.step(picture(), stamp)
+        assert "connecting" in str(client.link_values()["link"])
+        gate.set()
+        client.connect(PATIENCE)
+        assert client.step(picture(), 3).stamp == 3
+        assert client.link_values()["connections"] == 1, "all of them waited for the same one"
 
 
 def test_a_client_waits_for_a_server_that_comes_late(tmp_path: Any) -> None:

@@ -1,0 +1,122 @@
+"""The way back to a preferred server: watches those before the present one in the list, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from sam2_ros.inference.connection import Connection, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.inference.protocol import Header, ProtocolError
+
+_LOST = (LinkDown, NoAnswer, ServerRefusal, ProtocolError, zmq.ZMQError)
+_LONGEST_PERIOD = 2.0  # s between pings
+
+
+class Failback:
+    """Opens a stream with the first of ``endpoints`` that has answered for long enough, and keeps it until it is taken.
+
+    Args:
+        endpoints: the preferred servers, the best first.
+        after: seconds for which a server must have answered every ping, so that one which comes and goes is left alone.
+        connect: makes a connection to an endpoint, which the event ends.
+        hello: opens a stream on it.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        after: float,
+        connect: Callable[[str, threading.Event], Connection],
+        hello: Callable[[Connection], None],
+    ) -> None:
+        self.state = "does not answer"
+        self._endpoints = tuple(endpoints)
+        self._after = after
+        self._period = min(_LONGEST_PERIOD, after / 3)
+        self._connect = connect
+        self._hello = hello
+        self._stopping = threading.Event()
+        self._since: dict[str, float] = {}  # s, monotonic: from when on an endpoint has answered
+        self._lock = threading.Lock()  # guards the offer
+        self._offer: Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="failback", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to :meth:`take`."""
+        return self._offer is not None
+
+    def take(self) -> Connection | None:
+        """The open stream, whose owner the caller is from now on; None where there is none just now. Never waits."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            offer, self._offer = self._offer, None
+            return offer
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Ends the thread; what was not taken is closed."""
+        self._stopping.set()
+        self._thread.join()
+        if self._offer is not None:
+            self._offer.close("not needed any more", bye=True)
+            self._offer = None
+
+    # ---- the thread ----
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._period):
+            with self._lock:
+                if self._offer is not None and self._health(self._offer) is not None:
+                    continue
+                self._offer = None
+            offer = self._look()
+            if offer is not None:
+                with self._lock:
+                    self._offer = offer
+                    self.state = "ready, until no object is hidden"
+
+    def _look(self) -> Connection | None:
+        self.state = "does not answer"
+        for endpoint in self._endpoints:
+            try:
+                connection = self._connect(endpoint, self._stopping)
+            except (ValueError, zmq.ZMQError):
+                continue
+            if not self._accepts(connection):
+                self._since.pop(endpoint, None)
+                connection.close("not now")
+                continue
+            waited = time.monotonic() - self._since.setdefault(endpoint, time.monotonic())
+            self.state = f"answers since {waited:.0f} s"
+            if waited >= self._after and self._opened(connection):
+                return connection
+            connection.close("not yet")
+            if waited < self._after:
+                return None  # its time may come: those after it are not better
+        return None
+
+    def _accepts(self, connection: Connection) -> bool:
+        health = self._health(connection)
+        return health is not None and bool(health["ready"]) and health["streams"] < health["streams_at_most"]
+
+    def _health(self, connection: Connection) -> Header | None:
+        try:
+            return connection.ping()
+        except _LOST as error:
+            connection.close(str(error))
+            return None
+
+    def _opened(self, connection: Connection) -> bool:
+        try:
+            self._hello(connection)
+        except _LOST:
+            self._since.pop(connection.endpoint, None)
+            return False
+        return True

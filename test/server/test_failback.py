@@ -1,0 +1,179 @@
+"""Back to the preferred server once it is there again: same objects, nothing lost, at a moment that costs nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import PATIENCE, ServerProcess, boxed, picture, serving
+
+from sam2_ros.inference import NullBackend
+from sam2_ros.inference.backend import FrameDropped
+from sam2_ros.inference.client import RemoteBackend
+from sam2_ros.server import Limits
+from sam2_ros.tracking import CroppedMask, FrameResult, ObjectState, TrackerConfig
+
+
+class Camera:
+    """Shows a client one frame after the other, and keeps what came back."""
+
+    def __init__(self, client: RemoteBackend) -> None:
+        self.client = client
+        self.stamp = 0
+        self.dropped = 0
+        self.results: list[FrameResult] = []
+
+    def show(self) -> FrameResult | None:
+        self.stamp += 1
+        try:
+            self.results.append(self.client.step(picture(), self.stamp))
+        except FrameDropped:
+            self.dropped += 1
+            return None
+        return self.results[-1]
+
+    def until(self, key: str, value: str) -> None:
+        """Shows frames until the diagnostics say so."""
+        deadline = time.monotonic() + PATIENCE
+        while not str(self.client.link_values()[key]).startswith(value):
+            assert time.monotonic() < deadline, self.client.link_values()
+            self.show()
+            time.sleep(0.01)
+
+
+@contextmanager
+def camera(*endpoints: str, return_after: float = 0.3, timeout: float = 1.0) -> Iterator[Camera]:
+    client = RemoteBackend(endpoints, TrackerConfig(max_objects=4), timeout=timeout, return_after=return_after)
+    try:
+        client.connect(PATIENCE)
+        shown = Camera(client)
+        shown.show()
+        client.add([boxed(name="cup"), boxed(40, 5, 60, 20)])
+        client.take_changes()
+        shown.show()
+        yield shown
+    finally:
+        client.close()
+
+
+def told(camera: Camera) -> list[tuple[int, ObjectState | None]]:
+    return [(change.object_id, change.state) for result in camera.results for change in result.changes]
+
+
+def test_the_stream_goes_back_and_its_objects_never_notice(tmp_path: Path) -> None:
+    """Killed and hung, each several times; with real processes."""
+    preferred = f"ipc://{tmp_path / 'preferred'}"
+    first = ServerProcess("--bind", preferred)
+    with ServerProcess("--bind", f"ipc://{tmp_path / 'spare'}") as second:
+        try:
+            with camera(preferred, second.endpoint) as shown:
+                assert shown.client.link_values()["preferred server"] == "serves"
+                for _ in range(2):
+                    first.kill()
+                    first.close()
+                    shown.until("server", second.endpoint)
+                    shown.show()
+                    shown.results.clear()
+                    dropped = shown.dropped
+                    first = ServerProcess("--bind", preferred)
+                    shown.until("server", preferred)
+                    shown.show()
+                    assert shown.dropped == dropped, "no frame is lost on the way back"
+                    assert told(shown) == [], "nor is an object hidden"
+                for result in shown.results:
+                    assert [(each.object_id, each.name) for each in result.objects] == [(1, "cup"), (2, "")]
+                    assert {each.state for each in result.objects} == {ObjectState.VISIBLE}
+                counted = [result.objects[0].frames_tracked for result in shown.results]
+                assert counted == sorted(counted) and len(set(counted)) == len(counted)
+                assert shown.client.add([boxed()])[0].object_id == 3
+
+                os.kill(first.process.pid, signal.SIGSTOP)
+                shown.until("server", second.endpoint)
+                os.kill(first.process.pid, signal.SIGCONT)
+                shown.until("server", preferred)
+                found = shown.show()
+                assert found is not None and [each.object_id for each in found.objects] == [1, 2, 3]
+        finally:
+            first.close()
+
+
+class Hiding(NullBackend):
+    """The first object is hidden while the class says so."""
+
+    hidden = threading.Event()
+
+    def step(self, frame: Any, stamp: int) -> FrameResult:
+        result = super().step(frame, stamp)
+        if not self.hidden.is_set() or not result.objects:
+            return result
+        nothing = CroppedMask.empty(result.width, result.height)
+        first = replace(result.objects[0], state=ObjectState.OCCLUDED, mask=nothing)
+        return replace(result, objects=(first, *result.objects[1:]))
+
+
+def test_a_hidden_object_keeps_the_stream_where_its_memory_is(tmp_path: Path) -> None:
+    preferred = f"ipc://{tmp_path / 'preferred'}"
+    Hiding.hidden.clear()
+    with serving(Hiding) as second, camera(preferred, second.endpoints[0]) as shown:
+        Hiding.hidden.set()
+        with serving(endpoint=preferred) as first:
+            shown.until("preferred server", "ready")
+            for _ in range(20):
+                assert shown.show() is not None
+            assert shown.client.link_values()["server"] == second.endpoints[0]
+            assert first.health()["streams"] == 1, "its stream is open already"
+            Hiding.hidden.clear()
+            shown.until("server", preferred)
+            assert [each.object_id for each in shown.show().objects] == [1, 2]  # type: ignore[union-attr]
+
+
+def test_a_server_that_can_not_take_over_changes_nothing(tmp_path: Path) -> None:
+    preferred = f"ipc://{tmp_path / 'preferred'}"
+    tried = threading.Event()
+
+    class Refusing(NullBackend):
+        def step(self, frame: Any, stamp: int) -> FrameResult:
+            tried.set()
+            raise RuntimeError("out of memory")
+
+    with serving() as second, camera(preferred, second.endpoints[0]) as shown:
+        with serving(Refusing, preferred):
+            deadline = time.monotonic() + PATIENCE
+            while not tried.is_set():
+                assert time.monotonic() < deadline
+                shown.show()
+                time.sleep(0.01)
+            for _ in range(5):
+                assert shown.show() is not None
+        assert shown.client.link_values()["server"] == second.endpoints[0]
+        assert shown.dropped == 0 and told(shown) == []
+
+
+@pytest.mark.parametrize(("streams", "return_after"), [(1, 0.1), (8, 0.0)], ids=["it is full", "nobody asks"])
+def test_a_stream_stays_where_it_is(tmp_path: Path, streams: int, return_after: float) -> None:
+    preferred = f"ipc://{tmp_path / 'preferred'}"
+    with (
+        serving(endpoint=preferred, limits=Limits(streams=streams)) as first,
+        serving(limits=Limits(streams=1)) as second,
+    ):
+        full = contextlib.nullcontext() if streams > 1 else camera(preferred)
+        with full:
+            before = first.health()["streams"]
+            with camera(preferred + "_", preferred, second.endpoints[0], return_after=return_after) as shown:
+                if streams == 1:
+                    shown.until("preferred server", "does not answer")
+                for _ in range(30):
+                    assert shown.show() is not None
+                    time.sleep(0.02)
+                where = second.endpoints[0] if streams == 1 else preferred
+                assert shown.client.link_values()["server"] == where
+                assert first.health()["streams"] == before + (streams > 1)
