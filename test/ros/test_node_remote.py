@@ -77,12 +77,14 @@ def test_the_next_server_takes_over_and_the_first_one_gets_the_camera_back(node:
             first.kill()
             node.wait_until(lambda: node.status()["server"] == spare.endpoint, "the next server to take over")
             first.close()
-            node.wait_until(lambda: len(node.tracks[-1].objects) == 2, "tracks of it")
-            first = ServerProcess("--bind", endpoint)
+            visible = [TrackedObject.STATE_VISIBLE] * 2
+            node.wait_until(lambda: [known.state for known in node.tracks[-1].objects] == visible, "objects in sight")
             node.events.clear()
+            first = ServerProcess("--bind", endpoint)
             node.wait_until(lambda: node.status()["preferred server"] == "serves", "the camera to go back")
         tracks = node.track()
         assert [known.id for known in tracks.objects] == ids
+        assert [event.reason for event in node.events] == [], "nobody noticed the way back"
         assert {known.state for known in tracks.objects} == {TrackedObject.STATE_VISIBLE}
         assert node.status()["server"] == endpoint
     finally:
