@@ -21,6 +21,12 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if len(self.weight) < 8 and x.requires_grad and x.device.type == "cpu":
+            # The kernel's backward pass over a handful of channels takes five times as long as these few passes.
+            wide = x.float()
+            centred = wide - wide.mean(dim=1, keepdim=True)
+            scaled = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + self.eps)
+            return (scaled * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
         normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return normed.permute(0, 3, 1, 2)
 
@@ -41,6 +47,17 @@ class Mlp(nn.Module):
             x = layer.gelu(x) if self.is_gelu else self.activation(layer(x))
         x = self.layers[-1](x)
         return x.sigmoid() if self.sigmoid else x
+
+
+def weighted_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention, ``[B, heads, tokens, C]`` each."""
+    if q.dtype == torch.bfloat16 and q.requires_grad and q.device.type == "cpu":
+        # Training on a CPU: the fused kernel's backward pass takes three times as long as these two products.
+        logits = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        return logits.softmax(dim=-1) @ v
+    return attention(q, k, v, mask)
 
 
 class Attention(nn.Module):
@@ -69,25 +86,18 @@ class Attention(nn.Module):
         and the mean projected: the same, since the weights of a mean sum to one, for a fraction of the products.
         """
         narrow = self.num_heads == 1 and self.v_proj.in_features < self.v_proj.out_features
-        if not narrow or torch.is_grad_enabled() or kv.device.type != "cpu":
+        if not narrow or kv.device.type != "cpu":
             # A GPU's attention kernels want values as wide as keys.
             return self.attend(q_bhnc, k_bhnc, self.split_heads(self.v_proj(kv)), mask)
         batch = max(len(q_bhnc), len(k_bhnc), len(kv))
         q, k = (x.expand(batch, -1, -1, -1) for x in (q_bhnc, k_bhnc))
-        mean = attention(q, k, kv[:, None].to(q.dtype).expand(batch, -1, -1, -1), mask)
+        mean = weighted_mean(q, k, kv[:, None].to(q.dtype).expand(batch, -1, -1, -1), mask)
         return self.out_proj(self.v_proj(mean[:, 0]))
 
     def attend(self, q_bhnc: Tensor, k_bhnc: Tensor, v_bhnc: Tensor, mask: Tensor | None = None) -> Tensor:
         batch = max(q_bhnc.shape[0], k_bhnc.shape[0], v_bhnc.shape[0])
         q, k, v = (x.expand(batch, -1, -1, -1) for x in (q_bhnc, k_bhnc, v_bhnc))
-        if q.dtype == torch.bfloat16 and q.requires_grad and q.device.type == "cpu":
-            # Training on a CPU: the fused kernel's backward pass takes three times as long as these two products.
-            logits = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
-            if mask is not None:
-                logits = logits.masked_fill(~mask, -torch.inf)
-            out = logits.softmax(dim=-1) @ v
-        else:
-            out = attention(q, k, v, mask)
+        out = weighted_mean(q, k, v, mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

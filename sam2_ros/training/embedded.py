@@ -33,7 +33,11 @@ from sam2_ros.training.synthetic import OcclusionClips
 ENCODER_DTYPE = torch.bfloat16  # as the tracker runs it on a CPU
 COMPOSITE_LENGTH = 6
 PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
-OCCLUSIONS = {"occlusion": (450, 10), "longer_occlusion": (160, 20)}  # clips and their frames, by store
+OCCLUSIONS = {  # clips and their frames, by store
+    "occlusion": (450, 10),
+    "longer_occlusion": (160, 20),
+    "longest_occlusion": (130, 40),
+}
 SECOND_PHASES = (Phase(1600, 3, 8), Phase(3200, 2, 12))
 THIRD_PHASES = (Phase(600, 3, 8), Phase(1900, 2, 12))
 LAYERS = 2  # of memory attention in the third training
@@ -183,7 +187,7 @@ def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
     """From tracking what is seen to knowing when it is not."""
     model.config = replace(model.config, present_iou=0.0, remember_absence=False)
     score_from_iou(model)
-    short, long = (stores[name] for name in OCCLUSIONS)
+    short, long, _ = (stores[name] for name in OCCLUSIONS)
     sources = [Source(stores["fit"], 0.2, 5), Source(short, 0.3, 1), Source(long, 0.5, 1)]
     schedule = Schedule(tuple(args.second_phases), rate=3e-4, decoder_rate=2.25e-4)
     trainer = Trainer(model.train(), Sampler(sources, seed=1), schedule, args.work / "run2")
@@ -195,7 +199,7 @@ def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
 def third_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
     """With a second look at the memory, and objects from close by."""
     deeper = deepened(model, LAYERS)
-    short, long = (stores[name] for name in OCCLUSIONS)
+    short, long, _ = (stores[name] for name in OCCLUSIONS)
     shares = ((stores["fit"], 0.27, 5), (stores["approach"], 0.13, 3), (short, 0.2, 1), (long, 0.4, 1))
     sampler = Sampler([Source(*share) for share in shares], seed=2, largest=0.85)
     schedule = Schedule(tuple(args.third_phases), rate=3e-4, decoder_rate=1.5e-4)

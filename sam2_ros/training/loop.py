@@ -25,6 +25,7 @@ class Phase:
     until: int
     clips: int
     length: int  # frames per clip
+    lead: int = 0  # up to so many frames before them, see :func:`~sam2_ros.training.rollout.roll_out`
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,16 @@ def clip_loss(
     told: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Each loss, averaged over the frames that have it; ``disturb`` and ``told`` as in :func:`~.rollout.roll_out`."""
-    frames = [project(model, *maps) for maps in batch.maps]
-    outputs = roll_out(model, frames, batch.prompt, disturb, told)
+    frames = []
+    for t, maps in enumerate(batch.maps):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not 0 < t <= batch.lead):
+            frames.append(project(model, *maps))
+    outputs = roll_out(model, frames, batch.prompt, disturb, told, batch.lead)
     sums: dict[str, Tensor] = {}
     counted = 0
-    for output, target, seen in zip(outputs, batch.targets, batch.seen, strict=True):
+    for t, (output, target, seen) in enumerate(zip(outputs, batch.targets, batch.seen, strict=True)):
+        if 0 < t <= batch.lead:
+            continue
         losses = frame_loss(output, target, weights, seen)
         counted += bool(losses)
         for name, value in losses.items():
@@ -107,7 +113,7 @@ class Trainer(TrainingLoop[Batch]):
         for step in count(first):
             self.sampler.begin(step)
             phase = self.schedule.phase(min(step, self.schedule.steps - 1))
-            yield [self.sampler.batch(phase.clips, phase.length)]
+            yield [self.sampler.batch(phase.clips, phase.length, phase.lead)]
 
     def losses(self, part: Batch) -> dict[str, Tensor]:
         # A score that still errs fills the memory with masks of what is not there; half the time it must bear that.

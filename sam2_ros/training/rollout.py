@@ -186,11 +186,26 @@ def roll_out(
     prompt: FramePrompt,
     disturb: Callable[[Tensor], Tensor] | None = None,
     told: Sequence[Tensor] | None = None,
+    lead: int = 0,
 ) -> list[FrameOutput]:
-    """All frames of ``B`` clips; ``disturb`` and, by frame, ``told`` as in :func:`track_frame`."""
+    """All frames of ``B`` clips; ``disturb`` and, by frame, ``told`` as in :func:`track_frame`.
+
+    The first ``lead`` frames after the prompted one are run as the tracker runs them: without gradients, disturbance
+    or hints. So later frames meet a memory with the network's own mistakes in it, at a third of the cost.
+    """
     memory = Memory(model)
     outputs = [prompt_frame(model, memory, frames[0], prompt)]
     for t in range(1, len(frames)):
-        known = None if told is None else told[t]
-        outputs.append(track_frame(model, memory, frames[t], t + 1 < len(frames), disturb, known))
+        leading = t <= lead
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not leading):
+            outputs.append(
+                track_frame(
+                    model,
+                    memory,
+                    frames[t],
+                    remember=t + 1 < len(frames),
+                    disturb=None if leading else disturb,
+                    told=None if leading or told is None else told[t],
+                )
+            )
     return outputs

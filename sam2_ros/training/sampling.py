@@ -28,6 +28,7 @@ class Batch:
     targets: list[Tensor]  # per frame [B, 1, S, S] binary
     prompt: FramePrompt
     seen: list[Tensor]  # per frame [B]: SEEN, ABSENT or BARELY
+    lead: int = 0  # so many frames after the first only lead up to the others
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,10 @@ class Sampler:
             if len(fitting):
                 return source.store, indices, int(self.rng.choice(fitting))
 
-    def batch(self, size: int, length: int) -> Batch:
+    def batch(self, size: int, length: int, lead: int = 0) -> Batch:
+        """``size`` clips of ``length`` frames, after whose first come up to ``lead`` further ones that lead up."""
+        lead = int(self.rng.integers(lead + 1)) if lead else 0
+        length += lead
         draws = [self._draw(length) for _ in range(size)]
         maps, targets = [], []
         first: list[Mask] = []
@@ -158,4 +162,4 @@ class Sampler:
         kind = str(self.rng.choice(PROMPT_KINDS, p=(0.4, 0.35, 0.25)))
         area = targets[0].flatten(1).sum(dim=1)
         seen = [sighting(target.flatten(1).sum(dim=1) / area) for target in targets]
-        return Batch(maps, targets, make_prompt(kind, first, self.rng), seen)
+        return Batch(maps, targets, make_prompt(kind, first, self.rng), seen, lead)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sam2_ros.model.layers import LayerNorm2d
 from sam2_ros.model.mask_decoder import DecodedMasks
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.model.tinyvit import TinyViTEncoder
@@ -14,7 +15,7 @@ from sam2_ros.training.features import FeatureStore, normalise
 from sam2_ros.training.initialise import deepened, embedded_config
 from sam2_ros.training.loop import Phase, Schedule, Trainer
 from sam2_ros.training.losses import LossWeights, frame_loss
-from sam2_ros.training.rollout import FrameOutput
+from sam2_ros.training.rollout import FrameOutput, FramePrompt, roll_out
 from sam2_ros.training.sampling import Sampler, Source, disturb_masks, make_prompt
 
 SIZE = 64
@@ -162,3 +163,55 @@ def test_a_new_layer_of_memory_attention_changes_nothing_at_first_and_learns() -
     assert len(gradients) == 3 and all(g is not None and bool(g.any()) for g in gradients.values())
     with pytest.raises(ValueError, match="accepted: 3 or more"):
         deepened(deeper, 1)
+
+
+def test_frames_that_lead_up_are_run_as_the_tracker_runs_them_and_cost_no_gradient() -> None:
+    torch.manual_seed(0)
+    model = Sam2Model(embedded_config(SIZE)).eval()
+    frames = [
+        ImageFeatures(torch.randn(1, 256, 4, 4), torch.randn(1, 64, 8, 8), torch.randn(1, 32, 16, 16)) for _ in range(5)
+    ]
+    mask = torch.zeros(1, 1, SIZE, SIZE)
+    mask[..., 16:40, 16:40] = 1
+    prompt = FramePrompt(mask=mask)
+    disturbed: list[int] = []
+
+    def disturb(logits: torch.Tensor) -> torch.Tensor:
+        disturbed.append(len(disturbed))
+        return logits
+
+    told = [torch.zeros(1)] * 5  # "absent", which would silence the memory of every frame that listens
+    plain = roll_out(model, frames, prompt)
+    led = roll_out(model, frames, prompt, disturb, told, lead=3)
+    for t in range(1, 5):
+        assert led[t].decoded is not None and plain[t].decoded is not None
+        assert torch.equal(led[t].decoded.logits, plain[t].decoded.logits)
+        assert led[t].logits.requires_grad == (t > 3)
+    assert not disturbed  # only the last frame has gradients, and it is not remembered
+    led[4].decoded.logits.square().sum().backward()
+    first = next(model.memory_encoder.parameters())
+    assert first.grad is not None and bool(first.grad.any())  # through the prompted frame's memory
+
+
+def test_a_training_with_leading_frames_counts_only_the_others(store: FeatureStore, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    schedule = Schedule((Phase(20, clips=2, length=2, lead=3),), warmup=1, bfloat16=False)
+    trainer = Trainer(Sam2Model(embedded_config(SIZE)), Sampler([Source(store, 1.0, 1)], seed=0), schedule, tmp_path)
+    batches = trainer.batches(0)
+    drawn = [next(batches)[0] for _ in range(12)]
+    assert {batch.lead for batch in drawn} == {0, 1, 2, 3}
+    assert all(len(batch.targets) == 2 + batch.lead for batch in drawn)
+    led = next(batch for batch in drawn if batch.lead == 3)
+    for value in led.targets[1:4]:
+        value.fill_(float("nan"))  # whatever is wanted of them, it counts for nothing
+    assert all(bool(loss.isfinite()) for loss in trainer.losses(led).values())
+
+
+def test_layer_norm_over_few_channels_is_the_same_with_gradients() -> None:
+    torch.manual_seed(0)
+    norm = LayerNorm2d(4)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        wanted = norm(x)
+    torch.testing.assert_close(norm(x.requires_grad_()), wanted)
