@@ -8,8 +8,10 @@ Writes ``soak.json`` and ``soak.png``. Equal seeds give equal streams, prompts a
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
+import os
 import signal
 import sys
 import time
@@ -18,6 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Read when torch is loaded, as sam2_ros.inference.local has it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+
 import cv2
 import numpy as np
 import torch
@@ -25,20 +31,26 @@ from numpy.typing import NDArray
 
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model, load_model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking.sharing import SharedModel
 from sam2_ros.tracking.types import FrameResult
+from sam2_ros.tracking.warmup import warm_up
 
 EVERY = 20  # frames between two looks at the process
 SETTLED = 100  # frames until the process has allocated what it needs
+_MALLOPT = {"TRIM_THRESHOLD": -1, "TOP_PAD": -2, "MMAP_THRESHOLD": -3}  # malloc.h
 OUTLIER = 3.0  # times the median time of a frame: more than this is counted, and explained
 FLAT = 0.05  # of the median: more than this between least and most is no longer flat
 
 
 def main() -> int:
     arguments = parse_arguments()
+    settle_allocator()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     model = small_model() if arguments.model == "random" else load_model(arguments.model)
-    tracker = Tracker(model, TrackerConfig(max_objects=arguments.objects), arguments.dtype)
+    config = TrackerConfig(max_objects=arguments.objects)
+    warm_up(SharedModel(model, arguments.dtype), config)  # as the node does
+    tracker = Tracker(model, config, arguments.dtype)
     record = soak(tracker, arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "soak.json").write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
@@ -47,6 +59,17 @@ def main() -> int:
     print(record.summary())
     print(f"wrote {arguments.out / 'soak.json'} and soak.png")
     return 0 if record.flat else 1
+
+
+def settle_allocator() -> None:
+    """Lets this process keep what it has allocated, as the launch files do for the node: memory that goes back to the
+    system after every frame has to be faulted in again for the next (glibc; elsewhere nothing happens)."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    for name, value in (("MMAP_THRESHOLD", 2**30), ("TRIM_THRESHOLD", 2**30), ("TOP_PAD", 2**26)):
+        mallopt(_MALLOPT[name], value)
 
 
 def parse_arguments() -> argparse.Namespace:

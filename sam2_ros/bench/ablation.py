@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.bench.contestants import Ours, Rgb, Task
-from sam2_ros.bench.measure import Series, measure, ratio
+from sam2_ros.bench.measure import FILL, Series, measure, ratio
 from sam2_ros.bench.scene import MovingScene
 from sam2_ros.model import ImageFeatures, Sam2Model, hiera, kernels, layers, memory_attention, tinyvit
+from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks, choose
+from sam2_ros.model.prompt_encoder import PromptEncoder
+from sam2_ros.tracking import propagation
 
 Without = Callable[[Sam2Model], Any]  # a context in which the plain formula is used
 
@@ -73,6 +76,45 @@ def _first_layer_per_object(model: Sam2Model) -> Iterator[None]:
 
 
 @contextmanager
+def _image_projected_per_object(model: Sam2Model) -> Iterator[None]:
+    shared = model.encode_memory
+
+    def repeated(features: ImageFeatures, logits: Tensor, *others: Any) -> Tensor:
+        each = features.stride_16.expand(len(logits), -1, -1, -1)
+        return shared(ImageFeatures(each, features.stride_8, features.stride_4), logits, *others)
+
+    with mock.patch.object(model, "encode_memory", repeated):
+        yield
+
+
+def _all_objects_at_once(
+    self: memory_attention.MemoryAttention,
+    image: Tensor,
+    image_pos: Tensor,
+    memory: Tensor,
+    memory_pos: Tensor,
+    num_pointers: int,
+    mask: Tensor | None = None,
+) -> Tensor:
+    first = cast(memory_attention.MemoryAttentionLayer, self.layers[0])
+    x = first.attend_self(image + 0.1 * image_pos, self.table)
+    return self._attend(x, memory, memory + memory_pos, num_pointers, None if mask is None else mask[:, None, None, :])
+
+
+@contextmanager
+def _every_candidate_upsampled(model: Sam2Model) -> Iterator[None]:
+    size = model.config.image_size
+
+    def upsampled(decoded: DecodedMasks, *others: Any, **named: Any) -> ChosenMask:
+        # The chosen one follows where it always does.
+        F.interpolate(decoded.logits[:, 2:].float(), (size, size), mode="bilinear", align_corners=False)
+        return choose(decoded, *others, **named)
+
+    with mock.patch.object(propagation, "choose", upsampled):
+        yield
+
+
+@contextmanager
 def _weights_rounded_in_every_frame(_: Sam2Model) -> Iterator[None]:
     with mock.patch.object(kernels, "_as_computed", lambda module, x: (x, module.weight, module.bias)):
         yield
@@ -85,21 +127,33 @@ VARIANTS: dict[str, Without] = {
     "rotary code as a complex product": lambda _: mock.patch.object(memory_attention, "rotate", _rotate_by_parts),
     "GELU within the product": _gelu_apart,
     "first layer once for all objects": _first_layer_per_object,
+    "memory encoder's image projection once for all objects": _image_projected_per_object,
+    "one object after the other through the memory": lambda _: mock.patch.object(
+        memory_attention.MemoryAttention, "forward", _all_objects_at_once
+    ),
+    "best mask chosen before up-sampling": _every_candidate_upsampled,
+    "out_proj and v_proj merged": lambda _: mock.patch.object(
+        kernels.Merged, "__call__", lambda self, x, first, second: second(first(x))
+    ),
+    "decoder's position code kept": lambda _: mock.patch.object(
+        PromptEncoder, "image_position", lambda self: self.pe_layer.grid(self.grid)
+    ),
     "rounded weights kept": _weights_rounded_in_every_frame,
 }
 
 
 class _Without(Ours):
-    """Our engine without one rearrangement."""
+    """Our engine without one rearrangement. It goes on with the stream of the one that has all of them, whose results
+    are the same, so that memory need not be filled anew for each."""
 
-    def __init__(self, task: Task, dtype: str, variant: str) -> None:
-        super().__init__(task, dtype, compiled=False)
+    def __init__(self, whole: Ours, variant: str) -> None:
+        super().__init__(whole.task, whole.dtype, compiled=False)
         self.name = f"without: {variant}"
+        self._whole = whole
         self._context = VARIANTS[variant]
 
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
-        with self._context(self.task.model):
-            super().begin(frame, boxes)
+        self.tracker = self._whole.tracker
 
     def step(self, frame: Rgb) -> int:
         with self._context(self.task.model):
@@ -113,8 +167,10 @@ def run(
     found = []
     for dtype in dtypes:
         names = [name for name in VARIANTS if dtype != "float32" or name != "rounded weights kept"]
-        entered = [Ours(task, dtype, compiled=False), *(_Without(task, dtype, name) for name in names)]
-        ours, *others = measure(entered, scene, task.model.device, frames, tell=tell)
+        whole = Ours(task, dtype, compiled=False)
+        entered = [whole, *(_Without(whole, name) for name in names)]
+        fills = [FILL, *(1 for _ in names)]
+        ours, *others = measure(entered, scene, task.model.device, frames, tell=tell, fills=fills)
         found += [_row(dtype, name, ours, other) for name, other in zip(names, others, strict=True)]
     return found
 

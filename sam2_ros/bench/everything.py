@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam2_ros.bench import ablation, grid, presets, report, weights
+from sam2_ros.bench import ablation, alternatives, drift, grid, presets, report, tables, weights
 from sam2_ros.bench.contestants import Task
 from sam2_ros.bench.scene import moving_scene
 
@@ -18,44 +19,63 @@ NODE_IMAGES = ((640, 480), (1280, 720))
 SECONDS = 240.0  # of one combination on a CPU, beside filling the memory
 
 
-def run(folder: Path, device: str, threads: int, peers: tuple[str, ...], command: str, tell: Tell) -> None:
-    """Measures and writes; takes about half an hour on two CPU cores."""
+@dataclass(frozen=True)
+class Settings:
+    """Of a whole run."""
+
+    device: str
+    threads: int = 0  # of the CPU; 0 = torch's choice
+    peers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """One measurement: ``measure`` gives what its JSON file holds, ``text`` writes it down in Markdown."""
+
+    title: str
+    measure: Callable[[Settings, Tell], dict[str, Any]]
+    text: Callable[[dict[str, Any]], str]
+    picture: Callable[[dict[str, Any], Path], None] | None = None
+
+
+def run(folder: Path, settings: Settings, command: str, tell: Tell, only: Sequence[str] = ()) -> None:
+    """Measures ``only`` the named sections, or all of them (half an hour on two CPU cores), and writes the tables of
+    all that the folder holds then. Each section is written when it is done."""
     folder.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    about = {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "machine": grid.describe_machine(device),
-        "command": command,
-    }
-    sections: list[tuple[str, dict[str, Any], str]] = []
-
-    def keep(name: str, title: str, found: dict[str, Any], text: str) -> None:
-        found = {**about, **found}
+    for name, section in SECTIONS.items():
+        if only and name not in only:
+            continue
+        start = time.monotonic()
+        about = {
+            "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            "machine": grid.describe_machine(settings.device),
+            "command": command,
+        }
+        found = {**section.measure(settings, tell), **about}
+        found["minutes"] = round((time.monotonic() - start) / 60, 1)
         (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        sections.append((title, found, text))
+        if section.picture is not None:
+            section.picture(found, folder / f"{name}.png")
+        write_tables(folder)
 
-    engine = grid.run_all(grids(device, threads, peers), tell)
-    report.plot(engine, folder / "engine.png")
-    keep("engine", "Engine", {**engine, **report.headline(engine)}, report.table(engine))
-    found = {"combinations": rearrangements(device, tell)}
-    keep("rearrangements", "Rearrangements", found, report.rearrangements(found))
-    found = {"models": input_sizes(device, tell)}
-    keep("input_sizes", "Input sizes", found, report.input_sizes(found))
-    found = {"runs": node_runs(tell)}
-    keep("node", "Node", found, report.node(found))
 
-    minutes = round((time.monotonic() - start) / 60)
-    lines = ["# Measurements", "", report.provenance(about) + f" It took {minutes} minutes.", ""]
-    for title, content, text in sections:
-        lines += [f"## {title}", "", text, ""]
-        if title == "Engine":
-            lines += ["Where the time goes in ours (median ms a stage):", "", report.stages(content), ""]
-            lines += ["![milliseconds a frame](engine.png)", ""]
+def write_tables(folder: Path) -> None:
+    """``README.md`` of what the folder's JSON files hold."""
+    lines = ["# Measurements", "", "Written by `sam2_ros bench --all`. What the columns mean stands in", ""]
+    lines = [*lines[:-2], "[performance.md](../performance.md); what was measured when, above each table.", ""]
+    for name, section in SECTIONS.items():
+        file = folder / f"{name}.json"
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            lines += [f"## {section.title}", "", report.provenance(found), "", section.text(found), ""]
+            if section.picture is not None:
+                lines += [f"![{section.title}]({name}.png)", ""]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def grids(device: str, threads: int, peers: tuple[str, ...]) -> list[grid.Grid]:
+def grids(settings: Settings) -> list[grid.Grid]:
     """What the machine can do in reasonable time."""
+    device, threads, peers = settings.device, settings.threads, settings.peers
     if device != "cpu":
         return [
             grid.Grid(
@@ -78,38 +98,77 @@ def grids(device: str, threads: int, peers: tuple[str, ...]) -> list[grid.Grid]:
     ]  # fmt: skip
 
 
+def engine(settings: Settings, tell: Tell) -> dict[str, Any]:
+    """Ours and the peers."""
+    found = grid.run_all(grids(settings), tell)
+    return {**found, **report.headline(found)}
+
+
 def rearrangements(
-    device: str, tell: Tell, image_size: int = 512, counts: Sequence[int] = (1, 3)
-) -> list[dict[str, Any]]:
+    settings: Settings, tell: Tell, image_size: int = 512, counts: Sequence[int] = (1, 3)
+) -> dict[str, Any]:
     """Tiny, with one object and with three."""
-    loaded = weights.find("tiny", image_size, device)
+    loaded = weights.find("tiny", image_size, settings.device)
     found = []
     for objects in counts:
         task = Task(loaded.model, "", objects, 0)
-        dtypes = ("float32", "bfloat16") if device == "cpu" else ("bfloat16",)
-        rows = ablation.run(task, moving_scene(objects), dtypes, 6 if device == "cpu" else 60, tell)
+        rows = ablation.run(task, moving_scene(objects), dtypes(settings), 6 if settings.device == "cpu" else 60, tell)
         found.append({"model": loaded.model.config.name, "image_size": image_size, "objects": objects, "rows": rows})
-    return found
+    return {"combinations": found}
+
+
+def parts(settings: Settings, tell: Tell, image_size: int = 512) -> dict[str, Any]:
+    """Rearrangements of single products, in tiny and the embedded model."""
+    found = []
+    for name, size in (("tiny", image_size), ("embedded", 0)):
+        tell(f"{name}: parts of a frame")
+        model = weights.find(name, size, settings.device).model
+        rows = alternatives.run(model, dtypes(settings))
+        found.append({"model": model.config.name, "image_size": model.config.image_size, "rows": rows})
+    return {"combinations": found}
+
+
+def drifts(settings: Settings, tell: Tell, image_size: int = 512, frames: int = 24) -> dict[str, Any]:
+    """bfloat16 against float32, in the embedded model and tiny."""
+    models = (("embedded", 0), ("tiny", image_size))
+    return {"models": [drift.run(name, size, settings.device, frames, tell) for name, size in models]}
 
 
 def input_sizes(
-    device: str, tell: Tell, sizes: Sequence[int] = (1024, 512, 448), frames: int = 48
-) -> list[dict[str, Any]]:
-    """The embedded model, and tiny (its agreement only with official weights)."""
-    found = [presets.run("embedded", sizes, device, "float32", frames, tell)]
-    if weights.is_downloaded("tiny"):
-        found.append(presets.run("tiny", sizes[:2], device, "float32", frames, tell))
-    return found
+    settings: Settings, tell: Tell, sizes: Sequence[int] = (1024, 640, 512, 448), frames: int = 48
+) -> dict[str, Any]:
+    """The embedded model, and tiny at 1024 and 512 (its agreement only with official weights)."""
+    device, dtype = settings.device, dtypes(settings)[-1]
+    told = weights.is_downloaded("tiny")
+    found = [presets.run("embedded", sizes, device, dtype, frames, tell)]
+    found.append(presets.run("tiny", (1024, 512), device, dtype, frames if told else min(frames, 24), tell))
+    return {"models": found}
 
 
-def node_runs(tell: Tell) -> list[dict[str, Any]]:
+def dtypes(settings: Settings) -> tuple[str, ...]:
+    """A GPU is worth measuring in bfloat16 alone."""
+    return ("float32", "bfloat16") if settings.device == "cpu" else ("bfloat16",)
+
+
+def node_runs(_: Settings, tell: Tell) -> dict[str, Any]:
     """Both sizes of image, without a network and with the embedded one; empty without ROS 2."""
     try:
         from sam2_ros.bench import node
     except ImportError:
-        return []
-    return [
+        return {"runs": []}
+    runs = [
         node.measure(node.NodeRun(model, width, height, frames=300 if model == "null" else 100), tell)
         for model in NODE_MODELS
         for width, height in NODE_IMAGES
     ]
+    return {"runs": runs}
+
+
+SECTIONS: dict[str, Section] = {
+    "engine": Section("Engine", engine, report.engine, report.plot),
+    "rearrangements": Section("Rearrangements", rearrangements, report.rearrangements),
+    "parts": Section("Parts of a frame", parts, tables.parts),
+    "drift": Section("Drift in bfloat16", drifts, tables.drift),
+    "input_sizes": Section("Input sizes", input_sizes, report.input_sizes),
+    "node": Section("Node", node_runs, report.node),
+}

@@ -64,10 +64,11 @@ def measure(
     frames: int,
     seconds: float = float("inf"),
     tell: Callable[[str], None] = lambda _: None,
+    fills: Sequence[int] = (),
 ) -> list[Series]:
     """Runs every contestant through the same stream.
 
-    Each one fills its memory first (:data:`FILL` frames); then they take turns of :data:`BLOCK` frames. One that fails
+    Each one fills its memory first; then they take turns of :data:`BLOCK` frames. One that fails
     is left out, with the reason.
 
     Args:
@@ -77,15 +78,16 @@ def measure(
         frames: to be measured of each, rounded up to whole turns.
         seconds: after which no new round of turns begins, once each has had one.
         tell: is called with what begins now.
+        fills: frames before measuring, one entry a contestant; by default :data:`FILL` each.
     """
     start = time.monotonic()
     series = [Series(one) for one in contestants]
-    for one in series:
+    for one, fill in zip(series, fills or [FILL] * len(series), strict=True):
         tell(f"{one.contestant.name} {one.contestant.dtype}: filling the memory")
         try:
             held = device_memory(device)
             one.contestant.begin(scene.frame(0), scene.boxes)
-            for index in range(1, FILL + 1):
+            for index in range(1, fill + 1):
                 before = time.perf_counter()
                 one.contestant.step(scene.frame(index))
                 synchronise(device)

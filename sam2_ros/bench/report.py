@@ -47,7 +47,7 @@ def table(report: dict[str, Any]) -> str:
         "ratio",
         "CPU ratio",
     )
-    return _markdown([head, *_rows(report)])
+    return markdown([head, *_rows(report)])
 
 
 def rearrangements(report: dict[str, Any]) -> str:
@@ -73,12 +73,12 @@ def rearrangements(report: dict[str, Any]) -> str:
                     f"{row['processor_ratio']:.2f}",
                 )
             )
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def input_sizes(report: dict[str, Any]) -> str:
     """Cost and agreement by input size."""
-    rows: list[tuple[str, ...]] = [("model", "input", "ms", "J with the truth", "J between sizes")]
+    rows: list[tuple[str, ...]] = [("model", "dtype", "input", "ms", "J with the truth", "J between sizes")]
     for model in report["models"]:
         for size in model["sizes"]:
             pairs = [
@@ -89,13 +89,14 @@ def input_sizes(report: dict[str, Any]) -> str:
             rows.append(
                 (
                     model["model"],
+                    model["dtype"],
                     str(size["image_size"]),
                     f"{size['ms']:.0f}",
                     _share(size["j_with_truth"]),
                     ", ".join(pairs),
                 )
             )
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def node(report: dict[str, Any]) -> str:
@@ -111,7 +112,7 @@ def node(report: dict[str, Any]) -> str:
         parts = [f"{run['ms'][name]['p50']:.1f} / {run['ms'][name]['p99']:.1f}" for name in names]
         rows.append((run["model"], f"{width}x{height}", str(run["objects"]), dropped, *parts))
     settings = f"{runs[0]['rate']:g} Hz, transport {runs[0]['transport']}; {runs[0]['qos']}."
-    return _markdown(rows) + f"\n\nMilliseconds, p50 / p99. {settings}"
+    return markdown(rows) + f"\n\nMilliseconds, p50 / p99. {settings}"
 
 
 def endpoint(measured: dict[str, Any]) -> str:
@@ -120,7 +121,7 @@ def endpoint(measured: dict[str, Any]) -> str:
     for row in measured.get("overhead") or measured["steps"]:
         way = row["way"] if "way" in row else f"a step, {row['model']}"
         rows.append((row["size"], way, f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}"))
-    text = _markdown(rows)
+    text = markdown(rows)
     if "overhead" in measured:
         shared, killed = measured["streams"], measured["kills"]
         rates = shared["frames_per_second"]
@@ -141,7 +142,7 @@ def provenance(about: dict[str, Any]) -> str:
     return (
         f"`{about['command']}` on {about['date']}: {machine['processor']}, {machine['cores']} cores{gpu}, "
         f"{machine['threads']} threads, torch {machine['torch']}; load of the machine before: "
-        f"{machine.get('load', 'unknown')}."
+        f"{machine.get('load', 'unknown')}; {about['minutes']:g} minutes."
     )
 
 
@@ -149,7 +150,8 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _markdown(rows: Sequence[tuple[str, ...]]) -> str:
+def markdown(rows: Sequence[tuple[str, ...]]) -> str:
+    """A table, of which the first row is the head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -176,6 +178,11 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             ]
             shown = [f"{same[0][name]:.2f}" if same else "" for name in ("ratio", "processor_ratio")]
             yield (*place, engine, one["dtype"], *times, f"{one['frames_per_second']:.2f}", f"{memory:.0f}", *shown)
+
+
+def engine(report: dict[str, Any]) -> str:
+    """:func:`table` and :func:`stages`."""
+    return f"{table(report)}\n\nWhere the time goes in ours (median ms a stage):\n\n{stages(report)}"
 
 
 def stages(report: dict[str, Any]) -> str:

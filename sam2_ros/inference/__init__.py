@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from sam2_ros.inference.backend import Backend, BackendInfo
 from sam2_ros.inference.null import NullBackend, is_null_model
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import AddRequest, Prompt
 
 if TYPE_CHECKING:
     from sam2_ros.tracking.sharing import SharedModel
@@ -49,11 +48,12 @@ class BackendFactory:
         if is_null_model(self._model):
             return NullBackend.from_name(self._model, config)
         from sam2_ros.inference.local import LocalBackend, load_shared_model
+        from sam2_ros.tracking.warmup import warm_up
 
         with self._lock:
             if self._shared is None:
                 self._shared = load_shared_model(self._model, *self._arguments)
-                _warm_up(self._shared)
+                warm_up(self._shared, config or TrackerConfig())
         return LocalBackend(config=config, shared=self._shared)
 
     @property
@@ -72,17 +72,3 @@ def make_backend(
 ) -> Backend:
     """One backend on a network of its own, loaded and run once; arguments and errors as for :class:`BackendFactory`."""
     return BackendFactory(model, device, dtype, image_size, threads).make(config)
-
-
-def _warm_up(shared: SharedModel) -> None:
-    """Runs every module of the network once, so that the first camera frame is not the slow one."""
-    import numpy as np
-
-    from sam2_ros.tracking import Tracker
-
-    tracker = Tracker(shared.model, TrackerConfig(max_objects=1), shared.dtype)
-    frame = np.zeros((64, 64, 3), np.uint8)
-    tracker.step(frame, 0)
-    tracker.add([AddRequest(Prompt(box=np.array([16, 16, 48, 48], np.float32)))])
-    tracker.step(frame, 1)
-    tracker.close()

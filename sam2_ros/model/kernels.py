@@ -45,18 +45,17 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 class Derived:
-    """A tensor worked out from a parameter, and again only when the parameter has changed."""
+    """A tensor worked out from parameters, and again only when one of them has changed."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
         self._value: Tensor | None = None
 
-    def of(self, parameter: Tensor, make: Callable[[Tensor], Tensor], what: object = None) -> Tensor:
-        """``make(parameter)``, which depends on nothing else but ``what``."""
-        version = None if parameter.is_inference() else parameter._version
-        key = (parameter.data_ptr(), version, parameter.device, what)
+    def of(self, parameters: tuple[Tensor, ...], make: Callable[..., Tensor], what: object = None) -> Tensor:
+        """``make(*parameters)``, which depends on nothing else but ``what``."""
+        key = (*((p.data_ptr(), None if p.is_inference() else p._version, p.device) for p in parameters), what)
         if self._value is None or self._key != key:
-            self._key, self._value = key, make(parameter.detach())
+            self._key, self._value = key, make(*(p.detach() for p in parameters))
         return self._value
 
     @property
@@ -111,14 +110,38 @@ def _as_computed(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tens
 
     return (
         x.to(dtype),
-        weight.of(module.weight, shorten, dtype),
-        None if module.bias is None else bias.of(module.bias, shorten, dtype),
+        weight.of((module.weight,), shorten, dtype),
+        None if module.bias is None else bias.of((module.bias,), shorten, dtype),
     )
 
 
+class Merged:
+    """One linear map in place of two, ``second(first(x))``."""
+
+    def __init__(self) -> None:
+        self._weight, self._bias = Derived(), Derived()
+
+    def __call__(self, x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
+        dtype = x.dtype
+        weight = self._weight.of((second.weight, first.weight), lambda b, a: (b @ a).to(dtype), dtype)
+        bias = self._bias.of(
+            (second.weight, first.bias, second.bias), lambda b, before, after: (b @ before + after).to(dtype), dtype
+        )
+        return linear(x, weight, bias)
+
+    @property
+    def nbytes(self) -> int:
+        return self._weight.nbytes + self._bias.nbytes
+
+    def __deepcopy__(self, memo: object) -> Merged:
+        return Merged()
+
+
 def cache_bytes(model: nn.Module) -> int:
-    """Bytes of rounded weights that are kept."""
-    return sum(one.nbytes for module in model.modules() for one in getattr(module, "_rounded", ()))
+    """Bytes of what is worked out once of the weights and kept: rounded and merged ones."""
+    kept = (value for module in model.modules() for value in module.__dict__.values())
+    flat = (one for value in kept for one in (value if isinstance(value, tuple) else (value,)))
+    return sum(one.nbytes for one in flat if isinstance(one, (Derived, Merged)))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Linear, attention
+from sam2_ros.model.kernels import Linear, Merged, attention
 
 
 class LayerNorm2d(nn.Module):
@@ -75,6 +75,7 @@ class Attention(nn.Module):
         self.k_proj = Linear(kv_dim, inner_dim)
         self.v_proj = Linear(kv_dim, inner_dim)
         self.out_proj = Linear(inner_dim, dim)
+        self._out_of_values = Merged()
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -83,7 +84,8 @@ class Attention(nn.Module):
         """:meth:`attend` with the values' projection of ``kv`` (``[B, K, kv_dim]``).
 
         Where the keys' side is narrower than the attention, has one head and runs on a CPU, ``kv`` itself is attended
-        and the mean projected: the same, since the weights of a mean sum to one, for a fraction of the products.
+        and the mean projected, by both projections merged to one: the same, since the weights of a mean sum to one,
+        for a fraction of the products.
         """
         narrow = self.num_heads == 1 and self.v_proj.in_features < self.v_proj.out_features
         if not narrow or kv.device.type != "cpu":
@@ -91,8 +93,10 @@ class Attention(nn.Module):
             return self.attend(q_bhnc, k_bhnc, self.split_heads(self.v_proj(kv)), mask)
         batch = max(len(q_bhnc), len(k_bhnc), len(kv))
         q, k = (x.expand(batch, -1, -1, -1) for x in (q_bhnc, k_bhnc))
-        mean = weighted_mean(q, k, kv[:, None].to(q.dtype).expand(batch, -1, -1, -1), mask)
-        return self.out_proj(self.v_proj(mean[:, 0]))
+        mean = weighted_mean(q, k, kv[:, None].to(q.dtype).expand(batch, -1, -1, -1), mask)[:, 0]
+        if torch.is_grad_enabled():
+            return self.out_proj(self.v_proj(mean))
+        return self._out_of_values(mean, self.v_proj, self.out_proj)
 
     def attend(self, q_bhnc: Tensor, k_bhnc: Tensor, v_bhnc: Tensor, mask: Tensor | None = None) -> Tensor:
         batch = max(q_bhnc.shape[0], k_bhnc.shape[0], v_bhnc.shape[0])

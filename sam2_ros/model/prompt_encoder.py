@@ -61,4 +61,4 @@ class PromptEncoder(nn.Module):
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.pe_layer.grid(self.grid)
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
-        return self._image_position.of(matrix, lambda _: self.pe_layer.grid(self.grid))
+        return self._image_position.of((matrix,), lambda _: self.pe_layer.grid(self.grid))

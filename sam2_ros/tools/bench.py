@@ -20,6 +20,7 @@ _PACKAGES = {
     "huggingface": ("transformers", "'sam2_ros[bench]'"),
 }
 PEERS = tuple(_PACKAGES)
+SECTIONS = ("engine", "rearrangements", "parts", "drift", "input_sizes", "node")  # of bench.everything, in its order
 
 
 def register(subparsers: Any) -> None:
@@ -41,6 +42,9 @@ def register(subparsers: Any) -> None:
         type=Path,
         metavar="DIR",
         help="every measurement: JSON files, plot and tables; half an hour on two cores",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, help="--all: measure these again, and leave the rest of DIR as it is"
     )
     parser.add_argument(
         "--node", action="store_true", help="the node: from the camera's stamp to masks elsewhere (ROS 2)"
@@ -75,11 +79,14 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.endpoint is not None:
         return _endpoint(args)
-    from sam2_ros.bench import everything, grid, report
+    from sam2_ros.bench import grid, report
 
     command, tell = _command(), _teller(args)
     if args.all:
-        everything.run(args.all, _device(args.device), args.threads, tuple(args.peers), command, tell)
+        from sam2_ros.bench import everything
+
+        settings = everything.Settings(_device(args.device), args.threads, tuple(args.peers))
+        everything.run(args.all, settings, command, tell, args.only or ())
         print(f"\nwrote {args.all / 'README.md'} and what it shows")
         return 0
     if args.node:
@@ -158,6 +165,8 @@ def _write(path: Path | None, measured: dict[str, Any]) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.only and not args.all:
+        raise UserError("--only goes with --all DIR")
     for name in ("objects", "frames", "threads", "image_size"):
         given = getattr(args, name)
         least = 0 if name in ("threads", "image_size") else 1

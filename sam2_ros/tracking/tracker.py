@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
@@ -214,6 +215,12 @@ class Tracker:
         """Every living object as of the newest frame; None before the first."""
         newest = self.history.newest
         return None if newest is None else self._result(newest, (), {})
+
+    def mask_logits(self, object_id: int) -> Tensor | None:
+        """Logits of a living object's mask on the newest frame before they are scaled to the image, ``[1, h, w]``, on
+        the model's device; None where it was not looked for there."""
+        one = self._objects.get(object_id)
+        return None if one is None else one.logits
 
     def take_changes(self) -> list[ObjectChange]:
         """Changes since the last call that no :class:`FrameResult` carried; the newest thousand, if nobody asks."""

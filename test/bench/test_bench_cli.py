@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import cv2
@@ -15,6 +18,7 @@ import torch
 from sam2_ros.bench import ablation, everything, grid, weights
 from sam2_ros.bench.measure import BLOCK
 from sam2_ros.bench.scene import PERIOD, moving_scene
+from sam2_ros.tools.bench import SECTIONS
 from sam2_ros.tools.main import USER_ERROR, main
 
 
@@ -46,29 +50,68 @@ def test_measures_beside_the_reference(tmp_path: Path, capsys: pytest.CaptureFix
     assert cv2.imread(str(picture)) is not None
 
 
-def test_everything_is_written_with_its_tables(tmp_path: Path) -> None:
+Measure = Callable[[everything.Settings, everything.Tell], dict[str, Any]]
+
+
+def small_sections() -> dict[str, everything.Section]:
     """The whole of ``--all``, but for smaller networks, fewer frames and the node (test/ros/test_bench_node.py)."""
-    small = [grid.Grid(image_sizes=(64,), objects=(1,), dtypes=("float32",), frames=3)]
-    rearrangements = partial(everything.rearrangements, image_size=64, counts=(2,))
-    input_sizes = partial(everything.input_sizes, sizes=(224, 160), frames=6)
+    small: dict[str, Measure] = {
+        "rearrangements": partial(everything.rearrangements, image_size=64, counts=(2,)),
+        "parts": partial(everything.parts, image_size=64),
+        "drift": partial(everything.drifts, image_size=64, frames=3),
+        "input_sizes": partial(everything.input_sizes, sizes=(224, 160), frames=6),
+        "node": lambda *_: {"runs": []},
+    }
+    return {
+        name: replace(section, measure=small.get(name, section.measure))
+        for name, section in everything.SECTIONS.items()
+    }
+
+
+def test_everything_is_written_with_its_tables(tmp_path: Path) -> None:
+    grids = [grid.Grid(image_sizes=(64,), objects=(1,), dtypes=("float32",), frames=3)]
+    presets_run = everything.presets.run
+
+    def sized(model: str, sizes: tuple[int, ...], *others: Any) -> dict[str, Any]:
+        return presets_run(model, (64,) if model == "tiny" else sizes, *others)
+
     with (
-        mock.patch.object(everything, "grids", lambda *_: small),
-        mock.patch.object(everything, "rearrangements", rearrangements),
-        mock.patch.object(everything, "input_sizes", input_sizes),
-        mock.patch.object(everything, "node_runs", lambda _: []),
+        mock.patch.object(everything, "grids", lambda *_: grids),
+        mock.patch.object(everything, "SECTIONS", small_sections()),
+        mock.patch.object(everything.presets, "run", sized),
+        mock.patch.object(everything.alternatives, "ROUNDS", 2),
     ):
         assert main(["bench", "--all", str(tmp_path), "--device", "cpu", "--quiet"]) == 0
+        dates = {name: found(tmp_path, name)["date"] for name in SECTIONS}
+        (tmp_path / "engine.json").write_text(json.dumps(found(tmp_path, "engine") | {"date": "once"}))
+        assert main(["bench", "--all", str(tmp_path), "--device", "cpu", "--quiet", "--only", "parts"]) == 0
+    assert set(dates) == everything.SECTIONS.keys()
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    for title in ("Engine", "Rearrangements", "Input sizes", "Node"):
-        assert f"## {title}\n" in text
+    for section in everything.SECTIONS.values():
+        assert f"## {section.title}\n" in text
+    assert "on once" in text, "what was measured before is kept"
     assert cv2.imread(str(tmp_path / "engine.png")) is not None
-    assert json.loads((tmp_path / "engine.json").read_text(encoding="utf-8"))["machine"]["cores"] >= 1
-    (found,) = json.loads((tmp_path / "rearrangements.json").read_text(encoding="utf-8"))["combinations"]
-    names = {row["rearrangement"] for row in found["rows"] if row["dtype"] == "bfloat16"}
-    assert names == ablation.VARIANTS.keys() and all(row["ratio"] > 0 for row in found["rows"])
-    (embedded,) = json.loads((tmp_path / "input_sizes.json").read_text(encoding="utf-8"))["models"][:1]
+    assert found(tmp_path, "engine")["machine"]["cores"] >= 1
+    (combination,) = found(tmp_path, "rearrangements")["combinations"]
+    names = {row["rearrangement"] for row in combination["rows"] if row["dtype"] == "bfloat16"}
+    assert names == ablation.VARIANTS.keys() and all(row["ratio"] > 0 for row in combination["rows"])
+    for model in found(tmp_path, "parts")["combinations"]:
+        for row in model["rows"]:
+            limit = 1e-5 if row["dtype"] == "float32" else 0.03
+            assert row["difference"] <= limit, "another way to compute the same"
+    for model in found(tmp_path, "drift")["models"]:
+        exact, plain, rearranged = model["rows"]
+        assert (exact["dtype"], exact["rearranged"]) == ("float32", True)
+        assert exact["logit_max"] < 1e-3 < min(plain["logit_max"], rearranged["logit_max"])
+        assert all(0 <= row["iou_min"] <= row["iou_mean"] <= 1 for row in model["rows"])
+    embedded, tiny = found(tmp_path, "input_sizes")["models"]
     assert all(0 < size["j_with_truth"] <= 1 for size in embedded["sizes"])
     assert 0 < embedded["agreement"][0]["j"] < 1
+    assert tiny["sizes"][0]["ms"] > 0
+
+
+def found(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("variant", ablation.VARIANTS)
@@ -93,6 +136,8 @@ def test_what_is_left_out_changes_nothing_but_the_time(variant: str) -> None:
 def test_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--objects", "0"]) == USER_ERROR
     assert "--objects is 0; accepted: 1 or more" in capsys.readouterr().err
+    assert main(["bench", "--only", "drift"]) == USER_ERROR
+    assert "--only goes with --all DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("objects", [1, 4, 16, 64])

@@ -1,0 +1,57 @@
+"""Runs the network before the first frame, so that no live frame pays for what is done only once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sam2_ros.tracking.bank import POINTER_FRAMES
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.propagation import autocast
+from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.tracker import Tracker
+from sam2_ros.tracking.types import AddRequest, Prompt
+
+OBJECTS_ON_CPU = 4  # with more, memory grows once more when so many are first tracked, as few cameras ever see
+
+
+def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
+    """Tracks an object on a blank frame, then works on as many as there may be, their memories full.
+
+    Rounded weights, prepared kernels and, on a GPU, the libraries' handles are then there, and the allocator has what a
+    frame takes at most. Nothing of it is remembered.
+
+    Args:
+        shared: the network, on its device; nobody else uses it yet.
+        config: of the tracker that is to run.
+    """
+    tracker = Tracker(shared.model, TrackerConfig(max_objects=1), shared.dtype, shared)
+    frame = np.zeros((64, 64, 3), np.uint8)
+    tracker.step(frame, 0)
+    tracker.add([AddRequest(Prompt(box=np.array([16, 16, 48, 48], np.float32)))])
+    tracker.step(frame, 1)
+    tracker.close()
+    _work_on_most(shared, config)
+    shared.batches.clear()
+
+
+@torch.inference_mode()
+def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
+    model = shared.model
+    size, device, architecture = model.config.image_size, model.device, model.config
+    frames = config.prompted_slots + config.recent_slots
+    pointers = (config.prompted_slots + POINTER_FRAMES) * (architecture.hidden_dim // architecture.memory_dim)
+    tokens = frames * architecture.memory_grid**2 + pointers
+    count = config.max_objects if device.type != "cpu" else min(config.max_objects, OBJECTS_ON_CPU)
+    features = shared.encode(torch.zeros(1, 3, size, size, device=device))
+    with autocast(model, shared.dtype):
+        memory = torch.zeros(count, tokens, architecture.memory_dim, device=device)
+        conditioned = model.with_memory(features, memory, memory, pointers, None)
+        decoded = model.decode(conditioned, features, *model.no_prompt(count))
+        present = torch.ones(count, dtype=torch.bool, device=device)
+        model.pointer(decoded.tokens[:, 0], present)
+        logits = F.interpolate(decoded.logits[:, :1].float(), (size, size), mode="bilinear", align_corners=False)
+        model.encode_memory(features, logits, present)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
