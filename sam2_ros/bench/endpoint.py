@@ -119,7 +119,7 @@ def kills(folder: Path, times: int, tell: Tell) -> dict[str, Any]:
     """Kills the server under load; seconds from its death to the next tracked frame, a new start included."""
     endpoint, frame, stamp, kept = f"ipc://{folder}/kills", _noise(640, 480), 0, 0
     seconds: list[float] = []
-    server, _ = _start(endpoint)
+    server, _ = start_server(endpoint)
     try:
         with _client(endpoint, timeout=2.0) as client, ThreadPoolExecutor(1) as starter:
             client.step(frame, stamp)
@@ -132,7 +132,7 @@ def kills(folder: Path, times: int, tell: Tell) -> dict[str, Any]:
                 server.kill()
                 server.wait()
                 start = time.monotonic()
-                starting = starter.submit(_start, endpoint)
+                starting = starter.submit(start_server, endpoint)
                 while True:
                     stamp += 1
                     try:
@@ -146,12 +146,12 @@ def kills(folder: Path, times: int, tell: Tell) -> dict[str, Any]:
                 kept += [known.object_id for known in result.objects] == ids
                 server, _ = starting.result()
     finally:
-        _end(server)
+        end_server(server)
     median, worst = round(float(np.median(seconds)), 2), round(max(seconds), 2)
     return {"kills": times, "ids_kept": kept, "recovery_s_median": median, "recovery_s_worst": worst}
 
 
-def _start(endpoint: str, model: str = "null") -> tuple[subprocess.Popen[str], str]:
+def start_server(endpoint: str, model: str = "null") -> tuple[subprocess.Popen[str], str]:
     """A server process and the endpoint that it is bound to."""
     command = [sys.executable, "-m", "sam2_ros", "serve", "--model", model, "--bind", endpoint]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -159,12 +159,12 @@ def _start(endpoint: str, model: str = "null") -> tuple[subprocess.Popen[str], s
     said = process.stdout.readline()
     bound = said.rpartition(", on ")[2].partition(";")[0]
     if "://" not in bound:
-        _end(process)
+        end_server(process)
         raise RuntimeError(f"the server did not start; try it: sam2_ros {shlex.join(command[3:])}")
     return process, bound
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end_server(process: subprocess.Popen[str]) -> None:
     process.terminate()
     process.wait()
     if process.stdout is not None:
@@ -173,11 +173,11 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def _serving(endpoint: str, model: str = "null") -> Iterator[str]:
-    process, bound = _start(endpoint, model)
+    process, bound = start_server(endpoint, model)
     try:
         yield bound
     finally:
-        _end(process)
+        end_server(process)
 
 
 @contextmanager

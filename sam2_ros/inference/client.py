@@ -329,6 +329,12 @@ class RemoteBackend:
 
 
 def _refused(error: Exception, request: AddRequest) -> PromptResult:
+    """
+    Raises:
+        RuntimeError: a fault in the engine, which is raised as it is in this process.
+    """
+    if isinstance(error, ServerRefusal) and error.code == protocol.FAILED:
+        raise _as_exception(error) from error
     code, message = PromptCode.FAILED, str(error)
     if isinstance(error, ServerRefusal) and error.code in (protocol.MALFORMED, protocol.TOO_LARGE):
         code = PromptCode.INVALID_PROMPT

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sam2_reference import SCORE_BIAS, changed, draw_weights
 
+from sam2_ros.inference import Backend
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model
 from sam2_ros.tools.scene import render
 from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker
 
 WIDTH, HEIGHT = 160, 120
+Engine: TypeAlias = Tracker | Backend
 SCORE_WEIGHT = SCORE_BIAS.replace("bias", "weight")
 
 
@@ -66,20 +69,20 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> Prompt:
     return Prompt(mask=mask)
 
 
-def add(tracker: Tracker, *prompts: Prompt) -> list[int]:
+def add(tracker: Engine, *prompts: Prompt) -> list[int]:
     """Adds one object for each prompt; returns their ids."""
     answers = tracker.add([AddRequest(prompt) for prompt in prompts])
     assert all(answer.success for answer in answers), [answer.message for answer in answers]
     return [answer.object_id for answer in answers]
 
 
-def stepped(tracker: Tracker, prompts: Sequence[Prompt], frame: int = 0) -> list[int]:
+def stepped(tracker: Engine, prompts: Sequence[Prompt], frame: int = 0) -> list[int]:
     """Shows ``frame`` and adds one object for each prompt on it; returns their ids."""
     tracker.step(scene(frame), frame)
     return add(tracker, *prompts)
 
 
-def run(tracker: Tracker, first: int, last: int) -> list[FrameResult]:
+def run(tracker: Engine, first: int, last: int) -> list[FrameResult]:
     """The frames ``first`` to ``last`` (included), stamped with their numbers."""
     return [tracker.step(scene(frame), frame) for frame in range(first, last + 1)]
 

@@ -18,7 +18,6 @@ from sam2_ros.model import HIERA, ModelConfig, Sam2Model
 from sam2_ros.model.checkpoint import EMBEDDED, read_checkpoint
 from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, Tracker, TrackerConfig
 from sam2_ros.tracking.history import most_bytes
-from sam2_ros.tracking.tracker import ADDED, CORRECTED, PROMPT_RELEASED, STATE_CHANGED
 
 SAME = 1e-4  # of max(1, greatest logit); a batch of another size rounds differently
 K = 8  # stored frames before the newest
@@ -257,138 +256,10 @@ def test_a_newer_correction_stays() -> None:
     assert not torch.equal(logits(tracker, 1), before)  # what follows knows of both
 
 
-def test_the_banks_rule_lets_a_correction_go_and_says_so() -> None:
-    tracker = tracker_of(prompted_slots=2)
-    play(tracker, 0, 1)
-    add(tracker, box())
-    play(tracker, 2, 8)
-    tracker.refine(AddRequest(click(60, 60), 1))
-    play(tracker, 9, NOW)
-    tracker.take_changes()
-    answer = tracker.refine(AddRequest(click(60, 60), 1), stamp(10))
-    assert "its prompt of frame 8 was let go" in answer.message
-    assert [change.event for change in tracker.take_changes()] == [CORRECTED, PROMPT_RELEASED]
-
-
 # -- events and states ---------------------------------------------------------------------------------------
 
 
-def test_what_a_late_prompt_changes_is_told_as_of_now() -> None:
-    """The object was taken for hidden until now; the correction says where it was three frames ago."""
-    tracker = tracker_of(copy.copy(small_model()))
-    play(tracker, 0, 1)
-    tracker.add([AddRequest(box())])
-    tracker.model.config = replace(tracker.model.config, present_iou=1.01)
-    play(tracker, 2, 6)
-    tracker.model.config = replace(tracker.model.config, present_iou=0.0)
-    tracker.take_changes()
-    answer = tracker.refine(AddRequest(box(), 1), stamp(3))
-    assert answer.message == "object 1 corrected on frame 3, 3.000 s old; caught up through 3 frames"
-    assert answer.result is not None and (answer.result.prompted, answer.result.frames_tracked) == (True, 2)
-    corrected, changed = tracker.take_changes()
-    assert (corrected.event, corrected.previous_state, corrected.state) == (
-        CORRECTED, ObjectState.OCCLUDED, ObjectState.VISIBLE,
-    )  # fmt: skip
-    assert (changed.event, changed.last_seen) == (STATE_CHANGED, stamp(6))
-    newest = tracker.objects()
-    assert newest is not None and newest.stamp == stamp(6)
-    assert not newest.object(1).prompted and newest.object(1).frames_tracked == 5
-    tracker.add([AddRequest(click(), name="cup")], stamp(4))
-    (added,) = tracker.take_changes()
-    assert (added.event, added.previous_state, added.last_seen, added.name) == (ADDED, None, stamp(6), "cup")
-
-
-def test_overlap_is_settled_on_the_newest_frame_alone() -> None:
-    tracker = tracker_of(non_overlap=True)
-    play(tracker, 0, 1)
-    add(tracker, rectangle(20, 20, 100, 100))
-    play(tracker, 2, NOW)
-    tracker.add([AddRequest(rectangle(20, 20, 100, 100))], stamp(NOW - 3))
-    newest = tracker.objects()
-    assert newest is not None
-    first, second = (one.mask.full() for one in newest.objects)
-    assert not (first & second).any()
-
-
 # -- which frame ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("asked", "frame", "off"),
-    [(8.0, 7, 0.0), (8.2, 7, 0.2), (7.7, 7, 0.3), (8.6, 8, 0.4), (13.3, NOW, 0.3), (4.75, 4, 0.25)],
-)
-def test_a_dropped_frames_stamp_means_the_nearest_stored_one(asked: float, frame: int, off: float) -> None:
-    tracker = tracker_of(history_tolerance=0.45)
-    play(tracker, 0, NOW)
-    (answer,) = tracker.add([AddRequest(box())], round(asked * SECOND))
-    assert answer.success and answer.applied_stamp == stamp(frame)
-    assert answer.stamp_difference == pytest.approx(off)
-    assert f"the stored frame nearest to the stamp, {off:.3f} s from it" in answer.message or not off
-
-
-@pytest.mark.parametrize(
-    ("asked", "code", "words"),
-    [
-        (3.9, PromptCode.TOO_OLD, "the frame stamped 3.900000000 is gone; accepted: 5.000000000 to 13.000000000, give"),
-        (7.5, PromptCode.NO_FRAME, "the nearest one that is kept is 0.500 s from it; accepted: at most 0.2 s"),
-        (13.5, PromptCode.NO_FRAME, "no frame stamped 13.500000000 was processed; accepted: 5.000000000 to 13"),
-    ],
-)
-def test_a_stamp_of_no_stored_frame_is_refused(asked: float, code: PromptCode, words: str) -> None:
-    tracker = tracker_of(history_tolerance=0.2)
-    play(tracker, 0, NOW)
-    answers = tracker.add([AddRequest(box()), AddRequest(box(), 5)], round(asked * SECOND))
-    assert [answer.code for answer in answers] == [code, code]
-    assert words in answers[0].message
-    assert tracker.next_id == 1
-
-
-def test_without_a_history_only_the_newest_frame_can_be_prompted() -> None:
-    tracker = tracker_of(history=0)
-    play(tracker, 0, 3)
-    (answer,) = tracker.add([AddRequest(box())], stamp(2))
-    assert answer.code is PromptCode.TOO_OLD
-    assert answer.message.endswith("is gone; accepted: 4.000000000, the newest, or 0, which means the newest")
-    assert tracker.add([AddRequest(box())], stamp(3))[0].success
-
-
-def test_of_equal_stamps_the_newer_frame_is_meant() -> None:
-    """A bag that starts anew."""
-    tracker = tracker_of()
-    play(tracker, 0, 3)
-    play(tracker, 1, 2)
-    (answer,) = tracker.add([AddRequest(box())], stamp(2))
-    assert answer.message == "object 1 added on frame 5"
-
-
-def test_an_object_can_not_be_corrected_before_it_was_added() -> None:
-    tracker = tracker_of()
-    play(tracker, 0, 6)
-    add(tracker, box())
-    play(tracker, 7, 9)
-    answer = tracker.refine(AddRequest(click(60, 60), 1), stamp(5))
-    assert answer.code is PromptCode.TOO_OLD and "was added after the frame stamped 6.000000000" in answer.message
-    assert tracker.refine(AddRequest(click(60, 60), 1), stamp(6)).success  # on the very frame it may be
-
-
-def test_a_late_prompt_is_checked_against_its_own_image() -> None:
-    """The camera's resolution changed in between."""
-    tracker = tracker_of()
-    tracker.step(np.repeat(np.repeat(scene(0), 2, axis=0), 2, axis=1), stamp(0))
-    tracker.step(scene(1), stamp(1))
-    request = AddRequest(box(170, 130, 250, 200))
-    assert tracker.add([request])[0].code is PromptCode.INVALID_PROMPT
-    (answer,) = tracker.add([request], stamp(0))
-    assert answer.result is not None and (answer.result.mask.width, answer.result.mask.height) == (320, 240)
-    newest = tracker.objects()
-    assert newest is not None and newest.object(1).mask.full().shape == (120, 160)
-
-
-def test_the_reference_policy_knows_no_late_prompts() -> None:
-    tracker = tracker_of(reference_policy=True)
-    play(tracker, 0, 4)
-    (answer,) = tracker.add([AddRequest(box())], stamp(2))
-    assert answer.code is PromptCode.UNSUPPORTED and "tracker.reference_policy" in answer.message
 
 
 # -- failure, memory -----------------------------------------------------------------------------------------

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from sam2_reference import difference
-from small_tracker import add, box, click, logits, object_score, rectangle, run, scene, small_model, stepped
+from small_tracker import add, box, click, logits, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.model import Sam2Model
-from sam2_ros.tracking import AddRequest, ObjectResult, Prompt, PromptCode, PromptError, Tracker, TrackerConfig
+from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 
 SAME = 1e-4  # a batch of another size rounds differently
 
@@ -39,64 +38,6 @@ def follow(prompts: dict[int, Prompt], frames: int, first: int = 0) -> dict[int,
 
 
 # -- ids and names -------------------------------------------------------------------------------------------
-
-
-def test_ids_count_up_and_are_never_used_again(tracker: Tracker) -> None:
-    assert stepped(tracker, [box(), click()]) == [1, 2]
-    assert tracker.remove(2)
-    assert add(tracker, click()) == [3]
-    assert tracker.reset() == 2
-    assert tracker.objects() is not None and tracker.objects().objects == ()  # type: ignore[union-attr]
-    run(tracker, 1, 1)
-    assert add(tracker, box(), click()) == [4, 5]
-    assert [one.object_id for one in tracker.step(scene(2), 2).objects] == [4, 5]
-
-
-def test_ids_may_go_on_from_an_earlier_tracker(tracker: Tracker) -> None:
-    tracker.next_id = 8
-    assert stepped(tracker, [box(), click()]) == [8, 9]
-
-
-def test_a_removed_object_is_unknown(tracker: Tracker) -> None:
-    (one,) = stepped(tracker, [box()])
-    assert tracker.remove(one)
-    assert not tracker.remove(one)
-    answer = tracker.refine(AddRequest(click(), one))
-    assert answer.code is PromptCode.UNKNOWN_OBJECT
-    assert answer.message == f"there is no object {one}; living objects: none"
-    with pytest.raises(PromptError, match="there is no object 1"):
-        tracker.rename(one, "cup", "")
-
-
-def test_names_are_unique_among_living_objects(tracker: Tracker) -> None:
-    tracker.step(scene(0), 0)
-    first, second, third = tracker.add(
-        [AddRequest(box(), name="cup"), AddRequest(click(), name="cup"), AddRequest(click(), name="dish")]
-    )
-    assert first.success and third.success
-    assert second.code is PromptCode.DUPLICATE_NAME
-    assert second.message == "object 1 is already named 'cup'; choose another name"
-    with pytest.raises(PromptError, match="already named 'cup'"):
-        tracker.rename(third.object_id, "cup", "plate")
-    refused = tracker.refine(AddRequest(click(), third.object_id, name="cup", label="plate"))
-    assert refused.code is PromptCode.DUPLICATE_NAME
-    assert [(one.name, one.label) for one in run(tracker, 1, 1)[0].objects] == [("cup", ""), ("dish", "")]
-    tracker.remove(first.object_id)
-    tracker.rename(third.object_id, "cup", "plate")  # free again
-    assert [(one.name, one.label) for one in run(tracker, 2, 2)[0].objects] == [("cup", "plate")]
-
-
-def test_objects_without_a_name_do_not_collide(tracker: Tracker) -> None:
-    assert len(stepped(tracker, [box(), click(), click(60, 30)])) == 3
-
-
-def test_a_full_tracker_refuses_with_the_reason(tracker: Tracker) -> None:
-    stepped(tracker, [box()] * 4)
-    (answer,) = tracker.add([AddRequest(click())])
-    assert answer.code is PromptCode.FULL and not answer.success
-    assert answer.message == "4 objects are tracked already (tracker.max_objects); remove one first"
-    tracker.remove(2)
-    assert add(tracker, click()) == [5]  # the refusal used up no id
 
 
 # -- rows ----------------------------------------------------------------------------------------------------
@@ -220,48 +161,3 @@ def test_objects_that_come_and_go_leave_the_bank_as_large_as_it_was(tracker: Tra
     assert size == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert added > 8 and max(len(living) for living in ids) == 4
     assert all(living == sorted(living) for living in ids)
-
-
-def test_results_are_complete(tracker: Tracker) -> None:
-    tracker.step(scene(0), 1000)
-    tracker.add([AddRequest(box(), name="ball", label="toy", label_score=0.75)])
-    result = tracker.step(scene(1), 2000)
-    assert (result.frame_index, result.stamp, result.width, result.height) == (1, 2000, 160, 120)
-    (one,) = result.objects
-    assert (one.name, one.label, one.label_score, one.prompted) == ("ball", "toy", 0.75, False)
-    assert (one.first_seen, one.last_seen, one.frames_since_seen, one.frames_tracked) == (1000, 2000, 0, 1)
-    assert one.object_score > 0 and one.visibility == pytest.approx(1 / (1 + np.exp(-one.object_score)))
-    assert 0 <= one.predicted_iou <= 1
-    assert one.mask.full().shape == (120, 160) and 0 < one.mask.area < 120 * 160
-    assert result.object(1) is one
-    with pytest.raises(KeyError, match="object 2 is not in frame 1"):
-        result.object(2)
-    assert set(result.timings_ms) == {"resize", "encode", "memory_attention", "decode", "memory_encode", "masks"}
-
-
-def test_a_failing_prompt_leaves_no_object_behind(tracker: Tracker) -> None:
-    """An error inside the network reaches the caller; what was tracked before goes on."""
-    (one,) = stepped(tracker, [box()])
-    with (
-        mock.patch.object(small_model(), "encode_memory", side_effect=RuntimeError("out of memory")),
-        pytest.raises(RuntimeError, match="out of memory"),
-    ):
-        tracker.add([AddRequest(click())])
-    (found,) = run(tracker, 1, 1)[0].objects
-    assert found.object_id == one
-    assert add(tracker, click()) == [3]
-
-
-def test_results_on_the_frame_of_the_prompt(tracker: Tracker) -> None:
-    """The answer and :meth:`objects` agree; there is nothing before the first frame."""
-    assert tracker.objects() is None
-    tracker.step(scene(0), 7)
-    with object_score(small_model(), 2.0):
-        (answer,) = tracker.add([AddRequest(box())])
-    newest = tracker.objects()
-    assert newest is not None and answer.result is not None
-    found: ObjectResult = newest.object(1)
-    assert found.mask.area == answer.result.mask.area > 0
-    assert found.prompted and found.object_score == answer.result.object_score == pytest.approx(2.0)
-    assert answer.applied_stamp == 7
-    assert 0 <= answer.stability <= 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from small_tracker import add, box, click, logits, object_score, rectangle, run,
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.tools.scene import bounding_box, render
 from sam2_ros.tracking import AddRequest, ObjectState, Prompt, Tracker, TrackerConfig
-from sam2_ros.tracking.tracker import DROPPED
 from sam2_ros.tracking.visibility import Evidence, Sight
 
 VISIBLE, OCCLUDED, LOST = ObjectState.VISIBLE, ObjectState.OCCLUDED, ObjectState.LOST
@@ -189,28 +187,6 @@ def test_prompts_on_a_frame_on_which_a_lost_object_was_not_looked_for() -> None:
     assert tracker.step(scene(7), 7).object(1).state is VISIBLE
 
 
-def test_an_object_that_is_lost_for_too_long_is_dropped() -> None:
-    """With an event; its id is not used again, and its place is free."""
-    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, lost_after=2, search_every=2, drop_after=6))
-    (one,) = stepped(tracker, [box()])
-    tracker.take_changes()
-    with object_score(small_model(), -2.0):
-        results = run(tracker, 1, 8)
-    assert [len(result.objects) for result in results] == [1] * 6 + [0, 0]
-    (change,) = results[6].changes
-    assert (change.event, change.object_id, change.previous_state, change.state) == (DROPPED, one, LOST, None)
-    assert change.reason == "not seen for 7 frames (tracker.drop_after)"
-    assert tracker.take_changes() == [] and not results[7].changes
-    assert add(tracker, box()) == [one + 1]
-
-
-def test_by_default_nothing_is_dropped() -> None:
-    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, lost_after=2, search_every=100))
-    stepped(tracker, [box()])
-    with object_score(small_model(), -2.0):
-        assert run(tracker, 1, 60)[-1].objects[0].state is LOST
-
-
 # -- the engine ----------------------------------------------------------------------------------------------
 
 
@@ -230,26 +206,6 @@ def test_a_doubted_mask_is_neither_shown_nor_remembered() -> None:
     )  # fmt: skip
     assert 1 in believing.bank.recent_frames and 1 not in doubting.bank.recent_frames
     assert (logits(doubting, 1) > 0).any()  # the mask so far, which a correction may build on
-
-
-def test_a_mask_that_is_drawn_in_spite_of_the_score_is_shown_for_a_while() -> None:
-    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, occluded_after=3))
-    stepped(tracker, [click()])
-    run(tracker, 1, 3)
-    with object_score(small_model(), -0.5):
-        results = [result.objects[0] for result in run(tracker, 4, 7)]
-    assert [one.state for one in results] == [VISIBLE, VISIBLE, OCCLUDED, OCCLUDED]
-    assert [one.mask.area > 0 for one in results] == [True, True, False, False]
-    assert all(one.object_score == pytest.approx(-0.5) and one.visibility < 0.5 for one in results)
-
-
-def test_an_object_whose_mask_others_cover_is_not_visible() -> None:
-    """VISIBLE means that there is a mask, with non-overlap too."""
-    tracker = Tracker(copy.copy(small_model()), TrackerConfig(max_objects=2, non_overlap=True))
-    stepped(tracker, [rectangle(20, 20, 100, 100), rectangle(20, 20, 100, 100)])
-    for result in run(tracker, 1, 4):
-        for one in result.objects:
-            assert (one.state is VISIBLE) == (one.mask.area > 0)
 
 
 def zoomed(

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""Kills the inference server under a launched node again and again, and measures how the node gets over it.
+
+    python scripts/kill_server.py --kills 20 --json kills.json --plot kills.png
+
+A camera at 30 Hz, the node through its launch file, and `sam2_ros serve` are processes of their own. At a random
+moment the server gets SIGKILL and is started anew, as a service manager would. Recovery ends when the first
+~/tracks arrives here with every object VISIBLE again. Exit code 0: the node lived and every id was kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from sam2_ros.bench.endpoint import end_server, start_server
+from sam2_ros.bench.scene import moving_scene
+from sam2_ros.evaluation.report import machine
+from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
+from sam2_ros.ros.messages import bounding_box
+from sam2_ros.ros.transport import environment
+from sam2_ros.srv import AddObjects
+from sam2_ros.tools.client_node import client_node, wait_until_active
+from sam2_ros.tools.processes import ChildProcess, signals_unwind
+from sam2_ros.tools.progress import bar
+
+NAMESPACE = "sam2_ros_kills"
+TRACKER = f"/{NAMESPACE}/tracker"
+WIDTH, HEIGHT = 640, 480
+PATIENCE = 120.0  # s for the node to start, and for a server to be found again
+Server: TypeAlias = "subprocess.Popen[str]"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is done."""
+
+    kills: int = 20
+    model: str = "null"
+    objects: int = 3
+    rate: float = 30.0  # Hz
+    spread: float = 1.5  # s: a kill comes at a random moment of so long
+    seed: int = 0
+
+
+class Watcher:
+    """What the node says of its objects."""
+
+    def __init__(self, node: Node, launched: ChildProcess) -> None:
+        self._node = node
+        self._launched = launched
+        self.newest: TrackedObjectArray | None = None
+        node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, QoSProfile(depth=10))
+
+    def _on_tracks(self, tracks: TrackedObjectArray) -> None:
+        self.newest = tracks
+
+    @property
+    def ids(self) -> list[int]:
+        return [known.id for known in self.newest.objects] if self.newest else []
+
+    @property
+    def dropped(self) -> int:
+        return int(self.newest.frames_dropped) if self.newest else 0
+
+    def seen_since(self, moment: int) -> bool:
+        """Whether every object is in sight on a frame that was tracked after ``moment`` (ns, time.monotonic_ns())."""
+        newest = self.newest
+        return (
+            newest is not None
+            and newest.end_time_ns > moment
+            and bool(newest.objects)
+            and all(known.state == TrackedObject.STATE_VISIBLE for known in newest.objects)
+        )
+
+    def spin(self, until: Callable[[], bool], what: str) -> None:
+        """
+        Raises:
+            TimeoutError: it did not come true.
+            UserError: launch has ended.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while not until():
+            rclpy.spin_once(self._node, timeout_sec=0.02)
+            self._launched.check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {PATIENCE:g} s in vain for {what}")
+
+    def add(self, objects: int) -> None:
+        client = self._node.create_client(AddObjects, f"{TRACKER}/add_objects")
+        boxes = moving_scene(objects, WIDTH, HEIGHT).boxes.tolist()
+        prompts = [ObjectPrompt(box=[bounding_box(tuple(each))]) for each in boxes]
+        self.spin(lambda: self.newest is not None, "the first image")
+        answer = client.call_async(AddObjects.Request(prompts=prompts))
+        self.spin(answer.done, "an answer of add_objects")
+        if not answer.result().success:
+            raise RuntimeError(f"the node refused the objects: {answer.result().message}")
+        self.spin(lambda: len(self.ids) == objects, "tracks of the objects")
+
+
+def measure(run: Run, quiet: bool = False) -> dict[str, Any]:
+    """Does it; the result is what ``--json`` writes."""
+    os.environ.update(environment())
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    chance, rows = random.Random(run.seed), []
+    load = os.getloadavg()[0]
+    with signals_unwind(), tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as starter:
+        folder, endpoint = Path(name), f"ipc://{name}/server"
+        server, _ = start_server(endpoint, run.model)
+        try:
+            with (
+                client_node("watcher", namespace=NAMESPACE) as node,
+                ChildProcess(_tracker_command(folder, endpoint), folder / "node.log") as launched,
+            ):
+                watcher = Watcher(node, launched)
+                wait_until_active(node, TRACKER, launched, PATIENCE)
+                with (
+                    ChildProcess(_camera_command(run), folder / "camera.log") as camera,
+                    bar(run.kills, "kill", quiet) as progress,
+                ):
+                    watcher.add(run.objects)
+                    for _ in range(run.kills):
+                        server, row = _kill(watcher, server, endpoint, run, starter, chance)
+                        rows.append(row)
+                        progress.update()
+                        camera.check()
+                    launched.check()
+            log = (folder / "node.log").read_text(encoding="utf-8", errors="replace")
+        finally:
+            end_server(server)
+    return {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine(), "load_before": load,
+            "model": run.model, "image": [WIDTH, HEIGHT], "rate_hz": run.rate, "objects": run.objects,
+            "kills": rows, **_summary(rows, log)}  # fmt: skip
+
+
+def _kill(
+    watcher: Watcher, server: Server, endpoint: str, run: Run, starter: ThreadPoolExecutor, chance: random.Random
+) -> tuple[Server, dict[str, Any]]:
+    """One death at a random moment of tracking; the new server, and what was seen."""
+    moment = time.monotonic() + chance.uniform(0.2, run.spread)
+    watcher.spin(lambda: time.monotonic() > moment, "the moment")
+    ids, dropped = watcher.ids, watcher.dropped
+    server.kill()
+    server.wait()
+    start = time.monotonic_ns()
+
+    def begin() -> tuple[Server, int]:
+        new, _ = start_server(endpoint, run.model)
+        return new, time.monotonic_ns()
+
+    starting = starter.submit(begin)
+    try:
+        watcher.spin(lambda: watcher.seen_since(start), "the objects to be seen again")
+        end = time.monotonic_ns()
+    finally:
+        new, ready = starting.result()
+    return new, {
+        "recovery_s": round((end - start) / 1e9, 3),
+        "of_which_start_s": round((ready - start) / 1e9, 3),
+        "frames_dropped": watcher.dropped - dropped,
+        "ids_kept": watcher.ids == ids,
+    }
+
+
+def _summary(rows: list[dict[str, Any]], log: str) -> dict[str, Any]:
+    p50, p90 = np.percentile([row["recovery_s"] for row in rows], (50, 90)).round(2).tolist()
+    return {
+        "recovery_s": {"p50": p50, "p90": p90, "max": round(max(row["recovery_s"] for row in rows), 2)},
+        "start_s_p50": round(float(np.median([row["of_which_start_s"] for row in rows])), 2),
+        "frames_dropped": sum(row["frames_dropped"] for row in rows),
+        "ids_kept": sum(row["ids_kept"] for row in rows),
+        "node_starts": sum("[tracker-" in line and "process started" in line for line in log.splitlines()),
+        "node_crashes": log.count("process has died") + log.count("Traceback"),
+        "node_ended_cleanly": "process has finished cleanly" in log,
+    }
+
+
+def _tracker_command(folder: Path, endpoint: str) -> list[str]:
+    file = folder / "parameters.yaml"
+    file.write_text(f"/**:\n  ros__parameters:\n    inference.endpoint: '{endpoint}'\n", encoding="utf-8")
+    arguments = (f"namespace:={NAMESPACE}", f"params_file:={file}")
+    return ["ros2", "launch", "sam2_ros", "tracker.launch.py", *arguments]
+
+
+def _camera_command(run: Run) -> list[str]:
+    options = {"width": WIDTH, "height": HEIGHT, "rate": float(run.rate), "objects": run.objects}
+    parameters = [word for name, value in options.items() for word in ("-p", f"{name}:={value}")]
+    module = "sam2_ros.bench.node_camera"
+    return [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:=/{NAMESPACE}", *parameters]
+
+
+def table(measured: dict[str, Any]) -> str:
+    """A line for each death, and what they come to."""
+    lines = ["kill  recovery [s]  of which the server's start [s]  frames dropped  ids kept"]
+    for number, row in enumerate(measured["kills"], 1):
+        lines.append(f"{number:4}  {row['recovery_s']:12.2f}  {row['of_which_start_s']:31.2f}  "
+                     f"{row['frames_dropped']:14}  {'yes' if row['ids_kept'] else 'NO'}")  # fmt: skip
+    recovery = measured["recovery_s"]
+    lines.append(
+        f"{len(measured['kills'])} kills: recovery p50 {recovery['p50']} s, p90 {recovery['p90']} s, max "
+        f"{recovery['max']} s; ids kept {measured['ids_kept']} times; {measured['frames_dropped']} frames dropped; the "
+        f"node was started {measured['node_starts']} time(s) and crashed {measured['node_crashes']} times"
+    )
+    return "\n".join(lines)
+
+
+def plot(measured: dict[str, Any], path: Path) -> None:
+    """A bar for each death: the server's start, and what came after it."""
+    rows, left, height, width = measured["kills"], 60, 20, 900
+    image = np.full((50 + height * len(rows), width, 3), 255, np.uint8)
+    scale = (width - left - 70) / max(row["recovery_s"] for row in rows)
+    title = (
+        f"seconds from SIGKILL to tracks of every object, of which the new server's start (dark); {measured['date']}"
+    )
+    cv2.putText(image, title, (10, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
+    for index, row in enumerate(rows):
+        y = 36 + height * index
+        for seconds, colour in ((row["recovery_s"], (200, 170, 90)), (row["of_which_start_s"], (150, 100, 30))):
+            end = left + round(min(seconds, row["recovery_s"]) * scale)
+            cv2.rectangle(image, (left, y), (end, y + height - 6), colour, -1)
+        for text, x in (
+            (f"{index + 1}", 24),
+            (f"{row['recovery_s']:.2f}", left + 6 + round(row["recovery_s"] * scale)),
+        ):
+            cv2.putText(image, text, (x, y + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, metavar="N", help="default: 20")
+    parser.add_argument("--model", default="null", help="of the server; null (default) computes nothing, or embedded")
+    parser.add_argument("--objects", type=int, default=3, metavar="N", help="default: 3")
+    parser.add_argument("--rate", type=float, default=30.0, metavar="HZ", help="of the camera (default: 30)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the recoveries")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_args()
+    measured = measure(Run(args.kills, args.model, args.objects, args.rate, seed=args.seed), args.quiet)
+    print(table(measured))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    if args.plot:
+        plot(measured, args.plot)
+    well = measured["ids_kept"] == args.kills and not measured["node_crashes"] and measured["node_starts"] == 1
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
