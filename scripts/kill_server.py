@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,8 +29,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from sam2_ros.bench.endpoint import end_server, start_server
 from sam2_ros.bench.scene import moving_scene
+from sam2_ros.bench.servers import ServerProcess
 from sam2_ros.evaluation.report import machine
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.messages import bounding_box
@@ -45,7 +44,6 @@ NAMESPACE = "sam2_ros_kills"
 TRACKER = f"/{NAMESPACE}/tracker"
 WIDTH, HEIGHT = 640, 480
 PATIENCE = 120.0  # s for the node to start, and for a server to be found again
-Server: TypeAlias = "subprocess.Popen[str]"
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def measure(run: Run, quiet: bool = False) -> dict[str, Any]:
     load = os.getloadavg()[0]
     with signals_unwind(), tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as starter:
         folder, endpoint = Path(name), f"ipc://{name}/server"
-        server, _ = start_server(endpoint, run.model)
+        server = ServerProcess(endpoint, run.model)
         try:
             with (
                 client_node("watcher", namespace=NAMESPACE) as node,
@@ -144,26 +142,24 @@ def measure(run: Run, quiet: bool = False) -> dict[str, Any]:
                     launched.check()
             log = (folder / "node.log").read_text(encoding="utf-8", errors="replace")
         finally:
-            end_server(server)
+            server.end()
     return {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine(), "load_before": load,
             "model": run.model, "image": [WIDTH, HEIGHT], "rate_hz": run.rate, "objects": run.objects,
             "kills": rows, **_summary(rows, log)}  # fmt: skip
 
 
 def _kill(
-    watcher: Watcher, server: Server, endpoint: str, run: Run, starter: ThreadPoolExecutor, chance: random.Random
-) -> tuple[Server, dict[str, Any]]:
+    watcher: Watcher, server: ServerProcess, endpoint: str, run: Run, starter: ThreadPoolExecutor, chance: random.Random
+) -> tuple[ServerProcess, dict[str, Any]]:
     """One death at a random moment of tracking; the new server, and what was seen."""
     moment = time.monotonic() + chance.uniform(0.2, run.spread)
     watcher.spin(lambda: time.monotonic() > moment, "the moment")
     ids, dropped = watcher.ids, watcher.dropped
     server.kill()
-    server.wait()
     start = time.monotonic_ns()
 
-    def begin() -> tuple[Server, int]:
-        new, _ = start_server(endpoint, run.model)
-        return new, time.monotonic_ns()
+    def begin() -> tuple[ServerProcess, int]:
+        return ServerProcess(endpoint, run.model), time.monotonic_ns()
 
     starting = starter.submit(begin)
     try:

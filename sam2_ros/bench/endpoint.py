@@ -3,33 +3,26 @@ outlive its death. The servers that it starts have an engine that computes nothi
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.bench.servers import ServerProcess, connected, serving
+from sam2_ros.bench.streams import StreamsRun, measure_streams
 from sam2_ros.evaluation.report import machine
 from sam2_ros.inference import Backend, NullBackend
 from sam2_ros.inference.backend import FrameDropped
-from sam2_ros.inference.client import RemoteBackend
-from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
+from sam2_ros.tracking import AddRequest, Prompt
 
 SIZES = ((640, 480), (1280, 720))  # width, height of the camera's image, pixels
 WARM_UP = 20  # frames that are not counted
-ENGINE_MS = 5  # that the engine takes for a frame of one of several streams
-CONNECT_S = 5.0  # that a connection may take
-READY_S = 60.0  # until all streams are there
 CAMERA_S = 0.03  # until a camera's next image
 
 Tell = Callable[[str], None]
@@ -42,9 +35,9 @@ class EndpointRun:
 
     endpoint: str = ""  # a running server, of which only the steps are measured; "" = servers of our own
     frames: int = 300  # of each way and size
-    streams: int = 8  # at the same time
-    seconds: float = 5.0  # that the streams run
+    streams: StreamsRun = field(default_factory=StreamsRun)
     kills: int = 20  # deaths of the server
+    only_streams: bool = False
 
 
 def measure(run: EndpointRun, tell: Tell = lambda _: None) -> dict[str, Any]:
@@ -55,15 +48,23 @@ def measure(run: EndpointRun, tell: Tell = lambda _: None) -> dict[str, Any]:
         RuntimeError: a server of our own does not start.
     """
     measured: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine()}
+    if run.only_streams:
+        return measured | {"streams": shared(run.streams, tell)}
     if run.endpoint:
         return measured | {"steps": steps(run, tell)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         return measured | {
             "overhead": overhead(folder, run.frames, tell),
-            "streams": streams(folder, run, tell),
+            "streams": shared(run.streams, tell),
             "kills": kills(folder, run.kills, tell),
         }
+
+
+def shared(run: StreamsRun, tell: Tell) -> dict[str, Any]:
+    """Several streams on one server."""
+    tell(f"{run.streams} streams of {run.model} for {run.seconds:g} s")
+    return measure_streams(run)
 
 
 def steps(run: EndpointRun, tell: Tell) -> list[dict[str, Any]]:
@@ -71,7 +72,7 @@ def steps(run: EndpointRun, tell: Tell) -> list[dict[str, Any]]:
     rows = []
     for width, height in SIZES:
         tell(f"{run.endpoint}: {width}x{height}")
-        with _client(run.endpoint) as client:
+        with connected(run.endpoint) as client:
             times = _step_times(client, _noise(width, height), run.frames)
             rows.append({"size": f"{width}x{height}", "model": client.info.model, **_percentiles(times)})
     return rows
@@ -87,41 +88,19 @@ def overhead(folder: Path, frames: int, tell: Tell) -> list[dict[str, Any]]:
         local = float(np.median(_step_times(NullBackend(), frame, frames)))
         for name, endpoint, pixels in ways:
             tell(f"{width}x{height}, {name}")
-            with _serving(endpoint) as bound, _client(bound, pixels=pixels) as client:
+            with serving(endpoint) as server, connected(server.endpoint, pixels=pixels) as client:
                 times = _step_times(client, frame, frames) - local
             rows.append({"size": f"{width}x{height}", "way": name, **_percentiles(times)})
     return rows
-
-
-def streams(folder: Path, run: EndpointRun, tell: Tell) -> dict[str, Any]:
-    """Clients that send as fast as they are answered; ``fairness_jain`` is 1 where all get the same."""
-    tell(f"{run.streams} streams")
-    frame, counts = _noise(640, 480), [0] * run.streams
-    ready = threading.Barrier(run.streams)
-
-    def track(index: int, endpoint: str) -> None:
-        with _client(endpoint, TrackerConfig(max_objects=1)) as client:
-            client.step(frame, 0)
-            ready.wait(READY_S)  # nobody has the server alone
-            end = time.monotonic() + run.seconds
-            while time.monotonic() < end:
-                client.step(frame, 0)
-                counts[index] += 1
-
-    with _serving(f"ipc://{folder}/streams", f"null:{ENGINE_MS}") as endpoint, ThreadPoolExecutor(run.streams) as pool:
-        list(pool.map(track, range(run.streams), [endpoint] * run.streams))
-    jain = sum(counts) ** 2 / (run.streams * sum(each**2 for each in counts))
-    rates = [round(each / run.seconds, 1) for each in counts]
-    return {"streams": run.streams, "engine_ms": ENGINE_MS, "frames_per_second": rates, "fairness_jain": round(jain, 4)}
 
 
 def kills(folder: Path, times: int, tell: Tell) -> dict[str, Any]:
     """Kills the server under load; seconds from its death to the next tracked frame, a new start included."""
     endpoint, frame, stamp, kept = f"ipc://{folder}/kills", _noise(640, 480), 0, 0
     seconds: list[float] = []
-    server, _ = start_server(endpoint)
+    server = ServerProcess(endpoint)
     try:
-        with _client(endpoint, timeout=2.0) as client, ThreadPoolExecutor(1) as starter:
+        with connected(endpoint, timeout=2.0) as client, ThreadPoolExecutor(1) as starter:
             client.step(frame, stamp)
             ids = [each.object_id for each in client.add([_request()] * 3)]
             for number in range(times):
@@ -130,9 +109,8 @@ def kills(folder: Path, times: int, tell: Tell) -> dict[str, Any]:
                     stamp += 1
                     client.step(frame, stamp)
                 server.kill()
-                server.wait()
                 start = time.monotonic()
-                starting = starter.submit(start_server, endpoint)
+                starting = starter.submit(ServerProcess, endpoint)
                 while True:
                     stamp += 1
                     try:
@@ -144,47 +122,11 @@ def kills(folder: Path, times: int, tell: Tell) -> dict[str, Any]:
                         time.sleep(CAMERA_S)
                 seconds.append(time.monotonic() - start)
                 kept += [known.object_id for known in result.objects] == ids
-                server, _ = starting.result()
+                server = starting.result()
     finally:
-        end_server(server)
+        server.end()
     median, worst = round(float(np.median(seconds)), 2), round(max(seconds), 2)
     return {"kills": times, "ids_kept": kept, "recovery_s_median": median, "recovery_s_worst": worst}
-
-
-def start_server(endpoint: str, model: str = "null") -> tuple[subprocess.Popen[str], str]:
-    """A server process and the endpoint that it is bound to."""
-    command = [sys.executable, "-m", "sam2_ros", "serve", "--model", model, "--bind", endpoint]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    said = process.stdout.readline()
-    bound = said.rpartition(", on ")[2].partition(";")[0]
-    if "://" not in bound:
-        end_server(process)
-        raise RuntimeError(f"the server did not start; try it: sam2_ros {shlex.join(command[3:])}")
-    return process, bound
-
-
-def end_server(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-@contextmanager
-def _serving(endpoint: str, model: str = "null") -> Iterator[str]:
-    process, bound = start_server(endpoint, model)
-    try:
-        yield bound
-    finally:
-        end_server(process)
-
-
-@contextmanager
-def _client(endpoint: str, config: TrackerConfig | None = None, **options: Any) -> Iterator[RemoteBackend]:
-    with closing(RemoteBackend([endpoint], config, **options)) as client:
-        client.connect(CONNECT_S)
-        yield client
 
 
 def _step_times(engine: Backend, frame: Rgb, frames: int) -> NDArray[np.float64]:

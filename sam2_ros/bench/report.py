@@ -117,22 +117,29 @@ def node(report: dict[str, Any]) -> str:
 
 def endpoint(measured: dict[str, Any]) -> str:
     """The way to an inference server; p50 / p99 in ms."""
-    rows: list[tuple[str, ...]] = [("image", "way", "p50 / p99, ms")]
-    for row in measured.get("overhead") or measured["steps"]:
-        way = row["way"] if "way" in row else f"a step, {row['model']}"
-        rows.append((row["size"], way, f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}"))
-    text = markdown(rows)
+    parts = []
+    if rows := measured.get("overhead") or measured.get("steps"):
+        lines: list[tuple[str, ...]] = [("image", "way", "p50 / p99, ms")]
+        for row in rows:
+            way = row["way"] if "way" in row else f"a step, {row['model']}"
+            lines.append((row["size"], way, f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}"))
+        parts.append(markdown(lines) + "\n")
     if "overhead" in measured:
-        shared, killed = measured["streams"], measured["kills"]
-        rates = shared["frames_per_second"]
-        text += (
-            "\n\nMilliseconds that a step takes more through a server than in one process.\n"
-            f"{shared['streams']} streams, {shared['engine_ms']} ms a frame: {min(rates):g} to {max(rates):g} frames a "
-            f"second each, Jain's fairness {shared['fairness_jain']:g}.\n"
+        parts.append("Milliseconds that a step takes more through a server than in one process.")
+    if shared := measured.get("streams"):
+        rates, frame = shared["frames_per_second"], shared["frame_ms"]
+        sizes = ", ".join(f"{count} of {size}" for size, count in sorted(shared["batches"].items()))
+        parts.append(
+            f"{shared['streams']} streams, {shared['model']}: {min(rates):g} to {max(rates):g} frames a second each "
+            f"({sum(rates):.1f} together), {frame['p50']:g} / {frame['p99']:g} ms a frame, Jain's fairness "
+            f"{shared['fairness_jain']:g}" + (f"; batches of the image encoder: {sizes}." if sizes else ".")
+        )
+    if killed := measured.get("kills"):
+        parts.append(
             f"{killed['kills']} kills of the server: ids kept {killed['ids_kept']} times, tracked again after "
             f"{killed['recovery_s_median']:g} s (median), {killed['recovery_s_worst']:g} s (worst)."
         )
-    return text
+    return "\n".join(parts)
 
 
 def provenance(about: dict[str, Any]) -> str:

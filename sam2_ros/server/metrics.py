@@ -9,6 +9,8 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # s
 
@@ -34,10 +36,26 @@ class Metrics:
         self.streams = Gauge("sam2_ros_streams", "Open streams", registry=registry)
         self.objects = Gauge("sam2_ros_objects", "Living objects of all streams", registry=registry)
 
+    def watch_batches(self, batches: Callable[[], dict[int, int]]) -> None:
+        """Tells how many batches of each size the image encoder has worked on, as ``batches`` says when asked."""
+        self.registry.register(_Batches(batches))
+
     def refusals(self, code: str) -> int:
         """How many messages were refused with this reason."""
         value = self.registry.get_sample_value("sam2_ros_refused_total", {"code": code})
         return int(value or 0)
+
+
+class _Batches(Collector):
+    def __init__(self, batches: Callable[[], dict[int, int]]) -> None:
+        self._batches = batches
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        about = "Batches of the image encoder by the number of frames in them"
+        family = CounterMetricFamily("sam2_ros_encoder_batches", about, labels=["size"])
+        for size, count in sorted(self._batches().items()):
+            family.add_metric([str(size)], count)
+        yield family
 
 
 class _QuietHandler(WSGIRequestHandler):

@@ -55,7 +55,10 @@ def register(subparsers: Any) -> None:
         const="",
         metavar="ENDPOINT",
         help="the way to an inference server: overhead, eight streams, recovery from 20 kills; with ENDPOINT, the "
-        "steps of a server that runs there, without keys",
+        "steps of a server that runs there, without keys; with --model, how eight streams share that network",
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="that the streams of --endpoint run (default: 5; with --model: 60)"
     )
     parser.add_argument("--model", nargs="+", metavar="NAME", help="embedded, tiny, ... or paths (default: tiny)")
     parser.add_argument("--image-size", nargs="+", type=int, metavar="PX", help="default: 1024 512; 0: the model's own")
@@ -123,10 +126,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _endpoint(args: argparse.Namespace) -> int:
     from sam2_ros.bench import endpoint, report
+    from sam2_ros.bench.streams import StreamsRun
 
-    run = endpoint.EndpointRun(args.endpoint, args.frames or 300)
-    if args.quick:
-        run = endpoint.EndpointRun(args.endpoint, args.frames or 60, streams=4, seconds=1.0, kills=2)
+    count, default = (4, 60) if args.quick else (8, 300)
+    if args.model:  # a network in place of the engine that computes nothing: how streams share it
+        options = ("--device", args.device, "--threads", str(args.threads))
+        shared = StreamsRun(count, args.seconds or 60.0, args.model[0], options=options)
+        run = endpoint.EndpointRun(streams=shared, only_streams=True)
+    else:
+        shared = StreamsRun(count, args.seconds or (1.0 if args.quick else 5.0))
+        run = endpoint.EndpointRun(args.endpoint, args.frames or default, shared, kills=2 if args.quick else 20)
     try:
         measured = {"command": _command(), **endpoint.measure(run, _teller(args))}
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     info = first.info
     first.close()
     metrics = Metrics()
+    metrics.watch_batches(lambda: factory.batches)
     try:
         server = Server(factory.make, endpoints, limits, security, metrics)
     except zmq.ZMQError as error:

@@ -1,0 +1,83 @@
+"""Inference servers as processes of their own, and clients of them, for what is measured with them."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+from sam2_ros.inference.client import RemoteBackend
+from sam2_ros.tracking import TrackerConfig
+
+CONNECT_S = 5.0  # that a connection may take
+
+
+class ServerProcess:
+    """``sam2_ros serve``, listening once it is made.
+
+    Args:
+        endpoint: to bind to; port ``*`` takes a free one, see :attr:`endpoint`.
+        model, options: what else is said to ``serve``.
+
+    Raises:
+        RuntimeError: it does not start.
+    """
+
+    def __init__(self, endpoint: str, model: str = "null", options: Sequence[str] = ()) -> None:
+        words = ["serve", "--model", model, "--bind", endpoint, "--metrics", "127.0.0.1:0", *options]
+        command = [sys.executable, "-m", "sam2_ros", *words]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdout is not None
+        self.endpoint = self.process.stdout.readline().rpartition(", on ")[2].partition(";")[0]
+        if "://" not in self.endpoint:
+            self.end()
+            raise RuntimeError(f"the server did not start; try it: sam2_ros {shlex.join(words)}")
+        self._metrics_port = int(self.process.stdout.readline().split()[-1])
+
+    def batches(self) -> dict[int, int]:
+        """How many batches of each size the image encoder has worked on, as the server's metrics say."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=CONNECT_S) as page:
+            lines = page.read().decode().splitlines()
+        found = [line.split('"')[1::2] + line.split()[1:] for line in lines if line.startswith(_BATCHES)]
+        return {int(size): round(float(count)) for size, count in found}
+
+    def kill(self) -> None:
+        """As an accident does."""
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def end(self) -> None:
+        """As a service manager does."""
+        self.process.terminate()
+        self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+_BATCHES = "sam2_ros_encoder_batches_total{"
+
+
+@contextmanager
+def serving(endpoint: str, model: str = "null", options: Sequence[str] = ()) -> Iterator[ServerProcess]:
+    """A server while the block runs."""
+    server = ServerProcess(endpoint, model, options)
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+@contextmanager
+def connected(endpoint: str, config: TrackerConfig | None = None, **options: Any) -> Iterator[RemoteBackend]:
+    """A client of a server that runs."""
+    with closing(RemoteBackend([endpoint], config, **options)) as client:
+        client.connect(CONNECT_S)
+        yield client
