@@ -115,7 +115,8 @@ class Setup:
         reference_key = digest([torch_key, REQUIREMENTS / "reference.txt"])
         wheels_key = digest([venv_key, *(REQUIREMENTS / name for name in self._ros_files())])
         ros_key = digest([wheels_key, self._ros_python_key(), SCRIPTS / "ros2_launch.py"])
-        build_key = venv_key if self.sourced else ros_key
+        interfaces_key = digest([ros_key, *self._own_interface_files()])
+        build_key = venv_key if self.sourced else interfaces_key
         sources = [ROOT / name for name in ("CMakeLists.txt", "package.xml", *names_in("msg", "srv"))]
         installed = names_in("msg", "srv", "launch", "config", "sam2_ros")
         command_files = [ROOT / "setup.py", SCRIPTS / "setup_env.py", SCRIPTS / "venv_hook.py"]
@@ -153,7 +154,12 @@ class Setup:
                     self.install_ros_python,
                     "" if self.ros_python_folder.is_dir() else ROS_PYTHON_DOWNLOAD,
                 ),
-                Step("interfaces", "vision_msgs, composition_interfaces", ros_key, self.build_interfaces),
+                Step(
+                    "interfaces",
+                    "vision_msgs, foxglove_msgs, composition_interfaces",
+                    interfaces_key,
+                    self.build_interfaces,
+                ),
             ]
         return [
             *steps,
@@ -166,6 +172,11 @@ class Setup:
 
     def _ros_python_key(self) -> str:
         return digest([REQUIREMENTS / "ros-python.txt", SCRIPTS / "ros_python.py"])
+
+    @staticmethod
+    def _own_interface_files() -> list[Path]:
+        """Packages of messages of which there is neither a wheel nor a place in the one of ros-python.txt."""
+        return [ROOT / name for name in names_in("scripts/interfaces")]
 
     def _torch_download(self) -> str:
         cpu, cuda = "CPU build, 190 MB, BSD-3-Clause", "CUDA build, several GB, BSD-3-Clause and NVIDIA's licences"
@@ -270,14 +281,17 @@ class Setup:
         """Build the interface packages once for a set of ROS wheels, into the cache, and copy them from there."""
         self.patch_include_paths()
         wheels = sorted(path.name for path in self.site_packages.glob("ros_*.dist-info"))
-        key = digest([self._ros_python_key(), sys.version, platform.machine(), self.distro, *wheels])
+        files = self._own_interface_files()
+        key = digest([self._ros_python_key(), *files, sys.version, platform.machine(), self.distro, *wheels])
         prefix = self.cache / f"interfaces-{key}"
+        sources = [self.ros_python_folder / "interfaces" / name for name in ros_python.INTERFACE_PACKAGES]
+        sources += sorted(path.parent for path in files if path.name == "package.xml")
         with self.cache_entry(prefix) as partial:
-            for name in ros_python.INTERFACE_PACKAGES if partial else ():
-                build = self.venv / "build" / name
+            for source in sources if partial else ():
+                build = self.venv / "build" / source.name
                 options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_INSTALL_PREFIX={partial}"]
                 options += [f"-DPython3_EXECUTABLE={self.python}", "-DBUILD_TESTING=OFF", "-Wno-dev"]
-                self.run(["cmake", "-S", self.ros_python_folder / "interfaces" / name, "-B", build, *options])
+                self.run(["cmake", "-S", source, "-B", build, *options])
                 self.run(["cmake", "--build", build, "--target", "install"])
         shutil.rmtree(self.venv / "build", ignore_errors=True)
         shutil.copytree(prefix, self.venv, symlinks=True, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""The tracker's results once more, as standard messages that other packages read. Worked out only while subscribed."""
+"""The tracker's results once more, as messages that other packages read and draw. Worked out only while subscribed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from vision_msgs.msg import (
     ObjectHypothesisWithPose,
     VisionClass,
 )
+from visualization_msgs.msg import MarkerArray
 
 from sam2_ros.inference.worker import Processed
 from sam2_ros.msg import TrackedObject
+from sam2_ros.ros import drawings
 from sam2_ros.ros.messages import bounding_box, byte_array
 from sam2_ros.ros.positions import Position
 from sam2_ros.tools.masks import MAX_ID, compose_labels
@@ -31,7 +33,9 @@ Create = Callable[..., Any]
 
 
 class Views:
-    """Publishers of ``~/label_image``, ``~/label_info``, ``~/detections`` and ``~/detections_3d`` for one camera."""
+    """Publishers of ``~/label_image``, ``~/label_info``, ``~/detections``, ``~/detections_3d``, ``~/markers`` and
+    ``~/annotations`` for one camera.
+    """
 
     def __init__(self, create: Create, prefix: str = "~/") -> None:
         """``prefix`` stands before the topics' names."""
@@ -39,11 +43,18 @@ class Views:
         self._label_info = create(LabelInfo, f"{prefix}label_info", 1, DurabilityPolicy.TRANSIENT_LOCAL)
         self._detections = create(Detection2DArray, f"{prefix}detections")
         self._detections_3d = create(Detection3DArray, f"{prefix}detections_3d")
+        self._markers = create(MarkerArray, f"{prefix}markers")
+        self._annotations = None
+        if drawings.HAS_ANNOTATIONS:
+            from foxglove_msgs.msg import ImageAnnotations
+
+            self._annotations = create(ImageAnnotations, f"{prefix}annotations")
         self._classes: list[VisionClass] | None = None  # as they were published last
 
     @property
     def publishers(self) -> tuple[Any, ...]:
-        return (self._label_image, self._label_info, self._detections, self._detections_3d)
+        always = (self._label_image, self._label_info, self._detections, self._detections_3d, self._markers)
+        return (*always, self._annotations) if self._annotations else always
 
     def publish(self, processed: Processed, positions: Mapping[int, Position]) -> None:
         """One frame's results; ``positions`` by object id, empty without depth."""
@@ -59,6 +70,10 @@ class Views:
             self._detections.publish(detections(result, header))
         if self._detections_3d.get_subscription_count():
             self._detections_3d.publish(detections_3d(result, positions, header))
+        if self._markers.get_subscription_count():
+            self._markers.publish(drawings.markers(result, positions, header))
+        if self._annotations and self._annotations.get_subscription_count():
+            self._annotations.publish(drawings.image_annotations(result, header))
 
 
 def vision_classes(result: FrameResult) -> list[VisionClass]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -50,6 +51,26 @@ def compose_labels(
         rows, columns = mask.crop.shape
         labels[mask.y : mask.y + rows, mask.x : mask.x + columns][mask.crop] = object_id
     return labels
+
+
+def contours(crop: BoolMask, x: int = 0, y: int = 0) -> list[tuple[NDArray[np.int16], bool]]:
+    """The borders of a mask and of its holes: ``int16 [n, 2]``, x and y in pixels, and whether it is a hole's.
+
+    They run through the centres of the mask's outermost pixels: a pixel belongs to the mask where its centre lies
+    inside them by the even-odd rule, or on them.
+
+    Args:
+        crop: ``bool [h, w]``.
+        x, y: where its top-left pixel lies in the image.
+    """
+    found, tree = cv2.findContours(crop.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
+    if tree is None:
+        return []
+    parents = tree.reshape(-1, 4)[:, 3]
+    return [
+        (contour.reshape(-1, 2).astype(np.int16), bool(parent >= 0))
+        for contour, parent in zip(found, parents, strict=True)
+    ]
 
 
 def write_labels(path: Path, labels: LabelImage) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sam2_ros.msg import ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import crop_mask, to_stamp
+from sam2_ros.tools import masks
 from sam2_ros.tools.overlay import object_color
 
 JPEG_QUALITY = 82
@@ -128,16 +129,10 @@ def _object(known: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, 
 
 
 def contours(mask: ObjectMask) -> list[NDArray[np.int16]]:
-    """The borders of a mask and of its holes, ``int16 [n, 2]`` each, x and y in pixels of the image.
-
-    They run through the centres of the mask's outermost pixels: a pixel belongs to the mask where its centre lies
-    inside them by the even-odd rule, or on them.
-    """
+    """The borders of a mask and of its holes, as :func:`sam2_ros.tools.masks.contours` has them."""
     if not mask.width:
         return []
-    crop = crop_mask(mask).astype(np.uint8)
-    found, _ = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(mask.x, mask.y))
-    return [contour.reshape(-1, 2).astype(np.int16) for contour in found]
+    return [contour for contour, _ in masks.contours(crop_mask(mask), mask.x, mask.y)]
 
 
 def _edges(known: TrackedObject) -> list[float]:

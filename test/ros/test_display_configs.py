@@ -13,19 +13,23 @@ from typing import Any
 
 import pytest
 import yaml
-from documented import published
+from documented import published, subscribed
 from node_harness import ROOT
 from rosidl_runtime_py.utilities import get_message
 
 PUBLISHED = published("/tracker")
+CAMERA = {"/image": subscribed("/tracker")["/image"]}
 RVIZ_TYPES = {
     "rviz_default_plugins/Image": "sensor_msgs/Image",
+    "rviz_default_plugins/MarkerArray": "visualization_msgs/MarkerArray",
     "vision_msgs_rviz_plugins/Detection3DArray": "vision_msgs/Detection3DArray",
 }
 WITHOUT_TOPIC = {"rviz_default_plugins/Grid", "rviz_default_plugins/TF"}
 # What a panel of Foxglove accepts; None is any type.
 FOXGLOVE_TYPES = {
     "Image": "sensor_msgs/Image",
+    "Annotations": "foxglove_msgs/ImageAnnotations",
+    "3D": "visualization_msgs/MarkerArray",
     "DiagnosticSummary": "diagnostic_msgs/DiagnosticArray",
     "DiagnosticStatusPanel": "diagnostic_msgs/DiagnosticArray",
     "StateTransitions": None,
@@ -48,17 +52,23 @@ def test_rviz_shows_published_topics() -> None:
         assert PUBLISHED[topic["Value"]] == RVIZ_TYPES[display["Class"]], display["Name"]
         assert (topic["Reliability Policy"], topic["Durability Policy"]) == ("Reliable", "Volatile")
         shown[topic["Value"]] = display["Enabled"]
-    assert shown == {"/tracker/overlay": True, "/tracker/label_image": True, "/tracker/detections_3d": True}
+    assert shown == {
+        "/tracker/overlay": True, "/tracker/label_image": True, "/tracker/markers": True,
+        "/tracker/detections_3d": False,
+    }  # fmt: skip
 
 
-def paths(config: dict[str, Any]) -> Iterator[str]:
-    """Every topic or message path that a panel of Foxglove names."""
-    yield from (config[key] for key in ("topicToRender", "topicPath") if key in config)
-    yield from (each["value"] for each in config.get("paths", []))
-    yield from (value for key, value in config.get("imageMode", {}).items() if key.endswith("Topic"))
+def paths(panel: str, config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every topic or message path that a panel of Foxglove names, with the kind of what shows it."""
+    kind, image = panel.partition("!")[0], config.get("imageMode", {})
+    yield from ((kind, config[key]) for key in ("topicToRender", "topicPath") if key in config)
+    yield from ((kind, each["value"]) for each in config.get("paths", []))
+    yield from ((kind, value) for key, value in image.items() if key.endswith("Topic"))
+    yield from ((kind, topic) for topic in config.get("topics", {}))
+    yield from (("Annotations", topic) for topic in image.get("annotations", {}))
 
 
-PATHS = [(panel, path) for panel, config in LAYOUT["configById"].items() for path in paths(config)]
+PATHS = [each for panel, config in LAYOUT["configById"].items() for each in paths(panel, config)]
 
 
 def resolve(path: str) -> tuple[str, str]:
@@ -68,7 +78,7 @@ def resolve(path: str) -> tuple[str, str]:
         KeyError: topic, field or variable doesn't exist.
     """
     topic, *fields = re.split(r"\.(?![^{]*})", path)
-    kind = PUBLISHED[topic]
+    kind = (PUBLISHED | CAMERA)[topic]
     for field in fields:
         match = re.fullmatch(r"(@?\w+)(\[:\])?(?:\{(\w+)==\$(\w+)\})?", field)
         assert match, field
@@ -86,9 +96,8 @@ def resolve(path: str) -> tuple[str, str]:
     return topic, kind
 
 
-@pytest.mark.parametrize(("panel", "path"), PATHS)
-def test_foxglove_paths_exist(panel: str, path: str) -> None:
-    kind = panel.partition("!")[0]
+@pytest.mark.parametrize(("kind", "path"), PATHS)
+def test_foxglove_paths_exist(kind: str, path: str) -> None:
     accepted = FOXGLOVE_TYPES[kind]
     _, found = resolve(path)
     if accepted:
@@ -107,7 +116,8 @@ def test_a_wrong_path_is_noticed(path: str) -> None:
 
 def test_foxglove_shows_the_interface() -> None:
     shown = {resolve(path)[0] for _, path in PATHS}
-    assert shown == set(PUBLISHED) - {"/tracker/label_info", "/tracker/detections"}  # the overlay shows the same
+    hidden = {"/tracker/label_info", "/tracker/detections"}  # the overlay shows the same
+    assert shown == set(PUBLISHED) - hidden | set(CAMERA)
     health = LAYOUT["configById"]["DiagnosticStatusPanel!tracking"]
     assert health["selectedName"] == f"{health['selectedHardwareId']}: tracking"
 

@@ -17,6 +17,7 @@ from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection3DArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from sam2_ros.msg import TrackedObject, TrackedObjectArray
 
@@ -33,7 +34,9 @@ class Rig:
         self.depth = node.create_image_publisher(Image, f"{namespace}/depth/image")
         self.infos = node.create_image_publisher(CameraInfo, f"{namespace}/camera_info")
         self.detections: list[Detection3DArray] = []
+        self.markers: list[MarkerArray] = []
         node.node.create_subscription(Detection3DArray, f"{node.node_name}/detections_3d", self.detections.append, 10)
+        node.node.create_subscription(MarkerArray, f"{node.node_name}/markers", self.markers.append, 10)
 
     def send_info(self, **changes: Any) -> None:
         info = CameraInfo(width=WIDTH, height=HEIGHT, k=[FOCAL, 0.0, CX, 0.0, FOCAL, CY, 0.0, 0.0, 1.0])
@@ -172,6 +175,31 @@ def test_detections_3d_hold_the_same(rig: Rig) -> None:
     assert result.pose.pose.position == known.position
     assert detection.bbox.size == known.extent
     np.testing.assert_allclose(place(detection.bbox.center.position), expected(0.8), atol=1e-4)
+
+
+def test_markers_are_drawn_where_the_object_is(rig: Rig) -> None:
+    tracks = rig.track(plane(800))
+
+    def drawn(tracks: TrackedObjectArray) -> list[Marker]:
+        def found() -> Any:
+            arrays = (each.markers for each in reversed(rig.markers) if each.markers[0].header == tracks.header)
+            return next(arrays, None)
+
+        return list(rig.node.wait_until(found, "markers of the frame"))
+
+    (known,) = tracks.objects
+    erase, box, name = drawn(tracks)
+    assert (erase.action, box.action, box.type, name.type) == (
+        Marker.DELETEALL, Marker.ADD, Marker.CUBE, Marker.TEXT_VIEW_FACING,
+    )  # fmt: skip
+    assert [(each.ns, each.id) for each in (box, name)] == [("boxes", known.id), ("names", known.id)]
+    np.testing.assert_allclose(place(box.pose.position), expected(0.8), atol=1e-4)
+    np.testing.assert_allclose(place(box.scale)[:2], place(known.extent)[:2])
+    assert box.scale.z > 0 and 0 < box.color.a < 1, "a surface without depth is drawn all the same"
+    assert name.text == "cup" and name.pose.position.y < box.pose.position.y - box.scale.y / 2
+    assert [each.action for each in drawn(rig.track(depth_image(np.zeros((HEIGHT, WIDTH), "<u2"), "16UC1")))] == [
+        Marker.DELETEALL
+    ]
 
 
 def test_depth_that_does_not_fit_is_refused_with_a_reason(rig: Rig) -> None:

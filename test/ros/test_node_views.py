@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from foxglove_msgs.msg import ImageAnnotations
 from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, Detection3DArray, LabelInfo
+from visualization_msgs.msg import MarkerArray
+
+from sam2_ros.tools.overlay import object_color
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 CUP, BOWL = (20, 20, 60, 50), (50, 40, 90, 80)  # boxes that overlap in 10 x 10 pixels
@@ -26,6 +30,8 @@ VIEWS = {
     "label_info": ("vision_msgs/msg/LabelInfo", LabelInfo),
     "detections": ("vision_msgs/msg/Detection2DArray", Detection2DArray),
     "detections_3d": ("vision_msgs/msg/Detection3DArray", Detection3DArray),
+    "markers": ("visualization_msgs/msg/MarkerArray", MarkerArray),
+    "annotations": ("foxglove_msgs/msg/ImageAnnotations", ImageAnnotations),
 }
 
 
@@ -78,13 +84,14 @@ def test_the_ros2_command_line_reads_detections(node: Peer) -> None:
 
 
 def typestore() -> Any:
-    """The types of rosbags, and vision_msgs from the definitions that are installed."""
+    """The types of rosbags, and the others from the definitions that are installed."""
     from ament_index_python.packages import get_package_share_directory
 
     store = get_typestore(Stores.ROS2_JAZZY)
     types: dict[str, Any] = {}
-    for file in Path(get_package_share_directory("vision_msgs"), "msg").glob("*.msg"):
-        types |= get_types_from_msg(file.read_text(encoding="utf-8"), f"vision_msgs/msg/{file.stem}")
+    for package in ("vision_msgs", "foxglove_msgs"):
+        for file in Path(get_package_share_directory(package), "msg").glob("*.msg"):
+            types |= get_types_from_msg(file.read_text(encoding="utf-8"), f"{package}/msg/{file.stem}")
     store.register(types)
     return store
 
@@ -121,7 +128,24 @@ def test_rosbags_reads_every_view(node: Peer, tmp_path: Path) -> None:
     assert [each.id for each in read["detections"].detections] == ["1", "2"]
     assert read["detections"].detections[1].bbox.center.position.x == 70.0
     assert len(read["detections_3d"].detections) == 0  # there is no depth
+    assert [marker.action for marker in read["markers"].markers] == [3]  # so nothing but what deletes earlier ones
+    check_annotations(read["annotations"], image.header.stamp)
     assert image.header.frame_id == "camera_optical_frame"
+
+
+def check_annotations(drawn: Any, stamp: Any) -> None:
+    """What Foxglove draws: outlines through the masks' outermost pixels, counted from the image's corner; names."""
+    for outline, text, (x0, y0, x1, y1), name, number in zip(
+        drawn.points, drawn.texts, (CUP, BOWL), ("cup", "bowl"), (1, 2), strict=True
+    ):
+        assert outline.type == 2  # LINE_LOOP
+        corners = {(point.x, point.y) for point in outline.points}
+        assert corners == {(x, y) for x in (x0 + 0.5, x1 - 0.5) for y in (y0 + 0.5, y1 - 0.5)}
+        color = outline.outline_color
+        assert tuple(round(255 * value) for value in (color.r, color.g, color.b)) == object_color(number)
+        assert 0 < outline.fill_color.a < 1 == color.a
+        assert text.text.startswith(f"{name} ") and (text.position.x, text.position.y) == (x0, y0)
+        assert outline.timestamp == text.timestamp == stamp
 
 
 def test_label_info_follows_the_objects(node: Peer) -> None:

@@ -85,12 +85,13 @@ def test_another_reader_opens_it(recording: Path) -> None:
         counts = {connection.topic: connection.msgcount for connection in reader.connections}
         assert counts["/recorded/image"] == FRAMES
         assert counts["/recorded/tracker/tracks"] >= FRAMES
-        tracks = [
-            reader.deserialize(data, connection.msgtype)
-            for connection, _, data in reader.messages()
-            if connection.topic == "/recorded/tracker/tracks"
-        ]
-    final: Any = tracks[-1]
+        newest: dict[str, Any] = {}
+        wanted = [each for each in reader.connections if each.topic.endswith(("/tracks", "/annotations"))]
+        for connection, _, data in reader.messages(wanted):
+            newest[connection.topic] = reader.deserialize(data, connection.msgtype)
+    final = newest["/recorded/tracker/tracks"]
+    drawn = newest["/recorded/tracker/annotations"]  # what Foxglove draws over the image
+    assert drawn.texts[0].text.startswith("marble ") and len(drawn.points[0].points) > 8
     assert [(known.id, known.name) for known in final.objects] == [(1, "marble")]
     assert final.objects[0].area > 0
 
