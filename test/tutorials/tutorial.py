@@ -22,7 +22,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TUTORIALS = ROOT / "docs" / "tutorials"
 PATIENCE_S = 150.0
 _BLOCK = re.compile(r"^```(bash|text)( terminal| like)?\n(.*?)^```|^<!-- Ctrl-C: (.*?) -->$", re.M | re.S)
