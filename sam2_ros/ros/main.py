@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 
 from sam2_ros.ros.node import TrackerNode
 
@@ -22,8 +24,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(args: Sequence[str] | None) -> int:
-    rclpy.init(args=list(args) if args is not None else None)
-    node = TrackerNode()
+    try:
+        rclpy.init(args=list(args) if args is not None else None)
+        node = TrackerNode()
+    except rclpy_implementation.RCLError as error:  # a wrong argument, or security that can't be had
+        print(f"tracker: ROS 2 can't start the node: {error}", file=sys.stderr)
+        return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:

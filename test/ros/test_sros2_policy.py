@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from documented import published, section, subscribed, table
+from node_harness import PATIENCE
 from sros2_policy import POLICY, allowed, of_ros, sometimes
 
 NODE = "/tracker"
@@ -24,3 +31,20 @@ def test_clients_may_use_all_of_the_tracker_and_offer_nothing() -> None:
     assert allowed("client", "topic", "publish", NODE) == {"/rosout", "/parameter_events"}
     assert allowed("client", "service", "request", NODE) == allowed("tracker", "service", "reply", NODE)
     assert allowed("client", "service", "reply", NODE) == {"/*/get_type_description"}
+
+
+@pytest.mark.parametrize("strategy", ["Enforce", "Permissive"])
+def test_a_node_that_can_not_be_secured_as_asked_does_not_run(tmp_path: Path, strategy: str) -> None:
+    """Keys that are none, whatever this ROS 2 is built with: it never falls back to a node that is open to all."""
+    enclave = tmp_path / "enclaves" / "sam2_ros" / "tracker"
+    enclave.mkdir(parents=True)
+    for name in ("identity_ca.cert.pem", "permissions_ca.cert.pem", "cert.pem", "key.pem", "governance.p7s",
+                 "permissions.p7s"):  # fmt: skip
+        (enclave / name).write_text("no key\n")
+    asked = {"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": strategy, "ROS_SECURITY_KEYSTORE": str(tmp_path)}
+    command = [sys.executable, "-m", "sam2_ros.ros.main", "--ros-args", "--enclave", "/sam2_ros/tracker"]
+    done = subprocess.run(
+        command, env=os.environ | asked, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "tracker: ROS 2 can't start the node" in done.stderr and "Traceback" not in done.stderr

@@ -70,15 +70,15 @@ def told(camera: Camera) -> list[tuple[int, ObjectState | None]]:
 
 
 def test_the_stream_goes_back_and_its_objects_never_notice(tmp_path: Path) -> None:
-    """Killed and hung, each several times; with real processes."""
+    """Killed, told to end, and hung; with real processes."""
     preferred = f"ipc://{tmp_path / 'preferred'}"
     first = ServerProcess("--bind", preferred)
     with ServerProcess("--bind", f"ipc://{tmp_path / 'spare'}") as second:
         try:
             with camera(preferred, second.endpoint) as shown:
                 assert shown.client.link_values()["preferred server"] == "serves"
-                for _ in range(2):
-                    first.kill()
+                for end in (ServerProcess.kill, ServerProcess.terminate):
+                    end(first)
                     first.close()
                     shown.until("server", second.endpoint)
                     shown.show()

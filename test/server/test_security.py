@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served import PATIENCE, connected, picture, serving
+from served import PATIENCE, ServerProcess, connected, picture, serving
 
 from sam2_ros.inference.client import ClientKeys
 from sam2_ros.inference.connection import LinkDown
@@ -109,3 +111,33 @@ def test_keys_are_files_that_only_their_owner_reads(tmp_path: Path) -> None:
         load_secret(secret)
     with pytest.raises(ValueError, match="no key file"):
         load_public(tmp_path / "nothing.key")
+
+
+def test_a_server_process_lets_its_client_in_and_counts_the_others(keyring: Keyring) -> None:
+    """As the documents say it, on a socket that other machines reach."""
+    keys = ["--keys", str(keyring.folder / "server.key_secret"), "--clients", str(keyring.clients)]
+    with ServerProcess("--bind", "tcp://0.0.0.0:*", *keys, "--metrics", "127.0.0.1:0") as server:
+        assert "clients need a key" in server.text
+        assert server.process.stdout is not None
+        metrics = f"http://127.0.0.1:{int(server.process.stdout.readline().split()[-1])}/metrics"
+        endpoint = server.endpoint.replace("0.0.0.0", "127.0.0.1")
+
+        def counted(name: str) -> float:
+            with urllib.request.urlopen(metrics, timeout=PATIENCE) as page:
+                lines = [line for line in page.read().decode().splitlines() if line.startswith(name)]
+            return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+        def more_than(before: float) -> bool:
+            return counted("sam2_ros_rejected_connections_total") > before
+
+        for who in (None, keyring.client("stranger"), keyring.client("robot", "other_server")):
+            before = counted("sam2_ros_rejected_connections_total")
+            with connected(endpoint, client_keys=who) as client, pytest.raises(LinkDown):
+                client.connect()
+            wait_until(partial(more_than, before))
+        assert counted("sam2_ros_requests_total") == 0, "nothing that they said was read"
+        with connected(endpoint, client_keys=keyring.client("robot")) as client:
+            client.connect(PATIENCE)
+            assert client.step(picture(), 5).stamp == 5
+        assert counted("sam2_ros_frames_total") == 1
+        assert server.terminate() == 0
