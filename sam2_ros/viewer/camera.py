@@ -22,7 +22,7 @@ from sam2_ros.viewer.packets import STATES, css_color, packet
 KEPT_IMAGES = 40  # that wait for their tracks; a slow engine's frame is this many images old at most
 KEPT_TRACKS = 3  # that overtook their image
 HISTORY_S = 90.0  # of every object's visibility, for a browser that comes later
-SILENCE_S = 1.0  # without tracks: pictures are shown without
+SILENCE_S, LONGEST_SILENCE_S = 1.0, 5.0  # without tracks, by how often they come: pictures are shown without
 
 _numbers = itertools.count(1)
 
@@ -67,6 +67,7 @@ class Camera:
         self._waiting: dict[int, TrackedObjectArray] = {}
         self._tracks: TrackedObjectArray | None = None
         self._tracks_time = 0.0
+        self._interval = 0.0  # seconds between tracks, the longest lately
         self._image_subscription: FollowingSubscription | None = None
         # Tracks are small; they are followed also while nobody watches, for the timeline.
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -76,8 +77,9 @@ class Camera:
 
     @property
     def tracking(self) -> bool:
-        """Whether tracks came lately."""
-        return time.monotonic() - self._tracks_time < SILENCE_S
+        """Whether tracks came lately: within a second, or three of their intervals where the engine is slower."""
+        silence = min(LONGEST_SILENCE_S, max(SILENCE_S, 3 * self._interval))
+        return time.monotonic() - self._tracks_time < silence
 
     def shot(self, live: bool) -> Shot | None:
         """What to show now."""
@@ -117,7 +119,10 @@ class Camera:
         self._on_shot(self)
 
     def _on_tracks(self, tracks: TrackedObjectArray) -> None:
-        self._tracks, self._tracks_time = tracks, time.monotonic()
+        now = time.monotonic()
+        if self._tracks is not None:
+            self._interval = max(now - self._tracks_time, 0.8 * self._interval)
+        self._tracks, self._tracks_time = tracks, now
         self._remember(tracks)
         if self._image_subscription is None:
             return

@@ -124,7 +124,9 @@ def _result(result: PromptResult) -> dict[str, object]:
         for each in result.candidates
     ]
     return {
-        "success": result.success, "message": result.message, "object_id": result.object_id, "name": result.name,
+        "success": result.success, "message": result.message,
+        "gone": result.code in (PromptResult.TOO_OLD, PromptResult.NO_FRAME),  # the picture is no longer stored
+        "object_id": result.object_id, "name": result.name,
         "area": result.area, "predicted_iou": round(float(result.predicted_iou), 3), "age": result.prompt_age,
         "caught_up": result.frames_caught_up, "candidates": candidates,
     }  # fmt: skip

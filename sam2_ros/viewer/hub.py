@@ -149,7 +149,7 @@ class Hub:
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         for status in array.status:
             for camera in self.cameras.values():
-                if status.hardware_id == camera.source.node:
+                if status.hardware_id == camera.source.prefix:
                     values = {each.key: each.value for each in status.values}
                     level = _LEVELS.get(status.level, "stale")
                     self._tell(

@@ -258,15 +258,7 @@ class Peer:
     def state(self) -> str:
         from lifecycle_msgs.srv import GetState
 
-        # Asked again after a while: on a busy machine an answer is lost where the node has not matched its asker yet.
-        asked: list[tuple[float, Any]] = []
-
-        def answered() -> Any:
-            if not asked or time.monotonic() > asked[-1][0] + 5.0:
-                asked.append((time.monotonic(), self.call_async(GetState, "get_state")))
-            return next((future.result() for _, future in asked if future.done()), None)
-
-        return str(self.wait_until(answered, "an answer of get_state").current_state.label)
+        return str(self.call(GetState, "get_state").current_state.label)
 
     def wait_for_state(self, label: str) -> None:
         self.wait_until(lambda: self.state() == label, f"state {label}")

@@ -68,7 +68,7 @@ def test_counters_and_diagnostics_are_each_cameras_own(cameras: tuple[Peer, Peer
 def test_only_topics_with_the_cameras_names_exist(cameras: tuple[Peer, Peer]) -> None:
     left, _ = cameras
     names = {name for name, _ in left.node.get_topic_names_and_types() if name.startswith(NODE)}
-    results = {"tracks", "events", "overlay", "label_image", "label_info", "detections", "detections_3d"}
+    results = {"tracks", "events", "overlay", "label_image", "label_info", "detections", "detections_3d", "markers"}
     assert {f"{NODE}/{camera}/{topic}" for camera in ("left", "right") for topic in results} <= names
     assert not left.node.get_publishers_info_by_topic(f"{NODE}/tracks")  # the fixture's first peer listens to it
     assert not left.node.get_subscriptions_info_by_topic("/robot/image")

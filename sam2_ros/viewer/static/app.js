@@ -4,13 +4,14 @@ import { Charts } from "./charts.js";
 import { $, element, toast } from "./dom.js";
 import { Link } from "./link.js";
 import { ObjectList } from "./objects.js";
+import { prompt } from "./prompts.js";
 import { Stage } from "./stage.js";
 import { Timeline } from "./timeline.js";
 
 const link = new Link(), charts = new Charts();
 const stage = new Stage($("#picture")), list = new ObjectList($("#objects")), timeline = new Timeline($("#timeline"));
 let camera = "", live = false, held = false, waiting = null; // waiting: the newest picture that came while held
-let lastShot = 0, connected = false, trouble = null;
+let lastShot = 0, lastThumbnail = 0, connected = false, trouble = null;
 
 // ---- pictures ----
 
@@ -26,6 +27,10 @@ link.addEventListener("shot", async ({ detail: { header, picture } }) => {
     return skip();
   }
   follow(header);
+  if (performance.now() - lastThumbnail > 1000) { // as often as those of the cameras that are not in front
+    lastThumbnail = performance.now();
+    thumbnail(camera, bitmap);
+  }
   const shot = { header, bitmap };
   if (held || stage.pressed) {
     if (waiting) waiting.bitmap.close();
@@ -36,7 +41,8 @@ link.addEventListener("shot", async ({ detail: { header, picture } }) => {
 
 function paint(shot, tell) {
   requestAnimationFrame(() => {
-    if (stage.shot && shot.header.number < stage.shot.header.number && shot.header.camera === stage.shot.header.camera) shot.bitmap.close();
+    if (shot.header.camera !== camera) shot.bitmap.close(); // another one was chosen meanwhile
+    else if (stage.shot && shot.header.number < stage.shot.header.number && shot.header.camera === stage.shot.header.camera) shot.bitmap.close();
     else stage.show(shot);
     $("#empty").hidden = true;
     // A task after the frame's callbacks: the browser has painted.
@@ -64,6 +70,7 @@ function follow({ tracks, stamp }) {
 
 link.addEventListener("latency", ({ detail }) => charts.glass(detail.glass_ms ?? detail.screen_ms));
 link.addEventListener("history", ({ detail }) => {
+  if (detail.camera !== camera) return;
   timeline.clear();
   for (const [stamp, states] of detail.frames)
     timeline.add(stamp, states.map(([id, name, state, visibility, prompted, color]) => ({ id, name, state, visibility, prompted, color })));
@@ -81,8 +88,8 @@ link.addEventListener("cameras", ({ detail: { cameras } }) => {
       return button;
     }),
   );
-  if (!cameras.includes(camera)) watch(cameras.includes(location.hash.slice(1)) ? location.hash.slice(1) : (cameras[0] ?? ""));
-  else watch(camera);
+  const inAddress = cameras.find((name) => location.hash === `#${encodeURIComponent(name)}`);
+  watch(cameras.includes(camera) ? camera : (inAddress ?? cameras[0] ?? ""));
 });
 
 function watch(name) {
@@ -91,7 +98,11 @@ function watch(name) {
     charts.clear();
     timeline.clear();
     list.update([], 0);
-    waiting = null;
+    $("#room").textContent = "";
+    waiting?.bitmap.close();
+    waiting = trouble = null;
+    lastShot = lastThumbnail = 0;
+    if (held) hold(false); // what was held is the other camera's picture
     if (camera && name) history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   }
   camera = name;
@@ -117,32 +128,9 @@ stage.addEventListener("prompt", async ({ detail: { point, positive, hit, box, h
   if (point && !positive && !target) return toast("Choose an object first: click it, then mark what does not belong to it.", { error: true });
   if (point) stage.mark(command.points, command.labels);
   const existing = box ? stage.selected : target;
-  if (existing) {
-    select(existing);
-    const answer = await link.ask({ type: "refine", object_id: existing, ...command });
-    toast(answer.success ? told(answer, "refined") : answer.message, { error: !answer.success });
-  } else {
-    const answer = await link.ask({ type: "add", ...command });
-    toast(answer.success ? told(answer, "added") : answer.message, { error: !answer.success, choices: choices(answer, command), seconds: answer.success ? 7 : 8 });
-  }
+  if (existing) select(existing);
+  prompt(link, existing ? { type: "refine", object_id: existing, ...command } : { type: "add", ...command });
 });
-
-function told(answer, what) {
-  const late = answer.caught_up ? ` · on the picture of ${answer.age.toFixed(2)} s ago, caught up` : "";
-  return `${answer.name || `Object ${answer.object_id}`} ${what} · IoU ${answer.predicted_iou.toFixed(2)}${late}`;
-}
-
-// What else a single click may have meant, by size.
-function choices(answer, command) {
-  const offered = [...(answer.candidates ?? [])].sort((a, b) => a.area - b.area);
-  return offered.map(({ index }, i) => [
-    ["Smaller part", "Part", "Whole"][i + 3 - offered.length] ?? `Choice ${index}`,
-    async () => {
-      const again = await link.ask({ ...command, type: "refine", object_id: answer.object_id, candidate: index, replace: true });
-      toast(again.success ? told(again, "changed") : again.message, { error: !again.success });
-    },
-  ]);
-}
 
 function select(id) {
   stage.selected = id;

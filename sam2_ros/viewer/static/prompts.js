@@ -1,0 +1,32 @@
+// Sends a prompt, and tells what became of it.
+
+import { toast } from "./dom.js";
+
+// command: {type: "add" | "refine", camera, stamp, …} as commands.py reads it.
+export async function prompt(link, command) {
+  const answer = await link.ask(command);
+  if (answer.success) {
+    const offered = command.type === "add" ? choices(link, answer, command) : [];
+    toast(told(answer, command.type === "add" ? "added" : "refined"), { choices: offered, seconds: offered.length ? 7 : 4 });
+  } else if (answer.gone) {
+    const again = () => prompt(link, { ...command, stamp: "0" });
+    toast("The tracker no longer has the picture that you saw.", { error: true, choices: [["Use the newest one", again]] });
+  } else toast(answer.message, { error: true });
+}
+
+function told(answer, what) {
+  const late = answer.caught_up ? ` · on the picture of ${answer.age.toFixed(2)} s ago, caught up` : "";
+  return `${answer.name || `Object ${answer.object_id}`} ${what} · IoU ${answer.predicted_iou.toFixed(2)}${late}`;
+}
+
+// What else a single click may have meant, by size.
+function choices(link, answer, command) {
+  const offered = [...(answer.candidates ?? [])].sort((a, b) => a.area - b.area);
+  return offered.map(({ index }, i) => [
+    ["Smaller part", "Part", "Whole"][i + 3 - offered.length] ?? `Choice ${index}`,
+    async () => {
+      const again = await link.ask({ ...command, type: "refine", object_id: answer.object_id, candidate: index, replace: true });
+      toast(again.success ? told(again, "changed") : again.message, { error: !again.success });
+    },
+  ]);
+}
