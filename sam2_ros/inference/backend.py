@@ -23,6 +23,7 @@ class BackendInfo:
     bank_bytes: int  # memory bank, allocated at start, constant
     max_objects: int
     history_bytes: int = 0  # stored frames for late prompts, at most
+    cache_bytes: int = 0  # worked out once of the weights (rounded, merged), for all cameras of the network
 
 
 class FrameDropped(RuntimeError):

@@ -188,6 +188,7 @@ class RemoteBackend:
             "image size [px]": self._info.image_size,
             "bank [bytes]": self._info.bank_bytes,
             "history at most [bytes]": self._info.history_bytes,
+            "caches of weights [bytes]": self._info.cache_bytes,
         }
 
     def close(self) -> None:

@@ -48,6 +48,7 @@ class LocalBackend:
         shared: SharedModel | None = None,
     ) -> None:
         network = shared or load_shared_model(model, device, dtype, image_size, threads)
+        from sam2_ros.model.kernels import cache_bytes
         from sam2_ros.tracking.tracker import Tracker
 
         self._tracker: Tracker | None = Tracker(network.model, config, network.dtype, network)
@@ -59,6 +60,7 @@ class LocalBackend:
             bank_bytes=self._tracker.bank.nbytes,
             max_objects=self._tracker.config.max_objects,
             history_bytes=self._tracker.history_bytes,
+            cache_bytes=cache_bytes(network.model),
         )
 
     @property

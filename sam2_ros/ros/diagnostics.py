@@ -134,6 +134,7 @@ def active_values(counters: Counters, statistics: Statistics, age: float, info: 
         "economies for the deadline": ", ".join(statistics.economies) or "none",
         "bank [bytes]": info.bank_bytes,
         "history at most [bytes]": info.history_bytes,
+        "caches of weights [bytes]": info.cache_bytes,
         "objects": sum(statistics.states.values()),
         "objects at most": info.max_objects,
         **{f"objects {state.name.lower()}": statistics.states[state.name.lower()] for state in ObjectState},

@@ -13,6 +13,7 @@ from sam2_ros.msg import ObjectEvent, ObjectPrompt, TrackedObject, TrackedObject
 from sam2_ros.ros.messages import full_mask, rgb_image
 from sam2_ros.srv import RefineObject
 from sam2_ros.tools.scene import bounding_box, render
+from sam2_ros.tracking.governor import ECONOMIES
 from sam2_ros.tracking.types import BoolMask
 
 BALL, BOOK = 1, 2
@@ -48,6 +49,7 @@ def test_two_moving_objects_are_tracked(folder: Path) -> None:
 
         status = node.status()
         assert int(status["bank [bytes]"]) == tracks.bank_bytes > 0
+        assert int(status["caches of weights [bytes]"]) > 0
         assert status["model"] == "sam2_ros_embedded"
 
         # A box for an image that is eight frames old: the object is found where it is now, not where it was then.
@@ -128,3 +130,25 @@ def test_who_chooses_what_a_click_means(folder: Path) -> None:
         request = RefineObject.Request(prompt=ObjectPrompt(name="book", candidate=other.index))
         chosen = node.call(RefineObject, "refine_object", request).result
         assert chosen.success and chosen.area == other.area, chosen.message
+
+
+def test_economies_for_the_deadline_are_reported(folder: Path) -> None:
+    """No frame can be tracked in a millisecond, so every economy is made, in its order, and tracking goes on."""
+    file = folder / "deadline.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    model.image_size: 224\n    diagnostics.period: 0.05\n"
+        "    tracker:\n      max_objects: 2\n      deadline: 0.001\n"
+    )
+    frames = list(islice(render(24, width=320, height=240, post=False), 20))
+    with running(folder, namespace="/deadline", params_file=str(file)) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        publish(node, frames[0].rgb)
+        assert node.add(box_prompt(*bounding_box(frames[0].masks[BOOK]), name="book")).success
+        told = []
+        for frame in frames[1:]:
+            tracks = publish(node, frame.rgb)
+            node.status()  # may have been under way already
+            told.append(node.status()["economies for the deadline"])
+        assert list(dict.fromkeys(told)) == ["none", *(", ".join(ECONOMIES[:count]) for count in (1, 2, 3))]
+        assert tracks.objects[0].state == TrackedObject.STATE_VISIBLE
