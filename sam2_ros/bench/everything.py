@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam2_ros.bench import ablation, alternatives, drift, grid, presets, report, tables, weights
+from sam2_ros.bench import ablation, alternatives, drift, grid, pipeline, presets, report, tables, weights
 from sam2_ros.bench.contestants import Task
 from sam2_ros.bench.scene import moving_scene
 
@@ -145,6 +145,13 @@ def input_sizes(
     return {"models": found}
 
 
+def ahead(settings: Settings, tell: Tell, frames: int = 12) -> dict[str, Any]:
+    """Encoding the next frame beside tracking, in the embedded model; on a CPU only."""
+    if settings.device != "cpu":
+        return {"runs": []}
+    return {"runs": [pipeline.run("embedded", 0, "bfloat16", objects, frames, tell) for objects in (1, 4)]}
+
+
 def dtypes(settings: Settings) -> tuple[str, ...]:
     """A GPU is worth measuring in bfloat16 alone."""
     return ("float32", "bfloat16") if settings.device == "cpu" else ("bfloat16",)
@@ -170,5 +177,6 @@ SECTIONS: dict[str, Section] = {
     "parts": Section("Parts of a frame", parts, tables.parts),
     "drift": Section("Drift in bfloat16", drifts, tables.drift),
     "input_sizes": Section("Input sizes", input_sizes, report.input_sizes),
+    "pipeline": Section("Encoding ahead", ahead, tables.pipeline),
     "node": Section("Node", node_runs, report.node),
 }

@@ -26,6 +26,22 @@ def parts(report: dict[str, Any]) -> str:
     )
 
 
+def pipeline(report: dict[str, Any]) -> str:
+    """Throughput and latency with the next frame encoded beside tracking, and without."""
+    if not report["runs"]:
+        return "Not measured on a GPU."
+    rows: list[tuple[str, ...]] = [("model", "objects", "encoding and tracking", "frames a second", "latency, ms")]
+    for run in report["runs"]:
+        place = f"{run['model']} at {run['image_size']}, {run['dtype']}", str(run["objects"])
+        for row in run["rows"]:
+            rows.append((*place, row["way"], f"{row['frames_per_second']:.1f}", f"{row['latency_ms']:.0f}"))
+    threads = report["runs"][0]["threads"]
+    return markdown(rows) + (
+        f"\n\nLatency from the begin of a frame's work to its masks. In turn, with {threads} threads for both; or "
+        f"beside each other, with {max(1, threads // 2)} each."
+    )
+
+
 def drift(report: dict[str, Any]) -> str:
     """One line for each way to compute."""
     rows: list[tuple[str, ...]] = [

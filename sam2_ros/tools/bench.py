@@ -20,7 +20,7 @@ _PACKAGES = {
     "huggingface": ("transformers", "'sam2_ros[bench]'"),
 }
 PEERS = tuple(_PACKAGES)
-SECTIONS = ("engine", "rearrangements", "parts", "drift", "input_sizes", "node")  # of bench.everything, in its order
+SECTIONS = ("engine", "rearrangements", "parts", "drift", "input_sizes", "pipeline", "node")  # of bench.everything
 
 
 def register(subparsers: Any) -> None:

@@ -60,6 +60,7 @@ def small_sections() -> dict[str, everything.Section]:
         "parts": partial(everything.parts, image_size=64),
         "drift": partial(everything.drifts, image_size=64, frames=3),
         "input_sizes": partial(everything.input_sizes, sizes=(224, 160), frames=6),
+        "pipeline": partial(everything.ahead, frames=2),
         "node": lambda *_: {"runs": []},
     }
     return {
@@ -80,6 +81,8 @@ def test_everything_is_written_with_its_tables(tmp_path: Path) -> None:
         mock.patch.object(everything, "SECTIONS", small_sections()),
         mock.patch.object(everything.presets, "run", sized),
         mock.patch.object(everything.alternatives, "ROUNDS", 2),
+        mock.patch.object(everything.pipeline, "ROUNDS", 1),
+        mock.patch.object(everything.pipeline, "FILL", 2),
     ):
         assert main(["bench", "--all", str(tmp_path), "--device", "cpu", "--quiet"]) == 0
         dates = {name: found(tmp_path, name)["date"] for name in SECTIONS}
@@ -104,6 +107,8 @@ def test_everything_is_written_with_its_tables(tmp_path: Path) -> None:
         assert (exact["dtype"], exact["rearranged"]) == ("float32", True)
         assert exact["logit_max"] < 1e-3 < min(plain["logit_max"], rearranged["logit_max"])
         assert all(0 <= row["iou_min"] <= row["iou_mean"] <= 1 for row in model["rows"])
+    for ahead in found(tmp_path, "pipeline")["runs"]:
+        assert all(row["frames_per_second"] > 0 and row["latency_ms"] > 0 for row in ahead["rows"])
     embedded, tiny = found(tmp_path, "input_sizes")["models"]
     assert all(0 < size["j_with_truth"] <= 1 for size in embedded["sizes"])
     assert 0 < embedded["agreement"][0]["j"] < 1
