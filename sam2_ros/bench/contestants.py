@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sam2_ros.model import Sam2Model
 from sam2_ros.model.kernels import cache_bytes
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking.sharing import SharedModel
 
 Rgb = NDArray[np.uint8]
 MIB = 2**20
@@ -50,7 +51,8 @@ class Task:
 
 
 class Ours:
-    """:class:`~sam2_ros.tracking.Tracker`, set so that every object is worked on in every frame."""
+    """:class:`~sam2_ros.tracking.Tracker`, set so that every object is worked on in every frame; with ``compiled``, its
+    image encoder by ``torch.compile``."""
 
     name = "sam2_ros"
 
@@ -60,12 +62,15 @@ class Ours:
         self.compiled = compiled
         self.tracker: Tracker | None = None
         self.stages: dict[str, float] = {}  # ms, of the newest frame
+        self._shared: SharedModel | None = None
 
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
         config = TrackerConfig(
             max_objects=len(boxes), lost_after=1_000_000, explosion_factor=0.0, max_area=1.0, history=0
         )
-        self.tracker = Tracker(self.task.model, config, self.dtype)
+        if self.compiled and self._shared is None:
+            self._shared = SharedModel(self.task.model, self.dtype, compiled=True)
+        self.tracker = Tracker(self.task.model, config, self.dtype, self._shared)
         self.tracker.step(frame, 1)
         answers = self.tracker.add([AddRequest(Prompt(box=box)) for box in boxes])
         refused = [answer.message for answer in answers if not answer.success]
@@ -84,7 +89,7 @@ class Ours:
         return {"bank": self.tracker.bank.nbytes / MIB, "rounded weights": cache_bytes(self.task.model) / MIB}
 
     def end(self) -> None:
-        self.tracker = None
+        self.tracker, self._shared = None, None
 
 
 def device_memory(device: torch.device) -> dict[str, float]:

@@ -61,8 +61,12 @@ def run(folder: Path, settings: Settings, command: str, tell: Tell, only: Sequen
 
 def write_tables(folder: Path) -> None:
     """``README.md`` of what the folder's JSON files hold."""
-    lines = ["# Measurements", "", "Written by `sam2_ros bench --all`. What the columns mean stands in", ""]
-    lines = [*lines[:-2], "[performance.md](../performance.md); what was measured when, above each table.", ""]
+    lines = [
+        "# Measurements",
+        "",
+        "Written by `sam2_ros bench --all`; told of in [performance.md](../performance.md).",
+        "",
+    ]
     for name, section in SECTIONS.items():
         file = folder / f"{name}.json"
         if file.is_file():

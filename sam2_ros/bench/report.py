@@ -145,11 +145,13 @@ def endpoint(measured: dict[str, Any]) -> str:
 def provenance(about: dict[str, Any]) -> str:
     """Machine, versions, command and date in a sentence."""
     machine = about["machine"]
+    took = f"; {about['minutes']:g} minutes" if "minutes" in about else ""
     gpu = f", {machine['gpu']['name']}" if "gpu" in machine else ""
+    date = about.get("date", "a day not noted")
     return (
-        f"`{about['command']}` on {about['date']}: {machine['processor']}, {machine['cores']} cores{gpu}, "
+        f"`{about['command']}` on {date}: {machine['processor']}, {machine['cores']} cores{gpu}, "
         f"{machine['threads']} threads, torch {machine['torch']}; load of the machine before: "
-        f"{machine.get('load', 'unknown')}; {about['minutes']:g} minutes."
+        f"{machine.get('load', 'unknown')}{took}."
     )
 
 

@@ -113,6 +113,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         1024,
     ),
     Parameter(
+        "model.compile",
+        False,
+        "Runs the image encoder by torch.compile. Configuring takes a minute or more longer then, and on a CPU needs a "
+        "C++ compiler; no frame waits for it.",
+    ),
+    Parameter(
         "inference.endpoint",
         "",
         "Where 'sam2_ros serve' tracks in place of this process, which needs no PyTorch then and no model.*: "

@@ -67,6 +67,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--peers", nargs="*", default=(), choices=PEERS, help="who is measured beside; must be installed"
     )
+    parser.add_argument(
+        "--compile", action="store_true", help="ours also with the image encoder by torch.compile (model.compile)"
+    )
     parser.add_argument("--frames", type=int, metavar="N", help="measured of each engine (default: 30; quick: 12)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
@@ -103,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
             image_sizes=tuple(args.image_size or default[0]),
             objects=tuple(args.objects or default[1]),
             dtypes=tuple(args.dtype or ("float32", "bfloat16")),
+            compiled=(False, True) if args.compile else (False,),
             peers=tuple(args.peers),
             frames=args.frames or default[2],
             seconds=default[3],

@@ -6,9 +6,11 @@ the image encoder at the same time are encoded together by the first of them who
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,13 +40,15 @@ class SharedModel:
     Args:
         model: the network, on its device.
         dtype: as for :class:`~sam2_ros.tracking.Tracker`.
+        compiled: encode single frames of the model's own size by ``torch.compile``.
         together: encode waiting frames as one batch. Which frames meet is chance, and a batch of another size differs
             in the last bits of its numbers; False makes every run of the same frames the same.
     """
 
-    def __init__(self, model: Sam2Model, dtype: str = "float32", together: bool = True) -> None:
+    def __init__(self, model: Sam2Model, dtype: str = "float32", together: bool = True, compiled: bool = False) -> None:
         self.model = model
         self.dtype = dtype
+        self.compiled: Callable[[Tensor], ImageFeatures] | None = compiled_encoder(model) if compiled else None
         self.together = together
         self.batches: dict[int, int] = {}  # how many batches of each size were encoded
         self._changed = threading.Condition()  # guards what follows
@@ -91,7 +95,7 @@ class SharedModel:
         try:
             with autocast(self.model, self.dtype):
                 pixels = batch[0].pixels if len(batch) == 1 else torch.cat([each.pixels for each in batch])
-                maps = self.model.encode_image(pixels)
+                maps = self._encode_image(pixels)
         except Exception as error:
             for each in batch:
                 each.error = error
@@ -99,6 +103,28 @@ class SharedModel:
         self.batches[len(batch)] = self.batches.get(len(batch), 0) + 1
         for row, each in enumerate(batch):
             each.features = maps if len(batch) == 1 else _row(maps, row)
+
+    def _encode_image(self, pixels: Tensor) -> ImageFeatures:
+        # What differs in size or strides from the first frame would be compiled for anew, while a camera waits.
+        if self.compiled is None or pixels.shape[0] > 1 or pixels.shape[-1] != self.model.config.image_size:
+            return self.model.encode_image(pixels)
+        return self.compiled(pixels.contiguous())
+
+
+def compiled_encoder(model: Sam2Model) -> Callable[[Tensor], ImageFeatures]:
+    """``model.encode_image`` by ``torch.compile``, which compiles when it is first called (:func:`~warmup.warm_up`).
+
+    Raises:
+        ValueError: no C++ compiler, on a CPU; what to do.
+    """
+    if model.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise ValueError(
+            "compiling the network needs a C++ compiler on a CPU, and there is none; install one (apt install g++), or "
+            "set model.compile to false"
+        )
+    # Frozen weights go to oneDNN in its own layout. GPUs have nothing like it.
+    options: dict[str, str | int | bool] = {"freezing": True} if model.device.type == "cpu" else {}
+    return torch.compile(model.encode_image, dynamic=False, options=options or None)
 
 
 def _row(maps: ImageFeatures, row: int) -> ImageFeatures:
