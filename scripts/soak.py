@@ -47,7 +47,9 @@ def main() -> int:
     settle_allocator()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
-    model = small_model() if arguments.model == "random" else load_model(arguments.model)
+    model = (
+        small_model() if arguments.model == "random" else load_model(arguments.model, image_size=arguments.image_size)
+    )
     config = TrackerConfig(max_objects=arguments.objects)
     warm_up(SharedModel(model, arguments.dtype), config)  # as the node does
     tracker = Tracker(model, config, arguments.dtype)
@@ -75,6 +77,7 @@ def settle_allocator() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="embedded", help="a model of sam2_ros, or 'random': small, untrained, quick")
+    parser.add_argument("--image-size", type=int, default=0, help="pixels; 0: the model's own")
     parser.add_argument("--frames", type=int, default=2000)
     parser.add_argument("--objects", type=int, default=4, help="greatest number of objects at a time")
     parser.add_argument("--seed", type=int, default=0)

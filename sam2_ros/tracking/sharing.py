@@ -123,8 +123,8 @@ def compiled_encoder(model: Sam2Model) -> Callable[[Tensor], ImageFeatures]:
             "set model.compile to false"
         )
     # Frozen weights go to oneDNN in its own layout. GPUs have nothing like it.
-    options: dict[str, str | int | bool] = {"freezing": True} if model.device.type == "cpu" else {}
-    return torch.compile(model.encode_image, dynamic=False, options=options or None)
+    on_cpu = model.device.type == "cpu"
+    return torch.compile(model.encode_image, dynamic=False, options={"freezing": True} if on_cpu else None)
 
 
 def _row(maps: ImageFeatures, row: int) -> ImageFeatures:
