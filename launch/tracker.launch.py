@@ -31,9 +31,18 @@ ARGUMENTS = {
     "model": ("", "replaces the parameter model.name"),
     "device": ("", "replaces the parameter model.device"),
     "prompts_file": ("", "replaces the parameter prompts_file"),
+    "endpoint": ("", "replaces the parameter inference.endpoint: where an inference server tracks"),
     "viewer": ("false", "serve a web page that shows the tracks, and on which objects are added by clicking"),
     "viewer_port": ("8642", "of the page"),
     "viewer_host": ("127.0.0.1", "address that the page is served at; another one needs the token that is printed"),
+}
+
+
+REPLACED = {
+    "model": "model.name",
+    "device": "model.device",
+    "prompts_file": "prompts_file",
+    "endpoint": "inference.endpoint",
 }
 
 
@@ -41,7 +50,7 @@ def start(context: LaunchContext) -> list:
     """The actions, with every argument known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     overrides = {"use_sim_time": is_true(given, "use_sim_time")}
-    for argument, parameter in (("model", "model.name"), ("device", "model.device"), ("prompts_file", "prompts_file")):
+    for argument, parameter in REPLACED.items():
         if given[argument]:
             overrides[parameter] = given[argument]
     if given["depth"]:

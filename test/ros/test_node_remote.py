@@ -23,11 +23,10 @@ def node(folder: Path, endpoint: str) -> Iterator[Peer]:
     """A node that is active before there is a server."""
     file = folder / "remote.yaml"
     file.write_text(
-        f"/**:\n  ros__parameters:\n    inference.endpoint: '{endpoint}, {endpoint}_spare'\n"
-        "    inference.timeout: 2.0\n    inference.return_after: 0.5\n"
+        "/**:\n  ros__parameters:\n    inference.timeout: 2.0\n    inference.return_after: 0.5\n"
         "    diagnostics.period: 0.1\n    tracker.max_objects: 4\n"
     )
-    with running(folder, params_file=str(file)) as peer:
+    with running(folder, params_file=str(file), endpoint=f"{endpoint}, {endpoint}_spare") as peer:
         peer.wait_for_state("active")
         yield peer
 
