@@ -190,12 +190,20 @@ class Connection:
                 self._on_stray(answer)
             elif self._monitor in ready:
                 event = recv_monitor_message(self._monitor)["event"]
-                lost = event == zmq.EVENT_DISCONNECTED
-                raise LinkDown("the connection broke" if lost else "the server does not accept this client's key")
+                raise LinkDown(self._why_broken(event))
             elif left <= 0:
                 return None
             elif self.ending.is_set():
                 raise LinkDown("closed")
+
+    def _why_broken(self, event: int) -> str:
+        if event != zmq.EVENT_DISCONNECTED:
+            return "the server does not accept this client's key"
+        if self.round_trips:
+            return "the connection broke"
+        return (
+            "the connection broke before the first answer; so it does where a server asks for keys: give the right ones"
+        )
 
     def _silence(self, reason: str) -> None:
         self._silences += 1
