@@ -27,9 +27,12 @@ ARGUMENTS = {
     "prompts_file": ("", "as for tracker.launch.py"),
     "transport": ("shared_memory", "as for tracker.launch.py; publisher and tracker must agree on large_data"),
     "viewer": ("false", "as for tracker.launch.py"),
+    "viewer_port": ("8642", "as for tracker.launch.py"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
-FOR_THE_TRACKER = ("model", "device", "params_file", "prompts_file", "transport", "viewer", "log_level")
+FOR_THE_TRACKER = (
+    "model", "device", "params_file", "prompts_file", "transport", "viewer", "viewer_port", "log_level",
+)  # fmt: skip
 
 
 def start(context: LaunchContext) -> list:

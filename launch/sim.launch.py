@@ -44,6 +44,8 @@ TRACKER = {
     "params_file": ("", "as for tracker.launch.py"),
     "prompts_file": ("", "as for tracker.launch.py"),
     "transport": ("shared_memory", "as for tracker.launch.py"),
+    "viewer": ("false", "as for tracker.launch.py"),
+    "viewer_port": ("8642", "as for tracker.launch.py"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
 

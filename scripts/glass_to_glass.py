@@ -3,9 +3,10 @@
     python scripts/glass_to_glass.py [--model embedded] [--seconds 30] [--live]
 
 A camera publishes images whose top-left corner holds their number in black and white squares. The page runs in
-headless Chromium; at every animation frame a script reads the number back from the canvas, and notes when a new
-one is there. All clocks are the system's. Counted: publication, DDS, the tracker (in step; not with ``--live``),
-JPEG, WebSocket, decoding, drawing. Not counted: a real camera's exposure, a real screen's refresh.
+headless Chromium; whenever it has painted a picture, a script reads the number back from the canvas, and takes the
+times that the picture's header collected on its way. All clocks are the system's. Counted: publication, DDS, the
+tracker (in step; not with ``--live``), JPEG, WebSocket, decoding, drawing. Not counted: a real camera's exposure, a
+real screen's refresh.
 """
 
 from __future__ import annotations
@@ -31,22 +32,29 @@ DOMAIN = "83"
 WATCH = (
     """
 () => {
-  const canvas = document.querySelector('#picture'), seen = window.seen = {};
-  const read = () => {
-    const scale = canvas.width / WIDTH, g = canvas.getContext('2d');
+  const canvas = document.querySelector('#picture');
+  window.seen = [];
+  document.addEventListener('painted', ({ detail: { times, tracks } }) => {
+    const scale = canvas.width / WIDTH, y = Math.floor(0.5 * SQUARE * scale);
+    const row = canvas.getContext('2d').getImageData(0, y, Math.ceil(BITS * SQUARE * scale), 1).data;
     let number = 0;
-    for (let bit = 0; bit < BITS; bit += 1) {
-      const x = Math.floor((bit + 0.5) * SQUARE * scale), y = Math.floor(0.5 * SQUARE * scale);
-      if (g.getImageData(x, y, 1, 1).data[0] > 128) number |= 1 << bit;
-    }
-    if (!(number in seen)) seen[number] = performance.timeOrigin + performance.now();
-    requestAnimationFrame(read);
-  };
-  requestAnimationFrame(read);
+    for (let bit = 0; bit < BITS; bit += 1)
+      if (row[4 * Math.floor((bit + 0.5) * SQUARE * scale)] > 128) number |= 1 << bit;
+    window.seen.push({ number, engine: tracks?.engine_ms ?? null, ...times });
+  });
 }
 """.replace("WIDTH", str(WIDTH))
     .replace("BITS", str(BITS))
     .replace("SQUARE", str(SQUARE))
+)
+# What a picture waits for: name, from, to; "published" is noted here, the others are in the picture's header.
+STAGES = (
+    ("DDS, to the viewer", "published", "image"),
+    ("tracker, and DDS", "image", "paired"),
+    ("viewer's turn", "paired", "asked"),
+    ("JPEG and socket", "asked", "received"),
+    ("decoding", "received", "decoded"),
+    ("painting", "decoded", "painted"),
 )
 
 
@@ -120,23 +128,29 @@ def main() -> int:
                 page.wait_for_timeout(5000)  # until the click is caught up
                 page.evaluate(WATCH)
                 page.wait_for_timeout(options.seconds * 1000)
-                seen = {int(number): when for number, when in page.evaluate("() => window.seen").items()}
+                seen = page.evaluate("() => window.seen")
         except NoBrowser as error:
             print(error, file=sys.stderr)
             return 2
         finally:
             stop.set()
             camera.join()
-    # The first number was on the screen already when the watch began.
-    delays = sorted(when - sent[number] for number, when in list(seen.items())[1:] if number in sent)
+    pictures = [each | {"published": sent[each["number"]]} for each in seen if each["number"] in sent]
+    delays = [each["painted"] - each["published"] for each in pictures]
     if not delays:
         print(f"no numbered image was seen on the page; logs in {folder}", file=sys.stderr)
         return 1
+    stages = {name: [each[end] - each[start] for each in pictures] for name, start, end in STAGES}
+    stages["of the tracker: the engine"] = [each["engine"] for each in pictures if each["engine"] is not None] or [0.0]
+    for name, values in stages.items():
+        p5, p50, p95 = np.percentile(values, [5, 50, 95])
+        print(f"  {name:<28} {p50:7.1f} ms   ({p5:.1f} to {p95:.1f})", file=sys.stderr)
     low, median, high = np.percentile(delays, [5, 50, 95])
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     report = {
         "model": options.model, "mode": "live" if options.live else "in step", "rate_hz": options.rate,
         "pictures": len(delays), "p5_ms": round(low), "median_ms": round(median), "p95_ms": round(high),
+        "stages_ms": {name: round(float(np.median(values)), 1) for name, values in stages.items()},
         "load_1min": os.getloadavg()[0], "commit": commit.stdout.strip(), "date": time.strftime("%Y-%m-%d %H:%M"),
     }  # fmt: skip
     print(json.dumps(report))

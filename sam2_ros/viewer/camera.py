@@ -35,6 +35,9 @@ class Shot:
         self.number = next(_numbers)
         self.stamp = to_stamp(image.header.stamp)
         self.arrived = arrived
+        # Milliseconds since 1970: when the image came, and when it was put together with its tracks.
+        now = time.time() * 1000
+        self._times = {"image": now - (time.monotonic_ns() - arrived) / 1e6, "paired": now}
         self._image, self._tracks, self._max_side = image, tracks, max_side
         self._lock = threading.Lock()
         self._bytes: bytes | None = None
@@ -46,7 +49,8 @@ class Shot:
         """
         with self._lock:
             if self._bytes is None:
-                extra = {"number": self.number, "camera": camera}
+                times = {**self._times, "asked": time.time() * 1000}
+                extra = {"number": self.number, "camera": camera, "times": times}
                 self._bytes = packet(self._image, self._tracks, self._max_side, extra)
             return self._bytes
 

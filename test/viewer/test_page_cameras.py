@@ -22,6 +22,11 @@ from sam2_ros.viewer.browser import NoBrowser, chromium
 NODE = "/pair/tracker"
 
 
+class Lighter(Peer):
+    def image(self, **changes: Any) -> Any:
+        return super().image(data=bytes([180]) * (3 * WIDTH * HEIGHT), **changes)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     try:
@@ -44,12 +49,10 @@ def pair(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     with running(folder, namespace="/pair", **options) as node, ExitStack() as stack:
         node.wait_for_state("active")
         left = Peer(f"{NODE}/left", "/pair/left/image", owner=NODE)
-        right = Peer(f"{NODE}/right", "/pair/right/image", owner=NODE)
+        right = Lighter(f"{NODE}/right", "/pair/right/image", owner=NODE)
         for peer in (left, right):
             peer.launched = node.launched
             stack.callback(peer.close)
-        plain = right.image
-        right.image = lambda: plain(data=bytes([180]) * (3 * WIDTH * HEIGHT))  # type: ignore[method-assign]
         yield left, right
 
 

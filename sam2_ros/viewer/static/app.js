@@ -2,7 +2,7 @@
 
 import { Charts } from "./charts.js";
 import { $, element, toast } from "./dom.js";
-import { Link } from "./link.js";
+import { Link, wallClock } from "./link.js";
 import { ObjectList } from "./objects.js";
 import { prompt } from "./prompts.js";
 import { Stage } from "./stage.js";
@@ -22,6 +22,7 @@ link.addEventListener("shot", async ({ detail: { header, picture } }) => {
     link.send({ type: "painted", number: header.number, skipped: true });
   };
   if (!bitmap) return skip();
+  header.times.decoded = wallClock();
   if (header.camera !== camera) {
     thumbnail(header.camera, bitmap);
     return skip();
@@ -46,8 +47,14 @@ function paint(shot, tell) {
     else stage.show(shot);
     $("#empty").hidden = true;
     // A task after the frame's callbacks: the browser has painted.
-    if (tell) setTimeout(() => link.send({ type: "painted", number: shot.header.number }));
+    if (tell) setTimeout(() => painted(shot.header));
   });
+}
+
+function painted(header) {
+  header.times.painted = wallClock();
+  link.send({ type: "painted", number: header.number });
+  document.dispatchEvent(new CustomEvent("painted", { detail: header })); // for scripts/glass_to_glass.py
 }
 
 function release() {

@@ -2,6 +2,9 @@
 
 const RETRY_MS = 1000;
 
+// Milliseconds since 1970, finer than Date: what header.times holds, of this picture's way.
+export const wallClock = () => performance.timeOrigin + performance.now();
+
 export class Link extends EventTarget {
   #socket = null;
   #next = 1;
@@ -54,6 +57,7 @@ export class Link extends EventTarget {
 export function decode(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  header.times.received = wallClock();
   let at = 4 + length;
   for (const object of header.tracks?.objects ?? []) {
     object.path = new Path2D();
