@@ -21,7 +21,7 @@ export class Stage extends EventTarget {
   constructor(canvas) {
     super();
     this.#canvas = canvas;
-    this.#context = canvas.getContext("2d");
+    this.#context = canvas.getContext("2d", { alpha: false }); // nothing lies behind it: less to compose
     canvas.addEventListener("pointerdown", (event) => this.#onDown(event));
     canvas.addEventListener("pointermove", (event) => this.#onMove(event));
     canvas.addEventListener("pointerup", (event) => this.#onUp(event));
