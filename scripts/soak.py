@@ -36,7 +36,7 @@ from sam2_ros.tracking.types import FrameResult
 from sam2_ros.tracking.warmup import warm_up
 
 EVERY = 20  # frames between two looks at the process
-SETTLED = 100  # frames until the process has allocated what it needs
+SETTLED = 500  # frames until every number of objects has been there with full memories, and been allocated for
 _MALLOPT = {"TRIM_THRESHOLD": -1, "TOP_PAD": -2, "MMAP_THRESHOLD": -3}  # malloc.h
 OUTLIER = 3.0  # times the median time of a frame: more than this is counted, and explained
 FLAT = 0.05  # of the median: more than this between least and most is no longer flat
@@ -112,7 +112,7 @@ class Record:
     frame: list[int] = field(default_factory=list)
     rss: list[float] = field(default_factory=list)
     objects: list[int] = field(default_factory=list)
-    settled_range: float | None = None  # MiB between least and most after the first 100 frames
+    settled_range: float | None = None  # MiB between least and most after the first SETTLED frames
     flat: bool = True
     latency_ms: dict[str, float] = field(default_factory=dict)  # of a frame without its commands: p50, p99, max
     step_ms: list[float] = field(default_factory=list)  # of every frame

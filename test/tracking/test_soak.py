@@ -45,8 +45,9 @@ def test_the_picture_needs_no_matplotlib(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("last", "flat"), [(310.0, True), (330.0, False)])
 def test_growth_is_told_from_noise(last: float, flat: bool) -> None:
-    """What lies before frame 100 does not count."""
-    record = soak.Record("random", 0, "float32", 181, 4, 1, frame=[0, 100, 140, 180], rss=[100.0, 300.0, 303.0, last])
+    """What lies before the frame by which it settles does not count."""
+    frames = [0, *(soak.SETTLED + more for more in (0, 40, 80))]
+    record = soak.Record("random", 0, "float32", frames[-1] + 1, 4, 1, frame=frames, rss=[100.0, 300.0, 303.0, last])
     record.conclude()
     assert (record.flat, record.settled_range) == (flat, last - 300.0)
     assert record.summary().endswith("flat" if flat else "NOT FLAT")
