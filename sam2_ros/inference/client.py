@@ -15,9 +15,10 @@ from sam2_ros.inference.backend import BackendInfo, FrameDropped
 from sam2_ros.inference.codec import from_wire, to_wire
 from sam2_ros.inference.connection import ClientKeys, LinkDown, NoAnswer, ServerRefusal
 from sam2_ros.inference.link import Link
-from sam2_ros.inference.pixels import MODES, PixelWriter
+from sam2_ros.inference.pixels import MODES, PixelWriter, choose_writer
 from sam2_ros.inference.protocol import Header, ProtocolError
 from sam2_ros.inference.recovery import Recovery
+from sam2_ros.inference.refusals import as_exception, as_result
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptCode, PromptError, PromptResult
 
@@ -139,7 +140,7 @@ class RemoteBackend:
         except ServerRefusal as error:
             if error.code in (protocol.DROPPED, protocol.BUSY):
                 raise FrameDropped(str(error)) from error
-            raise _as_exception(error) from error
+            raise as_exception(error) from error
         result = self._recovery.go_on(from_wire(FrameResult, answer["result"]))
         moved = self._changes[earlier:]  # from one server to another, just before this frame
         del self._changes[earlier:]
@@ -152,14 +153,14 @@ class RemoteBackend:
         try:
             result = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
         except _FAILED as error:
-            return [_refused(error, request) for request in requests]
+            return [as_result(error, request) for request in requests]
         return [self._continued(each) for each in from_wire(list[PromptResult], result)]
 
     def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
         try:
             result = self._command("refine", {"request": to_wire(request), "stamp": stamp})
         except _FAILED as error:
-            return _refused(error, request)
+            return as_result(error, request)
         return self._continued(from_wire(PromptResult, result))
 
     def remove(self, object_id: int) -> bool:
@@ -231,7 +232,7 @@ class RemoteBackend:
     def _hand_over(self) -> None:
         """Gives the server of the link what the one before it knew; where that fails, all is here as it was."""
         info = from_wire(BackendInfo, self._link.greeting["info"])
-        before, self._writer = self._writer, self._choose_pixels()
+        before, self._writer = self._writer, self._new_writer()
         try:
             done = self._restore()
             self._ask("next_id", {"next_id": self._next_id})
@@ -260,18 +261,8 @@ class RemoteBackend:
             done |= {request.object_id or 0: each for request, each in zip(requests, results, strict=True)}
         return done
 
-    def _choose_pixels(self) -> PixelWriter:
-        mode = self._mode
-        if mode == "auto":
-            mode = "shm" if self._link.endpoint.startswith(("ipc:", "tcp://127.", "tcp://localhost:")) else "raw"
-        writer = PixelWriter(mode, self._quality)
-        if self._mode == "auto" and mode == "shm":
-            try:
-                self._ask("pixels", {"frame": writer.write(np.zeros((1, 1, 3), np.uint8))[0]})
-            except (ServerRefusal, OSError):  # another user or container, or no memfd here
-                writer.close()
-                return PixelWriter("raw", self._quality)
-        return writer
+    def _new_writer(self) -> PixelWriter:
+        return choose_writer(self._mode, self._quality, self._link.endpoint, lambda about: self._ask("pixels", about))
 
     def _note_loss(self, unseen_only: bool = False) -> None:
         """What was in sight of a server is not seen any more; ``unseen_only``: but what another took over in sight."""
@@ -298,7 +289,7 @@ class RemoteBackend:
         try:
             return self._command(op, fields)
         except ServerRefusal as error:
-            raise _as_exception(error) from error
+            raise as_exception(error) from error
         except (*_LOST, ProtocolError) as error:
             raise PromptError(PromptCode.FAILED, str(error)) from error
 
@@ -327,27 +318,3 @@ class RemoteBackend:
     def _continued(self, result: PromptResult) -> PromptResult:
         known = result.result
         return result if known is None else replace(result, result=self._recovery.continued(known))
-
-
-def _refused(error: Exception, request: AddRequest) -> PromptResult:
-    """
-    Raises:
-        RuntimeError: a fault in the engine, which is raised as it is in this process.
-    """
-    if isinstance(error, ServerRefusal) and error.code == protocol.FAILED:
-        raise _as_exception(error) from error
-    code, message = PromptCode.FAILED, str(error)
-    if isinstance(error, ServerRefusal) and error.code in (protocol.MALFORMED, protocol.TOO_LARGE):
-        code = PromptCode.INVALID_PROMPT
-    if isinstance(error, NoAnswer):
-        message += "; whether it was applied will show"
-    return PromptResult(code, message, request.object_id or 0, request.name)
-
-
-def _as_exception(error: ServerRefusal) -> Exception:
-    """What the engine raised in the server, as it raises it in this process."""
-    if error.code == protocol.PROMPT:
-        return PromptError(PromptCode(int(error.header.get("prompt_code", PromptCode.FAILED))), str(error))
-    if error.code in (protocol.INVALID, protocol.MALFORMED, protocol.TOO_LARGE):
-        return ValueError(str(error))
-    return RuntimeError(str(error))

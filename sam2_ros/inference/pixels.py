@@ -10,7 +10,7 @@ import fcntl
 import io
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,24 @@ class PixelWriter:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._slot_bytes = -1, 0
+
+
+def choose_writer(mode: str, quality: int, endpoint: str, trial: Callable[[dict[str, Any]], object]) -> PixelWriter:
+    """The client's side for a server at ``endpoint``, where "auto" takes shared memory if it can be had, else raw.
+
+    ``trial`` asks the server to read one pixel; what it raises where that can't be is a ``RuntimeError``.
+    """
+    if mode != "auto":
+        return PixelWriter(mode, quality)
+    if endpoint.startswith(("ipc:", "tcp://127.", "tcp://localhost:")):
+        writer = PixelWriter("shm", quality)
+        try:
+            trial({"frame": writer.write(np.zeros((1, 1, 3), np.uint8))[0]})
+        except (RuntimeError, OSError):  # another user or container, or no memfd here
+            writer.close()
+        else:
+            return writer
+    return PixelWriter("raw", quality)
 
 
 class PixelReader:
