@@ -1,6 +1,6 @@
 """Makes the viewer's pictures of the documents: the simulated table, while the arm hides one thing after the other.
 
-    python scripts/viewer_pictures.py [--out docs/images] [--seed 3] [--seconds 24] [--speed 0.3]
+    python scripts/viewer_pictures.py [--out docs/images] [--seed 3] [--seconds 24] [--speed 0.3] [--rate 10]
 
 Starts the simulated camera, the tracker and the viewer (sim.launch.py), tracks every object from its true box in the
 first frame, lets ``--seconds`` of the scene go by, and has headless Chromium save ``viewer_occlusion.png`` (desktop,
@@ -67,6 +67,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=3, help="of the scene (default: 3)")
     parser.add_argument("--seconds", type=float, default=24.0, help="of the scene, until the pictures (default: 24)")
     parser.add_argument("--speed", type=float, default=0.3, help="seconds of the scene in a second (default: 0.3)")
+    parser.add_argument("--rate", type=float, default=10.0, help="frames a second of the scene (default: 10)")
     options = parser.parse_args()
     os.environ["ROS_DOMAIN_ID"] = DOMAIN
     os.environ.update(environment())
@@ -74,7 +75,7 @@ def main() -> int:
     file = folder / "things.json"
     file.write_text(json.dumps(prompts(options.seed)), encoding="utf-8")
     command = ["ros2", "launch", "sam2_ros", "sim.launch.py", f"seed:={options.seed}", f"speed:={options.speed}"]
-    command += ["stamps:=frame", f"prompts_file:={file}", "viewer:=true", "viewer_port:=0"]
+    command += [f"rate:={options.rate}", "stamps:=frame", f"prompts_file:={file}", "viewer:=true", "viewer_port:=0"]
     with signals_unwind(), ChildProcess(command, folder / "launch.log") as launch:
         try:
             page_address = address(launch)
@@ -87,9 +88,16 @@ def main() -> int:
                     )  # fmt: skip
                     pages[name] = context.new_page()
                 first = next(iter(pages.values()))
+                first.add_init_script(
+                    "document.addEventListener('painted', ({ detail }) => { window.newest = Number(detail.stamp); })"
+                )
                 first.goto(page_address)
                 first.locator("#status[data-level=ok]").wait_for(timeout=START_TIMEOUT_S * 1000)
-                first.wait_for_timeout(1000 * options.seconds / options.speed)
+                # Stamps begin at one second.
+                first.wait_for_function(
+                    "seconds => window.newest >= 1e9 * (1 + seconds)", arg=options.seconds,
+                    timeout=1000 * (START_TIMEOUT_S + options.seconds / options.speed),
+                )  # fmt: skip
                 for name, page in pages.items():
                     if page is not first:
                         page.goto(page_address)

@@ -31,7 +31,8 @@ export class Stage extends EventTarget {
     canvas.addEventListener("focus", () => canvas.classList.add("keys"));
     canvas.addEventListener("blur", () => this.redraw());
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-    new ResizeObserver(() => this.#fit()).observe(canvas.parentElement);
+    const resized = new ResizeObserver(() => this.#fit());
+    for (const part of canvas.parentElement.parentElement.children) resized.observe(part);
   }
 
   get pressed() {
@@ -70,10 +71,16 @@ export class Stage extends EventTarget {
 
   // ---- drawing ----
 
+  // Height of what shall be seen with the picture: header, tools and timeline, and the gaps between.
+  #around(box) {
+    const others = [document.querySelector("header"), ...box.parentElement.children].filter((each) => each !== box);
+    return others.reduce((sum, each) => sum + each.offsetHeight + 12, 20);
+  }
+
   #fit() {
     const { width, height } = this.shot?.header ?? { width: 16, height: 9 };
     const box = this.#canvas.parentElement;
-    const tallest = Math.max(180, innerHeight - (innerWidth > 860 ? 250 : 330));
+    const tallest = innerWidth > 860 ? Math.max(300, innerHeight - this.#around(box)) : Math.max(180, innerHeight - 330);
     const scale = Math.min(box.clientWidth / width, tallest / height);
     const ratio = devicePixelRatio || 1;
     this.#canvas.style.width = `${Math.round(width * scale)}px`;
