@@ -117,7 +117,7 @@ class Stream:
         try:
             try:
                 backend = self._make_backend()
-                answer = {"ok": True, "info": to_wire(backend.info), "next_id": backend.next_id, "resumed": False}
+                answer = {"ok": True, "info": to_wire(backend.info), "next_id": backend.next_id}
             except Exception as error:
                 self.failed = True
                 answer = refusal(protocol.FAILED, f"the stream can't be opened: {error}")
