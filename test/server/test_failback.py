@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from served import PATIENCE, ServerProcess, boxed, picture, serving
@@ -107,16 +108,17 @@ def test_the_stream_goes_back_and_its_objects_never_notice(tmp_path: Path) -> No
 
 
 class Hiding(NullBackend):
-    """The first object is hidden while the class says so."""
+    """The first object is not in sight while the class says so."""
 
     hidden = threading.Event()
+    state = ObjectState.OCCLUDED
 
     def step(self, frame: Any, stamp: int) -> FrameResult:
         result = super().step(frame, stamp)
         if not self.hidden.is_set() or not result.objects:
             return result
         nothing = CroppedMask.empty(result.width, result.height)
-        first = replace(result.objects[0], state=ObjectState.OCCLUDED, mask=nothing)
+        first = replace(result.objects[0], state=self.state, mask=nothing)
         return replace(result, objects=(first, *result.objects[1:]))
 
 
@@ -134,6 +136,45 @@ def test_a_hidden_object_keeps_the_stream_where_its_memory_is(tmp_path: Path) ->
             Hiding.hidden.clear()
             shown.until("server", preferred)
             assert [each.object_id for each in shown.show().objects] == [1, 2]  # type: ignore[union-attr]
+
+
+def test_a_lost_object_is_looked_for_again_by_the_preferred_server(tmp_path: Path) -> None:
+    preferred = f"ipc://{tmp_path / 'preferred'}"
+    Hiding.hidden.clear()
+    with (
+        mock.patch.object(Hiding, "state", ObjectState.LOST),
+        serving(Hiding) as second,
+        camera(preferred, second.endpoints[0]) as shown,
+    ):
+        Hiding.hidden.set()
+        shown.show()
+        with serving(endpoint=preferred):
+            shown.until("server", preferred)
+            shown.show()
+            assert told(shown) == [(1, ObjectState.OCCLUDED), (1, ObjectState.VISIBLE)]
+            assert {each.state for each in shown.results[-1].objects} == {ObjectState.VISIBLE}
+
+
+def test_a_server_that_makes_no_engine_is_given_up_for_the_next(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def slow(config: TrackerConfig) -> NullBackend:
+        assert gate.wait(PATIENCE)
+        return NullBackend(config)
+
+    preferred = f"ipc://{tmp_path / 'preferred'}"
+    with (
+        mock.patch("sam2_ros.inference.connection.HELLO_TIME", 0.3),
+        serving(slow, preferred),
+        serving() as second,
+        camera(preferred, second.endpoints[0]) as shown,
+    ):
+        assert shown.client.link_values()["server"] == second.endpoints[0]
+        for _ in range(50):  # its pings are answered, and again it makes no engine: nobody waits for it
+            assert shown.show() is not None
+            time.sleep(0.02)
+        gate.set()
+        shown.until("server", preferred)
 
 
 def test_a_server_that_can_not_take_over_changes_nothing(tmp_path: Path) -> None:
