@@ -50,11 +50,12 @@ class BackendFactory:
         if is_null_model(self._model):
             return NullBackend.from_name(self._model, config)
         from sam2_ros.inference.local import LocalBackend, load_shared_model
-        from sam2_ros.tracking.warmup import warm_up
 
         with self._lock:
             if self._shared is None:
                 self._shared = load_shared_model(self._model, *self._arguments)
+                from sam2_ros.tracking.warmup import warm_up  # needs torch, whose absence was told before
+
                 warm_up(self._shared, config or TrackerConfig())
         return LocalBackend(config=config, shared=self._shared)
 
