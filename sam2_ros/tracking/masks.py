@@ -50,10 +50,20 @@ def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> l
 
 def fetch_masks(logits: Tensor, height: int, width: int) -> NDArray[np.bool_]:
     """Masks ``[B, height, width]`` of ``logits`` ``[B, 1, h, w]``, brought to the host at once, a bit a pixel."""
+    return unpacked(pack_masks(logits, height, width), width)
+
+
+def pack_masks(logits: Tensor, height: int, width: int) -> Tensor:
+    """Masks of ``logits`` (``[B, 1, h, w]``) in the size of the image, ``uint8 [B, height, ceil(width / 8)]`` on their
+    device; the leftmost pixel of eight is the highest bit."""
     full = F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)[:, 0] > 0
     bits = F.pad(full, (0, -width % 8)).unflatten(2, (-1, 8))
     weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=logits.device)
-    packed = (bits * weights).sum(dim=3, dtype=torch.uint8)
+    return (bits * weights).sum(dim=3, dtype=torch.uint8)
+
+
+def unpacked(packed: Tensor, width: int) -> NDArray[np.bool_]:
+    """Masks ``[B, height, width]`` of :func:`pack_masks` on the host."""
     return np.unpackbits(packed.cpu().numpy(), axis=2, count=width).view(np.bool_)
 
 

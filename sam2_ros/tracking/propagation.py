@@ -19,7 +19,7 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.governor import Measures
 from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.looking import choose_candidates, own_masks, remember
-from sam2_ros.tracking.masks import fill_holes, image_masks
+from sam2_ros.tracking.masks import fill_holes, image_masks, pack_masks, unpacked
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
@@ -56,6 +56,11 @@ class Propagation:
         self.dtype = dtype
         self.policy = POLICIES[config.memory_policy]()
         self.measures = Measures()
+        # On a GPU all that a frame may need is worked out before the host looks at any of it, so that it waits once a
+        # frame. A CPU would work for nothing. Where masks are changed by what the host says, it has to look before.
+        self.waits_once = model.device.type != "cpu" and not (
+            self.policy.looks or config.non_overlap or config.hole_area
+        )
 
     @torch.inference_mode()
     def track(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
@@ -93,6 +98,7 @@ class Propagation:
             own = own_masks(self.policy, drawn, objects, frame) if self.policy.looks else None
             drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
+            ahead = self._work_ahead(stored, logits, drawn, present) if self.waits_once else None
             findings = self._findings(decoded.object_score[:, 0], chosen.iou, present, drawn)
             sights = [
                 one.sight.after(frame, stored.stamp, finding.evidence, self.config)
@@ -105,12 +111,21 @@ class Propagation:
                 evidence = [finding.evidence for finding in findings]
                 enters, anchors = remember(self.policy, objects, frame, own, evidence, sights)
                 kept, anchored = (enters & kept).tolist(), anchors.tolist()
-            self._remember(rows, stored, logits, present, pointers, kept, anchored)
+            self._remember(rows, stored, logits, present, pointers, kept, anchored, ahead)
         lap("memory_encode")
         shown = torch.where(_shown(present, sights), drawn, ABSENT_LOGIT)
-        changes = self._show(objects, stored, shown, sights, findings)
+        changes = self._show(objects, stored, shown, sights, findings, ahead)
         lap("masks")
         return changes
+
+    def _work_ahead(self, stored: StoredFrame, logits: Tensor, drawn: Tensor, present: Tensor) -> Ahead:
+        """Memory and masks of all objects, also of those whose frame turns out not to be remembered or shown."""
+        return Ahead(self._memory(stored, logits, present), pack_masks(drawn, stored.height, stored.width))
+
+    def _memory(self, stored: StoredFrame, logits: Tensor, present: Tensor) -> Tensor:
+        size = self.model.config.image_size
+        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
+        return self.model.encode_memory(stored.features, full, present)
 
     def _findings(self, scores: Tensor, ious: Tensor, present: Tensor, drawn: Tensor) -> list[Finding]:
         """What the network says of each object, fetched from the device at once."""
@@ -140,15 +155,14 @@ class Propagation:
         pointers: Tensor,
         kept: list[bool],
         anchored: list[bool],
+        ahead: Ahead | None,
     ) -> None:
         index = [i for i, keep in enumerate(kept) if keep]
         if not index:
             return
         if len(index) < len(rows):
             logits, present, pointers = logits[index], present[index], pointers[index]
-        size = self.model.config.image_size
-        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
-        memory = self.model.encode_memory(stored.features, full, present)
+        memory = self._memory(stored, logits, present) if ahead is None else ahead.memory[index]
         self.bank.store_recent([rows[i] for i in index], stored.frame, memory, pointers)
         for position, i in enumerate(index):
             if anchored[i]:
@@ -161,11 +175,15 @@ class Propagation:
         logits: Tensor,
         sights: list[Sight],
         findings: list[Finding],
+        ahead: Ahead | None,
     ) -> list[ObjectChange]:
         """Brings the masks to the size of the image and takes everything over into the objects."""
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
-        masks = image_masks(logits, stored.height, stored.width, self.config.non_overlap)
+        if ahead is None:
+            masks = image_masks(logits, stored.height, stored.width, self.config.non_overlap)
+        else:
+            masks = [CroppedMask.from_full(mask) for mask in unpacked(ahead.masks, stored.width)]
         changes = []
         for index, (one, sight, finding) in enumerate(zip(objects, sights, findings, strict=True)):
             mask = masks[index]
@@ -214,6 +232,14 @@ class Propagation:
             stored.frame, stored.stamp, known.sight.prompted_area, bool(known.sight.areas), self.config
         )
         one.stand(sight, known.mask)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What was worked out before the host knew whether it is needed."""
+
+    memory: Tensor  # [B, HW, memory_dim]
+    masks: Tensor  # as from pack_masks
 
 
 @dataclass(frozen=True)
