@@ -53,7 +53,8 @@ export class Link extends EventTarget {
   }
 }
 
-// {header, picture: Blob}; every object of header.tracks gets `path`, its outline in pixels of the image.
+// {header, picture: Blob}; every object of header.tracks gets `path`, its outline in pixels of the image, and `anchor`,
+// the edges [x0, y0, x1, y1] of its largest piece: specks elsewhere don't move its name.
 export function decode(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
@@ -61,13 +62,29 @@ export function decode(buffer) {
   let at = 4 + length;
   for (const object of header.tracks?.objects ?? []) {
     object.path = new Path2D();
+    object.anchor = object.box;
+    let largest = 0;
     for (const count of object.contours) {
       const points = new Int16Array(buffer, at, 2 * count);
       at += 4 * count;
       object.path.moveTo(points[0], points[1]);
       for (let i = 2; i < points.length; i += 2) object.path.lineTo(points[i], points[i + 1]);
       object.path.closePath();
+      const [x0, y0, x1, y1] = edges(points);
+      if ((x1 - x0) * (y1 - y0) > largest) [largest, object.anchor] = [(x1 - x0) * (y1 - y0), [x0, y0, x1, y1]];
     }
   }
   return { header, picture: new Blob([new Uint8Array(buffer, at)]) };
+}
+
+// Of pixels, given by their centres.
+function edges(points) {
+  let [x0, y0, x1, y1] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (let i = 0; i < points.length; i += 2) {
+    x0 = Math.min(x0, points[i]);
+    y0 = Math.min(y0, points[i + 1]);
+    x1 = Math.max(x1, points[i] + 1);
+    y1 = Math.max(y1, points[i + 1] + 1);
+  }
+  return [x0, y0, x1, y1];
 }

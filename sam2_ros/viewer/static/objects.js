@@ -77,8 +77,9 @@ export class ObjectList extends EventTarget {
 
   #fill(row, object, selected) {
     row.object = object;
-    const place = object.position ? ` · ${Math.hypot(...object.position).toFixed(2)} m` : "";
-    const facts = object.area ? `IoU ${object.predicted_iou.toFixed(2)} · ${object.area.toLocaleString("en")} px${place}` : `seen ${Math.round(object.visibility * 100)} %`;
+    const size = `${object.area.toLocaleString("en")} px`;
+    const where = object.position ? `${Math.hypot(...object.position).toFixed(2)} m away` : size;
+    const facts = object.area ? `IoU ${object.predicted_iou.toFixed(2)} · ${where}` : `seen ${Math.round(object.visibility * 100)} %`;
     const name = `${object.id}\n${object.name || object.label || "unnamed"}`;
     const now = { name, state: object.state, facts, selected, visibility: Math.round(object.visibility * 100) };
     const changed = (key) => row.shown[key] !== now[key];

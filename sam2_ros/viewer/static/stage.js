@@ -99,7 +99,8 @@ export class Stage extends EventTarget {
     g.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     for (const object of this.objects) this.#drawMask(g, object, scale, ratio);
     g.setTransform(1, 0, 0, 1, 0, 0);
-    for (const object of this.objects) if (object.area) this.#drawTag(g, object, scale, ratio);
+    const taken = []; // [left, top, width] of the names so far
+    for (const object of this.objects) if (object.area) this.#drawTag(g, object, scale, ratio, taken);
     this.#drawPrompts(g, scale, ratio);
   }
 
@@ -123,16 +124,19 @@ export class Stage extends EventTarget {
     g.stroke(object.path);
   }
 
-  #drawTag(g, object, scale, ratio) {
+  #drawTag(g, object, scale, ratio, taken) {
     const title = object.name || object.label || `object ${object.id}`;
     const score = object.predicted_iou.toFixed(2);
     g.font = `600 ${12 * ratio}px system-ui, "DejaVu Sans", sans-serif`;
     g.textBaseline = "middle";
     const gap = 7 * ratio, height = 20 * ratio, titleWidth = g.measureText(title).width;
     const width = titleWidth + g.measureText(score).width + 3 * gap;
-    const left = Math.max(2, Math.min(object.box[0] * scale, this.#canvas.width - width - 2));
-    const above = object.box[1] * scale - height - 5 * ratio;
-    const top = above >= 2 ? above : Math.min(object.box[3] * scale + 5 * ratio, this.#canvas.height - height - 2);
+    const left = Math.max(2, Math.min(object.anchor[0] * scale, this.#canvas.width - width - 2));
+    const above = object.anchor[1] * scale - height - 5 * ratio;
+    let top = above >= 2 ? above : Math.min(object.anchor[3] * scale + 5 * ratio, this.#canvas.height - height - 2);
+    const covers = ([x, y, w]) => x < left + width && left < x + w && Math.abs(y - top) < height;
+    for (let tries = 0; tries < 6 && taken.some(covers); tries += 1) top += height + 2 * ratio;
+    taken.push([left, top, width]);
     g.fillStyle = object.color;
     g.beginPath();
     g.roundRect(left, top, width, height, 6 * ratio);

@@ -1,6 +1,6 @@
-// When each object was visible, occluded or lost: the last minute, by the stamps of the images.
+// When each object was visible, occluded or lost: the last minute at most, by the stamps of the images.
 
-import { color, prepared } from "./dom.js";
+import { $, color, prepared } from "./dom.js";
 
 const SPAN_S = 60, ROW = 20, AXIS = 18, GAP_S = 1.5;
 
@@ -40,13 +40,20 @@ export class Timeline {
     }
   }
 
+  // Seconds that are shown: few at the beginning, so that they fill the width.
+  get #span() {
+    const oldest = Math.min(this.#newest, ...[...this.#rows.values()].map((row) => row.points[0][0]));
+    return [15, 30].find((span) => this.#newest - oldest <= span) ?? SPAN_S;
+  }
+
   draw() {
-    const wanted = Math.max(2, Math.min(8, this.#rows.size)) * ROW + AXIS + 4;
+    const span = this.#span, wanted = Math.max(2, Math.min(8, this.#rows.size)) * ROW + AXIS + 4;
     if (this.#canvas.clientHeight !== wanted) this.#canvas.style.height = `${wanted}px`;
     const { g, width, height } = prepared(this.#canvas);
     const left = width > 500 ? 92 : 64;
-    const x = (time) => left + (1 - (this.#newest - time) / SPAN_S) * (width - left - 2);
-    this.#axis(g, x, height);
+    const x = (time) => left + (1 - (this.#newest - time) / span) * (width - left - 2);
+    this.#axis(g, x, height, span);
+    $("#timeline-span").textContent = `last ${span} s`;
     let top = 2;
     for (const row of [...this.#rows.entries()].sort((a, b) => a[0] - b[0]).slice(-8).map((entry) => entry[1])) {
       g.fillStyle = color("text");
@@ -59,20 +66,20 @@ export class Timeline {
     }
   }
 
-  #axis(g, x, height) {
+  #axis(g, x, height, span) {
     g.strokeStyle = color("edge");
     g.fillStyle = color("soft");
     g.font = '11px system-ui, "DejaVu Sans", sans-serif';
     g.textAlign = "center";
     g.textBaseline = "alphabetic";
     g.lineWidth = 1;
-    for (let back = 0; back <= SPAN_S; back += 15) {
+    for (let back = 0; back <= span; back += span / (span === 60 ? 4 : 3)) {
       const at = Math.round(x(this.#newest - back)) - 0.5;
       g.beginPath();
       g.moveTo(at, 0);
       g.lineTo(at, height - AXIS + 2);
       g.stroke();
-      g.textAlign = back === 0 ? "right" : back === SPAN_S ? "left" : "center";
+      g.textAlign = back === 0 ? "right" : back === span ? "left" : "center";
       g.fillText(back ? `−${back} s` : "now", at, height - 3);
     }
   }
