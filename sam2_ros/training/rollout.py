@@ -197,6 +197,9 @@ def roll_out(
     outputs = [prompt_frame(model, memory, frames[0], prompt)]
     for t in range(1, len(frames)):
         leading = t <= lead
+        if t == lead + 1 and torch.is_grad_enabled():
+            # Autocast keeps what it has rounded; weights rounded without gradients would get none from here on.
+            torch.clear_autocast_cache()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not leading):
             outputs.append(
                 track_frame(
