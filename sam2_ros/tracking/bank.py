@@ -114,6 +114,11 @@ class MemoryBank:
         table = self.prompted_frames[row, self.config.prompted_slots :]
         table[table >= frame] = EMPTY
 
+    def forget_recent(self, row: int, frame: int) -> None:
+        """Forgets the tracked frames before ``frame``; prompted ones stay."""
+        for table in (self.recent_frames[row], self.pointer_frames[row]):
+            table[table < frame] = EMPTY
+
     def skip(self, row: int, frame: int) -> None:
         """Lets the clock tick for a prompted frame: it must not also count as a recent one."""
         slots, pointer_slots = self._tick([row], frame)

@@ -10,10 +10,19 @@ from sam2_ros.tracking.policies import POLICIES
 # threshold changes least, or, of those that are predicted nearly as good as the best, the largest or the smallest.
 CLICK_CANDIDATES = ("best", "stable", "largest", "smallest")
 
+# What a tracker can't change while it lives, and why.
+FIXED = {
+    "max_objects": "the memory bank is allocated for it",
+    "prompted_slots": "the memory bank is allocated for it",
+    "recent_slots": "the memory bank is allocated for it",
+    "history": "the stored frames are allocated for it",
+    "reference_policy": "what is remembered already was made by the other rules",
+}
+
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Settings of :class:`sam2_ros.tracking.Tracker`; they are fixed for its life.
+    """Settings of :class:`sam2_ros.tracking.Tracker`; all but those in :data:`FIXED` may change while it lives.
 
     Raises:
         ValueError: a value outside its range, with the range.
@@ -31,6 +40,7 @@ class TrackerConfig:
     explosion_factor: float = 4.0  # a mask of more than so many times its area, at ...
     explosion_iou: float = 0.7  # ... a predicted IoU below this one, is not believed; factor 0 = off
     explosion_frames: int = 3  # sightings back to which its area is compared
+    reject_strays: bool = True  # leave out parts of a mask that lie far from where the object was, or its box
     max_area: float = 0.95  # share of the frame beyond which a mask is not believed; 1 = off
     history: int = 8  # frames before the newest that can still be prompted; 0 = the newest only
     history_tolerance: float = 0.1  # s, between the stamp of a prompt and that of the stored frame it is applied to
@@ -42,6 +52,25 @@ class TrackerConfig:
     binarize_prompted_memory: bool = True  # memory of a prompted frame holds a binary mask
     memory_policy: str = "recent"  # a key of policies.POLICIES
     reference_policy: bool = False  # do what the official video predictor does, for comparison
+
+    def check_change(self, after: TrackerConfig) -> None:
+        """Whether a living tracker can go on with ``after``.
+
+        Raises:
+            ValueError: it can't, with the setting and the reason.
+        """
+        for name, reason in FIXED.items():
+            if getattr(after, name) != getattr(self, name):
+                raise ValueError(f"{name} can't change while objects are tracked: {reason}")
+        if POLICIES[after.memory_policy].anchors != POLICIES[self.memory_policy].anchors:
+            raise ValueError(
+                "memory_policy can't change to or from distractor_aware while objects are tracked: it has slots of its "
+                "own in the memory bank"
+            )
+
+    @property
+    def rejects_strays(self) -> bool:
+        return self.reject_strays and not self.reference_policy
 
     def __post_init__(self) -> None:
         if self.memory_policy not in POLICIES:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -13,12 +14,15 @@ from torch import Tensor
 
 from sam2_ros.model.mask_decoder import DecodedMasks
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.policies import Drawn, MemoryPolicy, Parts
+from sam2_ros.tracking.policies import Drawn, MemoryPolicy, Parts, Trail, box_iou, parts_within
 from sam2_ros.tracking.visibility import Evidence, Sight
 
 STEADY_GAP = 15  # frames of another size after which that is the object's size now
 SPECK = 0.2  # share of the largest part below which a part does not count for the box
 REJECTED_LOGIT = -10.0  # of pixels that are another object's
+
+Rule: TypeAlias = Callable[[Parts], NDArray[np.bool_]]
+"""Which parts of one mask are kept (``[N]``)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def choose_candidates(
     policy: MemoryPolicy, decoded: DecodedMasks, objects: Sequence[TrackedObject], frame: int
 ) -> Tensor | None:
     """The policy's choice for each object (``[B]``, 0 to 2); None: that of best predicted IoU."""
-    if not policy.looks:
+    if not policy.chooses:
         return None
     chosen = policy.choose(candidates_of(decoded), [one.trail for one in objects], frame)
     return torch.as_tensor(chosen, device=decoded.ious.device)
@@ -42,16 +46,60 @@ def choose_candidates(
 
 def own_masks(policy: MemoryPolicy, logits: Tensor, objects: Sequence[TrackedObject], frame: int) -> OwnMasks:
     """Leaves out the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that the policy takes for another's."""
+
+    def rule(one: TrackedObject) -> Rule:
+        return lambda parts: policy.own_parts(parts, one.trail, frame)
+
+    return _keep_parts(logits, [rule(one) for one in objects])
+
+
+def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None]) -> OwnMasks:
+    """Leaves out the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that lie outside of the box (shares of
+    the frame) that it was prompted with; None: it is left as it is."""
+
+    def rule(box: NDArray[np.float64] | None) -> Rule:
+        return lambda parts: parts_within(parts, box) if box is not None else np.ones(len(parts.areas), np.bool_)
+
+    return _keep_parts(logits, [rule(box) for box in boxes])
+
+
+def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool) -> Trail:
+    """The trail after a prompt on ``frame`` whose mask is ``logits`` (``[1, h, w]``), whomever its pixels are given to;
+    ``bounded``: a box or a mask said how far the object reaches, so that its small parts are meant too."""
+    box = _keep_parts(logits[None], [lambda parts: np.ones(len(parts.areas), np.bool_)]).boxes[0]
+    trail = trail.seen(frame, box.tolist(), float((logits > 0).float().mean()))
+    mask = (logits[0] > 0).cpu().numpy()
+    height, width = mask.shape
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not bounded or not len(rows):
+        return replace(trail, extent=(float(box[2] - box[0]), float(box[3] - box[1])))
+    return replace(trail, extent=((columns[-1] + 1 - columns[0]) / width, (rows[-1] + 1 - rows[0]) / height))
+
+
+def agreements(decoded: DecodedMasks, boxes: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64]:
+    """How well each single answer fits the box that asked for it (``[B]``): IoU of the box (shares of the frame) and
+    that of the parts in it; 0 where the object is said to be absent, 1 where no box was given."""
+    present = (decoded.object_score[:, 0] > 0).tolist()
+    own = masks_within(decoded.logits[:, :1].float(), boxes)
+    return np.array(
+        [
+            1.0 if box is None else present[index] * float(box_iou(own.boxes[index][None], box)[0])
+            for index, box in enumerate(boxes)
+        ]
+    )
+
+
+def _keep_parts(logits: Tensor, rules: Sequence[Rule]) -> OwnMasks:
     masks = (logits[:, 0] > 0).cpu().numpy().astype(np.uint8)
     height, width = masks.shape[1:]
-    boxes, rejected = np.zeros((len(objects), 4)), np.zeros(len(objects), np.bool_)
-    for index, one in enumerate(objects):
+    boxes, rejected = np.zeros((len(rules), 4)), np.zeros(len(rules), np.bool_)
+    for index, rule in enumerate(rules):
         _, labels, stats, _ = cv2.connectedComponentsWithStats(masks[index], connectivity=8)
         left, top, wide, high, area = stats[1:].T.astype(np.float64)  # part 0 is the background
         if not len(area):
             continue
         edges = np.stack((left / width, top / height, (left + wide) / width, (top + high) / height), axis=1)
-        own = policy.own_parts(Parts(area / (width * height), edges), one.trail, frame)
+        own = rule(Parts(area / (width * height), edges))
         body = own & (area >= SPECK * area[own].max())
         boxes[index] = (*edges[body, :2].min(axis=0), *edges[body, 2:].max(axis=0))
         if not own.all():

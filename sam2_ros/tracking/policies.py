@@ -23,9 +23,7 @@ MOTION_WEIGHT = 0.3  # of the agreement with the motion, against the predicted I
 GOOD_IOU = 0.7  # from which on a frame is good enough for the memory of `quality`
 STEADY = 0.4  # share by which an area may differ from the median of the last ones to be the object's alone
 PART = 0.3  # share of that median from which on a part of a mask may be a look-alike
-NEAR = (
-    0.25  # share of its size by which the predicted box is widened: parts with their middle in there are the object's
-)
+NEAR = 0.25  # share of its size a frame by which a box is widened: parts with their middle in there are the object's
 SURE_IOU = 0.8  # from which on a frame may be an anchor
 ANCHOR_EVERY = 5  # frames between two anchors of an object
 
@@ -38,6 +36,10 @@ class Trail:
     boxes: tuple[tuple[float, float, float, float], ...] = ()  # x0, y0, x1, y1, shares of the frame
     areas: tuple[float, ...] = ()  # shares of the frame
     anchor: int = -ANCHOR_EVERY  # its newest anchor frame
+    extent: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # width and height of all that its newest prompt meant, shares of the frame
 
     def seen(self, frame: int, box: Sequence[float], area: float) -> Trail:
         """The trail with a sighting more; one on the same frame, before a prompt, gives way to it."""
@@ -60,15 +62,19 @@ class Trail:
         return not self.areas or abs(area - self.usual_area) <= STEADY * self.usual_area
 
     def predicted(self, frame: int) -> Numbers | None:
-        """The box (``[4]``) on ``frame`` if it goes on at the speed of its last five sightings; None where it was not
-        seen twice, or not lately."""
-        if len(self.frames) < 2 or frame - self.frames[-1] > MOTION_GAP:
+        """The box (``[4]``) on ``frame`` if it goes on at the speed of its last five sightings, or stays where its only
+        one was; None where it was not seen, or not lately."""
+        if not self.frames or frame - self.frames[-1] > MOTION_GAP:
             return None
-        boxes = np.array(self.boxes[-5:])
-        elapsed = self.frames[-1] - self.frames[-len(boxes)]
+        boxes = np.array(self.boxes[-5:], np.float64)
+        elapsed = max(1, self.frames[-1] - self.frames[-len(boxes)])
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         step = (centre[-1] - centre[0]) / elapsed * (frame - self.frames[-1])
         return np.asarray(boxes[-1] + np.tile(step, 2), np.float64)
+
+    def reach(self, frame: int) -> float:
+        """Share of its size by which the predicted box is widened on every side: the more, the longer unseen."""
+        return NEAR * max(1, frame - self.frames[-1]) if self.frames else NEAR
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,11 @@ class Parts:
 
 
 class MemoryPolicy:
-    """``recent``, as in SAM 2: the candidate of best predicted IoU, whole, and every frame is remembered."""
+    """``recent`` without ``reject_strays``, as in SAM 2: the candidate of best predicted IoU, whole, and every frame is
+    remembered."""
 
-    looks = False  # whether it needs candidates and parts on the host, and keeps trails
+    looks = False  # whether it needs the parts of masks on the host, and keeps trails
+    chooses = False  # whether it needs the candidates there, too
     anchors = 0  # slots of the memory bank for anchor frames, per object
 
     def choose(self, drawn: Drawn, trails: Sequence[Trail], frame: int) -> NDArray[np.int64]:
@@ -113,15 +121,34 @@ class MemoryPolicy:
         return np.zeros(len(ious), np.bool_)
 
 
-class QualityPolicy(MemoryPolicy):
-    """``quality``: what goes on as the object did is the object, and only good frames enter the memory.
-
-    Of candidates about as good, the one where it was heading; of a mask that falls into parts, those where it was
-    heading. Frames of a low predicted IoU, and frames on which the mask is much larger or smaller
-    than usual, as where two objects merge, are not remembered.
-    """
+class RecentPolicy(MemoryPolicy):
+    """``recent``: of a mask that falls into parts, only those near where the object was heading are shown and
+    remembered; otherwise as in SAM 2."""
 
     looks = True
+
+    def own_parts(self, parts: Parts, trail: Trail, frame: int) -> NDArray[np.bool_]:
+        home = trail.predicted(frame)
+        if home is None:
+            return np.ones(len(parts.areas), np.bool_)
+        large = parts.areas >= PART * trail.usual_area
+        far = _distances(parts, home, trail.reach(frame), trail.extent)
+        near = far <= 1
+        if large.any() and not (near & large).any():
+            # It did not go on as it was heading: the large part that did so most is it, with what is about that.
+            home = parts.boxes[np.flatnonzero(large)[far[large].argmin()]]
+            near = _distances(parts, home, NEAR, trail.extent) <= 1
+        return near if near.any() else np.ones_like(near)
+
+
+class QualityPolicy(RecentPolicy):
+    """``quality``: what goes on as the object did is the object, and only good frames enter the memory.
+
+    Of candidates about as good, the one where it was heading. Frames of a low predicted IoU, and frames on which the
+    mask is much larger or smaller than usual, as where two objects merge, are not remembered.
+    """
+
+    chooses = True
 
     def choose(self, drawn: Drawn, trails: Sequence[Trail], frame: int) -> NDArray[np.int64]:
         scores = drawn.ious.copy()
@@ -131,19 +158,6 @@ class QualityPolicy(MemoryPolicy):
                 agreement = box_iou(drawn.boxes[index], predicted)
                 scores[index] = (1 - MOTION_WEIGHT) * scores[index] + MOTION_WEIGHT * agreement
         return np.argmax(scores, axis=1)
-
-    def own_parts(self, parts: Parts, trail: Trail, frame: int) -> NDArray[np.bool_]:
-        large = parts.areas >= PART * trail.usual_area
-        predicted = trail.predicted(frame)
-        if predicted is None or not large.any():
-            return np.ones(len(parts.areas), np.bool_)
-        middle, reach = (predicted[:2] + predicted[2:]) / 2, (predicted[2:] - predicted[:2]) * (0.5 + NEAR)
-        away = np.abs((parts.boxes[:, :2] + parts.boxes[:, 2:]) / 2 - middle) / np.maximum(reach, 1e-9)
-        far = away.max(axis=1)
-        near = far <= 1
-        if not (near & large).any():  # it did not go on as it was heading: the large part that did so most is it
-            near = (far == far[large].min()) | ~large
-        return np.asarray(near)
 
     def enters(self, ious: Numbers, areas: Numbers, trails: Sequence[Trail]) -> NDArray[np.bool_]:
         return np.asarray((ious >= GOOD_IOU) & _steady(areas, trails))
@@ -166,10 +180,23 @@ class DistractorPolicy(QualityPolicy):
 
 
 POLICIES: dict[str, type[MemoryPolicy]] = {
-    "recent": MemoryPolicy,
+    "recent": RecentPolicy,
     "quality": QualityPolicy,
     "distractor_aware": DistractorPolicy,
 }
+
+
+def policy_of(name: str, rejects_strays: bool = True) -> MemoryPolicy:
+    """The policy of this name; without ``rejects_strays`` masks stay whole with ``recent`` (to leave parts out is what
+    the others are about)."""
+    return MemoryPolicy() if name == "recent" and not rejects_strays else POLICIES[name]()
+
+
+def parts_within(parts: Parts, box: Numbers) -> NDArray[np.bool_]:
+    """Which parts of the mask that a box prompt gave are meant (``[N]``): those with their middle in the box (shares of
+    the frame), or near it; all where there is none."""
+    near = _distances(parts, box, NEAR) <= 1
+    return near if near.any() else np.ones_like(near)
 
 
 def box_iou(boxes: Numbers, box: Numbers) -> Numbers:
@@ -178,6 +205,14 @@ def box_iou(boxes: Numbers, box: Numbers) -> Numbers:
     common = _size(inner)
     union = _size(boxes) + _size(box) - common
     return np.asarray(common / np.maximum(union, 1e-9))
+
+
+def _distances(parts: Parts, home: Numbers, reach: float, extent: tuple[float, float] = (0.0, 0.0)) -> Numbers:
+    """How far the middle of each part lies from that of ``home`` (``[N]``); 1 at the edge of that box, no smaller than
+    ``extent``, widened by ``reach`` of its size on every side."""
+    middle, half = (home[:2] + home[2:]) / 2, np.maximum(home[2:] - home[:2], extent) * (0.5 + reach)
+    away = np.abs((parts.boxes[:, :2] + parts.boxes[:, 2:]) / 2 - middle) / np.maximum(half, 1e-9)
+    return np.asarray(away.max(axis=1, initial=0.0))
 
 
 def _size(boxes: Numbers) -> Numbers:

@@ -12,6 +12,7 @@ from sam2_ros.tracking.bank import MemoryBank, RowBackup
 from sam2_ros.tracking.changes import ADDED, CORRECTED, PROMPT_RELEASED, change_of, state_change
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import FrameHistory, StoredFrame
+from sam2_ros.tracking.looking import trail_after_prompt
 from sam2_ros.tracking.masks import image_masks
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompting import Answer, PromptApplier
@@ -31,7 +32,7 @@ from sam2_ros.tracking.types import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Engine:
     """The parts of one tracker that a prompt goes through."""
 
@@ -160,9 +161,7 @@ class PromptRun:
             one.judge(answer.object_score, visibility, answer.iou)
             bounded = a.request.prompt.box is not None or a.request.prompt.mask is not None
             if engine.propagation.policy.looks and mask.crop.size:
-                x0, y0, x1, y1 = mask.box
-                box = (x0 / stored.width, y0 / stored.height, x1 / stored.width, y1 / stored.height)
-                one.trail = one.trail.seen(stored.frame, box, area)
+                one.trail = trail_after_prompt(one.trail, stored.frame, answer.logits, bounded)
             one.stand(before.prompted(stored.frame, stored.stamp, area, bounded, engine.config), mask)
             engine.history.forget_candidates(one.object_id)
             results.append(self._result(a, answer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from sam2_ros.model.sam2 import (
 )
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.looking import agreements, masks_within
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import Candidates, TrackedObject
 from sam2_ros.tracking.prompts import clicks_of, mask_to_network, to_network
 from sam2_ros.tracking.types import MaskCandidate, Prompt
 
 PREVIOUS_LOGIT_LIMIT = 32.0
+BELIEVED = 0.5  # IoU of a prompt's box and its mask's from which on the memory is believed
 NEARLY_AS_GOOD = 0.8  # of the best predicted IoU, for a candidate to be taken for its size
 
 
@@ -49,6 +51,7 @@ class _Decoded:
     pointer: Tensor  # [C]
     object_score: float
     iou: float
+    anew: bool = False  # the prompt contradicts what was tracked so far
 
 
 def preferred_candidate(decoded: DecodedMasks, rule: str) -> Tensor | None:
@@ -154,6 +157,9 @@ class PromptApplier:
             stacked = torch.stack([one.logits for one in objects if one.logits is not None])
             previous = stacked.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
         decoded = model.decode(conditioned, features, torch.as_tensor(points, device=model.device), labels, previous)
+        anew: list[int] = []
+        if correction and not self.config.reference_policy:
+            decoded, anew = self._believe_boxes(batch, decoded, features, points, labels, width, height)
         multimask = labels.shape[1] <= 1
         candidate = preferred_candidate(decoded, self.config.click_candidate) if multimask else None
         chosen = choose(decoded, multimask, self.config.stability_fallback, candidate)
@@ -173,8 +179,49 @@ class PromptApplier:
                     continue
             pointer = model.pointer(token[None], present[index, None])[0]
             logits = torch.where(present[index], logits.float(), ABSENT_LOGIT)
-            out.append(_Decoded(logits, pointer, scores[index], float(iou)))
-        return out
+            out.append(_Decoded(logits, pointer, scores[index], float(iou), index in anew))
+        return self._within_boxes(batch, out, width, height) if self.config.rejects_strays else out
+
+    def _believe_boxes(
+        self,
+        batch: list[tuple[Prompt, TrackedObject]],
+        decoded: DecodedMasks,
+        features: ImageFeatures,
+        points: NDArray[np.float32],
+        labels: Tensor,
+        width: int,
+        height: int,
+    ) -> tuple[DecodedMasks, list[int]]:
+        """A box says where the object is. Where the memory says that it is hidden, or elsewhere, the frame is looked at
+        without it; and for which of the batch that is so."""
+        size = np.array([width, height, width, height], np.float64)
+        boxes = [None if prompt.box is None else prompt.box / size for prompt, _ in batch]
+        agreement = agreements(decoded, boxes)
+        anew = [index for index, value in enumerate(agreement) if value < BELIEVED]
+        if not anew:
+            return decoded, anew
+        conditioned = self.model.without_memory(features).expand(len(anew), -1, -1, -1)
+        network_points = torch.as_tensor(points[anew], device=self.model.device)
+        alone = self.model.decode(conditioned, features, network_points, labels[anew], None)
+        better = agreements(alone, [boxes[index] for index in anew]) > agreement[anew]
+        taken = np.flatnonzero(better).tolist()
+        anew = [anew[index] for index in taken]
+        merged = {}
+        for field in fields(DecodedMasks):
+            merged[field.name] = getattr(decoded, field.name).clone()
+            merged[field.name][anew] = getattr(alone, field.name)[taken].to(merged[field.name].dtype)
+        return DecodedMasks(**merged), anew
+
+    def _within_boxes(
+        self, batch: list[tuple[Prompt, TrackedObject]], decoded: list[_Decoded], width: int, height: int
+    ) -> list[_Decoded]:
+        """A box says where the object is: parts of its mask elsewhere are not meant. A click may mean one, though."""
+        size = np.array([width, height, width, height], np.float64)
+        boxes = [None if prompt.box is None or prompt.points is not None else prompt.box / size for prompt, _ in batch]
+        if all(box is None for box in boxes):
+            return decoded
+        logits = masks_within(torch.stack([each.logits for each in decoded]), boxes).logits
+        return [replace(each, logits=own) for each, own in zip(decoded, logits, strict=True)]
 
     def _from_candidate(self, prompt: Prompt, one: TrackedObject) -> _Decoded:
         """The mask that was chosen among the kept candidates; a person who chooses one says that it is there."""
@@ -214,6 +261,8 @@ class PromptApplier:
         answers = []
         for index, (owner, one) in enumerate(decoded):
             released = None
+            if one.anew:
+                self.bank.forget_recent(owner.row, frame)
             if self.config.reference_policy and self._is_correction(owner, frame):
                 self.bank.store_recent([owner.row], frame, memory[index, None], one.pointer[None])
             else:

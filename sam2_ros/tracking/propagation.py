@@ -21,7 +21,7 @@ from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.looking import choose_candidates, own_masks, remember
 from sam2_ros.tracking.masks import fill_holes, image_masks, pack_masks, unpacked
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.policies import POLICIES
+from sam2_ros.tracking.policies import policy_of
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
 from sam2_ros.tracking.visibility import Evidence, Sight
 
@@ -54,7 +54,7 @@ class Propagation:
         self.bank = bank
         self.config = config
         self.dtype = dtype
-        self.policy = POLICIES[config.memory_policy]()
+        self.policy = policy_of(config.memory_policy, config.rejects_strays)
         self.measures = Measures()
         # On a GPU all that a frame may need is worked out before the host looks at any of it, so that it waits once a
         # frame. A CPU would work for nothing. Where masks are changed by what the host says, it has to look before.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,21 @@ import torch
 from sam2_reference import difference
 from small_tracker import add, box, click, logits, run, scene, small_model, stepped
 
-from sam2_ros.tracking import AddRequest, Tracker, TrackerConfig
-from sam2_ros.tracking.looking import own_masks
-from sam2_ros.tracking.policies import POLICIES, DistractorPolicy, Drawn, MemoryPolicy, Parts, QualityPolicy, Trail
+from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking.looking import own_masks, trail_after_prompt
+from sam2_ros.tracking.policies import (
+    POLICIES,
+    DistractorPolicy,
+    Drawn,
+    MemoryPolicy,
+    Parts,
+    QualityPolicy,
+    RecentPolicy,
+    Trail,
+    parts_within,
+    policy_of,
+)
 
 
 def moving(frames: int, step: float = 0.05) -> Trail:
@@ -31,13 +45,16 @@ def parts(*lefts: float, area: float = 0.01) -> Parts:
 def test_a_trail_goes_on_at_its_speed() -> None:
     predicted = moving(4).predicted(6)
     assert predicted is not None and predicted == pytest.approx([0.4, 0.4, 0.5, 0.5])
-    assert moving(1).predicted(2) is None and moving(4).predicted(40) is None
+    assert moving(1).predicted(2) == pytest.approx([0.1, 0.4, 0.2, 0.5])  # how fast it is, nobody knows yet
+    assert Trail().predicted(2) is None and moving(4).predicted(40) is None
     assert len(moving(50).frames) == 10  # it does not grow
     assert moving(3).seen(2, (0, 0, 1, 1), 1.0).boxes[-1] == (0, 0, 1, 1)  # a prompt replaces its frame's sighting
     assert moving(3).seen(2, (0, 0, 1, 1), 1.0).frames == (0, 1, 2)
 
 
-def test_recent_takes_the_best_and_everything() -> None:
+def test_masks_whole_as_in_sam_2_where_strays_are_not_rejected() -> None:
+    assert type(policy_of("recent", rejects_strays=False)) is MemoryPolicy
+    assert type(policy_of("quality", rejects_strays=False)) is QualityPolicy
     policy, drawn = MemoryPolicy(), Drawn(np.array([[0.2, 0.9, 0.5]]), np.full((1, 3), 0.1), np.zeros((1, 3, 4)))
     assert policy.choose(drawn, [Trail()], 0).tolist() == [1]
     assert policy.own_parts(parts(0.1, 0.7), moving(4), 4).tolist() == [True, True]
@@ -51,13 +68,73 @@ def test_quality_prefers_the_candidate_where_the_object_was_heading() -> None:
     assert QualityPolicy().choose(drawn, [moving(4), Trail()], 4).tolist() == [0, 1]
 
 
-def test_parts_where_the_object_was_not_heading_are_another_ones() -> None:
-    policy, trail = QualityPolicy(), moving(4)  # at 0.3 on frame 4
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_parts_where_the_object_was_not_heading_are_another_ones(name: str) -> None:
+    policy, trail = policy_of(name), moving(4)  # at 0.3 on frame 4
     assert policy.own_parts(parts(0.3, 0.6), trail, 4).tolist() == [True, False]
     assert policy.own_parts(parts(0.31, 0.33), trail, 4).tolist() == [True, True]  # behind a thin post
     assert policy.own_parts(parts(0.45, 0.8), trail, 4).tolist() == [True, False]  # the nearest one
     assert policy.own_parts(parts(0.8), trail, 4).tolist() == [True]  # an object may jump
     assert policy.own_parts(parts(0.3, 0.6), Trail(), 4).tolist() == [True, True]
+    assert policy.own_parts(parts(0.1, 0.7), moving(1), 1).tolist() == [True, False]  # prompted on the frame before
+    assert policy.own_parts(parts(0.5, 0.9), moving(4), 9).tolist() == [True, False]  # unseen for a while
+
+
+def test_a_speck_near_a_part_that_jumped_is_the_objects_and_one_far_away_is_not() -> None:
+    boxes = np.array([[0.8, 0.4, 0.9, 0.5], [0.82, 0.38, 0.83, 0.39], [0.1, 0.9, 0.11, 0.91]])
+    found = RecentPolicy().own_parts(Parts(np.array([0.01, 0.0001, 0.0001]), boxes), moving(4), 4)
+    assert found.tolist() == [True, True, False]
+
+
+def test_small_parts_that_the_prompt_meant_stay() -> None:
+    """A paraglider under the wing: the box of the large part is the wing's alone."""
+    boxes, areas = np.array([[0.1, 0.4, 0.2, 0.5], [0.14, 0.64, 0.16, 0.68]]), np.array([0.01, 0.0005])
+    alone = moving(1)
+    assert RecentPolicy().own_parts(Parts(areas, boxes), alone, 1).tolist() == [True, False]
+    assert RecentPolicy().own_parts(Parts(areas, boxes), replace(alone, extent=(0.1, 0.3)), 1).tolist() == [True, True]
+    mask = torch.full((1, 100, 100), -1.0)
+    for x0, y0, x1, y1 in (boxes * 100).round().astype(int):
+        mask[0, y0:y1, x0:x1] = 1.0
+    assert trail_after_prompt(Trail(), 0, mask, bounded=True).extent == pytest.approx((0.1, 0.28))
+    clicked = trail_after_prompt(Trail(), 0, mask, bounded=False)
+    assert clicked.extent == pytest.approx((0.1, 0.1)) and clicked.boxes[-1] == pytest.approx(boxes[0])
+
+
+def test_of_a_box_prompts_mask_the_parts_in_the_box_are_meant() -> None:
+    assert parts_within(parts(0.3, 0.6), np.array([0.29, 0.4, 0.41, 0.5])).tolist() == [True, False]
+    assert parts_within(parts(0.3, 0.6), np.array([0.0, 0.0, 0.1, 0.1])).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("reject", [True, False])
+def test_what_a_box_prompt_draws_beside_the_box_is_not_its_object(
+    reject: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mask in the answer and the one that is remembered; clicks beside the box may mean what lies there."""
+
+    def drawn(model: Any, *given: Any) -> Any:
+        out = decode(model, *given)
+        logits = torch.full_like(out.logits, -3.0)
+        logits[..., 10:20, 10:20] = logits[..., 22:24, 22:24] = 5.0  # of 32 x 32
+        return replace(out, logits=logits, object_score=out.object_score.abs() + 1)
+
+    decode = Sam2Model.decode
+    monkeypatch.setattr(Sam2Model, "decode", drawn)
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=2, reject_strays=reject))
+    tracker.step(scene(0), 0)
+    height, width = scene(0).shape[:2]
+    low = tracker.model.config.image_size // 4
+    edges = np.array([10 * width, 10 * height, 20 * width, 20 * height], np.float32) / np.float32(low)
+    alone, clicked = (
+        tracker.add([AddRequest(prompt)])[0]
+        for prompt in (
+            Prompt(box=edges),
+            Prompt(box=edges, points=np.array([[23 * width / low, 23 * height / low]]), labels=np.array([1])),
+        )
+    )
+    assert alone.result is not None and clicked.result is not None
+    right = alone.result.mask.box[2]
+    assert right <= edges[2] + 2 if reject else right > edges[2] + 2
+    assert clicked.result.mask.box[2] > edges[2] + 2
 
 
 def test_quality_remembers_sure_frames_of_the_usual_size() -> None:

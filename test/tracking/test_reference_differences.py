@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -23,7 +25,9 @@ from video_reference import (
     worst_difference,
 )
 
-from sam2_ros.tracking import AddRequest, PromptCode, Tracker, TrackerConfig
+from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, Tracker, TrackerConfig
+from sam2_ros.tracking.policies import Parts, Trail
 from sam2_ros.tracking.tracker import PROMPT_RELEASED
 
 
@@ -48,7 +52,7 @@ def test_a_correction_is_a_conditioning_frame(pair: Pair) -> None:
         Event(0, 1, rectangle(15, 60, 40, 100)),
         Event(4, 1, clicks((40, 80, 1), (90, 30, 0))),
         Event(4, 1, clicks((60, 80, 1))),
-        Event(7, 1, rectangle(20, 60, 60, 100)),
+        Event(7, 1, clicks((30, 70, 1), (50, 90, 1))),
     )
     ours = run_tracker(pair, frames, events, config_for(True, reference_policy=False))
     plain = run_reference(pair, frames, events, post=True)
@@ -166,3 +170,49 @@ def test_bounds_are_as_stated_for_slots_that_were_never_full() -> None:
     assert tracker.bank.prompted_frames[0].tolist() == [0, 1]
     assert not any(change.event == PROMPT_RELEASED for change in tracker.take_changes())
     assert np.count_nonzero(tracker.bank.recent_frames[0] == 1) == 0  # and it does not count twice
+
+
+@pytest.mark.parametrize("reference_policy", [True, False])
+def test_strays_are_left_out(reference_policy: bool) -> None:
+    policy = Tracker(small_model(), TrackerConfig(reference_policy=reference_policy))._propagation.policy
+    trail = Trail().seen(0, (0.1, 0.4, 0.2, 0.5), 0.01)
+    parts = Parts(np.full(2, 0.01), np.array([[0.1, 0.4, 0.2, 0.5], [0.8, 0.4, 0.9, 0.5]]))
+    assert policy.own_parts(parts, trail, 1).tolist() == [True, reference_policy]
+
+
+@pytest.mark.parametrize("reference_policy", [True, False])
+def test_a_box_is_believed_more_than_the_memory(reference_policy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory says that the object is hidden; a box says where it is, and the tracked frames are forgotten."""
+    remembered: list[torch.Tensor] = []
+    with_memory, decode = Sam2Model.with_memory, Sam2Model.decode
+
+    def remembering(model: Sam2Model, *given: Any) -> torch.Tensor:
+        remembered.append(with_memory(model, *given))
+        return remembered[-1]
+
+    def decoding(model: Sam2Model, conditioned: torch.Tensor, *given: Any) -> Any:
+        out = decode(model, conditioned, *given)
+        score = -5.0 if any(conditioned is each for each in remembered) else 5.0
+        logits = torch.full_like(out.logits, -3.0)
+        logits[..., 10:20, 10:20] = 5.0
+        return replace(out, logits=logits, object_score=torch.full_like(out.object_score, score))
+
+    monkeypatch.setattr(Sam2Model, "with_memory", remembering)
+    monkeypatch.setattr(Sam2Model, "decode", decoding)
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, reference_policy=reference_policy))
+    height, width = scene(0).shape[:2]
+    prompt = Prompt(box=np.array([width, height, 2 * width, 2 * height], np.float32) * np.float32(10 / 32))
+    assert tracker.model.config.image_size == 128
+    tracker.step(scene(0), 0)
+    tracker.add([AddRequest(prompt)])
+    for frame in range(1, 4):
+        (known,) = tracker.step(scene(frame), frame).objects
+        assert known.state is ObjectState.OCCLUDED
+    remembered_frames = tracker.bank.recent_frames[0].copy()
+    answer = tracker.refine(AddRequest(prompt, 1)).result
+    assert answer is not None and bool(answer.mask.area) is not reference_policy
+    assert 0 in tracker.bank.prompted_frames[0]
+    if reference_policy:
+        assert (remembered_frames >= 0).any()
+    else:
+        assert (tracker.bank.recent_frames[0] < 0).all()

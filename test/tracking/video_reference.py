@@ -265,6 +265,7 @@ def config_for(post: bool, **changes: Any) -> TrackerConfig:
         "stability_fallback": post,
         "binarize_prompted_memory": post,
         "reference_policy": True,
+        "reject_strays": False,
         "explosion_factor": 0.0,  # drawn weights leave the prompt's mask at once, and believe it
     }
     return TrackerConfig(**{**settings, **changes})
