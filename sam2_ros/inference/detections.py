@@ -9,29 +9,28 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 
 from sam2_ros.inference.backend import Backend
-from sam2_ros.tracking.association import Boxes, areas, assign, coverages, ious
+from sam2_ros.inference.matching import (
+    Box,
+    Detection,
+    Match,
+    Track,
+    as_array,
+    is_swollen,
+    match,
+    pair_up,
+    without_doubles,
+)
+from sam2_ros.tracking.association import areas
 from sam2_ros.tracking.stamps import find_frame
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectResult, Prompt, PromptResult
 
-Box: TypeAlias = tuple[float, float, float, float]
-"""Edges x0, y0, x1, y1 in pixels."""
+__all__ = ["Counts", "Detection", "DetectionFeeder", "DetectionSettings"]
 
 TENTATIVE_MISSES = 2  # messages in a row without it after which a new object that is not one yet is given up
-COVERED = 0.7  # share of the smaller box in common from which on two boxes are taken for one object, seen in part
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One box of a detector."""
-
-    box: Box
-    label: str = ""
-    score: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class DetectionSettings:
     new_after: int = 2
     max_objects: int = 0
     correct_below: float = 0.6
-    correct_every: int = 30
+    correct_every: int = 5
     lost_distance: float = 1.5
 
 
@@ -85,13 +84,13 @@ class DetectionFeeder:
     """Feeds one camera's detections to its backend. Owned by the inference thread.
 
     Args:
-        history, tolerance: frames kept and seconds, as ``tracker.history`` and ``tracker.history_tolerance``.
+        history: frames kept beside the newest, as ``tracker.history``.
     """
 
-    def __init__(self, history: int, tolerance: float) -> None:
-        self._tolerance = tolerance
+    def __init__(self, history: int) -> None:
         self._frames: deque[_Noted] = deque(maxlen=history + 1)
-        self._last_boxes: dict[int, Box] = {}  # where each object was seen last
+        self._known: dict[int, Box] = {}  # where each object was seen last, and not swollen
+        self._usual_areas: dict[int, float] = {}  # of the last detection that each object agreed with, or its prompt
         self._corrected: dict[int, int] = {}  # frame of each object's last prompt
         self._tentative: list[_Tentative] = []
         self.counts = Counts()
@@ -101,8 +100,10 @@ class DetectionFeeder:
         noted = _Noted(result.stamp, result.frame_index, {each.object_id: each for each in result.objects})
         noted.boxes = {each.object_id: _edges(each.mask.box) for each in result.objects if each.mask.crop.size}
         self._frames.append(noted)
-        self._last_boxes = {key: box for key, box in self._last_boxes.items() if key in noted.objects} | noted.boxes
+        sound = {key: box for key, box in noted.boxes.items() if not is_swollen(box, self._usual_areas.get(key, 0.0))}
+        self._known = {key: box for key, box in self._known.items() if key in noted.objects} | sound
         self._corrected = {key: frame for key, frame in self._corrected.items() if key in noted.objects}
+        self._usual_areas = {key: area for key, area in self._usual_areas.items() if key in noted.objects}
 
     def forget(self) -> None:
         """Time jumped: what was seen before belongs to another run."""
@@ -110,93 +111,73 @@ class DetectionFeeder:
         self._tentative.clear()
 
     def apply(
-        self, backend: Backend, detections: Sequence[Detection], stamp: int, settings: DetectionSettings
+        self,
+        backend: Backend,
+        detections: Sequence[Detection],
+        stamp: int,
+        settings: DetectionSettings,
+        tolerance: float = 0.1,
     ) -> list[PromptResult]:
-        """Associates the detections of the image stamped ``stamp`` (ns) and prompts where that is called for.
+        """Associates the detections of the image stamped ``stamp`` (ns; the nearest stored frame, ``tolerance`` seconds
+        away at most) and prompts where that is called for.
 
         Raises:
             PromptError: there is no such frame (any more).
         """
         self.counts.received += len(detections)
         try:
-            noted = self._frames[find_frame([each.stamp for each in self._frames], stamp, self._tolerance)]
+            noted = self._frames[find_frame([each.stamp for each in self._frames], stamp, tolerance)]
         except ValueError:
             self.counts.refused += len(detections)
             raise
         wanted = [each for each in detections if _is_wanted(each, settings)]
         self.counts.ignored += len(detections) - len(wanted)
         living = {each.object_id: each for each in (backend.objects() or _NOTHING).objects}
-        visible = {key: box for key, box in noted.boxes.items() if key in living}
-        requests: list[AddRequest] = []
-        left = self._match_visible(backend, wanted, visible, living, noted, requests, settings)
-        left = self._match_lost(left, visible, living, requests, settings)
-        boxes = _array([*visible.values(), *(_edges(request.prompt.box) for request in requests)])
-        self._propose_new(_without_doubles(left, boxes), noted.stamp, len(living), requests, settings)
+        tracks = [self._track(each, noted) for each in living.values()]
+        found = match(wanted, tracks, settings.match_iou, settings.lost_distance)
+        self.counts.matched += len(found.known)
+        self.counts.found_again += len(found.again)
+        corrections = [each for each in found.known if self._is_due(each, noted.frame, settings)]
+        for each in found.known:
+            if each not in corrections:
+                self._keep(backend, each, living[each.track.object_id])
+        requests = [_request(each.detection, each.track.object_id) for each in (*corrections, *found.again)]
+        boxes = [*(each.box for each in tracks if each.box is not None and not each.swollen)]
+        boxes += [each.detection.box for each in (*found.known, *found.again)]
+        new = without_doubles(found.left, as_array(boxes))
+        self._propose_new(new, noted.stamp, len(living), requests, settings)
         results = backend.add(requests, noted.stamp) if requests else []
         for request, result in zip(requests, results, strict=True):
             self._count(request, result, noted)
         return results
 
-    def _match_visible(
-        self,
-        backend: Backend,
-        wanted: list[Detection],
-        visible: dict[int, Box],
-        living: dict[int, ObjectResult],
-        noted: _Noted,
-        requests: list[AddRequest],
-        settings: DetectionSettings,
-    ) -> list[Detection]:
-        """Matches what is seen; an object of low quality is corrected, and another's label and score are kept
-        where they are surer than what is known. Returns the detections that are left."""
-        ids = list(visible)
-        overlap = ious(_array([each.box for each in wanted]), _array(list(visible.values())))
-        pairs = assign(1 - overlap, overlap >= settings.match_iou)
-        self.counts.matched += len(pairs)
-        for row, column in pairs:
-            one, detection = living[ids[column]], wanted[row]
-            waited = noted.frame - self._corrected.get(one.object_id, -settings.correct_every)
-            bad = noted.objects[one.object_id].predicted_iou if one.object_id in noted.objects else 1.0
-            if bad < settings.correct_below and waited >= settings.correct_every:
-                requests.append(_request(detection, one.object_id))
-            elif detection.label and (not one.label or detection.score > one.label_score):
-                backend.rename(one.object_id, one.name, detection.label, detection.score)
-        rows = {row for row, _ in pairs}
-        return [each for index, each in enumerate(wanted) if index not in rows]
+    def _track(self, living: ObjectResult, noted: _Noted) -> Track:
+        key, then = living.object_id, noted.objects.get(living.object_id)
+        return Track(
+            key, living.label, noted.boxes.get(key), self._known.get(key), self._usual_areas.get(key, 0.0),
+            then.predicted_iou if then is not None else 1.0,
+        )  # fmt: skip
 
-    def _match_lost(
-        self,
-        left: list[Detection],
-        visible: dict[int, Box],
-        living: dict[int, ObjectResult],
-        requests: list[AddRequest],
-        settings: DetectionSettings,
-    ) -> list[Detection]:
-        """Gives objects that are out of sight back to what is detected near where they were seen last, with a label
-        that is not another one and of like size. Returns the detections that are left."""
-        hidden = [key for key in living if key not in visible and key in self._last_boxes]
-        # What a visible object holds already is no hidden one.
-        shown = _array(list(visible.values()))
-        free = [each for each in left if not (ious(_array([each.box]), shown) >= settings.match_iou).any()]
-        boxes, last = _array([each.box for each in free]), _array([self._last_boxes[key] for key in hidden])
-        diagonals = np.maximum(np.hypot(*(last[:, 2:] - last[:, :2]).T), 1.0)
-        centres, last_centres = (boxes[:, :2] + boxes[:, 2:]) / 2, (last[:, :2] + last[:, 2:]) / 2
-        away = np.hypot(*np.moveaxis(centres[:, None] - last_centres[None], 2, 0)) / diagonals[None]
-        ratio = areas(boxes)[:, None] / np.maximum(areas(last)[None], 1.0)
-        fits = np.array([[_same_label(each, living[key]) for key in hidden] for each in free], bool).reshape(away.shape)
-        pairs = assign(np.minimum(away, 1000), (away <= settings.lost_distance) & (ratio > 0.4) & (ratio < 2.5) & fits)
-        taken = [free[row] for row, _ in pairs]
-        requests += [_request(free[row], hidden[column]) for row, column in pairs]
-        self.counts.found_again += len(pairs)
-        return [each for each in left if not any(each is other for other in taken)]
+    def _is_due(self, match: Match, frame: int, settings: DetectionSettings) -> bool:
+        """Whether a detection corrects its object: where the network is not sure of the mask, or the mask is not where
+        the detector sees the object; not too often."""
+        waited = frame - self._corrected.get(match.track.object_id, -settings.correct_every)
+        quality = min(match.track.quality, match.agreement)
+        return quality < settings.correct_below and waited >= settings.correct_every
+
+    def _keep(self, backend: Backend, match: Match, one: ObjectResult) -> None:
+        """Takes a label over where it is surer than what is known."""
+        detection = match.detection
+        if not match.track.swollen:
+            self._usual_areas[one.object_id] = _area(detection.box)
+        if detection.label and (not one.label or detection.score > one.label_score):
+            backend.rename(one.object_id, one.name, detection.label, detection.score)
 
     def _propose_new(
         self, left: list[Detection], stamp: int, count: int, requests: list[AddRequest], settings: DetectionSettings
     ) -> None:
         """Prompts for what was detected ``new_after`` times in different images; the same image counts once."""
-        boxes = _array([each.box for each in left])
-        overlap = ious(boxes, _array([each.box for each in self._tentative]))
-        pairs = dict(assign(1 - overlap, overlap >= settings.match_iou))
+        pairs = pair_up(as_array(each.box for each in left), as_array(each.box for each in self._tentative))
         kept: list[_Tentative] = []
         for row, detection in enumerate(left):
             tentative = self._tentative[pairs[row]] if row in pairs else _Tentative(detection.box, "", stamp, hits=0)
@@ -230,7 +211,8 @@ class DetectionFeeder:
         seen = result.result is not None and result.result.mask.crop.size
         box = _edges(result.result.mask.box) if result.result is not None and seen else _edges(request.prompt.box)
         self._corrected[result.object_id] = noted.frame
-        self._last_boxes[result.object_id] = box
+        self._known[result.object_id] = box
+        self._usual_areas[result.object_id] = _area(_edges(request.prompt.box))
         for later in self._frames:
             if later.frame >= noted.frame:
                 later.boxes[result.object_id] = box
@@ -250,20 +232,6 @@ def _is_wanted(detection: Detection, settings: DetectionSettings) -> bool:
     )  # fmt: skip
 
 
-def _without_doubles(left: list[Detection], known: Boxes) -> list[Detection]:
-    """Leaves out what is an object already, or part of one, or a surer detection's: the surest comes first."""
-    kept: list[Detection] = []
-    for detection in sorted(left, key=lambda each: -each.score):
-        others = np.concatenate([known, _array([each.box for each in kept])])
-        if not (coverages(_array([detection.box]), others) >= COVERED).any():
-            kept.append(detection)
-    return kept
-
-
-def _same_label(detection: Detection, known: ObjectResult) -> bool:
-    return not detection.label or not known.label or detection.label == known.label
-
-
 def _request(detection: Detection, object_id: int | None = None) -> AddRequest:
     prompt = Prompt(box=np.array(detection.box, np.float32))
     return AddRequest(prompt, object_id, label=detection.label, label_score=detection.score)
@@ -275,5 +243,5 @@ def _edges(box: Sequence[float] | np.ndarray | None) -> Box:
     return x0, y0, x1, y1
 
 
-def _array(boxes: Sequence[Box]) -> Boxes:
-    return np.array(boxes, np.float64).reshape(-1, 4)
+def _area(box: Box) -> float:
+    return float(areas(as_array([box]))[0])

@@ -30,8 +30,7 @@ class DetectionInput:
         self._topic = f"{prefix}detections"
         self._subscription: Subscription | None = None
         self._last_refusal = ""
-        history, tolerance = parameters.number("tracker.history"), parameters.number("tracker.history_tolerance")
-        self._feeder = DetectionFeeder(int(history), tolerance)
+        self._feeder = DetectionFeeder(int(parameters.number("tracker.history")))
 
     def start(self) -> None:
         self._subscription = self._node.create_subscription(
@@ -59,8 +58,9 @@ class DetectionInput:
     def _on_detections(self, message: Detection2DArray) -> None:
         detections = [from_message(each) for each in message.detections]
         stamp, settings = to_stamp(message.header.stamp), self._settings()
+        tolerance = self._parameters.number("tracker.history_tolerance")
         future = self._worker.call_on_frame(
-            lambda backend: self._feeder.apply(backend, detections, stamp, settings),
+            lambda backend: self._feeder.apply(backend, detections, stamp, settings, tolerance),
             stamp,
             self._parameters.number("prompts.wait"),
         )

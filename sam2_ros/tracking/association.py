@@ -38,6 +38,14 @@ def coverages(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     return intersections(first, second) / np.maximum(smaller, 1e-9)
 
 
+def distances(first: Boxes, second: Boxes) -> NDArray[np.float64]:
+    """Between the middles of every pair, as a multiple of the diagonal of the box of ``second``, ``[N, M]``."""
+    middles, others = (first[:, :2] + first[:, 2:]) / 2, (second[:, :2] + second[:, 2:]) / 2
+    diagonals = np.maximum(np.hypot(*(second[:, 2:] - second[:, :2]).T), 1.0)
+    away: NDArray[np.float64] = np.hypot(*np.moveaxis(middles[:, None] - others[None], 2, 0)) / diagonals[None]
+    return away
+
+
 def assign(costs: NDArray[np.float64], allowed: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Pairs (row, column) of least total cost among those ``allowed``, as many pairs as possible first.
 

@@ -11,7 +11,7 @@ import pytest
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.detections import Detection, DetectionFeeder, DetectionSettings
-from sam2_ros.tracking.association import assign, coverages, ious
+from sam2_ros.tracking.association import assign, coverages, distances, ious
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectState, PromptError, PromptResult
 
@@ -26,9 +26,10 @@ class Scene:
 
     def __init__(self, max_objects: int = 8) -> None:
         self.backend = NullBackend(TrackerConfig(history=4, max_objects=max_objects))
-        self.feeder = DetectionFeeder(4, 0.1)
+        self.feeder = DetectionFeeder(4)
         self.hidden: set[int] = set()
         self.quality = 1.0
+        self.shown: dict[int, tuple[float, float, float, float]] = {}  # boxes of masks that are not where they were
         self.number = 0
 
     def frame(self) -> FrameResult:
@@ -38,6 +39,10 @@ class Scene:
         objects = [replace(known, predicted_iou=self.quality) for known in result.objects]
         objects = [
             replace(known, mask=nothing, state=ObjectState.LOST) if known.object_id in self.hidden else known
+            for known in objects
+        ]
+        objects = [
+            replace(known, mask=filled(self.shown[known.object_id])) if known.object_id in self.shown else known
             for known in objects
         ]
         result = replace(result, objects=tuple(objects))
@@ -63,6 +68,13 @@ def scene() -> Scene:
     return scene
 
 
+def filled(box: Sequence[float]) -> CroppedMask:
+    mask = np.zeros((100, 200), np.bool_)
+    x0, y0, x1, y1 = (int(edge) for edge in box)
+    mask[y0:y1, x0:x1] = True
+    return CroppedMask.from_full(mask)
+
+
 def moved(box: Sequence[float], x: float) -> tuple[float, float, float, float]:
     return box[0] + x, box[1], box[2] + x, box[3]
 
@@ -72,6 +84,7 @@ def test_overlaps() -> None:
     second = np.array([[5, 0, 15, 10], [2, 2, 4, 4], [20, 20, 30, 30]], np.float64)
     np.testing.assert_allclose(ious(first, second), [[50 / 150, 4 / 100, 0]])
     np.testing.assert_allclose(coverages(first, second), [[0.5, 1, 0]])
+    np.testing.assert_allclose(distances(first, second)[0, :2], [5 / np.hypot(10, 10), np.hypot(2, 2) / np.hypot(2, 2)])
 
 
 def test_the_assignment_is_the_best_of_all_and_not_the_greedy_one() -> None:
@@ -170,6 +183,47 @@ def test_a_bad_track_is_corrected_every_so_often(scene: Scene) -> None:
         scene.frame()
         scene.detect(moved(PERSON, 4), settings=settings)
     assert scene.feeder.counts.corrected == 3
+
+
+def test_a_track_that_is_not_where_it_is_detected_is_corrected(scene: Scene) -> None:
+    """However sure the network is: its box and the detector's disagree."""
+    scene.detect(PERSON)
+    scene.frame()
+    scene.shown[1] = moved(PERSON, 5)
+    scene.frame()
+    scene.detect(PERSON, settings=replace(AT_ONCE, correct_below=0.5))  # IoU 0.6
+    assert scene.feeder.counts.corrected == 0
+    scene.detect(PERSON, settings=replace(AT_ONCE, correct_below=0.7, correct_every=2))
+    assert scene.feeder.counts.corrected == 1 and scene.ids == [1]
+
+
+def test_a_mask_that_swells_over_the_scene_neither_hides_others_nor_keeps_its_object(scene: Scene) -> None:
+    scene.detect(PERSON)
+    scene.frame()
+    scene.shown[1] = (0.0, 0.0, 180.0, 90.0)
+    scene.frame()
+    scene.detect(OTHER, moved(PERSON, 3), settings=replace(AT_ONCE, correct_every=2))
+    assert scene.ids == [1, 2]
+    living = scene.backend.objects()
+    assert living is not None and [known.mask.box for known in living.objects] == [(23, 20, 43, 70), (120, 20, 140, 70)]
+
+
+def test_what_grows_as_the_detector_says_has_not_swollen(scene: Scene) -> None:
+    """An object that comes near between two messages: no correction is called for, and nothing is there twice."""
+    scene.detect(PERSON)
+    scene.frame()
+    scene.shown[1] = (10.0, 5.0, 70.0, 95.0)
+    scene.frame()
+    scene.detect((12.0, 5.0, 70.0, 95.0))
+    assert scene.ids == [1] and scene.feeder.counts.corrected == 0 and scene.feeder.counts.matched == 1
+
+
+def test_something_narrow_that_leaves_its_box_between_messages_becomes_one_object(scene: Scene) -> None:
+    settings = replace(AT_ONCE, new_after=3)
+    for step in range(3):
+        scene.detect(moved(PERSON, 30 * step), settings=settings)
+        scene.frame()
+    assert scene.ids == [1] and scene.feeder.counts.added == 1
 
 
 def test_a_lost_object_that_is_detected_again_has_its_id_again(scene: Scene) -> None:

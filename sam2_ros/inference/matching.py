@@ -1,0 +1,138 @@
+"""Which detection is which object: by overlap where the object's box can be trusted, else by where it was known to be.
+
+A mask may swell over something beside its object. What it was when a detection last agreed tells that; such a box
+neither takes part in the overlap (unless a detection confirms it) nor hides what is detected within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from sam2_ros.tracking.association import Boxes, areas, assign, coverages, distances, ious
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""Edges x0, y0, x1, y1 in pixels."""
+
+COVERED = 0.7  # share of the smaller box in common from which on two boxes are taken for one object, seen in part
+LIKE = 2.5  # times the area up to which two boxes are of like size
+CONFIRMED = 0.5  # IoU from which on a detection confirms a box, however large
+SWOLLEN_DISTANCE = 0.75  # of its diagonal, that an object whose box can't be trusted may have moved since it could be
+TENTATIVE_DISTANCE = 1.0  # of its diagonal, that something new may move from one message to the next
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One box of a detector."""
+
+    box: Box
+    label: str = ""
+    score: float = 1.0
+
+
+@dataclass(frozen=True)
+class Track:
+    """A living object as a detector's message finds it."""
+
+    object_id: int
+    label: str
+    box: Box | None  # on the frame that the detector saw; None: out of sight
+    known: Box | None  # where it was seen last and not swollen
+    usual_area: float = 0.0  # of the last detection or prompt that it agreed with; 0: there was none
+    quality: float = 1.0  # predicted IoU
+
+    @property
+    def swollen(self) -> bool:
+        return self.box is not None and is_swollen(self.box, self.usual_area)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A detection of an object; ``agreement`` is the IoU of both boxes, 0 for an object out of sight."""
+
+    detection: Detection
+    track: Track
+    agreement: float
+
+
+@dataclass
+class Matches:
+    """What a message says."""
+
+    known: list[Match] = field(default_factory=list)  # of objects in sight
+    again: list[Match] = field(default_factory=list)  # of objects out of sight
+    left: list[Detection] = field(default_factory=list)  # of nothing that is known
+
+
+def match(detections: Sequence[Detection], tracks: Sequence[Track], min_iou: float, reach: float) -> Matches:
+    """Assigns detections to tracks: by IoU (at least ``min_iou``), then those left over to tracks that they do not
+    overlap enough, or that are out of sight, by distance (``reach`` times the diagonal of their known box at most)."""
+    found = Matches()
+    seen = [track for track in tracks if track.box is not None]
+    overlap = ious(as_array(each.box for each in detections), as_array(track.box for track in seen))
+    gates = np.array([max(min_iou, CONFIRMED) if track.swollen else min_iou for track in seen])
+    pairs = assign(1 - overlap, overlap >= gates[None])
+    found.known = [Match(detections[row], seen[column], float(overlap[row, column])) for row, column in pairs]
+    left = _others(detections, found.known)
+    # What a track in sight holds already is no hidden one.
+    sound = as_array(track.box for track in seen if not track.swollen)
+    free = [each for each in left if not (ious(as_array([each.box]), sound) >= min_iou).any()]
+    taken = {each.track.object_id for each in found.known}
+    candidates = [track for track in tracks if track.known is not None and track.object_id not in taken]
+    fits = np.array([[_same_label(each, track) for track in candidates] for each in free], bool)
+    away, like = _nearness(as_array(each.box for each in free), as_array(track.known for track in candidates))
+    overlap = ious(as_array(each.box for each in free), as_array(track.box or _NOWHERE for track in candidates))
+    reaches = np.array([reach if track.box is None else min(reach, SWOLLEN_DISTANCE) for track in candidates])
+    for row, column in assign(np.minimum(away, 1000), (away <= reaches[None]) & like & fits.reshape(away.shape)):
+        track = candidates[column]
+        one = Match(free[row], track, float(overlap[row, column]))
+        (found.again if track.box is None else found.known).append(one)
+    found.left = _others(left, [*found.known, *found.again])
+    return found
+
+
+def pair_up(boxes: Boxes, earlier: Boxes) -> dict[int, int]:
+    """Which of ``boxes`` (``[N, 4]``) goes on from which of those of an earlier message (``[M, 4]``): one near enough
+    and of like size. They need not overlap, for something narrow leaves its box within a few frames."""
+    away, like = _nearness(boxes, earlier)
+    return dict(assign(np.minimum(away, 1000), (away <= TENTATIVE_DISTANCE) & like))
+
+
+def without_doubles(left: Sequence[Detection], known: Boxes) -> list[Detection]:
+    """Leaves out what is an object already, or part of one, or a surer detection's: the surest comes first."""
+    kept: list[Detection] = []
+    for detection in sorted(left, key=lambda each: -each.score):
+        others = np.concatenate([known, as_array(each.box for each in kept)])
+        if not (coverages(as_array([detection.box]), others) >= COVERED).any():
+            kept.append(detection)
+    return kept
+
+
+def is_swollen(box: Box, usual_area: float) -> bool:
+    """Whether a box is much larger than it was when a detection last agreed with it."""
+    return bool(usual_area) and float(areas(as_array([box]))[0]) > LIKE * usual_area
+
+
+def as_array(boxes: object) -> Boxes:
+    """``[N, 4]`` of an iterable of N boxes."""
+    return np.array(list(boxes), np.float64).reshape(-1, 4)  # type: ignore[call-overload]
+
+
+_NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
+
+
+def _nearness(boxes: Boxes, known: Boxes) -> tuple[Boxes, np.ndarray]:
+    """Distances in diagonals of ``known``, and whether the sizes are like; both ``[N, M]``."""
+    ratio = areas(boxes)[:, None] / np.maximum(areas(known)[None], 1.0)
+    return distances(boxes, known), (ratio > 1 / LIKE) & (ratio < LIKE)
+
+
+def _others(detections: Sequence[Detection], taken: Sequence[Match]) -> list[Detection]:
+    return [each for each in detections if not any(each is one.detection for one in taken)]
+
+
+def _same_label(detection: Detection, track: Track) -> bool:
+    return not detection.label or not track.label or detection.label == track.label
