@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptResult
 
 
@@ -45,6 +46,14 @@ class Backend(Protocol):
 
     @next_id.setter
     def next_id(self, value: int) -> None: ...
+
+    def configure(self, config: TrackerConfig) -> None:
+        """Goes on with other settings, all of them from the next frame or prompt on.
+
+        Raises:
+            ValueError: it can't, with the setting and the reason; nothing has changed then.
+        """
+        ...
 
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         """Tracks every object in ``frame`` (RGB ``uint8 [H, W, 3]``), stamped ``stamp`` nanoseconds."""

@@ -120,6 +120,15 @@ class RemoteBackend:
                     raise
                 time.sleep(0.05)
 
+    def configure(self, config: TrackerConfig) -> None:
+        self._config.check_change(config)
+        self._config = config
+        if self._link.up:
+            try:
+                self._ask("configure", self._hello())
+            except (*_LOST, ServerRefusal):
+                self._link.drop("the settings could not be changed")  # the next hello says them
+
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         """
         Raises:

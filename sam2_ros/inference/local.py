@@ -86,6 +86,9 @@ class LocalBackend:
             raise RuntimeError("the backend was closed; make a new one")
         return self._tracker
 
+    def configure(self, config: TrackerConfig) -> None:
+        self.tracker.configure(config)
+
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         return self.tracker.step(frame, stamp)
 

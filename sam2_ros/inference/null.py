@@ -58,7 +58,7 @@ class NullBackend:
     """A :class:`~sam2_ros.inference.backend.Backend` whose masks stand still. ``delay`` is seconds spent on a frame."""
 
     def __init__(self, config: TrackerConfig | None = None, delay: float = 0.0) -> None:
-        config = config or TrackerConfig()
+        self._config = config = config or TrackerConfig()
         self.info = BackendInfo("null", "none", "none", 0, 0, config.max_objects)
         self._delay = delay
         self._objects: dict[int, _Object] = {}
@@ -66,7 +66,6 @@ class NullBackend:
         self._frame_index = -1
         self._stamp = 0
         self._stamps: deque[int] = deque(maxlen=config.history + 1)  # of the stored frames
-        self._tolerance = config.history_tolerance
         self._size = (0, 0)  # height, width
         self._changes: list[ObjectChange] = []
 
@@ -76,6 +75,10 @@ class NullBackend:
         if match is None:
             raise ValueError(f"'{model}' is no null engine; accepted: null or null:MILLISECONDS")
         return cls(config, int(match[1] or 0) / 1000)
+
+    def configure(self, config: TrackerConfig) -> None:
+        self._config.check_change(config)
+        self._config = config
 
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         time.sleep(self._delay)
@@ -135,7 +138,7 @@ class NullBackend:
 
     def _answer(self, request: AddRequest, asked: int) -> PromptResult:
         try:
-            index = find_frame(self._stamps, asked, self._tolerance)
+            index = find_frame(self._stamps, asked, self._config.history_tolerance)
             object_id = self._apply(request)
         except PromptError as error:
             return PromptResult(error.code, str(error))

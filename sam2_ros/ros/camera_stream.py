@@ -128,6 +128,16 @@ class CameraStream:
             self._detections.start()
         self._active = True
 
+    def configure(self, config: TrackerConfig) -> None:
+        """Changes the engine's settings, all of them between two frames."""
+
+        def report(done: Future[None]) -> None:
+            if error := done.exception():
+                self._warn(f"the engine does not take the new settings: {error}")
+
+        if self._worker is not None:
+            self._worker.call(lambda backend: backend.configure(config)).add_done_callback(report)
+
     def deactivate(self) -> None:
         """Unsubscribes and lets the frame under way end; model and objects stay."""
         self.stop()

@@ -16,6 +16,7 @@ from sam2_ros.inference import BackendFactory
 from sam2_ros.ros.camera_stream import CameraStream
 from sam2_ros.ros.diagnostics import Diagnostics
 from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.tracking.config import TrackerConfig
 
 T = TypeVar("T")
 Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
@@ -46,6 +47,7 @@ class TrackerNode(LifecycleNode):
         self._settings = NodeParameters(self)
         names = self._settings.names("cameras") or [""]
         self._cameras = [CameraStream(self, self._settings, name) for name in names]
+        self._settings.on_tracker_change = self._reconfigure
         self._diagnostics = Diagnostics(self, self._settings, lambda: [each.report() for each in self._cameras])
         self._survive_invalid_transitions()
 
@@ -113,6 +115,10 @@ class TrackerNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS  # back to unconfigured
 
     # ---- within ----
+
+    def _reconfigure(self, config: TrackerConfig) -> None:
+        for camera in self._cameras:
+            camera.configure(config)
 
     def _make_factory(self) -> BackendFactory:
         values = self._settings.values

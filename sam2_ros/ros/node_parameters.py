@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -10,7 +10,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from sam2_ros.ros import parameters
-from sam2_ros.ros.parameters import BY_NAME, PARAMETERS, Change, Parameter, Value
+from sam2_ros.ros.parameters import BY_NAME, PARAMETERS, Change, Parameter, Value, tracker_config
+from sam2_ros.tracking.config import TrackerConfig
 
 
 class NodeParameters:
@@ -22,6 +23,7 @@ class NodeParameters:
 
     def __init__(self, node: Node) -> None:
         self.configured = False  # True: what configure has used may not change
+        self.on_tracker_change: Callable[[TrackerConfig], None] = lambda config: None  # where it is configured
         self._node = node
         self._values: dict[str, Value] = {}
         self._refused_at_start: dict[str, str] = {}
@@ -92,16 +94,29 @@ class NodeParameters:
     def _on_set(self, changes: Sequence[RosParameter]) -> SetParametersResult:
         wanted = {change.name: change.value for change in changes if change.name in BY_NAME}
         try:
-            for name in wanted:
-                if self.configured and BY_NAME[name].change is Change.UNCONFIGURED:
-                    raise ValueError(f"{name} may be set while the node is unconfigured; clean it up first")
+            for name, value in wanted.items():
+                changed = value != self._values[name]
+                if self.configured and changed and BY_NAME[name].change is Change.UNCONFIGURED:
+                    raise ValueError(parameters.why_fixed(name))
             parameters.check(self._values | wanted)
+            before, after = tracker_config(self._values), tracker_config(self._values | wanted)
+            if self.configured:
+                _check_change(before, after)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._values |= wanted
         for name in wanted:
             self._refused_at_start.pop(name, None)
+        if self.configured and after != before:
+            self.on_tracker_change(after)
         return SetParametersResult(successful=True)
+
+
+def _check_change(before: TrackerConfig, after: TrackerConfig) -> None:
+    try:
+        before.check_change(after)
+    except ValueError as error:
+        raise ValueError(f"tracker.{error}; clean the node up first") from error
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.inference.endpoints import endpoints_for
-from sam2_ros.tracking.config import CLICK_CANDIDATES, TrackerConfig
+from sam2_ros.tracking.config import CLICK_CANDIDATES, FIXED, TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
 
 Value: TypeAlias = bool | int | float | str | list[str]
@@ -191,6 +191,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Age in frames beyond which an object pointer's age is given as this; training saw no older ones.",
         1,
         15,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.lost_after",
@@ -198,6 +199,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Frames without the object until OCCLUDED becomes LOST.",
         1,
         1_000_000,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.visible_after",
@@ -205,6 +207,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Frames in a row on which a hidden object must be seen until it is VISIBLE again.",
         1,
         100,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.occluded_after",
@@ -213,6 +216,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "drawn all the same is published.",
         1,
         100,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.search_every",
@@ -220,6 +224,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "A LOST object is looked for on every so many frames, and costs nothing on the others.",
         1,
         1000,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.drop_after",
@@ -227,6 +232,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Frames without the object until a LOST one is dropped, with an event; 0 = never.",
         0,
         1_000_000,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.explosion_factor",
@@ -235,6 +241,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "believed: not VISIBLE, not remembered; 0 = off.",
         0.0,
         1000.0,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.explosion_iou",
@@ -242,6 +249,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Predicted IoU from which on a mask may grow as it likes.",
         0.0,
         1.0,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.explosion_frames",
@@ -249,6 +257,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Frames with the object back to which its area is compared for explosion_factor.",
         1,
         100,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "tracker.reject_strays",
+        _DEFAULTS.reject_strays,
+        "Leave out the parts of a mask that lie far from where the object was heading, or outside of the box that it "
+        "was prompted with (memory_policy quality and distractor_aware do the first in any case).",
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.max_area",
@@ -256,6 +272,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "A mask of more than this share of the frame is not believed, unless the object's prompt was one; 1 = off.",
         0.0,
         1.0,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.history",
@@ -271,6 +288,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "then fewer memory frames are attended to, then the input is made smaller, and diagnostics say so. 0 = never.",
         0.0,
         60.0,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.history_tolerance",
@@ -278,6 +296,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Seconds that the stamp of a prompt may be away from that of the stored frame to which it is applied.",
         0.0,
         60.0,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.hole_area",
@@ -285,16 +304,19 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Fill background holes up to this many pixels of the low-resolution mask; 0 = off.",
         0,
         4096,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.non_overlap",
         _DEFAULTS.non_overlap,
         "Give every pixel to one object at most.",
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.stability_fallback",
         _DEFAULTS.stability_fallback,
         "An unstable single mask gives way to the best of the three candidates.",
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.click_candidate",
@@ -303,18 +325,22 @@ PARAMETERS: tuple[Parameter, ...] = (
         "predicted IoU, as SAM 2), stable (changes least with the threshold), largest or smallest (of those predicted "
         "nearly as good as the best).",
         choices=CLICK_CANDIDATES,
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.binarize_prompted_memory",
         _DEFAULTS.binarize_prompted_memory,
         "Remember prompted frames with a binary mask instead of a soft one.",
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.memory_policy",
         _DEFAULTS.memory_policy,
         "How objects are remembered: recent (as SAM 2), quality (only good frames, and a motion prior), "
-        "distractor_aware (also keeps frames on which a look-alike was told apart; three more slots an object).",
+        "distractor_aware (also keeps frames on which a look-alike was told apart; three more slots an object, so it "
+        "can't be changed to or from while the node is configured).",
         choices=tuple(POLICIES),
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "tracker.reference_policy",
@@ -459,7 +485,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "detections.correct_below",
         _DETECTIONS.correct_below,
-        "Predicted IoU of an object below which a matching detection corrects it; 0 = never.",
+        "Quality of an object below which a matching detection corrects it: the smaller of its predicted IoU and its "
+        "box's IoU with the detection; 0 = never.",
         0.0,
         1.0,
         change=Change.ANY_TIME,
@@ -512,6 +539,23 @@ PARAMETERS: tuple[Parameter, ...] = (
 )
 
 BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+_WHY_FIXED = {
+    "model": "the network is loaded with it",
+    "inference": "the connection to the server is made with it",
+    "input": "the subscription is made with it",
+    "depth": "its subscriptions are made with it",
+    "detections": "its subscription is made with it",
+    "prompts_file": "it is read then",
+}
+
+
+def why_fixed(name: str) -> str:
+    """Why a parameter that configure uses can't change afterwards, and what to do."""
+    group, _, setting = name.partition(".")
+    reason = FIXED[setting] if group == "tracker" else _WHY_FIXED[group]
+    return f"{name} may be set while the node is unconfigured, since {reason}; clean it up first"
 
 
 def check(values: Mapping[str, Value]) -> None:

@@ -22,7 +22,7 @@ from sam2_ros.tracking.config import TrackerConfig
 _TICK = 0.2  # s, between looks at idle streams and at the wish to stop
 _MAX_TOKEN = 64  # characters
 _OPERATIONS = ("hello", "ping", "bye", "step", "pixels", "add", "refine", "remove", "rename", "reset", "objects",
-               "next_id", "restore")  # fmt: skip
+               "next_id", "configure", "restore")  # fmt: skip
 
 
 class Server:

@@ -20,6 +20,7 @@ from sam2_ros.inference.pixels import PixelReader
 from sam2_ros.inference.protocol import Header, ProtocolError
 from sam2_ros.server.limits import Limits
 from sam2_ros.server.metrics import Metrics
+from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
 
 REPLIES = "inproc://replies"  # from the streams' threads to the server's socket
@@ -246,5 +247,6 @@ _COMMANDS: dict[str, Callable[[Backend, Header], Any]] = {
     "reset": lambda backend, header: backend.reset(),
     "objects": lambda backend, header: None,  # every answer carries them
     "next_id": _set_next_id,
+    "configure": lambda backend, header: backend.configure(from_wire(TrackerConfig, header["tracker"])),
     "restore": _restore,
 }

@@ -47,7 +47,7 @@ class Governor:
     """
 
     def __init__(self, deadline: float) -> None:
-        self._deadline = deadline * 1e3
+        self.deadline = deadline  # s; may be set at any time
         self._level = 0
         self._recent: deque[float] = deque(maxlen=JUDGED)  # ms
         self._calm = 0  # frames in a row
@@ -66,12 +66,13 @@ class Governor:
 
     def took(self, milliseconds: float) -> None:
         """Learns how long a frame took."""
-        if not self._deadline:
+        if not self.deadline:
             return
         self._recent.append(milliseconds)
         self._since_release += 1
-        self._calm = self._calm + 1 if milliseconds < SPARE * self._deadline else 0
-        if len(self._recent) == JUDGED and float(np.median(self._recent)) > self._deadline:
+        deadline = self.deadline * 1e3
+        self._calm = self._calm + 1 if milliseconds < SPARE * deadline else 0
+        if len(self._recent) == JUDGED and float(np.median(self._recent)) > deadline:
             if self._level < len(ECONOMIES):
                 swung = self._since_release < 2 * self._calm_needed
                 self._calm_needed = min(MOST_CALM, 2 * self._calm_needed) if swung else CALM

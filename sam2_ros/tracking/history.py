@@ -45,7 +45,7 @@ class FrameHistory:
     """The newest frame and up to ``config.history`` frames before it; an older one goes when a newer one comes."""
 
     def __init__(self, config: TrackerConfig) -> None:
-        self._tolerance = config.history_tolerance
+        self.config = config
         self._frames: deque[StoredFrame] = deque(maxlen=config.history + 1)
 
     @property
@@ -66,7 +66,7 @@ class FrameHistory:
         Raises:
             PromptError: none is, with the stamps that are accepted.
         """
-        return self._frames[find_frame([stored.stamp for stored in self._frames], stamp, self._tolerance)]
+        return self._frames[find_frame([stored.stamp for stored in self._frames], stamp, self.config.history_tolerance)]
 
     def after(self, stored: StoredFrame) -> list[StoredFrame]:
         """The frames that came after ``stored``, in their order."""

@@ -30,6 +30,7 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.governor import Governor
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.policies import policy_of
 from sam2_ros.tracking.prompt_run import Engine, PromptRun
 from sam2_ros.tracking.prompting import PromptApplier
 from sam2_ros.tracking.propagation import Clock, Propagation
@@ -55,7 +56,7 @@ class Tracker:
 
     Args:
         model: network with loaded weights, on its device; several trackers may share one.
-        config: settings, fixed for the tracker's life.
+        config: settings; :meth:`configure` changes them.
         dtype: "float32", or "bfloat16" for autocast with float32 weights, as the official models are run.
         shared: ``model`` as trackers in other threads use it at the same time.
     """
@@ -100,6 +101,19 @@ class Tracker:
     def history_bytes(self) -> int:
         """Bytes that the stored frames never exceed (beside ``bank.nbytes``)."""
         return most_bytes(self.model.config, self.config, self.dtype)
+
+    def configure(self, config: TrackerConfig) -> None:
+        """Goes on with other settings, all of them from the next frame or prompt on.
+
+        Raises:
+            ValueError: a setting differs that can't change while the tracker lives; nothing has changed then.
+        """
+        self.config.check_change(config)
+        self.config = config
+        for part in (self.bank, self.history, self._prompts, self._propagation, self._engine):
+            part.config = config
+        self._propagation.policy = policy_of(config.memory_policy, config.rejects_strays)
+        self._governor.deadline = config.deadline
 
     # -- frames ------------------------------------------------------------------------------------------------
 
