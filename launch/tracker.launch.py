@@ -25,6 +25,7 @@ ARGUMENTS = {
     "use_respawn": ("false", "start the node again when it dies"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "image": ("image", "topic of the camera's images (compressed ones: this name plus /compressed)"),
+    "cameras": ("", "names of several cameras, as [left, right]; {camera} in topics stands for each name"),
     "depth": ("", "topic of the depth images, registered to the camera's; given, it sets depth.enabled"),
     "camera_info": ("camera_info", "topic of the camera's calibration, needed with depth"),
     "transport": ("shared_memory", "how Fast DDS passes images on: shared_memory, large_data or default"),
@@ -49,12 +50,15 @@ REPLACED = {
 def start(context: LaunchContext) -> list:
     """The actions, with every argument known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    overrides = {"use_sim_time": is_true(given, "use_sim_time")}
+    overrides: dict[str, object] = {"use_sim_time": is_true(given, "use_sim_time")}
     for argument, parameter in REPLACED.items():
         if given[argument]:
             overrides[parameter] = given[argument]
     if given["depth"]:
         overrides["depth.enabled"] = True
+    cameras = names(given["cameras"])
+    if cameras:
+        overrides["cameras"] = cameras
     default_file = os.path.join(get_package_share_directory("sam2_ros"), "config", "tracker.yaml")
     tracker = LifecycleNode(
         package="sam2_ros",
@@ -62,12 +66,7 @@ def start(context: LaunchContext) -> list:
         name="tracker",
         namespace=given["namespace"],
         parameters=[given["params_file"] or default_file, overrides],
-        remappings=[
-            ("image", given["image"]),
-            ("image/compressed", given["image"] + "/compressed"),
-            ("depth/image", given["depth"] or "depth/image"),
-            ("camera_info", given["camera_info"]),
-        ],
+        remappings=[pair for camera in cameras or [""] for pair in remappings(given, camera)],
         arguments=["--ros-args", "--log-level", given["log_level"]],
         additional_env=environment(given["transport"], context.environment),
         respawn=is_true(given, "use_respawn"),
@@ -81,6 +80,33 @@ def start(context: LaunchContext) -> list:
         return actions
     drive = OpaqueFunction(function=partial(bring_up, node=tracker))
     return [RegisterEventHandler(OnProcessStart(target_action=tracker, on_start=[drive])), *actions]
+
+
+def names(text: str) -> list[str]:
+    """Of cameras: ``[left, right]``, with or without brackets and quotes."""
+    return [name for name in (part.strip(" '\"") for part in text.strip(" []").split(",")) if name]
+
+
+def remappings(given: dict, camera: str) -> list[tuple[str, str]]:
+    """From the topics of one camera, whose name stands before them where there are several, to the robot's."""
+    topics = {"image": given["image"], "depth/image": given["depth"] or "depth/image"}
+    topics["camera_info"] = given["camera_info"]
+    pairs = []
+    for topic, target in topics.items():
+        own = f"{camera}/{topic}" if camera else topic
+        if camera and "{camera}" in target:
+            target = target.replace("{camera}", camera)
+        elif camera and target == topic:
+            target = own
+        elif camera:
+            raise ValueError(
+                f"a topic of several cameras is '{target}'; accepted: one with {{camera}} in it, in whose place each "
+                "camera's name is put"
+            )
+        pairs.append((own, target))
+        if topic == "image":
+            pairs.append((f"{own}/compressed", f"{target}/compressed"))
+    return pairs
 
 
 def viewer(given: dict, variables: dict) -> ExecuteProcess:

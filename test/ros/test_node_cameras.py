@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_harness import Peer, box_prompt, running
+from node_harness import Launched, Peer, box_prompt, running
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 
@@ -18,16 +18,17 @@ NODE = "/robot/tracker"
 
 @pytest.fixture(scope="module")
 def cameras(folder: Path) -> Iterator[tuple[Peer, Peer]]:
-    """One node and the peers of its cameras, left and right."""
+    """A node that was launched for two cameras, and the peers of these, left and right."""
     file = folder / "cameras.yaml"
     file.write_text(
-        "/**:\n  ros__parameters:\n    cameras: [left, right]\n    model.name: 'null'\n    diagnostics.period: 0.1\n"
+        "/**:\n  ros__parameters:\n    model.name: 'null'\n    diagnostics.period: 0.1\n"
         "    prompts.wait: 0.5\n    tracker.max_objects: 4\n"
     )
-    with running(folder, namespace="/robot", params_file=str(file)) as node:
+    arguments = {"params_file": str(file), "cameras": "[left, right]", "image": "/stereo/{camera}/image_rect"}
+    with running(folder, namespace="/robot", **arguments) as node:
         node.wait_for_state("active")
-        left = Peer(f"{NODE}/left", "/robot/left/image", owner=NODE)
-        right = Peer(f"{NODE}/right", "/robot/right/image", owner=NODE)
+        left = Peer(f"{NODE}/left", "/stereo/left/image_rect", owner=NODE)
+        right = Peer(f"{NODE}/right", "/stereo/right/image_rect", owner=NODE)
         left.launched = right.launched = node.launched
         try:
             left.wait_for_reliable()
@@ -92,6 +93,14 @@ def test_names_that_can_be_no_topics_are_refused(folder: Path, names: str) -> No
     with running(folder, namespace="/wrong", params_file=str(file)) as node:
         assert node.launched is not None
         node.launched.wait_for_text("configure failed: cameras is [", "refused to configure")
+
+
+def test_one_topic_for_several_cameras_is_refused(folder: Path) -> None:
+    launched = Launched(
+        folder / "same_topic.log", "tracker.launch.py", namespace="/same", cameras="left, right", image="/camera/image"
+    )
+    launched.wait_for_text("is '/camera/image'; accepted: one with {camera} in it")
+    assert launched.wait_for_end() != 0
 
 
 def test_an_empty_list_is_the_one_camera_without_a_name(folder: Path) -> None:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from documented import published, section, subscribed, table
-from node_harness import running
+from documented import full, published, section, subscribed, table
+from node_harness import ROOT, running
 from sros2_policy import allowed, sometimes
 
 from sam2_ros.ros.parameters import PARAMETERS, Change
@@ -61,15 +61,38 @@ def test_topics_and_services(folder: Path) -> None:
 
 
 def test_when_parameters_may_be_set() -> None:
-    parameters = section("Parameters")
-    named = set(re.findall(r"`([a-z_.]+[a-z_])`", parameters.partition("the rest (")[2].partition(")")[0]))
-    listed = named - {"enabled"}
-    at_any_time = {each.name for each in PARAMETERS if each.change is Change.ANY_TIME}
-    assert listed == {name for name in at_any_time if not name.startswith("detections.")}
-    assert "`detections.*` but for\n`enabled`" in parameters
-    detections = {each.name for each in PARAMETERS if each.name.startswith("detections.")}
-    assert detections - at_any_time == {"detections.enabled"}
-    assert all(f"`{each.name}`" in parameters for each in PARAMETERS if each.change is Change.AT_START)
+    """Each row's names and groups, less those of the rows above it."""
+    left = {each.name: each.change for each in PARAMETERS}
+    rows = re.findall(
+        r"^\| (at start alone|while the node is unconfigured|at any time) \| (.*) \|$", section("Parameters"), re.M
+    )
+    for (_, listed), change in zip(rows, (Change.AT_START, Change.UNCONFIGURED, Change.ANY_TIME), strict=True):
+        for name in re.findall(r"`([a-z_.*]+)`", listed.partition("; ")[0]):
+            matching = [each for each in left if re.fullmatch(name.replace(".", r"\.").replace("*", ".*"), each)]
+            assert matching, f"{name} is no parameter"
+            assert {left.pop(each) for each in matching} == {change}, name
+    assert not left
+
+
+def test_the_readme_names_the_same() -> None:
+    """Its topics, services, parameter groups and states are those of this document, and nothing is left out."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (interface,) = re.findall(r"^## Interface\n(.*?)(?=^## )", readme, re.M | re.S)
+
+    def names(row: str) -> set[str]:
+        (cell,) = re.findall(rf"^\| {row} \| (.*) \|$", interface, re.M)
+        return set(re.findall(r"`([~/\w.*]+)`", cell))
+
+    def full_names(row: str) -> set[str]:
+        return {full(name, NODE) for name in names(row)}
+
+    assert full_names("subscribed topics") == set(subscribed(NODE))
+    assert full_names("published topics") == set(published(NODE))
+    assert full_names("services") == set(table(section("Services"), NODE))
+    groups = {f"{each.name.partition('.')[0]}.*" if "." in each.name else each.name for each in PARAMETERS}
+    assert names("parameters") == groups
+    assert names("states") == {"unconfigured", "inactive", "active", "finalized"}
+    assert names("transitions") == set(re.findall(r"^\| (\w+) \|", section("States"), re.M)) - {"transition"}
 
 
 def test_every_state_has_its_transitions() -> None:
