@@ -194,8 +194,7 @@ class PromptApplier:
     ) -> tuple[DecodedMasks, list[int]]:
         """A box says where the object is. Where the memory says that it is hidden, or elsewhere, the frame is looked at
         without it; and for which of the batch that is so."""
-        size = np.array([width, height, width, height], np.float64)
-        boxes = [None if prompt.box is None else prompt.box / size for prompt, _ in batch]
+        boxes = [_shares(prompt, width, height) for prompt, _ in batch]
         agreement = agreements(decoded, boxes)
         anew = [index for index, value in enumerate(agreement) if value < BELIEVED]
         if not anew:
@@ -216,8 +215,7 @@ class PromptApplier:
         self, batch: list[tuple[Prompt, TrackedObject]], decoded: list[_Decoded], width: int, height: int
     ) -> list[_Decoded]:
         """A box says where the object is: parts of its mask elsewhere are not meant. A click may mean one, though."""
-        size = np.array([width, height, width, height], np.float64)
-        boxes = [None if prompt.box is None or prompt.points is not None else prompt.box / size for prompt, _ in batch]
+        boxes = [None if prompt.points is not None else _shares(prompt, width, height) for prompt, _ in batch]
         if all(box is None for box in boxes):
             return decoded
         logits = masks_within(torch.stack([each.logits for each in decoded]), boxes).logits
@@ -273,3 +271,10 @@ class PromptApplier:
     def _network_points(self, one: TrackedObject, width: int, height: int) -> NDArray[np.float32]:
         clipped = np.clip(one.points, 0, np.array([width, height], np.float32))
         return to_network(clipped, width, height, self.model.config.image_size).astype(np.float32)
+
+
+def _shares(prompt: Prompt, width: int, height: int) -> NDArray[np.float64] | None:
+    """A prompt's box in shares of the frame; what reaches out of the image is cut off."""
+    if prompt.box is None:
+        return None
+    return np.clip(prompt.box / np.array([width, height, width, height], np.float64), 0, 1)

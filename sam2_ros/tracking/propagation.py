@@ -52,13 +52,17 @@ class Propagation:
     def __init__(self, model: Sam2Model, bank: MemoryBank, config: TrackerConfig, dtype: str) -> None:
         self.model = model
         self.bank = bank
-        self.config = config
         self.dtype = dtype
-        self.policy = policy_of(config.memory_policy, config.rejects_strays)
         self.measures = Measures()
+        self.configure(config)
+
+    def configure(self, config: TrackerConfig) -> None:
+        """Goes on with other settings."""
+        self.config = config
+        self.policy = policy_of(config.memory_policy, config.rejects_strays)
         # On a GPU all that a frame may need is worked out before the host looks at any of it, so that it waits once a
         # frame. A CPU would work for nothing. Where masks are changed by what the host says, it has to look before.
-        self.waits_once = model.device.type != "cpu" and not (
+        self.waits_once = self.model.device.type != "cpu" and not (
             self.policy.looks or config.non_overlap or config.hole_area
         )
 

@@ -30,7 +30,6 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.governor import Governor
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.policies import policy_of
 from sam2_ros.tracking.prompt_run import Engine, PromptRun
 from sam2_ros.tracking.prompting import PromptApplier
 from sam2_ros.tracking.propagation import Clock, Propagation
@@ -110,9 +109,9 @@ class Tracker:
         """
         self.config.check_change(config)
         self.config = config
-        for part in (self.bank, self.history, self._prompts, self._propagation, self._engine):
+        for part in (self.bank, self.history, self._prompts, self._engine):
             part.config = config
-        self._propagation.policy = policy_of(config.memory_policy, config.rejects_strays)
+        self._propagation.configure(config)
         self._governor.deadline = config.deadline
 
     # -- frames ------------------------------------------------------------------------------------------------

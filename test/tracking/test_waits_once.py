@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -45,8 +48,13 @@ def test_gives_the_same(config: TrackerConfig) -> None:
     torch.testing.assert_close(bank.float(), other_bank.float(), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("config", [TrackerConfig(non_overlap=True), TrackerConfig(hole_area=4)])
-def test_a_gpu_looks_first_where_the_host_has_a_say(config: TrackerConfig) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"non_overlap": True}, {"hole_area": 4}, {"reject_strays": True}, {"memory_policy": "quality"}], ids=str
+)
+def test_a_gpu_looks_first_where_the_host_has_a_say(changes: dict[str, Any]) -> None:
+    """From the start, or from when it is set while objects are tracked."""
+    plain = TrackerConfig(reject_strays=False)
+    config = replace(plain, **changes)
     model = small_model()
 
     class OnGpu:
@@ -59,4 +67,9 @@ def test_a_gpu_looks_first_where_the_host_has_a_say(config: TrackerConfig) -> No
 
     bank = Tracker(model, config).bank
     assert not Propagation(OnGpu(), bank, config, "float32").waits_once  # type: ignore[arg-type]
-    assert Propagation(OnGpu(), bank, TrackerConfig(), "float32").waits_once  # type: ignore[arg-type]
+    live = Propagation(OnGpu(), bank, plain, "float32")  # type: ignore[arg-type]
+    assert live.waits_once
+    live.configure(config)
+    assert not live.waits_once
+    live.configure(plain)
+    assert live.waits_once
