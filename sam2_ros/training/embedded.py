@@ -2,7 +2,7 @@
 
 Features of the frozen encoder on disk; a first training, which turns feature matching into tracking; a second one on
 clips in which objects are covered and leave; a third one with a second layer of memory attention, which also sees
-objects from close by; a fourth one on frames that the network has led itself to, mistakes and all; export. What is
+objects from close by; where asked for, a fourth one on frames that the network has led itself to; export. What is
 there already is not made again, and an interrupted run goes on where it was.
 """
 
@@ -19,7 +19,7 @@ import torch
 from sam2_ros.model import load_model
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training import mobilesam
-from sam2_ros.training.embedded_data import OCCLUSIONS, prepare_features
+from sam2_ros.training.embedded_data import prepare_features
 from sam2_ros.training.evaluate import evaluate
 from sam2_ros.training.export import export
 from sam2_ros.training.features import FeatureStore
@@ -30,7 +30,6 @@ from sam2_ros.training.sampling import PROMPT_KINDS, Sampler, Source
 PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
 SECOND_PHASES = (Phase(1600, 3, 8), Phase(3200, 2, 12))
 THIRD_PHASES = (Phase(600, 3, 8), Phase(1900, 2, 12))
-FOURTH_PHASES = (Phase(2300, 2, 8, 20),)
 LAYERS = 2  # of memory attention from the third training on
 
 
@@ -46,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--davis", type=Path, required=True, help="JPEGImages/, Annotations/, fit.txt and dev.txt")
     parser.add_argument("--coco", type=Path, required=True, help="images/ and labels/ with YOLO polygons")
     parser.add_argument("--stills", type=Path, required=True, help="images/ and annotations.json in COCO's format")
-    parser.add_argument("--work", type=Path, required=True, help="folder for features and training state (about 31 GB)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for features and training state (about 22 GB, 31 with the fourth)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--size", type=int, default=448, help="side of the network's input (default: 448)")
     parser.add_argument("--composites", type=int, default=530, help="clips made of stills (default: 530)")
@@ -61,7 +60,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--first-stage", type=Path, help="checkpoint of the first training, instead of doing it")
     parser.add_argument("--second-stage", type=Path, help="checkpoint of the second training, instead of both")
     parser.add_argument("--third-stage", type=Path, help="checkpoint of the third training, instead of all three")
-    for name, phases in (("second", SECOND_PHASES), ("third", THIRD_PHASES), ("fourth", FOURTH_PHASES)):
+    for name, phases in (("second", SECOND_PHASES), ("third", THIRD_PHASES), ("fourth", ())):
         usual = " ".join(f"{p.until}:{p.clips}:{p.length}" + (f":{p.lead}" if p.lead else "") for p in phases)
         parser.add_argument(
             f"--{name}-phases",
@@ -69,7 +68,7 @@ def arguments() -> argparse.ArgumentParser:
             nargs="+",
             default=phases,
             metavar="UNTIL:CLIPS:LENGTH[:LEAD]",
-            help=f"the same for the {name} training (default: {usual}); LEAD: up to so many frames before them",
+            help=f"the same for the {name} training (default: {usual or 'none'}); LEAD: at most so many frames lead up",
         )
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
     parser.add_argument("--export-only", action="store_true", help="export the state as it is, without training")
@@ -99,7 +98,7 @@ def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
     """From tracking what is seen to knowing when it is not."""
     model.config = replace(model.config, present_iou=0.0, remember_absence=False)
     score_from_iou(model)
-    short, long, _ = (stores[name] for name in OCCLUSIONS)
+    short, long = stores["occlusion"], stores["longer_occlusion"]
     sources = [Source(stores["fit"], 0.2, 5), Source(short, 0.3, 1), Source(long, 0.5, 1)]
     schedule = Schedule(tuple(args.second_phases), rate=3e-4, decoder_rate=2.25e-4)
     trainer = Trainer(model.train(), Sampler(sources, seed=1), schedule, args.work / "run2")
@@ -111,7 +110,7 @@ def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
 def third_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
     """With a second look at the memory, and objects from close by."""
     deeper = deepened(model, LAYERS)
-    short, long, _ = (stores[name] for name in OCCLUSIONS)
+    short, long = stores["occlusion"], stores["longer_occlusion"]
     shares = ((stores["fit"], 0.27, 5), (stores["approach"], 0.13, 3), (short, 0.2, 1), (long, 0.4, 1))
     sampler = Sampler([Source(*share) for share in shares], seed=2, largest=0.85)
     schedule = Schedule(tuple(args.third_phases), rate=3e-4, decoder_rate=1.5e-4)
@@ -122,8 +121,11 @@ def third_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, Fe
 
 
 def fourth_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
-    """From short clips to long ones: what to do when one's own memory is wrong."""
-    _, long, longest = (stores[name] for name in OCCLUSIONS)
+    """From short clips to long ones: what to do when one's own memory is wrong.
+
+    Left out by default: it did not make the shipped checkpoint better (see the model card).
+    """
+    long, longest = stores["longer_occlusion"], stores["longest_occlusion"]
     shares = ((stores["fit"], 0.22, 2), (stores["approach"], 0.08, 2), (long, 0.3, 1), (longest, 0.4, 1))
     sampler = Sampler([Source(*share) for share in shares], seed=3, largest=0.85)
     schedule = Schedule(tuple(args.fourth_phases), rate=3e-4, decoder_rate=2e-4)
@@ -142,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         model = load_model(str(args.third_stage))
     else:
         model = third_stage(args, _second_model(args, mobile, stores), stores)
-    average = fourth_stage(args, model, stores)
+    average = fourth_stage(args, model, stores) if args.fourth_phases else model
     export(average, args.out)
     for kind in PROMPT_KINDS:
         scores = evaluate(average, stores["dev"], kind)

@@ -184,11 +184,15 @@ def test_frames_that_lead_up_are_run_as_the_tracker_runs_them_and_cost_no_gradie
     plain = roll_out(model, frames, prompt)
     led = roll_out(model, frames, prompt, disturb, told, lead=3)
     for t in range(1, 5):
-        assert led[t].decoded is not None and plain[t].decoded is not None
-        assert torch.equal(led[t].decoded.logits, plain[t].decoded.logits)
+        mine, theirs = led[t].decoded, plain[t].decoded
+        assert mine is not None and theirs is not None
+        # Without gradients some products are merged, which rounds differently.
+        torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-4, atol=1e-4)
         assert led[t].logits.requires_grad == (t > 3)
     assert not disturbed  # only the last frame has gradients, and it is not remembered
-    led[4].decoded.logits.square().sum().backward()
+    last = led[4].decoded
+    assert last is not None
+    last.logits.square().sum().backward()
     first = next(model.memory_encoder.parameters())
     assert first.grad is not None and bool(first.grad.any())  # through the prompted frame's memory
 
