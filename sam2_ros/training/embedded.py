@@ -45,7 +45,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--davis", type=Path, required=True, help="JPEGImages/, Annotations/, fit.txt and dev.txt")
     parser.add_argument("--coco", type=Path, required=True, help="images/ and labels/ with YOLO polygons")
     parser.add_argument("--stills", type=Path, required=True, help="images/ and annotations.json in COCO's format")
-    parser.add_argument("--work", type=Path, required=True, help="folder for features and training state (about 22 GB, 31 with the fourth)")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for features and training state (22 GB; 31 with the fourth)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--size", type=int, default=448, help="side of the network's input (default: 448)")
     parser.add_argument("--composites", type=int, default=530, help="clips made of stills (default: 530)")
