@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -63,6 +62,8 @@ def contours(crop: BoolMask, x: int = 0, y: int = 0) -> list[tuple[NDArray[np.in
         crop: ``bool [h, w]``.
         x, y: where its top-left pixel lies in the image.
     """
+    import cv2  # reading prompts does without it
+
     found, tree = cv2.findContours(crop.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
     if tree is None:
         return []

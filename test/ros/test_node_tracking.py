@@ -448,7 +448,11 @@ def test_the_quality_of_service_of_results_can_be_overridden(node: Peer) -> None
         ("input.timeout", -1.0, "out of range"),
         ("input.timeout", "long", "Wrong parameter type"),
         ("diagnostics.period", 3.0, "read-only"),
-        ("tracker.max_objects", 9, "may be set while the node is unconfigured; clean it up first"),
+        (
+            "tracker.max_objects",
+            9,
+            "may be set while the node is unconfigured, since the memory bank is allocated for it",
+        ),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_a_reason(node: Peer, name: str, value: Any, reason: str) -> None:
