@@ -14,6 +14,7 @@ from sam2_ros.tools.errors import UserError
 PROMPT_SERVICES = ("add_objects", "refine_object", "remove_object", "rename_object", "reset")
 METADATA = "sam2_ros"  # name of the record that holds the node's parameters and topics
 PATIENCE_S = 10.0
+SETTLE_S = 5.0  # until a recorder says that it runs, whatever it hears
 
 
 def register(subparsers: Any) -> None:
@@ -59,6 +60,7 @@ def _record(node: Any, args: argparse.Namespace) -> int:
     parameters = _parameters(node, source.node)
     with args.file.open("wb") as stream:
         recorder = Recorder(node, stream, source, parameters)
+        _settle(node, source, recorder)
         print(
             f"sam2_ros: recording {source.prefix} and {source.image_topic} into {args.file}; Ctrl-C ends it", flush=True
         )
@@ -72,6 +74,28 @@ def _record(node: Any, args: argparse.Namespace) -> int:
     counts = ", ".join(f"{count} {topic}" for topic, count in sorted(recorder.counts.items()))
     print(f"sam2_ros: {args.file}: {counts or 'nothing was published'}")
     return 0
+
+
+def _settle(node: Any, source: Any, recorder: Recorder) -> None:
+    """Until the recorder is heard by the tracker and hears both it and its camera, if the camera sends at all.
+
+    Whoever is told that the recording runs may give a prompt; its frame and the call itself are then in the file.
+    """
+    import rclpy
+
+    from sam2_ros.ros.acquaintance import is_acquainted
+
+    def turn() -> None:
+        rclpy.spin_once(node, timeout_sec=0.1)
+
+    is_acquainted(node, source.node, SETTLE_S, turn)
+    deadline = time.monotonic() + SETTLE_S
+    counts, tracks = recorder.counts, f"{source.prefix}/tracks"
+    while source.image_topic not in counts and time.monotonic() < deadline:
+        turn()
+    enough = counts.get(tracks, 0) + 2  # the next may still be of an image before the first
+    while source.image_topic in counts and counts.get(tracks, 0) < enough and time.monotonic() < deadline:
+        turn()
 
 
 def _find(node: Any, name: str) -> Any:

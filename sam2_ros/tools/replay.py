@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -167,7 +168,9 @@ def _frames(messages: Any, about: dict[str, str]) -> list[Frame]:
     ordered = [frames[stamp] for stamp in sorted(frames)]
     for after, *call in calls:
         frame = next((each for each in reversed(ordered) if each.stamp <= after), None)
-        if frame is not None:
+        if frame is None:
+            print(f"sam2_ros: a call of {call[0]} came before the first recorded image; left out", file=sys.stderr)
+        else:
             frame.calls.append((call[0], call[1], call[2]))
     return ordered
 
