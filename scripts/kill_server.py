@@ -29,13 +29,12 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
+from sam2_ros.bench.node import camera_command, prompt_scene
 from sam2_ros.bench.scene import moving_scene
 from sam2_ros.bench.servers import ServerProcess
 from sam2_ros.evaluation.report import machine
-from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
-from sam2_ros.ros.messages import bounding_box
+from sam2_ros.msg import TrackedObject, TrackedObjectArray
 from sam2_ros.ros.transport import environment
-from sam2_ros.srv import AddObjects
 from sam2_ros.tools.client_node import client_node, wait_until_active
 from sam2_ros.tools.processes import ChildProcess, signals_unwind
 from sam2_ros.tools.progress import bar
@@ -102,14 +101,9 @@ class Watcher:
                 raise TimeoutError(f"waited {PATIENCE:g} s in vain for {what}")
 
     def add(self, objects: int) -> None:
-        client = self._node.create_client(AddObjects, f"{TRACKER}/add_objects")
-        boxes = moving_scene(objects, WIDTH, HEIGHT).boxes.tolist()
-        prompts = [ObjectPrompt(box=[bounding_box(tuple(each))]) for each in boxes]
         self.spin(lambda: self.newest is not None, "the first image")
-        answer = client.call_async(AddObjects.Request(prompts=prompts))
-        self.spin(answer.done, "an answer of add_objects")
-        if not answer.result().success:
-            raise RuntimeError(f"the node refused the objects: {answer.result().message}")
+        scene = moving_scene(objects, WIDTH, HEIGHT)
+        prompt_scene(self._node, TRACKER, scene, lambda until: self.spin(until, "an answer of add_objects"))
         self.spin(lambda: len(self.ids) == objects, "tracks of the objects")
 
 
@@ -129,8 +123,9 @@ def measure(run: Run, quiet: bool = False) -> dict[str, Any]:
             ):
                 watcher = Watcher(node, launched)
                 wait_until_active(node, TRACKER, launched, PATIENCE)
+                command = camera_command(NAMESPACE, WIDTH, HEIGHT, run.rate, run.objects)
                 with (
-                    ChildProcess(_camera_command(run), folder / "camera.log") as camera,
+                    ChildProcess(command, folder / "camera.log") as camera,
                     bar(run.kills, "kill", quiet) as progress,
                 ):
                     watcher.add(run.objects)
@@ -193,13 +188,6 @@ def _tracker_command(folder: Path, endpoint: str) -> list[str]:
     file.write_text(f"/**:\n  ros__parameters:\n    inference.endpoint: '{endpoint}'\n", encoding="utf-8")
     arguments = (f"namespace:={NAMESPACE}", f"params_file:={file}")
     return ["ros2", "launch", "sam2_ros", "tracker.launch.py", *arguments]
-
-
-def _camera_command(run: Run) -> list[str]:
-    options = {"width": WIDTH, "height": HEIGHT, "rate": float(run.rate), "objects": run.objects}
-    parameters = [word for name, value in options.items() for word in ("-p", f"{name}:={value}")]
-    module = "sam2_ros.bench.node_camera"
-    return [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:=/{NAMESPACE}", *parameters]
 
 
 def table(measured: dict[str, Any]) -> str:

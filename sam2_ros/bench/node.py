@@ -20,13 +20,12 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from sam2_ros.bench.scene import moving_scene
+from sam2_ros.bench.scene import MovingScene, moving_scene
 from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
-from sam2_ros.ros.acquaintance import is_acquainted
 from sam2_ros.ros.messages import bounding_box, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
-from sam2_ros.tools.client_node import client_node, wait_until_active
+from sam2_ros.tools.client_node import client_node, tracker_client, wait_until_active
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.processes import ChildProcess, signals_unwind
 
@@ -67,7 +66,8 @@ def measure(run: NodeRun, tell: Callable[[str], None] = lambda _: None) -> dict[
         with ChildProcess(_tracker_command(run), Path(folder, "node.log")) as tracker:
             tell(f"{run.model}, {run.width}x{run.height}: starting the node")
             wait_until_active(node, TRACKER, tracker, PATIENCE)
-            with ChildProcess(_camera_command(run), Path(folder, "camera.log")) as camera:
+            command = camera_command(NAMESPACE, run.width, run.height, run.rate, run.objects)
+            with ChildProcess(command, Path(folder, "camera.log")) as camera:
                 receiver.add_objects(run, camera)
                 tell(f"{run.model}, {run.width}x{run.height}: measuring {run.frames} frames")
                 receiver.collect(SETTLE, camera)
@@ -104,6 +104,20 @@ def _summary(run: NodeRun, rows: Any, before: tuple[int, int, int], after: tuple
     }
 
 
+def prompt_scene(node: Node, tracker: str, scene: MovingScene, spin: Callable[[Callable[[], bool]], None]) -> None:
+    """Adds every object of the scene by its box; ``spin`` spins ``node`` until something is so.
+
+    Raises:
+        UserError: the tracker refused them, or is not there.
+    """
+    client = tracker_client(node, AddObjects, tracker, "add_objects", PATIENCE)
+    prompts = [ObjectPrompt(box=[bounding_box((x0, y0, x1, y1))]) for x0, y0, x1, y1 in scene.boxes.tolist()]
+    answer = client.call_async(AddObjects.Request(prompts=prompts))
+    spin(answer.done)
+    if not answer.result().success:
+        raise UserError(f"the tracker refused the objects: {answer.result().message}")
+
+
 class _Receiver:
     """The client of the node."""
 
@@ -133,16 +147,11 @@ class _Receiver:
         )
 
     def add_objects(self, run: NodeRun, camera: ChildProcess) -> None:
-        client = self._node.create_client(AddObjects, f"{TRACKER}/add_objects")
-        prompts = []
-        for x0, y0, x1, y1 in moving_scene(run.objects, run.width, run.height).boxes.tolist():
-            prompts.append(ObjectPrompt(box=[bounding_box((x0, y0, x1, y1))]))
         self._spin(lambda: self.counters[1] > 0, camera)  # a prompt is not kept for long without a frame
-        is_acquainted(self._node, TRACKER, PATIENCE, lambda: rclpy.spin_once(self._node, timeout_sec=0.1))
-        answer = client.call_async(AddObjects.Request(prompts=prompts))
-        self._spin(answer.done, camera)
-        if not answer.result().success:
-            raise UserError(f"the tracker refused the objects: {answer.result().message}")
+        prompt_scene(
+            self._node, TRACKER, moving_scene(run.objects, run.width, run.height),
+            lambda until: self._spin(until, camera),
+        )  # fmt: skip
         self._objects = run.objects
 
     def collect(self, frames: int, camera: ChildProcess) -> None:
@@ -165,8 +174,9 @@ def _tracker_command(run: NodeRun) -> list[str]:
     return ["ros2", "launch", "sam2_ros", "tracker.launch.py", *(f"{k}:={v}" for k, v in arguments.items())]
 
 
-def _camera_command(run: NodeRun) -> list[str]:
-    options = {"width": run.width, "height": run.height, "rate": float(run.rate), "objects": run.objects}
+def camera_command(namespace: str, width: int, height: int, rate: float, objects: int) -> list[str]:
+    """Starts the camera of the moving scene."""
+    options = {"width": width, "height": height, "rate": float(rate), "objects": objects}
     parameters = [word for name, value in options.items() for word in ("-p", f"{name}:={value}")]
     module = "sam2_ros.bench.node_camera"
-    return [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:=/{NAMESPACE}", *parameters]
+    return [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:=/{namespace}", *parameters]

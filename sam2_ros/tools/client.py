@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,36 +128,21 @@ def _client(args: argparse.Namespace) -> Iterator[Call]:
     """
     try:
         import rclpy
-        from rclpy.signals import SignalHandlerOptions
+
+        from sam2_ros.tools.client_node import client_node, tracker_client
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 ({error}); source its setup file first") from None
-    from sam2_ros.ros.acquaintance import is_acquainted
+    with client_node("sam2_ros_client", start_parameter_services=False) as node:
 
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C ends this like any other command
-    node = rclpy.create_node("sam2_ros_client", start_parameter_services=False)
+        def call(service_type: type, name: str, request: Any) -> Any:
+            client = tracker_client(node, service_type, args.node, name, args.timeout)
+            future = client.call_async(request)
+            rclpy.spin_until_future_complete(node, future, timeout_sec=args.timeout)
+            if not future.done():
+                raise UserError(f"{client.srv_name} gave no answer within {args.timeout:g} s (--timeout waits longer)")
+            return future.result()
 
-    def call(service_type: type, name: str, request: Any) -> Any:
-        owner = args.node.rstrip("/")
-        service = f"{owner}/{name}"
-        client = node.create_client(service_type, service)
-        if not client.wait_for_service(args.timeout):
-            raise UserError(
-                f"no service {service} within {args.timeout:g} s; is the node running? (--node names another one)"
-            )
-        deadline = time.monotonic() + args.timeout
-        is_acquainted(node, owner, args.timeout, lambda: rclpy.spin_once(node, timeout_sec=0.1))
-        future = client.call_async(request)
-        while not future.done() and time.monotonic() < deadline:
-            rclpy.spin_once(node, timeout_sec=0.1)
-        if not future.done():
-            raise UserError(f"{service} gave no answer within {args.timeout:g} s (--timeout waits longer)")
-        return future.result()
-
-    try:
         yield call
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
 
 
 def _prompt(args: argparse.Namespace) -> ObjectPrompt:

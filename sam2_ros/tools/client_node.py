@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from sam2_ros.ros.acquaintance import is_acquainted
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.processes import ChildProcess
 
@@ -53,3 +54,32 @@ def wait_until_active(node: Node, tracker: str, process: ChildProcess, timeout_s
                 return
         time.sleep(0.1)
     raise UserError(f"the tracker was not active within {timeout_s:.0f} s")
+
+
+def tracker_client(
+    node: Node, service_type: type, tracker: str, name: str, timeout_s: float, turn: Callable[[], None] | None = None
+) -> Any:
+    """A client of the service ``name`` of ``tracker`` (a node or one of its cameras) that the tracker knows, so that no
+    answer is lost (:func:`~sam2_ros.ros.acquaintance.is_acquainted`).
+
+    Args:
+        turn: lets a little time pass; default: spins ``node`` once.
+
+    Raises:
+        UserError: it is not there in time.
+    """
+
+    def spin() -> None:
+        rclpy.spin_once(node, timeout_sec=0.1)
+
+    turn = turn or spin
+    service = f"{tracker.rstrip('/')}/{name}"
+    client = node.create_client(service_type, service)
+    deadline = time.monotonic() + timeout_s
+    while not client.service_is_ready() and time.monotonic() < deadline:
+        turn()
+    if not client.service_is_ready():
+        raise UserError(f"no service {service} within {timeout_s:g} s; is the node running? (--node names another one)")
+    if not is_acquainted(node, tracker, max(1.0, deadline - time.monotonic()), turn):
+        raise UserError(f"{service} gave no answer within {timeout_s:g} s (--timeout waits longer)")
+    return client

@@ -19,12 +19,11 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import BoundingBox2D, Point2D
 
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
-from sam2_ros.ros.acquaintance import is_acquainted
 from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
-from sam2_ros.tools.client_node import client_node, wait_until_active
+from sam2_ros.tools.client_node import client_node, tracker_client, wait_until_active
 from sam2_ros.tools.demo_page import DemoPage
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.footage import Clip
@@ -69,8 +68,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         interrupted = False
         try:
             wait_until_active(node, TRACKER, tracker, START_TIMEOUT_S)
-            adder = node.create_client(AddObjects, f"{TRACKER}/add_objects")
-            is_acquainted(node, TRACKER, PROMPT_TIMEOUT_S, lambda: rclpy.spin_once(node, timeout_sec=0.1))
+            adder = tracker_client(node, AddObjects, TRACKER, "add_objects", PROMPT_TIMEOUT_S)
             answer = adder.call_async(request)
             with ChildProcess(_camera_command(clip, args), args.out / f"{clip.name}_camera.log") as camera:
                 recorder.spin(lambda: answer.done() or not camera.running, PROMPT_TIMEOUT_S)

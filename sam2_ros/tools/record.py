@@ -121,11 +121,10 @@ def _parameters(node: Any, owner: str) -> dict[str, Any]:
     from rclpy.parameter import parameter_value_to_python
 
     from sam2_ros.ros.parameters import PARAMETERS
+    from sam2_ros.tools.client_node import tracker_client
 
     names = [each.name for each in PARAMETERS if each.name.startswith(("model.", "tracker."))]
-    client = node.create_client(GetParameters, f"{owner}/get_parameters")
-    if not client.wait_for_service(PATIENCE_S):
-        raise UserError(f"{owner} does not tell its parameters within {PATIENCE_S:g} s")
+    client = tracker_client(node, GetParameters, owner, "get_parameters", PATIENCE_S)
     future = client.call_async(GetParameters.Request(names=names))
     import rclpy
 

@@ -20,13 +20,12 @@ from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection3DArray
 
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
-from sam2_ros.ros.acquaintance import is_acquainted
 from sam2_ros.ros.image_conversion import depth_rows, to_rgb
 from sam2_ros.ros.messages import bounding_box, full_mask, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.simulation.score import Sample, sample
 from sam2_ros.srv import AddObjects
-from sam2_ros.tools.client_node import client_node
+from sam2_ros.tools.client_node import client_node, tracker_client
 from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.processes import ChildProcess, signals_unwind
 from sam2_ros.tools.progress import bar
@@ -135,9 +134,9 @@ class Recorder:
             if (labels == number).any():
                 box = bounding_box(CroppedMask.from_full(labels == number).box)
                 prompts.append(ObjectPrompt(name=name, box=[box]))
-        client = self._node.create_client(AddObjects, f"{TRACKER}/add_objects")
-        self._wait(lambda: client.wait_for_service(0.1), check)
-        is_acquainted(self._node, TRACKER, START_TIMEOUT_S, lambda: self._turn(check))
+        client = tracker_client(
+            self._node, AddObjects, TRACKER, "add_objects", START_TIMEOUT_S, lambda: self._turn(check)
+        )
         answer = client.call_async(AddObjects.Request(request_header=first["image"].header, prompts=prompts))
         self._wait(answer.done, check)
         if not answer.result().success:

@@ -25,12 +25,11 @@ class BadCommand(ValueError):
 
 
 class Services:
-    """The services of one camera, ``prefix``/…, of the tracker ``owner``. The answers come in the ROS thread."""
+    """The services of one camera, ``prefix``/…. The answers come in the ROS thread."""
 
-    def __init__(self, node: Node, prefix: str, owner: str) -> None:
+    def __init__(self, node: Node, prefix: str) -> None:
         self._node = node
         self._prefix = prefix
-        self._owner = owner
         self._clients: dict[str, Any] = {}
 
     def call(self, command: Command) -> Future[dict[str, object]]:
@@ -52,7 +51,7 @@ class Services:
         if not client.wait_for_service(timeout_sec=2.0):
             raise ConnectionError(f"the service {self._prefix}/{name} is not there; is the tracker running?")
         if not known:
-            is_acquainted(self._node, self._owner, 2.0, lambda: time.sleep(0.01))
+            is_acquainted(self._node, self._prefix, 2.0, lambda: time.sleep(0.01))
         answer: Future[dict[str, object]] = Future()
 
         def done(future: Any) -> None:

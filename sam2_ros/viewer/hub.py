@@ -118,7 +118,7 @@ class Hub:
             if camera is None:
                 camera = Camera(self._node, source, self._max_side, self._on_shot)
                 camera.watchers = sum(1 for session in self._sessions if session.watching)
-                self._services[name] = Services(self._node, source.prefix, source.node)
+                self._services[name] = Services(self._node, source.prefix)
                 self._events[name] = self._node.create_subscription(
                     ObjectEvent, f"{source.prefix}/events", lambda event, name=name: self._on_event(name, event), 100
                 )

@@ -87,8 +87,8 @@ def wait_until(condition: Callable[[], Any], what: str = "it", launched: Launche
 class Peer:
     """The other side of the node: publishes images, keeps what the node publishes, calls its services."""
 
-    def __init__(self, node_name: str, image_topic: str = "/image", reliable: bool = True, owner: str = "") -> None:
-        """``node_name`` is what the names of topics and services begin with; ``owner`` is the node, if it differs."""
+    def __init__(self, node_name: str, image_topic: str = "/image", reliable: bool = True) -> None:
+        """``node_name`` is what the names of topics and services begin with: the node's, or that of its camera."""
         import rclpy
         from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.executors import SingleThreadedExecutor
@@ -98,7 +98,6 @@ class Peer:
 
         self.launched: Launched | None = None
         self.node_name = node_name
-        self._owner = owner or node_name
         self.tracks: list[TrackedObjectArray] = []
         self.events: list[ObjectEvent] = []
         self.statuses: list[Any] = []
@@ -216,7 +215,7 @@ class Peer:
         assert self.launched is not None
         pid = self.launched.node_pid()
         if self._known_to.get(name) != pid:
-            if not is_acquainted(self.node, self._owner, PATIENCE, lambda: time.sleep(0.01)):
+            if not is_acquainted(self.node, self.node_name, PATIENCE, lambda: time.sleep(0.01)):
                 pytest.fail(f"the node never knew a client of {name}\n{self.launched.text}", pytrace=True)
             self._known_to[name] = pid
 

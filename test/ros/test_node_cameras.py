@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 
 from sam2_ros.msg import TrackedObjectArray
+from sam2_ros.ros.acquaintance import is_acquainted
 
 NODE = "/robot/tracker"
 
@@ -27,8 +31,8 @@ def cameras(folder: Path) -> Iterator[tuple[Peer, Peer]]:
     arguments = {"params_file": str(file), "cameras": "[left, right]", "image": "/stereo/{camera}/image_rect"}
     with running(folder, namespace="/robot", **arguments) as node:
         node.wait_for_state("active")
-        left = Peer(f"{NODE}/left", "/stereo/left/image_rect", owner=NODE)
-        right = Peer(f"{NODE}/right", "/stereo/right/image_rect", owner=NODE)
+        left = Peer(f"{NODE}/left", "/stereo/left/image_rect")
+        right = Peer(f"{NODE}/right", "/stereo/right/image_rect")
         left.launched = right.launched = node.launched
         try:
             left.wait_for_reliable()
@@ -75,10 +79,21 @@ def test_only_topics_with_the_cameras_names_exist(cameras: tuple[Peer, Peer]) ->
     assert not left.node.get_subscriptions_info_by_topic("/robot/image")
 
 
+def test_the_commands_speak_to_one_camera(cameras: tuple[Peer, Peer]) -> None:
+    left, right = cameras
+    left.track()
+    words = ["add", "--box", "30", "30", "60", "70", "--name", "one", "--node", f"{NODE}/left", "--timeout", "15"]
+    done = subprocess.run([sys.executable, "-m", "sam2_ros", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "one" in [known.name for known in left.list_objects().tracks.objects]
+    assert "one" not in [known.name for known in right.list_objects().tracks.objects]
+
+
 def test_the_names_can_not_be_set_while_the_node_runs(cameras: tuple[Peer, Peer]) -> None:
     left, _ = cameras
     client = left.node.create_client(SetParameters, f"{NODE}/set_parameters")
     left.wait_until(client.service_is_ready, "parameter service")
+    assert is_acquainted(left.node, NODE, 60.0, lambda: time.sleep(0.01))
     wanted = [Parameter("cameras", value=["front"]).to_parameter_msg()]
     future = client.call_async(SetParameters.Request(parameters=wanted))
     left.wait_until(future.done, "an answer")

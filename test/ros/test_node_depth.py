@@ -295,7 +295,7 @@ def test_each_camera_has_its_own_depth(folder: Path, tmp_path: Path) -> None:
     )
     with running(folder, namespace="/two", params_file=str(file)) as node:
         node.wait_for_state("active")
-        peers = [Peer(f"/two/tracker/{name}", f"/two/{name}/image", owner="/two/tracker") for name in ("left", "right")]
+        peers = [Peer(f"/two/tracker/{name}", f"/two/{name}/image") for name in ("left", "right")]
         try:
             rigs = [Rig(peer, f"/two/{name}") for peer, name in zip(peers, ("left", "right"), strict=True)]
             for peer in peers:
