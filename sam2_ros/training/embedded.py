@@ -77,16 +77,21 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _trained(args: argparse.Namespace, model: Sam2Model, sampler: Sampler, schedule: Schedule, name: str) -> Sam2Model:
+    """The average that a training, whose state is in the folder ``name``, ends with."""
+    trainer = Trainer(model, sampler, schedule, args.work / name)
+    if not args.export_only:
+        trainer.run(args.work / name / "log.jsonl")
+    return trainer.average
+
+
 def first_stage(args: argparse.Namespace, mobile: mobilesam.StateDict, stores: dict[str, FeatureStore]) -> Sam2Model:
     """From feature matching to tracking."""
     fit = stores["fit"]
     sample = torch.cat([fit[index].stride_16 for index in range(0, fit.count, 40)])
     model = initial_model(embedded_config(args.size), mobile, sample, Matching())
     sources = [Source(fit, 0.4, 8), Source(stores["composite"], 0.42, 1), Source(stores["camera"], 0.18, 3)]
-    trainer = Trainer(model, Sampler(sources, seed=0), Schedule(tuple(args.phases)), args.work / "run")
-    if not args.export_only:
-        trainer.run(args.work / "run" / "log.jsonl")
-    return trainer.average
+    return _trained(args, model, Sampler(sources, seed=0), Schedule(tuple(args.phases)), "run")
 
 
 def _second_model(args: argparse.Namespace, mobile: mobilesam.StateDict, stores: dict[str, FeatureStore]) -> Sam2Model:
@@ -103,10 +108,7 @@ def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
     short, long = stores["occlusion"], stores["longer_occlusion"]
     sources = [Source(stores["fit"], 0.2, 5), Source(short, 0.3, 1), Source(long, 0.5, 1)]
     schedule = Schedule(tuple(args.second_phases), rate=3e-4, decoder_rate=2.25e-4)
-    trainer = Trainer(model.train(), Sampler(sources, seed=1), schedule, args.work / "run2")
-    if not args.export_only:
-        trainer.run(args.work / "run2" / "log.jsonl")
-    return trainer.average
+    return _trained(args, model.train(), Sampler(sources, seed=1), schedule, "run2")
 
 
 def third_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
@@ -116,10 +118,7 @@ def third_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, Fe
     shares = ((stores["fit"], 0.27, 5), (stores["approach"], 0.13, 3), (short, 0.2, 1), (long, 0.4, 1))
     sampler = Sampler([Source(*share) for share in shares], seed=2, largest=0.85)
     schedule = Schedule(tuple(args.third_phases), rate=3e-4, decoder_rate=1.5e-4)
-    trainer = Trainer(deeper.train(), sampler, schedule, args.work / "run3")
-    if not args.export_only:
-        trainer.run(args.work / "run3" / "log.jsonl")
-    return trainer.average
+    return _trained(args, deeper.train(), sampler, schedule, "run3")
 
 
 def fourth_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
@@ -131,10 +130,7 @@ def fourth_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
     shares = ((stores["fit"], 0.22, 2), (stores["approach"], 0.08, 2), (long, 0.3, 1), (longest, 0.4, 1))
     sampler = Sampler([Source(*share) for share in shares], seed=3, largest=0.85)
     schedule = Schedule(tuple(args.fourth_phases), rate=3e-4, decoder_rate=2e-4)
-    trainer = Trainer(model.train(), sampler, schedule, args.work / "run4")
-    if not args.export_only:
-        trainer.run(args.work / "run4" / "log.jsonl")
-    return trainer.average
+    return _trained(args, model.train(), sampler, schedule, "run4")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -70,15 +70,16 @@ def clip_loss(
     told: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Each loss, averaged over the frames that have it; ``disturb`` and ``told`` as in :func:`~.rollout.roll_out`."""
+    leading = range(1, batch.lead + 1)
     frames = []
     for t, maps in enumerate(batch.maps):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not 0 < t <= batch.lead):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and t not in leading):
             frames.append(project(model, *maps))
     outputs = roll_out(model, frames, batch.prompt, disturb, told, batch.lead)
     sums: dict[str, Tensor] = {}
     counted = 0
     for t, (output, target, seen) in enumerate(zip(outputs, batch.targets, batch.seen, strict=True)):
-        if 0 < t <= batch.lead:
+        if t in leading:
             continue
         losses = frame_loss(output, target, weights, seen)
         counted += bool(losses)
