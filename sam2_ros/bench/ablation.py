@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -87,20 +87,6 @@ def _image_projected_per_object(model: Sam2Model) -> Iterator[None]:
         yield
 
 
-def _all_objects_at_once(
-    self: memory_attention.MemoryAttention,
-    image: Tensor,
-    image_pos: Tensor,
-    memory: Tensor,
-    memory_pos: Tensor,
-    num_pointers: int,
-    mask: Tensor | None = None,
-) -> Tensor:
-    first = cast(memory_attention.MemoryAttentionLayer, self.layers[0])
-    x = first.attend_self(image + 0.1 * image_pos, self.table)
-    return self._attend(x, memory, memory + memory_pos, num_pointers, None if mask is None else mask[:, None, None, :])
-
-
 @contextmanager
 def _every_candidate_upsampled(model: Sam2Model) -> Iterator[None]:
     size = model.config.image_size
@@ -129,7 +115,7 @@ VARIANTS: dict[str, Without] = {
     "first layer once for all objects": _first_layer_per_object,
     "memory encoder's image projection once for all objects": _image_projected_per_object,
     "one object after the other through the memory": lambda _: mock.patch.object(
-        memory_attention.MemoryAttention, "forward", _all_objects_at_once
+        memory_attention.MemoryAttention, "_in_turn", lambda *_: False
     ),
     "best mask chosen before up-sampling": _every_candidate_upsampled,
     "out_proj and v_proj merged": lambda _: mock.patch.object(

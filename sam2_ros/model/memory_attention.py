@@ -100,9 +100,8 @@ class MemoryAttention(nn.Module):
         x = first.attend_self(image + 0.1 * image_pos, self.table)
         keys = memory + memory_pos
         attention_mask = None if mask is None else mask[:, None, None, :]
-        if len(memory) == 1 or torch.is_grad_enabled() or memory.device.type != "cpu":
+        if not self._in_turn(memory):
             return self._attend(x, memory, keys, num_pointers, attention_mask)
-        # One object at a time: what lies between two steps then stays in a processor's cache.
         each = [slice(index, index + 1) for index in range(len(memory))]
         return torch.cat(
             [
@@ -113,6 +112,11 @@ class MemoryAttention(nn.Module):
                 for one in each
             ]
         )  # fmt: skip
+
+    @staticmethod
+    def _in_turn(memory: Tensor) -> bool:
+        """One object at a time: what lies between two steps then stays in a processor's cache."""
+        return len(memory) > 1 and not torch.is_grad_enabled() and memory.device.type == "cpu"
 
     def _attend(self, x: Tensor, memory: Tensor, keys: Tensor, num_pointers: int, mask: Tensor | None) -> Tensor:
         """All that follows the first layer's self-attention."""
