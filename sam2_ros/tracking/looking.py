@@ -58,7 +58,7 @@ def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None]) ->
     the frame) that it was prompted with; None: it is left as it is."""
 
     def rule(box: NDArray[np.float64] | None) -> Rule:
-        return lambda parts: parts_within(parts, box) if box is not None else np.ones(len(parts.areas), np.bool_)
+        return lambda parts: parts_within(parts, box) if box is not None else parts.all
 
     return _keep_parts(logits, [rule(box) for box in boxes])
 
@@ -66,7 +66,7 @@ def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None]) ->
 def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool) -> Trail:
     """The trail after a prompt on ``frame`` whose mask is ``logits`` (``[1, h, w]``), whomever its pixels are given to;
     ``bounded``: a box or a mask said how far the object reaches, so that its small parts are meant too."""
-    box = _keep_parts(logits[None], [lambda parts: np.ones(len(parts.areas), np.bool_)]).boxes[0]
+    box = _keep_parts(logits[None], [lambda parts: parts.all]).boxes[0]
     trail = trail.seen(frame, box.tolist(), float((logits > 0).float().mean()))
     mask = (logits[0] > 0).cpu().numpy()
     height, width = mask.shape

@@ -36,10 +36,7 @@ class Trail:
     boxes: tuple[tuple[float, float, float, float], ...] = ()  # x0, y0, x1, y1, shares of the frame
     areas: tuple[float, ...] = ()  # shares of the frame
     anchor: int = -ANCHOR_EVERY  # its newest anchor frame
-    extent: tuple[float, float] = (
-        0.0,
-        0.0,
-    )  # width and height of all that its newest prompt meant, shares of the frame
+    extent: tuple[float, float] = (0.0, 0.0)  # width and height of all that its newest prompt meant, likewise
 
     def seen(self, frame: int, box: Sequence[float], area: float) -> Trail:
         """The trail with a sighting more; one on the same frame, before a prompt, gives way to it."""
@@ -93,6 +90,11 @@ class Parts:
     areas: Numbers  # [N]
     boxes: Numbers  # [N, 4]
 
+    @property
+    def all(self) -> NDArray[np.bool_]:
+        """The choice of every part (``[N]``)."""
+        return np.ones(len(self.areas), np.bool_)
+
 
 class MemoryPolicy:
     """``recent`` without ``reject_strays``, as in SAM 2: the candidate of best predicted IoU, whole, and every frame is
@@ -108,7 +110,7 @@ class MemoryPolicy:
 
     def own_parts(self, parts: Parts, trail: Trail, frame: int) -> NDArray[np.bool_]:
         """Which parts of its mask are an object's own (``[N]``)."""
-        return np.ones(len(parts.areas), np.bool_)
+        return parts.all
 
     def enters(self, ious: Numbers, areas: Numbers, trails: Sequence[Trail]) -> NDArray[np.bool_]:
         """Whether a frame on which an object is seen enters its memory, by predicted IoU and area (``[B]``)."""
@@ -130,7 +132,7 @@ class RecentPolicy(MemoryPolicy):
     def own_parts(self, parts: Parts, trail: Trail, frame: int) -> NDArray[np.bool_]:
         home = trail.predicted(frame)
         if home is None:
-            return np.ones(len(parts.areas), np.bool_)
+            return parts.all
         large = parts.areas >= PART * trail.usual_area
         far = _distances(parts, home, trail.reach(frame), trail.extent)
         near = far <= 1
