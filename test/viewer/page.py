@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from node_harness import wait_until
+from node_harness import Peer, wait_until
 
 
 @contextmanager
@@ -30,6 +30,14 @@ def viewer(folder: Path, *options: str) -> Iterator[str]:
         code = process.wait(30)
     assert code == 0, log.read_text()
     assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def address_of(tracker: Peer) -> str:
+    """As the launch file's viewer prints it."""
+    launched = tracker.launched
+    assert launched is not None
+    launched.wait_for_text("viewer at http://127.0.0.1:")
+    return next(line.rpartition(" ")[2] for line in launched.text.splitlines() if " viewer at " in line)
 
 
 class Picture:

@@ -12,22 +12,12 @@ pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
 pytest.importorskip("aiohttp", reason="the viewer's server")
 
 from node_harness import HEIGHT, WIDTH, Peer, running, wait_until
-from page import Picture
+from page import Picture, address_of
 
 from sam2_ros.ros.messages import full_mask
-from sam2_ros.viewer.browser import NoBrowser, chromium
 
 NAMESPACE = "/watched"
 GREY = 99  # of the harness' images
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        with chromium() as opened:
-            yield opened
-    except NoBrowser as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +37,7 @@ def tracker(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def address(tracker: Peer) -> str:
     """As the launch file's viewer prints it."""
-    launched = tracker.launched
-    assert launched is not None
-    launched.wait_for_text("viewer at http://127.0.0.1:")
-    return next(line.rpartition(" ")[2] for line in launched.text.splitlines() if " viewer at " in line)
+    return address_of(tracker)
 
 
 @pytest.fixture

@@ -14,10 +14,9 @@ pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
 pytest.importorskip("aiohttp", reason="the viewer's server")
 
 from node_harness import HEIGHT, WIDTH, Peer, running, wait_until
-from page import Picture
+from page import Picture, address_of
 
 from sam2_ros.ros.messages import full_mask
-from sam2_ros.viewer.browser import NoBrowser, chromium
 
 NODE = "/pair/tracker"
 
@@ -25,15 +24,6 @@ NODE = "/pair/tracker"
 class Lighter(Peer):
     def image(self, **changes: Any) -> Any:
         return super().image(data=bytes([180]) * (3 * WIDTH * HEIGHT), **changes)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        with chromium() as opened:
-            yield opened
-    except NoBrowser as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +38,8 @@ def pair(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     options = {"params_file": str(file), "viewer": "true", "viewer_port": "0"}
     with running(folder, namespace="/pair", **options) as node, ExitStack() as stack:
         node.wait_for_state("active")
-        left = Peer(f"{NODE}/left", "/pair/left/image", owner=NODE)
-        right = Lighter(f"{NODE}/right", "/pair/right/image", owner=NODE)
+        left = Peer(f"{NODE}/left", "/pair/left/image")
+        right = Lighter(f"{NODE}/right", "/pair/right/image")
         for peer in (left, right):
             peer.launched = node.launched
             stack.callback(peer.close)
@@ -58,10 +48,7 @@ def pair(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 @pytest.fixture(scope="module")
 def address(pair: tuple[Peer, Peer]) -> str:
-    launched = pair[0].launched
-    assert launched is not None
-    launched.wait_for_text("viewer at http://127.0.0.1:")
-    return next(line.rpartition(" ")[2] for line in launched.text.splitlines() if " viewer at " in line)
+    return address_of(pair[0])
 
 
 def is_grey(canvas: Any, grey: int) -> bool:
