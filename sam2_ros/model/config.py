@@ -52,6 +52,8 @@ class ModelConfig:
     visibility_scale: float = 1.0  # visibility = sigmoid(scale * object score + bias); plain unless calibrated
     visibility_bias: float = 0.0
     remember_absence: bool = True  # frames without the object enter its memory, as in SAM 2; see memory_waits
+    appearance_dim: int = 0  # channels of the metric that recognises objects (model/appearance.py); 0 = there is none
+    appearance_hidden: int = 192  # width of its hidden layer
     present_iou: float = 0.0  # a tracked object whose mask is predicted a lower IoU counts as not seen; 0 = off
 
     hidden_dim = 256
@@ -86,6 +88,8 @@ class ModelConfig:
             raise ValueError(f"trunk is {self.trunk!r}; accepted: 'hiera', 'tinyvit'")
         if self.image_size % 32 or self.image_size < 64:
             raise ValueError(f"image_size is {self.image_size}; accepted: multiples of 32 from 64 on")
+        if self.appearance_dim and self.trunk != "tinyvit":
+            raise ValueError(f"appearance_dim is {self.appearance_dim}; accepted: 0 with trunk '{self.trunk}'")
         if self.memory_pool < 1 or self.grid % self.memory_pool:
             raise ValueError(f"memory_pool {self.memory_pool} does not divide the feature grid of {self.grid}")
         if self.memory_dim < 1 or self.hidden_dim % self.memory_dim:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.image_encoder import HieraEncoder
 from sam2_ros.model.kernels import Conv2d, Linear
@@ -24,6 +25,7 @@ from sam2_ros.model.prompt_encoder import PromptEncoder
 
 ABSENT_LOGIT = -1024.0  # mask logit of an object whose score says that it is not there
 IOU_SHARPNESS = 20.0  # of the step from hidden to seen around ``present_iou``
+APPEARANCE_FINE = 128  # channels of TinyViT's map of stride 8
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a binary mask as logits, and a mask as the memory encoder wants it
 
 
@@ -34,6 +36,12 @@ class ImageFeatures:
     stride_16: Tensor  # [B, C, h, w]
     stride_8: Tensor  # [B, C / 4, 2h, 2w]
     stride_4: Tensor  # [B, C / 8, 4h, 4w]
+    appearance: Tensor | None = None  # [B, hw, D] unit vectors, of a model that recognises objects
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        maps = [self.stride_16, self.stride_8, self.stride_4]
+        return maps if self.appearance is None else [*maps, self.appearance]
 
 
 class Sam2Model(nn.Module):
@@ -68,6 +76,12 @@ class Sam2Model(nn.Module):
         self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))
         if config.occlusion_embedding:
             self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, memory_dim))
+        # Of TinyViT's maps of stride 8, and of its neck's.
+        self.appearance = (
+            Appearance(APPEARANCE_FINE, dim, config.appearance_hidden, config.appearance_dim)
+            if config.appearance_dim
+            else None
+        )
         if config.pointer_time_code:
             self.obj_ptr_tpos_proj = Linear(dim, memory_dim)
         for name, value in (
@@ -102,11 +116,15 @@ class Sam2Model(nn.Module):
         decoder = self.sam_mask_decoder
         maps = stride_16, decoder.conv_s1(stride_8), decoder.conv_s0(stride_4)
         if images.shape[-1] == self.config.image_size:
-            return ImageFeatures(*maps)
-        sides = (self.config.grid, 2 * self.config.grid, 4 * self.config.grid)
-        return ImageFeatures(
-            *(F.interpolate(m, (s, s), mode="bilinear", align_corners=False) for m, s in zip(maps, sides, strict=True))
-        )
+            return ImageFeatures(*maps, appearance=self._appearance(stride_8, stride_16))
+        grid = self.config.grid
+        sides = (grid, 2 * grid, 4 * grid)
+        coarse, middle, fine = (_resampled(each, side) for each, side in zip(maps, sides, strict=True))
+        appearance = self._appearance(_resampled(stride_8, 2 * grid), coarse)
+        return ImageFeatures(coarse, middle, fine, appearance)
+
+    def _appearance(self, stride_8: Tensor, stride_16: Tensor) -> Tensor | None:
+        return self.appearance.embed(stride_8, stride_16) if self.appearance is not None else None
 
     def without_memory(self, features: ImageFeatures) -> Tensor:
         """Features for a first prompt, ``[B, C, h, w]``: nothing is remembered yet."""
@@ -214,3 +232,7 @@ class Sam2Model(nn.Module):
         if not config.present_iou:
             return probability
         return torch.minimum(probability, torch.sigmoid(IOU_SHARPNESS * (iou - config.present_iou)))
+
+
+def _resampled(maps: Tensor, side: int) -> Tensor:
+    return F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)

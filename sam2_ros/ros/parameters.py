@@ -267,6 +267,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         change=Change.ANY_TIME,
     ),
     Parameter(
+        "tracker.recognition",
+        _DEFAULTS.recognition,
+        "Judge each mask by whether it looks like what was prompted, and look for objects that are not seen where the "
+        "image does. For models that can (the embedded one); others go by the object score.",
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
         "tracker.max_area",
         _DEFAULTS.max_area,
         "A mask of more than this share of the frame is not believed, unless the object's prompt was one; 1 = off.",

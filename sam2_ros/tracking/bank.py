@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam2_ros.model.appearance import Reference, coverage_of
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
@@ -45,6 +46,8 @@ class RowBackup:
 
     spatial: Tensor
     pointers: Tensor
+    looks: Tensor
+    coverage: Tensor
     tables: tuple[Table, ...]
 
 
@@ -68,6 +71,12 @@ class MemoryBank:
         # bfloat16 as in the reference, also where the network computes in float32.
         self.spatial = torch.zeros(rows, prompted + self.ring, tokens, channels, dtype=torch.bfloat16, device=device)
         self.pointers = torch.zeros(rows, prompted + self.pointer_ring, pointer_dim, device=device)
+        # What the prompted frames looked like, cell by cell, and how much of each cell the object covers. For a model
+        # that recognises objects; else of no size.
+        cells, looks = (model.config.grid**2, model.config.appearance_dim) if model.appearance is not None else (0, 0)
+        slots = config.prompted_slots
+        self.looks = torch.zeros(rows, slots, cells, looks, dtype=torch.bfloat16, device=device)
+        self.coverage = torch.zeros(rows, slots, cells, dtype=torch.bfloat16, device=device)
         self.prompted_frames = np.full((rows, prompted), EMPTY, np.int64)
         self.recent_frames = np.full((rows, self.ring), EMPTY, np.int64)
         self.pointer_frames = np.full((rows, self.pointer_ring), EMPTY, np.int64)
@@ -76,7 +85,7 @@ class MemoryBank:
     @property
     def nbytes(self) -> int:
         """Bytes of the bank; constant."""
-        return sum(t.numel() * t.element_size() for t in (self.spatial, self.pointers))
+        return sum(t.numel() * t.element_size() for t in (self.spatial, self.pointers, self.looks, self.coverage))
 
     def clear(self, row: int) -> None:
         """Empties a row for its next owner."""
@@ -125,8 +134,18 @@ class MemoryBank:
         self.recent_frames[row, slots] = EMPTY
         self.pointer_frames[row, pointer_slots] = EMPTY
 
-    def store_prompted(self, row: int, frame: int, memory: Tensor, pointer: Tensor) -> int | None:
+    def store_prompted(
+        self,
+        row: int,
+        frame: int,
+        memory: Tensor,
+        pointer: Tensor,
+        look: Tensor | None = None,
+        logits: Tensor | None = None,
+    ) -> int | None:
         """Keeps a prompted frame (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``); tracking never overwrites it.
+
+        ``look`` ``[hw, D]`` and the mask's ``logits`` ``[h, w]`` are what the object is recognised by.
 
         When all slots are taken, the oldest prompted frame but the first gives way; with a single slot, the first does.
 
@@ -146,6 +165,9 @@ class MemoryBank:
             released = int(table[slot])
         self.spatial[row, slot] = memory.to(self.spatial.dtype)
         self.pointers[row, slot] = pointer.float()
+        if look is not None and logits is not None:
+            self.looks[row, slot] = look.to(self.looks.dtype)
+            self.coverage[row, slot] = coverage_of(logits[None], self.model.config.grid)[0].to(self.coverage.dtype)
         table[slot] = frame
         self.skip(row, frame)
         return released
@@ -212,6 +234,17 @@ class MemoryBank:
             )
         return Memories(tokens, all_codes, len(pointer_slots) * split, mask)
 
+    def references(self, rows: list[int], frame: int) -> Reference:
+        """What the objects in ``rows`` looked like on the frames before ``frame`` on which they were prompted."""
+        frames = self.prompted_frames[np.asarray(rows), : self.config.prompted_slots]
+        held = (frames != EMPTY) & (frames < frame)
+        used = np.flatnonzero(held.any(axis=0)).tolist()
+        index = torch.as_tensor(rows, device=self.looks.device)[:, None]
+        slots = torch.as_tensor(used, device=index.device)
+        there = torch.as_tensor(held[:, used], device=index.device)[:, :, None]
+        coverage = torch.where(there, self.coverage[index, slots].float(), -1.0)
+        return Reference(self.looks[index, slots].flatten(1, 2), coverage.flatten(1, 2))
+
     def _bounded(self, ages: np.ndarray) -> np.ndarray:
         """Ages of prompted pointers, no greater than training saw unless the reference is to be followed."""
         return ages if self.config.reference_policy else np.minimum(ages, self.config.max_pointer_age)
@@ -219,10 +252,12 @@ class MemoryBank:
     def save(self, row: int) -> RowBackup:
         """A copy of a row, for :meth:`restore` after a failure."""
         tables = tuple(table[row].copy() for table in self._tables())
-        return RowBackup(self.spatial[row].clone(), self.pointers[row].clone(), tables)
+        kept = [part[row].clone() for part in (self.spatial, self.pointers, self.looks, self.coverage)]
+        return RowBackup(kept[0], kept[1], kept[2], kept[3], tables)
 
     def restore(self, row: int, backup: RowBackup) -> None:
         self.spatial[row], self.pointers[row] = backup.spatial, backup.pointers
+        self.looks[row], self.coverage[row] = backup.looks, backup.coverage
         for table, values in zip(self._tables(), backup.tables, strict=True):
             table[row] = values
 

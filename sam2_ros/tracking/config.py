@@ -41,6 +41,7 @@ class TrackerConfig:
     explosion_iou: float = 0.7  # ... a predicted IoU below this one, is not believed; factor 0 = off
     explosion_frames: int = 3  # sightings back to which its area is compared
     reject_strays: bool = True  # leave out parts of a mask that lie far from where the object was, or its box
+    recognition: bool = True  # judge masks by appearance and look for lost objects by it, if the model can (embedded)
     max_area: float = 0.95  # share of the frame beyond which a mask is not believed; 1 = off
     history: int = 8  # frames before the newest that can still be prompted; 0 = the newest only
     history_tolerance: float = 0.1  # s, between the stamp of a prompt and that of the stored frame it is applied to

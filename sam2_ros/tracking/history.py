@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.sam2 import ImageFeatures
 from sam2_ros.tracking.config import TrackerConfig
@@ -33,8 +31,7 @@ class StoredFrame:
     @property
     def nbytes(self) -> int:
         """Bytes of the features and of the objects' logits."""
-        features = self.features
-        tensors: list[Tensor] = [features.stride_16, features.stride_8, features.stride_4]
+        tensors = self.features.tensors
         for one in self.objects.values():
             tensors += [] if one.logits is None else [one.logits]
             tensors += [] if one.candidates is None else [one.candidates.logits]
@@ -94,6 +91,6 @@ def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
     networks.
     """
     pixels, fine = model.grid**2, 4 if dtype == "float32" else 2
-    features = model.hidden_dim * pixels * (4 + (1 + 2) * fine)
+    features = pixels * (model.hidden_dim * (4 + (1 + 2) * fine) + 4 * model.appearance_dim)
     mask = (4 * model.grid) ** 2 * 4
     return (config.history + 1) * (features + config.max_objects * mask) + config.max_objects * 3 * mask

@@ -22,6 +22,7 @@ from sam2_ros.tracking.looking import choose_candidates, own_masks, remember
 from sam2_ros.tracking.masks import fill_holes, image_masks, pack_masks, unpacked
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.policies import policy_of
+from sam2_ros.tracking.recognition import recognise
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
 from sam2_ros.tracking.visibility import Evidence, Sight
 
@@ -60,10 +61,11 @@ class Propagation:
         """Goes on with other settings."""
         self.config = config
         self.policy = policy_of(config.memory_policy, config.rejects_strays)
+        self.recognises = config.recognition and not config.reference_policy and self.model.appearance is not None
         # On a GPU all that a frame may need is worked out before the host looks at any of it, so that it waits once a
         # frame. A CPU would work for nothing. Where masks are changed by what the host says, it has to look before.
         self.waits_once = self.model.device.type != "cpu" and not (
-            self.policy.looks or config.non_overlap or config.hole_area
+            self.policy.looks or self.recognises or config.non_overlap or config.hole_area
         )
 
     @torch.inference_mode()
@@ -96,14 +98,18 @@ class Propagation:
             decoded = model.decode(conditioned, features, *model.no_prompt(len(rows)))
             index = choose_candidates(self.policy, decoded, objects, frame)
             chosen = choose(decoded, multimask=True, stability_fallback=False, candidate=index)
-            present = model.present(decoded.object_score[:, 0], chosen.iou)
+            scores = decoded.object_score[:, 0].float()
+            if self.recognises:
+                references = self.bank.references(rows, frame)
+                chosen, scores = recognise(model, references, features, decoded, chosen)
+            present = model.present(scores, chosen.iou)
             pointers = model.pointer(chosen.token, present)
             drawn = chosen.logits.float()
             own = own_masks(self.policy, drawn, objects, frame) if self.policy.looks else None
             drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
             ahead = self._work_ahead(stored, logits, drawn, present) if self.waits_once else None
-            findings = self._findings(decoded.object_score[:, 0], chosen.iou, present, drawn)
+            findings = self._findings(scores, chosen.iou, present, drawn)
             sights = [
                 one.sight.after(frame, stored.stamp, finding.evidence, self.config)
                 for one, finding in zip(objects, findings, strict=True)

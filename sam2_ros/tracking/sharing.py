@@ -129,5 +129,4 @@ def compiled_encoder(model: Sam2Model) -> Callable[[Tensor], ImageFeatures]:
 
 def _row(maps: ImageFeatures, row: int) -> ImageFeatures:
     """One frame's features, copied: a stored view would keep those of the other cameras in memory too."""
-    tensors = (maps.stride_16, maps.stride_8, maps.stride_4)
-    return ImageFeatures(*(tensor[row : row + 1].clone() for tensor in tensors))
+    return ImageFeatures(*(tensor[row : row + 1].clone() for tensor in maps.tensors))

@@ -79,7 +79,13 @@ def fit(scores: NDArray[np.float64], seen: NDArray[np.bool_], keep_threshold: bo
 
 @torch.no_grad()
 def fold(model: Sam2Model, scale: float, offset: float) -> None:
-    """Changes the head so that every score becomes ``scale * score + offset``."""
+    """Changes the head, and the judgement by appearance, so that every score becomes ``scale * score + offset``."""
+    if model.appearance is not None:
+        # Its evidence holds the head's score: that stays as it is, and what is made of it is scaled.
+        for layer in (model.appearance.tracked, model.appearance.found):
+            layer.weight.mul_(scale)
+            layer.bias.mul_(scale).add_(offset)
+        return
     last = cast(nn.Linear, model.sam_mask_decoder.pred_obj_score_head.layers[-1])
     last.weight.mul_(scale)
     last.bias.mul_(scale).add_(offset)

@@ -2,8 +2,8 @@
 
 Features of the frozen encoder on disk; a first training, which turns feature matching into tracking; a second one on
 clips in which objects are covered and leave; a third one with a second layer of memory attention, which also sees
-objects from close by; where asked for, a fourth one on frames that the network has led itself to; export. What is
-there already is not made again, and an interrupted run goes on where it was.
+objects from close by; where asked for, a fourth one on frames that the network has led itself to; a metric that
+recognises objects; export. What is there already is not made again, and an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from sam2_ros.model import load_model
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training import mobilesam
+from sam2_ros.training.appearance import begin, train, with_appearance
 from sam2_ros.training.embedded_data import prepare_features
 from sam2_ros.training.evaluate import evaluate
 from sam2_ros.training.export import export
@@ -30,6 +31,10 @@ from sam2_ros.training.sampling import PROMPT_KINDS, Sampler, Source
 PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
 SECOND_PHASES = (Phase(1600, 3, 8), Phase(3200, 2, 12))
 THIRD_PHASES = (Phase(600, 3, 8), Phase(1900, 2, 12))
+METRIC_STEPS, METRIC_WIDTH, METRIC_DIM = 3500, 256, 64
+METRIC_SHARES = {
+    "longest_occlusion": 0.35, "occlusion": 0.2, "longer_occlusion": 0.2, "fit": 0.15, "approach": 0.1
+}  # fmt: skip
 LAYERS = 2  # of memory attention from the third training on
 
 
@@ -45,9 +50,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--davis", type=Path, required=True, help="JPEGImages/, Annotations/, fit.txt and dev.txt")
     parser.add_argument("--coco", type=Path, required=True, help="images/ and labels/ with YOLO polygons")
     parser.add_argument("--stills", type=Path, required=True, help="images/ and annotations.json in COCO's format")
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder for features and training state (22 GB; 31 with the fourth)"
-    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for features and training state (31 GB)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--size", type=int, default=448, help="side of the network's input (default: 448)")
     parser.add_argument("--composites", type=int, default=530, help="clips made of stills (default: 530)")
@@ -72,6 +75,12 @@ def arguments() -> argparse.ArgumentParser:
             metavar="UNTIL:CLIPS:LENGTH[:LEAD]",
             help=f"the same for the {name} training (default: {usual or 'none'}); LEAD: at most so many frames lead up",
         )
+    parser.add_argument(
+        "--metric-steps",
+        type=int,
+        default=METRIC_STEPS,
+        help=f"of the metric's training (default: {METRIC_STEPS}); 0: none",
+    )
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
     parser.add_argument("--export-only", action="store_true", help="export the state as it is, without training")
     return parser
@@ -133,6 +142,14 @@ def fourth_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
     return _trained(args, model.train(), sampler, schedule, "run4")
 
 
+def metric_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
+    """With a metric that recognises objects; its judgement is only a first one (:mod:`sam2_ros.training.judge`)."""
+    chosen = {name: stores[name] for name in METRIC_SHARES}
+    appearance = train(chosen, METRIC_SHARES, args.metric_steps, 0, METRIC_WIDTH, METRIC_DIM, args.work / "metric.pt")
+    begin(appearance)
+    return with_appearance(model, appearance)
+
+
 def main(argv: list[str] | None = None) -> None:
     args = arguments().parse_args(argv)
     torch.set_num_threads(args.threads)
@@ -143,6 +160,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         model = third_stage(args, _second_model(args, mobile, stores), stores)
     average = fourth_stage(args, model, stores) if args.fourth_phases else model
+    if args.metric_steps:
+        average = metric_stage(args, average, stores)
     export(average, args.out)
     for kind in PROMPT_KINDS:
         scores = evaluate(average, stores["dev"], kind)

@@ -80,7 +80,7 @@ def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> d
 
         plans[part] = (squashed, sum(frame_count(args.davis, names)))
     for index, (name, (count, steps)) in enumerate(OCCLUSIONS.items()):
-        if name == "longest_occlusion" and not args.fourth_phases:
+        if name == "longest_occlusion" and not (args.fourth_phases or args.metric_steps):
             continue
 
         def covered(seed: int = 11 + index, count: int = count, steps: int = steps) -> Iterator[Clip]:

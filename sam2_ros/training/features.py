@@ -70,6 +70,12 @@ class FeatureStore:
             maps.append(tensor.permute(2, 0, 1)[None])
         return Frame(maps[0], maps[1], maps[2], np.array(self._labels[index]))
 
+    def coarse(self, index: int) -> tuple[Tensor, Tensor]:
+        """A frame's maps ``[1, C, H, W]`` float32 at strides 8 and 16."""
+        fine = torch.from_numpy(np.array(self._maps[1][index])).float() * self._scales[1]
+        coarse = torch.from_numpy(np.array(self._maps[2][index])).float()
+        return fine.permute(2, 0, 1)[None], coarse.permute(2, 0, 1)[None]
+
     def label(self, index: int) -> NDArray[np.uint8]:
         return np.array(self._labels[index])
 

@@ -1,0 +1,135 @@
+"""Recognition by appearance: whether a mask shows the object that was prompted, and where in the image it may be.
+
+SAM 2 has nothing like it: its memory attention carries appearance and place in the same few channels, which in a small
+network lets a mask slide onto whatever passes. Here every cell of the image is matched with the cells of the prompted
+frames, those of the object and those beside it, in a metric that was trained for that alone (soft nearest neighbours:
+Goldberger et al., "Neighbourhood Components Analysis", 2004). Masks never enter the metric, so that what is taken for
+the object cannot teach it something wrong. Only models with ``ModelConfig.appearance_dim`` have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MATCH_LIMIT = 8.0  # logits of cells beyond this count as this
+SCORE_LIMIT = 8.0  # and object scores
+NO_AREA = 1e-4  # share of the frame added before the logarithm of an area
+BEST, OTHERS = 5, 3  # cells that stand for the best match anywhere, and for the best outside of a mask
+COVERED, COVERED_OF_MOST = 0.6, 0.7  # coverage of an object's cell, and the same as a share of its fullest cell
+BESIDE = 0.03  # coverage up to which a cell lies beside the object
+TOUCHED = 0.2  # coverage from which a cell lies within a mask
+EVIDENCE = (
+    "object score", "predicted IoU", "log area", "mask certainty", "best match", "prototype", "match within",
+    "matched share", "share of matches", "best match outside",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The prompted frames of ``B`` objects; ``M`` cells."""
+
+    tokens: Tensor  # [B, M, D] as from Appearance.embed
+    coverage: Tensor  # [B, M] share of the cell that the object covers; negative where there is nothing
+
+    @property
+    def known(self) -> Tensor:
+        """``[B]`` bool: the object covers enough of some cell."""
+        return self.coverage.amax(dim=1) > BESIDE
+
+
+@dataclass(frozen=True)
+class Match:
+    """How the cells of an image match those of ``B`` objects."""
+
+    logits: Tensor  # [B, h, w] that the cell shows the object
+    tokens: Tensor  # [1, hw, D] of the image
+    prototype: Tensor  # [B, D] mean direction of the object's cells
+
+
+class Appearance(nn.Module):
+    """The metric, and the judgement of a mask by it.
+
+    Args:
+        fine, coarse: channels of the encoder's maps of stride 8 and 16.
+        hidden, dim: width of the hidden layer, and of a token.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, fine: int, coarse: int, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(coarse + fine))  # of each channel, and its standard deviation
+        self.register_buffer("spread", torch.ones(coarse + fine))
+        self.layers = nn.Sequential(nn.Linear(coarse + fine, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.sharpness = nn.Parameter(torch.tensor(12.0))  # of a match, per unit of cosine
+        self.gain = nn.Parameter(torch.tensor(2.0))
+        self.offset = nn.Parameter(torch.tensor(0.0))
+        self.tracked = nn.Linear(len(EVIDENCE), 1)  # of a mask that the memory gave
+        self.found = nn.Linear(len(EVIDENCE), 1)  # of one that was looked for anew
+
+    def embed(self, stride_8: Tensor, stride_16: Tensor) -> Tensor:
+        """Unit vectors ``float32 [B, hw, dim]``, one for each cell of stride 16, from the encoder's maps."""
+        with torch.autocast(stride_16.device.type, enabled=False):
+            fine = F.avg_pool2d(stride_8.float(), 2)
+            cells = torch.cat((stride_16.float(), fine), dim=1).flatten(2).transpose(1, 2)
+            return F.normalize(self.layers((cells - self.mean) / self.spread), dim=-1)
+
+    def match(self, tokens: Tensor, reference: Reference) -> Match:
+        """Compares the cells of one image (``[1, hw, D]``, or ``[B, hw, D]``) with the reference of ``B`` objects."""
+        coverage, known = reference.coverage, reference.tokens.float()
+        most = coverage.amax(dim=1, keepdim=True)
+        own = coverage > torch.minimum(torch.full_like(most, COVERED), COVERED_OF_MOST * most).clamp(min=BESIDE)
+        beside = (coverage >= 0) & (coverage < BESIDE)
+        kinds = torch.stack((own, beside), dim=2).float()  # [B, M, 2]
+        # Cosines are 1 at most, so that nothing overflows.
+        near = torch.exp(self.sharpness * (tokens @ known.transpose(1, 2) - 1)) @ kinds  # [B, hw, 2]
+        logs = near.clamp(min=1e-30).log() - 0.5 * kinds.sum(dim=1, keepdim=True).clamp(min=1).log()
+        logits = self.gain * (logs[..., 0] - logs[..., 1]) + self.offset
+        side = round(logits.shape[1] ** 0.5)
+        prototype = F.normalize((known * coverage.clamp(min=0)[..., None]).sum(dim=1), dim=-1)
+        return Match(logits.clamp(-MATCH_LIMIT, MATCH_LIMIT).unflatten(1, (side, side)), tokens, prototype)
+
+    def evidence(self, match: Match, logits: Tensor, scores: Tensor, ious: Tensor) -> Tensor:
+        """What speaks for ``B`` masks, ``[B, len(EVIDENCE)]``.
+
+        Args:
+            match: of the same objects.
+            logits: ``[B, H, W]`` of the masks.
+            scores, ious: ``[B]``, the decoder's object score (logit) and predicted IoU.
+        """
+        mask = (logits > 0).float()
+        cells = match.logits.flatten(1)  # [B, hw]
+        cover = coverage_of(logits, match.logits.shape[1])
+        within = cover / cover.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        around = F.max_pool2d(cover.unflatten(1, match.logits.shape[1:])[:, None], 3, 1, 1).flatten(1) > 0
+        pooled = F.normalize((match.tokens * cover[..., None]).sum(dim=1), dim=-1)
+        likely = torch.sigmoid(cells)
+        empty = mask.flatten(1).amax(dim=1) == 0
+        best = cells.topk(BEST, dim=1).values.mean(dim=1)
+        certainty = (torch.sigmoid(logits) * mask).flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp(min=1)
+        found = torch.stack(
+            (
+                scores.clamp(-SCORE_LIMIT, SCORE_LIMIT),
+                ious,
+                (mask.flatten(1).mean(dim=1) + NO_AREA).log(),
+                certainty,
+                best,
+                torch.where(empty, -1.0, (pooled * match.prototype).sum(dim=1)),
+                torch.where(empty, -MATCH_LIMIT, (within * cells).sum(dim=1)),
+                (within * (cells > 0)).sum(dim=1),
+                (likely * (cover > TOUCHED)).sum(dim=1) / likely.sum(dim=1).clamp(min=1e-3),
+                cells.masked_fill(around, -MATCH_LIMIT).topk(OTHERS, dim=1).values.mean(dim=1),
+            ),
+            dim=1,
+        )
+        return found.float()
+
+
+def coverage_of(logits: Tensor, side: int) -> Tensor:
+    """The share of each of ``side`` × ``side`` cells that the masks ``[B, H, W]`` cover, ``[B, side²]``."""
+    return F.adaptive_avg_pool2d((logits > 0).float()[:, None], side).flatten(1)

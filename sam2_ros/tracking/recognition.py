@@ -1,0 +1,103 @@
+"""Judges tracked masks by appearance, and looks for objects where the image resembles them.
+
+For models that have :class:`~sam2_ros.model.appearance.Appearance`. The judgement takes the place of the decoder's
+object score: it says that a mask which slid onto something else is not the object, so that nothing of it is shown or
+remembered. Where an object is not seen, the cells that match its prompted frames best are offered to the decoder as a
+box and a mask prompt, without the memory, and what comes out is judged in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam2_ros.model.appearance import Match, Reference
+from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks
+from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+
+CORNERS = (2, 3)  # labels of a box' corners
+WORTH_A_LOOK = 0.0  # match of the best cells from which on an object is looked for
+BELOW_PEAK = 2.0  # cells that match worse than the best one by so much are not taken into the box, or those below 0
+
+
+def recognise(
+    model: Sam2Model, reference: Reference, features: ImageFeatures, decoded: DecodedMasks, chosen: ChosenMask
+) -> tuple[ChosenMask, Tensor]:
+    """The masks of ``B`` tracked objects as appearance has them: ``chosen``, some of them found anew, and the logit of
+    each that it shows the object (``float32 [B]``). An object whose prompts have left no reference keeps the decoder's.
+    """
+    appearance = model.appearance
+    assert appearance is not None and features.appearance is not None
+    with torch.autocast(model.device.type, enabled=False):
+        match = appearance.match(features.appearance, reference)
+        network = decoded.object_score[:, 0].float()
+        evidence = appearance.evidence(match, chosen.logits[:, 0].float(), network, chosen.iou.float())
+        scores = torch.where(reference.known, appearance.tracked(evidence)[:, 0], network)
+        promising = match.logits.flatten(1).topk(3, dim=1).values.mean(dim=1) > WORTH_A_LOOK
+        missing = torch.nonzero((scores <= 0) & reference.known & promising)[:, 0]
+    if not len(missing):
+        return chosen, scores
+    found, found_scores = look_for(model, features, match, missing)
+    better = torch.nonzero(found_scores > 0)[:, 0]
+    taken = missing[better]
+    return (
+        replace(
+            chosen,
+            logits=chosen.logits.index_copy(0, taken, found.logits[better].to(chosen.logits.dtype)),
+            iou=chosen.iou.index_copy(0, taken, found.iou[better].to(chosen.iou.dtype)),
+            token=chosen.token.index_copy(0, taken, found.token[better].to(chosen.token.dtype)),
+            index=chosen.index.index_copy(0, taken, found.index[better]),
+        ),
+        scores.index_copy(0, taken, found_scores[better]),
+    )
+
+
+def look_for(model: Sam2Model, features: ImageFeatures, match: Match, which: Tensor) -> tuple[ChosenMask, Tensor]:
+    """Decodes where the objects ``which`` (``[N]``) of ``match`` may be; the best candidate of each, and its logit."""
+    appearance = model.appearance
+    assert appearance is not None
+    maps, count = match.logits[which], len(which)
+    cell = model.config.image_size // maps.shape[1]
+    boxes = torch.as_tensor(np.stack([box_around(each) for each in maps.cpu().numpy()]), device=maps.device)
+    labels = torch.tensor([CORNERS], device=maps.device).expand(count, -1)
+    prompt = F.interpolate(maps[:, None], scale_factor=4, mode="bilinear", align_corners=False)
+    alone = model.without_memory(features).expand(count, -1, -1, -1)
+    decoded = model.decode(alone, features, cell * boxes, labels, prompt)
+    with torch.autocast(model.device.type, enabled=False):
+        scores = torch.stack(
+            [
+                appearance.found(
+                    appearance.evidence(
+                        Match(maps, match.tokens, match.prototype[which]),
+                        decoded.logits[:, candidate].float(),
+                        decoded.object_score[:, 0].float(),
+                        decoded.ious[:, candidate].float(),
+                    )
+                )[:, 0]
+                for candidate in range(1, decoded.logits.shape[1])
+            ],
+            dim=1,
+        )
+    rows, best = torch.arange(count, device=maps.device), scores.argmax(dim=1)
+    index = 1 + best
+    chosen = ChosenMask(
+        decoded.logits[rows, index][:, None], decoded.ious[rows, index], decoded.tokens[rows, index], index
+    )
+    return chosen, scores[rows, best]
+
+
+def box_around(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Corners ``[2, 2]`` (x, y, in cells) of the cells of ``logits`` ``[h, w]`` that match as well as the best ones and
+    hang together with them."""
+    smooth = 0.5 * logits + 0.5 * cv2.blur(logits, (3, 3), borderType=cv2.BORDER_REPLICATE)
+    peak = np.unravel_index(int(smooth.argmax()), logits.shape)
+    least = min(max(-1.0, min(0.0, float(logits.max()) - BELOW_PEAK)), float(logits[peak]) - 1e-3)
+    _, regions, stats, _ = cv2.connectedComponentsWithStats((logits > least).astype(np.uint8), connectivity=8)
+    left, top, width, height = stats[regions[peak], :4]
+    return np.array([[left, top], [left + width, top + height]], np.float32)

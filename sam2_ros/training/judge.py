@@ -1,0 +1,183 @@
+"""Fits the judgement of masks by appearance: ``python -m sam2_ros.training.judge --help``.
+
+The tracker runs over labelled clips, one object at a time, and what speaks for each of its masks is noted beside how
+right the mask was. Two logistic regressions follow: one of masks that the memory gave, one of masks that were looked
+for anew. Since what is remembered hangs on the judgement, this is done in rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sam2_ros.evaluation.datasets import open_dataset
+from sam2_ros.model import load_model
+from sam2_ros.model.appearance import Appearance
+from sam2_ros.model.sam2 import APPEARANCE_FINE, ImageFeatures, Sam2Model
+from sam2_ros.tools.progress import bar
+from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.training.appearance import begin, with_appearance
+from sam2_ros.training.export import export
+
+RIGHT = {"tracked": 0.3, "found": 0.5}  # IoU with the label from which on a mask shows the object
+PENALTY = 1e-3  # on the squared weights
+
+
+@dataclass
+class Witness:
+    """Notes the evidence of every mask that is judged, and how right the mask was."""
+
+    appearance: Appearance
+    truth: NDArray[np.float32] | None = None  # [h, w] share of each low-resolution pixel; None: nothing is noted
+    evidence: dict[str, list[Tensor]] = field(default_factory=lambda: {kind: [] for kind in RIGHT})
+    right: dict[str, list[bool]] = field(default_factory=lambda: {kind: [] for kind in RIGHT})
+
+    def __post_init__(self) -> None:
+        weigh = self.appearance.evidence
+
+        def evidence(match: Any, logits: Tensor, *others: Any) -> Tensor:
+            self._logits = logits
+            return weigh(match, logits, *others)
+
+        self.appearance.evidence = evidence  # type: ignore[method-assign, assignment]
+        self._handles = [getattr(self.appearance, kind).register_forward_hook(self._note(kind)) for kind in RIGHT]
+
+    def close(self) -> None:
+        """Notes nothing more."""
+        del self.appearance.evidence
+        for handle in self._handles:
+            handle.remove()
+
+    def _note(self, kind: str) -> Any:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
+            if self.truth is not None:
+                shown, label = self._logits[0].numpy() > 0, self.truth > 0.5
+                iou = (shown & label).sum() / max(1, (shown | label).sum())
+                self.evidence[kind].append(inputs[0].clone())
+                self.right[kind].append(bool(iou > RIGHT[kind] and label.any()))
+
+        return note
+
+
+def logistic(evidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+    """Weights and offset of the likeliest ``sigmoid(evidence @ weights + offset)``, by Newton's method.
+
+    Raises:
+        ValueError: all masks are right, or none is.
+    """
+    if right.all() or not right.any():
+        raise ValueError(f"{int(right.sum())} of {len(right)} masks are right; accepted: clips with some of both")
+    mean, spread = evidence.mean(axis=0), evidence.std(axis=0) + 1e-9
+    design = np.concatenate(((evidence - mean) / spread, np.ones((len(evidence), 1))), axis=1)
+    ridge = 2 * PENALTY * np.diag([1.0] * len(mean) + [0.0])
+    weights = np.zeros(design.shape[1])
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
+        slope = design.T @ (chance - right) / len(right) + ridge @ weights
+        curve = (design * (chance * (1 - chance))[:, None]).T @ design / len(right) + ridge
+        step = np.linalg.solve(curve + 1e-9 * np.eye(len(weights)), slope)
+        weights -= step * min(1.0, 2 / max(1e-9, float(np.abs(step).max())))
+    scaled = weights[:-1] / spread
+    return scaled, float(weights[-1] - scaled @ mean)
+
+
+class SharedEncoding(SharedModel):
+    """Encodes a frame once for all trackers that step on it."""
+
+    features: ImageFeatures | None = None
+
+    def encode(self, pixels: Tensor) -> ImageFeatures:
+        if self.features is None:
+            self.features = super().encode(pixels)
+        return self.features
+
+
+def watch(model: Sam2Model, folders: Sequence[Path], dtype: str) -> Witness:
+    """Tracks every object of the clips in ``folders`` from its mask on, each by a tracker of its own."""
+    assert model.appearance is not None
+    witness, shared = Witness(model.appearance), SharedEncoding(model, dtype)
+    side = model.config.grid * 4
+    for folder in folders:
+        dataset = open_dataset(folder)
+        with bar(len(dataset.names), "clip", quiet=False) as progress:
+            for name in dataset.names:
+                clip = dataset.open(name)
+                trackers: dict[int, Tracker] = {}
+                for frame in clip:
+                    shared.features = None
+                    masks = clip.truth.masks(frame.index)
+                    for one, tracker in trackers.items():
+                        witness.truth = cv2.resize(
+                            masks.get(one, np.zeros(frame.rgb.shape[:2], bool)).astype(np.float32),
+                            (side, side),
+                            interpolation=cv2.INTER_AREA,
+                        )
+                        tracker.step(frame.rgb, frame.index)
+                    witness.truth = None
+                    for one in (one for one, first in clip.first_frames.items() if first == frame.index):
+                        trackers[one] = Tracker(model, TrackerConfig(max_objects=1, history=0), dtype, shared)
+                        trackers[one].step(frame.rgb, frame.index)
+                        trackers[one].add([AddRequest(Prompt(mask=masks[one]))])
+                for tracker in trackers.values():
+                    tracker.close()
+                progress.update()
+    witness.close()
+    return witness
+
+
+@torch.no_grad()
+def fit(model: Sam2Model, witness: Witness, caution: float) -> None:
+    """Sets both judgements; ``caution`` is taken off the logit of masks that were looked for anew."""
+    for kind in RIGHT:
+        evidence = torch.cat(witness.evidence[kind]).double().numpy()
+        right = np.array(witness.right[kind])
+        weights, offset = logistic(evidence, right)
+        layer = getattr(model.appearance, kind)
+        layer.weight.copy_(torch.from_numpy(weights)[None])
+        layer.bias.fill_(offset - (caution if kind == "found" else 0.0))
+        said = evidence @ weights + offset > 0
+        print(f"{kind}: {len(right)} masks, {right.mean():.3f} right; believed {said[right].mean():.3f} of those and "
+              f"{said[~right].mean():.3f} of the wrong ones", flush=True)  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m sam2_ros.training.judge", description=__doc__)
+    parser.add_argument("--model", required=True, help="checkpoint to fit: embedded, or a path")
+    parser.add_argument("--metric", type=Path, help="weights of the metric; without it, those of the checkpoint")
+    parser.add_argument(
+        "--clips", type=Path, nargs="+", required=True, help="labelled clips, as from sam2_ros synthesize"
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="times that the clips are tracked (default: 2)")
+    parser.add_argument(
+        "--caution", type=float, default=1.5, help="taken off the logit of masks looked for anew (default: 1.5)"
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="(default: bfloat16)")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
+    args = parser.parse_args(argv)
+    model = load_model(args.model)
+    if args.metric is not None:
+        state = torch.load(args.metric, weights_only=True)
+        hidden, channels = state["layers.0.weight"].shape
+        appearance = Appearance(APPEARANCE_FINE, channels - APPEARANCE_FINE, hidden, len(state["layers.2.weight"]))
+        appearance.load_state_dict(state)
+        begin(appearance)
+        model = with_appearance(model, appearance)
+    if model.appearance is None:
+        parser.error(f"{args.model} recognises nothing; give --metric")
+    for _ in range(args.rounds):
+        fit(model, watch(model, args.clips, args.dtype), args.caution)
+    export(model, args.out)
+
+
+if __name__ == "__main__":
+    main()
