@@ -111,6 +111,7 @@ class Record:
     digest: str = ""  # of every object's id, state and area in every frame
     frame: list[int] = field(default_factory=list)
     rss: list[float] = field(default_factory=list)
+    in_use: list[float] = field(default_factory=list)  # of it, what the allocator has handed out; empty where unknown
     objects: list[int] = field(default_factory=list)
     settled_range: float | None = None  # MiB between least and most after the first SETTLED frames
     flat: bool = True
@@ -152,6 +153,11 @@ class Record:
         median = float(np.median([rss for frame, rss in zip(self.frame, self.rss, strict=True) if frame >= SETTLED]))
         verdict = "flat" if self.flat else "NOT FLAT"
         share = self.settled_range / median
+        if self.in_use:
+            handed = [value for frame, value in zip(self.frame, self.in_use, strict=True) if frame >= SETTLED]
+            tenth = max(1, len(handed) // 10)
+            begin, end = float(np.median(handed[:tenth])), float(np.median(handed[-tenth:]))
+            head += f"of it handed out by the allocator: {begin:.1f} MiB in the first tenth, {end:.1f} in the last\n"
         return head + (
             f"memory of the process after frame {SETTLED}: median {median:.1f}, max - min {self.settled_range:.1f} MiB "
             f"({share:.1%}; up to {FLAT:.0%} counts as flat): {verdict}"
@@ -167,7 +173,7 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
     random = np.random.default_rng(arguments.seed)
     scene = Scene(random)
     bank, size = tracker.bank, tracker.bank.nbytes
-    buffers = [bank.spatial, bank.pointers]  # kept, so that no other tensor can take their place
+    buffers = bank.tensors  # kept, so that no other tensor can take their place
     addresses = [buffer.data_ptr() for buffer in buffers]
     record = Record(tracker.model.config.name, arguments.seed, tracker.dtype, arguments.frames, arguments.objects, size)
     digest, events, busy = hashlib.sha256(), Counter[str](), 0.0
@@ -189,13 +195,16 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
             digest.update(f"{frame} {one.object_id} {one.state.name} {one.mask.area};".encode())
         now = tracker.bank.nbytes
         assert now == size, f"the bank had {size} bytes, on frame {frame} {now}"
-        same = tracker.bank is bank and bank.spatial is buffers[0] and bank.pointers is buffers[1]
+        same = tracker.bank is bank and all(a is b for a, b in zip(bank.tensors, buffers, strict=True))
         same = same and [buffer.data_ptr() for buffer in buffers] == addresses
         assert same, f"on frame {frame} the bank was allocated anew"
         if frame % EVERY == 0 or frame == arguments.frames - 1:
             record.frame.append(frame)
             record.rss.append(round(resident(), 2))
             record.objects.append(len(result.objects))
+            allocated = in_use()
+            if allocated is not None:
+                record.in_use.append(round(allocated, 2))
             if sys.stderr.isatty():
                 print(f"\r{frame + 1}/{arguments.frames}", end="", file=sys.stderr, flush=True)
     record.events, record.digest = dict(sorted(events.items())), digest.hexdigest()[:16]
@@ -275,6 +284,28 @@ def resident() -> float:
     return pages * 4096 / 2**20
 
 
+class MallocInfo(ctypes.Structure):
+    """What mallinfo2 gives (malloc.h, glibc 2.33)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+        )
+    )  # fmt: skip
+
+
+def in_use() -> float | None:
+    """Memory that the allocator has handed out and not got back, MiB; None without glibc."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError):
+        return None
+    mallinfo2.restype = MallocInfo
+    info = mallinfo2()
+    return float(info.uordblks + info.hblkhd) / 2**20
+
+
 def draw(record: Record, path: Path) -> None:
     """Memory and number of objects over the frames; with matplotlib, or else with OpenCV."""
     title = f"{record.model}, {record.frames} frames, bank {record.bank_bytes / 2**20:.1f} MiB"
@@ -290,6 +321,9 @@ def draw(record: Record, path: Path) -> None:
     middle.plot(record.step_ms, color="tab:orange", linewidth=0.4)
     middle.set(ylabel="ms a frame", ylim=(0, None))
     upper.plot(record.frame, record.rss, color="tab:blue")
+    if record.in_use:
+        upper.plot(record.frame, record.in_use, color="tab:green", label="handed out by the allocator")
+        upper.legend(loc="lower right")
     upper.axvline(SETTLED, color="0.7", linewidth=1)
     upper.set(ylabel="memory of the process, MiB", title=title, ylim=(0, 1.15 * max(record.rss)))
     lower.step(record.frame, record.objects, where="post", color="tab:gray")
@@ -313,6 +347,10 @@ def draw_plainly(record: Record, title: str, path: Path) -> None:
 
     top = 1.15 * max(record.rss)
     curve(record.rss, top, 50, 400, (180, 110, 30), f"memory of the process, 0 to {top:.0f} MiB")
+    if record.in_use:
+        curve(record.in_use, top, 50, 400, (80, 150, 60), "")
+        label = "of it handed out by the allocator"
+        cv2.putText(image, label, (margin + 8, 94), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (80, 150, 60), 1, cv2.LINE_AA)
     if record.step_ms:
         slowest = max(record.step_ms)
         curve(record.step_ms, slowest, 430, 580, (30, 120, 230), f"time of a frame, 0 to {slowest:.0f} ms")

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 MATCH_LIMIT = 8.0  # logits of cells beyond this count as this
 SCORE_LIMIT = 8.0  # and object scores
 NO_AREA = 1e-4  # share of the frame added before the logarithm of an area
+BINS = 8  # of brightness, and along each of two axes of chroma
+CHROMA_LIMIT = 0.4  # chroma beyond this counts as this; of 1 at most
 BEST, OTHERS = 5, 3  # cells that stand for the best match anywhere, and for the best outside of a mask
 COVERED, COVERED_OF_MOST = 0.6, 0.7  # coverage of an object's cell, and the same as a share of its fullest cell
 BESIDE = 0.03  # coverage up to which a cell lies beside the object
 TOUCHED = 0.2  # coverage from which a cell lies within a mask
 EVIDENCE = (
     "object score", "predicted IoU", "log area", "mask certainty", "best match", "prototype", "match within",
-    "matched share", "share of matches", "best match outside",
+    "matched share", "share of matches", "best match outside", "chroma", "brightness",
 )  # fmt: skip
 
 
@@ -34,6 +36,7 @@ class Reference:
 
     tokens: Tensor  # [B, M, D] as from Appearance.embed
     coverage: Tensor  # [B, M] share of the cell that the object covers; negative where there is nothing
+    colors: Tensor  # [B, S, BINS² + BINS] as from color_shares, for each of the frames; all 0 where there is none
 
     @property
     def known(self) -> Tensor:
@@ -48,6 +51,7 @@ class Match:
     logits: Tensor  # [B, h, w] that the cell shows the object
     tokens: Tensor  # [1, hw, D] of the image
     prototype: Tensor  # [B, D] mean direction of the object's cells
+    colors: Tensor  # [B, S, BINS² + BINS] of the reference
 
 
 class Appearance(nn.Module):
@@ -92,13 +96,16 @@ class Appearance(nn.Module):
         logits = self.gain * (logs[..., 0] - logs[..., 1]) + self.offset
         side = round(logits.shape[1] ** 0.5)
         prototype = F.normalize((known * coverage.clamp(min=0)[..., None]).sum(dim=1), dim=-1)
-        return Match(logits.clamp(-MATCH_LIMIT, MATCH_LIMIT).unflatten(1, (side, side)), tokens, prototype)
+        return Match(
+            logits.clamp(-MATCH_LIMIT, MATCH_LIMIT).unflatten(1, (side, side)), tokens, prototype, reference.colors
+        )
 
-    def evidence(self, match: Match, logits: Tensor, scores: Tensor, ious: Tensor) -> Tensor:
+    def evidence(self, match: Match, picture: Tensor, logits: Tensor, scores: Tensor, ious: Tensor) -> Tensor:
         """What speaks for ``B`` masks, ``[B, len(EVIDENCE)]``.
 
         Args:
             match: of the same objects.
+            picture: ``[1, 3, H, W]`` RGB of the image, 0 to 1, in the size of the masks.
             logits: ``[B, H, W]`` of the masks.
             scores, ious: ``[B]``, the decoder's object score (logit) and predicted IoU.
         """
@@ -124,6 +131,7 @@ class Appearance(nn.Module):
                 (within * (cells > 0)).sum(dim=1),
                 (likely * (cover > TOUCHED)).sum(dim=1) / likely.sum(dim=1).clamp(min=1e-3),
                 cells.masked_fill(around, -MATCH_LIMIT).topk(OTHERS, dim=1).values.mean(dim=1),
+                *agreement(color_shares(picture, logits), match.colors).unbind(dim=1),
             ),
             dim=1,
         )
@@ -133,3 +141,30 @@ class Appearance(nn.Module):
 def coverage_of(logits: Tensor, side: int) -> Tensor:
     """The share of each of ``side`` × ``side`` cells that the masks ``[B, H, W]`` cover, ``[B, side²]``."""
     return F.adaptive_avg_pool2d((logits > 0).float()[:, None], side).flatten(1)
+
+
+def color_shares(picture: Tensor, logits: Tensor) -> Tensor:
+    """How the colours of the masks' pixels are distributed, ``[B, BINS² + BINS]``: over chroma (red against green, both
+    against blue), then over brightness; each sums to 1, or to 0 for an empty mask. Neighbouring bins share a pixel.
+
+    ``picture`` is ``[1, 3, H, W]`` (RGB, 0 to 1), ``logits`` ``[B, H, W]``.
+    """
+    red, green, blue = picture[0].float().flatten(1)
+    warm, cold = _bins((red - green) / CHROMA_LIMIT), _bins((0.5 * (red + green) - blue) / CHROMA_LIMIT)
+    mask = (logits > 0).float().flatten(1)  # [B, N]
+    mask = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    chroma = (mask[:, :, None] * warm).transpose(1, 2) @ cold
+    return torch.cat((chroma.flatten(1), mask @ _bins(2 * (red + green + blue) / 3 - 1)), dim=1)
+
+
+def _bins(values: Tensor) -> Tensor:
+    """``[N]`` of -1 to 1 to the shares of ``BINS`` bins, ``[N, BINS]``."""
+    place = (values.clamp(-1, 1) + 1) * ((BINS - 1) / 2)
+    return F.relu(1 - (place[:, None] - torch.arange(BINS, device=values.device)).abs())
+
+
+def agreement(now: Tensor, known: Tensor) -> Tensor:
+    """Of chroma and brightness, ``[B, 2]``, 0 to 1: Bhattacharyya's coefficient with that of the ``S`` known frames
+    (``[B, S, BINS² + BINS]``) which agrees best."""
+    both = (now[:, None] * known).clamp(min=0).sqrt()
+    return torch.stack([part.sum(dim=2).amax(dim=1) for part in both.split((BINS**2, BINS), dim=2)], dim=1)

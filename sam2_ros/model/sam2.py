@@ -36,12 +36,13 @@ class ImageFeatures:
     stride_16: Tensor  # [B, C, h, w]
     stride_8: Tensor  # [B, C / 4, 2h, 2w]
     stride_4: Tensor  # [B, C / 8, 4h, 4w]
-    appearance: Tensor | None = None  # [B, hw, D] unit vectors, of a model that recognises objects
+    appearance: Tensor | None = None  # [B, hw, D] unit vectors, of a model that recognises objects, and for it
+    picture: Tensor | None = None  # [B, 3, 4h, 4w] the image itself, RGB from 0 to 1
 
     @property
     def tensors(self) -> list[Tensor]:
         maps = [self.stride_16, self.stride_8, self.stride_4]
-        return maps if self.appearance is None else [*maps, self.appearance]
+        return maps + [more for more in (self.appearance, self.picture) if more is not None]
 
 
 class Sam2Model(nn.Module):
@@ -116,15 +117,21 @@ class Sam2Model(nn.Module):
         decoder = self.sam_mask_decoder
         maps = stride_16, decoder.conv_s1(stride_8), decoder.conv_s0(stride_4)
         if images.shape[-1] == self.config.image_size:
-            return ImageFeatures(*maps, appearance=self._appearance(stride_8, stride_16))
+            return ImageFeatures(*maps, self._appearance(stride_8, stride_16), self._picture(images))
         grid = self.config.grid
         sides = (grid, 2 * grid, 4 * grid)
         coarse, middle, fine = (_resampled(each, side) for each, side in zip(maps, sides, strict=True))
         appearance = self._appearance(_resampled(stride_8, 2 * grid), coarse)
-        return ImageFeatures(coarse, middle, fine, appearance)
+        return ImageFeatures(coarse, middle, fine, appearance, self._picture(images))
 
     def _appearance(self, stride_8: Tensor, stride_16: Tensor) -> Tensor | None:
         return self.appearance.embed(stride_8, stride_16) if self.appearance is not None else None
+
+    def _picture(self, images: Tensor) -> Tensor | None:
+        if self.appearance is None:
+            return None
+        small = F.adaptive_avg_pool2d(images.float(), 4 * self.config.grid)
+        return (small * self.pixel_std + self.pixel_mean).clamp(0, 1)
 
     def without_memory(self, features: ImageFeatures) -> Tensor:
         """Features for a first prompt, ``[B, C, h, w]``: nothing is remembered yet."""

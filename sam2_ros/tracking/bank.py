@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam2_ros.model.appearance import Reference, coverage_of
-from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.model.appearance import BINS, Reference, color_shares, coverage_of
+from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
 
@@ -44,10 +44,7 @@ class Memories:
 class RowBackup:
     """One row as it was."""
 
-    spatial: Tensor
-    pointers: Tensor
-    looks: Tensor
-    coverage: Tensor
+    tensors: tuple[Tensor, ...]
     tables: tuple[Table, ...]
 
 
@@ -71,21 +68,28 @@ class MemoryBank:
         # bfloat16 as in the reference, also where the network computes in float32.
         self.spatial = torch.zeros(rows, prompted + self.ring, tokens, channels, dtype=torch.bfloat16, device=device)
         self.pointers = torch.zeros(rows, prompted + self.pointer_ring, pointer_dim, device=device)
-        # What the prompted frames looked like, cell by cell, and how much of each cell the object covers. For a model
-        # that recognises objects; else of no size.
+        # What the prompted frames looked like, cell by cell, and how much of each cell the object covers, and the same
+        # of the newest frame on which the object was surely recognised. For a model that can; else of no size.
         cells, looks = (model.config.grid**2, model.config.appearance_dim) if model.appearance is not None else (0, 0)
-        slots = config.prompted_slots
+        slots = config.prompted_slots + 1
         self.looks = torch.zeros(rows, slots, cells, looks, dtype=torch.bfloat16, device=device)
         self.coverage = torch.zeros(rows, slots, cells, dtype=torch.bfloat16, device=device)
+        self.colors = torch.zeros(rows, slots, (BINS**2 + BINS) * bool(looks), device=device)
         self.prompted_frames = np.full((rows, prompted), EMPTY, np.int64)
         self.recent_frames = np.full((rows, self.ring), EMPTY, np.int64)
         self.pointer_frames = np.full((rows, self.pointer_ring), EMPTY, np.int64)
+        self.sure_frames = np.full((rows, 1), EMPTY, np.int64)
         self.ticks = np.full((rows, again + 1), EMPTY, np.int64)  # of each row's clock after a frame, by frame
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it holds."""
+        return self.spatial, self.pointers, self.looks, self.coverage, self.colors
 
     @property
     def nbytes(self) -> int:
         """Bytes of the bank; constant."""
-        return sum(t.numel() * t.element_size() for t in (self.spatial, self.pointers, self.looks, self.coverage))
+        return sum(t.numel() * t.element_size() for t in self.tensors)
 
     def clear(self, row: int) -> None:
         """Empties a row for its next owner."""
@@ -119,13 +123,13 @@ class MemoryBank:
         self.pointers[row, self.config.prompted_slots + slot] = pointer.float()
 
     def forget_anchors(self, row: int, frame: int) -> None:
-        """Forgets the anchors from ``frame`` on."""
-        table = self.prompted_frames[row, self.config.prompted_slots :]
-        table[table >= frame] = EMPTY
+        """Forgets the anchors from ``frame`` on, and the look of a tracked frame from then on."""
+        for table in (self.prompted_frames[row, self.config.prompted_slots :], self.sure_frames[row]):
+            table[table >= frame] = EMPTY
 
     def forget_recent(self, row: int, frame: int) -> None:
         """Forgets the tracked frames before ``frame``; prompted ones stay."""
-        for table in (self.recent_frames[row], self.pointer_frames[row]):
+        for table in (self.recent_frames[row], self.pointer_frames[row], self.sure_frames[row]):
             table[table < frame] = EMPTY
 
     def skip(self, row: int, frame: int) -> None:
@@ -140,12 +144,12 @@ class MemoryBank:
         frame: int,
         memory: Tensor,
         pointer: Tensor,
-        look: Tensor | None = None,
+        features: ImageFeatures | None = None,
         logits: Tensor | None = None,
     ) -> int | None:
         """Keeps a prompted frame (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``); tracking never overwrites it.
 
-        ``look`` ``[hw, D]`` and the mask's ``logits`` ``[h, w]`` are what the object is recognised by.
+        The image's ``features`` and the mask's ``logits`` ``[h, w]`` are what the object is recognised by.
 
         When all slots are taken, the oldest prompted frame but the first gives way; with a single slot, the first does.
 
@@ -165,12 +169,23 @@ class MemoryBank:
             released = int(table[slot])
         self.spatial[row, slot] = memory.to(self.spatial.dtype)
         self.pointers[row, slot] = pointer.float()
-        if look is not None and logits is not None:
-            self.looks[row, slot] = look.to(self.looks.dtype)
-            self.coverage[row, slot] = coverage_of(logits[None], self.model.config.grid)[0].to(self.coverage.dtype)
+        if features is not None and logits is not None:
+            self._store_look(row, slot, features, logits)
         table[slot] = frame
         self.skip(row, frame)
         return released
+
+    def store_sure(self, row: int, frame: int, features: ImageFeatures, logits: Tensor) -> None:
+        """Keeps what a tracked frame looked like on which the object was surely recognised; the last such goes."""
+        self._store_look(row, self.config.prompted_slots, features, logits)
+        self.sure_frames[row] = frame
+
+    def _store_look(self, row: int, slot: int, features: ImageFeatures, logits: Tensor) -> None:
+        if features.appearance is None or features.picture is None:
+            return
+        self.looks[row, slot] = features.appearance[0].to(self.looks.dtype)
+        self.colors[row, slot] = color_shares(features.picture, logits[None])[0]
+        self.coverage[row, slot] = coverage_of(logits[None], self.model.config.grid)[0].to(self.coverage.dtype)
 
     def remembers(self, row: int, frame: int) -> bool:
         """Whether a frame before ``frame`` is kept that :meth:`gather` would look at."""
@@ -235,15 +250,18 @@ class MemoryBank:
         return Memories(tokens, all_codes, len(pointer_slots) * split, mask)
 
     def references(self, rows: list[int], frame: int) -> Reference:
-        """What the objects in ``rows`` looked like on the frames before ``frame`` on which they were prompted."""
-        frames = self.prompted_frames[np.asarray(rows), : self.config.prompted_slots]
+        """What the objects in ``rows`` looked like before ``frame``: on the frames with a prompt, and on the newest one
+        on which they were surely recognised."""
+        table, prompted = np.asarray(rows), self.config.prompted_slots
+        frames = np.concatenate((self.prompted_frames[table, :prompted], self.sure_frames[table]), axis=1)
         held = (frames != EMPTY) & (frames < frame)
         used = np.flatnonzero(held.any(axis=0)).tolist()
         index = torch.as_tensor(rows, device=self.looks.device)[:, None]
         slots = torch.as_tensor(used, device=index.device)
         there = torch.as_tensor(held[:, used], device=index.device)[:, :, None]
         coverage = torch.where(there, self.coverage[index, slots].float(), -1.0)
-        return Reference(self.looks[index, slots].flatten(1, 2), coverage.flatten(1, 2))
+        colors = torch.where(there, self.colors[index, slots], 0.0)
+        return Reference(self.looks[index, slots].flatten(1, 2), coverage.flatten(1, 2), colors)
 
     def _bounded(self, ages: np.ndarray) -> np.ndarray:
         """Ages of prompted pointers, no greater than training saw unless the reference is to be followed."""
@@ -252,17 +270,16 @@ class MemoryBank:
     def save(self, row: int) -> RowBackup:
         """A copy of a row, for :meth:`restore` after a failure."""
         tables = tuple(table[row].copy() for table in self._tables())
-        kept = [part[row].clone() for part in (self.spatial, self.pointers, self.looks, self.coverage)]
-        return RowBackup(kept[0], kept[1], kept[2], kept[3], tables)
+        return RowBackup(tuple(tensor[row].clone() for tensor in self.tensors), tables)
 
     def restore(self, row: int, backup: RowBackup) -> None:
-        self.spatial[row], self.pointers[row] = backup.spatial, backup.pointers
-        self.looks[row], self.coverage[row] = backup.looks, backup.coverage
-        for table, values in zip(self._tables(), backup.tables, strict=True):
-            table[row] = values
+        for tensor, values in zip(self.tensors, backup.tensors, strict=True):
+            tensor[row] = values
+        for table, past in zip(self._tables(), backup.tables, strict=True):
+            table[row] = past
 
     def _tables(self) -> tuple[Table, ...]:
-        return self.prompted_frames, self.recent_frames, self.pointer_frames, self.ticks
+        return self.prompted_frames, self.recent_frames, self.pointer_frames, self.sure_frames, self.ticks
 
     def _before(self, rows: Table, frame: int) -> Table:
         """What the rows' clocks said after the frame before ``frame``."""

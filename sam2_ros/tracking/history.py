@@ -91,6 +91,8 @@ def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
     networks.
     """
     pixels, fine = model.grid**2, 4 if dtype == "float32" else 2
-    features = pixels * (model.hidden_dim * (4 + (1 + 2) * fine) + 4 * model.appearance_dim)
+    features = pixels * (
+        model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3 * bool(model.appearance_dim))
+    )
     mask = (4 * model.grid) ** 2 * 4
     return (config.history + 1) * (features + config.max_objects * mask) + config.max_objects * 3 * mask

@@ -264,9 +264,8 @@ class PromptApplier:
             if self.config.reference_policy and self._is_correction(owner, frame):
                 self.bank.store_recent([owner.row], frame, memory[index, None], one.pointer[None])
             else:
-                look = None if features.appearance is None else features.appearance[0]
                 released = self.bank.store_prompted(
-                    owner.row, frame, memory[index], one.pointer, look, logits[index, 0]
+                    owner.row, frame, memory[index], one.pointer, features, logits[index, 0]
                 )
             answers.append(Answer(logits[index], one.object_score, one.iou, stable[index], released))
         return answers

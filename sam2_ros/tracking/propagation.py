@@ -22,7 +22,7 @@ from sam2_ros.tracking.looking import choose_candidates, own_masks, remember
 from sam2_ros.tracking.masks import fill_holes, image_masks, pack_masks, unpacked
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.policies import policy_of
-from sam2_ros.tracking.recognition import recognise
+from sam2_ros.tracking.recognition import SURE, recognise
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
 from sam2_ros.tracking.visibility import Evidence, Sight
 
@@ -122,6 +122,8 @@ class Propagation:
                 enters, anchors = remember(self.policy, objects, frame, own, evidence, sights)
                 kept, anchored = (enters & kept).tolist(), anchors.tolist()
             self._remember(rows, stored, logits, present, pointers, kept, anchored, ahead)
+            if self.recognises:
+                self._note_looks(rows, stored, logits, findings, kept)
         lap("memory_encode")
         shown = torch.where(_shown(present, sights), drawn, ABSENT_LOGIT)
         changes = self._show(objects, stored, shown, sights, findings, ahead)
@@ -143,7 +145,7 @@ class Propagation:
         table = torch.stack((scores.float(), ious.float(), present.float(), areas)).cpu()
         visibilities = self.model.visibility(table[0], table[1])
         return [
-            Finding(score, visibility, Evidence(bool(there), area, iou))
+            Finding(score, visibility, Evidence(bool(there), area, iou, self.recognises and bool(there)))
             for score, iou, there, area, visibility in torch.cat((table, visibilities[None])).T.tolist()
         ]
 
@@ -177,6 +179,14 @@ class Propagation:
         for position, i in enumerate(index):
             if anchored[i]:
                 self.bank.store_anchor(rows[i], stored.frame, memory[position], pointers[position])
+
+    def _note_looks(
+        self, rows: list[int], stored: StoredFrame, logits: Tensor, findings: list[Finding], kept: list[bool]
+    ) -> None:
+        """Objects turn and come closer: what they looked like when surely recognised is compared with, too."""
+        for index, (row, finding, keep) in enumerate(zip(rows, findings, kept, strict=True)):
+            if keep and finding.score > SURE:
+                self.bank.store_sure(row, stored.frame, stored.features, logits[index, 0])
 
     def _show(
         self,

@@ -21,6 +21,7 @@ from sam2_ros.model.appearance import Match, Reference
 from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 
+SURE = 5.0  # judgement (logit) from which on a tracked frame is compared with later on
 CORNERS = (2, 3)  # labels of a box' corners
 WORTH_A_LOOK = 0.0  # match of the best cells from which on an object is looked for
 BELOW_PEAK = 2.0  # cells that match worse than the best one by so much are not taken into the box, or those below 0
@@ -33,11 +34,13 @@ def recognise(
     each that it shows the object (``float32 [B]``). An object whose prompts have left no reference keeps the decoder's.
     """
     appearance = model.appearance
-    assert appearance is not None and features.appearance is not None
+    assert appearance is not None and features.appearance is not None and features.picture is not None
     with torch.autocast(model.device.type, enabled=False):
         match = appearance.match(features.appearance, reference)
         network = decoded.object_score[:, 0].float()
-        evidence = appearance.evidence(match, chosen.logits[:, 0].float(), network, chosen.iou.float())
+        evidence = appearance.evidence(
+            match, features.picture, chosen.logits[:, 0].float(), network, chosen.iou.float()
+        )
         scores = torch.where(reference.known, appearance.tracked(evidence)[:, 0], network)
         promising = match.logits.flatten(1).topk(3, dim=1).values.mean(dim=1) > WORTH_A_LOOK
         missing = torch.nonzero((scores <= 0) & reference.known & promising)[:, 0]
@@ -61,7 +64,7 @@ def recognise(
 def look_for(model: Sam2Model, features: ImageFeatures, match: Match, which: Tensor) -> tuple[ChosenMask, Tensor]:
     """Decodes where the objects ``which`` (``[N]``) of ``match`` may be; the best candidate of each, and its logit."""
     appearance = model.appearance
-    assert appearance is not None
+    assert appearance is not None and features.picture is not None
     maps, count = match.logits[which], len(which)
     cell = model.config.image_size // maps.shape[1]
     boxes = torch.as_tensor(np.stack([box_around(each) for each in maps.cpu().numpy()]), device=maps.device)
@@ -74,7 +77,8 @@ def look_for(model: Sam2Model, features: ImageFeatures, match: Match, which: Ten
             [
                 appearance.found(
                     appearance.evidence(
-                        Match(maps, match.tokens, match.prototype[which]),
+                        Match(maps, match.tokens, match.prototype[which], match.colors[which]),
+                        features.picture,
                         decoded.logits[:, candidate].float(),
                         decoded.object_score[:, 0].float(),
                         decoded.ious[:, candidate].float(),

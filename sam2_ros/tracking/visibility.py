@@ -6,7 +6,8 @@
    did not), or where it explodes: it covers more than ``explosion_factor`` times the smallest of the last
    ``explosion_frames`` areas at which the object was seen, and its predicted IoU is below ``explosion_iou``. A prompt's
    mask counts among those areas if a box or a mask gave it its size; clicks may have meant a part. An object that comes
-   close is not doubted: either it grows slowly, or the network is sure of it. While masks are doubted those areas stay;
+   close is not doubted: either it grows slowly, or the network is sure of it. Nor does a mask explode whose object was
+   recognised (:mod:`~sam2_ros.tracking.recognition`). While masks are doubted those areas stay;
    with every frame on which there is nothing to see, the oldest of them is forgotten.
 3. *VISIBLE* it becomes when it was seen on ``visible_after`` frames in a row, and it stays so while it is seen. Where
    the network does not see it for less than ``occluded_after`` frames in a row, it stays VISIBLE with the mask that the
@@ -31,6 +32,7 @@ class Evidence:
     present: bool  # object score > 0, and predicted IoU high enough where the model asks for it
     area: float  # of the decoder's mask, share of the frame, whatever ``present`` says
     predicted_iou: float
+    recognised: bool = False  # what it shows was compared with the prompts, and found to be the object
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Sight:
             return False
         if evidence.area > config.max_area >= self.prompted_area:
             return True
-        if not config.explosion_factor or not self.areas or evidence.predicted_iou >= config.explosion_iou:
+        sure = evidence.recognised or evidence.predicted_iou >= config.explosion_iou
+        if not config.explosion_factor or not self.areas or sure:
             return False
         return evidence.area > config.explosion_factor * min(self.areas)
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sam2_ros.model.appearance import EVIDENCE, Appearance, Reference
+from sam2_ros.model.appearance import BINS, EVIDENCE, Appearance, Reference
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.features import CHANNELS, FeatureStore
 
@@ -44,12 +44,15 @@ class Question:
 def coverages(store: FeatureStore, number: int) -> list[NDArray[np.float32]]:
     """Of each object of a clip, the share of each cell of stride 16 that it covers, ``[T, hw]``."""
     clip, side = store.clips[number], store.size // 16
-    labels = torch.from_numpy(np.stack([store.label(clip.start + t) for t in range(clip.length)]))
-    return [
-        np.asarray(F.adaptive_avg_pool2d((labels == value).float()[:, None], side).flatten(1).numpy())
-        for value in labels.unique().tolist()
-        if value
-    ]
+    found: dict[int, NDArray[np.float32]] = {}
+    # Frame by frame: whole clips of masks between small arrays that stay would tear the heap to pieces.
+    for t in range(clip.length):
+        labels = torch.from_numpy(store.label(clip.start + t))
+        for value in labels.unique().tolist():
+            if value:
+                cells = F.adaptive_avg_pool2d((labels == value).float()[None], side).flatten()
+                found.setdefault(value, np.zeros((clip.length, side**2), np.float32))[t] = cells.numpy()
+    return [found[value] for value in sorted(found)]
 
 
 def draw(store: FeatureStore, rng: np.random.Generator) -> Question | None:
@@ -76,7 +79,7 @@ def draw(store: FeatureStore, rng: np.random.Generator) -> Question | None:
 def loss_of(appearance: Appearance, question: Question) -> Tensor:
     """Cross-entropy of the cells, the object's and the others each averaged, and once more of the most wrong ones."""
     tokens = appearance.embed(question.stride_8, question.stride_16)
-    reference = Reference(tokens[:1], question.coverage[:1])
+    reference = Reference(tokens[:1], question.coverage[:1], torch.zeros(1, 1, BINS**2 + BINS))
     logits = appearance.match(tokens[1:], reference).logits.flatten()
     coverage = question.coverage[1:].flatten()
     shown, hidden = (coverage > SHOWN).float(), (coverage < HIDDEN).float()

@@ -31,7 +31,7 @@ from sam2_ros.training.sampling import PROMPT_KINDS, Sampler, Source
 PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
 SECOND_PHASES = (Phase(1600, 3, 8), Phase(3200, 2, 12))
 THIRD_PHASES = (Phase(600, 3, 8), Phase(1900, 2, 12))
-METRIC_STEPS, METRIC_WIDTH, METRIC_DIM = 3500, 256, 64
+METRIC_STEPS, METRIC_WIDTH, METRIC_DIM = 2600, 256, 64
 METRIC_SHARES = {
     "longest_occlusion": 0.35, "occlusion": 0.2, "longer_occlusion": 0.2, "fit": 0.15, "approach": 0.1
 }  # fmt: skip

@@ -8,7 +8,7 @@ for anew. Since what is remembered hangs on the judgement, this is done in round
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from sam2_ros.training.appearance import begin, with_appearance
 from sam2_ros.training.export import export
 
 RIGHT = {"tracked": 0.3, "found": 0.5}  # IoU with the label from which on a mask shows the object
+LENIENCE = (0.8, 0.5)  # of the shipped checkpoint
 PENALTY = 1e-3  # on the squared weights
 
 
@@ -45,9 +46,9 @@ class Witness:
     def __post_init__(self) -> None:
         weigh = self.appearance.evidence
 
-        def evidence(match: Any, logits: Tensor, *others: Any) -> Tensor:
+        def evidence(match: Any, picture: Tensor, logits: Tensor, *others: Any) -> Tensor:
             self._logits = logits
-            return weigh(match, logits, *others)
+            return weigh(match, picture, logits, *others)
 
         self.appearance.evidence = evidence  # type: ignore[method-assign, assignment]
         self._handles = [getattr(self.appearance, kind).register_forward_hook(self._note(kind)) for kind in RIGHT]
@@ -136,16 +137,23 @@ def watch(model: Sam2Model, folders: Sequence[Path], dtype: str) -> Witness:
 
 
 @torch.no_grad()
-def fit(model: Sam2Model, witness: Witness, caution: float) -> None:
-    """Sets both judgements; ``caution`` is taken off the logit of masks that were looked for anew."""
+def fit(model: Sam2Model, witness: Witness, lenience: Mapping[str, float]) -> None:
+    """Sets both judgements; ``lenience`` is added to the logit of each."""
     for kind in RIGHT:
+        if not witness.evidence[kind]:
+            print(f"{kind}: no mask was judged; left as it was", flush=True)
+            continue
         evidence = torch.cat(witness.evidence[kind]).double().numpy()
         right = np.array(witness.right[kind])
-        weights, offset = logistic(evidence, right)
+        try:
+            weights, offset = logistic(evidence, right)
+        except ValueError as error:
+            print(f"{kind}: {error}; left as it was", flush=True)
+            continue
         layer = getattr(model.appearance, kind)
         layer.weight.copy_(torch.from_numpy(weights)[None])
-        layer.bias.fill_(offset - (caution if kind == "found" else 0.0))
-        said = evidence @ weights + offset > 0
+        layer.bias.fill_(offset + lenience[kind])
+        said = evidence @ weights + offset + lenience[kind] > 0
         print(f"{kind}: {len(right)} masks, {right.mean():.3f} right; believed {said[right].mean():.3f} of those and "
               f"{said[~right].mean():.3f} of the wrong ones", flush=True)  # fmt: skip
 
@@ -159,7 +167,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--rounds", type=int, default=2, help="times that the clips are tracked (default: 2)")
     parser.add_argument(
-        "--caution", type=float, default=1.5, help="taken off the logit of masks looked for anew (default: 1.5)"
+        "--lenience",
+        type=float,
+        nargs=2,
+        default=LENIENCE,
+        metavar=("TRACKED", "FOUND"),
+        help="added to the logits: an object that shows in part counts as seen, too, although its mask is "
+        f"hardly right (default: {LENIENCE[0]} {LENIENCE[1]})",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="(default: bfloat16)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
@@ -175,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     if model.appearance is None:
         parser.error(f"{args.model} recognises nothing; give --metric")
     for _ in range(args.rounds):
-        fit(model, watch(model, args.clips, args.dtype), args.caution)
+        fit(model, watch(model, args.clips, args.dtype), dict(zip(RIGHT, args.lenience, strict=True)))
     export(model, args.out)
 
 

@@ -78,7 +78,7 @@ def test_bytes_of_the_bank_follow_from_the_settings(options: dict[str, int], slo
 
 
 @pytest.mark.parametrize(
-    ("name", "one", "sixteen"), [("embedded", "494 KiB", "7.7 MiB"), ("tiny", "9.5 MiB", "152.4 MiB")]
+    ("name", "one", "sixteen"), [("embedded", "993 KiB", "15.5 MiB"), ("tiny", "9.5 MiB", "152.4 MiB")]
 )
 def test_bytes_are_those_of_the_documentation(name: str, one: str, sixteen: str) -> None:
     config = read_checkpoint(EMBEDDED)[1] if name == "embedded" else ModelConfig("tiny", hiera=HIERA["tiny"])
