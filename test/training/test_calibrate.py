@@ -1,5 +1,6 @@
 """The object score as a calibrated logit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from sam2_ros.evaluation.visibility import calibration
-from sam2_ros.model import load_model
+from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.training.calibrate import fit, fold, read_scores
 
 
@@ -47,13 +48,26 @@ def test_separable_scores_get_a_finite_scale() -> None:
 
 
 def test_folding_changes_every_score_alike() -> None:
-    model = load_model("embedded")
-    head = model.sam_mask_decoder.pred_obj_score_head
-    tokens = torch.randn(5, 256)
+    able = load_model("embedded")
+    plain = Sam2Model(replace(able.config, appearance_dim=0)).eval()
+    head, tokens = plain.sam_mask_decoder.pred_obj_score_head, torch.randn(5, 256)
     with torch.no_grad():
         before = head(tokens)
-        fold(model, 0.5, -1.5)
+        fold(plain, 0.5, -1.5)
         torch.testing.assert_close(head(tokens), 0.5 * before - 1.5)
+
+
+def test_folding_scales_the_judgement_of_a_model_that_has_one() -> None:
+    model = load_model("embedded")
+    assert model.appearance is not None
+    head, evidence, tokens = model.sam_mask_decoder.pred_obj_score_head, torch.randn(5, 12), torch.randn(5, 256)
+    layers = (model.appearance.tracked, model.appearance.found)
+    with torch.no_grad():
+        before, score = [layer(evidence) for layer in layers], head(tokens)
+        fold(model, 0.5, -1.5)
+        for layer, then in zip(layers, before, strict=True):
+            torch.testing.assert_close(layer(evidence), 0.5 * then - 1.5)
+        assert torch.equal(head(tokens), score)  # what is judged by stays
 
 
 def test_reads_what_the_evaluation_counts(tmp_path: Path) -> None:
