@@ -44,7 +44,16 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
-class Derived:
+class Kept:
+    """What is worked out once of weights and kept in a module's ``__dict__``, alone or in tuples."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held now."""
+        raise NotImplementedError
+
+
+class Derived(Kept):
     """A tensor worked out from parameters, and again only when one of them has changed."""
 
     def __init__(self) -> None:
@@ -115,7 +124,7 @@ def _as_computed(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tens
     )
 
 
-class Merged:
+class Merged(Kept):
     """One linear map in place of two, ``second(first(x))``."""
 
     def __init__(self) -> None:
@@ -141,7 +150,7 @@ def cache_bytes(model: nn.Module) -> int:
     """Bytes of what is worked out once of the weights and kept: rounded and merged ones."""
     kept = (value for module in model.modules() for value in module.__dict__.values())
     flat = (one for value in kept for one in (value if isinstance(value, tuple) else (value,)))
-    return sum(one.nbytes for one in flat if isinstance(one, (Derived, Merged)))
+    return sum(one.nbytes for one in flat if isinstance(one, Kept))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:

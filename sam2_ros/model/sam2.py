@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.config import ModelConfig
+from sam2_ros.model.gpu import memory_attention as gpu_attention
 from sam2_ros.model.image_encoder import HieraEncoder
 from sam2_ros.model.kernels import Conv2d, Linear
 from sam2_ros.model.layers import Mlp
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
 from sam2_ros.model.memory_attention import MemoryAttention
 from sam2_ros.model.memory_encoder import MemoryEncoder
+from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.position import sine_code_1d, sine_code_2d
 from sam2_ros.model.prompt_encoder import PromptEncoder
 
@@ -102,7 +104,9 @@ class Sam2Model(nn.Module):
 
         ``scale`` makes S smaller than the model's input, to the nearest multiple of 32.
         """
-        pixels = image.to(self.device).permute(2, 0, 1)[None].float() / 255
+        if self.device.type == "cuda":  # through memory that the GPU reads by itself, when its turn comes
+            image = image.pin_memory()
+        pixels = image.to(self.device, non_blocking=True).permute(2, 0, 1)[None].float() / 255
         size = self.config.image_size if scale == 1 else max(64, 32 * round(scale * self.config.image_size / 32))
         if pixels.shape[2:] != (size, size):
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
@@ -144,6 +148,17 @@ class Sam2Model(nn.Module):
         height, width = features.stride_16.shape[2:]
         tokens = features.stride_16.flatten(2).transpose(1, 2)
         out = self.memory_attention(tokens, self.image_code, memory, memory_pos, num_pointers, mask)
+        return out.transpose(1, 2).unflatten(2, (height, width))
+
+    def with_padded_memory(self, features: ImageFeatures, memory: PaddedMemory) -> Tensor:
+        """As :meth:`with_memory`, of objects that hold different numbers of memories."""
+        height, width = features.stride_16.shape[2:]
+        tokens = features.stride_16.flatten(2).transpose(1, 2)
+        if gpu_attention.is_used(tokens.device):
+            out = gpu_attention.condition(self.memory_attention, tokens, self.image_code, self.memory_code, memory)
+        else:
+            flat, codes, there = memory.flat(self.memory_code)
+            out = self.memory_attention(tokens, self.image_code, flat, codes, memory.pointers.shape[1], there)
         return out.transpose(1, 2).unflatten(2, (height, width))
 
     def decode(

@@ -23,6 +23,7 @@ from sam2_ros.model.appearance import BINS, Reference, color_shares, coverage_of
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
+from sam2_ros.tracking.transfer import upload
 
 Table: TypeAlias = NDArray[np.int64]
 
@@ -41,11 +42,38 @@ class Memories:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Where in the bank the memories of ``B`` objects lie, those that count first; S and P are the same for all."""
+
+    frames: Table  # [B, S] index among all slots of all rows
+    codes: Table  # [B, S] row of the temporal code
+    num_frames: Table  # [B] that count
+    pointers: Table  # [B, P] index among all pointer slots of all rows
+    ages: Table  # [B, P] in frames
+    num_pointers: Table  # [B] that count
+
+
+@dataclass(frozen=True)
+class _Held:
+    slots: Table  # [B, S]
+    valid: NDArray[np.bool_]  # [B, S]
+    codes: Table  # [S] row of the temporal code
+    pointer_slots: Table  # [B, P]
+    pointer_valid: NDArray[np.bool_]  # [B, P]
+    ages: Table  # [B, P] in frames
+
+
+@dataclass(frozen=True)
 class RowBackup:
     """One row as it was."""
 
     tensors: tuple[Tensor, ...]
     tables: tuple[Table, ...]
+
+
+def kept_slots(config: TrackerConfig) -> int:
+    """Slots of an object for frames that newer ones don't push out: prompted ones and anchors."""
+    return config.prompted_slots + POLICIES[config.memory_policy].anchors
 
 
 class MemoryBank:
@@ -58,8 +86,7 @@ class MemoryBank:
     def __init__(self, model: Sam2Model, config: TrackerConfig) -> None:
         self.model = model
         self.config = config
-        self.anchors = POLICIES[config.memory_policy].anchors
-        self.kept = config.prompted_slots + self.anchors  # slots of frames that newer ones don't push out
+        self.kept = kept_slots(config)
         rows, prompted, again = config.max_objects, self.kept, config.history + 1
         self.ring = config.recent_slots + again
         self.pointer_ring = POINTER_FRAMES + again
@@ -106,10 +133,10 @@ class MemoryBank:
         ``memory`` is ``[B, HW, memory_dim]``, ``pointers`` ``[B, C]``.
         """
         slots, pointer_slots = self._tick(rows, frame)
-        index = torch.as_tensor(rows, device=self.spatial.device)
-        prompted = self.kept
-        self.spatial[index, torch.as_tensor(prompted + slots, device=index.device)] = memory.to(self.spatial.dtype)
-        self.pointers[index, torch.as_tensor(prompted + pointer_slots, device=index.device)] = pointers.float()
+        where = np.stack((np.asarray(rows), self.kept + slots, self.kept + pointer_slots))
+        index, slot, pointer_slot = upload(where, self.spatial.device)
+        self.spatial[index, slot] = memory.to(self.spatial.dtype)
+        self.pointers[index, pointer_slot] = pointers.float()
         self.recent_frames[rows, slots] = frame
         self.pointer_frames[rows, pointer_slots] = frame
 
@@ -198,48 +225,28 @@ class MemoryBank:
 
         Each must hold one (:meth:`remembers`). ``recent`` bounds the recent frames further than the settings do.
         """
-        model, config = self.model, self.config
-        prompted = self.kept
-        table = np.asarray(rows)
-
-        held = (self.prompted_frames[table] != EMPTY) & (self.prompted_frames[table] < frame)
-        kept = [index for index in range(prompted) if held[:, index].any()]
-        slots = [np.full(len(rows), index) for index in kept]
-        columns = [held[:, index] for index in kept]
-        codes = [model.config.num_memory_frames - 1] * len(slots)
-        for age in range(1, config.recent_slots + 1):
-            slot, valid = self._recent(table, frame, age)
-            if recent is not None and age > recent and slots:
-                break
-            if valid.any():
-                slots.append(prompted + slot)
-                columns.append(valid)
-                codes.append(age - 1)
-
-        pointer_slots = [np.full(len(rows), index) for index in kept]
-        pointer_columns = [held[:, index] for index in kept]
-        ages = [self._bounded(frame - self.prompted_frames[table, index]) for index in kept]
-        for age in range(1, POINTER_FRAMES + 1):
-            slot, valid = self._recent(table, frame, age, self.pointer_frames)
-            if valid.any():
-                pointer_slots.append(prompted + slot)
-                pointer_columns.append(valid)
-                ages.append(np.full(len(rows), age))
+        model = self.model
+        held = self._held(rows, frame, recent)
+        kept = [index for index in range(held.slots.shape[1]) if held.valid[:, index].any()]
+        pointer_kept = [index for index in range(held.pointer_slots.shape[1]) if held.pointer_valid[:, index].any()]
+        slots, pointer_slots = held.slots[:, kept], held.pointer_slots[:, pointer_kept]
+        columns, pointer_columns = held.valid[:, kept], held.pointer_valid[:, pointer_kept]
+        codes, ages = held.codes[kept], held.ages[:, pointer_kept]
 
         device, split = self.spatial.device, model.config.hidden_dim // model.config.memory_dim
         index = torch.as_tensor(rows, device=device)[:, None]
-        spatial = self.spatial[index, torch.as_tensor(np.stack(slots, axis=1), device=device)]  # [B, S, HW, memory_dim]
-        pointers = self.pointers[index, torch.as_tensor(np.stack(pointer_slots, axis=1), device=device)]  # [B, P, C]
+        spatial = self.spatial[index, torch.as_tensor(slots, device=device)]  # [B, S, HW, memory_dim]
+        pointers = self.pointers[index, torch.as_tensor(pointer_slots, device=device)]  # [B, P, C]
         time_codes = model.maskmem_tpos_enc[torch.as_tensor(codes, device=device), 0]  # [S, 1, memory_dim]
         spatial_codes = (model.memory_code + time_codes).flatten(0, 1)[None].expand(len(rows), -1, -1)
-        pointer_codes = model.pointer_code(torch.as_tensor(np.stack(ages, axis=1), device=device))
+        pointer_codes = model.pointer_code(torch.as_tensor(ages, device=device))
         tokens = torch.cat((spatial.flatten(1, 2).float(), pointers.unflatten(2, (split, -1)).flatten(1, 2)), dim=1)
         all_codes = torch.cat((spatial_codes, pointer_codes.repeat_interleave(split, dim=1)), dim=1)
 
         mask = None
-        if not all(column.all() for column in columns + pointer_columns):
-            per_slot = torch.as_tensor(np.stack(columns, axis=1), device=device)
-            per_pointer = torch.as_tensor(np.stack(pointer_columns, axis=1), device=device)
+        if not (columns.all() and pointer_columns.all()):
+            per_slot = torch.as_tensor(columns, device=device)
+            per_pointer = torch.as_tensor(pointer_columns, device=device)
             mask = torch.cat(
                 (
                     per_slot.repeat_interleave(self.spatial.shape[2], dim=1),
@@ -247,7 +254,50 @@ class MemoryBank:
                 ),
                 dim=1,
             )
-        return Memories(tokens, all_codes, len(pointer_slots) * split, mask)
+        return Memories(tokens, all_codes, len(pointer_kept) * split, mask)
+
+    def plan(self, rows: list[int], frame: int, recent: int | None = None) -> Plan:
+        """The same as :meth:`gather` looks at, as places in the bank, in tables of one shape whatever is held."""
+        held = self._held(rows, frame, recent)
+        order = np.argsort(~held.valid, axis=1, kind="stable")  # those that count come first
+        pointer_order = np.argsort(~held.pointer_valid, axis=1, kind="stable")
+        table = np.asarray(rows)[:, None]
+        return Plan(
+            np.take_along_axis(table * self.spatial.shape[1] + held.slots, order, axis=1),
+            held.codes[order],
+            held.valid.sum(axis=1),
+            np.take_along_axis(table * self.pointers.shape[1] + held.pointer_slots, pointer_order, axis=1),
+            np.take_along_axis(held.ages, pointer_order, axis=1),
+            held.pointer_valid.sum(axis=1),
+        )
+
+    def _held(self, rows: list[int], frame: int, recent: int | None) -> _Held:
+        """All slots that the objects in ``rows`` could look at on ``frame``, and which of them hold something."""
+        config, prompted, table = self.config, self.kept, np.asarray(rows)
+        frames = self.prompted_frames[table]
+        held = (frames != EMPTY) & (frames < frame)
+        kept = np.broadcast_to(np.arange(prompted), held.shape)
+        last = config.recent_slots
+        if recent is not None and held.any():
+            last = min(last, recent)
+        looks = [self._recent(table, frame, age) for age in range(1, last + 1)]
+        looks += [(np.zeros(len(table), np.int64), np.zeros(len(table), np.bool_))] * (config.recent_slots - last)
+        points = [self._recent(table, frame, age, self.pointer_frames) for age in range(1, POINTER_FRAMES + 1)]
+        oldest = self.model.config.num_memory_frames - 1
+        return _Held(
+            np.concatenate((kept, prompted + np.stack([slot for slot, _ in looks], axis=1)), axis=1),
+            np.concatenate((held, np.stack([valid for _, valid in looks], axis=1)), axis=1),
+            np.concatenate((np.full(prompted, oldest), np.arange(config.recent_slots))),
+            np.concatenate((kept, prompted + np.stack([slot for slot, _ in points], axis=1)), axis=1),
+            np.concatenate((held, np.stack([valid for _, valid in points], axis=1)), axis=1),
+            np.concatenate(
+                (
+                    self._bounded(np.where(held, frame - frames, 0)),
+                    np.broadcast_to(np.arange(1, POINTER_FRAMES + 1), (len(table), POINTER_FRAMES)),
+                ),
+                axis=1,
+            ),
+        )
 
     def references(self, rows: list[int], frame: int) -> Reference:
         """What the objects in ``rows`` looked like before ``frame``: on the frames with a prompt, and on the newest one

@@ -15,6 +15,8 @@ from torch import Tensor
 from sam2_ros.model.mask_decoder import DecodedMasks
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.policies import Drawn, MemoryPolicy, Parts, Trail, box_iou, parts_within
+from sam2_ros.tracking.transfer import upload
+from sam2_ros.tracking.types import CroppedMask
 from sam2_ros.tracking.visibility import Evidence, Sight
 
 STEADY_GAP = 15  # frames of another size after which that is the object's size now
@@ -31,6 +33,7 @@ class OwnMasks:
 
     logits: Tensor  # [B, 1, h, w]
     boxes: NDArray[np.float64]  # [B, 4] x0, y0, x1, y1, shares of the frame
+    areas: NDArray[np.float64]  # [B] share of the frame
     rejected: NDArray[np.bool_]  # [B] whether a part was left out
 
 
@@ -44,13 +47,20 @@ def choose_candidates(
     return torch.as_tensor(chosen, device=decoded.ious.device)
 
 
-def own_masks(policy: MemoryPolicy, logits: Tensor, objects: Sequence[TrackedObject], frame: int) -> OwnMasks:
-    """Leaves out the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that the policy takes for another's."""
+def own_masks(
+    policy: MemoryPolicy,
+    logits: Tensor,
+    objects: Sequence[TrackedObject],
+    frame: int,
+    masks: Sequence[CroppedMask] | None = None,
+) -> OwnMasks:
+    """Leaves out the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that the policy takes for another's;
+    ``masks`` are where the logits are above 0, if that has been brought to the host."""
 
     def rule(one: TrackedObject) -> Rule:
         return lambda parts: policy.own_parts(parts, one.trail, frame)
 
-    return _keep_parts(logits, [rule(one) for one in objects])
+    return _keep_parts(logits, [rule(one) for one in objects], masks)
 
 
 def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None]) -> OwnMasks:
@@ -89,26 +99,31 @@ def agreements(decoded: DecodedMasks, boxes: Sequence[NDArray[np.float64] | None
     )
 
 
-def _keep_parts(logits: Tensor, rules: Sequence[Rule]) -> OwnMasks:
-    masks = (logits[:, 0] > 0).cpu().numpy().astype(np.uint8)
-    height, width = masks.shape[1:]
-    boxes, rejected = np.zeros((len(rules), 4)), np.zeros(len(rules), np.bool_)
-    for index, rule in enumerate(rules):
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(masks[index], connectivity=8)
-        left, top, wide, high, area = stats[1:].T.astype(np.float64)  # part 0 is the background
-        if not len(area):
+def _keep_parts(logits: Tensor, rules: Sequence[Rule], masks: Sequence[CroppedMask] | None = None) -> OwnMasks:
+    if masks is None:
+        masks = [CroppedMask.from_full(mask) for mask in (logits[:, 0] > 0).cpu().numpy()]
+    height, width = logits.shape[2:]
+    boxes, areas, rejected = np.zeros((len(rules), 4)), np.zeros(len(rules)), np.zeros(len(rules), np.bool_)
+    for index, (rule, mask) in enumerate(zip(rules, masks, strict=True)):
+        if not mask.crop.size:
             continue
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.crop.view(np.uint8), connectivity=8)
+        left, top, wide, high, area = stats[1:].T.astype(np.float64)  # part 0 is the background
+        left, top = left + mask.x, top + mask.y
         edges = np.stack((left / width, top / height, (left + wide) / width, (top + high) / height), axis=1)
         own = rule(Parts(area / (width * height), edges))
+        areas[index] = area[own].sum() / (width * height)
         body = own & (area >= SPECK * area[own].max())
         boxes[index] = (*edges[body, :2].min(axis=0), *edges[body, 2:].max(axis=0))
         if not own.all():
             rejected[index] = True
-            others = np.concatenate(([False], ~own))[labels]
-            found = torch.from_numpy(others).to(logits.device)
+            others = np.zeros((height, width), np.bool_)
+            rows, columns = mask.crop.shape
+            others[mask.y : mask.y + rows, mask.x : mask.x + columns] = np.concatenate(([False], ~own))[labels]
+            found = upload(others, logits.device)
             logits = logits.clone()
             logits[index, 0] = torch.where(found, REJECTED_LOGIT, logits[index, 0])
-    return OwnMasks(logits, boxes, rejected)
+    return OwnMasks(logits, boxes, areas, rejected)
 
 
 def remember(

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.tracking.types import CroppedMask
@@ -44,27 +43,21 @@ def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> l
         full = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
         return [CroppedMask.from_full(mask) for mask in (suppress_overlap(full)[:, 0] > 0).cpu().numpy()]
     if logits.device.type != "cpu":
-        return [CroppedMask.from_full(mask) for mask in fetch_masks(logits, height, width)]
+        return [CroppedMask.from_packed(bits, width) for bits in pack_masks(logits, height, width).cpu().numpy()]
     return [_image_mask(one, height, width) for one in logits.float()]
 
 
-def fetch_masks(logits: Tensor, height: int, width: int) -> NDArray[np.bool_]:
-    """Masks ``[B, height, width]`` of ``logits`` ``[B, 1, h, w]``, brought to the host at once, a bit a pixel."""
-    return unpacked(pack_masks(logits, height, width), width)
-
-
 def pack_masks(logits: Tensor, height: int, width: int) -> Tensor:
-    """Masks of ``logits`` (``[B, 1, h, w]``) in the size of the image, ``uint8 [B, height, ceil(width / 8)]`` on their
-    device; the leftmost pixel of eight is the highest bit."""
-    full = F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)[:, 0] > 0
-    bits = F.pad(full, (0, -width % 8)).unflatten(2, (-1, 8))
-    weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=logits.device)
+    """Masks of ``logits`` (``[B, 1, h, w]``) in the size of the image, as :func:`pack_bits` gives them."""
+    return pack_bits(F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)[:, 0] > 0)
+
+
+def pack_bits(masks: Tensor) -> Tensor:
+    """``masks`` (bool ``[B, H, W]``) as ``uint8 [B, H, ceil(W / 8)]`` on their device; the leftmost pixel of eight is
+    the highest bit, as :meth:`~sam2_ros.tracking.types.CroppedMask.from_packed` wants them."""
+    bits = F.pad(masks, (0, -masks.shape[2] % 8)).unflatten(2, (-1, 8))
+    weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=masks.device)
     return (bits * weights).sum(dim=3, dtype=torch.uint8)
-
-
-def unpacked(packed: Tensor, width: int) -> NDArray[np.bool_]:
-    """Masks ``[B, height, width]`` of :func:`pack_masks` on the host."""
-    return np.unpackbits(packed.cpu().numpy(), axis=2, count=width).view(np.bool_)
 
 
 def _image_mask(logits: Tensor, height: int, width: int) -> CroppedMask:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +19,12 @@ from sam2_ros.tracking.changes import state_change
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.governor import Measures
 from sam2_ros.tracking.history import StoredFrame
-from sam2_ros.tracking.looking import choose_candidates, own_masks, remember
-from sam2_ros.tracking.masks import fill_holes, image_masks, pack_masks, unpacked
+from sam2_ros.tracking.looking import OwnMasks, choose_candidates, own_masks, remember
+from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.policies import policy_of
 from sam2_ros.tracking.recognition import SURE, recognise
+from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
 from sam2_ros.tracking.visibility import Evidence, Sight
 
@@ -38,8 +40,46 @@ class Clock:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.laps[name] = (now - self._last) * 1e3
+        self.laps[name] = self.laps.get(name, 0.0) + (now - self._last) * 1e3
         self._last = now
+
+    def finish(self) -> dict[str, float]:
+        """The laps; what followed the last one counts for it."""
+        return self.laps
+
+
+class DeviceClock(Clock):
+    """Milliseconds per stage as a GPU works on them, without waiting for it; the last stage ends with
+    :meth:`finish`."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+        self._start = time.perf_counter()
+        self._marks = [("", self._mark())]
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def lap(self, name: str) -> None:
+        self._marks.append((name, self._mark()))
+
+    def finish(self) -> dict[str, float]:
+        self._marks[-1][1].synchronize()
+        for (_, before), (name, after) in pairwise(self._marks):
+            self.laps[name] = self.laps.get(name, 0.0) + before.elapsed_time(after)
+        whole = (time.perf_counter() - self._start) * 1e3
+        last = self._marks[-1][0]
+        if last:  # what the host did while the GPU had nothing to do
+            self.laps[last] += max(0.0, whole - sum(self.laps.values()))
+        return self.laps
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The clock for a network on ``device``."""
+    return DeviceClock(device) if device.type == "cuda" else Clock()
 
 
 def autocast(model: Sam2Model, dtype: str) -> AbstractContextManager[object]:
@@ -62,11 +102,6 @@ class Propagation:
         self.config = config
         self.policy = policy_of(config.memory_policy, config.rejects_strays)
         self.recognises = config.recognition and not config.reference_policy and self.model.appearance is not None
-        # On a GPU all that a frame may need is worked out before the host looks at any of it, so that it waits once a
-        # frame. A CPU would work for nothing. Where masks are changed by what the host says, it has to look before.
-        self.waits_once = self.model.device.type != "cpu" and not (
-            self.policy.looks or self.recognises or config.non_overlap or config.hole_area
-        )
 
     @torch.inference_mode()
     def track(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
@@ -108,41 +143,47 @@ class Propagation:
             own = own_masks(self.policy, drawn, objects, frame) if self.policy.looks else None
             drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
-            ahead = self._work_ahead(stored, logits, drawn, present) if self.waits_once else None
-            findings = self._findings(scores, chosen.iou, present, drawn)
-            sights = [
-                one.sight.after(frame, stored.stamp, finding.evidence, self.config)
-                for one, finding in zip(objects, findings, strict=True)
-            ]
+            areas = (drawn > 0).flatten(1).float().mean(dim=1)
+            findings = self._findings(torch.stack((scores, chosen.iou.float(), present.float(), areas)).cpu())
+            verdicts = self._judge(objects, stored, findings, own)
             lap("decode")
-            kept = [self._is_kept(f.evidence, sight) for f, sight in zip(findings, sights, strict=True)]
-            anchored = [False] * len(rows)
-            if own is not None:
-                evidence = [finding.evidence for finding in findings]
-                enters, anchors = remember(self.policy, objects, frame, own, evidence, sights)
-                kept, anchored = (enters & kept).tolist(), anchors.tolist()
-            self._remember(rows, stored, logits, present, pointers, kept, anchored, ahead)
+            self._remember(rows, stored, verdicts, pointers, lambda which: self._memory(stored, logits, present, which))
             if self.recognises:
-                self._note_looks(rows, stored, logits, findings, kept)
+                self._note_looks(rows, stored, logits, findings, verdicts.kept)
         lap("memory_encode")
-        shown = torch.where(_shown(present, sights), drawn, ABSENT_LOGIT)
-        changes = self._show(objects, stored, shown, sights, findings, ahead)
+        shown = torch.where(_shown(present, verdicts.sights), drawn, ABSENT_LOGIT)
+        if self.config.hole_area:
+            shown = fill_holes(shown, self.config.hole_area)
+        masks = image_masks(shown, stored.height, stored.width, self.config.non_overlap)
+        changes = self._show(objects, stored, shown, verdicts.sights, findings, masks)
         lap("masks")
         return changes
 
-    def _work_ahead(self, stored: StoredFrame, logits: Tensor, drawn: Tensor, present: Tensor) -> Ahead:
-        """Memory and masks of all objects, also of those whose frame turns out not to be remembered or shown."""
-        return Ahead(self._memory(stored, logits, present), pack_masks(drawn, stored.height, stored.width))
+    def _judge(
+        self, objects: list[TrackedObject], stored: StoredFrame, findings: list[Finding], own: OwnMasks | None
+    ) -> Verdicts:
+        """How the objects stand after the frame, and what of it is remembered; notes where they were seen."""
+        sights = [
+            one.sight.after(stored.frame, stored.stamp, finding.evidence, self.config)
+            for one, finding in zip(objects, findings, strict=True)
+        ]
+        kept = [self._is_kept(f.evidence, sight) for f, sight in zip(findings, sights, strict=True)]
+        if own is None:
+            return Verdicts(sights, kept, [False] * len(objects))
+        evidence = [finding.evidence for finding in findings]
+        enters, anchored = remember(self.policy, objects, stored.frame, own, evidence, sights)
+        return Verdicts(sights, (enters & kept).tolist(), anchored.tolist())
 
-    def _memory(self, stored: StoredFrame, logits: Tensor, present: Tensor) -> Tensor:
+    def _memory(self, stored: StoredFrame, logits: Tensor, present: Tensor, which: list[int]) -> Tensor:
         size = self.model.config.image_size
+        if len(which) < len(logits):
+            logits, present = logits[which], present[which]
         full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
         return self.model.encode_memory(stored.features, full, present)
 
-    def _findings(self, scores: Tensor, ious: Tensor, present: Tensor, drawn: Tensor) -> list[Finding]:
-        """What the network says of each object, fetched from the device at once."""
-        areas = (drawn > 0).flatten(1).float().mean(dim=1)
-        table = torch.stack((scores.float(), ious.float(), present.float(), areas)).cpu()
+    def _findings(self, table: Tensor) -> list[Finding]:
+        """What the network says of each object: float32 ``[4, B]`` on the host, object score, predicted IoU, whether it
+        is present, and the mask's share of the frame."""
         visibilities = self.model.visibility(table[0], table[1])
         return [
             Finding(score, visibility, Evidence(bool(there), area, iou, self.recognises and bool(there)))
@@ -162,22 +203,20 @@ class Propagation:
         self,
         rows: list[int],
         stored: StoredFrame,
-        logits: Tensor,
-        present: Tensor,
+        verdicts: Verdicts,
         pointers: Tensor,
-        kept: list[bool],
-        anchored: list[bool],
-        ahead: Ahead | None,
+        memory_of: Callable[[list[int]], Tensor],
     ) -> None:
-        index = [i for i, keep in enumerate(kept) if keep]
+        """Stores what is to be kept; ``memory_of`` gives the memories (``[N, HW, memory_dim]``) of some of the rows, by
+        index."""
+        index = [i for i, keep in enumerate(verdicts.kept) if keep]
         if not index:
             return
-        if len(index) < len(rows):
-            logits, present, pointers = logits[index], present[index], pointers[index]
-        memory = self._memory(stored, logits, present) if ahead is None else ahead.memory[index]
+        memory = memory_of(index)
+        pointers = pointers if len(index) == len(rows) else pointers[index]
         self.bank.store_recent([rows[i] for i in index], stored.frame, memory, pointers)
         for position, i in enumerate(index):
-            if anchored[i]:
+            if verdicts.anchored[i]:
                 self.bank.store_anchor(rows[i], stored.frame, memory[position], pointers[position])
 
     def _note_looks(
@@ -195,15 +234,9 @@ class Propagation:
         logits: Tensor,
         sights: list[Sight],
         findings: list[Finding],
-        ahead: Ahead | None,
+        masks: list[CroppedMask],
     ) -> list[ObjectChange]:
-        """Brings the masks to the size of the image and takes everything over into the objects."""
-        if self.config.hole_area:
-            logits = fill_holes(logits, self.config.hole_area)
-        if ahead is None:
-            masks = image_masks(logits, stored.height, stored.width, self.config.non_overlap)
-        else:
-            masks = [CroppedMask.from_full(mask) for mask in unpacked(ahead.masks, stored.width)]
+        """Takes everything over into the objects; ``masks`` are those of ``logits`` in the size of the image."""
         changes = []
         for index, (one, sight, finding) in enumerate(zip(objects, sights, findings, strict=True)):
             mask = masks[index]
@@ -255,11 +288,12 @@ class Propagation:
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """What was worked out before the host knew whether it is needed."""
+class Verdicts:
+    """What the host decides about each object after a frame."""
 
-    memory: Tensor  # [B, HW, memory_dim]
-    masks: Tensor  # as from pack_masks
+    sights: list[Sight]
+    kept: list[bool]  # the frame enters its memory
+    anchored: list[bool]  # ... and stays there
 
 
 @dataclass(frozen=True)
@@ -273,5 +307,5 @@ class Finding:
 
 def _shown(present: Tensor, sights: list[Sight]) -> Tensor:
     """Whose decoded mask is shown, ``[B, 1, 1, 1]``: the present ones', and that of those still VISIBLE without."""
-    visible = torch.tensor([sight.state is ObjectState.VISIBLE for sight in sights], device=present.device)
+    visible = upload([sight.state is ObjectState.VISIBLE for sight in sights], present.device)
     return (present | visible)[:, None, None, None]

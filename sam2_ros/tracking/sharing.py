@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, kept_slots
+from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.propagation import autocast
+from sam2_ros.tracking.recordings import Capacity, FrameWork, Recorded, bucket_of, buckets
 
 
 @dataclass(eq=False)
@@ -43,11 +46,24 @@ class SharedModel:
         compiled: encode single frames of the model's own size by ``torch.compile``.
         together: encode waiting frames as one batch. Which frames meet is chance, and a batch of another size differs
             in the last bits of its numbers; False makes every run of the same frames the same.
+        replays: give a GPU its work as recordings (:mod:`.recordings`); None: if it is an NVIDIA or AMD one.
     """
 
-    def __init__(self, model: Sam2Model, dtype: str = "float32", together: bool = True, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        model: Sam2Model,
+        dtype: str = "float32",
+        together: bool = True,
+        compiled: bool = False,
+        replays: bool | None = None,
+    ) -> None:
         self.model = model
         self.dtype = dtype
+        self.replays = model.device.type == "cuda" if replays is None else replays
+        self._pool = torch.cuda.graph_pool_handle() if self.replays and model.device.type == "cuda" else None
+        self._encoding: _Encoding | None = None
+        self._works: dict[Capacity, FrameWork] = {}
+        self._compiles = compiled
         self.compiled: Callable[[Tensor], ImageFeatures] | None = compiled_encoder(model) if compiled else None
         self.together = together
         self.batches: dict[int, int] = {}  # how many batches of each size were encoded
@@ -104,11 +120,57 @@ class SharedModel:
         for row, each in enumerate(batch):
             each.features = maps if len(batch) == 1 else _row(maps, row)
 
+    def work_for(self, objects: int, bank: MemoryBank, like: ImageFeatures) -> FrameWork:
+        """The recordings for so many ``objects`` of ``bank``, made when they are first asked for."""
+        return self._work(bucket_of(objects, bank.config.max_objects), bank.config, like)
+
+    def record(self, config: TrackerConfig) -> None:
+        """Makes all recordings that a tracker with ``config`` may ask for."""
+        size = self.model.config.image_size
+        features = self.encode(torch.zeros(1, 3, size, size, device=self.model.device))
+        with self.turn(), torch.inference_mode():
+            for objects in buckets(config.max_objects):
+                self._work(objects, config, features)
+
+    def _work(self, objects: int, config: TrackerConfig, like: ImageFeatures) -> FrameWork:
+        kept = kept_slots(config)
+        capacity = Capacity(objects, kept + config.recent_slots, kept + POINTER_FRAMES)
+        if capacity not in self._works:
+            self._works[capacity] = FrameWork(
+                self.model, capacity, like, lambda: autocast(self.model, self.dtype), self._pool, self._compiles
+            )
+        return self._works[capacity]
+
     def _encode_image(self, pixels: Tensor) -> ImageFeatures:
+        usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
+        if self.replays and usual:
+            if self._encoding is None:
+                self._encoding = _Encoding(self, pixels)
+            return self._encoding(pixels)
+        return self._encode_plainly(pixels)
+
+    def _encode_plainly(self, pixels: Tensor) -> ImageFeatures:
         # What differs in size or strides from the first frame would be compiled for anew, while a camera waits.
         if self.compiled is None or pixels.shape[0] > 1 or pixels.shape[-1] != self.model.config.image_size:
             return self.model.encode_image(pixels)
         return self.compiled(pixels.contiguous())
+
+
+class _Encoding:
+    """The image encoder for one frame, recorded."""
+
+    def __init__(self, shared: SharedModel, pixels: Tensor) -> None:
+        self._pixels = pixels.clone()
+
+        def encode() -> ImageFeatures:
+            with autocast(shared.model, shared.dtype):
+                return shared._encode_plainly(self._pixels)
+
+        self._recorded = Recorded(encode, shared.model.device, shared._pool)
+
+    def __call__(self, pixels: Tensor) -> ImageFeatures:
+        self._pixels.copy_(pixels)
+        return _row(self._recorded(), 0)  # the next frame overwrites what was recorded
 
 
 def compiled_encoder(model: Sam2Model) -> Callable[[Tensor], ImageFeatures]:

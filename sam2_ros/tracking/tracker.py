@@ -32,7 +32,8 @@ from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompt_run import Engine, PromptRun
 from sam2_ros.tracking.prompting import PromptApplier
-from sam2_ros.tracking.propagation import Clock, Propagation
+from sam2_ros.tracking.propagation import clock_of
+from sam2_ros.tracking.replayed import ReplayedPropagation
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.sharing import SharedModel
 from sam2_ros.tracking.types import (
@@ -76,7 +77,7 @@ class Tracker:
         self.bank = MemoryBank(model, self.config)
         self.history = FrameHistory(self.config)
         self._prompts = PromptApplier(model, self.bank, self.config)
-        self._propagation = Propagation(model, self.bank, self.config, dtype)
+        self._propagation = ReplayedPropagation(self._shared, self.bank, self.config)
         self._registry = Registry(self.config.max_objects)
         self._objects = self._registry.objects
         self._governor = Governor(self.config.deadline)
@@ -129,7 +130,7 @@ class Tracker:
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
-        clock = Clock()
+        clock = clock_of(self.model.device)
         economies, measures = self._governor.economies, self._governor.measures
         self._propagation.measures = measures
         pixels = self.model.preprocess(
@@ -150,8 +151,9 @@ class Tracker:
         finally:
             stored.keep(objects)
         changes += self._drop_lost(objects)
-        self._governor.took(sum(clock.laps.values()))
-        return replace(self._result(stored, tuple(changes), clock.laps), economies=economies)
+        laps = clock.finish()
+        self._governor.took(sum(laps.values()))
+        return replace(self._result(stored, tuple(changes), laps), economies=economies)
 
     # -- commands ----------------------------------------------------------------------------------------------
 

@@ -73,6 +73,21 @@ class CroppedMask:
         return cls(np.ascontiguousarray(mask[y0:y1, x0:x1]), x0, y0, width, height)
 
     @classmethod
+    def from_packed(cls, bits: NDArray[np.uint8], width: int) -> CroppedMask:
+        """Crops a mask of ``width`` columns that comes as ``uint8 [H, ceil(width / 8)]``, eight pixels a byte; the
+        leftmost is the highest bit. Only what lies in the bounding box is unpacked."""
+        height = len(bits)
+        rows = np.flatnonzero(bits.any(axis=1))
+        if not rows.size:
+            return cls.empty(width, height)
+        y0, y1 = int(rows[0]), int(rows[-1]) + 1
+        columns = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(bits[y0:y1], axis=0), count=width))
+        x0, x1 = int(columns[0]), int(columns[-1]) + 1
+        first = x0 // 8
+        crop = np.unpackbits(bits[y0:y1, first : -(-x1 // 8)], axis=1)[:, x0 - 8 * first : x1 - 8 * first]
+        return cls(np.ascontiguousarray(crop).view(np.bool_), x0, y0, width, height)
+
+    @classmethod
     def empty(cls, width: int, height: int) -> CroppedMask:
         """The mask of an object that is not seen in an image of this size."""
         return cls(np.zeros((0, 0), np.bool_), 0, 0, width, height)

@@ -33,6 +33,8 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
     tracker.step(frame, 1)
     tracker.close()
     _work_on_most(shared, config)
+    if shared.replays:
+        shared.record(config)
     shared.batches.clear()
 
 

@@ -14,7 +14,6 @@ from small_tracker import box, object_score, run, small_model, stepped
 
 from sam2_ros.tracking import Tracker, TrackerConfig
 from sam2_ros.tracking.governor import CALM, ECONOMIES, JUDGED, Governor, Measures
-from sam2_ros.tracking.masks import fetch_masks, image_masks
 
 DEADLINE = 0.1  # s
 
@@ -114,13 +113,3 @@ def test_a_lost_object_rests() -> None:
         with mock.patch.object(tracker.bank, "gather", wraps=tracker.bank.gather) as looked:
             run(tracker, 41, 80)
     assert looked.call_count == 2, "every 20 frames instead of every 2"
-
-
-@pytest.mark.parametrize("width", [160, 157, 8])
-def test_masks_fetched_as_bits_are_the_same(width: int) -> None:
-    logits = torch.randn((3, 1, 32, 32), generator=torch.Generator().manual_seed(0))
-    logits[1] = -1
-    fetched = fetch_masks(logits, 120, width)
-    assert fetched.dtype == np.bool_
-    for found, expected in zip(fetched, image_masks(logits, 120, width, False), strict=True):
-        assert np.array_equal(found, expected.full())

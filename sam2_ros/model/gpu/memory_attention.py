@@ -1,0 +1,144 @@
+"""Memory attention by the Triton kernels: the arithmetic of :class:`~sam2_ros.model.memory_attention.MemoryAttention`.
+
+The residual stream is float32 and what enters products bfloat16, as under autocast. Of the memory the values are
+attended at their own width, and projected after. Keys are worked out anew in every frame: that costs less than to read
+them from where they would be kept.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sam2_ros.model.kernels import Derived, Kept, autocast_dtype
+from sam2_ros.model.padded import PaddedMemory
+
+if TYPE_CHECKING:
+    from sam2_ros.model.memory_attention import MemoryAttention, MemoryAttentionLayer
+
+DTYPE = torch.bfloat16
+CUDNN_OBJECTS = 4  # from so many on
+
+
+@cache
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def is_used(device: torch.device) -> bool:
+    """Whether :func:`condition` can do it here."""
+    return device.type == "cuda" and autocast_dtype(device) == DTYPE and has_triton() and not torch.is_grad_enabled()
+
+
+def condition(
+    attention: MemoryAttention, image: Tensor, image_pos: Tensor, code: Tensor, memory: PaddedMemory
+) -> Tensor:
+    """Conditions ``image`` (``[1, N, C]`` tokens, with ``image_pos``) on ``B`` memories, float32 ``[B, N, C]``.
+
+    ``code`` (``[HW, memory_dim]``) is the position code of a stored frame.
+    """
+    from sam2_ros.model.gpu.triton_kernels import Keys, add_norm, attend, project_keys, rotate_
+
+    frames, times = memory.frames.to(DTYPE), memory.times.contiguous()
+    pointers, pointer_keys = memory.pointers.to(DTYPE), (memory.pointers + memory.pointer_codes).to(DTYPE)
+    code = code.contiguous()
+    x, delta = (image.float() + 0.1 * image_pos).contiguous(), None
+    for module in attention.layers:
+        layer = cast("MemoryAttentionLayer", module)
+        weights = _weights_of(layer)
+        x, normed = add_norm(x, delta, layer.norm1, DTYPE)
+        together = rotate_(F.linear(normed, *weights.together(layer)), attention.table, heads=2)
+        q, k, v = together.split(x.shape[2], dim=2)
+        delta = F.linear(_attend_self(q, k, v), *weights.plain(layer.self_attn.out_proj))
+
+        x, normed = add_norm(x, delta, layer.norm2, DTYPE)
+        cross = layer.cross_attn_image
+        q = rotate_(F.linear(normed, *weights.turned(cross.q_proj)), attention.table, heads=1)
+        weight, bias = weights.turned(cross.k_proj)
+        keys = project_keys(frames, code, times, memory.num_frame_tokens, weight, bias, attention.memory_table)
+        spatial = Keys(keys, frames.flatten(1, 2), memory.num_frame_tokens)
+        others = Keys(F.linear(pointer_keys, weight, bias), pointers, memory.num_pointer_tokens)
+        delta = F.linear(attend(q, spatial, others), *weights.merged(cross.v_proj, cross.out_proj))
+
+        x, normed = add_norm(x, delta, layer.norm3, DTYPE)
+        delta = F.linear(_linear_relu(normed, *weights.plain(layer.linear1)), *weights.plain(layer.linear2))
+    return add_norm(x, delta, attention.norm, torch.float32, keep=False)[1]
+
+
+def _attend_self(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One head, ``[B, N, C]`` each. Of PyTorch's kernels, cuDNN's is the fastest where it has enough to do."""
+    if q.device.type != "cuda":
+        return F.scaled_dot_product_attention(q, k, v)
+    first = SDPBackend.CUDNN_ATTENTION if len(q) >= CUDNN_OBJECTS else SDPBackend.FLASH_ATTENTION
+    others = [each for each in (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION) if each is not first]
+    with sdpa_kernel([first, *others, SDPBackend.MATH], set_priority=True):
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+
+
+def _linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """In one pass over memory."""
+    out = torch._addmm_activation(bias, x.flatten(0, 1), weight.T)
+    return out.unflatten(0, x.shape[:2])
+
+
+class _Weights(Kept):
+    """A layer's weights as the kernels want them, worked out once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[object, tuple[Derived, Derived]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.nbytes for pair in self._kept.values() for one in pair)
+
+    def __deepcopy__(self, memo: object) -> _Weights:
+        return _Weights()
+
+    def plain(self, module: nn.Linear) -> tuple[Tensor, Tensor]:
+        return self._of(module, (module,), lambda w: w, lambda b: b)
+
+    def turned(self, module: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Its channels permuted as the rotary kernels want them."""
+        return self._of(module, (module,), _apart, _apart)
+
+    def together(self, layer: MemoryAttentionLayer) -> tuple[Tensor, Tensor]:
+        """Queries, keys and values of the self-attention in one product."""
+        own = layer.self_attn
+
+        def joined(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return torch.cat((_apart(q), _apart(k), v))
+
+        return self._of(own, (own.q_proj, own.k_proj, own.v_proj), joined, joined)
+
+    def merged(self, first: nn.Linear, second: nn.Linear) -> tuple[Tensor, Tensor]:
+        """``second(first(x))`` as one product."""
+        weight, bias = self._kept.setdefault((first, second), (Derived(), Derived()))
+        return (
+            weight.of((second.weight, first.weight), lambda b, a: (b @ a).to(DTYPE)),
+            bias.of((second.weight, first.bias, second.bias), lambda b, early, late: (b @ early + late).to(DTYPE)),
+        )
+
+    def _of(self, key: object, modules: tuple[nn.Linear, ...], weights: Any, biases: Any) -> tuple[Tensor, Tensor]:
+        weight, bias = self._kept.setdefault(key, (Derived(), Derived()))
+        return (
+            weight.of(tuple(m.weight for m in modules), lambda *w: weights(*w).to(DTYPE).contiguous()),
+            bias.of(tuple(m.bias for m in modules), lambda *b: biases(*b).to(DTYPE).contiguous()),
+        )
+
+
+def _apart(x: Tensor) -> Tensor:
+    """The first of each pair of rows, then the second of each."""
+    return torch.cat((x[0::2], x[1::2]))
+
+
+def _weights_of(layer: MemoryAttentionLayer) -> _Weights:
+    found = layer.__dict__.get("_gpu_weights")
+    if found is None:
+        found = layer.__dict__["_gpu_weights"] = _Weights()
+    return cast(_Weights, found)

@@ -1,0 +1,212 @@
+"""A frame's work on tensors that stay where they are, so that a GPU can be given it at once, as CUDA graphs.
+
+Launching a thousand kernels one by one takes a processor longer than a data-centre GPU takes for their work. Recorded
+once, they are launched together. Objects are padded to a power of two, so that a few recordings do for any number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam2_ros.model.mask_decoder import choose
+from sam2_ros.model.padded import PaddedMemory
+from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
+from sam2_ros.tracking.bank import MemoryBank, Plan
+from sam2_ros.tracking.masks import pack_bits
+from sam2_ros.tracking.transfer import upload
+
+T = TypeVar("T")
+REHEARSALS = 2  # runs before a recording: libraries then have their handles and workspaces
+
+
+class Recorded(Generic[T]):
+    """``function()`` as a CUDA graph, recorded when this is made; without a GPU it is just called.
+
+    What it gives is overwritten by the next call.
+    """
+
+    def __init__(self, function: Callable[[], T], device: torch.device, pool: Any = None) -> None:
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if device.type != "cuda":
+            function()
+            return
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(REHEARSALS):
+                function()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other cameras' threads may use the GPU meanwhile.
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            self._result = function()
+
+    def __call__(self) -> T:
+        if self._graph is None:
+            return self._function()
+        self._graph.replay()
+        return self._result
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the decoder says of ``B`` objects."""
+
+    table: Tensor  # float32 [4, B] object score (logit), predicted IoU, present, share of the frame
+    masks: Tensor  # uint8 [B, h, ceil(w / 8)] masks of `drawn`, a bit a pixel
+    drawn: Tensor  # float32 [B, 1, h, w] the chosen mask's logits
+    logits: Tensor  # float32 [B, 1, h, w] the same, of absent objects ABSENT_LOGIT
+    present: Tensor  # [B] bool
+    pointers: Tensor  # [B, C]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a recording has room for."""
+
+    objects: int
+    frames: int  # of each object
+    pointers: int  # of each object
+
+
+class FrameWork:
+    """The work on one frame for up to ``capacity.objects`` objects, in three recordings; one after the other:
+    :meth:`load`, :attr:`condition`, :attr:`decide`, :attr:`remember`.
+
+    Args:
+        model: the network.
+        capacity: what there is room for.
+        like: features of any frame, for shapes and dtypes.
+        context: gives the context of precision that everything runs in.
+        pool: of memory for CUDA graphs.
+        compiled: the decoder and the memory encoder by ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        model: Sam2Model,
+        capacity: Capacity,
+        like: ImageFeatures,
+        context: Callable[[], Any],
+        pool: Any = None,
+        compiled: bool = False,
+    ) -> None:
+        self.model, self.capacity, self._context = model, capacity, context
+        config, device, objects = model.config, model.device, capacity.objects
+        self.features = ImageFeatures(*(torch.zeros_like(each) for each in like.tensors[:3]))
+        self.frames = torch.zeros(
+            objects, capacity.frames, config.memory_grid**2, config.memory_dim, dtype=torch.bfloat16, device=device
+        )
+        self.pointers = torch.zeros(objects, capacity.pointers, config.hidden_dim, device=device)
+        # Columns: S rows of the temporal code, P ages, the numbers of frames and of pointers that count.
+        self.table = torch.zeros(objects, capacity.frames + capacity.pointers + 2, dtype=torch.int32, device=device)
+        self._decide_by, self._remember_by = self._decide, self._remember
+        if compiled:
+            self._decide_by, self._remember_by = (
+                torch.compile(each, dynamic=False) for each in (self._decide, self._remember)
+            )
+        # Each one leaves its result for the next: a recording runs this Python only once, but always fills the tensors
+        # that it gave then.
+        self._conditioned: Tensor
+        self._decided: Decided
+        self.condition = Recorded(self._run_condition, device, pool)
+        self.decide = Recorded(self._run_decide, device, pool)
+        self.remember = Recorded(self._run_remember, device, pool)
+
+    def _run_condition(self) -> Tensor:
+        self._conditioned = self._condition()
+        return self._conditioned
+
+    def _run_decide(self) -> Decided:
+        self._decided = self._decide_by(self._conditioned)
+        return self._decided
+
+    def _run_remember(self) -> Tensor:
+        return self._remember_by(self._decided)
+
+    def load(self, features: ImageFeatures, bank: MemoryBank, plan: Plan) -> None:
+        """Copies what the frame is about to where the recordings look for it; rows beyond ``plan``'s hold nothing."""
+        room, count, device = self.capacity, len(plan.codes), self.table.device
+        if plan.codes.shape[1] != room.frames or plan.pointers.shape[1] != room.pointers or count > room.objects:
+            raise ValueError(f"a recording with room for {room} was given {plan.codes.shape}, {plan.pointers.shape}")
+        for mine, given in zip(self.features.tensors, features.tensors, strict=False):
+            mine.copy_(given)
+        table = np.zeros((3, room.objects, max(self.table.shape[1], room.frames, room.pointers)), np.int64)
+        columns = (plan.codes, plan.ages, plan.num_frames[:, None], plan.num_pointers[:, None])
+        table[0, :count, : self.table.shape[1]] = np.concatenate(columns, axis=1)
+        table[1, :count, : room.frames] = plan.frames
+        table[2, :count, : room.pointers] = plan.pointers
+        sent = upload(table, device)
+        self.table.copy_(sent[0, :, : self.table.shape[1]])
+        slots = sent[1, :, : room.frames].flatten()
+        torch.index_select(bank.spatial.flatten(0, 1), 0, slots, out=self.frames.view(-1, *self.frames.shape[2:]))
+        slots = sent[2, :, : room.pointers].flatten()
+        torch.index_select(bank.pointers.flatten(0, 1), 0, slots, out=self.pointers.view(-1, self.pointers.shape[2]))
+
+    def _condition(self) -> Tensor:
+        model, room = self.model, self.capacity
+        split = model.config.hidden_dim // model.config.memory_dim
+        codes, ages, numbers = self.table.split((room.frames, room.pointers, 2), dim=1)
+        with self._context():
+            memory = PaddedMemory(
+                self.frames,
+                model.maskmem_tpos_enc[codes.long(), 0, 0],
+                numbers[:, 0] * model.config.memory_grid**2,
+                self.pointers.unflatten(2, (split, -1)).flatten(1, 2),
+                model.pointer_code(ages).float().repeat_interleave(split, dim=1),
+                numbers[:, 1] * split,
+            )
+            return model.with_padded_memory(self.features, memory)
+
+    def _decide(self, conditioned: Tensor) -> Decided:
+        model = self.model
+        with self._context():
+            decoded = model.decode(conditioned, self.features, *model.no_prompt(len(conditioned)))
+            chosen = choose(decoded, multimask=True, stability_fallback=False)
+            scores = decoded.object_score[:, 0].float()
+            present = model.present(scores, chosen.iou)
+            pointers = model.pointer(chosen.token, present)
+            drawn = chosen.logits.float()
+            areas = (drawn > 0).flatten(1).float().mean(dim=1)
+            return Decided(
+                torch.stack((scores, chosen.iou.float(), present.float(), areas)),
+                pack_bits(drawn[:, 0] > 0),
+                drawn,
+                torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT),
+                present,
+                pointers,
+            )
+
+    def _remember(self, decided: Decided) -> Tensor:
+        """``[B, HW, memory_dim]``."""
+        size = self.model.config.image_size
+        with self._context():
+            full = F.interpolate(decided.logits, (size, size), mode="bilinear", align_corners=False)
+            return self.model.encode_memory(self.features, full, decided.present)
+
+
+def first(decided: Decided, count: int) -> Decided:
+    """Those of the first ``count`` objects."""
+    cut = {each.name: getattr(decided, each.name)[:count] for each in fields(Decided) if each.name != "table"}
+    return Decided(table=decided.table[:, :count], **cut)
+
+
+def bucket_of(objects: int, most: int) -> int:
+    """The number that ``objects`` are padded to: a power of two, ``most`` at most."""
+    return int(min(most, 1 << (objects - 1).bit_length()))
+
+
+def buckets(most: int) -> list[int]:
+    """All numbers that :func:`bucket_of` gives."""
+    return sorted({bucket_of(objects, most) for objects in range(1, most + 1)})
+
+

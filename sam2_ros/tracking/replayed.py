@@ -1,0 +1,104 @@
+"""Tracking on a GPU: everything that a frame may need is given to it at once, before the host looks at any of it.
+
+While the GPU is at the memories, the host looks at the masks. What it then says otherwise, because a part of a mask is
+another object's, is worked out again. A CPU would work for nothing; it looks first (:mod:`.propagation`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sam2_ros.model.sam2 import ABSENT_LOGIT
+from sam2_ros.tracking.bank import MemoryBank
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.history import StoredFrame
+from sam2_ros.tracking.looking import own_masks
+from sam2_ros.tracking.masks import fill_holes, image_masks, pack_masks
+from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.propagation import Lap, Propagation, Verdicts
+from sam2_ros.tracking.recordings import Decided, FrameWork, first
+from sam2_ros.tracking.transfer import Fetched, upload
+from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
+
+if TYPE_CHECKING:
+    from sam2_ros.tracking.sharing import SharedModel
+
+
+class ReplayedPropagation(Propagation):
+    """:class:`Propagation` by the recordings of ``shared``, where it has any and the settings allow it."""
+
+    def __init__(self, shared: SharedModel, bank: MemoryBank, config: TrackerConfig) -> None:
+        self.shared = shared
+        super().__init__(shared.model, bank, config, shared.dtype)
+
+    def configure(self, config: TrackerConfig) -> None:
+        super().configure(config)
+        # Where the host has a say in which mask it is, it has to look first.
+        self.replays = self.shared.replays and not (self.recognises or self.policy.chooses)
+
+    def _track_due(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
+        if not self.replays:
+            return super()._track_due(objects, stored, lap)
+        rows = [one.row for one in objects]
+        work = self.shared.work_for(len(rows), self.bank, stored.features)
+        work.load(stored.features, self.bank, self.bank.plan(rows, stored.frame, self.measures.recent_frames))
+        work.condition()
+        lap("memory_attention")
+        decided = first(work.decide(), len(rows))
+        table, small = Fetched(decided.table), Fetched(decided.masks)
+        lap("decode")
+        memory = work.remember()[: len(rows)]
+        lap("memory_encode")
+        packed = self._pack(decided.drawn, stored)
+
+        drawn, own, said = decided.drawn, None, table.tensor()
+        if self.policy.looks:
+            width = drawn.shape[3]
+            masks = [CroppedMask.from_packed(bits, width) for bits in small.numpy()]
+            own = own_masks(self.policy, drawn, objects, stored.frame, masks)
+            if own.rejected.any():
+                said = torch.cat((said[:3], torch.from_numpy(own.areas).float()[None]))
+                drawn = own.logits
+                memory = self._again(work, decided, drawn)
+                packed = self._pack(drawn, stored)
+        findings = self._findings(said)
+        verdicts = self._judge(objects, stored, findings, own)
+
+        def memory_of(which: list[int]) -> Tensor:
+            return memory if len(which) == len(rows) else memory[upload(which, memory.device)]
+
+        self._remember(rows, stored, verdicts, decided.pointers, memory_of)
+        shown = self._shown(drawn, [finding.evidence.present for finding in findings], verdicts)
+        if self.config.hole_area:
+            shown = fill_holes(shown, self.config.hole_area)
+        if packed is None:
+            masks = image_masks(shown, stored.height, stored.width, self.config.non_overlap)
+        else:
+            masks = [CroppedMask.from_packed(bits, stored.width) for bits in packed.numpy()]
+        changes = self._show(objects, stored, shown, verdicts.sights, findings, masks)
+        lap("masks")
+        return changes
+
+    def _pack(self, drawn: Tensor, stored: StoredFrame) -> Fetched | None:
+        """Masks in the size of the image, unless they depend on what the host says."""
+        if self.config.non_overlap or self.config.hole_area:
+            return None
+        return Fetched(pack_masks(drawn, stored.height, stored.width))
+
+    def _again(self, work: FrameWork, decided: Decided, drawn: Tensor) -> Tensor:
+        """The memories, of masks without what is not the objects' own."""
+        decided.logits.copy_(torch.where(decided.present[:, None, None, None], drawn, ABSENT_LOGIT))
+        return work.remember()[: len(drawn)]
+
+    def _shown(self, drawn: Tensor, present: list[bool], verdicts: Verdicts) -> Tensor:
+        """The masks that are shown, in memory that no later frame overwrites."""
+        shown = [
+            there or sight.state is ObjectState.VISIBLE
+            for there, sight in zip(present, verdicts.sights, strict=True)
+        ]  # fmt: skip
+        if all(shown):
+            return drawn.clone()
+        return torch.where(upload(shown, drawn.device)[:, None, None, None], drawn, ABSENT_LOGIT)

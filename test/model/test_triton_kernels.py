@@ -1,0 +1,101 @@
+"""The Triton kernels against plain formulas, on a GPU or, without one, by Triton's interpreter.
+
+Without a GPU, PyTorch comes without Triton, and these tests are skipped; ``pip install triton`` brings it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+pytest.importorskip("triton", reason="Triton comes with PyTorch for GPUs; pip install triton")
+
+from sam2_ros.model.gpu import triton_kernels as kernels
+from sam2_ros.model.position import rotary_table, rotate
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NEAR = 2e-2 if DEVICE == "cuda" else 2e-3  # a GPU multiplies float32 as TF32 in these kernels
+PAIRS = torch.cat((torch.arange(0, 64, 2), torch.arange(1, 64, 2)))  # first of each pair, then the second
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    logits = (q @ k.transpose(1, 2) * q.shape[2] ** -0.5).masked_fill(~there[:, None], -torch.inf)
+    return (logits.softmax(dim=2) @ v).nan_to_num()
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("shared", [True, False], ids=["one query for all", "queries of each"])
+def test_attends(splits: int, shared: bool) -> None:
+    tile = kernels.Tile(rows=16, keys=16, warps=4)
+    batch, queries, counts, counts2 = 3, 40, [112, 75, 0], [5, 0, 40]
+    q = noise(1 if shared else batch, queries, 64, seed=1)
+    k, v = noise(batch, 112, 64, seed=2), noise(batch, 112, 32, seed=3)
+    k2, v2 = noise(batch, 48, 64, seed=4), noise(batch, 48, 32, seed=5)
+    count, count2 = (torch.tensor(c, dtype=torch.int32, device=DEVICE) for c in (counts, counts2))
+    found = kernels.attend(q, kernels.Keys(k, v, count), kernels.Keys(k2, v2, count2), tile, splits)
+    there = torch.cat(
+        (torch.arange(112, device=DEVICE) < count[:, None], torch.arange(48, device=DEVICE) < count2[:, None]), dim=1
+    )
+    wanted = plain(q, torch.cat((k, k2), dim=1), torch.cat((v, v2), dim=1), there)
+    torch.testing.assert_close(found, wanted, rtol=NEAR, atol=NEAR)
+
+
+def test_attends_to_all_keys_and_says_nothing_without_any() -> None:
+    q, k, v = noise(2, 33, 32, seed=1), noise(2, 50, 32, seed=2), noise(2, 50, 64, seed=3)
+    tile = kernels.Tile(rows=16, keys=16, warps=4)
+    everything = torch.ones(2, 50, dtype=torch.bool, device=DEVICE)
+    wanted = plain(q, k, v, everything)
+    torch.testing.assert_close(kernels.attend(q, kernels.Keys(k, v), tile=tile), wanted, rtol=NEAR, atol=NEAR)
+    none = torch.zeros(2, dtype=torch.int32, device=DEVICE)
+    assert not kernels.attend(q, kernels.Keys(k, v, none), tile=tile, splits=2).any()
+
+
+def test_attends_to_slices_of_wider_tensors() -> None:
+    wide = noise(2, 40, 96, seed=6)
+    q, k, v = wide.split(32, dim=2)
+    wanted = plain(q, k, v, torch.ones(2, 40, dtype=torch.bool, device=DEVICE))
+    tile = kernels.Tile(rows=16, keys=16, warps=4)
+    torch.testing.assert_close(kernels.attend(q, kernels.Keys(k, v), tile=tile), wanted, rtol=NEAR, atol=NEAR)
+
+
+def test_projects_and_turns_keys() -> None:
+    memory, code, time = noise(2, 3, 36, 16, seed=1), noise(36, 16, seed=2), noise(2, 3, 16, seed=3)
+    weight, bias = noise(64, 16, seed=4), noise(64, seed=5)
+    table = rotary_table(64, 6).to(DEVICE)
+    keys = rotate((memory + code + time[:, :, None]) @ weight.T + bias, table).flatten(1, 2)
+    count = torch.tensor([3 * 36, 36], dtype=torch.int32, device=DEVICE)
+    apart = weight[PAIRS].contiguous(), bias[PAIRS].contiguous()
+    found = kernels.project_keys(memory, code, time, count, *apart, table)
+    for one, wanted, tokens in zip(found, keys[..., PAIRS], count.tolist(), strict=True):
+        torch.testing.assert_close(one[:tokens], wanted[:tokens], rtol=NEAR, atol=10 * NEAR)
+
+
+def test_turns_in_place() -> None:
+    x, table = noise(2, 36, 160, seed=1), rotary_table(64, 6).to(DEVICE)
+    wanted = [rotate(x[..., 64 * head : 64 * (head + 1)], table)[..., PAIRS] for head in range(2)]
+    apart = torch.cat([x[..., :64][..., PAIRS], x[..., 64:128][..., PAIRS], x[..., 128:]], dim=2).contiguous()
+    kernels.rotate_(apart, table, heads=2)
+    torch.testing.assert_close(apart, torch.cat((*wanted, x[..., 128:]), dim=2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_adds_and_norms(batch: int) -> None:
+    norm = torch.nn.LayerNorm(64, device=DEVICE)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x, delta = noise(batch, 10, 64, seed=1), noise(3, 10, 64, seed=2)
+    total, normed = kernels.add_norm(x, delta, norm, torch.float32)
+    torch.testing.assert_close(total, x + delta)
+    torch.testing.assert_close(normed, norm(x + delta), rtol=1e-4, atol=1e-4)
+    same, alone = kernels.add_norm(x, None, norm, torch.float32)
+    assert same is x
+    torch.testing.assert_close(alone, norm(x), rtol=1e-4, atol=1e-4)
+    _, last = kernels.add_norm(x, delta, norm, torch.float32, keep=False)
+    torch.testing.assert_close(last, normed)
