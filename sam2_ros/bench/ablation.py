@@ -153,7 +153,7 @@ def run(
     found = []
     for dtype in dtypes:
         names = [name for name in VARIANTS if dtype != "float32" or name != "rounded weights kept"]
-        whole = Ours(task, dtype, compiled=False)
+        whole = Ours(task, dtype, compiled=False, replays=False)  # a recording would go on as it was recorded
         entered = [whole, *(_Without(whole, name) for name in names)]
         fills = [FILL, *(1 for _ in names)]
         ours, *others = measure(entered, scene, task.model.device, frames, tell=tell, fills=fills)

@@ -48,28 +48,32 @@ class Task:
     size_name: str  # official size, or "" where there is no official counterpart
     objects: int
     threads: int  # 0 = torch's choice
+    drawn: bool = False  # the weights are no checkpoint's
 
 
 class Ours:
-    """:class:`~sam2_ros.tracking.Tracker`, set so that every object is worked on in every frame; with ``compiled``, its
-    image encoder by ``torch.compile``."""
+    """:class:`~sam2_ros.tracking.Tracker`, set so that every object is worked on in every frame; with ``compiled``,
+    what ``model.compile`` compiles by ``torch.compile``."""
 
     name = "sam2_ros"
 
-    def __init__(self, task: Task, dtype: str, compiled: bool) -> None:
+    def __init__(self, task: Task, dtype: str, compiled: bool, replays: bool | None = None) -> None:
         self.task = task
         self.dtype = dtype
         self.compiled = compiled
+        self.replays = replays
         self.tracker: Tracker | None = None
         self.stages: dict[str, float] = {}  # ms, of the newest frame
         self._shared: SharedModel | None = None
 
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
         config = TrackerConfig(
-            max_objects=len(boxes), lost_after=1_000_000, explosion_factor=0.0, max_area=1.0, history=0
-        )
-        if self.compiled and self._shared is None:
-            self._shared = SharedModel(self.task.model, self.dtype, compiled=True)
+            max_objects=len(boxes), lost_after=1_000_000, explosion_factor=0.0, max_area=1.0, history=0,
+            # The masks of drawn weights fall into hundreds of parts, most of which it would reject on every frame.
+            reject_strays=not self.task.drawn,
+        )  # fmt: skip
+        if self._shared is None:
+            self._shared = SharedModel(self.task.model, self.dtype, compiled=self.compiled, replays=self.replays)
         self.tracker = Tracker(self.task.model, config, self.dtype, self._shared)
         self.tracker.step(frame, 1)
         answers = self.tracker.add([AddRequest(Prompt(box=box)) for box in boxes])

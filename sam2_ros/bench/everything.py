@@ -115,7 +115,7 @@ def rearrangements(
     loaded = weights.find("tiny", image_size, settings.device)
     found = []
     for objects in counts:
-        task = Task(loaded.model, "", objects, 0)
+        task = Task(loaded.model, "", objects, 0, loaded.origin == weights.DRAWN)
         rows = ablation.run(task, moving_scene(objects), dtypes(settings), 6 if settings.device == "cpu" else 60, tell)
         found.append({"model": loaded.model.config.name, "image_size": image_size, "objects": objects, "rows": rows})
     return {"combinations": found}

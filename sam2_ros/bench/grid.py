@@ -63,7 +63,8 @@ def _combinations(grid: Grid, tell: Callable[[str], None]) -> Iterator[dict[str,
             loaded = weights.find(name, image_size, grid.device)
             for objects in grid.objects:
                 where = f"{name} at {loaded.model.config.image_size}, {objects} objects"
-                task = Task(loaded.model, official_size(name, loaded.model), objects, grid.threads)
+                size, drawn = official_size(name, loaded.model), loaded.origin == weights.DRAWN
+                task = Task(loaded.model, size, objects, grid.threads, drawn)
                 scene = moving_scene(objects, grid.width, grid.height)
                 series = measure(
                     list(contestants(grid, task)), scene, loaded.model.device, grid.frames, grid.seconds,

@@ -21,6 +21,7 @@ from sam2_ros.bench.contestants import Rgb, Task
 from sam2_ros.tracking.propagation import autocast
 
 _FILES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+_COMPILED: dict[tuple[int, str], Any] = {}  # at most one
 ENDLESS = 1_000_000  # frames that the predictor is told the clip has
 
 
@@ -107,6 +108,17 @@ class Official:
         self._state["images"].image = self.task.model.preprocess(torch.from_numpy(frame))
 
     def _build(self) -> Any:
+        """The predictor; a compiled one is kept for the next number of objects, since it takes minutes to make."""
+        key = id(self.task.model), self.dtype
+        if self.compiled and key in _COMPILED:
+            return _COMPILED[key]
+        predictor = self._build_anew()
+        if self.compiled:
+            _COMPILED.clear()
+            _COMPILED[key] = predictor
+        return predictor
+
+    def _build_anew(self) -> Any:
         from sam2.build_sam import build_sam2_video_predictor
 
         model = self.task.model

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sam2_ros.model.config import HieraConfig
 from sam2_ros.model.kernels import Conv2d, Linear, attention
-from sam2_ros.model.layers import Mlp
+from sam2_ros.model.layers import LayerNorm, Mlp
 
 
 def max_pool(x_bhwc: Tensor) -> Tensor:
@@ -68,14 +68,15 @@ class HieraBlock(nn.Module):
         super().__init__()
         self.window = window
         self.pool = pool
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = LayerNorm(dim, eps=1e-6)
         self.attn = HieraAttention(dim, dim_out, num_heads, pool)
-        self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
+        self.norm2 = LayerNorm(dim_out, eps=1e-6)
         self.mlp = Mlp(dim_out, 4 * dim_out, dim_out, activation=nn.GELU)
         self.proj = Linear(dim, dim_out) if dim != dim_out else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        normed = self.norm1(x)
+    def forward(self, x: Tensor, pending: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The block of ``x + pending``, as two tensors that are still to be added."""
+        x, normed = self.norm1.after(x, pending)
         shortcut = x
         if self.proj is not None:
             shortcut = self.proj(normed)
@@ -85,8 +86,8 @@ class HieraBlock(nn.Module):
             out = unpartition(self.attn(partition(normed, self.window)), shortcut.shape[1], shortcut.shape[2])
         else:
             out = self.attn(normed)
-        x = shortcut + out
-        return x + self.mlp(self.norm2(x))
+        x, normed = self.norm2.after(shortcut, out)
+        return x, self.mlp(normed)
 
 
 class PatchEmbed(nn.Module):
@@ -133,7 +134,7 @@ class Hiera(nn.Module):
         coarse = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
         window = self.pos_embed_window
         tiled = window.tile(1, 1, height // window.shape[2], width // window.shape[3])
-        position = (coarse + tiled).permute(0, 2, 3, 1)
+        position = (coarse + tiled).permute(0, 2, 3, 1).contiguous()
         self._position = None if torch.is_grad_enabled() else position
         return position
 
@@ -149,9 +150,10 @@ class Hiera(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.patch_embed(images)
         x = x + self.position(x.shape[1], x.shape[2])
-        maps = []
+        maps, pending = [], None
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x, pending = block(x, pending)
             if index in self.stage_ends:
+                x, pending = x + pending, None
                 maps.append(x.permute(0, 3, 1, 2))
         return maps

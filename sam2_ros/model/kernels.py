@@ -9,12 +9,16 @@ not. And autocast rounds every weight anew each time it is used; here the rounde
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
 
 BLOCK_ELEMENTS = 2**21  # attention weights at a time: as many as stay in the cache of the processor
 ONEDNN_ROWS = 64  # from so many rows on a product is worth the way to oneDNN
@@ -184,6 +188,25 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     if q.dtype == torch.float32 and q.shape[2] >= ONEDNN_QUERIES:
         return _attention_by_products(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether there are Triton and what PyTorch 2.6 brought for it."""
+    found = importlib.util.find_spec("triton") is not None
+    return found and "set_priority" in inspect.signature(sdpa_kernel).parameters
+
+
+def is_for_triton(x: Tensor) -> bool:
+    """Whether ``x`` is work for our Triton kernels: on a GPU, in bfloat16, without gradients, and not for
+    ``torch.compile``'s own kernels."""
+    return (
+        x.device.type == "cuda"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and autocast_dtype(x.device) == torch.bfloat16
+        and has_triton()
+    )
 
 
 def _is_fast(x: Tensor) -> bool:

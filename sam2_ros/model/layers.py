@@ -8,7 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Linear, Merged, attention
+from sam2_ros.model.kernels import Linear, Merged, attention, is_for_triton
+
+
+class LayerNorm(nn.LayerNorm):
+    """``nn.LayerNorm`` over the last axis."""
+
+    def after(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``x + delta`` (``x`` without ``delta``), and its norm for a matrix product to take."""
+        if is_for_triton(x):
+            from sam2_ros.model.gpu.rows import add_norm
+
+            delta = None if delta is None else delta.contiguous()
+            return add_norm(x.contiguous(), delta, self, torch.bfloat16)
+        x = x if delta is None else x + delta
+        return x, self(x)
+
+    def of_sum(self, x: Tensor, delta: Tensor) -> Tensor:
+        """``self(x + delta)``."""
+        if is_for_triton(x):
+            from sam2_ros.model.gpu.rows import add_norm
+
+            return add_norm(x.contiguous(), delta.contiguous(), self, torch.float32, keep=False)[1]
+        out: Tensor = self(x + delta)
+        return out
 
 
 class LayerNorm2d(nn.Module):
@@ -29,6 +52,15 @@ class LayerNorm2d(nn.Module):
             return (scaled * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
         normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return normed.permute(0, 3, 1, 2)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """``F.gelu(self(x))`` for a matrix product or convolution to take, in one pass over memory where it can be."""
+        if is_for_triton(x):
+            from sam2_ros.model.gpu.rows import add_norm
+
+            rows = x.permute(0, 2, 3, 1).contiguous()
+            return add_norm(rows, None, self, torch.bfloat16, gelu=True)[1].permute(0, 3, 1, 2)
+        return F.gelu(self(x))
 
 
 class Mlp(nn.Module):

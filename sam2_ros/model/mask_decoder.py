@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sam2_ros.model.kernels import Conv2d
-from sam2_ros.model.layers import Attention, LayerNorm2d, Mlp
+from sam2_ros.model.layers import Attention, LayerNorm, LayerNorm2d, Mlp
 
 STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
 
@@ -20,12 +20,12 @@ class TwoWayBlock(nn.Module):
         super().__init__()
         self.first = first
         self.self_attn = Attention(dim, heads)
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.cross_attn_token_to_image = Attention(dim, heads, dim // 2)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, hidden, dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.norm4 = nn.LayerNorm(dim)
+        self.norm3 = LayerNorm(dim)
+        self.norm4 = LayerNorm(dim)
         self.cross_attn_image_to_token = Attention(dim, heads, dim // 2)
 
     def forward(self, tokens: Tensor, image: Tensor, tokens_pos: Tensor, image_pos: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,11 +34,11 @@ class TwoWayBlock(nn.Module):
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
         else:
             query = tokens + tokens_pos
-            tokens = self.norm1(tokens + self.self_attn(query, query, tokens))
+            tokens = self.norm1.of_sum(tokens, self.self_attn(query, query, tokens))
         key = image + image_pos
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + tokens_pos, key, image))
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(key, tokens + tokens_pos, tokens))
+        tokens = self.norm2.of_sum(tokens, self.cross_attn_token_to_image(tokens + tokens_pos, key, image))
+        tokens = self.norm3.of_sum(tokens, self.mlp(tokens))
+        image = self.norm4.of_sum(image, self.cross_attn_image_to_token(key, tokens + tokens_pos, tokens))
         return tokens, image
 
 
@@ -49,7 +49,7 @@ class TwoWayTransformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(TwoWayBlock(dim, heads, hidden, first=index == 0) for index in range(depth))
         self.final_attn_token_to_image = Attention(dim, heads, dim // 2)
-        self.norm_final_attn = nn.LayerNorm(dim)
+        self.norm_final_attn = LayerNorm(dim)
 
     def forward(self, image: Tensor, image_pos: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``image`` ``[B, HW, C]``, ``tokens`` ``[B, N, C]`` → both, attended."""
@@ -57,7 +57,7 @@ class TwoWayTransformer(nn.Module):
         for layer in self.layers:
             out, image = layer(out, image, tokens, image_pos)
         attended = self.final_attn_token_to_image(out + tokens, image + image_pos, image)
-        return self.norm_final_attn(out + attended), image
+        return self.norm_final_attn.of_sum(out, attended), image
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,10 @@ class MaskDecoder(nn.Module):
         tokens, source = self.transformer(source, image_pos.flatten(2).transpose(1, 2), tokens)
         mask_tokens = tokens[:, 2 : 2 + self.num_masks]
 
-        up1, norm, act1, up2, act2 = self.output_upscaling
+        up1, norm, _, up2, act2 = self.output_upscaling
+        assert isinstance(norm, LayerNorm2d)
         feature = source.transpose(1, 2).unflatten(2, (height, width))
-        feature = act1(norm(up1(feature) + stride_8))
+        feature = norm.gelu(up1(feature) + stride_8)
         feature = act2(up2(feature) + stride_4)
         weights = torch.stack(
             [mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1

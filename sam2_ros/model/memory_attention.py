@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model.kernels import Linear
-from sam2_ros.model.layers import Attention
+from sam2_ros.model.layers import Attention, LayerNorm
 from sam2_ros.model.position import rotary_table, rotate
 
 
@@ -22,9 +22,9 @@ class MemoryAttentionLayer(nn.Module):
         self.cross_attn_image = Attention(dim, 1, kv_dim=memory_dim)
         self.linear1 = Linear(dim, hidden)
         self.linear2 = Linear(hidden, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.norm3 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
+        self.norm3 = LayerNorm(dim)
 
     def attend_self(self, x: Tensor, table: Tensor) -> Tensor:
         attention, normed = self.self_attn, self.norm1(x)
@@ -70,7 +70,7 @@ class MemoryAttention(nn.Module):
     def __init__(self, dim: int, memory_dim: int, hidden: int, num_layers: int, grid: int, pool: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(MemoryAttentionLayer(dim, memory_dim, hidden) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.register_buffer("table", rotary_table(dim, grid), persistent=False)
         self.register_buffer("memory_table", rotary_table(dim, grid, pool), persistent=False)
 

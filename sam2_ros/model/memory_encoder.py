@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Conv2d, Linear
+from sam2_ros.model.kernels import Conv2d, Derived, Linear, is_for_triton
 from sam2_ros.model.layers import LayerNorm2d
 
 
@@ -22,7 +22,13 @@ class MaskDownSampler(nn.Module):
         self.encoder = nn.Sequential(*layers, Conv2d(256, dim, 1))
 
     def forward(self, masks: Tensor) -> Tensor:
-        return self.encoder(masks)
+        *levels, last = self.encoder
+        x = masks
+        for conv, norm in zip(levels[0::3], levels[1::3], strict=True):
+            assert isinstance(norm, LayerNorm2d)
+            x = norm.gelu(conv(x))
+        out: Tensor = last(x)
+        return out
 
 
 class ConvNextBlock(nn.Module):
@@ -37,9 +43,26 @@ class ConvNextBlock(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)
+        y = self._depthwise(x)
         y = self.gamma * self.pwconv2(self.pwconv1.gelu(y))
         return x + y.permute(0, 3, 1, 2)
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        """The normed convolution, ``[B, H, W, C]``."""
+        if not is_for_triton(x):
+            normed: Tensor = self.norm(self.dwconv(x))
+            return normed.permute(0, 2, 3, 1)
+        from sam2_ros.model.gpu.rows import depthwise_norm
+
+        taps, shift = self.__dict__.setdefault("_taps", (Derived(), Derived()))
+        conv, dtype = self.dwconv, torch.bfloat16
+        assert conv.bias is not None
+        return depthwise_norm(
+            x.permute(0, 2, 3, 1).to(dtype).contiguous(),
+            taps.of((conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous()),
+            shift.of((conv.bias,), lambda bias: bias.to(dtype)),
+            self.norm,
+        )
 
 
 class Fuser(nn.Module):

@@ -19,6 +19,7 @@ class PaddedMemory:
     pointers: Tensor  # float32 [B, T, memory_dim]
     pointer_codes: Tensor  # float32 [B, T, memory_dim]
     num_pointer_tokens: Tensor  # int32 [B]
+    full: bool = False  # all frames and pointers of all objects count
 
     def flat(self, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens ``[B, K, memory_dim]``, their codes, and which count (``[B, K]`` bool), as the plain attention wants

@@ -16,7 +16,7 @@ from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.gpu import memory_attention as gpu_attention
 from sam2_ros.model.image_encoder import HieraEncoder
-from sam2_ros.model.kernels import Conv2d, Linear
+from sam2_ros.model.kernels import Conv2d, Linear, is_for_triton
 from sam2_ros.model.layers import Mlp
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
 from sam2_ros.model.memory_attention import MemoryAttention
@@ -104,12 +104,12 @@ class Sam2Model(nn.Module):
 
         ``scale`` makes S smaller than the model's input, to the nearest multiple of 32.
         """
-        if self.device.type == "cuda":  # through memory that the GPU reads by itself, when its turn comes
-            image = image.pin_memory()
-        pixels = image.to(self.device, non_blocking=True).permute(2, 0, 1)[None].float() / 255
+        pixels = image.to(self.device).permute(2, 0, 1)[None].float() / 255
         size = self.config.image_size if scale == 1 else max(64, 32 * round(scale * self.config.image_size / 32))
         if pixels.shape[2:] != (size, size):
-            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+            # A GPU's kernel for it is slow, and where no side shrinks there is nothing to do for it.
+            antialias = self.device.type != "cuda" or max(pixels.shape[2:]) > size
+            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=antialias)
         return (pixels - self.pixel_mean) / self.pixel_std
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
@@ -154,7 +154,7 @@ class Sam2Model(nn.Module):
         """As :meth:`with_memory`, of objects that hold different numbers of memories."""
         height, width = features.stride_16.shape[2:]
         tokens = features.stride_16.flatten(2).transpose(1, 2)
-        if gpu_attention.is_used(tokens.device):
+        if is_for_triton(tokens):
             out = gpu_attention.condition(self.memory_attention, tokens, self.image_code, self.memory_code, memory)
         else:
             flat, codes, there = memory.flat(self.memory_code)

@@ -17,6 +17,7 @@ from launch_ros.actions import LifecycleNode
 from launch_ros.ros_adapters import get_ros_node
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.impl.implementation_singleton import rclpy_implementation
 
 _PATIENCE = 1.0  # seconds until a question is asked again
 _STEPS = {
@@ -45,6 +46,13 @@ class _Driver:
         self._change_state = ros.create_client(ChangeState, f"{node.node_name}/change_state")
 
     def run(self) -> None:
+        try:
+            self._drive()
+        except (rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
+            # Launch ends: it takes its ROS node away before it says that it is shut down.
+            self._logger.debug(f"{self._node.node_name} was not brought up: launch has ended")
+
+    def _drive(self) -> None:
         while self._wanted():
             answer = self._ask(self._get_state, GetState.Request())
             if answer is None:

@@ -52,6 +52,15 @@ class Plan:
     ages: Table  # [B, P] in frames
     num_pointers: Table  # [B] that count
 
+    def cut(self, frames: int, pointers: int) -> Plan | None:
+        """The plan with so many frames and pointers of each object, if all objects have just as many."""
+        if not ((self.num_frames == frames).all() and (self.num_pointers == pointers).all()):
+            return None
+        return Plan(
+            self.frames[:, :frames], self.codes[:, :frames], self.num_frames, self.pointers[:, :pointers],
+            self.ages[:, :pointers], self.num_pointers,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class _Held:

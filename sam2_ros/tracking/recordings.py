@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.mask_decoder import choose
@@ -46,9 +45,13 @@ class Recorded(Generic[T]):
                 function()
         torch.cuda.current_stream(device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
+        # cuBLAS' workspaces then come from the recording's own memory. Others, torch.compile for one, let those go that
+        # all streams have in common, and the recording would go on writing there.
+        torch._C._cuda_clearCublasWorkspaces()
         # Other cameras' threads may use the GPU meanwhile.
         with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._result = function()
+        torch._C._cuda_clearCublasWorkspaces()
 
     def __call__(self) -> T:
         if self._graph is None:
@@ -76,6 +79,7 @@ class Capacity:
     objects: int
     frames: int  # of each object
     pointers: int  # of each object
+    full: bool = False  # every object has just as many, so that nothing need be left out
 
 
 class FrameWork:
@@ -109,11 +113,11 @@ class FrameWork:
         self.pointers = torch.zeros(objects, capacity.pointers, config.hidden_dim, device=device)
         # Columns: S rows of the temporal code, P ages, the numbers of frames and of pointers that count.
         self.table = torch.zeros(objects, capacity.frames + capacity.pointers + 2, dtype=torch.int32, device=device)
-        self._decide_by, self._remember_by = self._decide, self._remember
+        self._decide_by: Callable[[Tensor], Decided] = self._decide
+        self._remember_by: Callable[[Decided], Tensor] = self._remember
         if compiled:
-            self._decide_by, self._remember_by = (
-                torch.compile(each, dynamic=False) for each in (self._decide, self._remember)
-            )
+            self._decide_by = torch.compile(self._decide, dynamic=False)
+            self._remember_by = torch.compile(self._remember, dynamic=False)
         # Each one leaves its result for the next: a recording runs this Python only once, but always fills the tensors
         # that it gave then.
         self._conditioned: Tensor
@@ -140,8 +144,10 @@ class FrameWork:
             raise ValueError(f"a recording with room for {room} was given {plan.codes.shape}, {plan.pointers.shape}")
         for mine, given in zip(self.features.tensors, features.tensors, strict=False):
             mine.copy_(given)
-        table = np.zeros((3, room.objects, max(self.table.shape[1], room.frames, room.pointers)), np.int64)
+        table = np.zeros((3, room.objects, self.table.shape[1]), np.int64)
         columns = (plan.codes, plan.ages, plan.num_frames[:, None], plan.num_pointers[:, None])
+        if room.full:
+            table[0, count:, -2:] = room.frames, room.pointers  # the padding takes part, whatever comes of it
         table[0, :count, : self.table.shape[1]] = np.concatenate(columns, axis=1)
         table[1, :count, : room.frames] = plan.frames
         table[2, :count, : room.pointers] = plan.pointers
@@ -164,6 +170,7 @@ class FrameWork:
                 self.pointers.unflatten(2, (split, -1)).flatten(1, 2),
                 model.pointer_code(ages).float().repeat_interleave(split, dim=1),
                 numbers[:, 1] * split,
+                room.full,
             )
             return model.with_padded_memory(self.features, memory)
 
@@ -208,5 +215,3 @@ def bucket_of(objects: int, most: int) -> int:
 def buckets(most: int) -> list[int]:
     """All numbers that :func:`bucket_of` gives."""
     return sorted({bucket_of(objects, most) for objects in range(1, most + 1)})
-
-

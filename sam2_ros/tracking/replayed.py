@@ -43,8 +43,12 @@ class ReplayedPropagation(Propagation):
         if not self.replays:
             return super()._track_due(objects, stored, lap)
         rows = [one.row for one in objects]
-        work = self.shared.work_for(len(rows), self.bank, stored.features)
-        work.load(stored.features, self.bank, self.bank.plan(rows, stored.frame, self.measures.recent_frames))
+        plan = self.bank.plan(rows, stored.frame, self.measures.recent_frames)
+        found = self.shared.work_for(self.bank, plan, stored.features)
+        if found is None:
+            return super()._track_due(objects, stored, lap)
+        work, plan = found
+        work.load(stored.features, self.bank, plan)
         work.condition()
         lap("memory_attention")
         decided = first(work.decide(), len(rows))

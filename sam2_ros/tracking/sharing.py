@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
-from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, kept_slots
+from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, kept_slots
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recordings import Capacity, FrameWork, Recorded, bucket_of, buckets
@@ -60,9 +61,11 @@ class SharedModel:
         self.model = model
         self.dtype = dtype
         self.replays = model.device.type == "cuda" if replays is None else replays
+        if self.replays:
+            lay_out(model)
         self._pool = torch.cuda.graph_pool_handle() if self.replays and model.device.type == "cuda" else None
         self._encoding: _Encoding | None = None
-        self._works: dict[Capacity, FrameWork] = {}
+        self._works: dict[Capacity, FrameWork | None] = {}
         self._compiles = compiled
         self.compiled: Callable[[Tensor], ImageFeatures] | None = compiled_encoder(model) if compiled else None
         self.together = together
@@ -120,9 +123,15 @@ class SharedModel:
         for row, each in enumerate(batch):
             each.features = maps if len(batch) == 1 else _row(maps, row)
 
-    def work_for(self, objects: int, bank: MemoryBank, like: ImageFeatures) -> FrameWork:
-        """The recordings for so many ``objects`` of ``bank``, made when they are first asked for."""
-        return self._work(bucket_of(objects, bank.config.max_objects), bank.config, like)
+    def work_for(self, bank: MemoryBank, plan: Plan, like: ImageFeatures) -> tuple[FrameWork, Plan] | None:
+        """The recordings for the objects of ``plan``, made when they are first asked for, and the plan as these want
+        it; None where none could be made."""
+        for capacity in _capacities(bucket_of(len(plan.codes), bank.config.max_objects), bank.config):
+            cut = plan.cut(capacity.frames, capacity.pointers) if capacity.full else plan
+            work = None if cut is None else self._work(capacity, like)
+            if work is not None and cut is not None:
+                return work, cut
+        return None
 
     def record(self, config: TrackerConfig) -> None:
         """Makes all recordings that a tracker with ``config`` may ask for."""
@@ -130,15 +139,19 @@ class SharedModel:
         features = self.encode(torch.zeros(1, 3, size, size, device=self.model.device))
         with self.turn(), torch.inference_mode():
             for objects in buckets(config.max_objects):
-                self._work(objects, config, features)
+                for capacity in _capacities(objects, config):
+                    self._work(capacity, features)
 
-    def _work(self, objects: int, config: TrackerConfig, like: ImageFeatures) -> FrameWork:
-        kept = kept_slots(config)
-        capacity = Capacity(objects, kept + config.recent_slots, kept + POINTER_FRAMES)
+    def _work(self, capacity: Capacity, like: ImageFeatures) -> FrameWork | None:
         if capacity not in self._works:
-            self._works[capacity] = FrameWork(
-                self.model, capacity, like, lambda: autocast(self.model, self.dtype), self._pool, self._compiles
-            )
+            try:
+                self._works[capacity] = FrameWork(
+                    self.model, capacity, like, lambda: autocast(self.model, self.dtype), self._pool, self._compiles
+                )
+            except RuntimeError as error:  # of PyTorch, its OutOfMemoryError among them
+                self._works[capacity] = None
+                reason = " ".join(str(error).split())[:300]
+                warnings.warn(f"no CUDA graph for {capacity}, so that its frames take longer: {reason}", stacklevel=2)
         return self._works[capacity]
 
     def _encode_image(self, pixels: Tensor) -> ImageFeatures:
@@ -154,6 +167,24 @@ class SharedModel:
         if self.compiled is None or pixels.shape[0] > 1 or pixels.shape[-1] != self.model.config.image_size:
             return self.model.encode_image(pixels)
         return self.compiled(pixels.contiguous())
+
+
+def lay_out(model: Sam2Model) -> None:
+    """Lays convolutions' weights out so that they take and give what lies between them as it is. Once: recordings hold
+    on to the weights where they are."""
+    maps = [each for each in model.parameters() if each.ndim == 4]
+    if not all(each.is_contiguous(memory_format=torch.channels_last) for each in maps):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _capacities(objects: int, config: TrackerConfig) -> list[Capacity]:
+    """Of the recordings for so many objects, those for what is most frequent first: one prompted frame each, and as
+    many recent ones as can be."""
+    kept = kept_slots(config)
+    return [
+        Capacity(objects, 1 + config.recent_slots, 1 + POINTER_FRAMES, full=True),
+        Capacity(objects, kept + config.recent_slots, kept + POINTER_FRAMES),
+    ]
 
 
 class _Encoding:

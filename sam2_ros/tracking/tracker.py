@@ -33,9 +33,10 @@ from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompt_run import Engine, PromptRun
 from sam2_ros.tracking.prompting import PromptApplier
 from sam2_ros.tracking.propagation import clock_of
-from sam2_ros.tracking.replayed import ReplayedPropagation
 from sam2_ros.tracking.registry import Registry
+from sam2_ros.tracking.replayed import ReplayedPropagation
 from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import (
     AddRequest,
     FrameResult,
@@ -133,9 +134,8 @@ class Tracker:
         clock = clock_of(self.model.device)
         economies, measures = self._governor.economies, self._governor.measures
         self._propagation.measures = measures
-        pixels = self.model.preprocess(
-            torch.from_numpy(np.require(frame, requirements=("C", "W"))), measures.input_scale
-        )
+        there = upload(np.require(frame, requirements="W"), self.model.device)
+        pixels = self.model.preprocess(there, measures.input_scale)
         clock.lap("resize")
         features = self._shared.encode(pixels)
         clock.lap("encode")

@@ -229,8 +229,8 @@ class MaskDecoder(Stage):
 
     def draw(self) -> None:
         self.image = self.features()
-        self.conditioned, self.dense = self.features(3).stride_16, self.features(3).stride_16
-        self.tokens = self.normal(3, 4, 256)
+        self.conditioned, self.dense = self.features(12).stride_16, self.features(12).stride_16
+        self.tokens = self.normal(12, 4, 256)  # so many that their scores say something of rounding
 
     def reference(self, reference: Any) -> Outputs:
         masks, ious, tokens, score = reference.sam_mask_decoder.predict_masks(

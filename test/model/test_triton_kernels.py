@@ -10,11 +10,15 @@ import os
 import pytest
 import torch
 
-os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
-pytest.importorskip("triton", reason="Triton comes with PyTorch for GPUs; pip install triton")
-
-from sam2_ros.model.gpu import triton_kernels as kernels
+from sam2_ros.model.kernels import has_triton
 from sam2_ros.model.position import rotary_table, rotate
+
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+if has_triton():
+    from sam2_ros.model.gpu import rows as kernels
+    from sam2_ros.model.gpu.attend import Keys, Tile, attend
+
+pytestmark = pytest.mark.skipif(not has_triton(), reason="Triton comes with PyTorch for GPUs; pip install triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NEAR = 2e-2 if DEVICE == "cuda" else 2e-3  # a GPU multiplies float32 as TF32 in these kernels
@@ -33,13 +37,13 @@ def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, there: torch.Tensor
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("shared", [True, False], ids=["one query for all", "queries of each"])
 def test_attends(splits: int, shared: bool) -> None:
-    tile = kernels.Tile(rows=16, keys=16, warps=4)
+    tile = Tile(rows=16, keys=16, warps=4)
     batch, queries, counts, counts2 = 3, 40, [112, 75, 0], [5, 0, 40]
     q = noise(1 if shared else batch, queries, 64, seed=1)
     k, v = noise(batch, 112, 64, seed=2), noise(batch, 112, 32, seed=3)
     k2, v2 = noise(batch, 48, 64, seed=4), noise(batch, 48, 32, seed=5)
     count, count2 = (torch.tensor(c, dtype=torch.int32, device=DEVICE) for c in (counts, counts2))
-    found = kernels.attend(q, kernels.Keys(k, v, count), kernels.Keys(k2, v2, count2), tile, splits)
+    found = attend(q, Keys(k, v, count), Keys(k2, v2, count2), tile, splits)
     there = torch.cat(
         (torch.arange(112, device=DEVICE) < count[:, None], torch.arange(48, device=DEVICE) < count2[:, None]), dim=1
     )
@@ -49,20 +53,20 @@ def test_attends(splits: int, shared: bool) -> None:
 
 def test_attends_to_all_keys_and_says_nothing_without_any() -> None:
     q, k, v = noise(2, 33, 32, seed=1), noise(2, 50, 32, seed=2), noise(2, 50, 64, seed=3)
-    tile = kernels.Tile(rows=16, keys=16, warps=4)
+    tile = Tile(rows=16, keys=16, warps=4)
     everything = torch.ones(2, 50, dtype=torch.bool, device=DEVICE)
     wanted = plain(q, k, v, everything)
-    torch.testing.assert_close(kernels.attend(q, kernels.Keys(k, v), tile=tile), wanted, rtol=NEAR, atol=NEAR)
+    torch.testing.assert_close(attend(q, Keys(k, v), tile=tile), wanted, rtol=NEAR, atol=NEAR)
     none = torch.zeros(2, dtype=torch.int32, device=DEVICE)
-    assert not kernels.attend(q, kernels.Keys(k, v, none), tile=tile, splits=2).any()
+    assert not attend(q, Keys(k, v, none), tile=tile, splits=2).any()
 
 
 def test_attends_to_slices_of_wider_tensors() -> None:
     wide = noise(2, 40, 96, seed=6)
     q, k, v = wide.split(32, dim=2)
     wanted = plain(q, k, v, torch.ones(2, 40, dtype=torch.bool, device=DEVICE))
-    tile = kernels.Tile(rows=16, keys=16, warps=4)
-    torch.testing.assert_close(kernels.attend(q, kernels.Keys(k, v), tile=tile), wanted, rtol=NEAR, atol=NEAR)
+    tile = Tile(rows=16, keys=16, warps=4)
+    torch.testing.assert_close(attend(q, Keys(k, v), tile=tile), wanted, rtol=NEAR, atol=NEAR)
 
 
 def test_projects_and_turns_keys() -> None:
@@ -72,7 +76,8 @@ def test_projects_and_turns_keys() -> None:
     keys = rotate((memory + code + time[:, :, None]) @ weight.T + bias, table).flatten(1, 2)
     count = torch.tensor([3 * 36, 36], dtype=torch.int32, device=DEVICE)
     apart = weight[PAIRS].contiguous(), bias[PAIRS].contiguous()
-    found = kernels.project_keys(memory, code, time, count, *apart, table)
+    out = torch.empty(2, 3 * 36 + 5, 64, device=DEVICE)  # with room for others behind
+    found = kernels.project_keys(memory, code, time, count, *apart, table, out)
     for one, wanted, tokens in zip(found, keys[..., PAIRS], count.tolist(), strict=True):
         torch.testing.assert_close(one[:tokens], wanted[:tokens], rtol=NEAR, atol=10 * NEAR)
 
@@ -85,12 +90,13 @@ def test_turns_in_place() -> None:
     torch.testing.assert_close(apart, torch.cat((*wanted, x[..., 128:]), dim=2), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [64, 4, 96])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_adds_and_norms(batch: int) -> None:
-    norm = torch.nn.LayerNorm(64, device=DEVICE)
+def test_adds_and_norms(batch: int, width: int) -> None:
+    norm = torch.nn.LayerNorm(width, device=DEVICE)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
-    x, delta = noise(batch, 10, 64, seed=1), noise(3, 10, 64, seed=2)
+    x, delta = noise(batch, 10, width, seed=1), noise(3, 10, width, seed=2)
     total, normed = kernels.add_norm(x, delta, norm, torch.float32)
     torch.testing.assert_close(total, x + delta)
     torch.testing.assert_close(normed, norm(x + delta), rtol=1e-4, atol=1e-4)
@@ -99,3 +105,16 @@ def test_adds_and_norms(batch: int) -> None:
     torch.testing.assert_close(alone, norm(x), rtol=1e-4, atol=1e-4)
     _, last = kernels.add_norm(x, delta, norm, torch.float32, keep=False)
     torch.testing.assert_close(last, normed)
+    _, curved = kernels.add_norm(x, delta, norm, torch.float32, gelu=True)
+    torch.testing.assert_close(curved, torch.nn.functional.gelu(norm(x + delta)), rtol=1e-4, atol=1e-4)
+
+
+def test_convolves_each_channel_and_norms() -> None:
+    norm = torch.nn.LayerNorm(32, device=DEVICE)
+    torch.nn.init.normal_(norm.weight)
+    conv = torch.nn.Conv2d(32, 32, 7, padding=3, groups=32, device=DEVICE)
+    x = noise(2, 32, 9, 21, seed=1)
+    taps = conv.weight.flatten(1).T.contiguous()
+    assert conv.bias is not None
+    found = kernels.depthwise_norm(x.permute(0, 2, 3, 1).contiguous(), taps, conv.bias, norm)
+    torch.testing.assert_close(found, norm(conv(x).permute(0, 2, 3, 1)), rtol=1e-3, atol=1e-3)

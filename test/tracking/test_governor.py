@@ -7,9 +7,6 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-import numpy as np
-import pytest
-import torch
 from small_tracker import box, object_score, run, small_model, stepped
 
 from sam2_ros.tracking import Tracker, TrackerConfig

@@ -5,6 +5,7 @@ Here the recordings run on the CPU, where they are plain calls on the same tenso
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -17,7 +18,7 @@ from small_tracker import box, click, logits, object_score, run, small_model, st
 from sam2_ros.tracking import CroppedMask, FrameResult, Tracker, TrackerConfig, looking, replayed
 from sam2_ros.tracking.masks import image_masks, pack_masks
 from sam2_ros.tracking.policies import RecentPolicy
-from sam2_ros.tracking.recordings import FrameWork, buckets
+from sam2_ros.tracking.recordings import Capacity, FrameWork, buckets
 from sam2_ros.tracking.sharing import SharedModel
 from sam2_ros.tracking.warmup import warm_up
 
@@ -45,7 +46,7 @@ def the_same(one: list[FrameResult], other: list[FrameResult]) -> None:
         assert [each.state for each in result.objects] == [each.state for each in same.objects]
         for mine, others in zip(result.objects, same.objects, strict=True):
             # With non-overlap a pixel may lie between two objects to the last digit.
-            assert np.count_nonzero(mine.mask.full() != others.mask.full()) <= 2
+            assert np.count_nonzero(mine.mask.full() != others.mask.full()) <= 8
             assert mine.object_score == pytest.approx(others.object_score, abs=1e-3)
             assert mine.predicted_iou == pytest.approx(others.predicted_iou, abs=1e-4)
 
@@ -123,6 +124,25 @@ def test_everything_is_recorded_before_the_first_live_frame() -> None:
         stepped(tracker, [box(), box(60, 10, 100, 60), click(120, 90)])
         assert len(run(tracker, 1, 3)[-1].objects) == 3
     assert buckets(5) == [1, 2, 4, 5] and buckets(16) == [1, 2, 4, 8, 16] and buckets(1) == [1]
+
+
+def test_goes_on_without_what_cannot_be_recorded() -> None:
+    """As when a GPU has too little memory for so many objects: first with room for less than full memories, then
+    without a recording."""
+    config = TrackerConfig(max_objects=3)
+    wanted, made = tracked(config, False)[0], FrameWork.__init__
+
+    def refusing(what: Callable[[Capacity], bool]) -> Any:
+        def init(self: FrameWork, model: Any, capacity: Capacity, *others: Any) -> None:
+            if what(capacity):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            made(self, model, capacity, *others)
+
+        return mock.patch.object(FrameWork, "__init__", init)
+
+    for what in (lambda capacity: capacity.full, lambda capacity: True):
+        with refusing(what), pytest.warns(UserWarning, match="no CUDA graph .* CUDA out of memory"):
+            the_same(wanted, tracked(config, True)[0])
 
 
 def test_two_cameras_share_the_recordings() -> None:

@@ -7,8 +7,6 @@ them from where they would be kept.
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sam2_ros.model.kernels import Derived, Kept, autocast_dtype
+from sam2_ros.model.kernels import Derived, Kept
 from sam2_ros.model.padded import PaddedMemory
 
 if TYPE_CHECKING:
@@ -26,16 +24,6 @@ DTYPE = torch.bfloat16
 CUDNN_OBJECTS = 4  # from so many on
 
 
-@cache
-def has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-def is_used(device: torch.device) -> bool:
-    """Whether :func:`condition` can do it here."""
-    return device.type == "cuda" and autocast_dtype(device) == DTYPE and has_triton() and not torch.is_grad_enabled()
-
-
 def condition(
     attention: MemoryAttention, image: Tensor, image_pos: Tensor, code: Tensor, memory: PaddedMemory
 ) -> Tensor:
@@ -43,11 +31,9 @@ def condition(
 
     ``code`` (``[HW, memory_dim]``) is the position code of a stored frame.
     """
-    from sam2_ros.model.gpu.triton_kernels import Keys, add_norm, attend, project_keys, rotate_
+    from sam2_ros.model.gpu.rows import add_norm, rotate_
 
-    frames, times = memory.frames.to(DTYPE), memory.times.contiguous()
-    pointers, pointer_keys = memory.pointers.to(DTYPE), (memory.pointers + memory.pointer_codes).to(DTYPE)
-    code = code.contiguous()
+    look = _Look(attention, code, memory)
     x, delta = (image.float() + 0.1 * image_pos).contiguous(), None
     for module in attention.layers:
         layer = cast("MemoryAttentionLayer", module)
@@ -55,23 +41,49 @@ def condition(
         x, normed = add_norm(x, delta, layer.norm1, DTYPE)
         together = rotate_(F.linear(normed, *weights.together(layer)), attention.table, heads=2)
         q, k, v = together.split(x.shape[2], dim=2)
-        delta = F.linear(_attend_self(q, k, v), *weights.plain(layer.self_attn.out_proj))
+        delta = F.linear(_attend(q, k, v), *weights.plain(layer.self_attn.out_proj))
 
         x, normed = add_norm(x, delta, layer.norm2, DTYPE)
         cross = layer.cross_attn_image
         q = rotate_(F.linear(normed, *weights.turned(cross.q_proj)), attention.table, heads=1)
-        weight, bias = weights.turned(cross.k_proj)
-        keys = project_keys(frames, code, times, memory.num_frame_tokens, weight, bias, attention.memory_table)
-        spatial = Keys(keys, frames.flatten(1, 2), memory.num_frame_tokens)
-        others = Keys(F.linear(pointer_keys, weight, bias), pointers, memory.num_pointer_tokens)
-        delta = F.linear(attend(q, spatial, others), *weights.merged(cross.v_proj, cross.out_proj))
+        delta = F.linear(look(q, *weights.turned(cross.k_proj)), *weights.merged(cross.v_proj, cross.out_proj))
 
         x, normed = add_norm(x, delta, layer.norm3, DTYPE)
         delta = F.linear(_linear_relu(normed, *weights.plain(layer.linear1)), *weights.plain(layer.linear2))
     return add_norm(x, delta, attention.norm, torch.float32, keep=False)[1]
 
 
-def _attend_self(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+class _Look:
+    """Looks at one memory, layer by layer. Spatial tokens come first, pointers after them, in one tensor of keys."""
+
+    def __init__(self, attention: MemoryAttention, code: Tensor, memory: PaddedMemory) -> None:
+        self.memory, self.table, self.code = memory, attention.memory_table, code.contiguous()
+        self.frames, self.times = memory.frames.to(DTYPE), memory.times.contiguous()
+        self.pointer_keys = (memory.pointers + memory.pointer_codes).to(DTYPE)
+        self.values = torch.cat((self.frames.flatten(1, 2), memory.pointers.to(DTYPE)), dim=1)
+        self.spatial = self.values.shape[1] - memory.pointers.shape[1]
+
+    def __call__(self, q: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The mean of the values, ``[B, N, memory_dim]``; ``weight`` and ``bias`` are the keys' projection."""
+        from sam2_ros.model.gpu.attend import Keys, attend
+        from sam2_ros.model.gpu.rows import project_keys
+
+        memory, values, cut = self.memory, self.values, self.spatial
+        keys = values.new_empty(*values.shape[:2], len(weight))
+        project_keys(
+            self.frames, self.code, self.times, memory.num_frame_tokens, weight, bias, self.table, keys
+        )  # fmt: skip
+        keys[:, cut:] = F.linear(self.pointer_keys, weight, bias)
+        if memory.full and len(values) >= CUDNN_OBJECTS:
+            # cuDNN takes its result's layout from the queries'.
+            return _attend(q.expand(len(values), -1, -1).contiguous(), keys, values)
+        if memory.full:
+            return attend(q, Keys(keys, values))
+        frames = Keys(keys[:, :cut], values[:, :cut], memory.num_frame_tokens)
+        return attend(q, frames, Keys(keys[:, cut:], values[:, cut:], memory.num_pointer_tokens))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One head, ``[B, N, C]`` each. Of PyTorch's kernels, cuDNN's is the fastest where it has enough to do."""
     if q.device.type != "cuda":
         return F.scaled_dot_product_attention(q, k, v)

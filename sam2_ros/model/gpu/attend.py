@@ -1,13 +1,12 @@
-"""Triton kernels of the memory attention. Needs ``triton``, which comes with PyTorch for GPUs.
+"""Attention on a GPU, a Triton kernel. Needs ``triton``, which comes with PyTorch for GPUs.
 
-Channels that a rotary code turns in pairs lie apart here: the first of each pair in the first half, the second in the
-second half. Queries and keys are permuted alike, so that their products stay what they are.
+One head; keys and values may be of different widths, each object may have its own number of keys, and where there are
+few queries several programs share the keys of one object (as in Dao et al., "Flash-Decoding", 2023).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -51,7 +50,7 @@ def _attend(q_ptr, k_ptr, v_ptr, count_ptr, k2_ptr, v2_ptr, count2_ptr, out_ptr,
             COUNTED: tl.constexpr, SECOND: tl.constexpr, DIVIDED: tl.constexpr,
             ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK2: tl.constexpr,
             WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr):  # fmt: skip
-    """A block of queries of one object, over one share of the first keys; the first share takes the second keys, too."""
+    """A block of queries of one object, over one share of the first keys; the first share has the second, too."""
     block, one, share = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     row = block * ROWS + tl.arange(0, ROWS)
     channel, value_channel = tl.arange(0, WIDTH), tl.arange(0, VALUE_WIDTH)
@@ -61,7 +60,7 @@ def _attend(q_ptr, k_ptr, v_ptr, count_ptr, k2_ptr, v2_ptr, count2_ptr, out_ptr,
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
 
-    if SECOND:
+    if SECOND:  # known when it is compiled  # noqa: SIM102
         if share == 0:
             count2 = tl.load(count2_ptr + one)
             k_at, v_at = k2_ptr + one * k2_batch, v2_ptr + one * v2_batch
@@ -179,127 +178,3 @@ def attend(q: Tensor, first: Keys, second: Keys | None = None, tile: Tile | None
         rows = batch * queries
         _combine[(triton.cdiv(rows, 32),)](partial, lse, out, rows, splits, ROWS=32, VALUE_WIDTH=value_width)
     return out
-
-
-@triton.jit
-def _project_keys(memory_ptr, code_ptr, time_ptr, count_ptr, weight_ptr, bias_ptr, cos_ptr, sin_ptr, out_ptr,
-                  tokens, slots, ROWS: tl.constexpr, MEMORY_WIDTH: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
-    """A block of one frame's memory: its codes added, projected, and turned by the rotary code."""
-    block, frame = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    if frame % slots * tokens >= tl.load(count_ptr + frame // slots):
-        return  # nobody looks at it
-    row = block * ROWS + tl.arange(0, ROWS)
-    there = (row < tokens)[:, None]
-    channel, half = tl.arange(0, MEMORY_WIDTH), tl.arange(0, HALF)
-    place = row[:, None] * MEMORY_WIDTH + channel[None, :]
-    memory = tl.load(memory_ptr + frame * tokens * MEMORY_WIDTH + place, mask=there, other=0.0).to(tl.float32)
-    memory += tl.load(code_ptr + place, mask=there, other=0.0)
-    memory += tl.load(time_ptr + frame * MEMORY_WIDTH + channel)[None, :]
-    weight_place = half[None, :] * MEMORY_WIDTH + channel[:, None]
-    even_weight = tl.load(weight_ptr + weight_place)
-    odd_weight = tl.load(weight_ptr + HALF * MEMORY_WIDTH + weight_place)
-    given = memory.to(even_weight.dtype)
-    even = tl.dot(given, even_weight) + tl.load(bias_ptr + half).to(tl.float32)[None, :]
-    odd = tl.dot(given, odd_weight) + tl.load(bias_ptr + HALF + half).to(tl.float32)[None, :]
-    turn = row[:, None] * HALF + half[None, :]
-    cos = tl.load(cos_ptr + turn, mask=there, other=0.0)
-    sin = tl.load(sin_ptr + turn, mask=there, other=0.0)
-    out = out_ptr + (frame * tokens + row[:, None]) * (2 * HALF) + half[None, :]
-    tl.store(out, (even * cos - odd * sin).to(out_ptr.dtype.element_ty), mask=there)
-    tl.store(out + HALF, (even * sin + odd * cos).to(out_ptr.dtype.element_ty), mask=there)
-
-
-def project_keys(
-    memory: Tensor, code: Tensor, time: Tensor, count: Tensor, weight: Tensor, bias: Tensor, table: Tensor
-) -> Tensor:
-    """Keys of stored frames, ``[B, S * HW, C]``; only those of the first ``count`` tokens (int32 ``[B]``) are made.
-
-    Args:
-        memory: ``[B, S, HW, M]``.
-        code: float32 ``[HW, M]`` position code of a frame.
-        time: float32 ``[B, S, M]`` temporal code of each frame.
-        weight, bias: ``[C, M]`` and ``[C]`` of the projection, its channels permuted as this module has them.
-        table: float32 ``[2, HW, C / 2]``, see :func:`sam2_ros.model.position.rotary_table`.
-    """
-    batch, slots, tokens, memory_width = memory.shape
-    width = len(weight)
-    assert memory.is_contiguous() and time.is_contiguous() and weight.is_contiguous() and code.is_contiguous()
-    out = torch.empty(batch, slots * tokens, width, dtype=weight.dtype, device=memory.device)
-    rows = 64
-    _project_keys[(triton.cdiv(tokens, rows), batch * slots)](
-        memory, code, time, count, weight, bias, table[0], table[1], out, tokens, slots,
-        ROWS=rows, MEMORY_WIDTH=memory_width, HALF=width // 2, num_warps=4,
-    )  # fmt: skip
-    return out
-
-
-@triton.jit
-def _rotate(x_ptr, cos_ptr, sin_ptr, tokens, rows, row_stride, head_stride, ROWS: tl.constexpr, HALF: tl.constexpr):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = (row < rows)[:, None]
-    half = tl.arange(0, HALF)
-    place = x_ptr + row[:, None].to(tl.int64) * row_stride + tl.program_id(1) * head_stride + half[None, :]
-    even = tl.load(place, mask=there, other=0.0).to(tl.float32)
-    odd = tl.load(place + HALF, mask=there, other=0.0).to(tl.float32)
-    turn = (row % tokens)[:, None] * HALF + half[None, :]
-    cos = tl.load(cos_ptr + turn, mask=there, other=0.0)
-    sin = tl.load(sin_ptr + turn, mask=there, other=0.0)
-    tl.store(place, (even * cos - odd * sin).to(x_ptr.dtype.element_ty), mask=there)
-    tl.store(place + HALF, (even * sin + odd * cos).to(x_ptr.dtype.element_ty), mask=there)
-
-
-def rotate_(x: Tensor, table: Tensor, heads: int) -> Tensor:
-    """Turns the first ``heads * C`` channels of ``x`` (``[B, N, ...]``, contiguous) in place by a rotary ``table``
-    (float32 ``[2, N, C / 2]``)."""
-    rows, half, block = x.shape[0] * x.shape[1], table.shape[2], 16
-    assert x.is_contiguous() and table.is_contiguous()
-    _rotate[(triton.cdiv(rows, block), heads)](
-        x, table[0], table[1], x.shape[1], rows, x.shape[2], 2 * half, ROWS=block, HALF=half, num_warps=4
-    )
-    return x
-
-
-@triton.jit
-def _add_norm(x_ptr, delta_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, rows, x_rows, eps,
-              ADDS: tl.constexpr, KEEPS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = (row < rows)[:, None]
-    channel = tl.arange(0, WIDTH)
-    place = row[:, None].to(tl.int64) * WIDTH + channel[None, :]
-    x = tl.load(x_ptr + (row % x_rows)[:, None].to(tl.int64) * WIDTH + channel[None, :], mask=there, other=0.0)
-    if ADDS:
-        x += tl.load(delta_ptr + place, mask=there, other=0.0).to(tl.float32)
-    if KEEPS:
-        tl.store(sum_ptr + place, x, mask=there)
-    centred = x - (tl.sum(x, 1) / WIDTH)[:, None]
-    scale = 1 / tl.sqrt(tl.sum(centred * centred, 1) / WIDTH + eps)
-    weight = tl.load(weight_ptr + channel).to(tl.float32)
-    bias = tl.load(bias_ptr + channel).to(tl.float32)
-    normed = centred * scale[:, None] * weight[None, :] + bias[None, :]
-    tl.store(out_ptr + place, normed.to(out_ptr.dtype.element_ty), mask=there)
-
-
-def add_norm(
-    x: Tensor, delta: Tensor | None, norm: Any, dtype: torch.dtype, keep: bool = True
-) -> tuple[Tensor, Tensor]:
-    """``x + delta`` in float32 (``x`` itself without ``delta``), and its layer norm in ``dtype``.
-
-    Args:
-        x: float32 ``[1 or B, N, C]``, contiguous; C is a power of two.
-        delta: ``[B, N, C]``, contiguous.
-        norm: an ``nn.LayerNorm`` over C.
-        dtype: of the normed.
-        keep: the sum is wanted; else ``x`` is returned in its place.
-    """
-    like = x if delta is None else delta
-    rows, width = like.shape[0] * like.shape[1], like.shape[2]
-    assert x.is_contiguous() and like.is_contiguous() and x.dtype == torch.float32
-    keep = keep and delta is not None
-    out = torch.empty(like.shape, dtype=dtype, device=x.device)
-    total = torch.empty(like.shape, dtype=torch.float32, device=x.device) if keep else x
-    block = 8
-    _add_norm[(triton.cdiv(rows, block),)](
-        x, like, norm.weight, norm.bias, total, out, rows, x.shape[0] * x.shape[1], norm.eps,
-        ADDS=delta is not None, KEEPS=keep, ROWS=block, WIDTH=width, num_warps=4,
-    )  # fmt: skip
-    return total, out
