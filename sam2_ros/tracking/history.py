@@ -54,6 +54,20 @@ class FrameHistory:
         """Bytes that are held now; :func:`most_bytes` is what they never exceed."""
         return sum(stored.nbytes for stored in self._frames)
 
+    def hold(self, features: ImageFeatures) -> ImageFeatures:
+        """``features`` as they are to be stored. On a CPU that is in the memory of the frame that goes now: what lives
+        for some frames, allocated between all that lives for a moment, would leave the heap in pieces."""
+        full = len(self._frames) == self._frames.maxlen
+        if features.stride_16.device.type != "cpu" or not full:
+            return features
+        gone = self._frames.popleft().features
+        for mine, given in zip(gone.tensors, features.tensors, strict=True):
+            if mine.shape != given.shape or mine.stride() != given.stride() or mine.dtype != given.dtype:
+                return features
+        for mine, given in zip(gone.tensors, features.tensors, strict=True):
+            mine.copy_(given)
+        return gone
+
     def append(self, stored: StoredFrame) -> None:
         self._frames.append(stored)
 

@@ -137,7 +137,7 @@ class Tracker:
         there = upload(np.require(frame, requirements="W"), self.model.device)
         pixels = self.model.preprocess(there, measures.input_scale)
         clock.lap("resize")
-        features = self._shared.encode(pixels)
+        features = self.history.hold(self._shared.encode(pixels))
         clock.lap("encode")
         self._frame += 1
         stored = StoredFrame(self._frame, stamp, frame.shape[1], frame.shape[0], features)
