@@ -68,7 +68,7 @@ def register(subparsers: Any) -> None:
         "--peers", nargs="*", default=(), choices=PEERS, help="who is measured beside; must be installed"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="ours also with the image encoder by torch.compile (model.compile)"
+        "--compile", action="store_true", help="ours also with model.compile"
     )
     parser.add_argument("--frames", type=int, metavar="N", help="measured of each engine (default: 30; quick: 12)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")

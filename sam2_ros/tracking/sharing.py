@@ -23,6 +23,7 @@ from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, kept_slots
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recordings import Capacity, FrameWork, Recorded, bucket_of, buckets
+from sam2_ros.tracking.transfer import on_device
 
 
 @dataclass(eq=False)
@@ -82,7 +83,8 @@ class SharedModel:
             self._queue.append(ticket)
             self._changed.wait_for(lambda: self._queue[0] is ticket)
         try:
-            yield
+            with on_device(self.model.device):
+                yield
         finally:
             with self._changed:
                 self._queue.popleft()

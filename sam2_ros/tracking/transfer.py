@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ def upload(values: NDArray[Any] | Sequence[Any], device: torch.device) -> Tensor
     if device.type != "cuda":
         return torch.from_numpy(array).to(device)
     return _STAGING.send(array, device)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Where kernels of Triton are to run: it launches them on the current GPU, wherever their tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class _Staging:

@@ -11,6 +11,7 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.sharing import SharedModel
 from sam2_ros.tracking.tracker import Tracker
+from sam2_ros.tracking.transfer import on_device
 from sam2_ros.tracking.types import AddRequest, Prompt
 
 OBJECTS_ON_CPU = 4  # with more, memory grows once more when so many are first tracked, as few cameras ever see
@@ -32,7 +33,8 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
     tracker.add([AddRequest(Prompt(box=np.array([16, 16, 48, 48], np.float32)))])
     tracker.step(frame, 1)
     tracker.close()
-    _work_on_most(shared, config)
+    with on_device(shared.model.device):
+        _work_on_most(shared, config)
     if shared.replays:
         shared.record(config)
     shared.batches.clear()
