@@ -115,8 +115,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "model.compile",
         False,
-        "Runs the image encoder by torch.compile, on a GPU decoder and memory encoder too. Configuring takes a minute or "
-        "more longer then, and on a CPU needs a C++ compiler; no frame waits for it.",
+        "Runs the image encoder by torch.compile, on a GPU decoder and memory encoder too. Configuring takes a minute "
+        "or more longer then, and on a CPU needs a C++ compiler; no frame waits for it.",
     ),
     Parameter(
         "inference.endpoint",
