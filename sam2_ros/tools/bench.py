@@ -67,9 +67,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--peers", nargs="*", default=(), choices=PEERS, help="who is measured beside; must be installed"
     )
-    parser.add_argument(
-        "--compile", action="store_true", help="ours also with model.compile"
-    )
+    parser.add_argument("--compile", action="store_true", help="ours also with model.compile")
     parser.add_argument("--frames", type=int, metavar="N", help="measured of each engine (default: 30; quick: 12)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
