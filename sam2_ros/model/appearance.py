@@ -90,8 +90,7 @@ class Appearance(nn.Module):
         own = coverage > torch.minimum(torch.full_like(most, COVERED), COVERED_OF_MOST * most).clamp(min=BESIDE)
         beside = (coverage >= 0) & (coverage < BESIDE)
         kinds = torch.stack((own, beside), dim=2).float()  # [B, M, 2]
-        # Cosines are 1 at most, so that nothing overflows.
-        near = torch.exp(self.sharpness * (tokens @ known.transpose(1, 2) - 1)) @ kinds  # [B, hw, 2]
+        near = self._near(tokens, known, kinds)
         logs = near.clamp(min=1e-30).log() - 0.5 * kinds.sum(dim=1, keepdim=True).clamp(min=1).log()
         logits = self.gain * (logs[..., 0] - logs[..., 1]) + self.offset
         side = round(logits.shape[1] ** 0.5)
@@ -99,6 +98,22 @@ class Appearance(nn.Module):
         return Match(
             logits.clamp(-MATCH_LIMIT, MATCH_LIMIT).unflatten(1, (side, side)), tokens, prototype, reference.colors
         )
+
+    def _near(self, tokens: Tensor, known: Tensor, kinds: Tensor) -> Tensor:
+        """How near each cell is to all known cells of each of two kinds, ``[B, hw, 2]``."""
+
+        def of(cells: Tensor, others: Tensor, kind: Tensor) -> Tensor:
+            cosines = cells @ others.transpose(1, 2)  # [B, hw, M]
+            # Cosines are 1 at most, so that nothing overflows.
+            if torch.is_grad_enabled():
+                return torch.exp(self.sharpness * (cosines - 1)) @ kind
+            return cosines.sub_(1).mul_(self.sharpness).exp_() @ kind
+
+        if torch.is_grad_enabled() or known.device.type != "cpu":
+            return of(tokens, known, kinds)
+        # One object after the other: with the frames of all at once this would be the most memory that a frame takes.
+        each = [slice(index, index + 1) for index in range(len(known))]
+        return torch.cat([of(tokens if len(tokens) == 1 else tokens[one], known[one], kinds[one]) for one in each])
 
     def evidence(self, match: Match, picture: Tensor, logits: Tensor, scores: Tensor, ious: Tensor) -> Tensor:
         """What speaks for ``B`` masks, ``[B, len(EVIDENCE)]``.

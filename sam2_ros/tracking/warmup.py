@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sam2_ros.model.appearance import Reference
 from sam2_ros.tracking.bank import POINTER_FRAMES
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.propagation import autocast
@@ -57,5 +58,12 @@ def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
         model.pointer(decoded.tokens[:, 0], present)
         logits = F.interpolate(decoded.logits[:, :1].float(), (size, size), mode="bilinear", align_corners=False)
         model.encode_memory(features, logits, present)
+    if model.appearance is not None and features.appearance is not None and config.recognition:
+        slots, cells = config.prompted_slots + 1, architecture.grid**2
+        known = features.appearance.expand(count, -1, -1).repeat(1, slots, 1)
+        coverage = torch.zeros(count, slots * cells, device=device)
+        model.appearance.match(
+            features.appearance, Reference(known, coverage, torch.zeros(count, slots, 1, device=device))
+        )
     if device.type == "cuda":
         torch.cuda.synchronize(device)
