@@ -57,6 +57,8 @@ class BackendFactory:
                 from sam2_ros.tracking.warmup import warm_up  # needs torch, whose absence was told before
 
                 warm_up(self._shared, config or TrackerConfig())
+            else:
+                self._shared.record(config or TrackerConfig())  # what other settings need, if anything
         return LocalBackend(config=config, shared=self._shared)
 
     @property

@@ -124,26 +124,30 @@ class Hiera(nn.Module):
                 dim = dim_out
             self.stage_ends.append(len(self.blocks) - 1)
         self.channels = [config.embed_dim * 2**stage for stage in range(4)]
-        self._position: Tensor | None = None  # of the last grid size, for inference
+        # For inference, by grid size; none is let go, since recordings read them where they are.
+        self._positions: dict[tuple[int, int], Tensor] = {}
 
     def position(self, height: int, width: int) -> Tensor:
         """Position embedding ``[1, H, W, C]``: the coarse grid, resampled, plus the window's, tiled."""
-        cached = self._position
-        if not torch.is_grad_enabled() and cached is not None and cached.shape[1:3] == (height, width):
+        cached = self._positions.get((height, width))
+        if cached is not None and not torch.is_grad_enabled():
             return cached
         coarse = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
         window = self.pos_embed_window
         tiled = window.tile(1, 1, height // window.shape[2], width // window.shape[3])
         position = (coarse + tiled).permute(0, 2, 3, 1).contiguous()
-        self._position = None if torch.is_grad_enabled() else position
+        if torch.is_grad_enabled():
+            self._positions.clear()  # training changes what they are made of
+        else:
+            self._positions[height, width] = position
         return position
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._position = None
+        self._positions.clear()
         super()._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Hiera:
-        self._position = None
+        self._positions.clear()
         super()._apply(*args, **kwargs)
         return self
 

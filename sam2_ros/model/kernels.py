@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -49,7 +50,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 class Kept:
-    """What is worked out once of weights and kept in a module's ``__dict__``, alone or in tuples."""
+    """What is worked out once of weights and kept in a module's ``__dict__``, alone, in tuples or in dicts."""
 
     @property
     def nbytes(self) -> int:
@@ -153,7 +154,8 @@ class Merged(Kept):
 def cache_bytes(model: nn.Module) -> int:
     """Bytes of what is worked out once of the weights and kept: rounded and merged ones."""
     kept = (value for module in model.modules() for value in module.__dict__.values())
-    flat = (one for value in kept for one in (value if isinstance(value, tuple) else (value,)))
+    several = (tuple(value.values()) if isinstance(value, dict) else value for value in kept)
+    flat = (one for value in several for one in (value if isinstance(value, tuple) else (value,)))
     return sum(one.nbytes for one in flat if isinstance(one, Kept))
 
 
@@ -197,6 +199,29 @@ def has_triton() -> bool:
     return found and "set_priority" in inspect.signature(sdpa_kernel).parameters
 
 
+@cache
+def triton_works(device: torch.device) -> bool:
+    """Whether a kernel of Triton runs on this GPU; for that it needs a C compiler and Python's headers, too. Says so
+    where it does not. The first call must not be part of a recording."""
+    if not has_triton():
+        return False
+    from sam2_ros.model.gpu.rows import add_norm
+
+    try:
+        with torch.cuda.device(device):
+            add_norm(torch.zeros(1, 16, device=device), None, nn.LayerNorm(16, device=device), torch.bfloat16)
+            torch.cuda.synchronize(device)
+    except Exception as error:  # Triton has its own, subprocess and the compiler others
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        warnings.warn(
+            f"Triton does not run on {device}, so that frames take longer; it needs a C compiler and Python's headers "
+            f"(apt install gcc python3-dev): {reason}",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
 def is_for_triton(x: Tensor) -> bool:
     """Whether ``x`` is work for our Triton kernels: on a GPU, in bfloat16, without gradients, and not for
     ``torch.compile``'s own kernels."""
@@ -205,7 +230,8 @@ def is_for_triton(x: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and autocast_dtype(x.device) == torch.bfloat16
-        and has_triton()
+        and x.device.index in (None, torch.cuda.current_device())  # Triton launches its kernels there
+        and triton_works(x.device)
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Conv2d, Derived
+from sam2_ros.model.kernels import Conv2d, Derived, autocast_dtype
 from sam2_ros.model.layers import LayerNorm2d
 from sam2_ros.model.position import RandomFourierCode
 
@@ -19,7 +19,8 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.grid = image_size // 16
-        self._image_position = Derived()
+        # By the dtype that is computed in; none is let go, since recordings read them where they are.
+        self._image_positions: dict[torch.dtype | None, Derived] = {}
         self.pe_layer = RandomFourierCode(dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
@@ -61,4 +62,5 @@ class PromptEncoder(nn.Module):
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.pe_layer.grid(self.grid)
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
-        return self._image_position.of((matrix,), lambda _: self.pe_layer.grid(self.grid))
+        kept = self._image_positions.setdefault(autocast_dtype(matrix.device), Derived())
+        return kept.of((matrix,), lambda _: self.pe_layer.grid(self.grid))

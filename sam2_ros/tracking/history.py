@@ -55,15 +55,16 @@ class FrameHistory:
         return sum(stored.nbytes for stored in self._frames)
 
     def hold(self, features: ImageFeatures) -> ImageFeatures:
-        """``features`` as they are to be stored. On a CPU that is in the memory of the frame that goes now: what lives
-        for some frames, allocated between all that lives for a moment, would leave the heap in pieces."""
-        full = len(self._frames) == self._frames.maxlen
-        if features.stride_16.device.type != "cpu" or not full:
+        """``features`` as they are to be stored. On a CPU they are copied into the memory of the frame that goes now:
+        what lives for some frames, allocated between all that lives for a moment, would leave the heap in pieces."""
+        if features.stride_16.device.type != "cpu":
             return features
-        gone = self._frames.popleft().features
-        for mine, given in zip(gone.tensors, features.tensors, strict=True):
-            if mine.shape != given.shape or mine.stride() != given.stride() or mine.dtype != given.dtype:
-                return features
+        gone = self._frames.popleft().features if len(self._frames) == self._frames.maxlen else None
+        if gone is None or any(
+            mine.shape != given.shape or mine.stride() != given.stride() or mine.dtype != given.dtype
+            for mine, given in zip(gone.tensors, features.tensors, strict=True)
+        ):
+            return ImageFeatures(*(each.clone() for each in features.tensors))
         for mine, given in zip(gone.tensors, features.tensors, strict=True):
             mine.copy_(given)
         return gone

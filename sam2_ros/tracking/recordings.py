@@ -33,7 +33,7 @@ class Recorded(Generic[T]):
     """
 
     def __init__(self, function: Callable[[], T], device: torch.device, pool: Any = None) -> None:
-        self._function = function
+        self._function: Callable[[], T] | None = function
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type != "cuda":
             function()
@@ -49,13 +49,18 @@ class Recorded(Generic[T]):
         # all streams have in common, and the recording would go on writing there.
         torch._C._cuda_clearCublasWorkspaces()
         # Other cameras' threads may use the GPU meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self._result = function()
-        torch._C._cuda_clearCublasWorkspaces()
+        graph = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+        try:
+            with torch.cuda.stream(stream), graph:  # the first also where the second fails on its way out
+                self._result = function()
+        finally:
+            torch._C._cuda_clearCublasWorkspaces()
+        self._function = None  # it refers to whoever holds this
 
     def __call__(self) -> T:
-        if self._graph is None:
+        if self._function is not None:
             return self._function()
+        assert self._graph is not None
         self._graph.replay()
         return self._result
 
@@ -162,13 +167,14 @@ class FrameWork:
         model, room = self.model, self.capacity
         split = model.config.hidden_dim // model.config.memory_dim
         codes, ages, numbers = self.table.split((room.frames, room.pointers, 2), dim=1)
+        pointer_codes = model.pointer_code(ages).float().repeat_interleave(split, dim=1)
         with self._context():
             memory = PaddedMemory(
                 self.frames,
                 model.maskmem_tpos_enc[codes.long(), 0, 0],
                 numbers[:, 0] * model.config.memory_grid**2,
                 self.pointers.unflatten(2, (split, -1)).flatten(1, 2),
-                model.pointer_code(ages).float().repeat_interleave(split, dim=1),
+                pointer_codes,
                 numbers[:, 1] * split,
                 room.full,
             )

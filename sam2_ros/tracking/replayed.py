@@ -36,8 +36,7 @@ class ReplayedPropagation(Propagation):
 
     def configure(self, config: TrackerConfig) -> None:
         super().configure(config)
-        # Where the host has a say in which mask it is, it has to look first.
-        self.replays = self.shared.replays and not (self.recognises or self.policy.chooses)
+        self.replays = self.shared.replays_for(config)
 
     def _track_due(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
         if not self.replays:

@@ -14,16 +14,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from sam2_ros.model.kernels import triton_works
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, kept_slots
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recordings import Capacity, FrameWork, Recorded, bucket_of, buckets
 from sam2_ros.tracking.transfer import on_device
+
+KEPT_RECORDINGS = 32  # of all kinds; then the oldest goes
 
 
 @dataclass(eq=False)
@@ -64,8 +69,11 @@ class SharedModel:
         self.replays = model.device.type == "cuda" if replays is None else replays
         if self.replays:
             lay_out(model)
+        if model.device.type == "cuda":
+            triton_works(model.device)  # which must not be asked for the first time while something is recorded
         self._pool = torch.cuda.graph_pool_handle() if self.replays and model.device.type == "cuda" else None
         self._encoding: _Encoding | None = None
+        self._encoding_failed = False
         self._works: dict[Capacity, FrameWork | None] = {}
         self._compiles = compiled
         self.compiled: Callable[[Tensor], ImageFeatures] | None = compiled_encoder(model) if compiled else None
@@ -136,32 +144,46 @@ class SharedModel:
         return None
 
     def record(self, config: TrackerConfig) -> None:
-        """Makes all recordings that a tracker with ``config`` may ask for."""
+        """Makes all recordings that a tracker with ``config`` may ask for, in turns of their own."""
+        if not self.replays_for(config):
+            return
         size = self.model.config.image_size
         features = self.encode(torch.zeros(1, 3, size, size, device=self.model.device))
-        with self.turn(), torch.inference_mode():
-            for objects in buckets(config.max_objects):
-                for capacity in _capacities(objects, config):
+        for objects in buckets(config.max_objects):
+            for capacity in _capacities(objects, config):
+                with self.turn(), torch.inference_mode():
                     self._work(capacity, features)
+
+    def replays_for(self, config: TrackerConfig) -> bool:
+        """Whether a tracker with ``config`` tracks by recordings: not where the host has a say in which mask it is, and
+        has to look first."""
+        recognises = config.recognition and not config.reference_policy and self.model.appearance is not None
+        return self.replays and not (recognises or POLICIES[config.memory_policy].chooses)
 
     def _work(self, capacity: Capacity, like: ImageFeatures) -> FrameWork | None:
         if capacity not in self._works:
+            context = partial(autocast, self.model, self.dtype)
             try:
-                self._works[capacity] = FrameWork(
-                    self.model, capacity, like, lambda: autocast(self.model, self.dtype), self._pool, self._compiles
-                )
-            except RuntimeError as error:  # of PyTorch, its OutOfMemoryError among them
+                self._works[capacity] = FrameWork(self.model, capacity, like, context, self._pool, self._compiles)
+            except Exception as error:  # out of memory; Triton has its own
                 self._works[capacity] = None
-                reason = " ".join(str(error).split())[:300]
-                warnings.warn(f"no CUDA graph for {capacity}, so that its frames take longer: {reason}", stacklevel=2)
+                _warn(str(capacity), error)
+            while len(self._works) > KEPT_RECORDINGS:
+                del self._works[next(iter(self._works))]
         return self._works[capacity]
 
     def _encode_image(self, pixels: Tensor) -> ImageFeatures:
         usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
-        if self.replays and usual:
-            if self._encoding is None:
-                self._encoding = _Encoding(self, pixels)
-            return self._encoding(pixels)
+        if self.replays and usual and not self._encoding_failed:
+            try:
+                if self._encoding is None:
+                    self._encoding = _Encoding(self.compiled or self.model.encode_image, pixels, self)
+                return self._encoding(pixels)
+            except Exception as error:
+                if self._encoding is not None:
+                    raise
+                self._encoding_failed = True
+                _warn("the image encoder", error)
         return self._encode_plainly(pixels)
 
     def _encode_plainly(self, pixels: Tensor) -> ImageFeatures:
@@ -189,16 +211,22 @@ def _capacities(objects: int, config: TrackerConfig) -> list[Capacity]:
     ]
 
 
+def _warn(what: str, error: Exception) -> None:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    warnings.warn(f"no CUDA graph for {what}, so that frames take longer: {reason}", stacklevel=3)
+
+
 class _Encoding:
     """The image encoder for one frame, recorded."""
 
-    def __init__(self, shared: SharedModel, pixels: Tensor) -> None:
-        self._pixels = pixels.clone()
+    def __init__(self, encoder: Callable[[Tensor], ImageFeatures], pixels: Tensor, shared: SharedModel) -> None:
+        mine, context = pixels.clone(), partial(autocast, shared.model, shared.dtype)
 
         def encode() -> ImageFeatures:
-            with autocast(shared.model, shared.dtype):
-                return shared._encode_plainly(self._pixels)
+            with context():
+                return encoder(mine)
 
+        self._pixels = mine
         self._recorded = Recorded(encode, shared.model.device, shared._pool)
 
     def __call__(self, pixels: Tensor) -> ImageFeatures:

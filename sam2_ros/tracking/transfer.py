@@ -31,10 +31,11 @@ class _Staging:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sent: dict[int, list[tuple[Tensor, torch.cuda.Event]]] = {}  # by bytes, a power of two
+        # By device and bytes, a power of two.
+        self._sent: dict[tuple[torch.device, int], list[tuple[Tensor, torch.cuda.Event]]] = {}
 
     def send(self, array: NDArray[Any], device: torch.device) -> Tensor:
-        room = 1 << max(array.nbytes - 1, 255).bit_length()
+        room = device, 1 << max(array.nbytes - 1, 255).bit_length()
         buffer, event = self._take(room)
         # PyTorch's own copy wakes a thread on every core for this.
         np.copyto(buffer.numpy()[: array.nbytes].view(array.dtype).reshape(array.shape), array)
@@ -46,14 +47,14 @@ class _Staging:
             self._sent.setdefault(room, []).append((buffer, event))
         return there
 
-    def _take(self, room: int) -> tuple[Tensor, torch.cuda.Event]:
+    def _take(self, room: tuple[torch.device, int]) -> tuple[Tensor, torch.cuda.Event]:
         with self._lock:
             waiting = self._sent.get(room, [])
             for index, (buffer, event) in enumerate(waiting):
                 if event.query():
                     del waiting[index]
                     return buffer, event
-        return torch.empty(room, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
+        return torch.empty(room[1], dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
 
 
 _STAGING = _Staging()

@@ -36,8 +36,7 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
     tracker.close()
     with on_device(shared.model.device):
         _work_on_most(shared, config)
-    if shared.replays:
-        shared.record(config)
+    shared.record(config)
     shared.batches.clear()
 
 

@@ -93,7 +93,7 @@ def logistic(evidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[N
 
 
 class SharedEncoding(SharedModel):
-    """Encodes a frame once for all trackers that step on it."""
+    """Encodes a frame once for all trackers that step on it; each of them copies what it stores."""
 
     features: ImageFeatures | None = None
 

@@ -30,14 +30,15 @@ def tracked(
     new when the others have memories."""
     shared = SharedModel(small_model(), replays=replays)
     tracker = Tracker(shared.model, config, shared=shared)
-    assert tracker._propagation.replays == replays
+    assert tracker._propagation.replays == replays, "and not plainly the same"
     ids = stepped(tracker, [box(), box(60, 10, 100, 60)][: objects - 1])
     results = run(tracker, 1, 4)
     ids += stepped(tracker, [click(120, 90)], 5)
     results += run(tracker, 6, 8)
     with object_score(tracker.model, -5.0):
         results += run(tracker, 9, 13)
-    results += run(tracker, 14, 18)
+    results += run(tracker, 14, 27)
+    assert not replays or any(each.full for each in shared._works), "in the end all memories are full"
     return results, [logits(tracker, each) for each in ids], tracker.bank.spatial
 
 
