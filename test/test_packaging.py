@@ -34,6 +34,7 @@ ROSDEP_KEYS = {
 }
 PIP_NAMES = {"PIL": "Pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML", "zmq": "pyzmq"}
 WITHOUT_ROSDEP_KEY = {"torch", "mcap"}  # README and docs/recordings.md say how to get them
+WITH_TORCH = {"triton"}  # comes with torch for GPUs, and is imported only there
 SHIPPED = {".py", ".pt", ".md", ".json", ".html", ".css", ".js", ".svg"}
 DEVELOPMENT = {"playwright"}  # drives a browser for pictures, where both are there
 ROS_FREE = ("model", "tracking", "inference", "server", "evaluation")
@@ -49,7 +50,7 @@ def imported_modules(*folders: str) -> set[str]:
                     found.update(alias.name.split(".")[0] for alias in node.names)
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names) - {"sam2_ros"}
+    return found - set(sys.stdlib_module_names) - {"sam2_ros"} - WITH_TORCH
 
 
 def package_xml() -> ElementTree.Element:
