@@ -28,7 +28,7 @@ from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recordings import Capacity, FrameWork, Recorded, bucket_of, buckets
 from sam2_ros.tracking.transfer import on_device
 
-KEPT_RECORDINGS = 32  # of all kinds; then the oldest goes
+KEPT_RECORDINGS = 32  # of all kinds; then that goes which was not asked for the longest
 
 
 @dataclass(eq=False)
@@ -168,8 +168,9 @@ class SharedModel:
             except Exception as error:  # out of memory; Triton has its own
                 self._works[capacity] = None
                 _warn(str(capacity), error)
-            while len(self._works) > KEPT_RECORDINGS:
-                del self._works[next(iter(self._works))]
+        self._works[capacity] = self._works.pop(capacity)  # the newest in use
+        while len(self._works) > KEPT_RECORDINGS:
+            del self._works[next(iter(self._works))]
         return self._works[capacity]
 
     def _encode_image(self, pixels: Tensor) -> ImageFeatures:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_tracker import box, click, logits, object_score, run, small_model, stepped
 
-from sam2_ros.tracking import CroppedMask, FrameResult, Tracker, TrackerConfig, looking, replayed
+from sam2_ros.tracking import CroppedMask, FrameResult, Tracker, TrackerConfig, looking, replayed, sharing
 from sam2_ros.tracking.masks import image_masks, pack_masks
 from sam2_ros.tracking.policies import RecentPolicy
 from sam2_ros.tracking.recordings import Capacity, FrameWork, buckets
@@ -144,6 +144,23 @@ def test_goes_on_without_what_cannot_be_recorded() -> None:
     for what in (lambda capacity: capacity.full, lambda capacity: True):
         with refusing(what), pytest.warns(UserWarning, match="no CUDA graph .* CUDA out of memory"):
             the_same(wanted, tracked(config, True)[0])
+
+
+def test_goes_on_without_a_recorded_encoder() -> None:
+    config = TrackerConfig(max_objects=3)
+    wanted = tracked(config, False)[0]
+    refused = mock.patch.object(sharing, "Recorded", side_effect=RuntimeError("no C compiler"))
+    with refused as asked, pytest.warns(UserWarning, match="no CUDA graph for the image encoder.* no C compiler"):
+        the_same(wanted, tracked(config, True)[0])
+    assert asked.call_count == 1, "it is not tried again in every frame"
+
+
+def test_old_recordings_go() -> None:
+    """Clients of a server choose their settings; what was recorded for those that left must not pile up."""
+    config = TrackerConfig(max_objects=3)
+    wanted = tracked(config, False)[0]
+    with mock.patch.object(sharing, "KEPT_RECORDINGS", 1):
+        the_same(wanted, tracked(config, True)[0])
 
 
 def test_two_cameras_share_the_recordings() -> None:
