@@ -134,8 +134,9 @@ def tile_of(device: torch.device) -> Tile:
     With 256 channels of keys and 64 of values the first one takes 184 KiB on Hopper (which has 227 KiB) and 144 on
     Ampere's A100 (163), the second 72 where there are 99, as on GPUs for desktops.
     """
-    shared = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
-    return Tile() if shared >= 160 * 1024 else Tile(rows=64, keys=64, warps=4, stages=2)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    properties: dict[str, int] = triton.runtime.driver.active.utils.get_device_properties(index)
+    return Tile() if properties["max_shared_mem"] >= 160 * 1024 else Tile(rows=64, keys=64, warps=4, stages=2)
 
 
 @dataclass(frozen=True)
