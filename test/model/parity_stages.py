@@ -226,11 +226,13 @@ class PromptEncoder(Stage):
 
 class MaskDecoder(Stage):
     covers = ("sam_mask_decoder.",)
+    objects = 3
 
     def draw(self) -> None:
+        count = self.objects
         self.image = self.features()
-        self.conditioned, self.dense = self.features(12).stride_16, self.features(12).stride_16
-        self.tokens = self.normal(12, 4, 256)  # so many that their scores say something of rounding
+        self.conditioned, self.dense = self.features(count).stride_16, self.features(count).stride_16
+        self.tokens = self.normal(count, 4, 256)
 
     def reference(self, reference: Any) -> Outputs:
         masks, ious, tokens, score = reference.sam_mask_decoder.predict_masks(
@@ -254,6 +256,12 @@ class MaskDecoder(Stage):
             "tokens": out.tokens,
             "object score": out.object_score,
         }
+
+
+class ManyMasks(MaskDecoder):
+    """So many objects that their scores, one number each, say something of rounding."""
+
+    objects = 96
 
 
 class SamHeads(Stage):

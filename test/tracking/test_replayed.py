@@ -5,6 +5,7 @@ Here the recordings run on the CPU, where they are plain calls on the same tenso
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from small_tracker import box, click, logits, object_score, run, small_model, stepped
 
+from sam2_ros.model import Sam2Model
 from sam2_ros.tracking import CroppedMask, FrameResult, Tracker, TrackerConfig, looking, replayed, sharing
 from sam2_ros.tracking.masks import image_masks, pack_masks
 from sam2_ros.tracking.policies import RecentPolicy
@@ -23,12 +25,17 @@ from sam2_ros.tracking.sharing import SharedModel
 from sam2_ros.tracking.warmup import warm_up
 
 
+def own_model() -> Sam2Model:
+    """A copy: recordings lay weights out anew, and other tests compare to the last digit."""
+    return copy.deepcopy(small_model())
+
+
 def tracked(
     config: TrackerConfig, replays: bool, objects: int = 3
 ) -> tuple[list[FrameResult], list[torch.Tensor], torch.Tensor]:
     """Results, last logits and the bank of a stream in which every object hides for a while and comes back, and one is
     new when the others have memories."""
-    shared = SharedModel(small_model(), replays=replays)
+    shared = SharedModel(own_model(), replays=replays)
     tracker = Tracker(shared.model, config, shared=shared)
     assert tracker._propagation.replays == replays, "and not plainly the same"
     ids = stepped(tracker, [box(), box(60, 10, 100, 60)][: objects - 1])
@@ -103,7 +110,7 @@ def test_where_the_host_chooses_it_looks_first(policy: str) -> None:
     """From the start, or from when it is set while objects are tracked."""
     plain = TrackerConfig(max_objects=2)
     config = replace(plain, memory_policy=policy)
-    shared = SharedModel(small_model(), replays=True)
+    shared = SharedModel(own_model(), replays=True)
     with mock.patch.object(FrameWork, "load", side_effect=AssertionError("not to be used")):
         tracker = Tracker(shared.model, config, shared=shared)
         stepped(tracker, [box()])
@@ -118,7 +125,7 @@ def test_where_the_host_chooses_it_looks_first(policy: str) -> None:
 
 
 def test_everything_is_recorded_before_the_first_live_frame() -> None:
-    shared, config = SharedModel(small_model(), replays=True), TrackerConfig(max_objects=5, lost_after=3)
+    shared, config = SharedModel(own_model(), replays=True), TrackerConfig(max_objects=5, lost_after=3)
     warm_up(shared, config)
     with mock.patch.object(FrameWork, "__init__", side_effect=AssertionError("recorded in a live frame")):
         tracker = Tracker(shared.model, config, shared=shared)
@@ -166,7 +173,7 @@ def test_old_recordings_go() -> None:
 def test_two_cameras_share_the_recordings() -> None:
     """What one leaves there is not taken for the other's."""
     config = TrackerConfig(max_objects=2)
-    shared = SharedModel(small_model(), replays=True)
+    shared = SharedModel(own_model(), replays=True)
     alone = Tracker(shared.model, config, shared=SharedModel(small_model(), replays=False))
     one, other = (Tracker(shared.model, config, shared=shared) for _ in range(2))
     stepped(alone, [box()])
