@@ -21,7 +21,7 @@ from sam2_ros.bench.contestants import Rgb, Task
 from sam2_ros.tracking.propagation import autocast
 
 _FILES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
-_COMPILED: dict[tuple[int, str], Any] = {}  # at most one
+_COMPILED: dict[tuple[Any, str], Any] = {}  # by model and dtype; at most one
 ENDLESS = 1_000_000  # frames that the predictor is told the clip has
 
 
@@ -109,7 +109,7 @@ class Official:
 
     def _build(self) -> Any:
         """The predictor; a compiled one is kept for the next number of objects, since it takes minutes to make."""
-        key = id(self.task.model), self.dtype
+        key = self.task.model, self.dtype
         if self.compiled and key in _COMPILED:
             return _COMPILED[key]
         predictor = self._build_anew()

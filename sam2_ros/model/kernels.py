@@ -90,6 +90,14 @@ class Linear(nn.Linear):
         """``F.gelu(self(x))``, in one pass over memory where it can be."""
         return linear(*_as_computed(self, x), gelu=True)
 
+    def relu(self, x: Tensor) -> Tensor:
+        """``F.relu(self(x))``, in one pass over memory where it can be."""
+        if self.bias is None or not is_for_triton(x):
+            return F.relu(self(x))
+        x, weight, bias = _as_computed(self, x)
+        assert bias is not None
+        return torch._addmm_activation(bias, x.flatten(0, -2), weight.T).unflatten(0, x.shape[:-1])
+
 
 class Conv2d(nn.Conv2d):
     """``nn.Conv2d``."""
@@ -212,14 +220,18 @@ def triton_works(device: torch.device) -> bool:
             add_norm(torch.zeros(1, 16, device=device), None, nn.LayerNorm(16, device=device), torch.bfloat16)
             torch.cuda.synchronize(device)
     except Exception as error:  # Triton has its own, subprocess and the compiler others
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         warnings.warn(
             f"Triton does not run on {device}, so that frames take longer; it needs a C compiler and Python's headers "
-            f"(apt install gcc python3-dev): {reason}",
+            f"(apt install gcc python3-dev): {reason_of(error)}",
             stacklevel=2,
         )
         return False
     return True
+
+
+def reason_of(error: Exception) -> str:
+    """An error in a line, for a warning."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def is_for_triton(x: Tensor) -> bool:

@@ -107,7 +107,7 @@ class Attention(nn.Module):
         self.k_proj = Linear(kv_dim, inner_dim)
         self.v_proj = Linear(kv_dim, inner_dim)
         self.out_proj = Linear(inner_dim, dim)
-        self._out_of_values = Merged()
+        self.out_of_values = Merged()
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -128,7 +128,7 @@ class Attention(nn.Module):
         mean = weighted_mean(q, k, kv[:, None].to(q.dtype).expand(batch, -1, -1, -1), mask)[:, 0]
         if torch.is_grad_enabled():
             return self.out_proj(self.v_proj(mean))
-        return self._out_of_values(mean, self.v_proj, self.out_proj)
+        return self.out_of_values(mean, self.v_proj, self.out_proj)
 
     def attend(self, q_bhnc: Tensor, k_bhnc: Tensor, v_bhnc: Tensor, mask: Tensor | None = None) -> Tensor:
         batch = max(q_bhnc.shape[0], k_bhnc.shape[0], v_bhnc.shape[0])

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model.kernels import Linear
-from sam2_ros.model.layers import Attention, LayerNorm
+from sam2_ros.model.layers import Attention
 from sam2_ros.model.position import rotary_table, rotate
 
 
@@ -22,9 +21,9 @@ class MemoryAttentionLayer(nn.Module):
         self.cross_attn_image = Attention(dim, 1, kv_dim=memory_dim)
         self.linear1 = Linear(dim, hidden)
         self.linear2 = Linear(hidden, dim)
-        self.norm1 = LayerNorm(dim)
-        self.norm2 = LayerNorm(dim)
-        self.norm3 = LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
 
     def attend_self(self, x: Tensor, table: Tensor) -> Tensor:
         attention, normed = self.self_attn, self.norm1(x)
@@ -54,7 +53,7 @@ class MemoryAttentionLayer(nn.Module):
         return x + attention.attend_narrow(q, attention.split_heads(k), memory, mask)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        return x + self.linear2(F.relu(self.linear1(self.norm3(x))))
+        return x + self.linear2(self.linear1.relu(self.norm3(x)))
 
 
 class MemoryAttention(nn.Module):
@@ -70,7 +69,7 @@ class MemoryAttention(nn.Module):
     def __init__(self, dim: int, memory_dim: int, hidden: int, num_layers: int, grid: int, pool: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(MemoryAttentionLayer(dim, memory_dim, hidden) for _ in range(num_layers))
-        self.norm = LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim)
         self.register_buffer("table", rotary_table(dim, grid), persistent=False)
         self.register_buffer("memory_table", rotary_table(dim, grid, pool), persistent=False)
 

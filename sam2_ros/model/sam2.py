@@ -231,6 +231,14 @@ class Sam2Model(nn.Module):
             memory = memory + torch.where(present[:, None, None], 0.0, self.no_obj_embed_spatial)
         return memory
 
+    def encode_low_memory(
+        self, features: ImageFeatures, mask_logits: Tensor, present: Tensor, binarize: Tensor | None = None
+    ) -> Tensor:
+        """As :meth:`encode_memory`, of logits in the size in which they are decoded (``[B, 1, S / 4, S / 4]``)."""
+        size = self.config.image_size
+        full = F.interpolate(mask_logits, (size, size), mode="bilinear", align_corners=False)
+        return self.encode_memory(features, full, present, binarize)
+
     def pointer_code(self, ages: Tensor) -> Tensor:
         """Temporal code of pointers by ``ages`` in frames (``[...]`` → ``[..., memory_dim]``); zero in SAM 2.0."""
         if not self.config.pointer_time_code:

@@ -247,14 +247,13 @@ class PromptApplier:
         self, decoded: list[tuple[TrackedObject, _Decoded]], features: ImageFeatures, frame: int
     ) -> list[Answer]:
         """Encodes the memory of every prompted mask in one pass and gives it its slot."""
-        model, size = self.model, self.model.config.image_size
+        model = self.model
         logits = torch.stack([one.logits.float() for _, one in decoded])
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
-        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
         present = torch.tensor([one.object_score > 0 for _, one in decoded], device=model.device)
         binarize = torch.full_like(present, self.config.binarize_prompted_memory)
-        memory = model.encode_memory(features, full, present, binarize)
+        memory = model.encode_low_memory(features, logits, present, binarize)
         stable = stability(logits[:, 0]).tolist()
         answers = []
         for index, (owner, one) in enumerate(decoded):

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sam2_ros.model.mask_decoder import choose
@@ -23,8 +22,8 @@ from sam2_ros.tracking.looking import OwnMasks, choose_candidates, own_masks, re
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.policies import policy_of
-from sam2_ros.tracking.recognition import SURE, recognise
-from sam2_ros.tracking.transfer import upload
+from sam2_ros.tracking.recognition import SURE, recognise, recognises
+from sam2_ros.tracking.transfer import Fetched, upload
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
 from sam2_ros.tracking.visibility import Evidence, Sight
 
@@ -44,7 +43,7 @@ class Clock:
         self._last = now
 
     def finish(self) -> dict[str, float]:
-        """The laps; what followed the last one counts for it."""
+        """The laps."""
         return self.laps
 
 
@@ -101,7 +100,7 @@ class Propagation:
         """Goes on with other settings."""
         self.config = config
         self.policy = policy_of(config.memory_policy, config.rejects_strays)
-        self.recognises = config.recognition and not config.reference_policy and self.model.appearance is not None
+        self.recognises = recognises(self.model, config)
 
     @torch.inference_mode()
     def track(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
@@ -143,19 +142,14 @@ class Propagation:
             own = own_masks(self.policy, drawn, objects, frame) if self.policy.looks else None
             drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
-            areas = (drawn > 0).flatten(1).float().mean(dim=1)
-            findings = self._findings(torch.stack((scores, chosen.iou.float(), present.float(), areas)).cpu())
+            findings = self._findings(said_of(scores, chosen.iou, present, drawn).cpu())
             verdicts = self._judge(objects, stored, findings, own)
             lap("decode")
             self._remember(rows, stored, verdicts, pointers, lambda which: self._memory(stored, logits, present, which))
             if self.recognises:
                 self._note_looks(rows, stored, logits, findings, verdicts.kept)
         lap("memory_encode")
-        shown = torch.where(_shown(present, verdicts.sights), drawn, ABSENT_LOGIT)
-        if self.config.hole_area:
-            shown = fill_holes(shown, self.config.hole_area)
-        masks = image_masks(shown, stored.height, stored.width, self.config.non_overlap)
-        changes = self._show(objects, stored, shown, verdicts.sights, findings, masks)
+        changes = self._show(objects, stored, drawn, verdicts.sights, findings)
         lap("masks")
         return changes
 
@@ -175,15 +169,12 @@ class Propagation:
         return Verdicts(sights, (enters & kept).tolist(), anchored.tolist())
 
     def _memory(self, stored: StoredFrame, logits: Tensor, present: Tensor, which: list[int]) -> Tensor:
-        size = self.model.config.image_size
         if len(which) < len(logits):
             logits, present = logits[which], present[which]
-        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
-        return self.model.encode_memory(stored.features, full, present)
+        return self.model.encode_low_memory(stored.features, logits, present)
 
     def _findings(self, table: Tensor) -> list[Finding]:
-        """What the network says of each object: float32 ``[4, B]`` on the host, object score, predicted IoU, whether it
-        is present, and the mask's share of the frame."""
+        """What the network says of each object, from what :func:`said_of` gives, on the host."""
         visibilities = self.model.visibility(table[0], table[1])
         return [
             Finding(score, visibility, Evidence(bool(there), area, iou, self.recognises and bool(there)))
@@ -231,12 +222,20 @@ class Propagation:
         self,
         objects: list[TrackedObject],
         stored: StoredFrame,
-        logits: Tensor,
+        drawn: Tensor,
         sights: list[Sight],
         findings: list[Finding],
-        masks: list[CroppedMask],
+        packed: Fetched | None = None,
     ) -> list[ObjectChange]:
-        """Takes everything over into the objects; ``masks`` are those of ``logits`` in the size of the image."""
+        """Takes everything over into the objects; ``packed`` are the masks ``drawn`` in the size of the image, if they
+        are known (:func:`~sam2_ros.tracking.masks.pack_masks`)."""
+        logits = _shown(drawn, sights, findings)
+        if self.config.hole_area:
+            logits = fill_holes(logits, self.config.hole_area)
+        if packed is None:
+            masks = image_masks(logits, stored.height, stored.width, self.config.non_overlap)
+        else:
+            masks = [CroppedMask.from_packed(bits, stored.width) for bits in packed.numpy()]
         changes = []
         for index, (one, sight, finding) in enumerate(zip(objects, sights, findings, strict=True)):
             mask = masks[index]
@@ -305,7 +304,20 @@ class Finding:
     evidence: Evidence
 
 
-def _shown(present: Tensor, sights: list[Sight]) -> Tensor:
-    """Whose decoded mask is shown, ``[B, 1, 1, 1]``: the present ones', and that of those still VISIBLE without."""
-    visible = upload([sight.state is ObjectState.VISIBLE for sight in sights], present.device)
-    return (present | visible)[:, None, None, None]
+def said_of(scores: Tensor, ious: Tensor, present: Tensor, drawn: Tensor) -> Tensor:
+    """What the host is told of ``B`` objects, float32 ``[4, B]``: object score, predicted IoU, whether it is there, and
+    the share of the frame that its mask ``drawn`` (``[B, 1, h, w]``) covers."""
+    areas = (drawn > 0).flatten(1).float().mean(dim=1)
+    return torch.stack((scores.float(), ious.float(), present.float(), areas))
+
+
+def _shown(drawn: Tensor, sights: list[Sight], findings: list[Finding]) -> Tensor:
+    """The masks that are shown, in memory that no later frame overwrites: the present objects', and those of the ones
+    still VISIBLE without."""
+    shown = [
+        finding.evidence.present or sight.state is ObjectState.VISIBLE
+        for finding, sight in zip(findings, sights, strict=True)
+    ]
+    if all(shown):
+        return drawn.clone()
+    return torch.where(upload(shown, drawn.device)[:, None, None, None], drawn, ABSENT_LOGIT)

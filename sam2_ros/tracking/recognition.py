@@ -20,11 +20,17 @@ from torch import Tensor
 from sam2_ros.model.appearance import Match, Reference
 from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.tracking.config import TrackerConfig
 
 SURE = 5.0  # judgement (logit) from which on a tracked frame is compared with later on
 CORNERS = (2, 3)  # labels of a box' corners
 WORTH_A_LOOK = 0.0  # match of the best cells from which on an object is looked for
 BELOW_PEAK = 2.0  # cells that match worse than the best one by so much are not taken into the box, or those below 0
+
+
+def recognises(model: Sam2Model, config: TrackerConfig) -> bool:
+    """Whether a tracker with ``config`` recognises objects."""
+    return config.recognition and not config.reference_policy and model.appearance is not None
 
 
 def recognise(

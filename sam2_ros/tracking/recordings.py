@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sam2_ros.model.mask_decoder import choose
@@ -20,6 +19,7 @@ from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank, Plan
 from sam2_ros.tracking.masks import pack_bits
+from sam2_ros.tracking.propagation import said_of
 from sam2_ros.tracking.transfer import upload
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Recorded(Generic[T]):
 class Decided:
     """What the decoder says of ``B`` objects."""
 
-    table: Tensor  # float32 [4, B] object score (logit), predicted IoU, present, share of the frame
+    table: Tensor  # float32 [4, B] as from said_of
     masks: Tensor  # uint8 [B, h, ceil(w / 8)] masks of `drawn`, a bit a pixel
     drawn: Tensor  # float32 [B, 1, h, w] the chosen mask's logits
     logits: Tensor  # float32 [B, 1, h, w] the same, of absent objects ABSENT_LOGIT
@@ -153,11 +153,11 @@ class FrameWork:
         columns = (plan.codes, plan.ages, plan.num_frames[:, None], plan.num_pointers[:, None])
         if room.full:
             table[0, count:, -2:] = room.frames, room.pointers  # the padding takes part, whatever comes of it
-        table[0, :count, : self.table.shape[1]] = np.concatenate(columns, axis=1)
+        table[0, :count] = np.concatenate(columns, axis=1)
         table[1, :count, : room.frames] = plan.frames
         table[2, :count, : room.pointers] = plan.pointers
         sent = upload(table, device)
-        self.table.copy_(sent[0, :, : self.table.shape[1]])
+        self.table.copy_(sent[0])
         slots = sent[1, :, : room.frames].flatten()
         torch.index_select(bank.spatial.flatten(0, 1), 0, slots, out=self.frames.view(-1, *self.frames.shape[2:]))
         slots = sent[2, :, : room.pointers].flatten()
@@ -189,9 +189,8 @@ class FrameWork:
             present = model.present(scores, chosen.iou)
             pointers = model.pointer(chosen.token, present)
             drawn = chosen.logits.float()
-            areas = (drawn > 0).flatten(1).float().mean(dim=1)
             return Decided(
-                torch.stack((scores, chosen.iou.float(), present.float(), areas)),
+                said_of(scores, chosen.iou, present, drawn),
                 pack_bits(drawn[:, 0] > 0),
                 drawn,
                 torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT),
@@ -201,10 +200,8 @@ class FrameWork:
 
     def _remember(self, decided: Decided) -> Tensor:
         """``[B, HW, memory_dim]``."""
-        size = self.model.config.image_size
         with self._context():
-            full = F.interpolate(decided.logits, (size, size), mode="bilinear", align_corners=False)
-            return self.model.encode_memory(self.features, full, decided.present)
+            return self.model.encode_low_memory(self.features, decided.logits, decided.present)
 
 
 def first(decided: Decided, count: int) -> Decided:

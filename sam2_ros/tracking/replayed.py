@@ -16,12 +16,12 @@ from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.looking import own_masks
-from sam2_ros.tracking.masks import fill_holes, image_masks, pack_masks
+from sam2_ros.tracking.masks import pack_masks
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.propagation import Lap, Propagation, Verdicts
+from sam2_ros.tracking.propagation import Lap, Propagation
 from sam2_ros.tracking.recordings import Decided, FrameWork, first
 from sam2_ros.tracking.transfer import Fetched, upload
-from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
+from sam2_ros.tracking.types import CroppedMask, ObjectChange
 
 if TYPE_CHECKING:
     from sam2_ros.tracking.sharing import SharedModel
@@ -74,14 +74,7 @@ class ReplayedPropagation(Propagation):
             return memory if len(which) == len(rows) else memory[upload(which, memory.device)]
 
         self._remember(rows, stored, verdicts, decided.pointers, memory_of)
-        shown = self._shown(drawn, [finding.evidence.present for finding in findings], verdicts)
-        if self.config.hole_area:
-            shown = fill_holes(shown, self.config.hole_area)
-        if packed is None:
-            masks = image_masks(shown, stored.height, stored.width, self.config.non_overlap)
-        else:
-            masks = [CroppedMask.from_packed(bits, stored.width) for bits in packed.numpy()]
-        changes = self._show(objects, stored, shown, verdicts.sights, findings, masks)
+        changes = self._show(objects, stored, drawn, verdicts.sights, findings, packed)
         lap("masks")
         return changes
 
@@ -95,13 +88,3 @@ class ReplayedPropagation(Propagation):
         """The memories, of masks without what is not the objects' own."""
         decided.logits.copy_(torch.where(decided.present[:, None, None, None], drawn, ABSENT_LOGIT))
         return work.remember()[: len(drawn)]
-
-    def _shown(self, drawn: Tensor, present: list[bool], verdicts: Verdicts) -> Tensor:
-        """The masks that are shown, in memory that no later frame overwrites."""
-        shown = [
-            there or sight.state is ObjectState.VISIBLE
-            for there, sight in zip(present, verdicts.sights, strict=True)
-        ]  # fmt: skip
-        if all(shown):
-            return drawn.clone()
-        return torch.where(upload(shown, drawn.device)[:, None, None, None], drawn, ABSENT_LOGIT)

@@ -19,12 +19,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sam2_ros.model.kernels import triton_works
+from sam2_ros.model.kernels import reason_of, triton_works
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, kept_slots
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.propagation import autocast
+from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.recordings import Capacity, FrameWork, Recorded, bucket_of, buckets
 from sam2_ros.tracking.transfer import on_device
 
@@ -157,8 +158,7 @@ class SharedModel:
     def replays_for(self, config: TrackerConfig) -> bool:
         """Whether a tracker with ``config`` tracks by recordings: not where the host has a say in which mask it is, and
         has to look first."""
-        recognises = config.recognition and not config.reference_policy and self.model.appearance is not None
-        return self.replays and not (recognises or POLICIES[config.memory_policy].chooses)
+        return self.replays and not (recognises(self.model, config) or POLICIES[config.memory_policy].chooses)
 
     def _work(self, capacity: Capacity, like: ImageFeatures) -> FrameWork | None:
         if capacity not in self._works:
@@ -213,8 +213,7 @@ def _capacities(objects: int, config: TrackerConfig) -> list[Capacity]:
 
 
 def _warn(what: str, error: Exception) -> None:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    warnings.warn(f"no CUDA graph for {what}, so that frames take longer: {reason}", stacklevel=3)
+    warnings.warn(f"no CUDA graph for {what}, so that frames take longer: {reason_of(error)}", stacklevel=3)
 
 
 class _Encoding:

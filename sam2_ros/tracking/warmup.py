@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from sam2_ros.model.appearance import Reference
 from sam2_ros.tracking.bank import POINTER_FRAMES
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.propagation import autocast
+from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.sharing import SharedModel
 from sam2_ros.tracking.tracker import Tracker
 from sam2_ros.tracking.transfer import on_device
@@ -55,9 +55,8 @@ def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
         decoded = model.decode(conditioned, features, *model.no_prompt(count))
         present = torch.ones(count, dtype=torch.bool, device=device)
         model.pointer(decoded.tokens[:, 0], present)
-        logits = F.interpolate(decoded.logits[:, :1].float(), (size, size), mode="bilinear", align_corners=False)
-        model.encode_memory(features, logits, present)
-    if model.appearance is not None and features.appearance is not None and config.recognition:
+        model.encode_low_memory(features, decoded.logits[:, :1].float(), present)
+    if model.appearance is not None and features.appearance is not None and recognises(model, config):
         slots, cells = config.prompted_slots + 1, architecture.grid**2
         known = features.appearance.expand(count, -1, -1).repeat(1, slots, 1)
         coverage = torch.zeros(count, slots * cells, device=device)

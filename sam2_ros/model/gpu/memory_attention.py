@@ -37,19 +37,19 @@ def condition(
     x, delta = (image.float() + 0.1 * image_pos).contiguous(), None
     for module in attention.layers:
         layer = cast("MemoryAttentionLayer", module)
-        weights = _weights_of(layer)
+        weights = layer.__dict__.setdefault("_gpu_weights", _Weights())
         x, normed = add_norm(x, delta, layer.norm1, DTYPE)
         together = rotate_(F.linear(normed, *weights.together(layer)), attention.table, heads=2)
         q, k, v = together.split(x.shape[2], dim=2)
-        delta = F.linear(_attend(q, k, v), *weights.plain(layer.self_attn.out_proj))
+        delta = layer.self_attn.out_proj(_attend(q, k, v))
 
         x, normed = add_norm(x, delta, layer.norm2, DTYPE)
         cross = layer.cross_attn_image
         q = rotate_(F.linear(normed, *weights.turned(cross.q_proj)), attention.table, heads=1)
-        delta = F.linear(look(q, *weights.turned(cross.k_proj)), *weights.merged(cross.v_proj, cross.out_proj))
+        delta = cross.out_of_values(look(q, *weights.turned(cross.k_proj)), cross.v_proj, cross.out_proj)
 
         x, normed = add_norm(x, delta, layer.norm3, DTYPE)
-        delta = F.linear(_linear_relu(normed, *weights.plain(layer.linear1)), *weights.plain(layer.linear2))
+        delta = layer.linear2(layer.linear1.relu(normed))
     return add_norm(x, delta, attention.norm, torch.float32, keep=False)[1]
 
 
@@ -93,14 +93,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
 
-def _linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """In one pass over memory."""
-    out = torch._addmm_activation(bias, x.flatten(0, 1), weight.T)
-    return out.unflatten(0, x.shape[:2])
-
-
 class _Weights(Kept):
-    """A layer's weights as the kernels want them, worked out once."""
+    """Those of a layer's weights that the kernels want in another order, worked out once."""
 
     def __init__(self) -> None:
         self._kept: dict[object, tuple[Derived, Derived]] = {}
@@ -111,9 +105,6 @@ class _Weights(Kept):
 
     def __deepcopy__(self, memo: object) -> _Weights:
         return _Weights()
-
-    def plain(self, module: nn.Linear) -> tuple[Tensor, Tensor]:
-        return self._of(module, (module,), lambda w: w, lambda b: b)
 
     def turned(self, module: nn.Linear) -> tuple[Tensor, Tensor]:
         """Its channels permuted as the rotary kernels want them."""
@@ -128,14 +119,6 @@ class _Weights(Kept):
 
         return self._of(own, (own.q_proj, own.k_proj, own.v_proj), joined, joined)
 
-    def merged(self, first: nn.Linear, second: nn.Linear) -> tuple[Tensor, Tensor]:
-        """``second(first(x))`` as one product."""
-        weight, bias = self._kept.setdefault((first, second), (Derived(), Derived()))
-        return (
-            weight.of((second.weight, first.weight), lambda b, a: (b @ a).to(DTYPE)),
-            bias.of((second.weight, first.bias, second.bias), lambda b, early, late: (b @ early + late).to(DTYPE)),
-        )
-
     def _of(self, key: object, modules: tuple[nn.Linear, ...], weights: Any, biases: Any) -> tuple[Tensor, Tensor]:
         weight, bias = self._kept.setdefault(key, (Derived(), Derived()))
         return (
@@ -147,10 +130,3 @@ class _Weights(Kept):
 def _apart(x: Tensor) -> Tensor:
     """The first of each pair of rows, then the second of each."""
     return torch.cat((x[0::2], x[1::2]))
-
-
-def _weights_of(layer: MemoryAttentionLayer) -> _Weights:
-    found = layer.__dict__.get("_gpu_weights")
-    if found is None:
-        found = layer.__dict__["_gpu_weights"] = _Weights()
-    return cast(_Weights, found)
