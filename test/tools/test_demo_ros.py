@@ -99,14 +99,15 @@ def test_ctrl_c_while_tracking_leaves_the_pictures(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    video = tmp_path / "rendered_overlay.mp4"  # begins with the second frame that is tracked
+    # The video begins while the second tracked frame is added; ended right there, the recording has the first alone.
+    video = tmp_path / "rendered_overlay.mp4"
     assert wait_for(lambda: video.exists() or demo.poll() is not None, 120)
     demo.send_signal(signal.SIGINT)
     printed, errors = demo.communicate(timeout=60)
     assert demo.returncode == 130 and "sam2_ros: interrupted" in errors
     assert "frames tracked" in printed
     with (tmp_path / "rendered_tracks.csv").open(encoding="utf-8") as file:
-        assert 2 <= len(list(csv.DictReader(file))) < 150
+        assert 1 <= len(list(csv.DictReader(file))) < 150
     for name in ("overlay.mp4", "contact_sheet.png", "timeline.png", "tracks.txt"):
         assert (tmp_path / f"rendered_{name}").stat().st_size > 0
     assert wait_for(lambda: not processes("pictures"))
