@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam2_ros.bench.contestants import Ours, Rgb, Task
 from sam2_ros.bench.measure import FILL, Series, measure, ratio
 from sam2_ros.bench.scene import MovingScene
-from sam2_ros.model import ImageFeatures, Sam2Model, hiera, kernels, layers, memory_attention, tinyvit
+from sam2_ros.model import ImageFeatures, Sam2Model, hiera, image_encoder, kernels, layers, memory_attention, tinyvit
 from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks, choose
 from sam2_ros.model.prompt_encoder import PromptEncoder
 from sam2_ros.tracking import propagation
@@ -45,6 +45,28 @@ def _rotate_by_parts(x: Tensor, table: Tensor) -> Tensor:
 
 def _attend_wide(self: layers.Attention, q: Tensor, k: Tensor, kv: Tensor, mask: Tensor | None = None) -> Tensor:
     return self.attend(q, k, self.split_heads(self.v_proj(kv)), mask)
+
+
+def _rotate_by_parts_in_place(x: Tensor, table: Tensor) -> None:
+    x.copy_(_rotate_by_parts(x, table))
+
+
+@contextmanager
+def _rotary_by_parts(_: Sam2Model) -> Iterator[None]:
+    with ExitStack() as stack:
+        for name, plain in (("rotate", _rotate_by_parts), ("rotate_", _rotate_by_parts_in_place)):
+            stack.enter_context(mock.patch.object(memory_attention, name, plain))
+        yield
+
+
+@contextmanager
+def _fine_maps_made_wide(model: Sam2Model) -> Iterator[None]:
+    def wide(self: image_encoder.FpnNeck, maps: list[Tensor], conv_4: nn.Module, conv_8: nn.Module) -> Any:
+        stride_4, stride_8, stride_16 = self(maps)
+        return conv_4(stride_4), conv_8(stride_8), stride_16
+
+    with mock.patch.object(image_encoder.FpnNeck, "narrow", wide):
+        yield
 
 
 @contextmanager
@@ -101,8 +123,22 @@ def _every_candidate_upsampled(model: Sam2Model) -> Iterator[None]:
 
 
 @contextmanager
+def _values_projected_twice(model: Sam2Model) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, layers.Attention):
+                plain = lambda x, first, second: second(first(x))  # noqa: E731
+                stack.enter_context(mock.patch.object(module, "out_of_values", plain))
+        yield
+
+
+@contextmanager
 def _weights_rounded_in_every_frame(_: Sam2Model) -> Iterator[None]:
-    with mock.patch.object(kernels, "_as_computed", lambda module, x: (x, module.weight, module.bias)):
+    def rounded(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        dtype = kernels.autocast_dtype(x.device) or x.dtype
+        return x.to(dtype), module.weight.to(dtype), None if module.bias is None else module.bias.to(dtype)
+
+    with mock.patch.object(kernels, "_as_computed", rounded):
         yield
 
 
@@ -110,7 +146,7 @@ VARIANTS: dict[str, Without] = {
     "matrix products by oneDNN": lambda _: mock.patch.object(kernels, "linear", _product_by_addmm),
     "attention by matrix products": _attention_of_torch,
     "values attended at their own width": lambda _: mock.patch.object(layers.Attention, "attend_narrow", _attend_wide),
-    "rotary code as a complex product": lambda _: mock.patch.object(memory_attention, "rotate", _rotate_by_parts),
+    "rotary code as a complex product": _rotary_by_parts,
     "GELU within the product": _gelu_apart,
     "first layer once for all objects": _first_layer_per_object,
     "memory encoder's image projection once for all objects": _image_projected_per_object,
@@ -118,9 +154,8 @@ VARIANTS: dict[str, Without] = {
         memory_attention.MemoryAttention, "_in_turn", lambda *_: False
     ),
     "best mask chosen before up-sampling": _every_candidate_upsampled,
-    "out_proj and v_proj merged": lambda _: mock.patch.object(
-        kernels.Merged, "__call__", lambda self, x, first, second: second(first(x))
-    ),
+    "out_proj and v_proj merged": _values_projected_twice,
+    "lateral and high-resolution convolutions merged": _fine_maps_made_wide,
     "decoder's position code kept": lambda _: mock.patch.object(
         PromptEncoder, "image_position", lambda self: self.pe_layer.grid(self.grid)
     ),

@@ -18,6 +18,10 @@ from sam2_ros.model.layers import LayerNorm, Mlp
 
 def max_pool(x_bhwc: Tensor) -> Tensor:
     """2×2 maximum over space."""
+    if x_bhwc.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # The pooling kernel copies what is not laid out for it, and gives indices that nobody wants.
+        rows = torch.maximum(x_bhwc[:, :, 0::2], x_bhwc[:, :, 1::2])
+        return torch.maximum(rows[:, 0::2], rows[:, 1::2])
     return F.max_pool2d(x_bhwc.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
@@ -152,7 +156,8 @@ class Hiera(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.patch_embed(images)
+        # Channels last: what follows works on ``[B, H, W, C]``.
+        x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
         x = x + self.position(x.shape[1], x.shape[2])
         maps, pending = [], None
         for index, block in enumerate(self.blocks):

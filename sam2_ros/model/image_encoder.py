@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model.config import HieraConfig
 from sam2_ros.model.hiera import Hiera
-from sam2_ros.model.kernels import Conv2d
+from sam2_ros.model.kernels import Conv2d, Merged
 
 
 class FpnNeck(nn.Module):
@@ -19,15 +21,29 @@ class FpnNeck(nn.Module):
         self.convs = nn.ModuleList(nn.Sequential() for _ in channels)
         for slot, width in zip(self.convs, reversed(channels), strict=True):
             slot.add_module("conv", Conv2d(width, dim, 1))
+        self.merged = Merged(), Merged()
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Four maps at strides 4 to 32 → three at strides 4, 8 and 16, each ``[B, dim, H, W]``."""
-        stride_32, stride_16, stride_8, stride_4 = (
-            conv(level) for conv, level in zip(self.convs, reversed(maps), strict=True)
+        return self.convs[3](maps[0]), self.convs[2](maps[1]), self._coarse(maps)
+
+    def narrow(self, maps: list[Tensor], conv_4: Conv2d, conv_8: Conv2d) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`forward` with a 1×1 convolution after each of the fine maps, which is merged with the lateral one:
+        the wide maps of the fine strides, the largest of all, are never made."""
+        stride_4, stride_8 = (
+            merged(level.permute(0, 2, 3, 1), cast(Conv2d, cast(nn.Sequential, lateral)[0]), after).permute(0, 3, 1, 2)
+            for merged, level, lateral, after in (
+                (self.merged[0], maps[0], self.convs[3], conv_4),
+                (self.merged[1], maps[1], self.convs[2], conv_8),
+            )
         )
+        return stride_4, stride_8, self._coarse(maps)
+
+    def _coarse(self, maps: list[Tensor]) -> Tensor:
+        stride_32, stride_16 = self.convs[0](maps[3]), self.convs[1](maps[2])
         # In float32 also under autocast: that is how the weights were trained.
         above = F.interpolate(stride_32.float(), scale_factor=2.0, mode="nearest")
-        return stride_4, stride_8, stride_16 + above
+        return cast(Tensor, stride_16 + above)
 
 
 class HieraEncoder(nn.Module):
@@ -41,3 +57,7 @@ class HieraEncoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         stride_4, stride_8, stride_16 = self.neck(self.trunk(images))
         return stride_4, stride_8, stride_16
+
+    def narrow(self, images: Tensor, conv_4: Conv2d, conv_8: Conv2d) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`forward` with 1×1 convolutions after the maps at strides 4 and 8; see :meth:`FpnNeck.narrow`."""
+        return self.neck.narrow(self.trunk(images), conv_4, conv_8)

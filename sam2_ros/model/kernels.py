@@ -4,7 +4,8 @@ All of it is arithmetic that the plain modules do too; with gradients they are u
 
 On processors with AVX-512, PyTorch's float32 matrix products go to a library that leaves half of the units idle on
 processors other than Intel's, and so does its attention kernel, in both formats. oneDNN, which comes with PyTorch, does
-not. And autocast rounds every weight anew each time it is used; here the rounded weights are kept.
+not. On Intel's, the attention kernel is the fastest wherever keys are as wide as values. And autocast rounds every
+weight anew each time it is used; here the rounded weights are kept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +37,16 @@ def _has_onednn() -> bool:
     return bool(available and capability == "AVX512")
 
 
+def _is_from_intel() -> bool:
+    """Whether this is an Intel processor; False where nobody says so."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+
+
 HAS_ONEDNN = _has_onednn()
+IS_FROM_INTEL = _is_from_intel()
 _AFTER: dict[bool, tuple[str, list[Any], str]] = {False: ("none", [], ""), True: ("gelu", [], "none")}
 
 
@@ -138,18 +149,23 @@ def _as_computed(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tens
 
 
 class Merged(Kept):
-    """One linear map in place of two, ``second(first(x))``."""
+    """One linear map over the last axis in place of two, ``second(first(x))``: linear layers or 1×1 convolutions."""
 
     def __init__(self) -> None:
         self._weight, self._bias = Derived(), Derived()
 
-    def __call__(self, x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
-        dtype = x.dtype
-        weight = self._weight.of((second.weight, first.weight), lambda b, a: (b @ a).to(dtype), dtype)
-        bias = self._bias.of(
-            (second.weight, first.bias, second.bias), lambda b, before, after: (b @ before + after).to(dtype), dtype
+    def __call__(self, x: Tensor, first: nn.Linear | nn.Conv2d, second: nn.Linear | nn.Conv2d) -> Tensor:
+        assert first.bias is not None and second.bias is not None, "every map that is merged has a bias"
+        dtype = autocast_dtype(x.device) or x.dtype
+        weight = self._weight.of(
+            (second.weight, first.weight), lambda b, a: (b.flatten(1) @ a.flatten(1)).to(dtype), dtype
         )
-        return linear(x, weight, bias)
+        bias = self._bias.of(
+            (second.weight, first.bias, second.bias),
+            lambda b, before, after: (b.flatten(1) @ before + after).to(dtype),
+            dtype,
+        )
+        return linear(x.to(dtype), weight, bias)
 
     @property
     def nbytes(self) -> int:
@@ -193,9 +209,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+    exact, narrow = q.dtype == torch.float32, q.shape[3] != v.shape[3]
+    if narrow and q.shape[1] == 1 and (IS_FROM_INTEL or q.dtype == torch.bfloat16):
+        return _attention_by_blocks(q, k, v, mask)
+    if IS_FROM_INTEL and not narrow:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if q.dtype == torch.bfloat16:
         return _attention_by_matmul(q, k, v, mask)
-    if q.dtype == torch.float32 and q.shape[2] >= ONEDNN_QUERIES:
+    if exact and q.shape[2] >= ONEDNN_QUERIES:
         return _attention_by_products(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
@@ -256,6 +277,28 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False)
     # Given anything but rows side by side, oneDNN takes a kernel that is a thousand times slower. ``weight`` is a
     # contiguous matrix or the transpose of one.
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *_AFTER[gelu])
+
+
+def _attention_by_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """One head, a block of queries at a time, whose weights stay in the cache and in the same memory."""
+    batch, _, queries, width = q.shape
+    out = q.new_empty(batch, 1, queries, v.shape[3])
+    blocks = max(1, round(queries * k.shape[2] / (2 * BLOCK_ELEMENTS if IS_FROM_INTEL else BLOCK_ELEMENTS)))
+    rows = -(-queries // blocks)
+    scratch = q.new_empty(rows, k.shape[2])
+    for b in range(batch):
+        # ``@`` would copy the transposed keys.
+        scaled, keys, values = q[b, 0] * width**-0.5, k[b, 0].T, v[b, 0]
+        bias = None if mask is None else mask.expand(batch, 1, -1, -1)[b, 0]
+        for first in range(0, queries, rows):
+            part = slice(first, min(first + rows, queries))
+            weights = scratch[: part.stop - first]
+            torch.mm(scaled[part], keys, out=weights)
+            if bias is not None:
+                weights += bias if bias.shape[0] == 1 else bias[part]
+            torch.softmax(weights, dim=-1, out=weights)
+            torch.mm(weights, values, out=out[b, 0, part])
+    return out
 
 
 def _attention_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

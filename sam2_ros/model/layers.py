@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Linear, Merged, attention, is_for_triton
+from sam2_ros.model.kernels import Linear, Merged, attention, autocast_dtype, is_for_triton
 
 
 class LayerNorm(nn.LayerNorm):
@@ -22,7 +22,10 @@ class LayerNorm(nn.LayerNorm):
             delta = None if delta is None else delta.contiguous()
             return add_norm(x.contiguous(), delta, self, torch.bfloat16)
         x = x if delta is None else x + delta
-        return x, self(x)
+        normed: Tensor = self(x)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return x, normed
+        return x, normed.to(autocast_dtype(x.device) or normed.dtype)  # once for all who take it
 
     def of_sum(self, x: Tensor, delta: Tensor) -> Tensor:
         """``self(x + delta)``."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sam2_ros.model.kernels import Linear
 from sam2_ros.model.layers import Attention
-from sam2_ros.model.position import rotary_table, rotate
+from sam2_ros.model.position import rotary_table, rotate, rotate_
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -45,11 +45,11 @@ class MemoryAttentionLayer(nn.Module):
         k = attention.k_proj(keys)
         spatial = k.shape[1] - num_pointers
         # Every stored frame repeats the same grid; pointers have no place in it.
-        frames = rotate(k[:, :spatial].unflatten(1, (-1, memory_table.shape[1])), memory_table).flatten(1, 2)
+        frames = k[:, :spatial].unflatten(1, (-1, memory_table.shape[1]))
         if torch.is_grad_enabled():
-            k = torch.cat((frames, k[:, spatial:]), dim=1)
+            k = torch.cat((rotate(frames, memory_table).flatten(1, 2), k[:, spatial:]), dim=1)
         else:
-            k[:, :spatial] = frames
+            rotate_(frames, memory_table)
         return x + attention.attend_narrow(q, attention.split_heads(k), memory, mask)
 
     def feed_forward(self, x: Tensor) -> Tensor:

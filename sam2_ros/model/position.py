@@ -73,8 +73,22 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Applies a :func:`rotary_table` to ``x`` (``[..., N, C]``) in float32; the result has the dtype of ``x``."""
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         # As a product of complex numbers it is one pass over memory, not seven, and as many fewer with gradients.
-        pairs = torch.view_as_complex(x.float().contiguous().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * torch.complex(table[0], table[1])).flatten(-2).type_as(x)
+        return torch.view_as_real(_pairs(x) * torch.complex(table[0], table[1])).flatten(-2).type_as(x)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = table[0], table[1]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
+
+
+def rotate_(x: Tensor, table: Tensor) -> None:
+    """:func:`rotate` in place, on a CPU without gradients in fewer passes over memory."""
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        x.copy_(rotate(x, table))
+        return
+    pairs = _pairs(x)
+    pairs *= torch.complex(table[0], table[1])
+    if pairs.data_ptr() != x.data_ptr():
+        x.copy_(torch.view_as_real(pairs).flatten(-2))
+
+
+def _pairs(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.float().contiguous().unflatten(-1, (-1, 2)))

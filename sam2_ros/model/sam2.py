@@ -117,19 +117,29 @@ class Sam2Model(nn.Module):
 
         Features of images of another size than the model's are resampled to its grid.
         """
-        stride_4, stride_8, stride_16 = self.image_encoder(images)
-        decoder = self.sam_mask_decoder
-        maps = stride_16, decoder.conv_s1(stride_8), decoder.conv_s0(stride_4)
-        if images.shape[-1] == self.config.image_size:
-            return ImageFeatures(*maps, self._appearance(stride_8, stride_16), self._picture(images))
+        encoder, decoder = self.image_encoder, self.sam_mask_decoder
+        wide = None
+        if isinstance(encoder, HieraEncoder) and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            stride_4, stride_8, stride_16 = encoder.narrow(images, decoder.conv_s0, decoder.conv_s1)
+        else:
+            stride_4, wide, stride_16 = encoder(images)
+            stride_4, stride_8 = decoder.conv_s0(stride_4), decoder.conv_s1(wide)
         grid = self.config.grid
-        sides = (grid, 2 * grid, 4 * grid)
-        coarse, middle, fine = (_resampled(each, side) for each, side in zip(maps, sides, strict=True))
-        appearance = self._appearance(_resampled(stride_8, 2 * grid), coarse)
-        return ImageFeatures(coarse, middle, fine, appearance, self._picture(images))
+        if images.shape[-1] != self.config.image_size:
+            stride_4, stride_8, stride_16 = (
+                _resampled(each, side * grid) for each, side in ((stride_4, 4), (stride_8, 2), (stride_16, 1))
+            )
+            wide = None if wide is None else _resampled(wide, 2 * grid)
+        return ImageFeatures(
+            stride_16, stride_8, stride_4, self._appearance(wide, stride_16), self._picture(images)
+        )  # fmt: skip
 
-    def _appearance(self, stride_8: Tensor, stride_16: Tensor) -> Tensor | None:
-        return self.appearance.embed(stride_8, stride_16) if self.appearance is not None else None
+    def _appearance(self, stride_8: Tensor | None, stride_16: Tensor) -> Tensor | None:
+        """``stride_8`` as it leaves the encoder of a model that recognises objects."""
+        if self.appearance is None:
+            return None
+        assert stride_8 is not None
+        return self.appearance.embed(stride_8, stride_16)
 
     def _picture(self, images: Tensor) -> Tensor | None:
         if self.appearance is None:

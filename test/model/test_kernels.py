@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model import kernels
+from sam2_ros.model.hiera import max_pool
+from sam2_ros.model.image_encoder import FpnNeck
 from sam2_ros.model.kernels import Conv2d, Linear, attention, cache_bytes, linear
 from sam2_ros.model.layers import Attention
-from sam2_ros.model.position import rotary_table, rotate
+from sam2_ros.model.position import rotary_table, rotate, rotate_
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -35,10 +37,16 @@ def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("masked", ["none", "bool", "bool per query", "bias"])
-@pytest.mark.parametrize("shape", [(2, 3, 300, 40, 32, 16), (1, 1, 130, 700, 64, 64), (3, 2, 5, 9, 8, 8)])
-def test_attention(dtype: torch.dtype, masked: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 300, 40, 32, 16), (1, 1, 130, 700, 64, 64), (2, 1, 130, 700, 64, 16), (3, 2, 5, 9, 8, 8)]
+)
+@pytest.mark.parametrize("intel", [False, True])
+def test_attention(
+    dtype: torch.dtype, masked: str, shape: tuple[int, ...], intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Small blocks, so that the last one is not whole; queries, keys and values are strided views."""
     monkeypatch.setattr(kernels, "BLOCK_ELEMENTS", 5000)
+    monkeypatch.setattr(kernels, "IS_FROM_INTEL", intel)
     batch, heads, queries, keys, width, values = shape
     q = draw(batch, queries, heads, width, dtype=dtype).transpose(1, 2)
     k = draw(batch, keys, heads, 3 * width, dtype=dtype, seed=1).chunk(3, dim=-1)[1].transpose(1, 2)
@@ -112,3 +120,34 @@ def test_rotation_is_the_same_with_gradients_and_without() -> None:
         expected = rotate(x, table)
     assert_close(rotate(x, table), expected, torch.float32)
     assert_close(rotate(x.transpose(0, 1)[0, :, :, :], table), expected.transpose(0, 1)[0], torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("graded", [False, True])
+def test_rotation_in_place(dtype: torch.dtype, graded: bool) -> None:
+    table = rotary_table(32, 8)
+    for x in (draw(1, 3, 64, 32, dtype=dtype), draw(2, 3, 64, 40, dtype=dtype)[..., :32]):
+        expected = rotate(x, table)
+        with torch.set_grad_enabled(graded):
+            rotate_(x, table)
+        assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fine_maps_need_not_be_made_wide(dtype: torch.dtype) -> None:
+    neck = FpnNeck([24, 48, 96, 192], 64)
+    conv_4, conv_8 = Conv2d(64, 8, 1), Conv2d(64, 16, 1)
+    maps = [draw(2, 24 * 2**level, 32 >> level, 40 >> level, seed=level) for level in range(4)]
+    wide_4, wide_8, coarse = neck(maps)
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        found_4, found_8, found_16 = neck.narrow(maps, conv_4, conv_8)
+    assert_close(found_4, conv_4(wide_4), dtype)
+    assert_close(found_8, conv_8(wide_8), dtype)
+    assert found_16.dtype == torch.float32
+    assert_close(found_16.to(dtype), coarse, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_maxima_are_those_of_the_pooling_kernel(dtype: torch.dtype) -> None:
+    x = draw(2, 6, 8, 20, dtype=dtype)[..., 4:12]
+    assert torch.equal(max_pool(x), F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1))
