@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sam2_ros.allocator import keep_freed_memory
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model, load_model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.tracking.sharing import SharedModel
@@ -37,14 +38,13 @@ from sam2_ros.tracking.warmup import warm_up
 
 EVERY = 20  # frames between two looks at the process
 SETTLED = 500  # frames until every number of objects has been there with full memories, and been allocated for
-_MALLOPT = {"TRIM_THRESHOLD": -1, "TOP_PAD": -2, "MMAP_THRESHOLD": -3}  # malloc.h
 OUTLIER = 3.0  # times the median time of a frame: more than this is counted, and explained
 FLAT = 0.05  # of the median: more than this between least and most is no longer flat
 
 
 def main() -> int:
     arguments = parse_arguments()
-    settle_allocator()
+    keep_freed_memory()  # as the launch files have it for the node
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     model = (
@@ -61,17 +61,6 @@ def main() -> int:
     print(record.summary())
     print(f"wrote {arguments.out / 'soak.json'} and soak.png")
     return 0 if record.flat else 1
-
-
-def settle_allocator() -> None:
-    """Lets this process keep what it has allocated, as the launch files do for the node: memory that goes back to the
-    system after every frame has to be faulted in again for the next (glibc; elsewhere nothing happens)."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    for name, value in (("MMAP_THRESHOLD", 2**30), ("TRIM_THRESHOLD", 2**30), ("TOP_PAD", 2**26)):
-        mallopt(_MALLOPT[name], value)
 
 
 def parse_arguments() -> argparse.Namespace:

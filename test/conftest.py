@@ -11,13 +11,12 @@ from typing import IO
 
 import pytest
 
+from sam2_ros.allocator import VARIABLES
+
 # Domains above 101 would use ports that Linux hands out to other programs.
 DOMAINS = range(1, 102)
 SETTINGS = {
-    # as launch files set them: buffers of images are kept instead of being returned to the system
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "MALLOC_TOP_PAD_": "67108864",
+    **VARIABLES,  # as launch files set them
     # Tests run beside the processes that they start; half of the cores each.
     "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
     "RCUTILS_COLORIZED_OUTPUT": "0",

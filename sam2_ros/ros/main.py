@@ -10,6 +10,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 
+from sam2_ros.allocator import keep_freed_memory
 from sam2_ros.ros.node import TrackerNode
 
 _PAUSE_AFTER_FAULT = 0.1  # seconds, so that one that comes again and again does not fill the log
@@ -17,6 +18,7 @@ _PAUSE_AFTER_FAULT = 0.1  # seconds, so that one that comes again and again does
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until SIGINT or SIGTERM; returns the process' exit code."""
+    keep_freed_memory()
     try:
         return _run(args)
     except KeyboardInterrupt:  # may come at any time before rclpy's handlers are there and after they are gone

@@ -6,17 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from sam2_ros import allocator
+
 TRANSPORTS = ("shared_memory", "large_data", "default")
 
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # Fast DDS 2 and 3
 _BUILTIN_VARIABLE = "FASTDDS_BUILTIN_TRANSPORTS"
-
-# glibc gives the memory of each image back to the kernel at once, to fault it in again for the next one.
-_ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "MALLOC_TOP_PAD_": "67108864",
-}
 
 
 def environment(transport: str = "shared_memory", present: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -33,7 +28,7 @@ def environment(transport: str = "shared_memory", present: Mapping[str, str] | N
     if transport not in TRANSPORTS:
         raise ValueError(f"transport is '{transport}'; accepted: {', '.join(TRANSPORTS)}")
     present = os.environ if present is None else present
-    wanted = dict(_ALLOCATOR)
+    wanted = dict(allocator.VARIABLES)
     if not any(name in present for name in (*_PROFILE_VARIABLES, _BUILTIN_VARIABLE)):
         if transport == "shared_memory":
             wanted |= dict.fromkeys(_PROFILE_VARIABLES, str(profile_file()))

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from sam2_ros import __version__
+from sam2_ros.allocator import keep_freed_memory
 from sam2_ros.tools.errors import UserError
 
 VERBS = (
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     args = build_parser().parse_args(argv)
+    keep_freed_memory()
     try:
         code: int = args.run(args)
     except (UserError, OSError) as error:

@@ -1,0 +1,28 @@
+"""How the C library is to keep the memory of images and tensors (glibc; elsewhere nothing happens).
+
+By itself it gives the memory of each large block back to the kernel at once, to fault it in again for the next one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+# Environment variables, which a process reads when it starts: for those that are started from here.
+VARIABLES = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+_OPTIONS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3}  # mallopt's, malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Sets this process as :data:`VARIABLES` would have; what its environment says already is left alone."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return
+    for name, value in VARIABLES.items():
+        if name not in os.environ:
+            mallopt(_OPTIONS[name], int(value))
