@@ -57,11 +57,14 @@ class Ours:
 
     name = "sam2_ros"
 
-    def __init__(self, task: Task, dtype: str, compiled: bool, replays: bool | None = None) -> None:
+    def __init__(
+        self, task: Task, dtype: str, compiled: bool, replays: bool | None = None, ahead: bool = False
+    ) -> None:
         self.task = task
         self.dtype = dtype
         self.compiled = compiled
         self.replays = replays
+        self.ahead = ahead
         self.tracker: Tracker | None = None
         self.stages: dict[str, float] = {}  # ms, of the newest frame
         self._shared: SharedModel | None = None
@@ -73,7 +76,9 @@ class Ours:
             reject_strays=not self.task.drawn,
         )  # fmt: skip
         if self._shared is None:
-            self._shared = SharedModel(self.task.model, self.dtype, compiled=self.compiled, replays=self.replays)
+            self._shared = SharedModel(
+                self.task.model, self.dtype, compiled=self.compiled, replays=self.replays, ahead=self.ahead
+            )
         self.tracker = Tracker(self.task.model, config, self.dtype, self._shared)
         self.tracker.step(frame, 1)
         answers = self.tracker.add([AddRequest(Prompt(box=box)) for box in boxes])

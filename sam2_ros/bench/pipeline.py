@@ -1,16 +1,11 @@
-"""What it would bring to encode the next frame beside tracking the present one, on a CPU.
-
-The node does not do it: a frame would wait for the one before, and the newest image is what a robot acts on.
-"""
+"""What it brings on a CPU to encode the next frame beside tracking the present one (``model.encode_ahead``)."""
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -19,7 +14,7 @@ from sam2_ros.bench import weights
 from sam2_ros.bench.contestants import Ours, Task
 from sam2_ros.bench.measure import FILL
 from sam2_ros.bench.scene import MovingScene, moving_scene
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.tracker import EncodedFrame
 
 ROUNDS = 5  # in which both ways take turns
 
@@ -34,19 +29,21 @@ def run(
     """
     loaded = weights.find(model, image_size)
     scene, threads = moving_scene(objects), torch.get_num_threads()
-    ours = Ours(Task(loaded.model, "", objects, 0), dtype, compiled=False)
-    ours.begin(scene.frame(0), scene.boxes)
-    for index in range(1, FILL + 1):
-        ours.step(scene.frame(index))
+    task = Task(loaded.model, "", objects, 0)
+    in_turn, beside = Ours(task, dtype, compiled=False), Ours(task, dtype, compiled=False, ahead=True)
     found: dict[str, list[tuple[float, float]]] = {"one after the other": [], "beside each other": []}
-    for turn in range(ROUNDS):
-        tell(f"{loaded.model.config.name}, {objects} objects: encoding ahead, round {turn + 1} of {ROUNDS}")
-        found["one after the other"].append(_in_turn(ours, scene, frames))
-        torch.set_num_threads(max(1, threads // 2))
-        try:
-            found["beside each other"].append(_beside(ours, scene, frames, max(1, threads // 2)))
-        finally:
+    try:
+        for one in (in_turn, beside):
+            one.begin(scene.frame(0), scene.boxes)
+            for index in range(1, FILL + 1):
+                one.step(scene.frame(index))
+        for turn in range(ROUNDS):
+            tell(f"{loaded.model.config.name}, {objects} objects: encoding ahead, round {turn + 1} of {ROUNDS}")
             torch.set_num_threads(threads)
+            found["one after the other"].append(_in_turn(in_turn, scene, frames))
+            found["beside each other"].append(_beside(beside, scene, frames))
+    finally:
+        torch.set_num_threads(threads)  # encoding ahead has halved them
     rows = []
     for way, rounds in found.items():
         rate, latency = np.median(rounds, axis=0).tolist()
@@ -64,37 +61,21 @@ def _in_turn(ours: Ours, scene: MovingScene, frames: int) -> tuple[float, float]
     return 1 / float(np.mean(taken)), 1e3 * float(np.median(taken))
 
 
-def _beside(ours: Ours, scene: MovingScene, frames: int, threads: int) -> tuple[float, float]:
+def _beside(ours: Ours, scene: MovingScene, frames: int) -> tuple[float, float]:
     """A thread encodes and is one frame ahead; this one tracks."""
-    model, dtype = ours.task.model, ours.dtype
-    preprocess, encoder = model.preprocess, SharedModel(model, dtype)
-    ready: queue.Queue[tuple[float, Any]] = queue.Queue(maxsize=1)
+    tracker, latencies = ours.tracker, []
+    assert tracker is not None
 
-    @torch.inference_mode()
-    def encode() -> None:
-        torch.set_num_threads(threads)
+    def encode(index: int) -> tuple[float, EncodedFrame]:
+        return time.perf_counter(), tracker.encode(scene.frame(index))
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(1) as helper:
+        coming = helper.submit(encode, 0)
         for index in range(frames):
-            start = time.perf_counter()
-            features = encoder.encode(preprocess(torch.from_numpy(scene.frame(index))))
-            ready.put((start, features))
-
-    latencies: list[float] = []
-    began: list[float] = []
-
-    def encoded(_: Any) -> Any:
-        start, features = ready.get()
-        began.append(start)
-        return features
-
-    assert ours.tracker is not None
-    thread, start = threading.Thread(target=encode), time.perf_counter()
-    with (
-        mock.patch.object(model, "preprocess", lambda *_: None),
-        mock.patch.object(ours.tracker._shared, "encode", encoded),
-    ):
-        thread.start()
-        for index in range(frames):
-            ours.step(scene.frame(index))
-            latencies.append(time.perf_counter() - began[-1])
-        thread.join()
-    return frames / (time.perf_counter() - start), 1e3 * float(np.median(latencies))
+            began, encoded = coming.result()
+            coming = helper.submit(encode, index + 1)
+            tracker.step(encoded, 1)
+            latencies.append(time.perf_counter() - began)
+        taken = time.perf_counter() - start
+    return frames / taken, 1e3 * float(np.median(latencies))

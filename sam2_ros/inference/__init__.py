@@ -23,6 +23,7 @@ class BackendFactory:
             arguments the others are.
         together: encode frames of several cameras that wait at the same time as one batch.
         compiled: encode single frames by ``torch.compile``; it takes a minute or more when the network is loaded.
+        ahead: on a CPU, encode a frame while the one before it is tracked, each with half of the threads.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class BackendFactory:
         threads: int = 0,
         together: bool = True,
         compiled: bool = False,
+        ahead: bool = False,
     ) -> None:
         self._model = model
-        self._arguments = (device, dtype, image_size, threads, together, compiled)
+        self._arguments = (device, dtype, image_size, threads, together, compiled, ahead)
         self._lock = threading.Lock()
         self._shared: SharedModel | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,4 +98,23 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees model and memory."""
+        ...
+
+
+@runtime_checkable
+class EncodesAhead(Protocol):
+    """A :class:`Backend` whose step has a first half, which another thread may do while the frame before is in the
+    second."""
+
+    @property
+    def encodes_ahead(self) -> bool:
+        """Whether it is meant to be used so."""
+        ...
+
+    def encode(self, frame: NDArray[np.uint8]) -> object:
+        """The first half of :meth:`Backend.step`, in any one thread."""
+        ...
+
+    def step_encoded(self, encoded: Any, stamp: int) -> FrameResult:
+        """The second half, with what :meth:`encode` gave."""
         ...

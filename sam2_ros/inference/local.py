@@ -16,7 +16,7 @@ from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, Promp
 
 if TYPE_CHECKING:
     from sam2_ros.tracking.sharing import SharedModel
-    from sam2_ros.tracking.tracker import Tracker
+    from sam2_ros.tracking.tracker import EncodedFrame, Tracker
 
 
 class LocalBackend:
@@ -52,6 +52,7 @@ class LocalBackend:
         from sam2_ros.tracking.tracker import Tracker
 
         self._tracker: Tracker | None = Tracker(network.model, config, network.dtype, network)
+        self._encodes_ahead = network.ahead
         self._info = BackendInfo(
             model=network.model.config.name,
             device=str(network.model.device),
@@ -92,6 +93,16 @@ class LocalBackend:
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         return self.tracker.step(frame, stamp)
 
+    @property
+    def encodes_ahead(self) -> bool:
+        return self._encodes_ahead
+
+    def encode(self, frame: NDArray[np.uint8]) -> EncodedFrame:
+        return self.tracker.encode(frame)
+
+    def step_encoded(self, encoded: EncodedFrame, stamp: int) -> FrameResult:
+        return self.tracker.step(encoded, stamp)
+
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
         return self.tracker.add(requests, stamp)
 
@@ -130,11 +141,13 @@ def load_shared_model(
     threads: int = 0,
     together: bool = True,
     compiled: bool = False,
+    ahead: bool = False,
 ) -> SharedModel:
     """Loads a network for several :class:`LocalBackend`; arguments and errors as there.
 
     With ``together``, frames that wait for the image encoder at the same time are encoded as one batch; with
-    ``compiled``, single frames by ``torch.compile``.
+    ``compiled``, single frames by ``torch.compile``; with ``ahead``, on a CPU, a frame is encoded while the one before
+    it is tracked.
     """
     # Read when torch is loaded: its threads sleep while they wait for each other. On cores that others use too,
     # spinning made tracking several times slower.
@@ -160,7 +173,7 @@ def load_shared_model(
         # GPUs before Ampere (8.0) emulate bfloat16.
         fast = torch.cuda.get_device_capability(device)[0] >= 8 if device != "cpu" else cpu_has_bfloat16()
         dtype = "bfloat16" if fast else "float32"
-    return SharedModel(load_model(model, device, image_size), dtype, together, compiled)
+    return SharedModel(load_model(model, device, image_size), dtype, together, compiled, ahead=ahead)
 
 
 def cpu_has_bfloat16() -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.inference.backend import Backend, BackendInfo, FrameDropped
+from sam2_ros.inference.backend import Backend, BackendInfo, EncodesAhead, FrameDropped
 from sam2_ros.inference.continuity import interruption
 from sam2_ros.tracking.stamps import seconds
 from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
@@ -42,7 +42,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class Counters:
-    """Frames since :meth:`Worker.resume`: received = processed + dropped + failed + those under way (at most two)."""
+    """Frames since :meth:`Worker.resume`: received = processed + dropped + failed + those under way (at most two; three
+    with an engine that encodes ahead)."""
 
     received: int = 0
     processed: int = 0
@@ -52,7 +53,8 @@ class Counters:
 
 @dataclass(frozen=True)
 class Processed:
-    """One frame's results. The counters include this frame, so at most one other frame is missing from their sum."""
+    """One frame's results. The counters include this frame; at most one other is missing from their sum, two with an
+    engine that encodes ahead."""
 
     frame: Frame
     image: NDArray[np.uint8]
@@ -91,8 +93,23 @@ class _Command(Generic[T]):
     deadline: int = 0  # ns, time.monotonic_ns(): until when it may wait for that frame
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A frame that is next."""
+
+    frame: Frame
+    start_time: int = 0  # ns, when the engine took it; 0: it has not
+    image: NDArray[np.uint8] | None = None
+    encoded: object = None
+    error: Exception | None = None  # why it could not be decoded or encoded
+
+
 class Worker:
-    """Runs a :class:`Backend` in a thread of its own, from :meth:`start` to :meth:`close`."""
+    """Runs a :class:`Backend` in a thread of its own, from :meth:`start` to :meth:`close`.
+
+    Where the backend encodes ahead (:class:`EncodesAhead`), a second thread takes the frames, encodes one while the
+    other thread tracks the one before, and waits until that one is taken over.
+    """
 
     def __init__(
         self,
@@ -117,6 +134,8 @@ class Worker:
         self._queue_length = queue
         self.jump_back = jump_back
         self._waiting: deque[Frame] = deque()
+        self._ahead: _Taken | None = None  # encoded, and next
+        self._pauses = 0  # so that what was encoded before one is told from what came after
         self._commands: list[_Command[Any]] = []
         self._newest: Processed | None = None
         self._newest_is_current = False  # processed since resume(); prompts are for such frames alone
@@ -156,8 +175,11 @@ class Worker:
         """Takes no more frames, refuses commands that wait for one, and returns when the frame under way is done."""
         with self._condition:
             self._paused = True
-            self._counters = replace(self._counters, dropped=self._counters.dropped + len(self._waiting))
+            self._pauses += 1
+            left = len(self._waiting) + (self._ahead is not None)
+            self._counters = replace(self._counters, dropped=self._counters.dropped + left)
             self._waiting.clear()
+            self._ahead = None
         self._refuse_waiting("the tracker was deactivated meanwhile; activate it and send the prompt again")
         self.call(lambda backend: None).result()
 
@@ -232,17 +254,51 @@ class Worker:
             started.set_exception(error)
             return
         self._backend = backend
+        helper = None
+        if isinstance(backend, EncodesAhead) and backend.encodes_ahead:
+            helper = threading.Thread(
+                target=self._encode_ahead, args=(backend,), name=f"{self._name} ahead", daemon=True
+            )
+            helper.start()
         started.set_result(backend.info)
         try:
-            while self._work(backend):
+            while self._work(backend, helper is not None):
                 pass
         finally:
+            if helper is not None:
+                helper.join()
             backend.close()
 
-    def _work(self, backend: Backend) -> bool:
+    def _encode_ahead(self, backend: EncodesAhead) -> None:
+        """What the second thread does."""
+        while True:
+            with self._condition:
+                while not (self._closing or (self._waiting and self._ahead is None)):
+                    self._condition.wait()
+                if self._closing:
+                    return
+                frame, pauses = self._waiting.popleft(), self._pauses
+            taken = _Taken(frame, time.monotonic_ns())
+            try:
+                image = frame.decode()
+                taken = replace(taken, image=image, encoded=backend.encode(image))
+            except Exception as error:
+                taken = replace(taken, error=error)
+            with self._condition:
+                if pauses == self._pauses:
+                    self._ahead = taken
+                elif self._paused:
+                    self._counters = replace(self._counters, dropped=self._counters.dropped + 1)
+                self._condition.notify_all()
+
+    def _work(self, backend: Backend, ahead: bool) -> bool:
         """Waits for something to do and does it; False when the worker is closing."""
+
+        def is_next() -> bool:
+            return self._ahead is not None if ahead else bool(self._waiting)
+
         with self._condition:
-            while not (self._closing or self._waiting or self._due()):
+            while not (self._closing or is_next() or self._due()):
                 self._condition.wait(self._seconds_to_deadline())
             if self._closing:
                 return False
@@ -251,9 +307,13 @@ class Worker:
         for command in commands:
             self._apply(command, backend)
         with self._condition:
-            frame = self._waiting.popleft() if self._waiting else None
-        if frame is not None:
-            self._process(frame, backend)
+            if ahead:
+                taken, self._ahead = self._ahead, None
+                self._condition.notify_all()
+            else:
+                taken = _Taken(self._waiting.popleft()) if self._waiting else None
+        if taken is not None:
+            self._process(taken, backend)
         return True
 
     def _due(self) -> list[_Command[Any]]:
@@ -307,12 +367,18 @@ class Worker:
         if objects is not None:
             self._listener.on_changes(replace(newest, result=replace(objects, changes=changes)))
 
-    def _process(self, frame: Frame, backend: Backend) -> None:
+    def _process(self, taken: _Taken, backend: Backend) -> None:
+        frame = taken.frame
         try:
-            image = frame.decode()
+            if taken.error is not None:
+                raise taken.error
+            image = frame.decode() if taken.image is None else taken.image
             self._restart_if_interrupted(frame, image, backend)
-            start_time = time.monotonic_ns()
-            result = backend.step(image, frame.stamp)
+            start_time = taken.start_time or time.monotonic_ns()
+            if isinstance(backend, EncodesAhead) and taken.encoded is not None:
+                result = backend.step_encoded(taken.encoded, frame.stamp)
+            else:
+                result = backend.step(image, frame.stamp)
             end_time = time.monotonic_ns()
         except Exception as error:
             with self._condition:

@@ -119,6 +119,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "or more longer then, and on a CPU needs a C++ compiler; no frame waits for it.",
     ),
     Parameter(
+        "model.encode_ahead",
+        False,
+        "On a CPU, encodes an image while the one before it is tracked, each with half of the threads: more images a "
+        "second, each of them older. A GPU has nothing left to do both at a time and is driven as without.",
+    ),
+    Parameter(
         "inference.endpoint",
         "",
         "Where 'sam2_ros serve' tracks in place of this process, which needs no PyTorch then and no model.*: "

@@ -45,6 +45,27 @@ class _Waiting:
         return self.features is not None or self.error is not None
 
 
+class _Turns:
+    """First come, first served. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._queue: deque[object] = deque()  # who waits; the first one has the turn
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            self._changed.wait_for(lambda: self._queue[0] is ticket)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._queue.popleft()
+                self._changed.notify_all()
+
+
 class SharedModel:
     """A network with loaded weights whose users take turns. Thread-safe.
 
@@ -55,6 +76,8 @@ class SharedModel:
         together: encode waiting frames as one batch. Which frames meet is chance, and a batch of another size differs
             in the last bits of its numbers; False makes every run of the same frames the same.
         replays: give a GPU its work as recordings (:mod:`.recordings`); None: if it is an NVIDIA or AMD one.
+        ahead: on a CPU, the image encoder has turns of its own, so that a frame can be encoded while the one before it
+            is tracked, and each of the two has half of the threads. A GPU has nothing left to do both at a time.
     """
 
     def __init__(
@@ -64,6 +87,7 @@ class SharedModel:
         together: bool = True,
         compiled: bool = False,
         replays: bool | None = None,
+        ahead: bool = False,
     ) -> None:
         self.model = model
         self.dtype = dtype
@@ -80,31 +104,32 @@ class SharedModel:
         self.compiled: Callable[[Tensor], ImageFeatures] | None = compiled_encoder(model) if compiled else None
         self.together = together
         self.batches: dict[int, int] = {}  # how many batches of each size were encoded
-        self._changed = threading.Condition()  # guards what follows
-        self._queue: deque[object] = deque()  # who waits for a turn; the first one has it
+        self.ahead = ahead and model.device.type == "cpu"
+        self._threads = max(1, torch.get_num_threads() // 2) if self.ahead else 0
+        self._turns = _Turns()
+        self._encoder_turns = _Turns() if self.ahead else self._turns
+        self._lock = threading.Lock()  # guards what follows
         self._waiting: list[_Waiting] = []
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Has the network to itself. Not reentrant."""
-        ticket = object()
-        with self._changed:
-            self._queue.append(ticket)
-            self._changed.wait_for(lambda: self._queue[0] is ticket)
-        try:
-            with on_device(self.model.device):
-                yield
-        finally:
-            with self._changed:
-                self._queue.popleft()
-                self._changed.notify_all()
+        """Has the network to itself, but for the image encoder where that works ``ahead``. Not reentrant."""
+        with self._turns.turn(), self._placed():
+            yield
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        if self._threads:
+            torch.set_num_threads(self._threads)  # of the thread that this is
+        with on_device(self.model.device):
+            yield
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
         """Features of one preprocessed frame (``float32 [1, 3, S, S]``), encoded with those that wait meanwhile."""
         mine = _Waiting(pixels)
-        with self._changed:
+        with self._lock:
             self._waiting.append(mine)
-        with self.turn():
+        with self._encoder_turns.turn(), self._placed():
             if not mine.done:
                 self._encode(self._take_batch(mine))
         if mine.error is not None:
@@ -114,7 +139,7 @@ class SharedModel:
 
     def _take_batch(self, first: _Waiting) -> list[_Waiting]:
         """``first`` and those of its size that wait; frames of another size wait for their own turn."""
-        with self._changed:
+        with self._lock:
             size = first.pixels.shape
             batch = [each for each in self._waiting if each is first or (self.together and each.pixels.shape == size)]
             self._waiting = [each for each in self._waiting if each not in batch]

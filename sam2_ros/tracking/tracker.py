@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.changes import (
     ADDED,
@@ -27,12 +27,12 @@ from sam2_ros.tracking.changes import (
     change_of,
 )
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.governor import Governor
+from sam2_ros.tracking.governor import Governor, Measures
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompt_run import Engine, PromptRun
 from sam2_ros.tracking.prompting import PromptApplier
-from sam2_ros.tracking.propagation import clock_of
+from sam2_ros.tracking.propagation import Clock, clock_of
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.replayed import ReplayedPropagation
 from sam2_ros.tracking.sharing import SharedModel
@@ -50,6 +50,18 @@ from sam2_ros.tracking.types import (
 __all__ = ["ADDED", "CORRECTED", "DROPPED", "KEPT_CHANGES", "PROMPT_RELEASED", "REMOVED", "STATE_CHANGED", "Tracker"]
 
 KEPT_CHANGES = 1000  # so that a program that never takes them does not grow
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """A frame that the image encoder has seen: what :meth:`Tracker.encode` gives."""
+
+    width: int  # pixels
+    height: int
+    features: ImageFeatures
+    measures: Measures  # that were taken against delay, and what they are called
+    economies: tuple[str, ...]
+    laps: dict[str, float]  # ms by stage
 
 
 class Tracker:
@@ -119,28 +131,51 @@ class Tracker:
     # -- frames ------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def step(self, frame: NDArray[np.uint8], stamp: int = 0) -> FrameResult:
+    def encode(self, frame: NDArray[np.uint8]) -> EncodedFrame:
+        """The part of :meth:`step` that depends on no other frame, RGB ``uint8 [H, W, 3]``. It may be done in another
+        thread, while the frame before is tracked.
+
+        Raises:
+            ValueError: not such a frame.
+        """
+        clock = clock_of(self.model.device)
+        features, measures, economies = self._encode(frame, clock)
+        return EncodedFrame(frame.shape[1], frame.shape[0], features, measures, economies, clock.finish())
+
+    def _encode(self, frame: NDArray[np.uint8], clock: Clock) -> tuple[ImageFeatures, Measures, tuple[str, ...]]:
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
+        economies, measures = self._governor.economies, self._governor.measures
+        there = upload(np.require(frame, requirements="W"), self.model.device)
+        pixels = self.model.preprocess(there, measures.input_scale)
+        clock.lap("resize")
+        features = self._shared.encode(pixels)
+        clock.lap("encode")
+        return features, measures, economies
+
+    @torch.inference_mode()
+    def step(self, frame: NDArray[np.uint8] | EncodedFrame, stamp: int = 0) -> FrameResult:
         """Tracks every object in ``frame``.
 
         Args:
-            frame: RGB ``uint8 [H, W, 3]`` of any size.
+            frame: RGB ``uint8 [H, W, 3]`` of any size, or what :meth:`encode` made of it.
             stamp: of the frame, nanoseconds.
 
         Raises:
             ValueError: not such a frame; nothing has changed then.
         """
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
         clock = clock_of(self.model.device)
-        economies, measures = self._governor.economies, self._governor.measures
+        if isinstance(frame, EncodedFrame):
+            width, height, earlier = frame.width, frame.height, frame.laps
+            features, measures, economies = frame.features, frame.measures, frame.economies
+        else:
+            features, measures, economies = self._encode(frame, clock)
+            height, width, earlier = frame.shape[0], frame.shape[1], {}
         self._propagation.measures = measures
-        there = upload(np.require(frame, requirements="W"), self.model.device)
-        pixels = self.model.preprocess(there, measures.input_scale)
-        clock.lap("resize")
-        features = self.history.hold(self._shared.encode(pixels))
+        features = self.history.hold(features)
         clock.lap("encode")
         self._frame += 1
-        stored = StoredFrame(self._frame, stamp, frame.shape[1], frame.shape[0], features)
+        stored = StoredFrame(self._frame, stamp, width, height, features)
         self.history.append(stored)
         objects = list(self._objects.values())
         changes: list[ObjectChange] = []
@@ -152,6 +187,8 @@ class Tracker:
             stored.keep(objects)
         changes += self._drop_lost(objects)
         laps = clock.finish()
+        for name, taken in earlier.items():
+            laps[name] = taken + laps.get(name, 0.0)
         self._governor.took(sum(laps.values()))
         return replace(self._result(stored, tuple(changes), laps), economies=economies)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,8 +93,8 @@ def frame(stamp: int, decode: Callable[[], np.ndarray] = lambda: RGB) -> Frame:
 class Bench:
     """A worker whose engine moves one frame at a time."""
 
-    def __init__(self) -> None:
-        self.backend = GatedBackend()
+    def __init__(self, backend: GatedBackend | None = None) -> None:
+        self.backend: Any = backend or GatedBackend()
         self.recorder = Recorder()
         self.worker = Worker(lambda: self.backend, self.recorder)
         self.info = self.worker.start().result(PATIENCE)
@@ -367,6 +368,110 @@ def test_with_a_queue_every_frame_is_processed_in_order() -> None:
     assert recorder.stamps == [1, 2, 3, 4]
     assert [each.counters.received for each in recorder.processed] == [2, 3, 4, 5]  # one of them dropped
     worker.close()
+
+
+class AheadBackend(GatedBackend):
+    """Encodes what it is let; ``encoding`` says that it has begun."""
+
+    encodes_ahead = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoding = threading.Semaphore(0)
+        self.encoder_gate = threading.Semaphore(0)
+        self.encoder_fault: Exception | None = None
+
+    def encode(self, frame: np.ndarray) -> object:
+        self.encoding.release()
+        assert self.encoder_gate.acquire(timeout=PATIENCE)
+        fault, self.encoder_fault = self.encoder_fault, None
+        if fault:
+            raise fault
+        return ("encoded", frame)
+
+    def step_encoded(self, encoded: object, stamp: int) -> FrameResult:
+        assert isinstance(encoded, tuple) and encoded[0] == "encoded"
+        return self.step(encoded[1], stamp)
+
+
+@pytest.fixture
+def ahead() -> Iterator[Bench]:
+    bench = Bench(AheadBackend())
+    yield bench
+    bench.backend.encoder_gate.release(100)
+    bench.backend.gate.release(100)
+    bench.worker.close(PATIENCE)
+
+
+def test_the_next_frame_is_encoded_while_one_is_tracked(ahead: Bench) -> None:
+    backend, worker, recorder = ahead.backend, ahead.worker, ahead.recorder
+    worker.submit(frame(1))
+    backend.encoder_gate.release()
+    assert backend.entered.acquire(timeout=PATIENCE) and backend.encoding.acquire(timeout=PATIENCE)
+    worker.submit(frame(2))
+    assert backend.encoding.acquire(timeout=PATIENCE), "encoded, while 1 is tracked"
+    worker.submit(frame(3))
+    worker.submit(frame(4))  # the newest wins, as ever
+    assert worker.counters == Counters(received=4, dropped=1)
+    backend.encoder_gate.release()
+    assert not backend.encoding.acquire(timeout=0.2), "one ahead, not more"
+    backend.gate.release(3)
+    assert backend.encoding.acquire(timeout=PATIENCE)
+    backend.encoder_gate.release()
+    recorder.wait(lambda: recorder.stamps == [1, 2, 4])
+    assert worker.counters == Counters(received=4, processed=3, dropped=1)
+    assert all(each.start_time <= each.end_time for each in recorder.processed)
+
+
+def test_a_frame_that_can_not_be_encoded_ahead_is_counted(ahead: Bench) -> None:
+    backend, worker, recorder = ahead.backend, ahead.worker, ahead.recorder
+    backend.encoder_gate.release(100)
+    backend.gate.release(100)
+    backend.encoder_fault = ValueError("no colours")
+    worker.submit(frame(1))
+    recorder.wait(lambda: len(recorder.failures) == 1)
+
+    def refuse() -> np.ndarray:
+        raise OSError("no such encoding")
+
+    worker.submit(frame(2, refuse))
+    recorder.wait(lambda: len(recorder.failures) == 2)
+    worker.submit(frame(3))
+    recorder.wait(lambda: recorder.stamps == [3])
+    assert [str(error) for error in recorder.failures] == ["no colours", "no such encoding"]
+    assert worker.counters == Counters(received=3, processed=1, failed=2)
+
+
+def test_a_pause_forgets_what_was_encoded_ahead(ahead: Bench) -> None:
+    backend, worker, recorder = ahead.backend, ahead.worker, ahead.recorder
+    worker.submit(frame(1))
+    assert backend.encoding.acquire(timeout=PATIENCE)  # under way while the worker is paused and goes on
+    worker.pause()
+    worker.resume()
+    worker.submit(frame(2))
+    backend.encoder_gate.release(2)
+    backend.gate.release()
+    recorder.wait(lambda: recorder.stamps == [2])
+    worker.submit(frame(3))
+    backend.encoder_gate.release()
+    for _ in range(2):
+        assert backend.entered.acquire(timeout=PATIENCE)
+    worker.submit(frame(4))
+    backend.encoder_gate.release()
+    wait_until(lambda: worker._ahead is not None)  # 4 is encoded
+    closer = threading.Thread(target=worker.pause)
+    closer.start()
+    wait_until(lambda: worker.counters.dropped == 1)
+    backend.gate.release()
+    closer.join(PATIENCE)
+    assert recorder.stamps == [2, 3] and worker.counters == Counters(received=3, processed=2, dropped=1)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_frames_that_do_not_go_on_from_the_last_forget_the_objects() -> None:
