@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.sam2 import ImageFeatures
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.lasting import lasting
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.stamps import find_frame
 
@@ -65,7 +64,7 @@ class FrameHistory:
             mine.shape != given.shape or mine.stride() != given.stride() or mine.dtype != given.dtype
             for mine, given in zip(gone.tensors, features.tensors, strict=True)
         ):
-            return ImageFeatures(*(lasting(each) for each in features.tensors))
+            return ImageFeatures(*(each.clone() for each in features.tensors))
         for mine, given in zip(gone.tensors, features.tensors, strict=True):
             mine.copy_(given)
         return gone

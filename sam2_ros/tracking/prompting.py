@@ -21,7 +21,6 @@ from sam2_ros.model.sam2 import (
 )
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.lasting import lasting
 from sam2_ros.tracking.looking import agreements, masks_within
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import Candidates, TrackedObject
@@ -172,8 +171,8 @@ class PromptApplier:
             one.candidates = None
             if multimask:
                 one.candidates = Candidates(
-                    frame, lasting(decoded.logits[index, 1:].float()), decoded.ious[index, 1:],
-                    decoded.tokens[index, 1:], scores[index],
+                    frame, decoded.logits[index, 1:].float(), decoded.ious[index, 1:], decoded.tokens[index, 1:],
+                    scores[index],
                 )  # fmt: skip
                 if prompt.candidate is not None:
                     out.append(self._from_candidate(prompt, one))
@@ -255,7 +254,7 @@ class PromptApplier:
         present = torch.tensor([one.object_score > 0 for _, one in decoded], device=model.device)
         binarize = torch.full_like(present, self.config.binarize_prompted_memory)
         memory = model.encode_low_memory(features, logits, present, binarize)
-        stable, logits = stability(logits[:, 0]).tolist(), lasting(logits)
+        stable = stability(logits[:, 0]).tolist()
         answers = []
         for index, (owner, one) in enumerate(decoded):
             released = None

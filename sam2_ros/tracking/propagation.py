@@ -18,7 +18,6 @@ from sam2_ros.tracking.changes import state_change
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.governor import Measures
 from sam2_ros.tracking.history import StoredFrame
-from sam2_ros.tracking.lasting import lasting
 from sam2_ros.tracking.looking import OwnMasks, choose_candidates, own_masks, remember
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import TrackedObject
@@ -320,5 +319,5 @@ def _shown(drawn: Tensor, sights: list[Sight], findings: list[Finding]) -> Tenso
         for finding, sight in zip(findings, sights, strict=True)
     ]
     if all(shown):
-        return lasting(drawn)
-    return lasting(torch.where(upload(shown, drawn.device)[:, None, None, None], drawn, ABSENT_LOGIT))
+        return drawn.clone()
+    return torch.where(upload(shown, drawn.device)[:, None, None, None], drawn, ABSENT_LOGIT)
