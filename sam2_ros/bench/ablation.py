@@ -61,11 +61,13 @@ def _rotary_by_parts(_: Sam2Model) -> Iterator[None]:
 
 @contextmanager
 def _fine_maps_made_wide(model: Sam2Model) -> Iterator[None]:
-    def wide(self: image_encoder.FpnNeck, maps: list[Tensor], conv_4: nn.Module, conv_8: nn.Module) -> Any:
-        stride_4, stride_8, stride_16 = self(maps)
-        return conv_4(stride_4), conv_8(stride_8), stride_16
+    forward = image_encoder.FpnNeck.forward
 
-    with mock.patch.object(image_encoder.FpnNeck, "narrow", wide):
+    def wide(self: image_encoder.FpnNeck, maps: list[Tensor], after: tuple[nn.Module, nn.Module]) -> Any:
+        stride_4, stride_8, stride_16 = forward(self, maps)
+        return after[0](stride_4), after[1](stride_8), stride_16
+
+    with mock.patch.object(image_encoder.FpnNeck, "forward", wide):
         yield
 
 

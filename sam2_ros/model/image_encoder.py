@@ -23,27 +23,24 @@ class FpnNeck(nn.Module):
             slot.add_module("conv", Conv2d(width, dim, 1))
         self.merged = Merged(), Merged()
 
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Four maps at strides 4 to 32 → three at strides 4, 8 and 16, each ``[B, dim, H, W]``."""
-        return self.convs[3](maps[0]), self.convs[2](maps[1]), self._coarse(maps)
+    def forward(self, maps: list[Tensor], after: tuple[Conv2d, Conv2d] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Four maps at strides 4 to 32 → three at strides 4, 8 and 16, each ``[B, dim, H, W]``.
 
-    def narrow(self, maps: list[Tensor], conv_4: Conv2d, conv_8: Conv2d) -> tuple[Tensor, Tensor, Tensor]:
-        """:meth:`forward` with a 1×1 convolution after each of the fine maps, which is merged with the lateral one:
-        the wide maps of the fine strides, the largest of all, are never made."""
-        stride_4, stride_8 = (
-            merged(level.permute(0, 2, 3, 1), cast(Conv2d, cast(nn.Sequential, lateral)[0]), after).permute(0, 3, 1, 2)
-            for merged, level, lateral, after in (
-                (self.merged[0], maps[0], self.convs[3], conv_4),
-                (self.merged[1], maps[1], self.convs[2], conv_8),
-            )
-        )
-        return stride_4, stride_8, self._coarse(maps)
-
-    def _coarse(self, maps: list[Tensor]) -> Tensor:
+        With ``after``, 1×1 convolutions for strides 4 and 8, the result is what they make of these maps. Each is merged
+        with the lateral one, so that the wide maps, the largest of all, are never made.
+        """
         stride_32, stride_16 = self.convs[0](maps[3]), self.convs[1](maps[2])
         # In float32 also under autocast: that is how the weights were trained.
         above = F.interpolate(stride_32.float(), scale_factor=2.0, mode="nearest")
-        return cast(Tensor, stride_16 + above)
+        if after is None:
+            return self.convs[3](maps[0]), self.convs[2](maps[1]), stride_16 + above
+        stride_4, stride_8 = (
+            merged(level.permute(0, 2, 3, 1), cast(Conv2d, cast(nn.Sequential, lateral)[0]), own).permute(0, 3, 1, 2)
+            for merged, level, lateral, own in zip(
+                self.merged, maps, (self.convs[3], self.convs[2]), after, strict=False
+            )
+        )
+        return stride_4, stride_8, stride_16 + above
 
 
 class HieraEncoder(nn.Module):
@@ -54,10 +51,7 @@ class HieraEncoder(nn.Module):
         self.trunk = Hiera(config)
         self.neck = FpnNeck(self.trunk.channels, dim)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        stride_4, stride_8, stride_16 = self.neck(self.trunk(images))
+    def forward(self, images: Tensor, after: tuple[Conv2d, Conv2d] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """``after``: see :meth:`FpnNeck.forward`."""
+        stride_4, stride_8, stride_16 = self.neck(self.trunk(images), after)
         return stride_4, stride_8, stride_16
-
-    def narrow(self, images: Tensor, conv_4: Conv2d, conv_8: Conv2d) -> tuple[Tensor, Tensor, Tensor]:
-        """:meth:`forward` with 1×1 convolutions after the maps at strides 4 and 8; see :meth:`FpnNeck.narrow`."""
-        return self.neck.narrow(self.trunk(images), conv_4, conv_8)

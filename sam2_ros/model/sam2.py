@@ -120,7 +120,7 @@ class Sam2Model(nn.Module):
         encoder, decoder = self.image_encoder, self.sam_mask_decoder
         wide = None
         if isinstance(encoder, HieraEncoder) and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            stride_4, stride_8, stride_16 = encoder.narrow(images, decoder.conv_s0, decoder.conv_s1)
+            stride_4, stride_8, stride_16 = encoder(images, (decoder.conv_s0, decoder.conv_s1))
         else:
             stride_4, wide, stride_16 = encoder(images)
             stride_4, stride_8 = decoder.conv_s0(stride_4), decoder.conv_s1(wide)

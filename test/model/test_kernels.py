@@ -140,7 +140,7 @@ def test_fine_maps_need_not_be_made_wide(dtype: torch.dtype) -> None:
     maps = [draw(2, 24 * 2**level, 32 >> level, 40 >> level, seed=level) for level in range(4)]
     wide_4, wide_8, coarse = neck(maps)
     with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
-        found_4, found_8, found_16 = neck.narrow(maps, conv_4, conv_8)
+        found_4, found_8, found_16 = neck(maps, (conv_4, conv_8))
     assert_close(found_4, conv_4(wide_4), dtype)
     assert_close(found_8, conv_8(wide_8), dtype)
     assert found_16.dtype == torch.float32
