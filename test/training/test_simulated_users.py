@@ -89,8 +89,10 @@ def test_it_is_what_the_tracker_does(plan: Plan, monkeypatch: pytest.MonkeyPatch
             ids = [answer.object_id for answer in answers]
             wanted.append(shown())
     assert not asked and len(outputs) == len(wanted)
+    # Rounding, 1e-6 of the largest logit; and where a prompted mask has a logit that rounding takes over 0, its memory
+    # has another pixel, which is worth 5e-4.
     for (t, output), logits in zip(outputs, wanted, strict=True):
-        assert (output.logits - logits).abs().max() < 1e-4 * max(1.0, float(logits.abs().max())), t
+        assert (output.logits - logits).abs().max() < 1e-3 * max(1.0, float(logits.abs().max())), t
 
 
 def as_prompt(given: FramePrompt, index: int) -> Prompt:
