@@ -28,9 +28,8 @@ from sam2_ros.tracking import propagation
 Without = Callable[[Sam2Model], Any]  # a context in which the plain formula is used
 
 
-def _product_by_addmm(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    out = F.linear(x, weight, bias)
-    return F.gelu(out) if gelu else out
+def _product_by_addmm(x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "") -> Tensor:
+    return kernels._then(after, F.linear(x, weight, bias))
 
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -39,7 +38,7 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 
 def _rotate_by_parts(x: Tensor, table: Tensor) -> Tensor:
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table[0], table[1]
+    cos, sin = (table.real, table.imag) if table.is_complex() else (table[0], table[1])
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
 
 

@@ -47,7 +47,10 @@ def _is_from_intel() -> bool:
 
 HAS_ONEDNN = _has_onednn()
 IS_FROM_INTEL = _is_from_intel()
-_AFTER: dict[bool, tuple[str, list[Any], str]] = {False: ("none", [], ""), True: ("gelu", [], "none")}
+# What follows a product or convolution in the same pass, by oneDNN's names.
+_AFTER: dict[str, tuple[str, list[Any], str]] = {
+    "": ("none", [], ""), "gelu": ("gelu", [], "none"), "relu": ("relu", [], "")
+}  # fmt: skip
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -99,12 +102,12 @@ class Linear(nn.Linear):
 
     def gelu(self, x: Tensor) -> Tensor:
         """``F.gelu(self(x))``, in one pass over memory where it can be."""
-        return linear(*_as_computed(self, x), gelu=True)
+        return linear(*_as_computed(self, x), after="gelu")
 
     def relu(self, x: Tensor) -> Tensor:
         """``F.relu(self(x))``, in one pass over memory where it can be."""
         if self.bias is None or not is_for_triton(x):
-            return F.relu(self(x))
+            return linear(*_as_computed(self, x), after="relu")
         x, weight, bias = _as_computed(self, x)
         assert bias is not None
         return torch._addmm_activation(bias, x.flatten(0, -2), weight.T).unflatten(0, x.shape[:-1])
@@ -114,21 +117,20 @@ class Conv2d(nn.Conv2d):
     """``nn.Conv2d``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._run(x, gelu=False)
+        return self._run(x)
 
     def gelu(self, x: Tensor) -> Tensor:
         """``F.gelu(self(x))``, in one pass over memory where it can be."""
-        return self._run(x, gelu=True)
+        return self._run(x, after="gelu")
 
-    def _run(self, x: Tensor, gelu: bool) -> Tensor:
+    def _run(self, x: Tensor, after: str = "") -> Tensor:
         x, weight, bias = _as_computed(self, x)
         padding = self.padding
         if _is_fast(x) and not isinstance(padding, str):
             # PyTorch itself decides by the number of threads, and with one takes a kernel that is slower.
             geometry = list(padding), list(self.stride), list(self.dilation), self.groups
-            return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, *_AFTER[gelu])
-        out = self._conv_forward(x, weight, bias)
-        return F.gelu(out) if gelu else out
+            return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, *_AFTER[after])
+        return _then(after, self._conv_forward(x, weight, bias))
 
 
 def _as_computed(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -183,14 +185,17 @@ def cache_bytes(model: nn.Module) -> int:
     return sum(one.nbytes for one in flat if isinstance(one, Kept))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    """``x @ weightᵀ + bias``, and its GELU if so wanted."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "") -> Tensor:
+    """``x @ weightᵀ + bias``, and ``after`` it "gelu" or "relu"."""
     rows = x.numel() // x.shape[-1]
     known = x.dtype in (torch.float32, torch.bfloat16) and x.dtype == weight.dtype
     if _is_fast(x) and known and rows >= ONEDNN_ROWS:
-        return _product(x, weight, bias, gelu)
-    out = F.linear(x, weight, bias)
-    return F.gelu(out) if gelu else out
+        return _product(x, weight, bias, after)
+    return _then(after, F.linear(x, weight, bias))
+
+
+def _then(after: str, x: Tensor) -> Tensor:
+    return F.gelu(x) if after == "gelu" else F.relu(x) if after == "relu" else x
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -273,10 +278,10 @@ def _is_fast(x: Tensor) -> bool:
     return HAS_ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "") -> Tensor:
     # Given anything but rows side by side, oneDNN takes a kernel that is a thousand times slower. ``weight`` is a
     # contiguous matrix or the transpose of one.
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *_AFTER[gelu])
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *_AFTER[after])
 
 
 def _attention_by_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

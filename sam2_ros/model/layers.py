@@ -47,8 +47,8 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(self.weight) < 8 and x.requires_grad and x.device.type == "cpu":
-            # The kernel's backward pass over a handful of channels takes five times as long as these few passes.
+        if len(self.weight) < 8 and x.device.type == "cpu":
+            # The kernel takes longer over a handful of channels than these few passes, its backward pass five times.
             wide = x.float()
             centred = wide - wide.mean(dim=1, keepdim=True)
             scaled = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + self.eps)

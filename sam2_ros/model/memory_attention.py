@@ -7,9 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Linear
+from sam2_ros.model.kernels import Derived, Linear
 from sam2_ros.model.layers import Attention
-from sam2_ros.model.position import rotary_table, rotate, rotate_
+from sam2_ros.model.position import as_turns, rotary_table, rotate, rotate_
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -27,7 +27,7 @@ class MemoryAttentionLayer(nn.Module):
 
     def attend_self(self, x: Tensor, table: Tensor) -> Tensor:
         attention, normed = self.self_attn, self.norm1(x)
-        q, k = (rotate(attention.split_heads(p(normed)), table) for p in (attention.q_proj, attention.k_proj))
+        q, k = (_turned(attention.split_heads(p(normed)), table) for p in (attention.q_proj, attention.k_proj))
         return x + attention.attend(q, k, attention.split_heads(attention.v_proj(normed)))
 
     def attend_memory(
@@ -41,11 +41,11 @@ class MemoryAttentionLayer(nn.Module):
         mask: Tensor | None,
     ) -> Tensor:
         attention = self.cross_attn_image
-        q = rotate(attention.split_heads(attention.q_proj(self.norm2(x))), table)
+        q = _turned(attention.split_heads(attention.q_proj(self.norm2(x))), table)
         k = attention.k_proj(keys)
         spatial = k.shape[1] - num_pointers
         # Every stored frame repeats the same grid; pointers have no place in it.
-        frames = k[:, :spatial].unflatten(1, (-1, memory_table.shape[1]))
+        frames = k[:, :spatial].unflatten(1, (-1, memory_table.shape[-2]))
         if torch.is_grad_enabled():
             k = torch.cat((rotate(frames, memory_table).flatten(1, 2), k[:, spatial:]), dim=1)
         else:
@@ -54,6 +54,14 @@ class MemoryAttentionLayer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return x + self.linear2(self.linear1.relu(self.norm3(x)))
+
+
+def _turned(x: Tensor, table: Tensor) -> Tensor:
+    """``x``, which nobody else has, rotated."""
+    if torch.is_grad_enabled():
+        return rotate(x, table)
+    rotate_(x, table)
+    return x
 
 
 class MemoryAttention(nn.Module):
@@ -72,6 +80,7 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.register_buffer("table", rotary_table(dim, grid), persistent=False)
         self.register_buffer("memory_table", rotary_table(dim, grid, pool), persistent=False)
+        self.turns = Derived(), Derived()
 
     def forward(
         self,
@@ -96,16 +105,17 @@ class MemoryAttention(nn.Module):
             ``[B, N, C]``.
         """
         first = cast(MemoryAttentionLayer, self.layers[0])
-        x = first.attend_self(image + 0.1 * image_pos, self.table)
+        tables = self._tables(memory.device)
+        x = first.attend_self(image + 0.1 * image_pos, tables[0])
         keys = memory + memory_pos
         attention_mask = None if mask is None else mask[:, None, None, :]
         if not self._in_turn(memory):
-            return self._attend(x, memory, keys, num_pointers, attention_mask)
+            return self._attend(x, memory, keys, num_pointers, tables, attention_mask)
         each = [slice(index, index + 1) for index in range(len(memory))]
         return torch.cat(
             [
                 self._attend(
-                    x if len(x) == 1 else x[one], memory[one], keys[one], num_pointers,
+                    x if len(x) == 1 else x[one], memory[one], keys[one], num_pointers, tables,
                     attention_mask if attention_mask is None or len(attention_mask) == 1 else attention_mask[one],
                 )
                 for one in each
@@ -117,12 +127,26 @@ class MemoryAttention(nn.Module):
         """One object at a time: what lies between two steps then stays in a processor's cache."""
         return len(memory) > 1 and not torch.is_grad_enabled() and memory.device.type == "cpu"
 
-    def _attend(self, x: Tensor, memory: Tensor, keys: Tensor, num_pointers: int, mask: Tensor | None) -> Tensor:
+    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rotary tables of the frame and of a memory, as :func:`rotate` wants them there."""
+        if device.type != "cpu" or torch.is_grad_enabled():
+            return self.table, self.memory_table
+        return self.turns[0].of((self.table,), as_turns), self.turns[1].of((self.memory_table,), as_turns)
+
+    def _attend(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        keys: Tensor,
+        num_pointers: int,
+        tables: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+    ) -> Tensor:
         """All that follows the first layer's self-attention."""
         for index, module in enumerate(self.layers):
             layer = cast(MemoryAttentionLayer, module)
             if index:
-                x = layer.attend_self(x, self.table)
-            x = layer.attend_memory(x, memory, keys, num_pointers, self.table, self.memory_table, mask)
+                x = layer.attend_self(x, tables[0])
+            x = layer.attend_memory(x, memory, keys, num_pointers, *tables, mask)
             x = layer.feed_forward(x)
         return self.norm(x)

@@ -69,11 +69,18 @@ def rotary_table(channels: int, side: int, pool: int = 1, theta: float = 10000.0
     return torch.stack((angle.cos(), angle.sin()))
 
 
+def as_turns(table: Tensor) -> Tensor:
+    """A :func:`rotary_table` as complex numbers, ``[N, C / 2]``."""
+    return torch.complex(table[0], table[1])
+
+
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Applies a :func:`rotary_table` to ``x`` (``[..., N, C]``) in float32; the result has the dtype of ``x``."""
+    """Applies a :func:`rotary_table` to ``x`` (``[..., N, C]``) in float32; the result has the dtype of ``x``. On a CPU
+    the table may be given :func:`as_turns`."""
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         # As a product of complex numbers it is one pass over memory, not seven, and as many fewer with gradients.
-        return torch.view_as_real(_pairs(x) * torch.complex(table[0], table[1])).flatten(-2).type_as(x)
+        turns = table if table.is_complex() else as_turns(table)
+        return torch.view_as_real(_pairs(x) * turns).flatten(-2).type_as(x)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = table[0], table[1]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
@@ -85,7 +92,7 @@ def rotate_(x: Tensor, table: Tensor) -> None:
         x.copy_(rotate(x, table))
         return
     pairs = _pairs(x)
-    pairs *= torch.complex(table[0], table[1])
+    pairs *= table if table.is_complex() else as_turns(table)
     if pairs.data_ptr() != x.data_ptr():
         x.copy_(torch.view_as_real(pairs).flatten(-2))
 
