@@ -20,7 +20,7 @@ from sam2_ros.model.kernels import Merged
 from sam2_ros.model.layers import Mlp
 from sam2_ros.model.mask_decoder import TwoWayBlock
 from sam2_ros.model.memory_attention import MemoryAttentionLayer
-from sam2_ros.model.position import rotate
+from sam2_ros.model.position import as_turns, rotate, rotate_
 from sam2_ros.tracking import TrackerConfig
 from sam2_ros.tracking.propagation import autocast
 
@@ -63,6 +63,7 @@ def _stored_keys(model: Sam2Model, dtype: torch.dtype) -> Alternative:
     attention, table = _first_layer(model).cross_attn_image, model.memory_attention.memory_table
     cells, split = model.config.memory_grid**2, model.config.hidden_dim // model.config.memory_dim
     device, channels = model.device, model.config.memory_dim
+    turns = as_turns(table) if device.type == "cpu" else table
     memory = _drawn(1, FRAMES * cells, channels).to(device)
     ages = model.maskmem_tpos_enc[:FRAMES, 0]  # [F, 1, C]
     codes = (model.memory_code + ages).flatten(0, 1)[None]
@@ -74,7 +75,7 @@ def _stored_keys(model: Sam2Model, dtype: torch.dtype) -> Alternative:
 
     def now() -> Tensor:
         keys = attention.k_proj(torch.cat((memory + codes, pointers), dim=1))
-        keys[:, : FRAMES * cells] = rotate(keys[:, : FRAMES * cells].unflatten(1, (-1, cells)), table).flatten(1, 2)
+        rotate_(keys[:, : FRAMES * cells].unflatten(1, (-1, cells)), turns)
         return keys
 
     bias = torch.zeros_like(attention.k_proj.weight[:, 0]) if attention.k_proj.bias is None else attention.k_proj.bias

@@ -58,7 +58,7 @@ class MemoryAttentionLayer(nn.Module):
 
 def _turned(x: Tensor, table: Tensor) -> Tensor:
     """``x``, which nobody else has, rotated."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or x.device.type != "cpu":
         return rotate(x, table)
     rotate_(x, table)
     return x
