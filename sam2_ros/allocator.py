@@ -17,12 +17,17 @@ VARIABLES = {
 _OPTIONS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3}  # mallopt's, malloc.h
 
 
+_LARGEST_THRESHOLD = 32 * 2**20  # of M_MMAP_THRESHOLD in older versions, which refuse more
+
+
 def keep_freed_memory() -> None:
     """Sets this process as :data:`VARIABLES` would have; what its environment says already is left alone."""
+    if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return
     for name, value in VARIABLES.items():
-        if name not in os.environ:
-            mallopt(_OPTIONS[name], int(value))
+        if name not in os.environ and not mallopt(_OPTIONS[name], int(value)):
+            mallopt(_OPTIONS[name], min(int(value), _LARGEST_THRESHOLD))

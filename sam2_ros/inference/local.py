@@ -163,10 +163,10 @@ def load_shared_model(
             "with: python3 -m pip install torch"
         ) from error
     from sam2_ros.model import load_model
-    from sam2_ros.tracking.sharing import SharedModel
+    from sam2_ros.tracking.sharing import SharedModel, give_threads
 
     if threads:
-        torch.set_num_threads(threads)
+        give_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":

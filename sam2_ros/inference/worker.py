@@ -29,8 +29,8 @@ T = TypeVar("T")
 class Frame:
     """An image that waits for the engine.
 
-    ``decode`` gives its pixels, RGB ``uint8 [H, W, 3]``. It is called in the inference thread, so a frame that is
-    dropped costs no conversion. ``source`` comes back untouched with the result.
+    ``decode`` gives its pixels, RGB ``uint8 [H, W, 3]``. It is called in the inference thread, or in that which encodes
+    ahead, so a frame that is dropped costs no conversion. ``source`` comes back untouched with the result.
     """
 
     stamp: int  # ns
@@ -59,7 +59,7 @@ class Processed:
     frame: Frame
     image: NDArray[np.uint8]
     result: FrameResult
-    start_time: int  # ns, time.monotonic_ns(), when the engine took the frame
+    start_time: int  # ns, time.monotonic_ns(), when the engine took the frame; if it encodes ahead, it waited since
     end_time: int  # ns, when it returned
     counters: Counters
 
@@ -135,7 +135,8 @@ class Worker:
         self.jump_back = jump_back
         self._waiting: deque[Frame] = deque()
         self._ahead: _Taken | None = None  # encoded, and next
-        self._pauses = 0  # so that what was encoded before one is told from what came after
+        self._encoding: object = None  # stands for the frame that is being encoded, until a pause gives it up
+        self._encoder_busy = False
         self._commands: list[_Command[Any]] = []
         self._newest: Processed | None = None
         self._newest_is_current = False  # processed since resume(); prompts are for such frames alone
@@ -175,13 +176,14 @@ class Worker:
         """Takes no more frames, refuses commands that wait for one, and returns when the frame under way is done."""
         with self._condition:
             self._paused = True
-            self._pauses += 1
-            left = len(self._waiting) + (self._ahead is not None)
+            left = len(self._waiting) + (self._ahead is not None) + (self._encoding is not None)
             self._counters = replace(self._counters, dropped=self._counters.dropped + left)
             self._waiting.clear()
-            self._ahead = None
+            self._ahead = self._encoding = None
         self._refuse_waiting("the tracker was deactivated meanwhile; activate it and send the prompt again")
         self.call(lambda backend: None).result()
+        with self._condition:
+            self._condition.wait_for(lambda: not self._encoder_busy)
 
     def submit(self, frame: Frame) -> None:
         """Hands over a frame; one that still waits is dropped for it, or with a full ``queue`` it is dropped itself."""
@@ -277,7 +279,8 @@ class Worker:
                     self._condition.wait()
                 if self._closing:
                     return
-                frame, pauses = self._waiting.popleft(), self._pauses
+                frame, mine, self._encoder_busy = self._waiting.popleft(), object(), True
+                self._encoding = mine
             taken = _Taken(frame, time.monotonic_ns())
             try:
                 image = frame.decode()
@@ -285,10 +288,9 @@ class Worker:
             except Exception as error:
                 taken = replace(taken, error=error)
             with self._condition:
-                if pauses == self._pauses:
-                    self._ahead = taken
-                elif self._paused:
-                    self._counters = replace(self._counters, dropped=self._counters.dropped + 1)
+                if self._encoding is mine:  # else it was counted as dropped
+                    self._ahead, self._encoding = taken, None
+                self._encoder_busy = False
                 self._condition.notify_all()
 
     def _work(self, backend: Backend, ahead: bool) -> bool:

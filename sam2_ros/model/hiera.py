@@ -18,7 +18,8 @@ from sam2_ros.model.layers import LayerNorm, Mlp
 
 def max_pool(x_bhwc: Tensor) -> Tensor:
     """2×2 maximum over space."""
-    if x_bhwc.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    even = x_bhwc.shape[1] % 2 == 0 and x_bhwc.shape[2] % 2 == 0
+    if even and x_bhwc.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         # The pooling kernel copies what is not laid out for it, and gives indices that nobody wants.
         rows = torch.maximum(x_bhwc[:, :, 0::2], x_bhwc[:, :, 1::2])
         return torch.maximum(rows[:, 0::2], rows[:, 1::2])

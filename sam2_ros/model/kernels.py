@@ -76,19 +76,19 @@ class Derived(Kept):
     """A tensor worked out from parameters, and again only when one of them has changed."""
 
     def __init__(self) -> None:
-        self._key: tuple[Any, ...] | None = None
-        self._value: Tensor | None = None
+        self._found: tuple[tuple[Any, ...], Tensor] | None = None  # as one, so that other threads see both or none
 
     def of(self, parameters: tuple[Tensor, ...], make: Callable[..., Tensor], what: object = None) -> Tensor:
         """``make(*parameters)``, which depends on nothing else but ``what``."""
         key = (*((p.data_ptr(), None if p.is_inference() else p._version, p.device) for p in parameters), what)
-        if self._value is None or self._key != key:
-            self._key, self._value = key, make(*(p.detach() for p in parameters))
-        return self._value
+        found = self._found
+        if found is None or found[0] != key:
+            found = self._found = key, make(*(p.detach() for p in parameters))
+        return found[1]
 
     @property
     def nbytes(self) -> int:
-        return 0 if self._value is None else self._value.numel() * self._value.element_size()
+        return 0 if self._found is None else self._found[1].numel() * self._found[1].element_size()
 
     def __deepcopy__(self, memo: object) -> Derived:
         return Derived()
@@ -154,15 +154,15 @@ class Merged(Kept):
     """One linear map over the last axis in place of two, ``second(first(x))``: linear layers or 1×1 convolutions."""
 
     def __init__(self) -> None:
-        self._weight, self._bias = Derived(), Derived()
+        # By dtype, none of them let go: recordings read them where they are.
+        self._kept: dict[torch.dtype, tuple[Derived, Derived]] = {}
 
     def __call__(self, x: Tensor, first: nn.Linear | nn.Conv2d, second: nn.Linear | nn.Conv2d) -> Tensor:
         assert first.bias is not None and second.bias is not None, "every map that is merged has a bias"
         dtype = autocast_dtype(x.device) or x.dtype
-        weight = self._weight.of(
-            (second.weight, first.weight), lambda b, a: (b.flatten(1) @ a.flatten(1)).to(dtype), dtype
-        )
-        bias = self._bias.of(
+        kept = self._kept.setdefault(dtype, (Derived(), Derived()))
+        weight = kept[0].of((second.weight, first.weight), lambda b, a: (b.flatten(1) @ a.flatten(1)).to(dtype), dtype)
+        bias = kept[1].of(
             (second.weight, first.bias, second.bias),
             lambda b, before, after: (b.flatten(1) @ before + after).to(dtype),
             dtype,
@@ -171,14 +171,14 @@ class Merged(Kept):
 
     @property
     def nbytes(self) -> int:
-        return self._weight.nbytes + self._bias.nbytes
+        return sum(one.nbytes for kept in self._kept.values() for one in kept)
 
     def __deepcopy__(self, memo: object) -> Merged:
         return Merged()
 
 
 def cache_bytes(model: nn.Module) -> int:
-    """Bytes of what is worked out once of the weights and kept: rounded and merged ones."""
+    """Bytes of what is worked out once and kept: rounded and merged weights, and rotary tables as they are used."""
     kept = (value for module in model.modules() for value in module.__dict__.values())
     several = (tuple(value.values()) if isinstance(value, dict) else value for value in kept)
     flat = (one for value in several for one in (value if isinstance(value, tuple) else (value,)))

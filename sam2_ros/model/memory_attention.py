@@ -58,7 +58,7 @@ class MemoryAttentionLayer(nn.Module):
 
 def _turned(x: Tensor, table: Tensor) -> Tensor:
     """``x``, which nobody else has, rotated."""
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
         return rotate(x, table)
     rotate_(x, table)
     return x
@@ -129,7 +129,7 @@ class MemoryAttention(nn.Module):
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary tables of the frame and of a memory, as :func:`rotate` wants them there."""
-        if device.type != "cpu" or torch.is_grad_enabled():
+        if device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.table, self.memory_table
         return self.turns[0].of((self.table,), as_turns), self.turns[1].of((self.memory_table,), as_turns)
 

@@ -88,7 +88,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 def rotate_(x: Tensor, table: Tensor) -> None:
     """:func:`rotate` in place, on a CPU without gradients in fewer passes over memory."""
-    if x.device.type != "cpu" or torch.is_grad_enabled():
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         x.copy_(rotate(x, table))
         return
     pairs = _pairs(x)

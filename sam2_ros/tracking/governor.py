@@ -55,6 +55,11 @@ class Governor:
         self._since_release = MOST_CALM  # frames since the last one was taken back
 
     @property
+    def level(self) -> int:
+        """How many of :data:`ECONOMIES` the next frame is worked on with."""
+        return self._level
+
+    @property
     def measures(self) -> Measures:
         """For the next frame."""
         return Measures.at(self._level)
@@ -64,9 +69,9 @@ class Governor:
         """In force for the next frame, of :data:`ECONOMIES`."""
         return ECONOMIES[: self._level]
 
-    def took(self, milliseconds: float) -> None:
-        """Learns how long a frame took."""
-        if not self.deadline:
+    def took(self, milliseconds: float, level: int | None = None) -> None:
+        """Learns how long a frame took that was worked on with ``level`` economies (None: as many as there are now)."""
+        if not self.deadline or level not in (None, self._level):
             return
         self._recent.append(milliseconds)
         self._since_release += 1

@@ -45,6 +45,35 @@ class _Waiting:
         return self.features is not None or self.error is not None
 
 
+class _Threads:
+    """CPU threads of this process, where some of its threads are told to do with half of them.
+
+    ``torch.set_num_threads`` is for the thread that calls it, and for all that have not begun to use PyTorch yet.
+    """
+
+    whole = 0  # before the first was told so; 0: none was
+
+    @classmethod
+    def given(cls, threads: int) -> None:
+        """The user's choice for the process."""
+        torch.set_num_threads(threads)
+        cls.whole = threads if cls.whole else 0
+
+    @classmethod
+    def half(cls) -> int:
+        cls.whole = cls.whole or torch.get_num_threads()
+        return max(1, cls.whole // 2)
+
+    @staticmethod
+    def use(threads: int) -> None:
+        """Of them ``threads``, by the thread that this is; 0: as it is."""
+        if threads and torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+give_threads = _Threads.given
+
+
 class _Turns:
     """First come, first served. Thread-safe."""
 
@@ -105,7 +134,7 @@ class SharedModel:
         self.together = together
         self.batches: dict[int, int] = {}  # how many batches of each size were encoded
         self.ahead = ahead and model.device.type == "cpu"
-        self._threads = max(1, torch.get_num_threads() // 2) if self.ahead else 0
+        self._threads = _Threads.half() if self.ahead else _Threads.whole
         self._turns = _Turns()
         self._encoder_turns = _Turns() if self.ahead else self._turns
         self._lock = threading.Lock()  # guards what follows
@@ -119,8 +148,7 @@ class SharedModel:
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
-        if self._threads:
-            torch.set_num_threads(self._threads)  # of the thread that this is
+        _Threads.use(self._threads)
         with on_device(self.model.device):
             yield
 

@@ -27,7 +27,7 @@ from sam2_ros.tracking.changes import (
     change_of,
 )
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.governor import Governor, Measures
+from sam2_ros.tracking.governor import ECONOMIES, Governor, Measures
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompt_run import Engine, PromptRun
@@ -59,8 +59,7 @@ class EncodedFrame:
     width: int  # pixels
     height: int
     features: ImageFeatures
-    measures: Measures  # that were taken against delay, and what they are called
-    economies: tuple[str, ...]
+    level: int  # of :data:`~sam2_ros.tracking.governor.ECONOMIES`, how many were made
     laps: dict[str, float]  # ms by stage
 
 
@@ -139,19 +138,19 @@ class Tracker:
             ValueError: not such a frame.
         """
         clock = clock_of(self.model.device)
-        features, measures, economies = self._encode(frame, clock)
-        return EncodedFrame(frame.shape[1], frame.shape[0], features, measures, economies, clock.finish())
+        features, level = self._encode(frame, clock)
+        return EncodedFrame(frame.shape[1], frame.shape[0], features, level, clock.finish())
 
-    def _encode(self, frame: NDArray[np.uint8], clock: Clock) -> tuple[ImageFeatures, Measures, tuple[str, ...]]:
+    def _encode(self, frame: NDArray[np.uint8], clock: Clock) -> tuple[ImageFeatures, int]:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
-        economies, measures = self._governor.economies, self._governor.measures
+        level = self._governor.level
         there = upload(np.require(frame, requirements="W"), self.model.device)
-        pixels = self.model.preprocess(there, measures.input_scale)
+        pixels = self.model.preprocess(there, Measures.at(level).input_scale)
         clock.lap("resize")
         features = self._shared.encode(pixels)
         clock.lap("encode")
-        return features, measures, economies
+        return features, level
 
     @torch.inference_mode()
     def step(self, frame: NDArray[np.uint8] | EncodedFrame, stamp: int = 0) -> FrameResult:
@@ -167,11 +166,11 @@ class Tracker:
         clock = clock_of(self.model.device)
         if isinstance(frame, EncodedFrame):
             width, height, earlier = frame.width, frame.height, frame.laps
-            features, measures, economies = frame.features, frame.measures, frame.economies
+            features, level = frame.features, frame.level
         else:
-            features, measures, economies = self._encode(frame, clock)
+            features, level = self._encode(frame, clock)
             height, width, earlier = frame.shape[0], frame.shape[1], {}
-        self._propagation.measures = measures
+        self._propagation.measures = Measures.at(level)
         features = self.history.hold(features)
         clock.lap("encode")
         self._frame += 1
@@ -189,8 +188,8 @@ class Tracker:
         laps = clock.finish()
         for name, taken in earlier.items():
             laps[name] = taken + laps.get(name, 0.0)
-        self._governor.took(sum(laps.values()))
-        return replace(self._result(stored, tuple(changes), laps), economies=economies)
+        self._governor.took(sum(laps.values()), level)
+        return replace(self._result(stored, tuple(changes), laps), economies=ECONOMIES[:level])
 
     # -- commands ----------------------------------------------------------------------------------------------
 

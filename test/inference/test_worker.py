@@ -442,29 +442,37 @@ def test_a_frame_that_can_not_be_encoded_ahead_is_counted(ahead: Bench) -> None:
     assert worker.counters == Counters(received=3, processed=1, failed=2)
 
 
-def test_a_pause_forgets_what_was_encoded_ahead(ahead: Bench) -> None:
+def test_a_pause_gives_up_what_is_encoded_ahead(ahead: Bench) -> None:
     backend, worker, recorder = ahead.backend, ahead.worker, ahead.recorder
+
+    def pause_while(condition: Callable[[], bool], release: threading.Semaphore) -> None:
+        pausing = threading.Thread(target=worker.pause)
+        pausing.start()
+        wait_until(condition)
+        assert pausing.is_alive(), "it waits for the frame under way"
+        release.release()
+        pausing.join(PATIENCE)
+        assert not pausing.is_alive()
+
     worker.submit(frame(1))
-    assert backend.encoding.acquire(timeout=PATIENCE)  # under way while the worker is paused and goes on
-    worker.pause()
+    assert backend.encoding.acquire(timeout=PATIENCE)
+    pause_while(lambda: worker.counters == Counters(received=1, dropped=1), backend.encoder_gate)
+    assert worker.counters == Counters(received=1, dropped=1)
     worker.resume()
     worker.submit(frame(2))
-    backend.encoder_gate.release(2)
-    backend.gate.release()
-    recorder.wait(lambda: recorder.stamps == [2])
+    backend.encoder_gate.release()
+    assert backend.entered.acquire(timeout=PATIENCE)
     worker.submit(frame(3))
     backend.encoder_gate.release()
-    for _ in range(2):
-        assert backend.entered.acquire(timeout=PATIENCE)
+    wait_until(lambda: worker._ahead is not None)  # 3 is encoded, 2 is tracked
+    pause_while(lambda: worker.counters.dropped == 1, backend.gate)
+    assert recorder.stamps == [2] and worker.counters == Counters(received=2, processed=1, dropped=1)
+    worker.resume()
     worker.submit(frame(4))
     backend.encoder_gate.release()
-    wait_until(lambda: worker._ahead is not None)  # 4 is encoded
-    closer = threading.Thread(target=worker.pause)
-    closer.start()
-    wait_until(lambda: worker.counters.dropped == 1)
     backend.gate.release()
-    closer.join(PATIENCE)
-    assert recorder.stamps == [2, 3] and worker.counters == Counters(received=3, processed=2, dropped=1)
+    recorder.wait(lambda: recorder.stamps == [2, 4])
+    assert worker.counters == Counters(received=1, processed=1)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sam2_ros.model import kernels
 from sam2_ros.model.hiera import max_pool
 from sam2_ros.model.image_encoder import FpnNeck
-from sam2_ros.model.kernels import Conv2d, Linear, attention, cache_bytes, linear
+from sam2_ros.model.kernels import Conv2d, Linear, Merged, attention, cache_bytes, linear
 from sam2_ros.model.layers import Attention
 from sam2_ros.model.position import rotary_table, rotate, rotate_
 
@@ -150,4 +150,18 @@ def test_fine_maps_need_not_be_made_wide(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_maxima_are_those_of_the_pooling_kernel(dtype: torch.dtype) -> None:
     x = draw(2, 6, 8, 20, dtype=dtype)[..., 4:12]
-    assert torch.equal(max_pool(x), F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1))
+    for part in (x, x[:, :5, :3]):  # odd sides lose their last row
+        assert torch.equal(max_pool(part), F.max_pool2d(part.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1))
+
+
+def test_merged_maps_of_several_dtypes_stay_where_they_are() -> None:
+    """Recordings read them there."""
+    first, second, merged = nn.Linear(16, 64), nn.Linear(64, 8), Merged()
+    x, found = draw(5, 16), []
+    for _ in range(2):
+        assert_close(merged(x, first, second), second(first(x)), torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_close(merged(x, first, second), second(first(x)).float(), torch.bfloat16)
+        held = [one._found[1].data_ptr() for kept in merged._kept.values() for one in kept if one._found]
+        found.append(held)
+    assert found[0] == found[1] and len(found[0]) == 4 and merged.nbytes == (8 * 16 + 8) * (4 + 2)

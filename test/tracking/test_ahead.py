@@ -1,8 +1,9 @@
-"""A frame that is encoded while the one before is tracked gives the same tracks, and each side half of the threads."""
+"""A frame that is encoded while the one before is tracked gives the same tracks; each side has half of the threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +15,7 @@ from small_tracker import small_model
 from sam2_ros.inference import BackendFactory
 from sam2_ros.inference.backend import EncodesAhead
 from sam2_ros.inference.worker import Frame, Processed, Worker
-from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker, TrackerConfig, sharing
 from sam2_ros.tracking.sharing import SharedModel
 
 FRAMES = 12
@@ -24,9 +25,11 @@ PATIENCE = 60.0
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     """Two for every thread of this process; the number that computes a sum changes its last bits."""
-    before = torch.get_num_threads()
+    before, whole = torch.get_num_threads(), sharing._Threads.whole
+    sharing._Threads.whole = 0
     torch.set_num_threads(2)
     yield
+    sharing._Threads.whole = whole
     torch.set_num_threads(before)
 
 
@@ -78,7 +81,27 @@ def test_encoding_beside_tracking_changes_nothing() -> None:
             assert told(tracker.step(encoded, index + 1)) == expected[index]
             if index == 0:
                 assert tracker.add([request()])[0].success
-        assert helper.submit(torch.get_num_threads).result() == 1, "half of two"
+
+
+def test_each_side_has_half_of_the_threads_however_often_a_network_is_loaded() -> None:
+    model = small_model()
+    pixels = torch.zeros(1, 3, model.config.image_size, model.config.image_size)
+    sharing.give_threads(4)
+
+    def threads_of(ahead: bool) -> tuple[int, int]:
+        """Of a helper that encodes, and of the thread that tracks."""
+        shared = SharedModel(model, ahead=ahead)
+        with ThreadPoolExecutor(1) as helper:
+            helper.submit(shared.encode, pixels).result(PATIENCE)
+            encoding = helper.submit(torch.get_num_threads).result(PATIENCE)
+        with shared.turn():
+            return encoding, torch.get_num_threads()
+
+    for ahead, expected in ((True, 2), (True, 2), (False, 4), (True, 2)):
+        with ThreadPoolExecutor(1) as fresh:  # as the node loads a network in a thread of its own
+            assert fresh.submit(threads_of, ahead).result(PATIENCE) == (expected, expected)
+    sharing.give_threads(6)
+    assert threads_of(True) == (3, 3) and threads_of(False) == (6, 6)
 
 
 def test_the_encoder_has_turns_of_its_own() -> None:
@@ -92,7 +115,7 @@ def test_the_encoder_has_turns_of_its_own() -> None:
                 if ahead:
                     encoding.result(PATIENCE)
                 else:
-                    with pytest.raises(TimeoutError):
+                    with pytest.raises(futures.TimeoutError):  # the built-in one from Python 3.11 on
                         encoding.result(0.3)
             encoding.result(PATIENCE)
 
