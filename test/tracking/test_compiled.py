@@ -17,7 +17,6 @@ from torch._dynamo.utils import counters
 
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model
 from sam2_ros.tracking import Tracker, TrackerConfig
-from sam2_ros.tracking.governor import Measures
 from sam2_ros.tracking.sharing import SharedModel
 from sam2_ros.tracking.warmup import warm_up
 
@@ -56,7 +55,7 @@ def test_no_live_frame_is_compiled_for(model: Sam2Model) -> None:
         stepped(tracker, [box()])
         run(tracker, 1, 3)
         assert used.call_count == 4
-        tracker._governor = mock.Mock(measures=Measures.at(3), economies=())  # a smaller input
+        tracker._governor = mock.Mock(level=3)  # a smaller input
         run(tracker, 4, 4)
         with torch.inference_mode():  # strided as an image of just the network's size would be
             pixels = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
