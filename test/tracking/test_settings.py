@@ -11,7 +11,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from sam2_reference import difference
 from small_tracker import box, click, logits, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.inference.backend import BackendInfo
@@ -120,7 +119,9 @@ def test_bfloat16_is_close_to_float32() -> None:
     exact, fast = trackers
     for object_id in (1, 2):
         assert logits(fast, object_id).dtype == torch.float32
-        assert 0 < difference(logits(fast, object_id), logits(exact, object_id)) < 0.2
+        apart = (logits(fast, object_id) - logits(exact, object_id)).abs()
+        # Where objects meet, rounding may give a pixel to the other one, and its logit is another then.
+        assert 0 < apart.mean() < 0.1 and (apart > 0.2).float().mean() < 0.005
         one, other = exact._objects[object_id], fast._objects[object_id]
         assert other.object_score == pytest.approx(one.object_score, abs=0.05)
         assert one.mask is not None and other.mask is not None
