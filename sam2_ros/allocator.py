@@ -15,8 +15,6 @@ VARIABLES = {
     "MALLOC_TOP_PAD_": "67108864",
 }
 _OPTIONS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3}  # mallopt's, malloc.h
-
-
 _LARGEST_THRESHOLD = 32 * 2**20  # of M_MMAP_THRESHOLD in older versions, which refuse more
 
 

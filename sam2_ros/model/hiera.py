@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model.config import HieraConfig
-from sam2_ros.model.kernels import Conv2d, Linear, attention
+from sam2_ros.model.kernels import Conv2d, Linear, attention, infers_on_cpu
 from sam2_ros.model.layers import LayerNorm, Mlp
 
 
 def max_pool(x_bhwc: Tensor) -> Tensor:
     """2×2 maximum over space."""
     even = x_bhwc.shape[1] % 2 == 0 and x_bhwc.shape[2] % 2 == 0
-    if even and x_bhwc.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if even and infers_on_cpu(x_bhwc.device):
         # The pooling kernel copies what is not laid out for it, and gives indices that nobody wants.
         rows = torch.maximum(x_bhwc[:, :, 0::2], x_bhwc[:, :, 1::2])
         return torch.maximum(rows[:, 0::2], rows[:, 1::2])

@@ -214,14 +214,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
-    exact, narrow = q.dtype == torch.float32, q.shape[3] != v.shape[3]
+    narrow = q.shape[3] != v.shape[3]
     if narrow and q.shape[1] == 1 and (IS_FROM_INTEL or q.dtype == torch.bfloat16):
         return _attention_by_blocks(q, k, v, mask)
     if IS_FROM_INTEL and not narrow:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if q.dtype == torch.bfloat16:
         return _attention_by_matmul(q, k, v, mask)
-    if exact and q.shape[2] >= ONEDNN_QUERIES:
+    if q.dtype == torch.float32 and q.shape[2] >= ONEDNN_QUERIES:
         return _attention_by_products(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
@@ -273,9 +273,14 @@ def is_for_triton(x: Tensor) -> bool:
     )
 
 
+def infers_on_cpu(device: torch.device) -> bool:
+    """Whether ``device`` is a CPU, and neither gradients nor ``torch.compile``'s own kernels are wanted."""
+    return device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def _is_fast(x: Tensor) -> bool:
-    """Whether ``x`` is work for oneDNN: on a CPU, without gradients, and not for ``torch.compile``'s own kernels."""
-    return HAS_ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    """Whether ``x`` is work for oneDNN."""
+    return HAS_ONEDNN and infers_on_cpu(x.device)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "") -> Tensor:

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Derived, Linear
+from sam2_ros.model.kernels import Derived, Linear, infers_on_cpu
 from sam2_ros.model.layers import Attention
 from sam2_ros.model.position import as_turns, rotary_table, rotate, rotate_
 
@@ -58,7 +58,7 @@ class MemoryAttentionLayer(nn.Module):
 
 def _turned(x: Tensor, table: Tensor) -> Tensor:
     """``x``, which nobody else has, rotated."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+    if not infers_on_cpu(x.device):
         return rotate(x, table)
     rotate_(x, table)
     return x
@@ -129,7 +129,7 @@ class MemoryAttention(nn.Module):
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary tables of the frame and of a memory, as :func:`rotate` wants them there."""
-        if device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not infers_on_cpu(device):
             return self.table, self.memory_table
         return self.turns[0].of((self.table,), as_turns), self.turns[1].of((self.memory_table,), as_turns)
 

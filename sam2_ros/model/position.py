@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sam2_ros.model.kernels import infers_on_cpu
+
 
 def sine_code_2d(channels: int, side: int) -> Tensor:
     """Sine position map ``[channels, side, side]``, half of the channels for y, then half for x.
@@ -88,7 +90,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 def rotate_(x: Tensor, table: Tensor) -> None:
     """:func:`rotate` in place, on a CPU without gradients in fewer passes over memory."""
-    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not infers_on_cpu(x.device):
         x.copy_(rotate(x, table))
         return
     pairs = _pairs(x)
