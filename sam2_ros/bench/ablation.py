@@ -100,13 +100,13 @@ def _first_layer_per_object(model: Sam2Model) -> Iterator[None]:
 
 @contextmanager
 def _image_projected_per_object(model: Sam2Model) -> Iterator[None]:
-    shared = model.encode_memory
+    shared = model.encode_low_memory
 
     def repeated(features: ImageFeatures, logits: Tensor, *others: Any) -> Tensor:
         each = features.stride_16.expand(len(logits), -1, -1, -1)
         return shared(ImageFeatures(each, features.stride_8, features.stride_4), logits, *others)
 
-    with mock.patch.object(model, "encode_memory", repeated):
+    with mock.patch.object(model, "encode_low_memory", repeated):
         yield
 
 

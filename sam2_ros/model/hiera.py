@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2_ros.model import kernels
 from sam2_ros.model.config import HieraConfig
-from sam2_ros.model.kernels import Conv2d, Linear, attention, infers_on_cpu
+from sam2_ros.model.kernels import Conv2d, Derived, Linear, attention, infers_on_cpu, is_for_triton
 from sam2_ros.model.layers import LayerNorm, Mlp
 
 
@@ -23,6 +24,10 @@ def max_pool(x_bhwc: Tensor) -> Tensor:
         # The pooling kernel copies what is not laid out for it, and gives indices that nobody wants.
         rows = torch.maximum(x_bhwc[:, :, 0::2], x_bhwc[:, :, 1::2])
         return torch.maximum(rows[:, 0::2], rows[:, 1::2])
+    if even and is_for_triton(x_bhwc):
+        from sam2_ros.model.gpu import image
+
+        return image.max_pool(x_bhwc)
     return F.max_pool2d(x_bhwc.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
@@ -157,9 +162,7 @@ class Hiera(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        # Channels last: what follows works on ``[B, H, W, C]``.
-        x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
-        x = x + self.position(x.shape[1], x.shape[2])
+        x = self._embedded(images)
         maps, pending = [], None
         for index, block in enumerate(self.blocks):
             x, pending = block(x, pending)
@@ -167,3 +170,21 @@ class Hiera(nn.Module):
                 x, pending = x + pending, None
                 maps.append(x.permute(0, 3, 1, 2))
         return maps
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """Patches with their position, ``[B, S / 4, S / 4, C]``."""
+        if not is_for_triton(images):
+            # Channels last: what follows works on ``[B, H, W, C]``.
+            x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
+            return x + self.position(x.shape[1], x.shape[2])
+        from sam2_ros.model.gpu import image
+
+        conv, dtype, grid = self.patch_embed.proj, kernels.TRITON_DTYPE, images.shape[3] // 4
+        taps: Derived = self.__dict__.setdefault("_taps", Derived())
+        assert conv.bias is not None
+        return image.embed(
+            images.float().contiguous(),
+            taps.of((conv.weight,), lambda weight: image.pack_patch_taps(weight, dtype)),
+            conv.bias,
+            self.position(grid, grid),
+        )

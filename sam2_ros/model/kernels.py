@@ -47,6 +47,7 @@ def _is_from_intel() -> bool:
 
 HAS_ONEDNN = _has_onednn()
 IS_FROM_INTEL = _is_from_intel()
+TRITON_DTYPE = torch.bfloat16  # what the Triton kernels give to matrix products
 # What follows a product or convolution in the same pass, by oneDNN's names.
 _AFTER: dict[str, tuple[str, list[Any], str]] = {
     "": ("none", [], ""), "gelu": ("gelu", [], "none"), "relu": ("relu", [], "")
@@ -122,6 +123,11 @@ class Conv2d(nn.Conv2d):
     def gelu(self, x: Tensor) -> Tensor:
         """``F.gelu(self(x))``, in one pass over memory where it can be."""
         return self._run(x, after="gelu")
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        """What :meth:`forward` gives before the bias is added."""
+        x, weight, _ = _as_computed(self, x)
+        return self._conv_forward(x, weight, None)
 
     def _run(self, x: Tensor, after: str = "") -> Tensor:
         x, weight, bias = _as_computed(self, x)
@@ -267,7 +273,7 @@ def is_for_triton(x: Tensor) -> bool:
         x.device.type == "cuda"
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and autocast_dtype(x.device) == torch.bfloat16
+        and autocast_dtype(x.device) == TRITON_DTYPE
         and x.device.index in (None, torch.cuda.current_device())  # Triton launches its kernels there
         and triton_works(x.device)
     )

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2_ros.model import kernels
 from sam2_ros.model.kernels import Linear, Merged, attention, autocast_dtype, is_for_triton
 
 
@@ -20,7 +21,7 @@ class LayerNorm(nn.LayerNorm):
             from sam2_ros.model.gpu.rows import add_norm
 
             delta = None if delta is None else delta.contiguous()
-            return add_norm(x.contiguous(), delta, self, torch.bfloat16)
+            return add_norm(x.contiguous(), delta, self, kernels.TRITON_DTYPE)
         x = x if delta is None else x + delta
         normed: Tensor = self(x)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -62,8 +63,17 @@ class LayerNorm2d(nn.Module):
             from sam2_ros.model.gpu.rows import add_norm
 
             rows = x.permute(0, 2, 3, 1).contiguous()
-            return add_norm(rows, None, self, torch.bfloat16, gelu=True)[1].permute(0, 3, 1, 2)
+            return add_norm(rows, None, self, kernels.TRITON_DTYPE, gelu=True)[1].permute(0, 3, 1, 2)
         return F.gelu(self(x))
+
+
+def with_position(x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` and ``x + position`` for matrix products to take (``[B, N, C]``, ``position`` of batch 1)."""
+    if is_for_triton(x):
+        from sam2_ros.model.gpu.rows import with_code
+
+        return with_code(x.contiguous(), position.contiguous(), kernels.TRITON_DTYPE)
+    return x, x + position
 
 
 class Mlp(nn.Module):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Conv2d
-from sam2_ros.model.layers import Attention, LayerNorm, LayerNorm2d, Mlp
+from sam2_ros.model import kernels
+from sam2_ros.model.kernels import Conv2d, is_for_triton
+from sam2_ros.model.layers import Attention, LayerNorm, LayerNorm2d, Mlp, with_position
 
 STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
 
@@ -35,8 +38,8 @@ class TwoWayBlock(nn.Module):
         else:
             query = tokens + tokens_pos
             tokens = self.norm1.of_sum(tokens, self.self_attn(query, query, tokens))
-        key = image + image_pos
-        tokens = self.norm2.of_sum(tokens, self.cross_attn_token_to_image(tokens + tokens_pos, key, image))
+        value, key = with_position(image, image_pos)
+        tokens = self.norm2.of_sum(tokens, self.cross_attn_token_to_image(tokens + tokens_pos, key, value))
         tokens = self.norm3.of_sum(tokens, self.mlp(tokens))
         image = self.norm4.of_sum(image, self.cross_attn_image_to_token(key, tokens + tokens_pos, tokens))
         return tokens, image
@@ -56,7 +59,8 @@ class TwoWayTransformer(nn.Module):
         out = tokens
         for layer in self.layers:
             out, image = layer(out, image, tokens, image_pos)
-        attended = self.final_attn_token_to_image(out + tokens, image + image_pos, image)
+        value, key = with_position(image, image_pos)
+        attended = self.final_attn_token_to_image(out + tokens, key, value)
         return self.norm_final_attn.of_sum(out, attended), image
 
 
@@ -154,11 +158,7 @@ class MaskDecoder(nn.Module):
         tokens, source = self.transformer(source, image_pos.flatten(2).transpose(1, 2), tokens)
         mask_tokens = tokens[:, 2 : 2 + self.num_masks]
 
-        up1, norm, _, up2, act2 = self.output_upscaling
-        assert isinstance(norm, LayerNorm2d)
-        feature = source.transpose(1, 2).unflatten(2, (height, width))
-        feature = norm.gelu(up1(feature) + stride_8)
-        feature = act2(up2(feature) + stride_4)
+        feature = self._upscaled(source.transpose(1, 2).unflatten(2, (height, width)), stride_8, stride_4)
         weights = torch.stack(
             [mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
@@ -166,3 +166,23 @@ class MaskDecoder(nn.Module):
         return DecodedMasks(
             logits, self.iou_prediction_head(tokens[:, 1]), mask_tokens, self.pred_obj_score_head(tokens[:, 0])
         )
+
+    def _upscaled(self, feature: Tensor, stride_8: Tensor, stride_4: Tensor) -> Tensor:
+        """``feature`` in a quarter of the image's side, with the finer maps added on the way."""
+        layers: list[Any] = list(self.output_upscaling)
+        up1, norm, _, up2, act2 = layers
+        if not is_for_triton(feature):
+            feature = norm.gelu(up1(feature) + stride_8)
+            upscaled: Tensor = act2(up2(feature) + stride_4)
+            return upscaled
+        from sam2_ros.model.gpu.rows import add_gelu, add_norm
+
+        # A convolution adds its bias in a pass of its own; here to the finer map, once for all objects.
+        finer = [
+            (fine + up.bias[:, None, None]).permute(0, 2, 3, 1).contiguous()
+            for fine, up in ((stride_8, up1), (stride_4, up2))
+        ]
+        rows = F.conv_transpose2d(feature, up1.weight, None, stride=2).permute(0, 2, 3, 1).contiguous()
+        feature = add_norm(finer[0], rows, norm, kernels.TRITON_DTYPE, keep=False, gelu=True)[1].permute(0, 3, 1, 2)
+        rows = F.conv_transpose2d(feature, up2.weight, None, stride=2).permute(0, 2, 3, 1).contiguous()
+        return add_gelu(finer[1], rows).permute(0, 3, 1, 2)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2_ros.model import kernels
 from sam2_ros.model.kernels import Conv2d, Derived, Linear, is_for_triton
 from sam2_ros.model.layers import LayerNorm2d
 
@@ -22,13 +25,46 @@ class MaskDownSampler(nn.Module):
         self.encoder = nn.Sequential(*layers, Conv2d(256, dim, 1))
 
     def forward(self, masks: Tensor) -> Tensor:
-        *levels, last = self.encoder
         x = masks
-        for conv, norm in zip(levels[0::3], levels[1::3], strict=True):
-            assert isinstance(norm, LayerNorm2d)
+        for conv, norm in self._levels():
             x = norm.gelu(conv(x))
-        out: Tensor = last(x)
+        out: Tensor = self.encoder[-1](x)
         return out
+
+    def _levels(self) -> list[tuple[Conv2d, LayerNorm2d]]:
+        each: list[Any] = list(self.encoder)
+        return list(zip(each[0:-1:3], each[1::3], strict=True))
+
+    def of_logits(self, logits: Tensor, binarize: Tensor | None, gain: float, shift: float) -> Tensor:
+        """On a GPU, without the last bias: what :meth:`forward` makes of ``gain * p + shift``, where ``p`` are the
+        probabilities of ``logits`` (``[B, 1, 4h, 4w]``) scaled up, or 0 and 1 where ``binarize`` (``[B]``) says so."""
+        from sam2_ros.model.gpu import mask_levels
+        from sam2_ros.model.gpu.rows import add_norm
+
+        dtype = kernels.TRITON_DTYPE
+        kept: tuple[Derived, ...] = self.__dict__.setdefault("_packed", (Derived(), Derived(), Derived()))
+        (one, norm_one), (two, norm_two), *others = self._levels()
+        assert one.bias is not None and two.bias is not None
+        first = kept[0].of(
+            (one.weight, one.bias, norm_one.weight, norm_one.bias), lambda *given: mask_levels.pack_first(dtype, *given)
+        )
+        taps = kept[1].of((two.weight,), lambda weight: mask_levels.pack_taps(weight, dtype))
+        second = kept[2].of(
+            (two.bias, norm_two.weight, norm_two.bias), lambda *given: torch.cat([each.float() for each in given])
+        )
+        rows = mask_levels.mask_levels(
+            logits.float().contiguous(), binarize, mask_levels.LevelWeights(first, taps, second), gain, shift,
+            (norm_one.eps, norm_two.eps),
+        )  # fmt: skip
+        for conv, norm in others:
+            assert conv.bias is not None
+            bare = conv.without_bias(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+            rows = add_norm(conv.bias, bare, norm, dtype, keep=False, gelu=True)[1]
+        return self.last.without_bias(rows.permute(0, 3, 1, 2))
+
+    @property
+    def last(self) -> Conv2d:
+        return cast(Conv2d, self.encoder[-1])
 
 
 class ConvNextBlock(nn.Module):
@@ -43,26 +79,25 @@ class ConvNextBlock(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._depthwise(x)
-        y = self.gamma * self.pwconv2(self.pwconv1.gelu(y))
+        normed: Tensor = self.norm(self.dwconv(x))
+        y = self.gamma * self.pwconv2(self.pwconv1.gelu(normed.permute(0, 2, 3, 1)))
         return x + y.permute(0, 3, 1, 2)
 
-    def _depthwise(self, x: Tensor) -> Tensor:
-        """The normed convolution, ``[B, H, W, C]``."""
-        if not is_for_triton(x):
-            normed: Tensor = self.norm(self.dwconv(x))
-            return normed.permute(0, 2, 3, 1)
-        from sam2_ros.model.gpu.rows import depthwise_norm
+    def by_rows(self, x: Tensor, rounded: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+        """:meth:`forward` on a GPU, of ``x`` (``[B, H, W, C]``), also given in bfloat16; gives both, the first only to
+        ``keep``."""
+        from sam2_ros.model.gpu.rows import add_scaled, depthwise_norm
 
         taps, shift = self.__dict__.setdefault("_taps", (Derived(), Derived()))
-        conv, dtype = self.dwconv, torch.bfloat16
+        conv, dtype = self.dwconv, kernels.TRITON_DTYPE
         assert conv.bias is not None
-        return depthwise_norm(
-            x.permute(0, 2, 3, 1).to(dtype).contiguous(),
+        normed = depthwise_norm(
+            rounded,
             taps.of((conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous()),
             shift.of((conv.bias,), lambda bias: bias.to(dtype)),
             self.norm,
         )
+        return add_scaled(x, self.pwconv2(self.pwconv1.gelu(normed)), self.gamma, dtype, keep)
 
 
 class Fuser(nn.Module):
@@ -73,6 +108,13 @@ class Fuser(nn.Module):
         self.layers = nn.ModuleList(ConvNextBlock(dim) for _ in range(num_layers))
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_for_triton(x):
+            rows = x.permute(0, 2, 3, 1).contiguous()
+            rounded = rows.to(kernels.TRITON_DTYPE)
+            for index, layer in enumerate(self.layers):
+                assert isinstance(layer, ConvNextBlock)
+                rows, rounded = layer.by_rows(rows, rounded, keep=index + 1 < len(self.layers))
+            return rounded.permute(0, 3, 1, 2)
         for layer in self.layers:
             x = layer(x)
         return x
@@ -91,6 +133,16 @@ class MemoryEncoder(nn.Module):
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
         """``features`` ``[1 or B, C, h, w]`` are the image encoder's, ``masks`` ``[B, 1, 16h, 16w]`` scaled."""
-        x = self.pix_feat_proj(features) + self.mask_downsampler(masks)
+        return self._fused(self.pix_feat_proj(features) + self.mask_downsampler(masks))
+
+    def of_logits(self, features: Tensor, logits: Tensor, binarize: Tensor | None, gain: float, shift: float) -> Tensor:
+        """:meth:`forward` on a GPU, of masks as :meth:`MaskDownSampler.of_logits` takes them."""
+        bias = self.mask_downsampler.last.bias
+        assert bias is not None
+        # A convolution adds its bias in a pass of its own; here to the image's side, once for all objects.
+        image = self.pix_feat_proj(features) + bias.to(kernels.TRITON_DTYPE)[:, None, None]
+        return self._fused(image + self.mask_downsampler.of_logits(logits, binarize, gain, shift))
+
+    def _fused(self, x: Tensor) -> Tensor:
         memory = self.out_proj(self.fuser(x))
         return memory if self.pool == 1 else F.avg_pool2d(memory, self.pool)

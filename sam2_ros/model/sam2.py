@@ -16,7 +16,7 @@ from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.gpu import memory_attention as gpu_attention
 from sam2_ros.model.image_encoder import HieraEncoder
-from sam2_ros.model.kernels import Conv2d, Linear, is_for_triton
+from sam2_ros.model.kernels import Conv2d, Linear, is_for_triton, triton_works
 from sam2_ros.model.layers import Mlp
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
 from sam2_ros.model.memory_attention import MemoryAttention
@@ -104,13 +104,24 @@ class Sam2Model(nn.Module):
 
         ``scale`` makes S smaller than the model's input, to the nearest multiple of 32.
         """
-        pixels = image.to(self.device).permute(2, 0, 1)[None].float() / 255
+        image = image.to(self.device)
         size = self.config.image_size if scale == 1 else max(64, 32 * round(scale * self.config.image_size / 32))
+        if self._resizes_at_once(image, size):
+            from sam2_ros.model.gpu.image import resized
+
+            with torch.cuda.device(self.device):  # Triton launches its kernels on the current one
+                return resized(image.contiguous(), self.pixel_mean, self.pixel_std, size)
+        pixels = image.permute(2, 0, 1)[None].float() / 255
         if pixels.shape[2:] != (size, size):
             # A GPU's kernel for it is slow, and where no side shrinks there is nothing to do for it.
             antialias = self.device.type != "cuda" or max(pixels.shape[2:]) > size
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=antialias)
         return (pixels - self.pixel_mean) / self.pixel_std
+
+    def _resizes_at_once(self, image: Tensor, size: int) -> bool:
+        """Whether a kernel of ours makes the input of ``image``."""
+        grows = max(image.shape[:2]) <= size and image.dtype == torch.uint8
+        return image.device.type == "cuda" and grows and not torch.is_grad_enabled() and triton_works(image.device)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Normalised ``float32 [B, 3, S, S]`` → features; the costly part of a frame, needed once for all objects.
@@ -235,8 +246,10 @@ class Sam2Model(nn.Module):
         mask = mask_logits.float().sigmoid()
         if binarize is not None:
             mask = torch.where(binarize[:, None, None, None], (mask_logits > 0).float(), mask)
-        memory = self.memory_encoder(features.stride_16, mask * MASK_SCALE + MASK_BIAS)
-        memory = memory.flatten(2).transpose(1, 2)
+        return self._memory(self.memory_encoder(features.stride_16, mask * MASK_SCALE + MASK_BIAS), present)
+
+    def _memory(self, maps: Tensor, present: Tensor) -> Tensor:
+        memory = maps.flatten(2).transpose(1, 2)
         if self.config.occlusion_embedding:
             memory = memory + torch.where(present[:, None, None], 0.0, self.no_obj_embed_spatial)
         return memory
@@ -246,6 +259,9 @@ class Sam2Model(nn.Module):
     ) -> Tensor:
         """As :meth:`encode_memory`, of logits in the size in which they are decoded (``[B, 1, S / 4, S / 4]``)."""
         size = self.config.image_size
+        if is_for_triton(mask_logits) and mask_logits.shape[2:] == (size // 4, size // 4):
+            encoder, image = self.memory_encoder, features.stride_16
+            return self._memory(encoder.of_logits(image, mask_logits, binarize, MASK_SCALE, MASK_BIAS), present)
         full = F.interpolate(mask_logits, (size, size), mode="bilinear", align_corners=False)
         return self.encode_memory(features, full, present, binarize)
 

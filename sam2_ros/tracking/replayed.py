@@ -52,10 +52,10 @@ class ReplayedPropagation(Propagation):
         lap("memory_attention")
         decided = first(work.decide(), len(rows))
         table, small = Fetched(decided.table), Fetched(decided.masks)
+        packed = self._pack(decided.drawn, stored)  # so that the host has them while the GPU is at the memories
         lap("decode")
         memory = work.remember()[: len(rows)]
         lap("memory_encode")
-        packed = self._pack(decided.drawn, stored)
 
         drawn, own, said = decided.drawn, None, table.tensor()
         if self.policy.looks:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sam2_ros.bench.weights import draw
-from sam2_ros.model import ModelConfig, Sam2Model
+from sam2_ros.model import ModelConfig, Sam2Model, kernels
 from sam2_ros.model.gpu import memory_attention
 from sam2_ros.model.kernels import has_triton
 from sam2_ros.model.memory_attention import MemoryAttention
@@ -38,7 +38,7 @@ def drawn(pool: int) -> MemoryAttention:
 def test_conditions_as_the_plain_one(pool: int, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Objects with different numbers of frames and pointers, one of them with none but a frame."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(memory_attention, "DTYPE", torch.float32)  # the arithmetic, not the rounding
+        monkeypatch.setattr(kernels, "TRITON_DTYPE", torch.float32)  # the arithmetic, not the rounding
     attention, cells = drawn(pool), 16 // pool**2
     counts, pointers = ([4 * cells] * 3, [8] * 3) if full else ([4 * cells, 2 * cells, cells], [8, 4, 0])
     memory = PaddedMemory(
@@ -49,6 +49,7 @@ def test_conditions_as_the_plain_one(pool: int, full: bool, monkeypatch: pytest.
     image, position, code = noise(1, 16, 256, seed=5), noise(1, 16, 256, seed=6), noise(64, cells, seed=7).T
     tokens, codes, there = memory.flat(code)
     assert there.all() == full
-    plain = attention(image, position, tokens, codes, 8, there)
-    found = memory_attention.condition(attention, image, position, code, memory)
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda"):
+        plain = attention(image, position, tokens, codes, 8, there)
+        found = memory_attention.condition(attention, image, position, code, memory)
     assert (found - plain).norm() / plain.norm() < NEAR

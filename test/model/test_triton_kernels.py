@@ -6,15 +6,22 @@ Without a GPU, PyTorch comes without Triton, and these tests are skipped; ``pip 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sam2_ros.model.kernels import has_triton
+from sam2_ros.model.layers import LayerNorm2d
+from sam2_ros.model.memory_encoder import MaskDownSampler
 from sam2_ros.model.position import rotary_table, rotate
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 if has_triton():
+    from sam2_ros.model.gpu import image as image_kernels
+    from sam2_ros.model.gpu import keys as key_kernels
+    from sam2_ros.model.gpu import mask_levels
     from sam2_ros.model.gpu import rows as kernels
     from sam2_ros.model.gpu.attend import Keys, Tile, attend
 
@@ -77,7 +84,7 @@ def test_projects_and_turns_keys() -> None:
     count = torch.tensor([3 * 36, 36], dtype=torch.int32, device=DEVICE)
     apart = weight[PAIRS].contiguous(), bias[PAIRS].contiguous()
     out = torch.empty(2, 3 * 36 + 5, 64, device=DEVICE)  # with room for others behind
-    found = kernels.project_keys(memory, code, time, count, *apart, table, out)
+    found = key_kernels.project_keys(memory, code, time, count, *apart, table, out)
     for one, wanted, tokens in zip(found, keys[..., PAIRS], count.tolist(), strict=True):
         torch.testing.assert_close(one[:tokens], wanted[:tokens], rtol=NEAR, atol=10 * NEAR)
 
@@ -86,7 +93,7 @@ def test_turns_in_place() -> None:
     x, table = noise(2, 36, 160, seed=1), rotary_table(64, 6).to(DEVICE)
     wanted = [rotate(x[..., 64 * head : 64 * (head + 1)], table)[..., PAIRS] for head in range(2)]
     apart = torch.cat([x[..., :64][..., PAIRS], x[..., 64:128][..., PAIRS], x[..., 128:]], dim=2).contiguous()
-    kernels.rotate_(apart, table, heads=2)
+    key_kernels.rotate_(apart, table, heads=2)
     torch.testing.assert_close(apart, torch.cat((*wanted, x[..., 128:]), dim=2), rtol=1e-5, atol=1e-5)
 
 
@@ -106,7 +113,7 @@ def test_adds_and_norms(batch: int, width: int) -> None:
     _, last = kernels.add_norm(x, delta, norm, torch.float32, keep=False)
     torch.testing.assert_close(last, normed)
     _, curved = kernels.add_norm(x, delta, norm, torch.float32, gelu=True)
-    torch.testing.assert_close(curved, torch.nn.functional.gelu(norm(x + delta)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(curved, F.gelu(norm(x + delta)), rtol=1e-4, atol=1e-4)
 
 
 def test_convolves_each_channel_and_norms() -> None:
@@ -118,3 +125,85 @@ def test_convolves_each_channel_and_norms() -> None:
     assert conv.bias is not None
     found = kernels.depthwise_norm(x.permute(0, 2, 3, 1).contiguous(), taps, conv.bias, norm)
     torch.testing.assert_close(found, norm(conv(x).permute(0, 2, 3, 1)), rtol=1e-3, atol=1e-3)
+
+
+def test_adds_a_code_and_rounds() -> None:
+    x, code = noise(3, 10, 32, seed=1), noise(1, 10, 32, seed=2)
+    rounded, total = kernels.with_code(x, code, torch.float16)
+    torch.testing.assert_close(rounded, x.half())
+    torch.testing.assert_close(total, (x + code).half())
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_adds_and_curves(batch: int) -> None:
+    x, delta = noise(batch, 10, 32, seed=1), noise(3, 10, 32, seed=2)
+    torch.testing.assert_close(kernels.add_gelu(x, delta), F.gelu(x + delta), rtol=1e-4, atol=1e-5)
+
+
+def test_norms_a_sum_with_one_row() -> None:
+    norm = torch.nn.LayerNorm(16, device=DEVICE)
+    row, delta = noise(16, seed=1), noise(3, 10, 16, seed=2)
+    _, normed = kernels.add_norm(row, delta, norm, torch.float32, keep=False)
+    torch.testing.assert_close(normed, norm(row + delta), rtol=1e-4, atol=1e-4)
+
+
+def test_adds_what_is_scaled() -> None:
+    x, y, scale = noise(3, 10, 32, seed=1), noise(3, 10, 32, seed=2), noise(32, seed=3)
+    total, rounded = kernels.add_scaled(x, y, scale, torch.float16)
+    torch.testing.assert_close(total, x + scale * y)
+    torch.testing.assert_close(rounded, total.half())
+    same, _ = kernels.add_scaled(x, y, scale, torch.float16, keep=False)
+    assert same is x
+
+
+@pytest.mark.parametrize("binarized", [False, True])
+@torch.no_grad()
+def test_first_levels_of_a_mask(binarized: bool) -> None:
+    """From logits in a quarter of the size; 20 × 20, so that no block of pixels comes out even."""
+    torch.manual_seed(0)
+    layers: list[Any] = list(MaskDownSampler(256).to(DEVICE).encoder)
+    one, two = layers[0], layers[3]
+    norms = [LayerNorm2d(width).to(DEVICE) for width in (4, 16)]
+    for norm in norms:
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    logits = 5 * noise(3, 1, 20, 20)
+    binarize = torch.tensor([True, False, True], device=DEVICE) if binarized else None
+    full = F.interpolate(logits, (80, 80), mode="bilinear", align_corners=False)
+    shares = full.sigmoid()
+    if binarize is not None:
+        shares = torch.where(binarize[:, None, None, None], (full > 0).float(), shares)
+    first = F.gelu(norms[0](one(shares * 20 - 10)))
+    wanted = F.gelu(norms[1](two(first))).permute(0, 2, 3, 1)
+    weights = mask_levels.LevelWeights(
+        mask_levels.pack_first(torch.float32, one.weight, one.bias, norms[0].weight, norms[0].bias),
+        mask_levels.pack_taps(two.weight, torch.float32),
+        torch.cat((two.bias, norms[1].weight, norms[1].bias)),
+    )
+    found = mask_levels.mask_levels(logits, binarize, weights, 20, -10, (norms[0].eps, norms[1].eps))
+    assert found.shape == (3, 20, 20, 16)
+    torch.testing.assert_close(found, wanted, rtol=NEAR, atol=NEAR)
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (37, 51), (10, 64), (64, 64)])
+def test_resizes_as_interpolation_does(shape: tuple[int, int]) -> None:
+    image = torch.randint(256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    mean, std = torch.rand(3, 1, 1, device=DEVICE), 1 + torch.rand(3, 1, 1, device=DEVICE)
+    full = F.interpolate(image.permute(2, 0, 1)[None].float() / 255, (64, 64), mode="bilinear")
+    found = image_kernels.resized(image, mean, std, 64)
+    torch.testing.assert_close(found, (full - mean) / std, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [96, 144])
+def test_embeds_patches(channels: int) -> None:
+    conv = torch.nn.Conv2d(3, channels, 7, stride=4, padding=3, device=DEVICE).requires_grad_(False)
+    images, position = noise(2, 3, 48, 48, seed=1), noise(1, 12, 12, channels, seed=2)
+    assert conv.bias is not None
+    found = image_kernels.embed(images, image_kernels.pack_patch_taps(conv.weight, torch.float32), conv.bias, position)
+    torch.testing.assert_close(found, conv(images).permute(0, 2, 3, 1) + position, rtol=NEAR, atol=NEAR)
+
+
+def test_pools_what_is_part_of_a_wider_tensor() -> None:
+    x = noise(3, 6, 8, 60, seed=1).chunk(3, dim=3)[1]
+    wanted = F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    assert torch.equal(image_kernels.max_pool(x), wanted)

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sam2_ros.model import kernels
 from sam2_ros.model.kernels import Derived, Kept
 from sam2_ros.model.padded import PaddedMemory
 
 if TYPE_CHECKING:
     from sam2_ros.model.memory_attention import MemoryAttention, MemoryAttentionLayer
 
-DTYPE = torch.bfloat16
 CUDNN_OBJECTS = 4  # from so many on
 
 
@@ -31,24 +31,25 @@ def condition(
 
     ``code`` (``[HW, memory_dim]``) is the position code of a stored frame.
     """
-    from sam2_ros.model.gpu.rows import add_norm, rotate_
+    from sam2_ros.model.gpu.keys import rotate_
+    from sam2_ros.model.gpu.rows import add_norm
 
     look = _Look(attention, code, memory)
     x, delta = (image.float() + 0.1 * image_pos).contiguous(), None
     for module in attention.layers:
         layer = cast("MemoryAttentionLayer", module)
         weights = layer.__dict__.setdefault("_gpu_weights", _Weights())
-        x, normed = add_norm(x, delta, layer.norm1, DTYPE)
+        x, normed = add_norm(x, delta, layer.norm1, kernels.TRITON_DTYPE)
         together = rotate_(F.linear(normed, *weights.together(layer)), attention.table, heads=2)
         q, k, v = together.split(x.shape[2], dim=2)
         delta = layer.self_attn.out_proj(_attend(q, k, v))
 
-        x, normed = add_norm(x, delta, layer.norm2, DTYPE)
+        x, normed = add_norm(x, delta, layer.norm2, kernels.TRITON_DTYPE)
         cross = layer.cross_attn_image
         q = rotate_(F.linear(normed, *weights.turned(cross.q_proj)), attention.table, heads=1)
         delta = cross.out_of_values(look(q, *weights.turned(cross.k_proj)), cross.v_proj, cross.out_proj)
 
-        x, normed = add_norm(x, delta, layer.norm3, DTYPE)
+        x, normed = add_norm(x, delta, layer.norm3, kernels.TRITON_DTYPE)
         delta = layer.linear2(layer.linear1.relu(normed))
     return add_norm(x, delta, attention.norm, torch.float32, keep=False)[1]
 
@@ -58,15 +59,15 @@ class _Look:
 
     def __init__(self, attention: MemoryAttention, code: Tensor, memory: PaddedMemory) -> None:
         self.memory, self.table, self.code = memory, attention.memory_table, code.contiguous()
-        self.frames, self.times = memory.frames.to(DTYPE), memory.times.contiguous()
-        self.pointer_keys = (memory.pointers + memory.pointer_codes).to(DTYPE)
-        self.values = torch.cat((self.frames.flatten(1, 2), memory.pointers.to(DTYPE)), dim=1)
+        self.frames, self.times = memory.frames.to(kernels.TRITON_DTYPE), memory.times.contiguous()
+        self.pointer_keys = (memory.pointers + memory.pointer_codes).to(kernels.TRITON_DTYPE)
+        self.values = torch.cat((self.frames.flatten(1, 2), memory.pointers.to(kernels.TRITON_DTYPE)), dim=1)
         self.spatial = self.values.shape[1] - memory.pointers.shape[1]
 
     def __call__(self, q: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The mean of the values, ``[B, N, memory_dim]``; ``weight`` and ``bias`` are the keys' projection."""
         from sam2_ros.model.gpu.attend import Keys, attend
-        from sam2_ros.model.gpu.rows import project_keys
+        from sam2_ros.model.gpu.keys import project_keys
 
         memory, values, cut = self.memory, self.values, self.spatial
         keys = values.new_empty(*values.shape[:2], len(weight))
@@ -122,8 +123,8 @@ class _Weights(Kept):
     def _of(self, key: object, modules: tuple[nn.Linear, ...], weights: Any, biases: Any) -> tuple[Tensor, Tensor]:
         weight, bias = self._kept.setdefault(key, (Derived(), Derived()))
         return (
-            weight.of(tuple(m.weight for m in modules), lambda *w: weights(*w).to(DTYPE).contiguous()),
-            bias.of(tuple(m.bias for m in modules), lambda *b: biases(*b).to(DTYPE).contiguous()),
+            weight.of(tuple(m.weight for m in modules), lambda *w: weights(*w).to(kernels.TRITON_DTYPE).contiguous()),
+            bias.of(tuple(m.bias for m in modules), lambda *b: biases(*b).to(kernels.TRITON_DTYPE).contiguous()),
         )
 
 

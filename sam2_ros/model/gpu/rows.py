@@ -1,8 +1,5 @@
-"""What comes before and after attention on a GPU, row by row: Triton kernels. Needs ``triton``.
-
-Channels that a rotary code turns in pairs lie apart here: the first of each pair in the first half, the second in the
-second half. Queries and keys are permuted alike, so that their products stay what they are.
-"""
+"""Sums, norms and depthwise convolutions on a GPU, all channels of a pixel at a time: Triton kernels. Needs
+``triton``."""
 
 from __future__ import annotations
 
@@ -12,87 +9,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-
-@triton.jit
-def _project_keys(memory_ptr, code_ptr, time_ptr, count_ptr, weight_ptr, bias_ptr, cos_ptr, sin_ptr, out_ptr,
-                  tokens, slots, out_batch,
-                  ROWS: tl.constexpr, MEMORY_WIDTH: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
-    """A block of one frame's memory: its codes added, projected, and turned by the rotary code."""
-    block, frame = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    one, slot = frame // slots, frame % slots
-    if slot * tokens >= tl.load(count_ptr + one):
-        return  # nobody looks at it
-    row = block * ROWS + tl.arange(0, ROWS)
-    there = (row < tokens)[:, None]
-    channel, half = tl.arange(0, MEMORY_WIDTH), tl.arange(0, HALF)
-    place = row[:, None] * MEMORY_WIDTH + channel[None, :]
-    memory = tl.load(memory_ptr + frame * tokens * MEMORY_WIDTH + place, mask=there, other=0.0).to(tl.float32)
-    memory += tl.load(code_ptr + place, mask=there, other=0.0)
-    memory += tl.load(time_ptr + frame * MEMORY_WIDTH + channel)[None, :]
-    weight_place = half[None, :] * MEMORY_WIDTH + channel[:, None]
-    even_weight = tl.load(weight_ptr + weight_place)
-    odd_weight = tl.load(weight_ptr + HALF * MEMORY_WIDTH + weight_place)
-    given = memory.to(even_weight.dtype)
-    even = tl.dot(given, even_weight) + tl.load(bias_ptr + half).to(tl.float32)[None, :]
-    odd = tl.dot(given, odd_weight) + tl.load(bias_ptr + HALF + half).to(tl.float32)[None, :]
-    turn = row[:, None] * HALF + half[None, :]
-    cos = tl.load(cos_ptr + turn, mask=there, other=0.0)
-    sin = tl.load(sin_ptr + turn, mask=there, other=0.0)
-    out = out_ptr + one * out_batch + (slot * tokens + row[:, None]) * (2 * HALF) + half[None, :]
-    tl.store(out, (even * cos - odd * sin).to(out_ptr.dtype.element_ty), mask=there)
-    tl.store(out + HALF, (even * sin + odd * cos).to(out_ptr.dtype.element_ty), mask=there)
-
-
-def project_keys(
-    memory: Tensor, code: Tensor, time: Tensor, count: Tensor, weight: Tensor, bias: Tensor, table: Tensor, out: Tensor
-) -> Tensor:
-    """Writes the keys of stored frames into the first rows of ``out`` (``[B, S * HW or more, C]``), which is returned;
-    only those of the first ``count`` tokens (int32 ``[B]``) are made.
-
-    Args:
-        memory: ``[B, S, HW, M]``.
-        code: float32 ``[HW, M]`` position code of a frame.
-        time: float32 ``[B, S, M]`` temporal code of each frame.
-        weight, bias: ``[C, M]`` and ``[C]`` of the projection, its channels permuted as this module has them.
-        table: float32 ``[2, HW, C / 2]``, see :func:`sam2_ros.model.position.rotary_table`.
-    """
-    batch, slots, tokens, memory_width = memory.shape
-    width = len(weight)
-    assert memory.is_contiguous() and time.is_contiguous() and weight.is_contiguous() and code.is_contiguous()
-    assert out.is_contiguous() and out.shape[1] >= slots * tokens
-    rows = 64
-    _project_keys[(triton.cdiv(tokens, rows), batch * slots)](
-        memory, code, time, count, weight, bias, table[0], table[1], out, tokens, slots, out.stride(0),
-        ROWS=rows, MEMORY_WIDTH=memory_width, HALF=width // 2, num_warps=4,
-    )  # fmt: skip
-    return out
-
-
-@triton.jit
-def _rotate(x_ptr, cos_ptr, sin_ptr, tokens, rows, row_stride, head_stride, ROWS: tl.constexpr, HALF: tl.constexpr):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = (row < rows)[:, None]
-    half = tl.arange(0, HALF)
-    place = x_ptr + row[:, None].to(tl.int64) * row_stride + tl.program_id(1) * head_stride + half[None, :]
-    even = tl.load(place, mask=there, other=0.0).to(tl.float32)
-    odd = tl.load(place + HALF, mask=there, other=0.0).to(tl.float32)
-    turn = (row % tokens)[:, None] * HALF + half[None, :]
-    cos = tl.load(cos_ptr + turn, mask=there, other=0.0)
-    sin = tl.load(sin_ptr + turn, mask=there, other=0.0)
-    tl.store(place, (even * cos - odd * sin).to(x_ptr.dtype.element_ty), mask=there)
-    tl.store(place + HALF, (even * sin + odd * cos).to(x_ptr.dtype.element_ty), mask=there)
-
-
-def rotate_(x: Tensor, table: Tensor, heads: int) -> Tensor:
-    """Turns the first ``heads * C`` channels of ``x`` (``[B, N, ...]``, contiguous) in place by a rotary ``table``
-    (float32 ``[2, N, C / 2]``)."""
-    rows, half, block = x.shape[0] * x.shape[1], table.shape[2], 16
-    assert x.is_contiguous() and table.is_contiguous()
-    _rotate[(triton.cdiv(rows, block), heads)](
-        x, table[0], table[1], x.shape[1], rows, x.shape[2], 2 * half, ROWS=block, HALF=half, num_warps=4
-    )
-    return x
 
 
 @triton.jit
@@ -135,7 +51,7 @@ def add_norm(
     """``x + delta`` (``x`` itself without ``delta``), and its layer norm in ``dtype``.
 
     Args:
-        x: ``[..., C]``, contiguous; with ``delta`` its first axis may have length 1 where that of ``delta`` is longer.
+        x: ``[..., C]``, contiguous; with ``delta`` it may be shorter, and is then repeated along the first axes.
         delta: contiguous.
         norm: has ``weight``, ``bias`` and ``eps`` of a layer norm over C.
         dtype: of the normed.
@@ -157,6 +73,82 @@ def add_norm(
         ADDS=delta is not None, KEEPS=keep, ROUNDS=kind == torch.bfloat16, GELU=gelu, ROWS=block, WIDTH=padded,
         num_warps=4,
     )  # fmt: skip
+    return total, out
+
+
+@triton.jit
+def _with_code(x_ptr, code_ptr, x_out_ptr, sum_ptr, size, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(1).to(tl.int64) * size
+    there = place < size
+    x = tl.load(x_ptr + first + place, mask=there, other=0.0).to(tl.float32)
+    code = tl.load(code_ptr + place, mask=there, other=0.0).to(tl.float32)
+    kind = sum_ptr.dtype.element_ty
+    tl.store(x_out_ptr + first + place, x.to(kind), mask=there)
+    tl.store(sum_ptr + first + place, (x + code).to(kind), mask=there)
+
+
+def with_code(x: Tensor, code: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``x`` and ``x + code``, both in ``dtype``, in one pass; contiguous, ``code`` of batch 1."""
+    assert x.is_contiguous() and code.is_contiguous() and x.shape[1:] == code.shape[1:] and len(code) == 1
+    rounded, total = (torch.empty(x.shape, dtype=dtype, device=x.device) for _ in range(2))
+    block = 1024
+    _with_code[(triton.cdiv(code.numel(), block), len(x))](
+        x, code, rounded, total, code.numel(), BLOCK=block, num_warps=4
+    )
+    return rounded, total
+
+
+@triton.jit
+def _add_gelu(x_ptr, delta_ptr, out_ptr, size, x_step, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    one = tl.program_id(1).to(tl.int64)
+    there = place < size
+    out = tl.load(x_ptr + one * x_step + place, mask=there, other=0.0).to(tl.float32)
+    out += tl.load(delta_ptr + one * size + place, mask=there, other=0.0).to(tl.float32)
+    out = 0.5 * out * (1 + tl.math.erf(out * 0.7071067811865476))
+    tl.store(out_ptr + one * size + place, out.to(out_ptr.dtype.element_ty), mask=there)
+
+
+def add_gelu(x: Tensor, delta: Tensor) -> Tensor:
+    """``gelu(x + delta)`` in the dtype of ``delta``; contiguous, the first axis of ``x`` may have length 1."""
+    assert x.is_contiguous() and delta.is_contiguous() and x.shape[1:] == delta.shape[1:]
+    out, block, size = torch.empty_like(delta), 1024, delta[0].numel()
+    _add_gelu[(triton.cdiv(size, block), len(delta))](
+        x, delta, out, size, 0 if len(x) == 1 else size, BLOCK=block, num_warps=4
+    )
+    return out
+
+
+@triton.jit
+def _add_scaled(x_ptr, y_ptr, scale_ptr, sum_ptr, out_ptr, rows, KEEPS: tl.constexpr,
+                ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+    row, channel = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    there = (row < rows)[:, None]
+    place = row[:, None].to(tl.int64) * WIDTH + channel[None, :]
+    x = tl.load(x_ptr + place, mask=there, other=0.0).to(tl.float32)
+    y = tl.load(y_ptr + place, mask=there, other=0.0).to(tl.float32)
+    x += y * tl.load(scale_ptr + channel).to(tl.float32)[None, :]
+    if KEEPS:
+        tl.store(sum_ptr + place, x, mask=there)
+    tl.store(out_ptr + place, x.to(out_ptr.dtype.element_ty), mask=there)
+
+
+def add_scaled(x: Tensor, y: Tensor, scale: Tensor, dtype: torch.dtype, keep: bool = True) -> tuple[Tensor, Tensor]:
+    """``x + scale * y`` in float32 and in ``dtype``; ``x`` and ``y`` are ``[..., C]``, contiguous, C a power of two.
+
+    Args:
+        scale: ``[C]``.
+        keep: the sum in float32 is wanted; else ``x`` is returned in its place.
+    """
+    assert x.is_contiguous() and y.is_contiguous() and x.shape == y.shape
+    width = x.shape[-1]
+    rows, block = x.numel() // width, max(1, 2048 // width)
+    total = torch.empty(x.shape, dtype=torch.float32, device=x.device) if keep else x
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    _add_scaled[(triton.cdiv(rows, block),)](
+        x, y, scale, total, out, rows, KEEPS=keep, ROWS=block, WIDTH=width, num_warps=4
+    )
     return total, out
 
 

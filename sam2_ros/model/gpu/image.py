@@ -1,0 +1,138 @@
+"""What an image goes through before and within the image encoder, on a GPU: Triton kernels. Needs ``triton``."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TAPS, PADDED_TAPS = 49, 64  # of a patch's 7 × 7 pixels, and as many as a product wants
+
+
+@triton.jit
+def _resize(image_ptr, mean_ptr, std_ptr, out_ptr, height, width, size, scale_y, scale_x, PIXELS: tl.constexpr):
+    """Some pixels of one channel of the square."""
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.program_id(1)
+    there = pixel < size * size
+    from_y = tl.maximum(((pixel // size).to(tl.float32) + 0.5) * scale_y - 0.5, 0.0)
+    from_x = tl.maximum(((pixel % size).to(tl.float32) + 0.5) * scale_x - 0.5, 0.0)
+    low_y, low_x = from_y.to(tl.int32), from_x.to(tl.int32)
+    part_y, part_x = from_y - low_y.to(tl.float32), from_x - low_x.to(tl.float32)
+    low_y, low_x = tl.minimum(low_y, height - 1), tl.minimum(low_x, width - 1)
+    next_y, next_x = tl.minimum(low_y + 1, height - 1), tl.minimum(low_x + 1, width - 1)
+    upper_row, lower_row = image_ptr + low_y * width * 3 + channel, image_ptr + next_y * width * 3 + channel
+    upper = tl.load(upper_row + low_x * 3, mask=there, other=0).to(tl.float32) * (1 - part_x)
+    upper += tl.load(upper_row + next_x * 3, mask=there, other=0).to(tl.float32) * part_x
+    lower = tl.load(lower_row + low_x * 3, mask=there, other=0).to(tl.float32) * (1 - part_x)
+    lower += tl.load(lower_row + next_x * 3, mask=there, other=0).to(tl.float32) * part_x
+    value = (upper * (1 - part_y) + lower * part_y) / 255
+    value = (value - tl.load(mean_ptr + channel)) / tl.load(std_ptr + channel)
+    tl.store(out_ptr + channel * size * size + pixel, value, mask=there)
+
+
+def resized(image: Tensor, mean: Tensor, std: Tensor, size: int) -> Tensor:
+    """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, bilinear without antialiasing, for images that do
+    not shrink. ``mean`` and ``std`` are float32, three numbers each."""
+    height, width, _ = image.shape
+    assert image.is_contiguous() and image.dtype == torch.uint8
+    out, pixels = torch.empty(1, 3, size, size, device=image.device), 512
+    _resize[(triton.cdiv(size * size, pixels), 3)](
+        image, mean, std, out, height, width, size, height / size, width / size, PIXELS=pixels, num_warps=4
+    )
+    return out
+
+
+@triton.jit
+def _embed(image_ptr, taps_ptr, bias_ptr, position_ptr, out_ptr, size, grid, channels,
+           PIXELS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+    """Some patches, all channels: one product of 7 × 7 pixels (padded to 64) for each colour."""
+    one = tl.program_id(1).to(tl.int64)
+    patch = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    there = patch < grid * grid
+    y, x = patch // grid, patch % grid
+    tap, channel = tl.arange(0, 64), tl.arange(0, WIDTH)
+    from_y = 4 * y[:, None] + (tap // 7 - 3)[None, :]
+    from_x = 4 * x[:, None] + (tap % 7 - 3)[None, :]
+    inside = there[:, None] & (tap < 49)[None, :] & (from_y >= 0) & (from_x >= 0) & (from_y < size) & (from_x < size)
+    place = from_y * size + from_x
+    acc = tl.zeros((PIXELS, WIDTH), tl.float32)
+    for colour in tl.static_range(3):
+        given = tl.load(image_ptr + (one * 3 + colour) * size * size + place, mask=inside, other=0.0)
+        taps = tl.load(taps_ptr + (colour * 64 + tap[:, None]) * WIDTH + channel[None, :])
+        acc = tl.dot(given.to(taps.dtype), taps, acc)
+    known = there[:, None] & (channel < channels)[None, :]
+    acc += tl.load(bias_ptr + channel, mask=channel < channels, other=0.0)[None, :]
+    place = patch[:, None] * channels + channel[None, :]
+    acc += tl.load(position_ptr + place, mask=known, other=0.0)
+    tl.store(out_ptr + one * grid * grid * channels + place, acc, mask=known)
+
+
+def pack_patch_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights of a 7×7 convolution of three colours (``[C, 3, 7, 7]``) as :func:`embed` reads them."""
+    channels = len(weight)
+    taps = torch.zeros(3, PADDED_TAPS, triton.next_power_of_2(channels), dtype=dtype, device=weight.device)
+    taps[:, :TAPS, :channels] = weight.flatten(2).permute(1, 2, 0).to(dtype)
+    return taps.contiguous()
+
+
+def embed(images: Tensor, taps: Tensor, bias: Tensor, position: Tensor) -> Tensor:
+    """Patches at stride 4, and their position embedding.
+
+    Args:
+        images: float32 ``[B, 3, S, S]``, contiguous.
+        taps: from :func:`pack_patch_taps`, in the dtype of the products.
+        bias: float32 ``[C]``.
+        position: float32 ``[1, S / 4, S / 4, C]``, contiguous.
+
+    Returns:
+        float32 ``[B, S / 4, S / 4, C]``.
+    """
+    batch, size, grid, channels = len(images), images.shape[3], position.shape[1], position.shape[3]
+    assert images.is_contiguous() and images.shape[1:] == (3, size, size) and position.is_contiguous()
+    out, pixels = torch.empty(batch, grid, grid, channels, device=images.device), 64
+    _embed[(triton.cdiv(grid * grid, pixels), batch)](
+        images,
+        taps,
+        bias,
+        position,
+        out,
+        size,
+        grid,
+        channels,
+        PIXELS=pixels,
+        WIDTH=taps.shape[2],
+        num_warps=4 if taps.shape[2] <= 128 else 8,
+    )
+    return out
+
+
+@triton.jit
+def _max_pool(x_ptr, out_ptr, count, height, columns, channels, step, row_step, pixel_step,
+              PIXELS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+    """Some pixels of what comes out, all channels."""
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.arange(0, WIDTH)
+    one, y, x = pixel // (height * columns), pixel // columns % height, pixel % columns
+    there = (pixel < count)[:, None] & (channel < channels)[None, :]
+    place = x_ptr + (one.to(tl.int64) * step + 2 * y * row_step + 2 * x * pixel_step)[:, None] + channel[None, :]
+    upper = tl.maximum(tl.load(place, mask=there, other=0.0), tl.load(place + pixel_step, mask=there, other=0.0))
+    place += row_step
+    lower = tl.maximum(tl.load(place, mask=there, other=0.0), tl.load(place + pixel_step, mask=there, other=0.0))
+    place = out_ptr + pixel[:, None].to(tl.int64) * channels + channel[None, :]
+    tl.store(place, tl.maximum(upper, lower), mask=there)
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """2×2 maximum over space of ``[B, H, W, C]``, even sides, channels side by side."""
+    batch, height, columns, channels = x.shape
+    assert x.stride(3) == 1 and height % 2 == 0 and columns % 2 == 0
+    out = torch.empty(batch, height // 2, columns // 2, channels, dtype=x.dtype, device=x.device)
+    width, count = triton.next_power_of_2(channels), batch * height * columns // 4
+    pixels = max(1, 2048 // width)
+    _max_pool[(triton.cdiv(count, pixels),)](
+        x, out, count, height // 2, columns // 2, channels, x.stride(0), x.stride(1), x.stride(2),
+        PIXELS=pixels, WIDTH=width, num_warps=4,
+    )  # fmt: skip
+    return out
