@@ -138,4 +138,9 @@ class Official:
                 hydra_overrides_extra=overrides,
             )
         predictor.load_state_dict(model.state_dict())
+        if self.compiled:
+            # Compiled parts give memory that their next run overwrites. The predictor copies what it keeps of them but
+            # for this one, and newer versions of PyTorch refuse to read it then.
+            attend = predictor.memory_attention.forward
+            predictor.memory_attention.forward = lambda *args, **named: attend(*args, **named).clone()
         return predictor.requires_grad_(False)

@@ -266,17 +266,21 @@ def reason_of(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def is_for_triton(x: Tensor) -> bool:
-    """Whether ``x`` is work for our Triton kernels: on a GPU, in bfloat16, without gradients, and not for
-    ``torch.compile``'s own kernels."""
+def is_on_triton(x: Tensor) -> bool:
+    """Whether our Triton kernels can work on ``x``: on a GPU, without gradients, and not for ``torch.compile``'s own
+    kernels."""
     return (
         x.device.type == "cuda"
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and autocast_dtype(x.device) == TRITON_DTYPE
         and x.device.index in (None, torch.cuda.current_device())  # Triton launches its kernels there
         and triton_works(x.device)
     )
+
+
+def is_for_triton(x: Tensor) -> bool:
+    """Whether ``x`` is work for our Triton kernels in the network: where :func:`is_on_triton` says so, in bfloat16."""
+    return x.device.type == "cuda" and autocast_dtype(x.device) == TRITON_DTYPE and is_on_triton(x)
 
 
 def infers_on_cpu(device: torch.device) -> bool:

@@ -16,7 +16,7 @@ from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.gpu import memory_attention as gpu_attention
 from sam2_ros.model.image_encoder import HieraEncoder
-from sam2_ros.model.kernels import Conv2d, Linear, is_for_triton, triton_works
+from sam2_ros.model.kernels import Conv2d, Linear, is_for_triton
 from sam2_ros.model.layers import Mlp
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
 from sam2_ros.model.memory_attention import MemoryAttention
@@ -104,24 +104,19 @@ class Sam2Model(nn.Module):
 
         ``scale`` makes S smaller than the model's input, to the nearest multiple of 32.
         """
-        image = image.to(self.device)
         size = self.config.image_size if scale == 1 else max(64, 32 * round(scale * self.config.image_size / 32))
-        if self._resizes_at_once(image, size):
-            from sam2_ros.model.gpu.image import resized
-
-            with torch.cuda.device(self.device):  # Triton launches its kernels on the current one
-                return resized(image.contiguous(), self.pixel_mean, self.pixel_std, size)
-        pixels = image.permute(2, 0, 1)[None].float() / 255
+        pixels = image.to(self.device).permute(2, 0, 1)[None].float() / 255
         if pixels.shape[2:] != (size, size):
             # A GPU's kernel for it is slow, and where no side shrinks there is nothing to do for it.
             antialias = self.device.type != "cuda" or max(pixels.shape[2:]) > size
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=antialias)
         return (pixels - self.pixel_mean) / self.pixel_std
 
-    def _resizes_at_once(self, image: Tensor, size: int) -> bool:
-        """Whether a kernel of ours makes the input of ``image``."""
-        grows = max(image.shape[:2]) <= size and image.dtype == torch.uint8
-        return image.device.type == "cuda" and grows and not torch.is_grad_enabled() and triton_works(image.device)
+    def resized(self, image: Tensor, shape: Tensor) -> Tensor:
+        """:meth:`preprocess` by a Triton kernel, of an image that does not shrink; see :func:`.gpu.image.resized`."""
+        from sam2_ros.model.gpu.image import resized
+
+        return resized(image, shape, self.pixel_mean, self.pixel_std, self.config.image_size)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Normalised ``float32 [B, 3, S, S]`` → features; the costly part of a frame, needed once for all objects.

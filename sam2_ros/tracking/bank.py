@@ -141,11 +141,23 @@ class MemoryBank:
 
         ``memory`` is ``[B, HW, memory_dim]``, ``pointers`` ``[B, C]``.
         """
-        slots, pointer_slots = self._tick(rows, frame)
-        where = np.stack((np.asarray(rows), self.kept + slots, self.kept + pointer_slots))
+        self.write_recent(rows, frame, memory, pointers)
+        self.keep_recent(rows, frame)
+
+    def write_recent(self, rows: list[int], frame: int, memory: Tensor, pointers: Tensor) -> None:
+        """The first half of :meth:`store_recent`: puts memories where nobody looks until the second half was done.
+
+        The rings have a slot for the frame that is being worked on; if it is not kept, the next one gets that slot.
+        """
+        now = self._before(np.asarray(rows), frame) + 1
+        where = np.stack((np.asarray(rows), self.kept + now % self.ring, self.kept + now % self.pointer_ring))
         index, slot, pointer_slot = upload(where, self.spatial.device)
         self.spatial[index, slot] = memory.to(self.spatial.dtype)
         self.pointers[index, pointer_slot] = pointers.float()
+
+    def keep_recent(self, rows: list[int], frame: int) -> None:
+        """The second half of :meth:`store_recent`: the clock ticks, and what was written counts."""
+        slots, pointer_slots = self._tick(rows, frame)
         self.recent_frames[rows, slots] = frame
         self.pointer_frames[rows, pointer_slots] = frame
 
@@ -226,8 +238,8 @@ class MemoryBank:
     def remembers(self, row: int, frame: int) -> bool:
         """Whether a frame before ``frame`` is kept that :meth:`gather` would look at."""
         prompted, rows = self.prompted_frames[row], np.array([row])
-        recent = [self._recent(rows, frame, age)[1] for age in range(1, self.config.recent_slots + 1)]
-        return bool(((prompted != EMPTY) & (prompted < frame)).any() or np.any(recent))
+        _, recent = self._recent(rows, frame, np.arange(1, self.config.recent_slots + 1))
+        return bool(((prompted != EMPTY) & (prompted < frame)).any() or recent.any())
 
     def gather(self, rows: list[int], frame: int, recent: int | None = None) -> Memories:
         """The memories that the objects in ``rows`` look at on ``frame``; objects may hold different numbers of them.
@@ -289,20 +301,21 @@ class MemoryBank:
         last = config.recent_slots
         if recent is not None and held.any():
             last = min(last, recent)
-        looks = [self._recent(table, frame, age) for age in range(1, last + 1)]
-        looks += [(np.zeros(len(table), np.int64), np.zeros(len(table), np.bool_))] * (config.recent_slots - last)
-        points = [self._recent(table, frame, age, self.pointer_frames) for age in range(1, POINTER_FRAMES + 1)]
+        ages, pointer_ages = np.arange(1, config.recent_slots + 1), np.arange(1, POINTER_FRAMES + 1)
+        slots, valid = self._recent(table, frame, ages)
+        valid &= ages <= last
+        pointer_slots, pointer_valid = self._recent(table, frame, pointer_ages, self.pointer_frames)
         oldest = self.model.config.num_memory_frames - 1
         return _Held(
-            np.concatenate((kept, prompted + np.stack([slot for slot, _ in looks], axis=1)), axis=1),
-            np.concatenate((held, np.stack([valid for _, valid in looks], axis=1)), axis=1),
+            np.concatenate((kept, prompted + slots), axis=1),
+            np.concatenate((held, valid), axis=1),
             np.concatenate((np.full(prompted, oldest), np.arange(config.recent_slots))),
-            np.concatenate((kept, prompted + np.stack([slot for slot, _ in points], axis=1)), axis=1),
-            np.concatenate((held, np.stack([valid for _, valid in points], axis=1)), axis=1),
+            np.concatenate((kept, prompted + pointer_slots), axis=1),
+            np.concatenate((held, pointer_valid), axis=1),
             np.concatenate(
                 (
                     self._bounded(np.where(held, frame - frames, 0)),
-                    np.broadcast_to(np.arange(1, POINTER_FRAMES + 1), (len(table), POINTER_FRAMES)),
+                    np.broadcast_to(pointer_ages, (len(table), POINTER_FRAMES)),
                 ),
                 axis=1,
             ),
@@ -350,12 +363,15 @@ class MemoryBank:
         self.ticks[rows, frame % self.ticks.shape[1]] = now
         return now % self.ring, now % self.pointer_ring
 
-    def _recent(self, rows: Table, frame: int, age: int, frames: Table | None = None) -> tuple[Table, Table]:
-        """Slot of each row's memory that is ``age`` ticks old on ``frame``, and whether there is one.
+    def _recent(
+        self, rows: Table, frame: int, ages: Table, frames: Table | None = None
+    ) -> tuple[Table, NDArray[np.bool_]]:
+        """Slots of each row's memories that are ``ages`` (``[A]``) ticks old on ``frame``, and whether there is one
+        (``[B, A]`` both).
 
         ``frames`` is the table of the ring that is asked for, by default that of memory maps.
         """
         frames = self.recent_frames if frames is None else frames
-        tick = self._before(rows, frame) + 1 - age
-        slot = tick % frames.shape[1]
-        return slot, (tick >= 0) & (frames[rows, slot] != EMPTY)
+        ticks = self._before(rows, frame)[:, None] + 1 - ages
+        slots = ticks % frames.shape[1]
+        return slots, (ticks >= 0) & (frames[rows[:, None], slots] != EMPTY)

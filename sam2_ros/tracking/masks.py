@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sam2_ros.model.kernels import is_on_triton
 from sam2_ros.tracking.types import CroppedMask
 
 FILLED_LOGIT = 0.1
@@ -49,6 +50,10 @@ def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> l
 
 def pack_masks(logits: Tensor, height: int, width: int) -> Tensor:
     """Masks of ``logits`` (``[B, 1, h, w]``) in the size of the image, as :func:`pack_bits` gives them."""
+    if is_on_triton(logits):
+        from sam2_ros.model.gpu.masks import pack
+
+        return pack(logits.float().contiguous(), height, width)
     return pack_bits(F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)[:, 0] > 0)
 
 

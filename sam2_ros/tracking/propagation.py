@@ -149,7 +149,7 @@ class Propagation:
             if self.recognises:
                 self._note_looks(rows, stored, logits, findings, verdicts.kept)
         lap("memory_encode")
-        changes = self._show(objects, stored, drawn, verdicts.sights, findings)
+        changes = self._show(objects, stored, drawn.clone(), verdicts.sights, findings)
         lap("masks")
         return changes
 
@@ -227,8 +227,8 @@ class Propagation:
         findings: list[Finding],
         packed: Fetched | None = None,
     ) -> list[ObjectChange]:
-        """Takes everything over into the objects; ``packed`` are the masks ``drawn`` in the size of the image, if they
-        are known (:func:`~sam2_ros.tracking.masks.pack_masks`)."""
+        """Takes everything over into the objects; ``drawn`` is in memory that no later frame overwrites, ``packed`` are
+        these masks in the size of the image, if they are known (:func:`~sam2_ros.tracking.masks.pack_masks`)."""
         logits = _shown(drawn, sights, findings)
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
@@ -312,12 +312,11 @@ def said_of(scores: Tensor, ious: Tensor, present: Tensor, drawn: Tensor) -> Ten
 
 
 def _shown(drawn: Tensor, sights: list[Sight], findings: list[Finding]) -> Tensor:
-    """The masks that are shown, in memory that no later frame overwrites: the present objects', and those of the ones
-    still VISIBLE without."""
+    """The masks that are shown: the present objects', and those of the ones still VISIBLE without."""
     shown = [
         finding.evidence.present or sight.state is ObjectState.VISIBLE
         for finding, sight in zip(findings, sights, strict=True)
     ]
     if all(shown):
-        return drawn.clone()
+        return drawn
     return torch.where(upload(shown, drawn.device)[:, None, None, None], drawn, ABSENT_LOGIT)

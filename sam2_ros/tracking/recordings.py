@@ -18,7 +18,7 @@ from sam2_ros.model.mask_decoder import choose
 from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank, Plan
-from sam2_ros.tracking.masks import pack_bits
+from sam2_ros.tracking.masks import pack_masks
 from sam2_ros.tracking.propagation import said_of
 from sam2_ros.tracking.transfer import upload
 
@@ -191,7 +191,7 @@ class FrameWork:
             drawn = chosen.logits.float()
             return Decided(
                 said_of(scores, chosen.iou, present, drawn),
-                pack_bits(drawn[:, 0] > 0),
+                pack_masks(drawn, *drawn.shape[2:]),
                 drawn,
                 torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT),
                 present,

@@ -20,7 +20,7 @@ from sam2_ros.tracking.masks import pack_masks
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.propagation import Lap, Propagation
 from sam2_ros.tracking.recordings import Decided, FrameWork, first
-from sam2_ros.tracking.transfer import Fetched, upload
+from sam2_ros.tracking.transfer import Fetched
 from sam2_ros.tracking.types import CroppedMask, ObjectChange
 
 if TYPE_CHECKING:
@@ -55,9 +55,12 @@ class ReplayedPropagation(Propagation):
         packed = self._pack(decided.drawn, stored)  # so that the host has them while the GPU is at the memories
         lap("decode")
         memory = work.remember()[: len(rows)]
+        # Before the host knows whether they are kept: then there is nothing left to do but to say so.
+        self.bank.write_recent(rows, stored.frame, memory, decided.pointers)
         lap("memory_encode")
+        drawn, own = decided.drawn.clone(), None  # the next frame overwrites what was recorded
 
-        drawn, own, said = decided.drawn, None, table.tensor()
+        said = table.tensor()
         if self.policy.looks:
             width = drawn.shape[3]
             masks = [CroppedMask.from_packed(bits, width) for bits in small.numpy()]
@@ -66,14 +69,13 @@ class ReplayedPropagation(Propagation):
                 said = torch.cat((said[:3], torch.from_numpy(own.areas).float()[None]))
                 drawn = own.logits
                 memory = self._again(work, decided, drawn)
+                self.bank.write_recent(rows, stored.frame, memory, decided.pointers)
                 packed = self._pack(drawn, stored)
         findings = self._findings(said)
         verdicts = self._judge(objects, stored, findings, own)
-
-        def memory_of(which: list[int]) -> Tensor:
-            return memory if len(which) == len(rows) else memory[upload(which, memory.device)]
-
-        self._remember(rows, stored, verdicts, decided.pointers, memory_of)
+        kept = [row for row, keep in zip(rows, verdicts.kept, strict=True) if keep]
+        if kept:
+            self.bank.keep_recent(kept, stored.frame)
         changes = self._show(objects, stored, drawn, verdicts.sights, findings, packed)
         lap("masks")
         return changes

@@ -6,8 +6,6 @@ the image encoder at the same time are encoded together by the first of them who
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import warnings
 from collections import deque
@@ -15,20 +13,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.kernels import reason_of, triton_works
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, kept_slots
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.encoding import Encoding, RawEncoding, RawFrame, compiled_encoder, row_of
 from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recognition import recognises
-from sam2_ros.tracking.recordings import Capacity, FrameWork, Recorded, bucket_of, buckets
+from sam2_ros.tracking.recordings import Capacity, FrameWork, bucket_of, buckets
 from sam2_ros.tracking.transfer import on_device
 
+E = TypeVar("E")
 KEPT_RECORDINGS = 32  # of all kinds; then that goes which was not asked for the longest
 
 
@@ -36,7 +39,9 @@ KEPT_RECORDINGS = 32  # of all kinds; then that goes which was not asked for the
 class _Waiting:
     """A frame that waits for the image encoder, and then what became of it."""
 
-    pixels: Tensor  # [1, 3, S, S]
+    size: int  # of the square that is encoded, pixels
+    pixels: Tensor | None = None  # [1, 3, S, S]
+    raw: RawFrame | None = None  # or this
     features: ImageFeatures | None = None
     error: Exception | None = None
 
@@ -123,10 +128,10 @@ class SharedModel:
         self.replays = model.device.type == "cuda" if replays is None else replays
         if self.replays:
             lay_out(model)
-        if model.device.type == "cuda":
-            triton_works(model.device)  # which must not be asked for the first time while something is recorded
         self._pool = torch.cuda.graph_pool_handle() if self.replays and model.device.type == "cuda" else None
-        self._encoding: _Encoding | None = None
+        self._encoding: Encoding | None = None
+        self._raw_encoding: RawEncoding | None = None
+        self._resizes = model.device.type == "cuda" and triton_works(model.device)
         self._encoding_failed = False
         self._works: dict[Capacity, FrameWork | None] = {}
         self._compiles = compiled
@@ -154,7 +159,18 @@ class SharedModel:
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
         """Features of one preprocessed frame (``float32 [1, 3, S, S]``), encoded with those that wait meanwhile."""
-        mine = _Waiting(pixels)
+        return self._encoded(_Waiting(pixels.shape[-1], pixels))
+
+    def takes_raw(self, image: NDArray[np.uint8], scale: float) -> bool:
+        """Whether :meth:`encode_raw` is there for ``image``; ``scale`` as in :meth:`Sam2Model.preprocess`."""
+        grows = scale == 1 and max(image.shape[:2]) <= self.model.config.image_size
+        return grows and self.replays and not self._encoding_failed and self._resizes
+
+    def encode_raw(self, raw: RawFrame) -> ImageFeatures:
+        """As :meth:`encode`, of an image that is resized on the way."""
+        return self._encoded(_Waiting(self.model.config.image_size, raw=raw))
+
+    def _encoded(self, mine: _Waiting) -> ImageFeatures:
         with self._lock:
             self._waiting.append(mine)
         with self._encoder_turns.turn(), self._placed():
@@ -168,8 +184,7 @@ class SharedModel:
     def _take_batch(self, first: _Waiting) -> list[_Waiting]:
         """``first`` and those of its size that wait; frames of another size wait for their own turn."""
         with self._lock:
-            size = first.pixels.shape
-            batch = [each for each in self._waiting if each is first or (self.together and each.pixels.shape == size)]
+            batch = [each for each in self._waiting if each is first or (self.together and each.size == first.size)]
             self._waiting = [each for each in self._waiting if each not in batch]
         return batch
 
@@ -177,15 +192,35 @@ class SharedModel:
     def _encode(self, batch: list[_Waiting]) -> None:
         try:
             with autocast(self.model, self.dtype):
-                pixels = batch[0].pixels if len(batch) == 1 else torch.cat([each.pixels for each in batch])
-                maps = self._encode_image(pixels)
+                maps = self._encode_batch(batch)
         except Exception as error:
             for each in batch:
                 each.error = error
             return
         self.batches[len(batch)] = self.batches.get(len(batch), 0) + 1
         for row, each in enumerate(batch):
-            each.features = maps if len(batch) == 1 else _row(maps, row)
+            each.features = maps if len(batch) == 1 else row_of(maps, row)
+
+    def _encode_batch(self, batch: list[_Waiting]) -> ImageFeatures:
+        if len(batch) == 1 and batch[0].raw is not None and not self._encoding_failed:
+            raw = batch[0].raw
+            self._raw_encoding = self._raw_encoding or self._recorded(RawEncoding)
+            if self._raw_encoding is not None:
+                return self._raw_encoding(raw)
+        pixels = [each.pixels if each.raw is None else self.model.preprocess(each.raw.image()) for each in batch]
+        return self._encode_image(
+            cast(Tensor, pixels[0]) if len(batch) == 1 else torch.cat(cast("list[Tensor]", pixels))
+        )
+
+    def _recorded(self, kind: Callable[..., E]) -> E | None:
+        """The image encoder as a recording; None, from then on, where there can be none."""
+        encoder, context = self.compiled or self.model.encode_image, partial(autocast, self.model, self.dtype)
+        try:
+            return kind(self.model, encoder, context, self._pool)
+        except Exception as error:
+            self._encoding_failed = True
+            _warn("the image encoder", error)
+        return None
 
     def work_for(self, bank: MemoryBank, plan: Plan, like: ImageFeatures) -> tuple[FrameWork, Plan] | None:
         """The recordings for the objects of ``plan``, made when they are first asked for, and the plan as these want
@@ -229,15 +264,9 @@ class SharedModel:
     def _encode_image(self, pixels: Tensor) -> ImageFeatures:
         usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
         if self.replays and usual and not self._encoding_failed:
-            try:
-                if self._encoding is None:
-                    self._encoding = _Encoding(self.compiled or self.model.encode_image, pixels, self)
+            self._encoding = self._encoding or self._recorded(Encoding)
+            if self._encoding is not None:
                 return self._encoding(pixels)
-            except Exception as error:
-                if self._encoding is not None:
-                    raise
-                self._encoding_failed = True
-                _warn("the image encoder", error)
         return self._encode_plainly(pixels)
 
     def _encode_plainly(self, pixels: Tensor) -> ImageFeatures:
@@ -267,42 +296,3 @@ def _capacities(objects: int, config: TrackerConfig) -> list[Capacity]:
 
 def _warn(what: str, error: Exception) -> None:
     warnings.warn(f"no CUDA graph for {what}, so that frames take longer: {reason_of(error)}", stacklevel=3)
-
-
-class _Encoding:
-    """The image encoder for one frame, recorded."""
-
-    def __init__(self, encoder: Callable[[Tensor], ImageFeatures], pixels: Tensor, shared: SharedModel) -> None:
-        mine, context = pixels.clone(), partial(autocast, shared.model, shared.dtype)
-
-        def encode() -> ImageFeatures:
-            with context():
-                return encoder(mine)
-
-        self._pixels = mine
-        self._recorded = Recorded(encode, shared.model.device, shared._pool)
-
-    def __call__(self, pixels: Tensor) -> ImageFeatures:
-        self._pixels.copy_(pixels)
-        return _row(self._recorded(), 0)  # the next frame overwrites what was recorded
-
-
-def compiled_encoder(model: Sam2Model) -> Callable[[Tensor], ImageFeatures]:
-    """``model.encode_image`` by ``torch.compile``, which compiles when it is first called (:func:`~warmup.warm_up`).
-
-    Raises:
-        ValueError: no C++ compiler, on a CPU; what to do.
-    """
-    if model.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-        raise ValueError(
-            "compiling the network needs a C++ compiler on a CPU, and there is none; install one (apt install g++), or "
-            "set model.compile to false"
-        )
-    # Frozen weights go to oneDNN in its own layout. GPUs have nothing like it.
-    on_cpu = model.device.type == "cpu"
-    return torch.compile(model.encode_image, dynamic=False, options={"freezing": True} if on_cpu else None)
-
-
-def _row(maps: ImageFeatures, row: int) -> ImageFeatures:
-    """One frame's features, copied: a stored view would keep those of the other cameras in memory too."""
-    return ImageFeatures(*(tensor[row : row + 1].clone() for tensor in maps.tensors))

@@ -27,6 +27,7 @@ from sam2_ros.tracking.changes import (
     change_of,
 )
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.encoding import RawFrame
 from sam2_ros.tracking.governor import ECONOMIES, Governor, Measures
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
@@ -145,10 +146,16 @@ class Tracker:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
         level = self._governor.level
-        there = upload(np.require(frame, requirements="W"), self.model.device)
-        pixels = self.model.preprocess(there, Measures.at(level).input_scale)
-        clock.lap("resize")
-        features = self._shared.encode(pixels)
+        scale = Measures.at(level).input_scale
+        if self._shared.takes_raw(frame, scale):
+            raw = RawFrame(frame, self.model.device)
+            clock.lap("resize")
+            features = self._shared.encode_raw(raw)
+        else:
+            there = upload(np.require(frame, requirements="W"), self.model.device)
+            pixels = self.model.preprocess(there, scale)
+            clock.lap("resize")
+            features = self._shared.encode(pixels)
         clock.lap("encode")
         return features, level
 

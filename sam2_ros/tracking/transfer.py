@@ -18,12 +18,38 @@ def upload(values: NDArray[Any] | Sequence[Any], device: torch.device) -> Tensor
     array = np.ascontiguousarray(values)
     if device.type != "cuda":
         return torch.from_numpy(array).to(device)
-    return _STAGING.send(array, device)
+    dtype = torch.from_numpy(array[:0] if array.ndim else array).dtype
+    return Staged(device, array).tensor().view(dtype).view(array.shape)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Where kernels of Triton are to run: it launches them on the current GPU, wherever their tensors are."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+class Staged:
+    """Arrays, one after the other, in memory that a GPU reads by itself. To be sent once."""
+
+    def __init__(self, device: torch.device, *arrays: NDArray[Any]) -> None:
+        self._device, self._count = device, sum(array.nbytes for array in arrays)
+        self._buffer, self._event = _STAGING.take(device, self._count)
+        start = 0
+        for array in arrays:
+            # PyTorch's own copy wakes a thread on every core for this.
+            place = self._buffer.numpy()[start : start + array.nbytes]
+            np.copyto(place.view(array.dtype).reshape(array.shape), array)
+            start += array.nbytes
+
+    def into(self, target: Tensor) -> None:
+        """Sends them to where ``target`` (``uint8 [N]``, on the device) begins, without waiting."""
+        target[: self._count].copy_(self._buffer[: self._count], non_blocking=True)
+        _STAGING.sent(self._device, self._buffer, self._event)
+
+    def tensor(self) -> Tensor:
+        """Sends them, ``uint8 [N]``, without waiting."""
+        there = torch.empty(self._count, dtype=torch.uint8, device=self._device)
+        self.into(there)
+        return there
 
 
 class _Staging:
@@ -34,27 +60,26 @@ class _Staging:
         # By device and bytes, a power of two.
         self._sent: dict[tuple[torch.device, int], list[tuple[Tensor, torch.cuda.Event]]] = {}
 
-    def send(self, array: NDArray[Any], device: torch.device) -> Tensor:
-        room = device, 1 << max(array.nbytes - 1, 255).bit_length()
-        buffer, event = self._take(room)
-        # PyTorch's own copy wakes a thread on every core for this.
-        np.copyto(buffer.numpy()[: array.nbytes].view(array.dtype).reshape(array.shape), array)
-        dtype = torch.from_numpy(array[:0] if array.ndim else array).dtype
-        staged = buffer[: array.nbytes].view(dtype).view(array.shape)
-        there = staged.to(device, non_blocking=True)
-        event.record(torch.cuda.current_stream(device))
+    def take(self, device: torch.device, count: int) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Memory for ``count`` bytes or more, and an event for :meth:`sent`."""
+        size = 1 << max(count - 1, 255).bit_length()
+        if device.type != "cuda":
+            return torch.empty(size, dtype=torch.uint8), None
         with self._lock:
-            self._sent.setdefault(room, []).append((buffer, event))
-        return there
-
-    def _take(self, room: tuple[torch.device, int]) -> tuple[Tensor, torch.cuda.Event]:
-        with self._lock:
-            waiting = self._sent.get(room, [])
+            waiting = self._sent.get((device, size), [])
             for index, (buffer, event) in enumerate(waiting):
                 if event.query():
                     del waiting[index]
                     return buffer, event
-        return torch.empty(room[1], dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
+
+    def sent(self, device: torch.device, buffer: Tensor, event: torch.cuda.Event | None) -> None:
+        """Notes that the current stream has been told to read ``buffer``."""
+        if event is None:
+            return
+        event.record(torch.cuda.current_stream(device))
+        with self._lock:
+            self._sent.setdefault((device, len(buffer)), []).append((buffer, event))
 
 
 _STAGING = _Staging()

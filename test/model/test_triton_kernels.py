@@ -16,12 +16,14 @@ from sam2_ros.model.kernels import has_triton
 from sam2_ros.model.layers import LayerNorm2d
 from sam2_ros.model.memory_encoder import MaskDownSampler
 from sam2_ros.model.position import rotary_table, rotate
+from sam2_ros.tracking.masks import pack_bits
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 if has_triton():
     from sam2_ros.model.gpu import image as image_kernels
     from sam2_ros.model.gpu import keys as key_kernels
     from sam2_ros.model.gpu import mask_levels
+    from sam2_ros.model.gpu import masks as mask_kernels
     from sam2_ros.model.gpu import rows as kernels
     from sam2_ros.model.gpu.attend import Keys, Tile, attend
 
@@ -190,7 +192,9 @@ def test_resizes_as_interpolation_does(shape: tuple[int, int]) -> None:
     image = torch.randint(256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     mean, std = torch.rand(3, 1, 1, device=DEVICE), 1 + torch.rand(3, 1, 1, device=DEVICE)
     full = F.interpolate(image.permute(2, 0, 1)[None].float() / 255, (64, 64), mode="bilinear")
-    found = image_kernels.resized(image, mean, std, 64)
+    longer = torch.cat((image.flatten(), image.new_zeros(100)))
+    sides = torch.tensor(shape, dtype=torch.int32, device=DEVICE)
+    found = image_kernels.resized(longer, sides, mean, std, 64)
     torch.testing.assert_close(found, (full - mean) / std, rtol=1e-5, atol=1e-5)
 
 
@@ -207,3 +211,10 @@ def test_pools_what_is_part_of_a_wider_tensor() -> None:
     x = noise(3, 6, 8, 60, seed=1).chunk(3, dim=3)[1]
     wanted = F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
     assert torch.equal(image_kernels.max_pool(x), wanted)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 32), (37, 51), (9, 13)])
+def test_packs_masks_in_the_size_of_the_image(size: tuple[int, int]) -> None:
+    logits = noise(3, 1, 16, 16, seed=1)
+    full = F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0] > 0
+    assert torch.equal(mask_kernels.pack(logits, *size), pack_bits(full))

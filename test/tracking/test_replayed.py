@@ -17,7 +17,7 @@ import torch
 from small_tracker import box, click, logits, object_score, run, small_model, stepped
 
 from sam2_ros.model import Sam2Model
-from sam2_ros.tracking import CroppedMask, FrameResult, Tracker, TrackerConfig, looking, replayed, sharing
+from sam2_ros.tracking import CroppedMask, FrameResult, Tracker, TrackerConfig, encoding, looking, replayed, sharing
 from sam2_ros.tracking.masks import image_masks, pack_masks
 from sam2_ros.tracking.policies import RecentPolicy
 from sam2_ros.tracking.recordings import Capacity, FrameWork, buckets
@@ -156,7 +156,7 @@ def test_goes_on_without_what_cannot_be_recorded() -> None:
 def test_goes_on_without_a_recorded_encoder() -> None:
     config = TrackerConfig(max_objects=3)
     wanted = tracked(config, False)[0]
-    refused = mock.patch.object(sharing, "Recorded", side_effect=RuntimeError("no C compiler"))
+    refused = mock.patch.object(encoding, "Recorded", side_effect=RuntimeError("no C compiler"))
     with refused as asked, pytest.warns(UserWarning, match="no CUDA graph for the image encoder.* no C compiler"):
         the_same(wanted, tracked(config, True)[0])
     assert asked.call_count == 1, "it is not tried again in every frame"

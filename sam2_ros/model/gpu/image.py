@@ -11,11 +11,13 @@ TAPS, PADDED_TAPS = 49, 64  # of a patch's 7 × 7 pixels, and as many as a produ
 
 
 @triton.jit
-def _resize(image_ptr, mean_ptr, std_ptr, out_ptr, height, width, size, scale_y, scale_x, PIXELS: tl.constexpr):
+def _resize(image_ptr, shape_ptr, mean_ptr, std_ptr, out_ptr, size, PIXELS: tl.constexpr):
     """Some pixels of one channel of the square."""
+    height, width = tl.load(shape_ptr), tl.load(shape_ptr + 1)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.program_id(1)
     there = pixel < size * size
+    scale_y, scale_x = height.to(tl.float32) / size, width.to(tl.float32) / size
     from_y = tl.maximum(((pixel // size).to(tl.float32) + 0.5) * scale_y - 0.5, 0.0)
     from_x = tl.maximum(((pixel % size).to(tl.float32) + 0.5) * scale_x - 0.5, 0.0)
     low_y, low_x = from_y.to(tl.int32), from_x.to(tl.int32)
@@ -32,15 +34,17 @@ def _resize(image_ptr, mean_ptr, std_ptr, out_ptr, height, width, size, scale_y,
     tl.store(out_ptr + channel * size * size + pixel, value, mask=there)
 
 
-def resized(image: Tensor, mean: Tensor, std: Tensor, size: int) -> Tensor:
-    """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, bilinear without antialiasing, for images that do
-    not shrink. ``mean`` and ``std`` are float32, three numbers each."""
-    height, width, _ = image.shape
-    assert image.is_contiguous() and image.dtype == torch.uint8
+def resized(image: Tensor, shape: Tensor, mean: Tensor, std: Tensor, size: int) -> Tensor:
+    """An RGB image → normalised ``float32 [1, 3, S, S]``, bilinear without antialiasing, for images that do not shrink.
+
+    Args:
+        image: ``uint8``, contiguous; its first ``H * W * 3`` numbers count.
+        shape: H and W, int32, on the device, so that a recording does for images of any size.
+        mean, std: float32, three numbers each.
+    """
+    assert image.is_contiguous() and image.dtype == torch.uint8 and shape.dtype == torch.int32
     out, pixels = torch.empty(1, 3, size, size, device=image.device), 512
-    _resize[(triton.cdiv(size * size, pixels), 3)](
-        image, mean, std, out, height, width, size, height / size, width / size, PIXELS=pixels, num_warps=4
-    )
+    _resize[(triton.cdiv(size * size, pixels), 3)](image, shape, mean, std, out, size, PIXELS=pixels, num_warps=4)
     return out
 
 

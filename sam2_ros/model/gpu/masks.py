@@ -1,0 +1,46 @@
+"""Masks in the size of the image, a bit a pixel, on a GPU: a Triton kernel. Needs ``triton``."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _pack(logit_ptr, out_ptr, side_y, side_x, height, width, row_bytes, scale_y, scale_x, BYTES: tl.constexpr):
+    """Some bytes of one mask: eight pixels each, the leftmost the highest bit."""
+    one = tl.program_id(1).to(tl.int64)
+    byte = tl.program_id(0) * BYTES + tl.arange(0, BYTES)
+    bit = tl.arange(0, 8)
+    there = byte < height * row_bytes
+    y, x = byte // row_bytes, (byte % row_bytes)[:, None] * 8 + bit[None, :]
+    inside = there[:, None] & (x < width)
+    from_y = tl.maximum((y.to(tl.float32) + 0.5) * scale_y - 0.5, 0.0)
+    from_x = tl.maximum((x.to(tl.float32) + 0.5) * scale_x - 0.5, 0.0)
+    low_y, low_x = from_y.to(tl.int32), from_x.to(tl.int32)
+    part_y, part_x = (from_y - low_y.to(tl.float32))[:, None], from_x - low_x.to(tl.float32)
+    low_y, low_x = tl.minimum(low_y, side_y - 1), tl.minimum(low_x, side_x - 1)
+    next_y, next_x = tl.minimum(low_y + 1, side_y - 1), tl.minimum(low_x + 1, side_x - 1)
+    logits = logit_ptr + one * side_y * side_x
+    upper_row, lower_row = (low_y * side_x)[:, None], (next_y * side_x)[:, None]
+    upper = tl.load(logits + upper_row + low_x, mask=inside, other=0.0) * (1 - part_x)
+    upper += tl.load(logits + upper_row + next_x, mask=inside, other=0.0) * part_x
+    lower = tl.load(logits + lower_row + low_x, mask=inside, other=0.0) * (1 - part_x)
+    lower += tl.load(logits + lower_row + next_x, mask=inside, other=0.0) * part_x
+    logit = upper * (1 - part_y) + lower * part_y
+    bits = tl.where(inside & (logit > 0), (1 << (7 - bit))[None, :], 0)
+    tl.store(out_ptr + one * height * row_bytes + byte, tl.sum(bits, 1).to(tl.uint8), mask=there)
+
+
+def pack(logits: Tensor, height: int, width: int) -> Tensor:
+    """As :func:`sam2_ros.tracking.masks.pack_masks`; ``logits`` are float32 and contiguous."""
+    batch, _, side_y, side_x = logits.shape
+    assert logits.is_contiguous() and logits.dtype == torch.float32
+    row_bytes, count = -(-width // 8), 128
+    out = torch.empty(batch, height, row_bytes, dtype=torch.uint8, device=logits.device)
+    _pack[(triton.cdiv(height * row_bytes, count), batch)](
+        logits, out, side_y, side_x, height, width, row_bytes, side_y / height, side_x / width, BYTES=count, num_warps=4
+    )
+    return out
