@@ -184,7 +184,7 @@ class Hiera(nn.Module):
         assert conv.bias is not None
         return image.embed(
             images.float().contiguous(),
-            taps.of((conv.weight,), lambda weight: image.pack_patch_taps(weight, dtype)),
+            taps.of((conv.weight,), lambda weight: image.pack_patch_taps(weight, dtype), dtype),
             conv.bias,
             self.position(grid, grid),
         )

@@ -46,9 +46,11 @@ class MaskDownSampler(nn.Module):
         (one, norm_one), (two, norm_two), *others = self._levels()
         assert one.bias is not None and two.bias is not None
         first = kept[0].of(
-            (one.weight, one.bias, norm_one.weight, norm_one.bias), lambda *given: mask_levels.pack_first(dtype, *given)
+            (one.weight, one.bias, norm_one.weight, norm_one.bias),
+            lambda *given: mask_levels.pack_first(dtype, *given),
+            dtype,
         )
-        taps = kept[1].of((two.weight,), lambda weight: mask_levels.pack_taps(weight, dtype))
+        taps = kept[1].of((two.weight,), lambda weight: mask_levels.pack_taps(weight, dtype), dtype)
         second = kept[2].of(
             (two.bias, norm_two.weight, norm_two.bias), lambda *given: torch.cat([each.float() for each in given])
         )
@@ -93,8 +95,8 @@ class ConvNextBlock(nn.Module):
         assert conv.bias is not None
         normed = depthwise_norm(
             rounded,
-            taps.of((conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous()),
-            shift.of((conv.bias,), lambda bias: bias.to(dtype)),
+            taps.of((conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous(), dtype),
+            shift.of((conv.bias,), lambda bias: bias.to(dtype), dtype),
             self.norm,
         )
         return add_scaled(x, self.pwconv2(self.pwconv1.gelu(normed)), self.gamma, dtype, keep)

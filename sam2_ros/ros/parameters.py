@@ -122,7 +122,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "model.encode_ahead",
         False,
         "On a CPU, encodes an image while the one before it is tracked, each with half of the threads: more images a "
-        "second, each of them older. A GPU has nothing left to do both at a time and is driven as without.",
+        "second, each of them older. A GPU is driven as without.",
     ),
     Parameter(
         "inference.endpoint",

@@ -54,7 +54,9 @@ def pack_masks(logits: Tensor, height: int, width: int) -> Tensor:
         from sam2_ros.model.gpu.masks import pack
 
         return pack(logits.float().contiguous(), height, width)
-    return pack_bits(F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)[:, 0] > 0)
+    if logits.shape[2:] != (height, width):
+        logits = F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)
+    return pack_bits(logits[:, 0] > 0)
 
 
 def pack_bits(masks: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class Propagation:
             if self.recognises:
                 self._note_looks(rows, stored, logits, findings, verdicts.kept)
         lap("memory_encode")
-        changes = self._show(objects, stored, drawn.clone(), verdicts.sights, findings)
+        changes = self._show(objects, stored, drawn, verdicts.sights, findings)
         lap("masks")
         return changes
 

@@ -31,7 +31,7 @@ from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.recordings import Capacity, FrameWork, bucket_of, buckets
 from sam2_ros.tracking.transfer import on_device
 
-E = TypeVar("E")
+E = TypeVar("E", Encoding, RawEncoding)
 KEPT_RECORDINGS = 32  # of all kinds; then that goes which was not asked for the longest
 
 
@@ -111,7 +111,7 @@ class SharedModel:
             in the last bits of its numbers; False makes every run of the same frames the same.
         replays: give a GPU its work as recordings (:mod:`.recordings`); None: if it is an NVIDIA or AMD one.
         ahead: on a CPU, the image encoder has turns of its own, so that a frame can be encoded while the one before it
-            is tracked, and each of the two has half of the threads. A GPU has nothing left to do both at a time.
+            is tracked, and each of the two has half of the threads. A GPU is driven as without.
     """
 
     def __init__(
@@ -129,10 +129,8 @@ class SharedModel:
         if self.replays:
             lay_out(model)
         self._pool = torch.cuda.graph_pool_handle() if self.replays and model.device.type == "cuda" else None
-        self._encoding: Encoding | None = None
-        self._raw_encoding: RawEncoding | None = None
+        self._encodings: dict[type, Encoding | RawEncoding | None] = {}  # None: could not be made
         self._resizes = model.device.type == "cuda" and triton_works(model.device)
-        self._encoding_failed = False
         self._works: dict[Capacity, FrameWork | None] = {}
         self._compiles = compiled
         self.compiled: Callable[[Tensor], ImageFeatures] | None = compiled_encoder(model) if compiled else None
@@ -164,7 +162,8 @@ class SharedModel:
     def takes_raw(self, image: NDArray[np.uint8], scale: float) -> bool:
         """Whether :meth:`encode_raw` is there for ``image``; ``scale`` as in :meth:`Sam2Model.preprocess`."""
         grows = scale == 1 and max(image.shape[:2]) <= self.model.config.image_size
-        return grows and self.replays and not self._encoding_failed and self._resizes
+        works = RawEncoding not in self._encodings or self._encodings[RawEncoding] is not None
+        return grows and self.replays and self._resizes and works
 
     def encode_raw(self, raw: RawFrame) -> ImageFeatures:
         """As :meth:`encode`, of an image that is resized on the way."""
@@ -202,25 +201,29 @@ class SharedModel:
             each.features = maps if len(batch) == 1 else row_of(maps, row)
 
     def _encode_batch(self, batch: list[_Waiting]) -> ImageFeatures:
-        if len(batch) == 1 and batch[0].raw is not None and not self._encoding_failed:
-            raw = batch[0].raw
-            self._raw_encoding = self._raw_encoding or self._recorded(RawEncoding)
-            if self._raw_encoding is not None:
-                return self._raw_encoding(raw)
-        pixels = [each.pixels if each.raw is None else self.model.preprocess(each.raw.image()) for each in batch]
-        return self._encode_image(
-            cast(Tensor, pixels[0]) if len(batch) == 1 else torch.cat(cast("list[Tensor]", pixels))
-        )
+        if len(batch) == 1 and batch[0].raw is not None:
+            recorded = self._recorded(RawEncoding)
+            if recorded is not None:
+                return recorded(batch[0].raw)
+        pixels = [self._pixels_of(each) for each in batch]
+        return self._encode_image(pixels[0] if len(batch) == 1 else torch.cat(pixels))
 
-    def _recorded(self, kind: Callable[..., E]) -> E | None:
-        """The image encoder as a recording; None, from then on, where there can be none."""
-        encoder, context = self.compiled or self.model.encode_image, partial(autocast, self.model, self.dtype)
-        try:
-            return kind(self.model, encoder, context, self._pool)
-        except Exception as error:
-            self._encoding_failed = True
-            _warn("the image encoder", error)
-        return None
+    def _pixels_of(self, waiting: _Waiting) -> Tensor:
+        if waiting.raw is not None:
+            return self.model.preprocess(waiting.raw.image())
+        assert waiting.pixels is not None
+        return waiting.pixels
+
+    def _recorded(self, kind: type[E]) -> E | None:
+        """The image encoder as a recording, made when it is first asked for; None where it could not be made."""
+        if kind not in self._encodings:
+            encoder, context = self.compiled or self.model.encode_image, partial(autocast, self.model, self.dtype)
+            try:
+                self._encodings[kind] = kind(self.model, encoder, context, self._pool)
+            except Exception as error:
+                self._encodings[kind] = None
+                _warn("the image encoder", error)
+        return cast("E | None", self._encodings[kind])
 
     def work_for(self, bank: MemoryBank, plan: Plan, like: ImageFeatures) -> tuple[FrameWork, Plan] | None:
         """The recordings for the objects of ``plan``, made when they are first asked for, and the plan as these want
@@ -234,10 +237,14 @@ class SharedModel:
 
     def record(self, config: TrackerConfig) -> None:
         """Makes all recordings that a tracker with ``config`` may ask for, in turns of their own."""
+        if not self.replays:
+            return
+        size, blank = self.model.config.image_size, np.zeros((64, 64, 3), np.uint8)
+        if self.takes_raw(blank, 1.0):
+            self.encode_raw(RawFrame(blank, self.model.device))
+        features = self.encode(torch.zeros(1, 3, size, size, device=self.model.device))
         if not self.replays_for(config):
             return
-        size = self.model.config.image_size
-        features = self.encode(torch.zeros(1, 3, size, size, device=self.model.device))
         for objects in buckets(config.max_objects):
             for capacity in _capacities(objects, config):
                 with self.turn(), torch.inference_mode():
@@ -245,8 +252,9 @@ class SharedModel:
 
     def replays_for(self, config: TrackerConfig) -> bool:
         """Whether a tracker with ``config`` tracks by recordings: not where the host has a say in which mask it is, and
-        has to look first."""
-        return self.replays and not (recognises(self.model, config) or POLICIES[config.memory_policy].chooses)
+        has to look first, nor with anchors."""
+        policy = POLICIES[config.memory_policy]
+        return self.replays and not (recognises(self.model, config) or policy.chooses or policy.anchors)
 
     def _work(self, capacity: Capacity, like: ImageFeatures) -> FrameWork | None:
         if capacity not in self._works:
@@ -263,11 +271,8 @@ class SharedModel:
 
     def _encode_image(self, pixels: Tensor) -> ImageFeatures:
         usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
-        if self.replays and usual and not self._encoding_failed:
-            self._encoding = self._encoding or self._recorded(Encoding)
-            if self._encoding is not None:
-                return self._encoding(pixels)
-        return self._encode_plainly(pixels)
+        recorded = self._recorded(Encoding) if self.replays and usual else None
+        return self._encode_plainly(pixels) if recorded is None else recorded(pixels)
 
     def _encode_plainly(self, pixels: Tensor) -> ImageFeatures:
         # What differs in size or strides from the first frame would be compiled for anew, while a camera waits.

@@ -28,22 +28,30 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
 
 
 class Staged:
-    """Arrays, one after the other, in memory that a GPU reads by itself. To be sent once."""
+    """Arrays, one after the other, in memory that a GPU reads by itself. To be sent once: then it is others' memory."""
 
     def __init__(self, device: torch.device, *arrays: NDArray[Any]) -> None:
         self._device, self._count = device, sum(array.nbytes for array in arrays)
-        self._buffer, self._event = _STAGING.take(device, self._count)
+        buffer, self._event = _STAGING.take(device, self._count)
         start = 0
         for array in arrays:
             # PyTorch's own copy wakes a thread on every core for this.
-            place = self._buffer.numpy()[start : start + array.nbytes]
+            place = buffer.numpy()[start : start + array.nbytes]
             np.copyto(place.view(array.dtype).reshape(array.shape), array)
             start += array.nbytes
+        self._buffer: Tensor | None = buffer
 
     def into(self, target: Tensor) -> None:
-        """Sends them to where ``target`` (``uint8 [N]``, on the device) begins, without waiting."""
-        target[: self._count].copy_(self._buffer[: self._count], non_blocking=True)
-        _STAGING.sent(self._device, self._buffer, self._event)
+        """Sends them to where ``target`` (``uint8 [N]``, on the device) begins, without waiting.
+
+        Raises:
+            RuntimeError: they have been sent.
+        """
+        buffer, self._buffer = self._buffer, None
+        if buffer is None:
+            raise RuntimeError("what is staged is sent once, and this has been sent; stage it again")
+        target[: self._count].copy_(buffer[: self._count], non_blocking=True)
+        _STAGING.sent(self._device, buffer, self._event)
 
     def tensor(self) -> Tensor:
         """Sends them, ``uint8 [N]``, without waiting."""

@@ -64,4 +64,6 @@ def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
             features.appearance, Reference(known, coverage, torch.zeros(count, slots, 1, device=device))
         )
     if device.type == "cuda":
+        for side in (64, size + 32):  # images that grow and that shrink
+            model.preprocess(torch.zeros(side, side, 3, dtype=torch.uint8))
         torch.cuda.synchronize(device)

@@ -110,7 +110,7 @@ def _second_level(x_ptr, taps_ptr, weight_ptr, out_ptr, side, eps, PIXELS: tl.co
 
 @dataclass(frozen=True)
 class LevelWeights:
-    """Weights of both levels as the kernels read them, see :func:`pack`."""
+    """Weights of both levels as the kernels read them, by :func:`pack_first` and :func:`pack_taps`."""
 
     first: Tensor  # float32 [48]
     taps: Tensor  # [64, 16]

@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+# A kernel of its own for sizes that 16 divides would be compiled when a camera's first such image comes.
+@triton.jit(do_not_specialize=["height", "width", "row_bytes", "scale_y", "scale_x"])
 def _pack(logit_ptr, out_ptr, side_y, side_x, height, width, row_bytes, scale_y, scale_x, BYTES: tl.constexpr):
     """Some bytes of one mask: eight pixels each, the leftmost the highest bit."""
     one = tl.program_id(1).to(tl.int64)

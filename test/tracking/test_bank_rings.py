@@ -1,0 +1,92 @@
+"""The rings of the memory bank against lists that keep everything, over random streams: frames that are kept or not,
+written before that is known, worked on again after late prompts, and put back after a failure."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank
+from sam2_ros.tracking.config import TrackerConfig
+
+FRAMES = 120
+Kept = tuple[float | None, ...]
+"""What an object remembers after a frame, the newest last; None for a prompted frame, which lies elsewhere."""
+
+
+class Stream:
+    """One object's memories, each a number of its own, in the bank and in lists."""
+
+    def __init__(self, seed: int, history: int, recent: int) -> None:
+        self.random = random.Random(seed)
+        sizes = {"memory_grid": 1, "memory_dim": 1, "hidden_dim": 1, "grid": 1, "appearance_dim": 0}
+        model: Any = SimpleNamespace(config=SimpleNamespace(**sizes), device=torch.device("cpu"), appearance=None)
+        self.history = history
+        self.bank = MemoryBank(model, TrackerConfig(max_objects=1, history=history, recent_slots=recent))
+        self.bank.spatial = self.bank.spatial.float()
+        self.after: dict[int, Kept] = {}
+        self.number = 0.0
+
+    def check(self, frame: int) -> None:
+        """That ``frame`` looks at what the lists say."""
+        bank, wanted = self.bank, self.after.get(frame - 1, ())
+        for count, tensor, table in (
+            (bank.config.recent_slots, bank.spatial[..., 0, 0], bank.recent_frames),
+            (POINTER_FRAMES, bank.pointers[..., 0], bank.pointer_frames),
+        ):
+            slots, there = bank._recent(np.array([0]), frame, np.arange(1, count + 1), table)
+            found = [
+                tensor[0, bank.kept + int(slot)].item() if known else None
+                for slot, known in zip(slots[0], there[0], strict=True)
+            ]
+            expected: list[float | None] = list(reversed(wanted[-count:]))
+            assert found == expected + [None] * (count - len(expected))
+
+    def track(self, frame: int, keeps: float) -> None:
+        self.bank.hold([0], frame)
+        self.check(frame)
+        for _ in range(self.random.choice((1, 1, 2))):  # a second time where another's parts were left out
+            self.number += 1
+            self.bank.write_recent([0], frame, torch.full((1, 1, 1), self.number), torch.full((1, 1), self.number))
+        before = self.after.get(frame - 1, ())
+        if self.random.random() < keeps:
+            self.bank.keep_recent([0], frame)
+            before = (*before, self.number)
+        self.after[frame] = before
+
+    def prompt(self, frame: int) -> None:
+        self.check(frame)
+        self.bank.skip(0, frame)
+        self.after[frame] = (*self.after.get(frame - 1, ()), None)
+
+    def prompt_late(self, frame: int, newest: int, keeps: float) -> None:
+        """A prompt on ``frame``, from which all later ones are worked on again; put back at times."""
+        backup = self.bank.save(0), dict(self.after)
+        self.prompt(frame)
+        for later in range(frame + 1, newest + 1):
+            self.track(later, keeps)
+        if self.random.random() < 0.3:
+            self.bank.restore(0, backup[0])
+            self.after = backup[1]
+
+
+@pytest.mark.parametrize("recent", [1, 3, 6])
+@pytest.mark.parametrize("history", [0, 1, 3, 8])
+def test_looks_at_what_was_kept(history: int, recent: int) -> None:
+    for seed in range(8):
+        stream = Stream(seed, history, recent)
+        stream.prompt(0)
+        keeps = 1.0
+        for frame in range(1, FRAMES):
+            if stream.random.random() < 0.2:
+                keeps = stream.random.choice((0.0, 0.2, 0.5, 0.9, 1.0))
+            stream.track(frame, keeps)
+            if stream.random.random() < 0.3:
+                stream.prompt_late(stream.random.randint(max(0, frame - history), frame), frame, keeps)
+        assert stream.number > FRAMES
+        assert any(one is not None for one in stream.after[FRAMES - 1])
