@@ -8,14 +8,23 @@ from __future__ import annotations
 import ctypes
 import os
 
+import numpy as np
+
 # Environment variables, which a process reads when it starts: for those that are started from here.
 VARIABLES = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "67108864",
+    # One heap for all threads: those of its own that a thread gets are of 64 MiB at most, and what is warmed up in one
+    # thread is there for the next.
+    "MALLOC_ARENA_MAX": "1",
 }
-_OPTIONS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3}  # mallopt's, malloc.h
+# mallopt's, malloc.h
+_OPTIONS = {
+    "MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_ARENA_MAX": -8
+}  # fmt: skip
 _LARGEST_THRESHOLD = 32 * 2**20  # of M_MMAP_THRESHOLD in older versions, which refuse more
+_RESERVED_AT_ONCE = 16 * 2**20  # less than from where on any version takes blocks from the kernel one by one
 
 
 def keep_freed_memory() -> None:
@@ -29,3 +38,13 @@ def keep_freed_memory() -> None:
     for name, value in VARIABLES.items():
         if name not in os.environ and not mallopt(_OPTIONS[name], int(value)):
             mallopt(_OPTIONS[name], min(int(value), _LARGEST_THRESHOLD))
+
+
+def reserve(size: int) -> None:
+    """Takes ``size`` bytes from the kernel for later.
+
+    The gaps between blocks let a heap grow for some thousand frames, by some known amount. A process that has it from
+    the beginning stays as large as it is.
+    """
+    blocks = [np.ones(_RESERVED_AT_ONCE, np.uint8) for _ in range(-(-size // _RESERVED_AT_ONCE))]  # each page written
+    blocks.clear()

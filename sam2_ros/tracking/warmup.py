@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sam2_ros.allocator import reserve
 from sam2_ros.model.appearance import Reference
 from sam2_ros.tracking.bank import POINTER_FRAMES
 from sam2_ros.tracking.config import TrackerConfig
@@ -15,6 +16,7 @@ from sam2_ros.tracking.tracker import Tracker
 from sam2_ros.tracking.transfer import on_device
 from sam2_ros.tracking.types import AddRequest, Prompt
 
+RESERVE = 256 * 2**20  # bytes that a process grows by after this otherwise (measured with the embedded model)
 OBJECTS_ON_CPU = 4  # with more, memory grows once more when so many are first tracked, as few cameras ever see
 
 
@@ -38,6 +40,8 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
         _work_on_most(shared, config)
     shared.record(config)
     shared.batches.clear()
+    if shared.model.device.type == "cpu":
+        reserve(RESERVE)
 
 
 @torch.inference_mode()

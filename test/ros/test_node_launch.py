@@ -112,7 +112,7 @@ def test_the_transport_leaves_alone_what_the_user_has_set() -> None:
         for transport in ("shared_memory", "large_data", "default"):
             assert not any("DDS" in key or "RTPS" in key for key in environment(transport, {name: "mine"}))
     assert environment("default", {"MALLOC_TOP_PAD_": "1"}).keys() == {
-        "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_",
+        "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX",
     }  # fmt: skip
     with pytest.raises(ValueError, match="'tcp'; accepted: shared_memory, large_data, default"):
         environment("tcp", {})
