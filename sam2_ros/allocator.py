@@ -8,8 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 
-import numpy as np
-
 # Environment variables, which a process reads when it starts: for those that are started from here.
 VARIABLES = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
@@ -46,5 +44,7 @@ def reserve(size: int) -> None:
     The gaps between blocks let a heap grow for some thousand frames, by some known amount. A process that has it from
     the beginning stays as large as it is.
     """
+    import numpy as np  # the command line answers without
+
     blocks = [np.ones(_RESERVED_AT_ONCE, np.uint8) for _ in range(-(-size // _RESERVED_AT_ONCE))]  # each page written
     blocks.clear()
