@@ -149,8 +149,8 @@ class MemoryBank:
 
         The rings have a slot for the frame that is being worked on; if it is not kept, the next one gets that slot.
         """
-        now = self._before(np.asarray(rows), frame) + 1
-        where = np.stack((np.asarray(rows), self.kept + now % self.ring, self.kept + now % self.pointer_ring))
+        slots, pointer_slots = self._slots(self._before(np.asarray(rows), frame) + 1)
+        where = np.stack((np.asarray(rows), self.kept + slots, self.kept + pointer_slots))
         index, slot, pointer_slot = upload(where, self.spatial.device)
         self.spatial[index, slot] = memory.to(self.spatial.dtype)
         self.pointers[index, pointer_slot] = pointers.float()
@@ -361,7 +361,11 @@ class MemoryBank:
         """Lets the rows' clocks tick on ``frame``; returns the slots of the rings that this gives them."""
         now = self._before(np.asarray(rows), frame) + 1
         self.ticks[rows, frame % self.ticks.shape[1]] = now
-        return now % self.ring, now % self.pointer_ring
+        return self._slots(now)
+
+    def _slots(self, ticks: Table) -> tuple[Table, Table]:
+        """The slots of both rings that belong to ``ticks`` of a row's clock."""
+        return ticks % self.ring, ticks % self.pointer_ring
 
     def _recent(
         self, rows: Table, frame: int, ages: Table, frames: Table | None = None

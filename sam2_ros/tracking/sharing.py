@@ -162,7 +162,7 @@ class SharedModel:
     def takes_raw(self, image: NDArray[np.uint8], scale: float) -> bool:
         """Whether :meth:`encode_raw` is there for ``image``; ``scale`` as in :meth:`Sam2Model.preprocess`."""
         grows = scale == 1 and max(image.shape[:2]) <= self.model.config.image_size
-        works = RawEncoding not in self._encodings or self._encodings[RawEncoding] is not None
+        works = self._encodings.get(RawEncoding, True) is not None
         return grows and self.replays and self._resizes and works
 
     def encode_raw(self, raw: RawFrame) -> ImageFeatures:

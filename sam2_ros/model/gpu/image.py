@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sam2_ros.model.gpu.pieces import neighbours
+
 TAPS, PADDED_TAPS = 49, 64  # of a patch's 7 × 7 pixels, and as many as a product wants
 
 
@@ -18,12 +20,8 @@ def _resize(image_ptr, shape_ptr, mean_ptr, std_ptr, out_ptr, size, PIXELS: tl.c
     channel = tl.program_id(1)
     there = pixel < size * size
     scale_y, scale_x = height.to(tl.float32) / size, width.to(tl.float32) / size
-    from_y = tl.maximum(((pixel // size).to(tl.float32) + 0.5) * scale_y - 0.5, 0.0)
-    from_x = tl.maximum(((pixel % size).to(tl.float32) + 0.5) * scale_x - 0.5, 0.0)
-    low_y, low_x = from_y.to(tl.int32), from_x.to(tl.int32)
-    part_y, part_x = from_y - low_y.to(tl.float32), from_x - low_x.to(tl.float32)
-    low_y, low_x = tl.minimum(low_y, height - 1), tl.minimum(low_x, width - 1)
-    next_y, next_x = tl.minimum(low_y + 1, height - 1), tl.minimum(low_x + 1, width - 1)
+    low_y, next_y, part_y = neighbours(pixel // size, scale_y, height)
+    low_x, next_x, part_x = neighbours(pixel % size, scale_x, width)
     upper_row, lower_row = image_ptr + low_y * width * 3 + channel, image_ptr + next_y * width * 3 + channel
     upper = tl.load(upper_row + low_x * 3, mask=there, other=0).to(tl.float32) * (1 - part_x)
     upper += tl.load(upper_row + next_x * 3, mask=there, other=0).to(tl.float32) * part_x
@@ -97,18 +95,9 @@ def embed(images: Tensor, taps: Tensor, bias: Tensor, position: Tensor) -> Tenso
     assert images.is_contiguous() and images.shape[1:] == (3, size, size) and position.is_contiguous()
     out, pixels = torch.empty(batch, grid, grid, channels, device=images.device), 64
     _embed[(triton.cdiv(grid * grid, pixels), batch)](
-        images,
-        taps,
-        bias,
-        position,
-        out,
-        size,
-        grid,
-        channels,
-        PIXELS=pixels,
-        WIDTH=taps.shape[2],
-        num_warps=4 if taps.shape[2] <= 128 else 8,
-    )
+        images, taps, bias, position, out, size, grid, channels,
+        PIXELS=pixels, WIDTH=taps.shape[2], num_warps=4 if taps.shape[2] <= 128 else 8,
+    )  # fmt: skip
     return out
 
 

@@ -14,13 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SCALE = 4  # the input's side by that of the logits
+from sam2_ros.model.gpu.pieces import gelu, neighbours
+
 FIRST, SECOND = 4, 16  # channels of the two levels
-
-
-@triton.jit
-def _gelu(x):
-    return 0.5 * x * (1 + tl.math.erf(x * 0.7071067811865476))
 
 
 @triton.jit
@@ -44,16 +40,10 @@ def _first_level(logit_ptr, binary_ptr, weight_ptr, out_ptr, side, gain, shift, 
     d = tl.zeros((PIXELS,), tl.float32) + tl.load(weight_ptr + 39)
     for tap_y in tl.static_range(3):
         full_y = 2 * y + tap_y - 1
-        from_y = tl.maximum((full_y.to(tl.float32) + 0.5) * 0.25 - 0.5, 0.0)
-        low_y = from_y.to(tl.int32)
-        part_y = from_y - low_y.to(tl.float32)
-        next_y = tl.minimum(low_y + 1, side - 1)
+        low_y, next_y, part_y = neighbours(full_y, 0.25, side)
         for tap_x in tl.static_range(3):
             full_x = 2 * x + tap_x - 1
-            from_x = tl.maximum((full_x.to(tl.float32) + 0.5) * 0.25 - 0.5, 0.0)
-            low_x = from_x.to(tl.int32)
-            part_x = from_x - low_x.to(tl.float32)
-            next_x = tl.minimum(low_x + 1, side - 1)
+            low_x, next_x, part_x = neighbours(full_x, 0.25, side)
             inside = there & (full_y >= 0) & (full_x >= 0)  # the last tap of the last pixel is the input's last pixel
             upper = tl.load(logits + low_y * side + low_x, mask=inside, other=0.0) * (1 - part_x)
             upper += tl.load(logits + low_y * side + next_x, mask=inside, other=0.0) * part_x
@@ -73,10 +63,10 @@ def _first_level(logit_ptr, binary_ptr, weight_ptr, out_ptr, side, gain, shift, 
     mean = (a + b + c + d) * 0.25
     a, b, c, d = a - mean, b - mean, c - mean, d - mean
     scale = 1 / tl.sqrt((a * a + b * b + c * c + d * d) * 0.25 + eps)
-    a = _gelu(a * scale * tl.load(weight_ptr + 40) + tl.load(weight_ptr + 44))
-    b = _gelu(b * scale * tl.load(weight_ptr + 41) + tl.load(weight_ptr + 45))
-    c = _gelu(c * scale * tl.load(weight_ptr + 42) + tl.load(weight_ptr + 46))
-    d = _gelu(d * scale * tl.load(weight_ptr + 43) + tl.load(weight_ptr + 47))
+    a = gelu(a * scale * tl.load(weight_ptr + 40) + tl.load(weight_ptr + 44))
+    b = gelu(b * scale * tl.load(weight_ptr + 41) + tl.load(weight_ptr + 45))
+    c = gelu(c * scale * tl.load(weight_ptr + 42) + tl.load(weight_ptr + 46))
+    d = gelu(d * scale * tl.load(weight_ptr + 43) + tl.load(weight_ptr + 47))
     out = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (PIXELS, 4))
     place = out_ptr + (one * half * half + pixel[:, None]) * 4 + tl.arange(0, 4)[None, :]
     tl.store(place, out.to(out_ptr.dtype.element_ty), mask=there[:, None])
@@ -103,7 +93,7 @@ def _second_level(x_ptr, taps_ptr, weight_ptr, out_ptr, side, eps, PIXELS: tl.co
     centred = out - (tl.sum(out, 1) / 16)[:, None]
     scale = 1 / tl.sqrt(tl.sum(centred * centred, 1) / 16 + eps)
     weight, bias = tl.load(weight_ptr + 16 + channel), tl.load(weight_ptr + 32 + channel)
-    out = _gelu(centred * scale[:, None] * weight[None, :] + bias[None, :])
+    out = gelu(centred * scale[:, None] * weight[None, :] + bias[None, :])
     place = out_ptr + (one * side * side + pixel[:, None]) * 16 + channel[None, :]
     tl.store(place, out.to(out_ptr.dtype.element_ty), mask=there[:, None])
 

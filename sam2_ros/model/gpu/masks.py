@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sam2_ros.model.gpu.pieces import neighbours
+
 
 # A kernel of its own for sizes that 16 divides would be compiled when a camera's first such image comes.
 @triton.jit(do_not_specialize=["height", "width", "row_bytes", "scale_y", "scale_x"])
@@ -18,19 +20,15 @@ def _pack(logit_ptr, out_ptr, side_y, side_x, height, width, row_bytes, scale_y,
     there = byte < height * row_bytes
     y, x = byte // row_bytes, (byte % row_bytes)[:, None] * 8 + bit[None, :]
     inside = there[:, None] & (x < width)
-    from_y = tl.maximum((y.to(tl.float32) + 0.5) * scale_y - 0.5, 0.0)
-    from_x = tl.maximum((x.to(tl.float32) + 0.5) * scale_x - 0.5, 0.0)
-    low_y, low_x = from_y.to(tl.int32), from_x.to(tl.int32)
-    part_y, part_x = (from_y - low_y.to(tl.float32))[:, None], from_x - low_x.to(tl.float32)
-    low_y, low_x = tl.minimum(low_y, side_y - 1), tl.minimum(low_x, side_x - 1)
-    next_y, next_x = tl.minimum(low_y + 1, side_y - 1), tl.minimum(low_x + 1, side_x - 1)
+    low_y, next_y, part_y = neighbours(y, scale_y, side_y)
+    low_x, next_x, part_x = neighbours(x, scale_x, side_x)
     logits = logit_ptr + one * side_y * side_x
     upper_row, lower_row = (low_y * side_x)[:, None], (next_y * side_x)[:, None]
     upper = tl.load(logits + upper_row + low_x, mask=inside, other=0.0) * (1 - part_x)
     upper += tl.load(logits + upper_row + next_x, mask=inside, other=0.0) * part_x
     lower = tl.load(logits + lower_row + low_x, mask=inside, other=0.0) * (1 - part_x)
     lower += tl.load(logits + lower_row + next_x, mask=inside, other=0.0) * part_x
-    logit = upper * (1 - part_y) + lower * part_y
+    logit = upper * (1 - part_y[:, None]) + lower * part_y[:, None]
     bits = tl.where(inside & (logit > 0), (1 << (7 - bit))[None, :], 0)
     tl.store(out_ptr + one * height * row_bytes + byte, tl.sum(bits, 1).to(tl.uint8), mask=there)
 

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sam2_ros.model.gpu.pieces import gelu
+
 
 @triton.jit
 def _normed(x, weight_ptr, bias_ptr, channel, width, eps, GELU: tl.constexpr):
@@ -21,7 +23,7 @@ def _normed(x, weight_ptr, bias_ptr, channel, width, eps, GELU: tl.constexpr):
     bias = tl.load(bias_ptr + channel, mask=known, other=0.0).to(tl.float32)
     out = centred * scale[:, None] * weight[None, :] + bias[None, :]
     if GELU:
-        out = 0.5 * out * (1 + tl.math.erf(out * 0.7071067811865476))
+        out = gelu(out)
     return out
 
 
@@ -106,7 +108,7 @@ def _add_gelu(x_ptr, delta_ptr, out_ptr, size, x_step, BLOCK: tl.constexpr):
     there = place < size
     out = tl.load(x_ptr + one * x_step + place, mask=there, other=0.0).to(tl.float32)
     out += tl.load(delta_ptr + one * size + place, mask=there, other=0.0).to(tl.float32)
-    out = 0.5 * out * (1 + tl.math.erf(out * 0.7071067811865476))
+    out = gelu(out)
     tl.store(out_ptr + one * size + place, out.to(out_ptr.dtype.element_ty), mask=there)
 
 
