@@ -26,8 +26,8 @@ from sam2_ros.evaluation.semi_supervised import click, labels_for
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.inference import make_backend
 from sam2_ros.inference.backend import Backend
-from sam2_ros.tools.progress import bar
-from sam2_ros.tools.prompts import FramePrompt
+from sam2_ros.media.progress import bar
+from sam2_ros.media.prompts_file import FramePrompt
 from sam2_ros.tools.run import ClipTracker
 from sam2_ros.tracking import TrackerConfig
 

@@ -33,11 +33,11 @@ from sam2_ros.bench.node import camera_command, prompt_scene
 from sam2_ros.bench.scene import moving_scene
 from sam2_ros.bench.servers import ServerProcess
 from sam2_ros.evaluation.report import machine
+from sam2_ros.media.child_process import ChildProcess, signals_unwind
+from sam2_ros.media.progress import bar
 from sam2_ros.msg import TrackedObject, TrackedObjectArray
 from sam2_ros.ros.transport import environment
 from sam2_ros.tools.client_node import client_node, wait_until_active
-from sam2_ros.tools.processes import ChildProcess, signals_unwind
-from sam2_ros.tools.progress import bar
 
 NAMESPACE = "sam2_ros_kills"
 TRACKER = f"/{NAMESPACE}/tracker"

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sam2_ros.media.figures import contact_sheet, write_png
+from sam2_ros.media.overlay import draw_overlay
+from sam2_ros.media.rendered_scene import bounding_box, texture
 from sam2_ros.model import Sam2Model, load_model
-from sam2_ros.tools.overlay import draw_overlay
-from sam2_ros.tools.pictures import contact_sheet, write_png
-from sam2_ros.tools.scene import bounding_box, texture
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.types import BoolMask

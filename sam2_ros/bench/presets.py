@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sam2_ros.bench import weights
-from sam2_ros.tools.scene import bounding_box, render
+from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.tracking.types import BoolMask
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.tools.scene import texture
+from sam2_ros.media.rendered_scene import texture
 
 Rgb = NDArray[np.uint8]
 PERIOD = 24  # frames after which the scene is where it was; every frame differs from its neighbours

@@ -16,8 +16,8 @@ from sam2_ros.evaluation.sequences import (
     frames_by_name,
     match_names,
 )
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.sources import VideoFile
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.frame_sources import VideoFile
 
 LAYOUTS = ("davis", "youtube", "sav", "sav-train")
 MASKLET_FPS = 24.0

@@ -22,9 +22,9 @@ from sam2_ros.evaluation.semi_supervised import FrameMasks, run_sequence
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.evaluation.worst import WorstFrames
 from sam2_ros.inference import is_null_model, make_backend
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.masks import write_labels
-from sam2_ros.tools.pictures import write_png
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.figures import write_png
+from sam2_ros.media.label_images import write_labels
 from sam2_ros.tracking.config import TrackerConfig
 
 if TYPE_CHECKING:

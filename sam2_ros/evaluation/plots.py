@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from sam2_ros.evaluation.results import SequenceResult
-from sam2_ros.tools.overlay import Rgb, object_color
-from sam2_ros.tools.pictures import contact_sheet
+from sam2_ros.media.figures import contact_sheet
+from sam2_ros.media.overlay import Rgb, object_color
 
 PANEL = (400, 190)  # pixels, width and height
 COLUMNS = 3

@@ -15,7 +15,7 @@ from typing import Any
 
 from sam2_ros.evaluation.job import Job, Runner
 from sam2_ros.evaluation.results import SequenceResult
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 
 class Stopped(Exception):

@@ -12,9 +12,9 @@ import numpy as np
 
 from sam2_ros.evaluation.metrics import Mask
 from sam2_ros.evaluation.rle import decode
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.masks import read_labels, read_mask
-from sam2_ros.tools.sources import Frame, ImageFolder, Source
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.frame_sources import Frame, ImageFolder, Source
+from sam2_ros.media.label_images import read_labels, read_mask
 
 VOID = 255
 MASKLET_STEP = 4  # frames: SA-V is labelled at 6 of 24 frames a second

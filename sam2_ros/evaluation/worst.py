@@ -9,7 +9,7 @@ import numpy as np
 
 from sam2_ros.evaluation.metrics import Mask, jaccard
 from sam2_ros.evaluation.semi_supervised import FrameMasks
-from sam2_ros.tools.overlay import Rgb, object_color
+from sam2_ros.media.overlay import Rgb, object_color
 
 APART = 12  # frames; closer ones of the same object show the same failure
 GOOD = 0.8  # J from which a frame is no failure

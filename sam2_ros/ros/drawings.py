@@ -14,10 +14,10 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from sam2_ros.media.label_images import contours
+from sam2_ros.media.overlay import object_color
 from sam2_ros.msg import TrackedObject
 from sam2_ros.ros.positions import Position
-from sam2_ros.tools.masks import contours
-from sam2_ros.tools.overlay import object_color
 from sam2_ros.tracking.types import FrameResult, ObjectResult
 
 if TYPE_CHECKING:

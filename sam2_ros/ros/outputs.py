@@ -11,12 +11,12 @@ from sensor_msgs.msg import Image
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.worker import Processed
+from sam2_ros.media.overlay import draw_overlay
 from sam2_ros.msg import ObjectEvent, TrackedObjectArray
 from sam2_ros.ros import messages
 from sam2_ros.ros.depth import DepthInput
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.views import Views
-from sam2_ros.tools.overlay import draw_overlay
 
 _NEW_MASK = (ObjectEvent.ADDED, ObjectEvent.CORRECTED)
 

@@ -12,7 +12,7 @@ from sam2_ros.inference.worker import Worker
 from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
 
 if TYPE_CHECKING:
-    from sam2_ros.tools.prompts import FramePrompt
+    from sam2_ros.media.prompts_file import FramePrompt
 
 _A_YEAR = 365 * 24 * 3600.0  # seconds; the first frame may take its time
 
@@ -33,7 +33,7 @@ class StartPrompts:
         """
         if not path:
             return cls([])
-        from sam2_ros.tools.prompts import load_prompts
+        from sam2_ros.media.prompts_file import load_prompts
 
         prompts = load_prompts(path)
         for prompt in prompts:

@@ -18,10 +18,10 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.frame_sources import Frame, Source, open_source
 from sam2_ros.ros import playing
 from sam2_ros.ros.messages import rgb_image
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.sources import Frame, Source, open_source
 
 
 class VideoPublisher(Node):

@@ -21,11 +21,11 @@ from vision_msgs.msg import (
 from visualization_msgs.msg import MarkerArray
 
 from sam2_ros.inference.worker import Processed
+from sam2_ros.media.label_images import MAX_ID, compose_labels
 from sam2_ros.msg import TrackedObject
 from sam2_ros.ros import drawings
 from sam2_ros.ros.messages import bounding_box, byte_array
 from sam2_ros.ros.positions import Position
-from sam2_ros.tools.masks import MAX_ID, compose_labels
 from sam2_ros.tracking.types import FrameResult, ObjectResult
 
 # Creates a publisher of a message type on a topic.

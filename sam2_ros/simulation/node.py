@@ -31,10 +31,10 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection3D, Detection3DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
 
+from sam2_ros.media.errors import UserError
 from sam2_ros.ros import playing
 from sam2_ros.ros.messages import byte_array, rgb_image, to_time
 from sam2_ros.simulation.camera import SimulatedCamera, SimulatedFrame, Truth
-from sam2_ros.tools.errors import UserError
 
 _DEPTH_ENCODINGS = ("16UC1", "32FC1")
 _STAMPS = ("clock", "frame")

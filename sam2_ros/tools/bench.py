@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 QUICK_SECONDS = 60.0  # of each number of objects, beside filling the memory
 _PACKAGES = {

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 if TYPE_CHECKING:
     from sam2_ros.msg import ObjectPrompt, PromptResult, TrackedObject
@@ -169,8 +169,8 @@ def _mask_image(path: Path) -> Any:
     import numpy as np
     from sensor_msgs.msg import Image
 
+    from sam2_ros.media.label_images import read_mask
     from sam2_ros.ros.messages import byte_array
-    from sam2_ros.tools.masks import read_mask
 
     mask = read_mask(path)
     height, width = mask.shape

@@ -13,9 +13,9 @@ from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from sam2_ros.media.child_process import ChildProcess
+from sam2_ros.media.errors import UserError
 from sam2_ros.ros.acquaintance import is_acquainted
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.processes import ChildProcess
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from sam2_ros.tools.processes import ChildProcess
+from sam2_ros.media.child_process import ChildProcess
 
 PICTURE_AT = 0.3  # of the clip: the object is being tracked, and the browser has time to start
 BROWSER_TIMEOUT_S = 60.0

@@ -18,6 +18,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from vision_msgs.msg import BoundingBox2D, Point2D
 
+from sam2_ros.media.child_process import ChildProcess, signals_unwind
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.frame_sources import open_source
+from sam2_ros.media.progress import bar
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
@@ -25,12 +29,8 @@ from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
 from sam2_ros.tools.client_node import client_node, tracker_client, wait_until_active
 from sam2_ros.tools.demo_page import DemoPage
-from sam2_ros.tools.errors import UserError
 from sam2_ros.tools.footage import Clip
-from sam2_ros.tools.processes import ChildProcess, signals_unwind
-from sam2_ros.tools.progress import bar
 from sam2_ros.tools.recording import Recording, Report
-from sam2_ros.tools.sources import open_source
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 NAMESPACE = "sam2_ros_demo"

@@ -26,9 +26,9 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
+    from sam2_ros.media.errors import UserError
+    from sam2_ros.media.progress import bar
     from sam2_ros.model.download import DownloadError, checkpoint_url, download, find_checkpoint
-    from sam2_ros.tools.errors import UserError
-    from sam2_ros.tools.progress import bar
 
     try:
         checkpoint = find_checkpoint(args.name)

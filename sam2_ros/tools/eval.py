@@ -94,7 +94,7 @@ def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[
     from sam2_ros.evaluation.pool import run_all
     from sam2_ros.evaluation.report import table
     from sam2_ros.evaluation.scoring import RULES
-    from sam2_ros.tools.progress import bar
+    from sam2_ros.media.progress import bar
 
     settings = Settings(
         dataset=str(args.dataset.resolve()),
@@ -141,7 +141,7 @@ def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses what does not go together, and fills in what the protocol says."""
-    from sam2_ros.tools.errors import UserError
+    from sam2_ros.media.errors import UserError
 
     clicked = args.protocol != "vos"
     args.prompt = args.prompt or ("click" if clicked else "mask")

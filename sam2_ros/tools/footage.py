@@ -68,8 +68,8 @@ def people_video(say: Say) -> Path:
 
 def rendered_clip(folder: Path, frames: int = 150) -> Clip:
     """Renders a scene into ``folder``: a ball rolls behind a post and comes out again."""
-    from sam2_ros.tools.scene import NAMES, bounding_box, render
-    from sam2_ros.tools.video import VideoWriter
+    from sam2_ros.media.rendered_scene import NAMES, bounding_box, render
+    from sam2_ros.media.video_writer import VideoWriter
 
     path = folder / "rendered.mp4"
     writer = VideoWriter(path, 15.0)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from sam2_ros import __version__
 from sam2_ros.allocator import keep_freed_memory
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 VERBS = (
     "track", "eval", "synthesize", "download", "demo", "simulate", "train", "client", "view", "record", "replay",

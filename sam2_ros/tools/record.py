@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 PROMPT_SERVICES = ("add_objects", "refine_object", "remove_object", "rename_object", "reset")
 METADATA = "sam2_ros"  # name of the record that holds the node's parameters and topics
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
         import rclpy  # noqa: F401
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 and the library mcap ({error}): python3 -m pip install mcap") from None
+    from sam2_ros.media.child_process import signals_unwind
     from sam2_ros.ros.transport import environment
     from sam2_ros.tools.client_node import client_node
-    from sam2_ros.tools.processes import signals_unwind
 
     os.environ.update(environment())
     with client_node("sam2_ros_recorder", start_parameter_services=False) as node, signals_unwind():

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam2_ros.tools.overlay import Rgb, draw_overlay
-from sam2_ros.tools.pictures import contact_sheet, spread, timeline, write_png
-from sam2_ros.tools.records import FrameRecord, record, summary_table, write_csv
-from sam2_ros.tools.sources import VideoFile
-from sam2_ros.tools.video import VideoWriter
+from sam2_ros.media.figures import contact_sheet, spread, timeline, write_png
+from sam2_ros.media.frame_sources import VideoFile
+from sam2_ros.media.overlay import Rgb, draw_overlay
+from sam2_ros.media.track_table import FrameRecord, record, summary_table, write_csv
+from sam2_ros.media.video_writer import VideoWriter
 from sam2_ros.tracking.types import FrameResult, ObjectState
 
 SHEET_CELLS = 12

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 DIFFERENT = 1  # exit code: the tracks are not the same
 
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 and the library mcap ({error}): python3 -m pip install mcap") from None
     from sam2_ros.inference import make_backend
+    from sam2_ros.media.progress import bar
     from sam2_ros.ros.parameters import tracker_config
-    from sam2_ros.tools.progress import bar
 
     recording = read(args.file)
     values = recording.parameters

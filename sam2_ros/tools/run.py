@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sam2_ros.inference.backend import Backend
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.prompts import FramePrompt
-from sam2_ros.tools.sources import Frame
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.frame_sources import Frame
+from sam2_ros.media.prompts_file import FramePrompt
 from sam2_ros.tracking.types import AddRequest, FrameResult
 
 

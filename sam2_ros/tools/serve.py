@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     import zmq
 
     from sam2_ros.inference import BackendFactory
+    from sam2_ros.media.errors import UserError
     from sam2_ros.server import Limits, Server
     from sam2_ros.server.metrics import Metrics, MetricsPage
     from sam2_ros.server.security import check_endpoints
-    from sam2_ros.tools.errors import UserError
     from sam2_ros.tracking.config import TrackerConfig
 
     endpoints = args.bind or [DEFAULT_BIND]
@@ -104,7 +104,7 @@ def _security(args: argparse.Namespace) -> Security | None:
 
 
 def _metrics_page(where: str, metrics: Any, health: Any, page: Any) -> Any:
-    from sam2_ros.tools.errors import UserError
+    from sam2_ros.media.errors import UserError
 
     host, _, port = where.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:

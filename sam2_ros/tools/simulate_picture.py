@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.media.figures import write_png
+from sam2_ros.media.overlay import Rgb, bar_size, draw_overlay, draw_text, object_color
 from sam2_ros.msg import TrackedObject
 from sam2_ros.simulation.camera import SimulatedCamera
 from sam2_ros.simulation.scene import CAMERA
 from sam2_ros.tools.demo_ros import frame_result
-from sam2_ros.tools.overlay import Rgb, bar_size, draw_overlay, draw_text, object_color
-from sam2_ros.tools.pictures import write_png
 
 if TYPE_CHECKING:
     from sam2_ros.tools.simulate_ros import Moment, Played

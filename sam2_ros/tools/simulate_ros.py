@@ -19,6 +19,9 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection3DArray
 
+from sam2_ros.media.child_process import ChildProcess, signals_unwind
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.progress import bar
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.image_conversion import depth_rows, to_rgb
 from sam2_ros.ros.messages import bounding_box, full_mask, to_stamp
@@ -26,9 +29,6 @@ from sam2_ros.ros.transport import environment
 from sam2_ros.simulation.score import Sample, sample
 from sam2_ros.srv import AddObjects
 from sam2_ros.tools.client_node import client_node, tracker_client
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.processes import ChildProcess, signals_unwind
-from sam2_ros.tools.progress import bar
 from sam2_ros.tracking.types import CroppedMask
 
 NAMESPACE = "sam2_ros_simulation"

@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
     import cv2
 
-    from sam2_ros.tools.errors import UserError
-    from sam2_ros.tools.masks import write_labels
-    from sam2_ros.tools.pictures import contact_sheet, spread, write_png
-    from sam2_ros.tools.progress import bar
+    from sam2_ros.media.errors import UserError
+    from sam2_ros.media.figures import contact_sheet, spread, write_png
+    from sam2_ros.media.label_images import write_labels
+    from sam2_ros.media.progress import bar
     from sam2_ros.training.clips import read_stills
     from sam2_ros.training.synthetic import OcclusionClips, SceneSettings, outlined
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
-    from sam2_ros.tools.prompts import FramePrompt
-    from sam2_ros.tools.records import FrameRecord
+    from sam2_ros.media.frame_sources import Source
+    from sam2_ros.media.prompts_file import FramePrompt
+    from sam2_ros.media.track_table import FrameRecord
     from sam2_ros.tools.run import Tracked
-    from sam2_ros.tools.sources import Source
     from sam2_ros.tracking import TrackerConfig
 
 
@@ -89,7 +89,7 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
         UserError: the model can't be loaded.
     """
     from sam2_ros.inference import make_backend
-    from sam2_ros.tools.errors import UserError
+    from sam2_ros.media.errors import UserError
     from sam2_ros.tracking import TrackerConfig
 
     config = TrackerConfig(max_objects=max(1, objects))
@@ -103,7 +103,7 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
 
 def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
     from sam2_ros.inference.client import ClientKeys, RemoteBackend
-    from sam2_ros.tools.errors import UserError
+    from sam2_ros.media.errors import UserError
 
     if bool(args.key) != bool(args.server_key):
         raise UserError("--key and --server-key belong together: this client's keys, and the server's public key")
@@ -119,11 +119,11 @@ def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
-    from sam2_ros.tools.errors import UserError
-    from sam2_ros.tools.progress import bar
-    from sam2_ros.tools.prompts import load_prompts
+    from sam2_ros.media.errors import UserError
+    from sam2_ros.media.frame_sources import open_source
+    from sam2_ros.media.progress import bar
+    from sam2_ros.media.prompts_file import load_prompts
     from sam2_ros.tools.run import ClipTracker
-    from sam2_ros.tools.sources import open_source
 
     for option, value in (("--max-frames", args.max_frames), ("--fps", args.fps)):
         if value is not None and value <= 0:
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Refuses to write over what is read. A camera's index names no file, unless there is one of that name."""
-    from sam2_ros.tools.errors import UserError
+    from sam2_ros.media.errors import UserError
 
     outputs = (
         ("--masks-out", args.masks_out),
@@ -179,7 +179,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argparse.Namespace) -> None:
     """Says before the work starts that a prompt's frame can't come."""
-    from sam2_ros.tools.errors import UserError
+    from sam2_ros.media.errors import UserError
 
     last, limit = prompts[-1].frame, args.max_frames
     if length is not None and last >= length:
@@ -194,8 +194,8 @@ class _Outputs:
     """The files that the user asked for."""
 
     def __init__(self, args: argparse.Namespace, source: Source, tracker: Any, wide: bool) -> None:
-        from sam2_ros.tools.storyboard import Storyboard
-        from sam2_ros.tools.video import VideoWriter
+        from sam2_ros.media.storyboard import Storyboard
+        from sam2_ros.media.video_writer import VideoWriter
 
         self._args, self._source, self._tracker, self._wide = args, source, tracker, wide
         self._records: list[FrameRecord] = []
@@ -215,9 +215,9 @@ class _Outputs:
         return len(self._records)
 
     def add(self, tracked: Tracked) -> None:
-        from sam2_ros.tools.masks import compose_labels, write_labels
-        from sam2_ros.tools.overlay import draw_overlay
-        from sam2_ros.tools.records import record
+        from sam2_ros.media.label_images import compose_labels, write_labels
+        from sam2_ros.media.overlay import draw_overlay
+        from sam2_ros.media.track_table import record
 
         frame, result, file_id = tracked.frame, tracked.result, self._tracker.file_id
         self._size = (result.width, result.height)
@@ -235,13 +235,13 @@ class _Outputs:
                 self._story.add(drawn, self._records[-1])
 
     def write_picture(self) -> None:
-        from sam2_ros.tools.pictures import write_png
+        from sam2_ros.media.figures import write_png
 
         if self._story and self._records:
             write_png(self._args.picture_out, self._story.draw())
 
     def write_json(self, backend: Backend) -> None:
-        from sam2_ros.tools.records import write_json
+        from sam2_ros.media.track_table import write_json
 
         if self._args.json_out:
             about = {
@@ -256,7 +256,7 @@ class _Outputs:
             write_json(self._args.json_out, self._records, about)
 
     def summary(self, backend: Backend) -> str:
-        from sam2_ros.tools.records import summary_table
+        from sam2_ros.media.track_table import summary_table
 
         seconds = sum(self._seconds)
         rate = f"{len(self._seconds) / seconds:.1f}" if seconds else "-"

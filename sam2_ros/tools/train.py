@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(options: TrainOptions, world: World, device: torch.device, quiet: bool) -> int:
     import torch
 
-    from sam2_ros.tools.progress import bar
+    from sam2_ros.media.progress import bar
     from sam2_ros.training.board import Board
     from sam2_ros.training.data.draw import DataError
     from sam2_ros.training.finetune import ClipTraining, open_source, starting_model

@@ -7,7 +7,7 @@ import asyncio
 import os
 from typing import Any
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 DEFAULT_PORT = 8642
 

@@ -21,8 +21,8 @@ from sam2_ros.evaluation.results import mean
 from sam2_ros.evaluation.scoring import RULES
 from sam2_ros.evaluation.semi_supervised import PROMPT_KINDS, run_sequence
 from sam2_ros.inference.local import LocalBackend
+from sam2_ros.media.progress import bar
 from sam2_ros.model import load_model
-from sam2_ros.tools.progress import bar
 from sam2_ros.tracking import TrackerConfig
 from sam2_ros.training.export import export
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sam2_ros.evaluation.datasets import open_dataset
+from sam2_ros.media.progress import bar
 from sam2_ros.model import load_model
 from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.sam2 import APPEARANCE_FINE, ImageFeatures, Sam2Model
-from sam2_ros.tools.progress import bar
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.tracking.sharing import SharedModel
 from sam2_ros.training.appearance import begin, with_appearance

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.tools.overlay import object_color
+from sam2_ros.media.overlay import object_color
 from sam2_ros.training.clips import (
     Clip,
     Cutout,

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam2_ros.media.progress import bar
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
-from sam2_ros.tools.progress import bar
 from sam2_ros.training.clips import Image, read_rgb
 from sam2_ros.training.initialise import Matching, embedded_config, initial_model
 from sam2_ros.training.mobilesam import load_mobilesam

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.media import label_images
+from sam2_ros.media.overlay import object_color
 from sam2_ros.msg import ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import crop_mask, to_stamp
-from sam2_ros.tools import masks
-from sam2_ros.tools.overlay import object_color
 
 JPEG_QUALITY = 82
 STATES = {
@@ -129,10 +129,10 @@ def _object(known: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, 
 
 
 def contours(mask: ObjectMask) -> list[NDArray[np.int16]]:
-    """The borders of a mask and of its holes, as :func:`sam2_ros.tools.masks.contours` has them."""
+    """The borders of a mask and of its holes, as :func:`sam2_ros.media.label_images.contours` has them."""
     if not mask.width:
         return []
-    return [contour for contour, _ in masks.contours(crop_mask(mask), mask.x, mask.y)]
+    return [contour for contour, _ in label_images.contours(crop_mask(mask), mask.x, mask.y)]
 
 
 def _edges(known: TrackedObject) -> list[float]:

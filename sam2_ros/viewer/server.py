@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import WSCloseCode, web
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 from sam2_ros.viewer.access import guard, is_local
 from sam2_ros.viewer.hub import Hub
 from sam2_ros.viewer.session import Session

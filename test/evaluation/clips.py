@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sam2_ros.tools.masks import write_labels
+from sam2_ros.media.label_images import write_labels
 
 HEIGHT, WIDTH = 90, 128
 

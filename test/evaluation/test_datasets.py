@@ -13,8 +13,8 @@ from clips import HEIGHT, WIDTH, labels_of, square
 
 from sam2_ros.evaluation.datasets import open_dataset
 from sam2_ros.evaluation.rle import decode
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.video import VideoWriter
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.video_writer import VideoWriter
 
 
 def test_davis_with_resolutions_and_lists(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_clicks_needed_counts_to_the_target_or_to_the_most() -> None:
 def test_the_embedded_model_gains_by_clicks(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the embedded model needs torch")
     from sam2_ros.inference import make_backend
-    from sam2_ros.tools.scene import render
+    from sam2_ros.media.rendered_scene import render
 
     scene = list(render(3, 320, 240, post=False))
     labels = [labels_of({1: frame.masks[2]}, (240, 320)) for frame in scene]

@@ -10,7 +10,7 @@ from clips import HEIGHT, WIDTH, labels_of, square, write_label_images
 from sam2_ros.evaluation.results import Row, SequenceResult
 from sam2_ros.evaluation.scoring import mark_scored, measure
 from sam2_ros.evaluation.sequences import LabelImages
-from sam2_ros.tools.masks import read_labels
+from sam2_ros.media.label_images import read_labels
 
 FRAMES = 9
 

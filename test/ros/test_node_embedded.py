@@ -9,10 +9,10 @@ import numpy as np
 from node_harness import Peer, box_prompt, running
 from vision_msgs.msg import Point2D
 
+from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.msg import ObjectEvent, ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.messages import full_mask, rgb_image
 from sam2_ros.srv import RefineObject
-from sam2_ros.tools.scene import bounding_box, render
 from sam2_ros.tracking.governor import ECONOMIES
 from sam2_ros.tracking.types import BoolMask
 

@@ -21,7 +21,7 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, Detection3DArray, LabelInfo
 from visualization_msgs.msg import MarkerArray
 
-from sam2_ros.tools.overlay import object_color
+from sam2_ros.media.overlay import object_color
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 CUP, BOWL = (20, 20, 60, 50), (50, 40, 90, 80)  # boxes that overlap in 10 x 10 pixels

@@ -17,12 +17,12 @@ from vision_msgs.msg import Detection3DArray, LabelInfo
 
 pytest.importorskip("mujoco", reason="renders the scene: pip install mujoco")
 
+from sam2_ros.media.errors import UserError
 from sam2_ros.msg import ObjectPrompt, TrackedObject
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.simulation.camera import SimulatedCamera
 from sam2_ros.simulation.node import DEFAULTS, check
 from sam2_ros.simulation.score import visible_surface_center
-from sam2_ros.tools.errors import UserError
 
 WIDTH, HEIGHT = 160, 120
 

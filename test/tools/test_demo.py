@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2_ros.tools import demo, footage, sources
+from sam2_ros.media import frame_sources
+from sam2_ros.media.frame_sources import Frame
+from sam2_ros.media.rendered_scene import bounding_box, render
+from sam2_ros.tools import demo, footage
 from sam2_ros.tools.main import main
 from sam2_ros.tools.recording import Recording
-from sam2_ros.tools.scene import bounding_box, render
-from sam2_ros.tools.sources import Frame
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 
@@ -120,7 +121,7 @@ class Camera:
 def test_a_camera_ends_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sources, "Camera", lambda _: Camera())
+    monkeypatch.setattr(frame_sources, "Camera", lambda _: Camera())
     monkeypatch.setattr(demo, "CAMERA_FRAMES", 7)
     assert main(["demo", "--no-ros", "--model", "null", "--out", str(tmp_path), "--source", "0"]) == 0
     assert "camera0: 7 frames tracked" in capfd.readouterr().out
@@ -130,7 +131,7 @@ def test_an_interrupted_demo_leaves_its_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = ["demo", "--no-ros", "--model", "null", "--out", str(tmp_path), "--source", "0"]
-    monkeypatch.setattr(sources, "Camera", lambda _: Camera(4))
+    monkeypatch.setattr(frame_sources, "Camera", lambda _: Camera(4))
     assert main(options) == 130
     printed, errors = capfd.readouterr()
     assert "camera0: 4 frames tracked" in printed and "sam2_ros: interrupted" in errors

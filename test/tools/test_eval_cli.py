@@ -16,10 +16,10 @@ import published
 import pytest
 
 from sam2_ros.evaluation.results import load
+from sam2_ros.media.figures import write_png
+from sam2_ros.media.label_images import read_labels, write_labels
+from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.tools.main import main
-from sam2_ros.tools.masks import read_labels, write_labels
-from sam2_ros.tools.pictures import write_png
-from sam2_ros.tools.scene import bounding_box, render
 
 
 @pytest.fixture(scope="module")

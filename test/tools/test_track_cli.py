@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2_ros.tools import sources
+from sam2_ros.media import frame_sources
+from sam2_ros.media.label_images import read_labels, write_labels
+from sam2_ros.media.rendered_scene import render
+from sam2_ros.media.video_writer import VideoWriter
 from sam2_ros.tools.main import main
-from sam2_ros.tools.masks import read_labels, write_labels
-from sam2_ros.tools.scene import render
-from sam2_ros.tools.video import VideoWriter
 
 FRAMES, WIDTH, HEIGHT = 12, 160, 120
 
@@ -160,10 +160,10 @@ def test_an_output_that_exists_is_replaced_when_the_source_is_no_file(
     assert main(["track", "gone.mp4", *options]) == 2
     assert "gone.mp4: no such file or folder; accepted: " in capfd.readouterr().err
     assert out.read_bytes() == b"old"
-    monkeypatch.setattr(sources, "Camera", lambda _: sources.VideoFile(clip))
+    monkeypatch.setattr(frame_sources, "Camera", lambda _: frame_sources.VideoFile(clip))
     monkeypatch.chdir(tmp_path)
     assert main(["track", "0", *options]) == 0
-    assert len(list(sources.VideoFile(out))) == FRAMES
+    assert len(list(frame_sources.VideoFile(out))) == FRAMES
 
 
 def test_help_and_version_need_neither_torch_nor_ros() -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sam2_reference import SCORE_BIAS, changed, draw_weights
 
 from sam2_ros.inference import Backend
+from sam2_ros.media.rendered_scene import render
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model
-from sam2_ros.tools.scene import render
 from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker
 
 WIDTH, HEIGHT = 160, 120

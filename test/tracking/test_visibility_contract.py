@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from small_tracker import add, box, click, logits, object_score, rectangle, run, scene, small_model, stepped
 
+from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.model import Sam2Model, load_model
-from sam2_ros.tools.scene import bounding_box, render
 from sam2_ros.tracking import AddRequest, ObjectState, Prompt, Tracker, TrackerConfig
 from sam2_ros.tracking.visibility import Evidence, Sight
 

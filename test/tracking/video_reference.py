@@ -17,8 +17,8 @@ from sam2_reference import SCORE_BIAS, SIZES, changed, difference, draw_weights,
 from torch import Tensor
 
 from sam2_ros.bench.official import stream_state
+from sam2_ros.media.rendered_scene import render
 from sam2_ros.model import Sam2Model, infer_config
-from sam2_ros.tools.scene import render
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 
 TOLERANCE = 1e-3  # times max(1, max |reference|); 1e-4 for one pass of the network, and a stream repeats it

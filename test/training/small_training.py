@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import torch
 
+from sam2_ros.media.label_images import write_labels
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model
-from sam2_ros.tools.masks import write_labels
 
 SIZE = 64
 WIDTH, HEIGHT = 96, 64

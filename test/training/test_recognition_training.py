@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from sam2_ros.media.label_images import write_labels
 from sam2_ros.model import load_model
 from sam2_ros.model.tinyvit import TinyViTEncoder
-from sam2_ros.tools.masks import write_labels
 from sam2_ros.training import appearance, judge
 from sam2_ros.training.clips import Clip
 from sam2_ros.training.features import FeatureStore

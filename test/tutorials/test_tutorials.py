@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tutorial import TUTORIALS, run
 
-from sam2_ros.tools.masks import read_labels
+from sam2_ros.media.label_images import read_labels
 
 pytest.importorskip("torch", reason="the embedded model needs torch")
 

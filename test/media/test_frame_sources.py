@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.sources import open_source
-from sam2_ros.tools.video import VideoWriter
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.frame_sources import open_source
+from sam2_ros.media.video_writer import VideoWriter
 
 
 def shade(level: int, width: int = 64, height: int = 48) -> np.ndarray:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import cv2
 
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.overlay import Rgb
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.overlay import Rgb
 
 
 class VideoWriter:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sam2_ros.tools.records import FrameRecord, TrackRow
-from sam2_ros.tools.storyboard import CELL_WIDTH, Storyboard
+from sam2_ros.media.storyboard import CELL_WIDTH, Storyboard
+from sam2_ros.media.track_table import FrameRecord, TrackRow
 from sam2_ros.tracking.types import ObjectState
 
 HIDDEN = range(700, 720)

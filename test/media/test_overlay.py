@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sam2_ros.tools.overlay import draw_overlay, object_color
-from sam2_ros.tools.pictures import contact_sheet, spread, timeline
-from sam2_ros.tools.records import record
+from sam2_ros.media.figures import contact_sheet, spread, timeline
+from sam2_ros.media.overlay import draw_overlay, object_color
+from sam2_ros.media.track_table import record
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 

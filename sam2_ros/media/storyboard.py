@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sam2_ros.tools.overlay import Rgb
-from sam2_ros.tools.pictures import contact_sheet, timeline
-from sam2_ros.tools.records import FrameRecord
+from sam2_ros.media.figures import contact_sheet, timeline
+from sam2_ros.media.overlay import Rgb
+from sam2_ros.media.track_table import FrameRecord
 from sam2_ros.tracking.types import ObjectState
 
 CELL_WIDTH = 300  # pixels

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.masks import compose_labels, palette, read_labels, read_mask, write_labels
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.label_images import compose_labels, palette, read_labels, read_mask, write_labels
 from sam2_ros.tracking.types import CroppedMask, ObjectResult, ObjectState
 
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.tools.overlay import Rgb, bar_size, draw_text, object_color
-from sam2_ros.tools.records import FrameRecord, TrackRow
+from sam2_ros.media.overlay import Rgb, bar_size, draw_text, object_color
+from sam2_ros.media.track_table import FrameRecord, TrackRow
 from sam2_ros.tracking.types import ObjectState
 
 _WHITE, _BLACK, _GRID, _TEXT = (255, 255, 255), (0, 0, 0), (225, 225, 225), (70, 70, 70)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 SIGINT_GRACE_S = 15.0  # launch gives its own children 5 s, then 5 s more
 SIGTERM_GRACE_S = 3.0

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 
 Rgb = NDArray[np.uint8]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

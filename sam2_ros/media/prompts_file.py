@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.tools.errors import UserError
-from sam2_ros.tools.masks import MAX_ID, read_mask
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.label_images import MAX_ID, read_mask
 from sam2_ros.tracking.types import Prompt
 
 _KEYS = ("frame", "object_id", "box", "points", "labels", "mask", "name", "label")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sam2_ros.tools.errors import UserError
+from sam2_ros.media.errors import UserError
 from sam2_ros.tracking.types import BoolMask, ObjectResult
 
 LabelImage = NDArray[np.uint8 | np.uint16]

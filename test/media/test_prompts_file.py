@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam2_ros.tools.masks import write_labels
-from sam2_ros.tools.prompts import PromptsFileError, load_prompts
+from sam2_ros.media.label_images import write_labels
+from sam2_ros.media.prompts_file import PromptsFileError, load_prompts
 
 BOX = {"frame": 0, "object_id": 1, "box": [10, 20, 30, 40]}
 
@@ -92,5 +92,7 @@ def test_a_file_that_is_not_json_is_refused_with_its_line(tmp_path: Path) -> Non
 
 
 def test_reading_prompts_needs_neither_torch_nor_ros() -> None:
-    code = "import sys, sam2_ros.tools.prompts; assert not {'torch', 'rclpy', 'cv2'} & set(sys.modules), sys.modules"
+    code = (
+        "import sys, sam2_ros.media.prompts_file; assert not {'torch', 'rclpy', 'cv2'} & set(sys.modules), sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
