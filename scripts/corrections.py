@@ -26,9 +26,9 @@ from sam2_ros.evaluation.semi_supervised import click, labels_for
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.inference import make_backend
 from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.clip_tracker import ClipTracker
 from sam2_ros.media.progress import bar
 from sam2_ros.media.prompts_file import FramePrompt
-from sam2_ros.tools.run import ClipTracker
 from sam2_ros.tracking import TrackerConfig
 
 Clicks = dict[int, list[list[float]]]  # x, y, label of each click, by frame

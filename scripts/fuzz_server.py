@@ -19,8 +19,8 @@ import numpy as np
 import zmq
 from tqdm import tqdm
 
-from sam2_ros.inference import protocol
-from sam2_ros.inference.codec import to_wire
+from sam2_ros.remote import protocol
+from sam2_ros.remote.codec import to_wire
 from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
 
 BATCH = 50  # messages between looks at the answers

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from sam2_ros.inference.client import RemoteBackend
+from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.tracking import TrackerConfig
 
 CONNECT_S = 5.0  # that a connection may take

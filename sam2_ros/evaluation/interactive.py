@@ -29,9 +29,9 @@ from sam2_ros.evaluation.semi_supervised import FrameMasks, click, labels_for, r
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.evaluation.worst import BadFrame, WorstFrames, draw_failure
 from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.clip_tracker import ClipTracker
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.prompts_file import FramePrompt
-from sam2_ros.tools.run import ClipTracker
 from sam2_ros.tracking.types import ObjectResult
 
 ONLINE_THRESHOLD = 0.75  # intersection over union

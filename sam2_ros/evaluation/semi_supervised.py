@@ -17,11 +17,11 @@ from sam2_ros.evaluation.results import Row, SequenceResult
 from sam2_ros.evaluation.scoring import mark_scored, measure
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.clip_tracker import ClipTracker, Tracked
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import Rgb
 from sam2_ros.media.label_images import compose_labels
 from sam2_ros.media.prompts_file import FramePrompt
-from sam2_ros.tools.run import ClipTracker, Tracked
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, Prompt
 
 PROMPT_KINDS = ("mask", "box", "click")

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from sam2_ros.inference.detections import DetectionSettings
-from sam2_ros.inference.endpoints import endpoints_for
+from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.tracking.config import CLICK_CANDIDATES, FIXED, TrackerConfig
 from sam2_ros.tracking.policies import POLICIES
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sam2_ros.inference.backend import Backend
-from sam2_ros.inference.client import ClientKeys, RemoteBackend
-from sam2_ros.inference.endpoints import endpoints_for
+from sam2_ros.remote.client import ClientKeys, RemoteBackend
+from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.tracking.config import TrackerConfig
 
 

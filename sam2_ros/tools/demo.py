@@ -120,11 +120,11 @@ def _track_directly(clip: Clip, args: argparse.Namespace) -> Report:
     """Tracks a clip with the engine in this process; every frame is processed."""
     import numpy as np
 
+    from sam2_ros.inference.clip_tracker import ClipTracker
     from sam2_ros.media.frame_sources import open_source
     from sam2_ros.media.progress import bar
     from sam2_ros.media.prompts_file import FramePrompt
     from sam2_ros.tools.recording import Recording
-    from sam2_ros.tools.run import ClipTracker
     from sam2_ros.tools.track import load_backend
     from sam2_ros.tracking.types import Prompt
 

@@ -27,8 +27,8 @@ def register(subparsers: Any) -> None:
 
 def run_new(args: argparse.Namespace) -> int:
     """Makes a pair of keys; returns the exit code."""
-    from sam2_ros.inference.keys import new_keys
     from sam2_ros.media.errors import UserError
+    from sam2_ros.remote.keys import new_keys
 
     try:
         public, secret = new_keys(args.dir, args.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sam2_ros.server.security import Security
+    from sam2_ros.remote.server.security import Security
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 
@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
     from sam2_ros.inference import BackendFactory
     from sam2_ros.media.errors import UserError
-    from sam2_ros.server import Limits, Server
-    from sam2_ros.server.metrics import Metrics, MetricsPage
-    from sam2_ros.server.security import check_endpoints
+    from sam2_ros.remote.server import Limits, Server
+    from sam2_ros.remote.server.metrics import Metrics, MetricsPage
+    from sam2_ros.remote.server.security import check_endpoints
     from sam2_ros.tracking.config import TrackerConfig
 
     endpoints = args.bind or [DEFAULT_BIND]
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _security(args: argparse.Namespace) -> Security | None:
-    from sam2_ros.server.security import Security
+    from sam2_ros.remote.server.security import Security
 
     if args.keys is None and args.clients is None:
         return None

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
+    from sam2_ros.inference.clip_tracker import Tracked
     from sam2_ros.media.frame_sources import Source
     from sam2_ros.media.prompts_file import FramePrompt
     from sam2_ros.media.track_table import FrameRecord
-    from sam2_ros.tools.run import Tracked
     from sam2_ros.tracking import TrackerConfig
 
 
@@ -102,8 +102,8 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
 
 
 def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
-    from sam2_ros.inference.client import ClientKeys, RemoteBackend
     from sam2_ros.media.errors import UserError
+    from sam2_ros.remote.client import ClientKeys, RemoteBackend
 
     if bool(args.key) != bool(args.server_key):
         raise UserError("--key and --server-key belong together: this client's keys, and the server's public key")
@@ -119,11 +119,11 @@ def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
+    from sam2_ros.inference.clip_tracker import ClipTracker
     from sam2_ros.media.errors import UserError
     from sam2_ros.media.frame_sources import open_source
     from sam2_ros.media.progress import bar
     from sam2_ros.media.prompts_file import load_prompts
-    from sam2_ros.tools.run import ClipTracker
 
     for option, value in (("--max-frames", args.max_frames), ("--fps", args.fps)):
         if value is not None and value <= 0:

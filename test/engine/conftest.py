@@ -14,7 +14,7 @@ from small_tracker import small_model
 from sam2_ros.inference import Backend
 from sam2_ros.inference.local import LocalBackend
 from sam2_ros.model import Sam2Model
-from sam2_ros.server import Server
+from sam2_ros.remote.server import Server
 from sam2_ros.tracking import TrackerConfig
 from sam2_ros.tracking.sharing import SharedModel
 

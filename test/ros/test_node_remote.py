@@ -9,8 +9,8 @@ import pytest
 from node_harness import Peer, box_prompt, running
 from served import ServerProcess
 
-from sam2_ros.inference.endpoints import endpoints_for
 from sam2_ros.msg import TrackedObject
+from sam2_ros.remote.endpoints import endpoints_for
 
 
 @pytest.fixture(scope="module")

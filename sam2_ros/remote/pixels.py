@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.inference import protocol
-from sam2_ros.inference.protocol import MALFORMED, ProtocolError
+from sam2_ros.remote import protocol
+from sam2_ros.remote.protocol import MALFORMED, ProtocolError
 
 MODES = ("auto", "raw", "jpeg", "shm")
 MAX_SIDE = 1 << 15  # pixels

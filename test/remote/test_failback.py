@@ -19,8 +19,8 @@ from served import PATIENCE, ServerProcess, boxed, picture, serving
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.backend import FrameDropped
-from sam2_ros.inference.client import RemoteBackend
-from sam2_ros.server import Limits
+from sam2_ros.remote.client import RemoteBackend
+from sam2_ros.remote.server import Limits
 from sam2_ros.tracking import CroppedMask, FrameResult, ObjectState, TrackerConfig
 
 
@@ -164,7 +164,7 @@ def test_a_server_that_makes_no_engine_is_given_up_for_the_next(tmp_path: Path) 
 
     preferred = f"ipc://{tmp_path / 'preferred'}"
     with (
-        mock.patch("sam2_ros.inference.connection.HELLO_TIME", 0.3),
+        mock.patch("sam2_ros.remote.connection.HELLO_TIME", 0.3),
         serving(slow, preferred),
         serving() as second,
         camera(preferred, second.endpoints[0]) as shown,

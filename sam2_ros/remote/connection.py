@@ -14,8 +14,8 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from sam2_ros.inference import keys, protocol
-from sam2_ros.inference.protocol import Header
+from sam2_ros.remote import keys, protocol
+from sam2_ros.remote.protocol import Header
 
 MAX_ANSWER_BYTES = 1 << 30
 HELLO_TIME = 10.0  # s that a server which answers pings may take to make an engine, before another one is tried
@@ -34,7 +34,7 @@ class NoAnswer(TimeoutError):
 
 
 class ServerRefusal(RuntimeError):
-    """The server's reason; ``code`` is one of :mod:`sam2_ros.inference.protocol`, ``header`` the whole answer."""
+    """The server's reason; ``code`` is one of :mod:`sam2_ros.remote.protocol`, ``header`` the whole answer."""
 
     def __init__(self, header: Mapping[str, Any]) -> None:
         super().__init__(str(header.get("message", "no reason was given")))

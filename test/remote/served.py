@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference import Backend, NullBackend
-from sam2_ros.inference.client import RemoteBackend
-from sam2_ros.server import Limits, Server
-from sam2_ros.server.security import Security
+from sam2_ros.remote.client import RemoteBackend
+from sam2_ros.remote.server import Limits, Server
+from sam2_ros.remote.server.security import Security
 from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
 
 PATIENCE = 60.0  # s

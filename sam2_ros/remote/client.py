@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.inference import protocol
 from sam2_ros.inference.backend import BackendInfo, FrameDropped
-from sam2_ros.inference.codec import from_wire, to_wire
-from sam2_ros.inference.connection import ClientKeys, LinkDown, NoAnswer, ServerRefusal
-from sam2_ros.inference.link import Link
-from sam2_ros.inference.pixels import MODES, PixelWriter, choose_writer
-from sam2_ros.inference.protocol import Header, ProtocolError
-from sam2_ros.inference.recovery import Recovery
-from sam2_ros.inference.refusals import as_exception, as_result
+from sam2_ros.remote import protocol
+from sam2_ros.remote.codec import from_wire, to_wire
+from sam2_ros.remote.connection import ClientKeys, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.remote.link import Link
+from sam2_ros.remote.pixels import MODES, PixelWriter, choose_writer
+from sam2_ros.remote.protocol import Header, ProtocolError
+from sam2_ros.remote.recovery import Recovery
+from sam2_ros.remote.refusals import as_exception, as_result
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptCode, PromptError, PromptResult
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import zmq
 
-from sam2_ros.inference import protocol
 from sam2_ros.inference.backend import Backend
-from sam2_ros.inference.codec import from_wire
-from sam2_ros.inference.protocol import Header, ProtocolError
-from sam2_ros.server.limits import Limits
-from sam2_ros.server.metrics import Metrics
-from sam2_ros.server.security import Security
-from sam2_ros.server.stream import REPLIES, Request, Stream, refusal
+from sam2_ros.remote import protocol
+from sam2_ros.remote.codec import from_wire
+from sam2_ros.remote.protocol import Header, ProtocolError
+from sam2_ros.remote.server.limits import Limits
+from sam2_ros.remote.server.metrics import Metrics
+from sam2_ros.remote.server.security import Security
+from sam2_ros.remote.server.stream import REPLIES, Request, Stream, refusal
 from sam2_ros.tracking.config import TrackerConfig
 
 _TICK = 0.2  # s, between looks at idle streams and at the wish to stop

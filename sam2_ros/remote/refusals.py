@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sam2_ros.inference import protocol
-from sam2_ros.inference.connection import NoAnswer, ServerRefusal
+from sam2_ros.remote import protocol
+from sam2_ros.remote.connection import NoAnswer, ServerRefusal
 from sam2_ros.tracking.types import AddRequest, PromptCode, PromptError, PromptResult
 
 

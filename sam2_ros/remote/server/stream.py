@@ -13,13 +13,13 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from sam2_ros.inference import protocol
 from sam2_ros.inference.backend import Backend
-from sam2_ros.inference.codec import from_wire, to_wire
-from sam2_ros.inference.pixels import PixelReader
-from sam2_ros.inference.protocol import Header, ProtocolError
-from sam2_ros.server.limits import Limits
-from sam2_ros.server.metrics import Metrics
+from sam2_ros.remote import protocol
+from sam2_ros.remote.codec import from_wire, to_wire
+from sam2_ros.remote.pixels import PixelReader
+from sam2_ros.remote.protocol import Header, ProtocolError
+from sam2_ros.remote.server.limits import Limits
+from sam2_ros.remote.server.metrics import Metrics
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.inference.protocol import MALFORMED, ProtocolError
+from sam2_ros.remote.protocol import MALFORMED, ProtocolError
 
 T = TypeVar("T")
 

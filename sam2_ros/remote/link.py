@@ -12,9 +12,9 @@ from typing import Any
 
 import zmq
 
-from sam2_ros.inference.connection import ClientKeys, Connection, LinkDown, NoAnswer, ServerRefusal
-from sam2_ros.inference.failback import Failback
-from sam2_ros.inference.protocol import Header, ProtocolError
+from sam2_ros.remote.connection import ClientKeys, Connection, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.remote.failback import Failback
+from sam2_ros.remote.protocol import Header, ProtocolError
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # s, between rounds through the list of servers
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-from sam2_ros.inference.connection import Connection, LinkDown, NoAnswer, ServerRefusal
-from sam2_ros.inference.protocol import Header, ProtocolError
+from sam2_ros.remote.connection import Connection, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.remote.protocol import Header, ProtocolError
 
 _LOST = (LinkDown, NoAnswer, ServerRefusal, ProtocolError, zmq.ZMQError)
 _LONGEST_PERIOD = 2.0  # s between pings

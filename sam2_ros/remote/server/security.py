@@ -13,8 +13,8 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
-from sam2_ros.inference.keys import PUBLIC_SUFFIX, load_public, load_secret
-from sam2_ros.server.metrics import Metrics
+from sam2_ros.remote.keys import PUBLIC_SUFFIX, load_public, load_secret
+from sam2_ros.remote.server.metrics import Metrics
 
 _FAILED = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "handshake",
