@@ -58,7 +58,7 @@ def start(context: LaunchContext) -> list:
         exec_name="camera",
         name="camera",
         namespace=given["namespace"],
-        arguments=["-m", "sam2_ros.simulation.node"],
+        arguments=["-m", "sam2_ros.simulation.camera_node"],
         parameters=[{name: convert(given[name]) for name, (_, convert, _) in CAMERA.items()}],
         additional_env=environment(given["transport"], context.environment),
         output="screen",

@@ -29,15 +29,15 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from sam2_ros.bench.node import camera_command, prompt_scene
+from sam2_ros.bench.node_latency import camera_command, prompt_scene
 from sam2_ros.bench.scene import moving_scene
 from sam2_ros.bench.servers import ServerProcess
 from sam2_ros.evaluation.report import machine
 from sam2_ros.media.child_process import ChildProcess, signals_unwind
 from sam2_ros.media.progress import bar
 from sam2_ros.msg import TrackedObject, TrackedObjectArray
+from sam2_ros.ros.client_node import client_node, wait_until_active
 from sam2_ros.ros.transport import environment
-from sam2_ros.tools.client_node import client_node, wait_until_active
 
 NAMESPACE = "sam2_ros_kills"
 TRACKER = f"/{NAMESPACE}/tracker"

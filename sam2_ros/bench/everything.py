@@ -164,11 +164,11 @@ def dtypes(settings: Settings) -> tuple[str, ...]:
 def node_runs(_: Settings, tell: Tell) -> dict[str, Any]:
     """Both sizes of image, without a network and with the embedded one; empty without ROS 2."""
     try:
-        from sam2_ros.bench import node
+        from sam2_ros.bench import node_latency
     except ImportError:
         return {"runs": []}
     runs = [
-        node.measure(node.NodeRun(model, width, height, frames=300 if model == "null" else 100), tell)
+        node_latency.measure(node_latency.NodeRun(model, width, height, frames=300 if model == "null" else 100), tell)
         for model in NODE_MODELS
         for width, height in NODE_IMAGES
     ]

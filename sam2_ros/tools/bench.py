@@ -151,14 +151,14 @@ def _node(args: argparse.Namespace, command: str, tell: Any) -> int:
     from sam2_ros.bench import report
 
     try:
-        from sam2_ros.bench import node
+        from sam2_ros.bench import node_latency
     except ImportError as error:
         raise UserError(f"--node needs ROS 2 and the built messages of this package: {error}") from error
     from sam2_ros.bench.everything import NODE_IMAGES, NODE_MODELS
     from sam2_ros.bench.grid import describe_machine
 
     runs = [
-        node.measure(node.NodeRun(model, width, height, objects, frames=args.frames or 300), tell)
+        node_latency.measure(node_latency.NodeRun(model, width, height, objects, frames=args.frames or 300), tell)
         for model in args.model or NODE_MODELS
         for width, height in NODE_IMAGES
         for objects in args.objects or (1,)

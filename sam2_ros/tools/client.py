@@ -129,7 +129,7 @@ def _client(args: argparse.Namespace) -> Iterator[Call]:
     try:
         import rclpy
 
-        from sam2_ros.tools.client_node import client_node, tracker_client
+        from sam2_ros.ros.client_node import client_node, tracker_client
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 ({error}); source its setup file first") from None
     with client_node("sam2_ros_client", start_parameter_services=False) as node:

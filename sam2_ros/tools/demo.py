@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sam2_ros.media.errors import UserError
 
 if TYPE_CHECKING:
-    from sam2_ros.tools.footage import Clip
-    from sam2_ros.tools.recording import Report
+    from sam2_ros.demo.clip_report import Report
+    from sam2_ros.demo.footage import Clip
 
 DEFAULT_RATE = 10.0  # Hz; what two CPU cores follow with few drops
 CAMERA_FRAMES = 300
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         if args.no_ros:
             reports.append(_track_directly(clip, args))
         else:
-            from sam2_ros.tools.demo_ros import play
+            from sam2_ros.demo.ros_run import play
 
             reports.append(play(clip, args))
         if reports[-1].interrupted:
@@ -100,7 +100,7 @@ def _is_camera(source: str) -> bool:
 
 
 def _choose_clips(args: argparse.Namespace) -> list[Clip]:
-    from sam2_ros.tools.footage import Clip, NoFootageError, real_clips, rendered_clip
+    from sam2_ros.demo.footage import Clip, NoFootageError, real_clips, rendered_clip
 
     args.out.mkdir(parents=True, exist_ok=True)
     if args.source is not None:
@@ -120,11 +120,11 @@ def _track_directly(clip: Clip, args: argparse.Namespace) -> Report:
     """Tracks a clip with the engine in this process; every frame is processed."""
     import numpy as np
 
+    from sam2_ros.demo.clip_report import Recording
     from sam2_ros.inference.clip_tracker import ClipTracker
     from sam2_ros.media.frame_sources import open_source
     from sam2_ros.media.progress import bar
     from sam2_ros.media.prompts_file import FramePrompt
-    from sam2_ros.tools.recording import Recording
     from sam2_ros.tools.track import load_backend
     from sam2_ros.tracking.types import Prompt
 

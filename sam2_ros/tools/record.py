@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 and the library mcap ({error}): python3 -m pip install mcap") from None
     from sam2_ros.media.child_process import signals_unwind
+    from sam2_ros.ros.client_node import client_node
     from sam2_ros.ros.transport import environment
-    from sam2_ros.tools.client_node import client_node
 
     os.environ.update(environment())
     with client_node("sam2_ros_recorder", start_parameter_services=False) as node, signals_unwind():
@@ -120,8 +120,8 @@ def _parameters(node: Any, owner: str) -> dict[str, Any]:
     from rcl_interfaces.srv import GetParameters
     from rclpy.parameter import parameter_value_to_python
 
+    from sam2_ros.ros.client_node import tracker_client
     from sam2_ros.ros.parameters import PARAMETERS
-    from sam2_ros.tools.client_node import tracker_client
 
     names = [each.name for each in PARAMETERS if each.name.startswith(("model.", "tracker."))]
     client = tracker_client(node, GetParameters, owner, "get_parameters", PATIENCE_S)

@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
     _require("mujoco", "MuJoCo renders the scene: pip install mujoco")
     for module in ("rclpy", "launch", "sam2_ros.msg"):
         _require(module, "in a checkout run 'make setup'; with ROS 2 installed, source it and the workspace")
+    from sam2_ros.simulation.figure import scene_picture
+    from sam2_ros.simulation.ros_run import play
     from sam2_ros.simulation.score import summaries
-    from sam2_ros.tools.simulate_picture import scene_picture
-    from sam2_ros.tools.simulate_ros import play
 
     args.out.mkdir(parents=True, exist_ok=True)
     played = play(args)

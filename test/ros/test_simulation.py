@@ -21,7 +21,7 @@ from sam2_ros.media.errors import UserError
 from sam2_ros.msg import ObjectPrompt, TrackedObject
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.simulation.camera import SimulatedCamera
-from sam2_ros.simulation.node import DEFAULTS, check
+from sam2_ros.simulation.camera_node import DEFAULTS, check
 from sam2_ros.simulation.score import visible_surface_center
 
 WIDTH, HEIGHT = 160, 120
@@ -117,6 +117,6 @@ def test_wrong_parameters_are_refused_with_a_reason(changes: dict[str, Any], rea
 
 
 def test_the_camera_ends_with_the_reason() -> None:
-    command = [sys.executable, "-m", "sam2_ros.simulation.node", "--ros-args", "-p", "stamps:=now"]
+    command = [sys.executable, "-m", "sam2_ros.simulation.camera_node", "--ros-args", "-p", "stamps:=now"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2 and done.stderr == "camera: stamps is 'now'; accepted: clock, frame\n"

@@ -1,6 +1,6 @@
 """The demo's camera: the video publisher, which waits with its first frame for the tracker and for the recorder.
 
-python -m sam2_ros.tools.demo_camera SUBSCRIBERS --ros-args -p source:=cup.mp4
+python -m sam2_ros.demo.camera_process SUBSCRIBERS --ros-args -p source:=cup.mp4
 """
 
 from __future__ import annotations

@@ -18,19 +18,19 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from vision_msgs.msg import BoundingBox2D, Point2D
 
+from sam2_ros.demo.clip_report import Recording, Report
+from sam2_ros.demo.footage import Clip
+from sam2_ros.demo.page import DemoPage
 from sam2_ros.media.child_process import ChildProcess, signals_unwind
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import open_source
 from sam2_ros.media.progress import bar
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
+from sam2_ros.ros.client_node import client_node, tracker_client, wait_until_active
 from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
-from sam2_ros.tools.client_node import client_node, tracker_client, wait_until_active
-from sam2_ros.tools.demo_page import DemoPage
-from sam2_ros.tools.footage import Clip
-from sam2_ros.tools.recording import Recording, Report
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 NAMESPACE = "sam2_ros_demo"
@@ -235,4 +235,4 @@ def _tracker_command(args: argparse.Namespace, folder: Path) -> list[str]:
 def _camera_command(clip: Clip, args: argparse.Namespace) -> list[str]:
     source = clip.source if clip.source.isdecimal() else str(Path(clip.source).resolve())
     options = ["-r", f"__ns:=/{NAMESPACE}", "-p", f"source:={source}", "-p", f"rate:={args.rate}"]
-    return [sys.executable, "-m", "sam2_ros.tools.demo_camera", str(SUBSCRIBERS), "--ros-args", *options]
+    return [sys.executable, "-m", "sam2_ros.demo.camera_process", str(SUBSCRIBERS), "--ros-args", *options]

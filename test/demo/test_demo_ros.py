@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from sam2_ros.demo.clip_report import Report
+from sam2_ros.demo.footage import Clip
 from sam2_ros.tools.demo import CAMERA_FRAMES
-from sam2_ros.tools.footage import Clip
 from sam2_ros.tools.main import main
-from sam2_ros.tools.recording import Report
 
 if importlib.util.find_spec("rclpy") is None:
     pytest.skip("the demo over ROS 2 needs rclpy", allow_module_level=True)
@@ -120,7 +120,7 @@ def test_a_camera_is_played_for_a_limited_time(tmp_path: Path, monkeypatch: pyte
         played.append((clip.source, args.frames))
         return Report(clip.name, 1, 0, 1.0, 1, ())
 
-    monkeypatch.setattr("sam2_ros.tools.demo_ros.play", play)
+    monkeypatch.setattr("sam2_ros.demo.ros_run.play", play)
     assert main(["demo", "--source", "0", "--out", str(tmp_path)]) == 0
     assert main(["demo", "--source", "0", "--frames", "9", "--out", str(tmp_path)]) == 0
     assert main(["demo", "--source", "clip.mp4", "--out", str(tmp_path)]) == 0

@@ -1,6 +1,6 @@
 """The node ``camera``: publishes the simulated camera's image, depth, calibration, and the truth about its objects.
 
-    python -m sam2_ros.simulation.node --ros-args -p seed:=3 -p rate:=5.0
+    python -m sam2_ros.simulation.camera_node --ros-args -p seed:=3 -p rate:=5.0
 
 Topics, all with one stamp a frame: ``image`` (rgb8), ``depth/image`` (registered, with noise), ``camera_info``,
 ``truth/label_image`` (mono16, what is seen of each object), ``truth/label_info`` (latched), ``truth/depth/image``

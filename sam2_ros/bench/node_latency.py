@@ -24,10 +24,10 @@ from sam2_ros.bench.scene import MovingScene, moving_scene
 from sam2_ros.media.child_process import ChildProcess, signals_unwind
 from sam2_ros.media.errors import UserError
 from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
+from sam2_ros.ros.client_node import client_node, tracker_client, wait_until_active
 from sam2_ros.ros.messages import bounding_box, to_stamp
 from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
-from sam2_ros.tools.client_node import client_node, tracker_client, wait_until_active
 
 NAMESPACE = "sam2_ros_bench"
 TRACKER = f"/{NAMESPACE}/tracker"
