@@ -49,6 +49,6 @@ setup(
         "test": [*TEST, "mujoco>=3.5", "tensorboard"],
         "dev": [*TEST, "mujoco>=3.5", "tensorboard", "ruff", "mypy", "pre-commit"],
     },
-    entry_points={"console_scripts": ["sam2_ros = sam2_ros.tools.main:main"]},
+    entry_points={"console_scripts": ["sam2_ros = sam2_ros.cli.main:main"]},
     zip_safe=False,
 )

@@ -2,7 +2,7 @@
 
 import sys
 
-from sam2_ros.tools.main import main
+from sam2_ros.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -70,7 +70,7 @@ def test_a_layer_imports_nothing_from_above(layer: str) -> None:
 
 def is_shared(name: str) -> bool:
     """Whether an imported name is, or belongs to, one of the shared tools."""
-    return any(f"{name}.".startswith(f"sam2_ros.tools.{tool}.") for tool in SHARED_TOOLS)
+    return any(f"{name}.".startswith(f"sam2_ros.cli.{tool}.") for tool in SHARED_TOOLS)
 
 
 @pytest.mark.parametrize("tool", SHARED_TOOLS)
@@ -122,6 +122,6 @@ def test_the_node_loads_no_torch() -> None:
 
 def test_the_command_line_answers_without_torch_and_ros() -> None:
     statement = (
-        "import contextlib, sam2_ros.tools.main as main\nwith contextlib.suppress(SystemExit): main.main(['--help'])"
+        "import contextlib, sam2_ros.cli.main as main\nwith contextlib.suppress(SystemExit): main.main(['--help'])"
     )
     assert loaded_by(statement, "torch", "rclpy", "cv2") == []

@@ -18,8 +18,8 @@ import torch
 from sam2_ros.bench import ablation, everything, grid, weights
 from sam2_ros.bench.measure import BLOCK
 from sam2_ros.bench.scene import PERIOD, moving_scene
-from sam2_ros.tools.bench import SECTIONS
-from sam2_ros.tools.main import USER_ERROR, main
+from sam2_ros.cli.bench import SECTIONS
+from sam2_ros.cli.main import USER_ERROR, main
 
 
 def test_measures_beside_the_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,16 +10,14 @@ from pathlib import Path
 import pytest
 from served import LOCAL, ServerProcess
 
-from sam2_ros.tools.main import USER_ERROR, main
+from sam2_ros.cli.main import USER_ERROR, main
 
 
 def test_measures_the_way_to_servers_of_its_own(tmp_path: Path) -> None:
     """In a process of its own, which never loads torch."""
     file = tmp_path / "out/endpoint.json"
     words = ["bench", "--endpoint", "--quick", "--frames", "10", "--quiet", "--json", str(file)]
-    code = (
-        f"import sys\nfrom sam2_ros.tools.main import main\ncode = main({words!r})\nassert 'torch' not in sys.modules"
-    )
+    code = f"import sys\nfrom sam2_ros.cli.main import main\ncode = main({words!r})\nassert 'torch' not in sys.modules"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nsys.exit(code)"], capture_output=True, text=True, check=False
     )

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
+from sam2_ros.cli import demo
+from sam2_ros.cli.main import main
 from sam2_ros.demo import footage
 from sam2_ros.demo.clip_report import Recording
 from sam2_ros.media import frame_sources
 from sam2_ros.media.frame_sources import Frame
 from sam2_ros.media.rendered_scene import bounding_box, render
-from sam2_ros.tools import demo
-from sam2_ros.tools.main import main
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from sam2_ros.cli.demo import CAMERA_FRAMES
+from sam2_ros.cli.main import main
 from sam2_ros.demo.clip_report import Report
 from sam2_ros.demo.footage import Clip
-from sam2_ros.tools.demo import CAMERA_FRAMES
-from sam2_ros.tools.main import main
 
 if importlib.util.find_spec("rclpy") is None:
     pytest.skip("the demo over ROS 2 needs rclpy", allow_module_level=True)

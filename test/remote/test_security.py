@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from served import PATIENCE, ServerProcess, connected, picture, serving
 
+from sam2_ros.cli.main import main
 from sam2_ros.remote.client import ClientKeys
 from sam2_ros.remote.connection import LinkDown
 from sam2_ros.remote.keys import load_public, load_secret, new_keys
 from sam2_ros.remote.server import Server
 from sam2_ros.remote.server.security import Security
-from sam2_ros.tools.main import main
 
 
 class Keyring:

@@ -14,6 +14,7 @@ import pytest
 import zmq
 from served import PATIENCE, ServerProcess, boxed, connected, picture, serving
 
+from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.remote import protocol
@@ -22,7 +23,6 @@ from sam2_ros.remote.codec import to_wire
 from sam2_ros.remote.connection import LinkDown
 from sam2_ros.remote.server import Limits
 from sam2_ros.remote.server.metrics import MetricsPage
-from sam2_ros.tools.main import main
 from sam2_ros.tracking import ObjectState, TrackerConfig
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from served import LOCAL, ServerProcess
 
+from sam2_ros.cli.main import main
 from sam2_ros.media.rendered_scene import render
-from sam2_ros.tools.main import main
 
 FRAMES = 4
 

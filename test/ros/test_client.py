@@ -25,7 +25,7 @@ def node(folder: Path, parameters_file: Path) -> Iterator[Peer]:
 
 def sam2_ros(*words: str, node: str = NODE, timeout: str = "15") -> tuple[int, str]:
     """Exit code and everything printed."""
-    command = [sys.executable, "-m", "sam2_ros.tools.main", *words, "--node", node, "--timeout", timeout]
+    command = [sys.executable, "-m", "sam2_ros.cli.main", *words, "--node", node, "--timeout", timeout]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr

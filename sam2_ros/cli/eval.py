@@ -16,7 +16,7 @@ CLICKS = {"vos": 1, "offline": 3, "online": 3, "noc": 20}  # unless --clicks say
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
-    from sam2_ros.tools.track import add_model_arguments
+    from sam2_ros.cli.track import add_model_arguments
 
     parser = subparsers.add_parser(
         "eval",

@@ -20,7 +20,7 @@ CAMERA_FRAMES = 300
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
-    from sam2_ros.tools.track import add_model_arguments
+    from sam2_ros.cli.track import add_model_arguments
 
     parser = subparsers.add_parser(
         "demo",
@@ -120,12 +120,12 @@ def _track_directly(clip: Clip, args: argparse.Namespace) -> Report:
     """Tracks a clip with the engine in this process; every frame is processed."""
     import numpy as np
 
+    from sam2_ros.cli.track import load_backend
     from sam2_ros.demo.clip_report import Recording
     from sam2_ros.inference.clip_tracker import ClipTracker
     from sam2_ros.media.frame_sources import open_source
     from sam2_ros.media.progress import bar
     from sam2_ros.media.prompts_file import FramePrompt
-    from sam2_ros.tools.track import load_backend
     from sam2_ros.tracking.types import Prompt
 
     source = open_source(clip.source)

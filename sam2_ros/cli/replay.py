@@ -118,7 +118,7 @@ def read(file: Path) -> Recording:
     from mcap.exceptions import McapError
     from mcap.reader import make_reader
 
-    from sam2_ros.tools.record import METADATA
+    from sam2_ros.cli.record import METADATA
 
     with file.open("rb") as stream:
         try:

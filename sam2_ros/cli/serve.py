@@ -16,7 +16,7 @@ DEFAULT_BIND = "tcp://127.0.0.1:5555"
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
-    from sam2_ros.tools.track import add_model_arguments
+    from sam2_ros.cli.track import add_model_arguments
 
     parser = subparsers.add_parser(
         "serve",

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from sam2_ros.cli.main import main
 from sam2_ros.evaluation.metrics import jaccard
 from sam2_ros.media.label_images import read_labels
 from sam2_ros.media.rendered_scene import bounding_box, render
-from sam2_ros.tools.main import main
 
 torch = pytest.importorskip("torch", reason="the embedded model needs torch")
 

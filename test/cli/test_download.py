@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sam2_ros.cli.main import main
 from sam2_ros.model import download as core
 from sam2_ros.model.download import Checkpoint, DownloadError, checkpoint_path, download
-from sam2_ros.tools.main import main
 
 CONTENT = bytes(range(256)) * 9001  # more than two chunks
 CHECKPOINT = Checkpoint("sam2.1_hiera_tiny.pt", "092824", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())

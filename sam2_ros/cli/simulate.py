@@ -27,7 +27,7 @@ COLUMNS = {
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
-    from sam2_ros.tools.track import add_model_arguments
+    from sam2_ros.cli.track import add_model_arguments
 
     parser = subparsers.add_parser(
         "simulate",

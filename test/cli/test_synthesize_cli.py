@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2_ros.tools.main import main
+from sam2_ros.cli.main import main
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ pytest.importorskip("mcap", reason="the library that writes recordings")
 
 from node_harness import Peer, box_prompt, running, wait_until
 
+from sam2_ros.cli.main import main
 from sam2_ros.media.rendered_scene import bounding_box, render
-from sam2_ros.tools.main import main
 
 FRAMES = 12
 

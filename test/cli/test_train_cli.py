@@ -17,8 +17,8 @@ import pytest
 import torch
 from small_training import HEIGHT, WIDTH, davis, small_checkpoint, yolo
 
+from sam2_ros.cli.main import main
 from sam2_ros.model import load_model
-from sam2_ros.tools.main import main
 from sam2_ros.tracking import AddRequest, Prompt, Tracker
 from sam2_ros.training.clips import read_rgb
 
@@ -135,8 +135,8 @@ def test_two_processes_learn_what_one_does_with_twice_the_clips(inputs: Path, tm
     more = ("--steps", "2", "--ema", "0", "--warmup", "1")
     assert main(command(inputs, tmp_path / "one", *more, "--clips", "2")) == 0
     code = (
-        "import sys, torch\nfrom sam2_ros.tools import train\nfrom sam2_ros.training import finetune\n"
-        "from sam2_ros.tools.main import main\nfolder = sys.argv.pop(1)\n"
+        "import sys, torch\nfrom sam2_ros.cli import train\nfrom sam2_ros.training import finetune\n"
+        "from sam2_ros.cli.main import main\nfolder = sys.argv.pop(1)\n"
         "class Kept(finetune.ClipTraining):\n"
         "    def run(self, *args):\n"
         "        super().run(*args)\n"

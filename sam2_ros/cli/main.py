@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sam2_ros {__version__}")
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
-        module = f"sam2_ros.tools.{verb}"
+        module = f"sam2_ros.cli.{verb}"
         if importlib.util.find_spec(module) is not None:
             importlib.import_module(module).register(subparsers)
     return parser

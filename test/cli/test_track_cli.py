@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from sam2_ros.cli.main import main
 from sam2_ros.media import frame_sources
 from sam2_ros.media.label_images import read_labels, write_labels
 from sam2_ros.media.rendered_scene import render
 from sam2_ros.media.video_writer import VideoWriter
-from sam2_ros.tools.main import main
 
 FRAMES, WIDTH, HEIGHT = 12, 160, 120
 
@@ -168,7 +168,7 @@ def test_an_output_that_exists_is_replaced_when_the_source_is_no_file(
 
 def test_help_and_version_need_neither_torch_nor_ros() -> None:
     code = (
-        "import sys\nfrom sam2_ros.tools.main import main\n"
+        "import sys\nfrom sam2_ros.cli.main import main\n"
         "try: main(['track', '--help'])\nexcept SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'rclpy', 'cv2', 'numpy'} & set(sys.modules)"
     )

@@ -15,11 +15,11 @@ import psutil
 import published
 import pytest
 
+from sam2_ros.cli.main import main
 from sam2_ros.evaluation.results import load
 from sam2_ros.media.figures import write_png
 from sam2_ros.media.label_images import read_labels, write_labels
 from sam2_ros.media.rendered_scene import bounding_box, render
-from sam2_ros.tools.main import main
 
 
 @pytest.fixture(scope="module")
