@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from sam2_ros.allocator import keep_freed_memory
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model, load_model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.types import FrameResult
 from sam2_ros.tracking.warmup import warm_up
 

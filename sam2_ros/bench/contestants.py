@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sam2_ros.model import Sam2Model
 from sam2_ros.model.kernels import cache_bytes
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 
 Rgb = NDArray[np.uint8]
 MIB = 2**20

@@ -10,7 +10,7 @@ from sam2_ros.inference.null import NullBackend, is_null_model
 from sam2_ros.tracking.config import TrackerConfig
 
 if TYPE_CHECKING:
-    from sam2_ros.tracking.sharing import SharedModel
+    from sam2_ros.tracking.shared_model import SharedModel
 
 __all__ = ["Backend", "BackendFactory", "BackendInfo", "NullBackend", "is_null_model", "make_backend"]
 

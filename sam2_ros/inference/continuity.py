@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sam2_ros.tracking.stamps import seconds
+from sam2_ros.tracking.frame_lookup import seconds
 
 ASPECT_TOLERANCE = 0.02  # share by which width / height may differ: 1280x720 and 854x480 are the same view
 

@@ -25,7 +25,7 @@ from sam2_ros.inference.matching import (
     without_doubles,
 )
 from sam2_ros.tracking.association import areas
-from sam2_ros.tracking.stamps import find_frame
+from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectResult, Prompt, PromptResult
 
 __all__ = ["Counts", "Detection", "DetectionFeeder", "DetectionSettings"]

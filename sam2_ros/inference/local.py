@@ -15,7 +15,7 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptResult
 
 if TYPE_CHECKING:
-    from sam2_ros.tracking.sharing import SharedModel
+    from sam2_ros.tracking.shared_model import SharedModel
     from sam2_ros.tracking.tracker import EncodedFrame, Tracker
 
 
@@ -163,7 +163,7 @@ def load_shared_model(
             "with: python3 -m pip install torch"
         ) from error
     from sam2_ros.model import load_model
-    from sam2_ros.tracking.sharing import SharedModel, give_threads
+    from sam2_ros.tracking.shared_model import SharedModel, give_threads
 
     if threads:
         give_threads(threads)

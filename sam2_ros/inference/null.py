@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.stamps import find_frame
+from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.types import (
     AddRequest,
     BoolMask,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import Backend, BackendInfo, EncodesAhead, FrameDropped
 from sam2_ros.inference.continuity import interruption
-from sam2_ros.tracking.stamps import seconds
+from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
 
 T = TypeVar("T")

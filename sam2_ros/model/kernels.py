@@ -245,7 +245,7 @@ def triton_works(device: torch.device) -> bool:
     where it does not. The first call must not be part of a recording."""
     if not has_triton():
         return False
-    from sam2_ros.model.gpu.rows import add_norm
+    from sam2_ros.model.gpu.norm_kernels import add_norm
 
     try:
         with torch.cuda.device(device):

@@ -18,7 +18,7 @@ class LayerNorm(nn.LayerNorm):
     def after(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
         """``x + delta`` (``x`` without ``delta``), and its norm for a matrix product to take."""
         if is_for_triton(x):
-            from sam2_ros.model.gpu.rows import add_norm
+            from sam2_ros.model.gpu.norm_kernels import add_norm
 
             delta = None if delta is None else delta.contiguous()
             return add_norm(x.contiguous(), delta, self, kernels.TRITON_DTYPE)
@@ -31,7 +31,7 @@ class LayerNorm(nn.LayerNorm):
     def of_sum(self, x: Tensor, delta: Tensor) -> Tensor:
         """``self(x + delta)``."""
         if is_for_triton(x):
-            from sam2_ros.model.gpu.rows import add_norm
+            from sam2_ros.model.gpu.norm_kernels import add_norm
 
             return add_norm(x.contiguous(), delta.contiguous(), self, torch.float32, keep=False)[1]
         out: Tensor = self(x + delta)
@@ -60,7 +60,7 @@ class LayerNorm2d(nn.Module):
     def gelu(self, x: Tensor) -> Tensor:
         """``F.gelu(self(x))`` for a matrix product or convolution to take, in one pass over memory where it can be."""
         if is_for_triton(x):
-            from sam2_ros.model.gpu.rows import add_norm
+            from sam2_ros.model.gpu.norm_kernels import add_norm
 
             rows = x.permute(0, 2, 3, 1).contiguous()
             return add_norm(rows, None, self, kernels.TRITON_DTYPE, gelu=True)[1].permute(0, 3, 1, 2)
@@ -70,7 +70,7 @@ class LayerNorm2d(nn.Module):
 def with_position(x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
     """``x`` and ``x + position`` for matrix products to take (``[B, N, C]``, ``position`` of batch 1)."""
     if is_for_triton(x):
-        from sam2_ros.model.gpu.rows import with_code
+        from sam2_ros.model.gpu.norm_kernels import with_code
 
         return with_code(x.contiguous(), position.contiguous(), kernels.TRITON_DTYPE)
     return x, x + position

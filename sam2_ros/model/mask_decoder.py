@@ -175,7 +175,7 @@ class MaskDecoder(nn.Module):
             feature = norm.gelu(up1(feature) + stride_8)
             upscaled: Tensor = act2(up2(feature) + stride_4)
             return upscaled
-        from sam2_ros.model.gpu.rows import add_gelu, add_norm
+        from sam2_ros.model.gpu.norm_kernels import add_gelu, add_norm
 
         # A convolution adds its bias in a pass of its own; here to the finer map, once for all objects.
         finer = [

@@ -39,7 +39,7 @@ class MaskDownSampler(nn.Module):
         """On a GPU, without the last bias: what :meth:`forward` makes of ``gain * p + shift``, where ``p`` are the
         probabilities of ``logits`` (``[B, 1, 4h, 4w]``) scaled up, or 0 and 1 where ``binarize`` (``[B]``) says so."""
         from sam2_ros.model.gpu import mask_levels
-        from sam2_ros.model.gpu.rows import add_norm
+        from sam2_ros.model.gpu.norm_kernels import add_norm
 
         dtype = kernels.TRITON_DTYPE
         kept: tuple[Derived, ...] = self.__dict__.setdefault("_packed", (Derived(), Derived(), Derived()))
@@ -88,7 +88,7 @@ class ConvNextBlock(nn.Module):
     def by_rows(self, x: Tensor, rounded: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
         """:meth:`forward` on a GPU, of ``x`` (``[B, H, W, C]``), also given in bfloat16; gives both, the first only to
         ``keep``."""
-        from sam2_ros.model.gpu.rows import add_scaled, depthwise_norm
+        from sam2_ros.model.gpu.norm_kernels import add_scaled, depthwise_norm
 
         taps, shift = self.__dict__.setdefault("_taps", (Derived(), Derived()))
         conv, dtype = self.dwconv, kernels.TRITON_DTYPE

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.sam2 import ImageFeatures
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.stamps import find_frame
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from sam2_ros.model.sam2 import ABSENT_LOGIT, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.changes import state_change
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.governor import Measures
+from sam2_ros.tracking.deadline import Measures
 from sam2_ros.tracking.history import StoredFrame
-from sam2_ros.tracking.looking import OwnMasks, choose_candidates, own_masks, remember
+from sam2_ros.tracking.mask_parts import OwnMasks, choose_candidates, own_masks, remember
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.policies import policy_of

@@ -27,16 +27,16 @@ from sam2_ros.tracking.changes import (
     change_of,
 )
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.encoding import RawFrame
-from sam2_ros.tracking.governor import ECONOMIES, Governor, Measures
+from sam2_ros.tracking.cuda_encoder import RawFrame
+from sam2_ros.tracking.cuda_propagation import ReplayedPropagation
+from sam2_ros.tracking.deadline import ECONOMIES, Governor, Measures
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.prompt_run import Engine, PromptRun
-from sam2_ros.tracking.prompting import PromptApplier
+from sam2_ros.tracking.prompt_decoder import PromptApplier
+from sam2_ros.tracking.prompt_transaction import Engine, PromptRun
 from sam2_ros.tracking.propagation import Clock, clock_of
 from sam2_ros.tracking.registry import Registry
-from sam2_ros.tracking.replayed import ReplayedPropagation
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import (
     AddRequest,
@@ -60,7 +60,7 @@ class EncodedFrame:
     width: int  # pixels
     height: int
     features: ImageFeatures
-    level: int  # of :data:`~sam2_ros.tracking.governor.ECONOMIES`, how many were made
+    level: int  # of :data:`~sam2_ros.tracking.deadline.ECONOMIES`, how many were made
     laps: dict[str, float]  # ms by stage
 
 

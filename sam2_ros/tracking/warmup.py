@@ -11,7 +11,7 @@ from sam2_ros.tracking.bank import POINTER_FRAMES
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recognition import recognises
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.tracker import Tracker
 from sam2_ros.tracking.transfer import on_device
 from sam2_ros.tracking.types import AddRequest, Prompt

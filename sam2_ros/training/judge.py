@@ -25,7 +25,7 @@ from sam2_ros.model import load_model
 from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.sam2 import APPEARANCE_FINE, ImageFeatures, Sam2Model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.training.appearance import begin, with_appearance
 from sam2_ros.training.export import export
 

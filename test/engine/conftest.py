@@ -16,7 +16,7 @@ from sam2_ros.inference.local import LocalBackend
 from sam2_ros.model import Sam2Model
 from sam2_ros.remote.server import Server
 from sam2_ros.tracking import TrackerConfig
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 
 
 def local(model: Sam2Model, config: TrackerConfig | None) -> Backend:

@@ -11,7 +11,7 @@ from small_tracker import box, click, rectangle, scene, small_model
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.local import LocalBackend
 from sam2_ros.tracking import AddRequest, FrameResult, TrackerConfig
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 
 CONFIG = TrackerConfig(max_objects=3, lost_after=2)
 ADDED, STATE_CHANGED, CORRECTED, REMOVED = 1, 2, 3, 4

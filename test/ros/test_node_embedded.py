@@ -13,7 +13,7 @@ from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.msg import ObjectEvent, ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.messages import full_mask, rgb_image
 from sam2_ros.srv import RefineObject
-from sam2_ros.tracking.governor import ECONOMIES
+from sam2_ros.tracking.deadline import ECONOMIES
 from sam2_ros.tracking.types import BoolMask
 
 BALL, BOOK = 1, 2

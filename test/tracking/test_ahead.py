@@ -15,8 +15,8 @@ from small_tracker import small_model
 from sam2_ros.inference import BackendFactory
 from sam2_ros.inference.backend import EncodesAhead
 from sam2_ros.inference.worker import Frame, Processed, Worker
-from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker, TrackerConfig, sharing
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker, TrackerConfig, shared_model
+from sam2_ros.tracking.shared_model import SharedModel
 
 FRAMES = 12
 PATIENCE = 60.0
@@ -25,11 +25,11 @@ PATIENCE = 60.0
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     """Two for every thread of this process; the number that computes a sum changes its last bits."""
-    before, whole = torch.get_num_threads(), sharing._Threads.whole
-    sharing._Threads.whole = 0
+    before, whole = torch.get_num_threads(), shared_model._Threads.whole
+    shared_model._Threads.whole = 0
     torch.set_num_threads(2)
     yield
-    sharing._Threads.whole = whole
+    shared_model._Threads.whole = whole
     torch.set_num_threads(before)
 
 
@@ -86,7 +86,7 @@ def test_encoding_beside_tracking_changes_nothing() -> None:
 def test_each_side_has_half_of_the_threads_however_often_a_network_is_loaded() -> None:
     model = small_model()
     pixels = torch.zeros(1, 3, model.config.image_size, model.config.image_size)
-    sharing.give_threads(4)
+    shared_model.give_threads(4)
 
     def threads_of(ahead: bool) -> tuple[int, int]:
         """Of a helper that encodes, and of the thread that tracks."""
@@ -100,7 +100,7 @@ def test_each_side_has_half_of_the_threads_however_often_a_network_is_loaded() -
     for ahead, expected in ((True, 2), (True, 2), (False, 4), (True, 2)):
         with ThreadPoolExecutor(1) as fresh:  # as the node loads a network in a thread of its own
             assert fresh.submit(threads_of, ahead).result(PATIENCE) == (expected, expected)
-    sharing.give_threads(6)
+    shared_model.give_threads(6)
     assert threads_of(True) == (3, 3) and threads_of(False) == (6, 6)
 
 

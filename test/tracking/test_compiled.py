@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model
 from sam2_ros.tracking import Tracker, TrackerConfig
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.warmup import warm_up
 
 COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))

@@ -14,7 +14,7 @@ from small_tracker import add, box, click, logits, run, scene, small_model, step
 
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
-from sam2_ros.tracking.looking import own_masks, trail_after_prompt
+from sam2_ros.tracking.mask_parts import own_masks, trail_after_prompt
 from sam2_ros.tracking.policies import (
     POLICIES,
     DistractorPolicy,

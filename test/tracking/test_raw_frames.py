@@ -21,8 +21,8 @@ from torch import Tensor
 from sam2_ros.model.kernels import has_triton
 from sam2_ros.tracking import AddRequest, Tracker, TrackerConfig
 from sam2_ros.tracking import sharing as sharing_module
-from sam2_ros.tracking.encoding import RawFrame
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.cuda_encoder import RawFrame
+from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import Staged
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")

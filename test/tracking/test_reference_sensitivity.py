@@ -28,7 +28,7 @@ from video_reference import (
 )
 
 from sam2_ros.model import ImageFeatures
-from sam2_ros.tracking import Tracker, bank, prompting
+from sam2_ros.tracking import Tracker, bank, prompt_decoder
 
 FRAMES = back_and_forth(18)
 EVENTS = (Event(0, 1, clicks((30, 80, 1))), Event(0, 1, clicks((90, 30, 0))), Event(6, 1, clicks((40, 80, 1))))
@@ -90,12 +90,12 @@ def pointer_in_spite_of_absence(pair: Pair) -> AbstractContextManager[Any]:
 
 
 def no_previous_logits(pair: Pair) -> AbstractContextManager[Any]:
-    return mock.patch.object(prompting, "PREVIOUS_LOGIT_LIMIT", 0.0)
+    return mock.patch.object(prompt_decoder, "PREVIOUS_LOGIT_LIMIT", 0.0)
 
 
 @contextmanager
 def correction_without_memory(pair: Pair) -> Iterator[None]:
-    with mock.patch.object(prompting.PromptApplier, "_is_correction", lambda *_: False):
+    with mock.patch.object(prompt_decoder.PromptApplier, "_is_correction", lambda *_: False):
         yield
 
 

@@ -12,7 +12,7 @@ import torch
 from small_tracker import add, box, run, scene, small_model
 
 from sam2_ros.tracking import AddRequest, ObjectState, Tracker, TrackerConfig
-from sam2_ros.tracking.prompting import Answer
+from sam2_ros.tracking.prompt_decoder import Answer
 from sam2_ros.tracking.tracker import KEPT_CHANGES, REMOVED
 
 VISIBLE, OCCLUDED, LOST = ObjectState.VISIBLE, ObjectState.OCCLUDED, ObjectState.LOST

@@ -11,7 +11,7 @@ from small_tracker import box, run, small_model, stepped
 
 from sam2_ros.model.kernels import cache_bytes
 from sam2_ros.tracking import Tracker, TrackerConfig
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.warmup import OBJECTS_ON_CPU, warm_up
 
 

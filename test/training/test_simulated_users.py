@@ -9,7 +9,7 @@ import torch
 from small_tracker import object_score, scene, small_model
 
 from sam2_ros.model import Sam2Model
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig, prompting
+from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig, prompt_decoder
 from sam2_ros.training import interactive
 from sam2_ros.training.interactive import InteractiveRollOut, keep, recompute
 from sam2_ros.training.losses import LossWeights, frame_loss
@@ -51,7 +51,7 @@ PLANS = [
 def test_it_is_what_the_tracker_does(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[FramePrompt] = []
     # The tracker's own rules for boxes that contradict the memory are no part of what is trained.
-    monkeypatch.setattr(prompting, "BELIEVED", -1.0)
+    monkeypatch.setattr(prompt_decoder, "BELIEVED", -1.0)
 
     def recorded(name: str) -> None:
         original = getattr(interactive, name)

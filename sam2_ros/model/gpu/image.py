@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sam2_ros.model.gpu.pieces import neighbours
+from sam2_ros.model.gpu.triton_helpers import neighbours
 
 TAPS, PADDED_TAPS = 49, 64  # of a patch's 7 × 7 pixels, and as many as a product wants
 

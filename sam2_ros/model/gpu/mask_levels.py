@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sam2_ros.model.gpu.pieces import gelu, neighbours
+from sam2_ros.model.gpu.triton_helpers import gelu, neighbours
 
 FIRST, SECOND = 4, 16  # channels of the two levels
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sam2_ros.model.gpu.pieces import neighbours
+from sam2_ros.model.gpu.triton_helpers import neighbours
 
 
 # A kernel of its own for sizes that 16 divides would be compiled when a camera's first such image comes.

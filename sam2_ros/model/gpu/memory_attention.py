@@ -32,7 +32,7 @@ def condition(
     ``code`` (``[HW, memory_dim]``) is the position code of a stored frame.
     """
     from sam2_ros.model.gpu.keys import rotate_
-    from sam2_ros.model.gpu.rows import add_norm
+    from sam2_ros.model.gpu.norm_kernels import add_norm
 
     look = _Look(attention, code, memory)
     x, delta = (image.float() + 0.1 * image_pos).contiguous(), None

@@ -17,11 +17,20 @@ import torch
 from small_tracker import box, click, logits, object_score, run, small_model, stepped
 
 from sam2_ros.model import Sam2Model
-from sam2_ros.tracking import CroppedMask, FrameResult, Tracker, TrackerConfig, encoding, looking, replayed, sharing
+from sam2_ros.tracking import (
+    CroppedMask,
+    FrameResult,
+    Tracker,
+    TrackerConfig,
+    cuda_encoder,
+    cuda_propagation,
+    mask_parts,
+    shared_model,
+)
+from sam2_ros.tracking.cuda_graphs import Capacity, FrameWork, buckets
 from sam2_ros.tracking.masks import image_masks, pack_masks
 from sam2_ros.tracking.policies import RecentPolicy
-from sam2_ros.tracking.recordings import Capacity, FrameWork, buckets
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.warmup import warm_up
 
 
@@ -86,13 +95,13 @@ def test_gives_the_same(config: TrackerConfig, objects: int) -> None:
 def test_what_the_host_rejects_is_worked_out_again() -> None:
     """Every mask loses all of its parts but the largest."""
 
-    def largest(self: object, parts: looking.Parts, *_: Any) -> Any:
+    def largest(self: object, parts: mask_parts.Parts, *_: Any) -> Any:
         return parts.areas == parts.areas.max()
 
     config = TrackerConfig(max_objects=3, lost_after=3)
     with (
         mock.patch.object(RecentPolicy, "own_parts", largest),
-        mock.patch.object(replayed.ReplayedPropagation, "_again", autospec=True, side_effect=_AGAIN) as again,
+        mock.patch.object(cuda_propagation.ReplayedPropagation, "_again", autospec=True, side_effect=_AGAIN) as again,
     ):
         results, _, bank = tracked(config, False)
         assert not again.called
@@ -102,7 +111,7 @@ def test_what_the_host_rejects_is_worked_out_again() -> None:
     torch.testing.assert_close(bank.float(), other_bank.float(), rtol=1e-2, atol=1e-2)
 
 
-_AGAIN = replayed.ReplayedPropagation._again
+_AGAIN = cuda_propagation.ReplayedPropagation._again
 
 
 @pytest.mark.parametrize("policy", ["quality", "distractor_aware"])
@@ -156,7 +165,7 @@ def test_goes_on_without_what_cannot_be_recorded() -> None:
 def test_goes_on_without_a_recorded_encoder() -> None:
     config = TrackerConfig(max_objects=3)
     wanted = tracked(config, False)[0]
-    refused = mock.patch.object(encoding, "Recorded", side_effect=RuntimeError("no C compiler"))
+    refused = mock.patch.object(cuda_encoder, "Recorded", side_effect=RuntimeError("no C compiler"))
     with refused as asked, pytest.warns(UserWarning, match="no CUDA graph for the image encoder.* no C compiler"):
         the_same(wanted, tracked(config, True)[0])
     assert asked.call_count == 1, "it is not tried again in every frame"
@@ -166,7 +175,7 @@ def test_old_recordings_go() -> None:
     """Clients of a server choose their settings; what was recorded for those that left must not pile up."""
     config = TrackerConfig(max_objects=3)
     wanted = tracked(config, False)[0]
-    with mock.patch.object(sharing, "KEPT_RECORDINGS", 1):
+    with mock.patch.object(shared_model, "KEPT_RECORDINGS", 1):
         the_same(wanted, tracked(config, True)[0])
 
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sam2_ros.model.gpu.pieces import gelu
+from sam2_ros.model.gpu.triton_helpers import gelu
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from unittest import mock
 from small_tracker import box, object_score, run, small_model, stepped
 
 from sam2_ros.tracking import Tracker, TrackerConfig
-from sam2_ros.tracking.governor import CALM, ECONOMIES, JUDGED, Governor, Measures
+from sam2_ros.tracking.deadline import CALM, ECONOMIES, JUDGED, Governor, Measures
 
 DEADLINE = 0.1  # s
 

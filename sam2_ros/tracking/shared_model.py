@@ -24,11 +24,11 @@ from sam2_ros.model.kernels import reason_of, triton_works
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, kept_slots
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.encoding import Encoding, RawEncoding, RawFrame, compiled_encoder, row_of
+from sam2_ros.tracking.cuda_encoder import Encoding, RawEncoding, RawFrame, compiled_encoder, row_of
+from sam2_ros.tracking.cuda_graphs import Capacity, FrameWork, bucket_of, buckets
 from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recognition import recognises
-from sam2_ros.tracking.recordings import Capacity, FrameWork, bucket_of, buckets
 from sam2_ros.tracking.transfer import on_device
 
 E = TypeVar("E", Encoding, RawEncoding)

@@ -14,17 +14,17 @@ from torch import Tensor
 from sam2_ros.model.sam2 import ABSENT_LOGIT
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.cuda_graphs import Decided, FrameWork, first
 from sam2_ros.tracking.history import StoredFrame
-from sam2_ros.tracking.looking import own_masks
+from sam2_ros.tracking.mask_parts import own_masks
 from sam2_ros.tracking.masks import pack_masks
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.propagation import Lap, Propagation
-from sam2_ros.tracking.recordings import Decided, FrameWork, first
 from sam2_ros.tracking.transfer import Fetched
 from sam2_ros.tracking.types import CroppedMask, ObjectChange
 
 if TYPE_CHECKING:
-    from sam2_ros.tracking.sharing import SharedModel
+    from sam2_ros.tracking.shared_model import SharedModel
 
 
 class ReplayedPropagation(Propagation):

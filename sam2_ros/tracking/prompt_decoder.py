@@ -21,10 +21,10 @@ from sam2_ros.model.sam2 import (
 )
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.looking import agreements, masks_within
+from sam2_ros.tracking.mask_parts import agreements, masks_within
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import Candidates, TrackedObject
-from sam2_ros.tracking.prompts import clicks_of, mask_to_network, to_network
+from sam2_ros.tracking.prompt_checks import clicks_of, mask_to_network, to_network
 from sam2_ros.tracking.types import MaskCandidate, Prompt
 
 PREVIOUS_LOGIT_LIMIT = 32.0

@@ -15,7 +15,7 @@ from small_tracker import add, box, click, logits, rectangle, run, scene, small_
 from sam2_ros.model.mask_decoder import DecodedMasks
 from sam2_ros.tracking import AddRequest, ObjectState, Prompt, Tracker, TrackerConfig
 from sam2_ros.tracking.config import CLICK_CANDIDATES
-from sam2_ros.tracking.prompting import preferred_candidate
+from sam2_ros.tracking.prompt_decoder import preferred_candidate
 
 
 @pytest.fixture

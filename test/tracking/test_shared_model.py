@@ -13,7 +13,7 @@ import torch
 from sam2_ros.inference import BackendFactory
 from sam2_ros.inference.local import load_shared_model
 from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker
-from sam2_ros.tracking.sharing import SharedModel
+from sam2_ros.tracking.shared_model import SharedModel
 
 PATIENCE = 60.0  # seconds until a test that waits in vain fails
 FRAMES = 5

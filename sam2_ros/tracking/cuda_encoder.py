@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
-from sam2_ros.tracking.recordings import Recorded
+from sam2_ros.tracking.cuda_graphs import Recorded
 from sam2_ros.tracking.transfer import Staged
 
 Encoder: TypeAlias = Callable[[Tensor], ImageFeatures]

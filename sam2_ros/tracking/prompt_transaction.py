@@ -11,15 +11,15 @@ from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking.bank import MemoryBank, RowBackup
 from sam2_ros.tracking.changes import ADDED, CORRECTED, PROMPT_RELEASED, change_of, state_change
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.history import FrameHistory, StoredFrame
-from sam2_ros.tracking.looking import trail_after_prompt
+from sam2_ros.tracking.mask_parts import trail_after_prompt
 from sam2_ros.tracking.masks import image_masks
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.prompting import Answer, PromptApplier
-from sam2_ros.tracking.prompts import check_prompt
+from sam2_ros.tracking.prompt_checks import check_prompt
+from sam2_ros.tracking.prompt_decoder import Answer, PromptApplier
 from sam2_ros.tracking.propagation import Propagation, autocast
 from sam2_ros.tracking.registry import Registry
-from sam2_ros.tracking.stamps import seconds
 from sam2_ros.tracking.types import (
     AddRequest,
     CroppedMask,
