@@ -13,7 +13,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from sam2_ros.ros.transport import environment
+from sam2_ros.ros.dds_environment import environment
 
 ARGUMENTS = {
     "source": (None, "video file, folder of images, or camera index"),

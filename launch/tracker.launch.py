@@ -15,7 +15,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
 from sam2_ros.ros.bring_up import bring_up
-from sam2_ros.ros.transport import environment
+from sam2_ros.ros.dds_environment import environment
 
 ARGUMENTS = {
     "namespace": ("", "namespace of the node"),

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from sam2_ros.media.child_process import ChildProcess, signals_unwind
-from sam2_ros.ros.transport import environment
+from sam2_ros.ros.dds_environment import environment
 
 WIDTH, HEIGHT, SQUARE, BITS = 640, 480, 16, 16
 DOMAIN = "83"

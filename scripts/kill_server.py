@@ -37,7 +37,7 @@ from sam2_ros.media.child_process import ChildProcess, signals_unwind
 from sam2_ros.media.progress import bar
 from sam2_ros.msg import TrackedObject, TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, wait_until_active
-from sam2_ros.ros.transport import environment
+from sam2_ros.ros.dds_environment import environment
 
 NAMESPACE = "sam2_ros_kills"
 TRACKER = f"/{NAMESPACE}/tracker"

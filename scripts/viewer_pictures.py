@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from sam2_ros.media.child_process import ChildProcess, signals_unwind
-from sam2_ros.ros.transport import environment
+from sam2_ros.ros.dds_environment import environment
 from sam2_ros.simulation.camera import SimulatedCamera
 from sam2_ros.viewer.browser import NoBrowser, chromium
 

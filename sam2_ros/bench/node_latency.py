@@ -25,8 +25,8 @@ from sam2_ros.media.child_process import ChildProcess, signals_unwind
 from sam2_ros.media.errors import UserError
 from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, tracker_client, wait_until_active
+from sam2_ros.ros.dds_environment import environment
 from sam2_ros.ros.messages import bounding_box, to_stamp
-from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
 
 NAMESPACE = "sam2_ros_bench"

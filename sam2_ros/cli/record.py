@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"this verb needs ROS 2 and the library mcap ({error}): python3 -m pip install mcap") from None
     from sam2_ros.media.child_process import signals_unwind
     from sam2_ros.ros.client_node import client_node
-    from sam2_ros.ros.transport import environment
+    from sam2_ros.ros.dds_environment import environment
 
     os.environ.update(environment())
     with client_node("sam2_ros_recorder", start_parameter_services=False) as node, signals_unwind():

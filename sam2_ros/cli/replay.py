@@ -208,7 +208,7 @@ def _repeat(backend: Any, name: str, request: Any, response: Any, ids: dict[int,
     from dataclasses import replace
 
     from sam2_ros.inference import commands
-    from sam2_ros.ros import requests
+    from sam2_ros.ros import prompt_messages
     from sam2_ros.ros.messages import to_stamp
     from sam2_ros.tracking.types import AddRequest
 
@@ -218,13 +218,13 @@ def _repeat(backend: Any, name: str, request: Any, response: Any, ids: dict[int,
         return asked
 
     if name == "AddObjects":
-        for asked, result in zip(requests.from_add_objects(request), response.results, strict=True):
+        for asked, result in zip(prompt_messages.from_add_objects(request), response.results, strict=True):
             if result.success:
                 (answer,) = commands.add(backend, [renumbered(asked)], to_stamp(result.applied_stamp))
                 ids[result.object_id] = answer.object_id
     elif name == "RefineObject" and response.success:
         commands.refine(
-            backend, renumbered(requests.from_prompt(request.prompt)), to_stamp(response.result.applied_stamp)
+            backend, renumbered(prompt_messages.from_prompt(request.prompt)), to_stamp(response.result.applied_stamp)
         )
     elif name == "RemoveObject" and response.success:
         known = request.object_id

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         import aiohttp  # noqa: F401
         import rclpy  # noqa: F401
 
-        from sam2_ros.ros.transport import environment
+        from sam2_ros.ros.dds_environment import environment
 
         os.environ.update(environment())  # as the launch files do; before the first ROS context
         from sam2_ros.viewer.hub import Hub

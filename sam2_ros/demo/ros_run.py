@@ -27,9 +27,9 @@ from sam2_ros.media.frame_sources import open_source
 from sam2_ros.media.progress import bar
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, tracker_client, wait_until_active
+from sam2_ros.ros.dds_environment import environment
 from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
-from sam2_ros.ros.transport import environment
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 

@@ -22,13 +22,13 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from sam2_ros.inference.worker import Processed
 from sam2_ros.msg import TrackedObject
+from sam2_ros.ros.depth_surface import Calibration, PixelRays, valid_pixels, visible_surface
 from sam2_ros.ros.image_conversion import depth_rows
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.positions import Position
 from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.ros.transforms import NoTransform, Transforms
-from sam2_ros.tracking.positions import Calibration, PixelRays, valid_pixels, visible_surface
 from sam2_ros.tracking.types import CroppedMask, ObjectResult
 
 _SILENT_AFTER = 1.0  # seconds without a depth image after which none is waited for

@@ -11,11 +11,11 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from sam2_ros.inference.worker import Frame
+from sam2_ros.ros.dds_environment import profile_file
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.subscription import FollowingSubscription
-from sam2_ros.ros.transport import profile_file
 
 _TRANSPORTS: dict[str, tuple[type, str]] = {
     "raw": (Image, "image"),

@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 from sam2_ros.inference import commands
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.worker import Worker
-from sam2_ros.ros import messages, requests
+from sam2_ros.ros import messages, prompt_messages
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.srv import AddObjects, ListObjects, RefineObject, RemoveObject, RenameObject, Reset
 from sam2_ros.tracking.types import FrameResult, ObjectResult, PromptCode, PromptError, PromptResult
@@ -59,7 +59,7 @@ class Services:
             _tell_calls(node, service)
 
     async def _add_objects(self, request: AddObjects.Request, response: AddObjects.Response) -> None:
-        asked = requests.from_add_objects(request)
+        asked = prompt_messages.from_add_objects(request)
         try:
             stamp = messages.to_stamp(request.request_header.stamp)
             results, living = await self._on_frame(
@@ -74,7 +74,7 @@ class Services:
         response.message = _summary(results)
 
     async def _refine_object(self, request: RefineObject.Request, response: RefineObject.Response) -> None:
-        asked = requests.from_prompt(request.prompt)
+        asked = prompt_messages.from_prompt(request.prompt)
         try:
             stamp = messages.to_stamp(request.request_header.stamp)
             result = await self._on_frame(lambda backend: commands.refine(backend, asked, stamp), stamp)

@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import Frame, Source, open_source
-from sam2_ros.ros import playing
+from sam2_ros.ros import frame_player
 from sam2_ros.ros.messages import rgb_image
 
 
@@ -30,9 +30,9 @@ class VideoPublisher(Node):
     def __init__(self) -> None:
         super().__init__("camera")
         reliability = self._text("reliability", "reliable")
-        if reliability not in playing.RELIABILITY:
-            raise UserError(f"reliability is '{reliability}'; accepted: {', '.join(playing.RELIABILITY)}")
-        qos = QoSProfile(depth=10, reliability=playing.RELIABILITY[reliability])
+        if reliability not in frame_player.RELIABILITY:
+            raise UserError(f"reliability is '{reliability}'; accepted: {', '.join(frame_player.RELIABILITY)}")
+        qos = QoSProfile(depth=10, reliability=frame_player.RELIABILITY[reliability])
         self._images = self.create_publisher(Image, "image", qos)
         self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
         self._frame_id = self._text("frame_id", "camera_optical_frame")
@@ -47,7 +47,7 @@ class VideoPublisher(Node):
     def play(self) -> int:
         """Publishes until the end of the source or of the process; returns the number of frames."""
         waited_for = int(self._wait_for_subscriber)
-        return playing.play(self, self._images, self._frames(), self._period, self._publish, waited_for)
+        return frame_player.play(self, self._images, self._frames(), self._period, self._publish, waited_for)
 
     def _frames(self) -> Iterator[Frame]:
         yield from self._source
@@ -65,7 +65,7 @@ class VideoPublisher(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node; returns the process' exit code, 2 where the parameters are at fault."""
-    return playing.run(VideoPublisher, "source", (UserError,), args)
+    return frame_player.run(VideoPublisher, "source", (UserError,), args)
 
 
 if __name__ == "__main__":

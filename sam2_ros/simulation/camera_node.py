@@ -32,7 +32,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3D, Detection3DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
 
 from sam2_ros.media.errors import UserError
-from sam2_ros.ros import playing
+from sam2_ros.ros import frame_player
 from sam2_ros.ros.messages import byte_array, rgb_image, to_time
 from sam2_ros.simulation.camera import SimulatedCamera, SimulatedFrame, Truth
 
@@ -57,7 +57,7 @@ class SimulatedCameraNode(Node):
         self._camera = SimulatedCamera(
             int(value["seed"]), int(value["width"]), int(value["height"]), float(value["rate"]), float(value["noise"])
         )
-        qos = QoSProfile(depth=10, reliability=playing.RELIABILITY[value["reliability"]])
+        qos = QoSProfile(depth=10, reliability=frame_player.RELIABILITY[value["reliability"]])
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._depths = self.create_publisher(Image, "depth/image", qos)
         self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
@@ -73,7 +73,7 @@ class SimulatedCameraNode(Node):
         frames: Iterator[SimulatedFrame] = map(self._camera.frame, indices)
         if self._ahead:
             frames = iter(self._render_all(frames))
-        return playing.play(self, self._images, frames, self._period, self._publish, self._subscribers)
+        return frame_player.play(self, self._images, frames, self._period, self._publish, self._subscribers)
 
     def _render_all(self, frames: Iterator[SimulatedFrame]) -> list[SimulatedFrame]:
         rendered: list[SimulatedFrame] = []
@@ -123,7 +123,7 @@ def check(value: Mapping[str, Any]) -> None:
     Raises:
         UserError: a parameter that makes no sense, with what is accepted.
     """
-    choices = {"depth_encoding": _DEPTH_ENCODINGS, "reliability": tuple(playing.RELIABILITY), "stamps": _STAMPS}
+    choices = {"depth_encoding": _DEPTH_ENCODINGS, "reliability": tuple(frame_player.RELIABILITY), "stamps": _STAMPS}
     for name, accepted in choices.items():
         if value[name] not in accepted:
             raise UserError(f"{name} is '{value[name]}'; accepted: {', '.join(accepted)}")
@@ -192,7 +192,7 @@ def _pixels(values: NDArray, encoding: str, header: Header) -> Image:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node; returns the process' exit code, 2 where the parameters are at fault."""
-    return playing.run(SimulatedCameraNode, "scene", (UserError, InvalidParameterTypeException), args)
+    return frame_player.run(SimulatedCameraNode, "scene", (UserError, InvalidParameterTypeException), args)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from sam2_ros.media.errors import UserError
 from sam2_ros.media.progress import bar
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, tracker_client
+from sam2_ros.ros.dds_environment import environment
 from sam2_ros.ros.image_conversion import depth_rows, to_rgb
 from sam2_ros.ros.messages import bounding_box, full_mask, to_stamp
-from sam2_ros.ros.transport import environment
 from sam2_ros.simulation.score import Sample, sample
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.types import CroppedMask

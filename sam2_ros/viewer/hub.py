@@ -16,9 +16,9 @@ from rclpy.signals import SignalHandlerOptions
 
 from sam2_ros.msg import ObjectEvent
 from sam2_ros.ros.messages import to_stamp
-from sam2_ros.viewer.camera import Camera
 from sam2_ros.viewer.commands import BadCommand, Services
 from sam2_ros.viewer.discovery import find_sources
+from sam2_ros.viewer.tracked_camera import Camera
 
 if TYPE_CHECKING:
     from sam2_ros.viewer.session import Session

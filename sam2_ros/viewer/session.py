@@ -11,9 +11,9 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from sam2_ros.viewer.camera import Camera, Shot
 from sam2_ros.viewer.commands import BadCommand
 from sam2_ros.viewer.hub import Hub
+from sam2_ros.viewer.tracked_camera import Camera, Shot
 
 IN_FLIGHT = 2  # pictures under way to a browser; the next waits, and only the newest is sent
 THUMBNAIL_S = 1.0  # between pictures of the cameras that are not in front

@@ -16,7 +16,7 @@ from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.worker import Counters, Frame, Processed
 from sam2_ros.msg import ObjectEvent, ObjectMask, ObjectPrompt, TrackedObject
 from sam2_ros.msg import PromptResult as PromptResultMessage
-from sam2_ros.ros import messages, requests
+from sam2_ros.ros import messages, prompt_messages
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.types import (
     AddRequest,
@@ -160,12 +160,12 @@ def prompt(**values: object) -> ObjectPrompt:
 
 def test_a_prompt_that_sets_only_what_it_means() -> None:
     """What a client leaves alone must mean "the best mask": fields of a message begin at zero in every language."""
-    asked = requests.from_prompt(ObjectPrompt(box=[box(15, 7, 10, 4)]))
+    asked = prompt_messages.from_prompt(ObjectPrompt(box=[box(15, 7, 10, 4)]))
     assert isinstance(asked, AddRequest) and asked.prompt.candidate is None and asked.object_id is None
 
 
 def test_a_prompt_of_every_kind() -> None:
-    asked = requests.from_prompt(
+    asked = prompt_messages.from_prompt(
         prompt(
             object_id=4, name="cup", label="dish", label_score=0.5, box=[box(15, 7, 10, 4)],
             points=[Point2D(x=1.5, y=2.0), Point2D(x=3.0, y=4.0)], point_labels=[1, 0], replace=True,
@@ -180,11 +180,11 @@ def test_a_prompt_of_every_kind() -> None:
 
     pixels = np.array([[0, 9], [0, 0]], np.uint8)
     image = Image(height=2, width=2, step=2, encoding="mono8", data=messages.byte_array(pixels))
-    masked = requests.from_prompt(prompt(mask=image))
+    masked = prompt_messages.from_prompt(prompt(mask=image))
     assert isinstance(masked, AddRequest) and masked.prompt.mask is not None and masked.object_id is None
     assert masked.prompt.mask.tolist() == [[False, True], [False, False]]
 
-    chosen = requests.from_prompt(ObjectPrompt(object_id=4, candidate=2))
+    chosen = prompt_messages.from_prompt(ObjectPrompt(object_id=4, candidate=2))
     assert isinstance(chosen, AddRequest) and chosen.prompt.candidate == 2
 
 
@@ -210,7 +210,7 @@ def test_a_prompt_of_every_kind() -> None:
     ],
 )
 def test_a_prompt_that_makes_no_sense(message: ObjectPrompt, complaint: str) -> None:
-    asked = requests.from_prompt(message)
+    asked = prompt_messages.from_prompt(message)
     assert isinstance(asked, PromptError) and asked.code is PromptCode.INVALID_PROMPT
     with pytest.raises(PromptError, match=complaint):
         raise asked
@@ -225,7 +225,7 @@ def test_flat_fields_make_one_object_of_each_name() -> None:
         point_coords=[Point2D(x=1.0, y=2.0), Point2D(x=3.0, y=4.0), Point2D(x=5.0, y=6.0)],
         point_labels=[1, 1, 0],
     )
-    asked = requests.from_add_objects(request)
+    asked = prompt_messages.from_add_objects(request)
     understood = [each for each in asked if isinstance(each, AddRequest)]
     assert [each.name for each in understood] == ["first", "cup", "box", "spoon"]
     cup = understood[1].prompt
@@ -245,7 +245,7 @@ def test_flat_fields_make_one_object_of_each_name() -> None:
     ],
 )
 def test_flat_fields_that_make_no_sense(request_: AddObjects.Request, complaint: str) -> None:
-    (asked,) = requests.from_add_objects(request_)
+    (asked,) = prompt_messages.from_add_objects(request_)
     assert isinstance(asked, PromptError)
     with pytest.raises(PromptError, match=complaint):
         raise asked

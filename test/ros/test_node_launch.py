@@ -13,7 +13,7 @@ import pytest
 from node_harness import ROOT, Launched, Peer, box_prompt, running
 
 from sam2_ros.msg import PromptResult
-from sam2_ros.ros.transport import environment
+from sam2_ros.ros.dds_environment import environment
 from sam2_ros.srv import AddObjects
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sam2_ros.tracking.positions import Calibration, PixelRays, Surface, valid_pixels, visible_surface
+from sam2_ros.ros.depth_surface import Calibration, PixelRays, Surface, valid_pixels, visible_surface
 from sam2_ros.tracking.types import BoolMask, CroppedMask
 
 WIDTH, HEIGHT, FOCAL = 160, 120, 130.0
