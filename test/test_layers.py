@@ -6,20 +6,19 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "sam2_ros"
 # From the lowest to the highest; a module imports from its own layer and from those before it.
-LAYERS = ("model", "tracking", "inference", "ros")
-# Files, pictures and prompts as the command line reads them; the node reads them the same way. They stand below the
-# layers: of these, they import from tracking at most.
-SHARED_TOOLS = ("errors", "masks", "overlay", "prompts", "sources")
-# What the evaluation takes from the command line besides: the same engine loop and pictures. It stands above them and
-# below the verb and the training, which use it.
-EVALUATION_TOOLS = (*SHARED_TOOLS, "pictures", "run")
+LAYERS = (
+    "allocator", "model", "tracking", "media", "inference", "remote", "ros", "viewer", "simulation", "evaluation",
+    "training", "bench", "demo", "cli",
+)  # fmt: skip
+NOT_LAYERS = {"weights", "msg", "srv"}  # data, and what the build generates from msg/ and srv/
 
 
 def modules(layer: str) -> list[Path]:
@@ -54,42 +53,48 @@ def loaded_by(statement: str, *names: str) -> list[str]:
     return list(json.loads(done.stdout.splitlines()[-1]))
 
 
+def layer_of(name: str) -> str:
+    """The layer of a module of the package; empty for what is none."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "sam2_ros" and len(parts) > 1 and parts[1] in LAYERS else ""
+
+
+def test_every_folder_is_a_layer() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert (folders | files) - NOT_LAYERS == set(LAYERS)
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_layer_imports_nothing_from_above(layer: str) -> None:
-    above = {*LAYERS[LAYERS.index(layer) + 1 :], "tools", "server", "viewer", "evaluation", "training", "bench"}
-    files = modules(layer)
-    assert files, f"no sources in {PACKAGE / layer}"
+    files = modules(layer) or [PACKAGE / f"{layer}.py"]
+    above = LAYERS[LAYERS.index(layer) + 1 :]
     wrong = [
         f"{path.relative_to(PACKAGE)}:{line} imports {name}"
         for path in files
         for line, name in imported_names(path)
-        if name.startswith("sam2_ros.") and name.split(".")[1] in above and not (layer == "ros" and is_shared(name))
+        if layer_of(name) in above
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def is_shared(name: str) -> bool:
-    """Whether an imported name is, or belongs to, one of the shared tools."""
-    return any(f"{name}.".startswith(f"sam2_ros.cli.{tool}.") for tool in SHARED_TOOLS)
+def test_no_module_imports_itself_over_others() -> None:
+    names = {module_name(path): path for layer in LAYERS for path in modules(layer)}
+    graph = {
+        name: {known for _, found in imported_names(path) if (known := nearest(found, names)) not in ("", name)}
+        for name, path in names.items()
+        if path.name != "__init__.py"  # a package's face names its modules, which may name each other's package
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("tool", SHARED_TOOLS)
-def test_a_shared_tool_stands_below_the_node(tool: str) -> None:
-    for line, name in imported_names(PACKAGE / "tools" / f"{tool}.py"):
-        known = is_shared(name) or name.startswith("sam2_ros.tracking.")
-        assert known or not name.startswith("sam2_ros."), f"tools/{tool}.py:{line} imports {name}"
-
-
-def test_the_evaluation_stands_below_its_verb_and_the_training() -> None:
-    files = modules("evaluation")
-    assert files
-    for path in files:
-        for line, name in imported_names(path):
-            parts = name.split(".")
-            if parts[0] == "sam2_ros" and len(parts) > 2:
-                known = parts[1] in ("model", "tracking", "inference", "evaluation")
-                known = known or (parts[1] == "tools" and parts[2] in EVALUATION_TOOLS)
-                assert known, f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+def nearest(name: str, names: Collection[str]) -> str:
+    """The module of the package that ``name`` is, or is defined in; empty where it is none of them."""
+    parent = name.rpartition(".")[0]
+    return name if name in names else parent if parent in names else ""
 
 
 def test_the_evaluation_loads_neither_ros_nor_torch() -> None:
@@ -114,7 +119,7 @@ def test_tracking_loads_neither_ros_nor_zmq() -> None:
 
 def test_the_node_loads_no_torch() -> None:
     pytest.importorskip("rclpy", reason="the node needs ROS 2")
-    names = [module_name(path) for path in [*modules("ros"), *modules("inference")]]
+    names = [module_name(path) for path in [*modules("ros"), *modules("inference"), *modules("remote")]]
     names.remove("sam2_ros.inference.local")
     statement = "\n".join(f"import {name}" for name in names if not name.endswith("__main__"))
     assert loaded_by(statement, "rclpy", "torch") == ["rclpy"]

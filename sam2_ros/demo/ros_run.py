@@ -25,13 +25,13 @@ from sam2_ros.media.child_process import ChildProcess, signals_unwind
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import open_source
 from sam2_ros.media.progress import bar
-from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
+from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, tracker_client, wait_until_active
 from sam2_ros.ros.dds_environment import environment
 from sam2_ros.ros.image_conversion import to_rgb
-from sam2_ros.ros.messages import full_mask, to_stamp
+from sam2_ros.ros.messages import frame_result, to_stamp
 from sam2_ros.srv import AddObjects
-from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
+from sam2_ros.tracking.types import ObjectState
 
 NAMESPACE = "sam2_ros_demo"
 TRACKER = f"/{NAMESPACE}/tracker"
@@ -135,7 +135,9 @@ class Recorder:
 
     def status(self) -> str:
         """One line for the progress bar."""
-        states = ", ".join(f"{o.name} {_state(o).name.lower()}" for o in self._last.objects) if self._last else ""
+        states = (
+            ", ".join(f"{o.name} {ObjectState(o.state).name.lower()}" for o in self._last.objects) if self._last else ""
+        )
         return f"{self._recording.frames} tracked, {self.rate:.1f}/s, {self.dropped} dropped; {states}"
 
     def spin(self, until: Callable[[], bool], timeout_s: float | None = None) -> None:
@@ -171,35 +173,6 @@ def _require_accepted(response: AddObjects.Response) -> None:
     if not response.success:
         reasons = "; ".join(result.message for result in response.results) or response.message
         raise UserError(f"the tracker refused the object: {reasons}")
-
-
-def frame_result(tracks: TrackedObjectArray) -> FrameResult:
-    """A message as the result it was made from."""
-    objects = tuple(
-        ObjectResult(
-            object_id=known.id,
-            mask=CroppedMask.from_full(full_mask(known.mask)),
-            state=_state(known),
-            object_score=known.object_score,
-            visibility=known.visibility,
-            predicted_iou=known.predicted_iou,
-            prompted=known.prompted,
-            name=known.name,
-            label=known.label,
-            label_score=known.label_score,
-            first_seen=to_stamp(known.first_seen),
-            last_seen=to_stamp(known.last_seen),
-            frames_since_seen=known.frames_since_seen,
-            frames_tracked=known.frames_tracked,
-        )
-        for known in tracks.objects
-    )
-    index = int(tracks.frames_processed) - 1
-    return FrameResult(index, to_stamp(tracks.header.stamp), tracks.image_width, tracks.image_height, objects)
-
-
-def _state(known: TrackedObject) -> ObjectState:
-    return ObjectState(known.state)
 
 
 def _request(clip: Clip) -> AddObjects.Request:

@@ -25,6 +25,7 @@ from sam2_ros.tracking.types import (
     MaskCandidate,
     ObjectChange,
     ObjectResult,
+    ObjectState,
     PromptResult,
 )
 
@@ -146,6 +147,31 @@ def processed_tracks(
     message.start_time_ns = processed.start_time
     message.end_time_ns = processed.end_time
     return message
+
+
+def frame_result(tracks: TrackedObjectArray) -> FrameResult:
+    """The result that a ``~/tracks`` message was made from."""
+    objects = tuple(
+        ObjectResult(
+            object_id=known.id,
+            mask=CroppedMask.from_full(full_mask(known.mask)),
+            state=ObjectState(known.state),
+            object_score=known.object_score,
+            visibility=known.visibility,
+            predicted_iou=known.predicted_iou,
+            prompted=known.prompted,
+            name=known.name,
+            label=known.label,
+            label_score=known.label_score,
+            first_seen=to_stamp(known.first_seen),
+            last_seen=to_stamp(known.last_seen),
+            frames_since_seen=known.frames_since_seen,
+            frames_tracked=known.frames_tracked,
+        )
+        for known in tracks.objects
+    )
+    index = int(tracks.frames_processed) - 1
+    return FrameResult(index, to_stamp(tracks.header.stamp), tracks.image_width, tracks.image_height, objects)
 
 
 def object_event(change: ObjectChange, header: Header) -> ObjectEvent:

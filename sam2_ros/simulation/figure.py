@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.demo.ros_run import frame_result
 from sam2_ros.media.figures import write_png
 from sam2_ros.media.overlay import Rgb, bar_size, draw_overlay, draw_text, object_color
 from sam2_ros.msg import TrackedObject
+from sam2_ros.ros.messages import frame_result
 from sam2_ros.simulation.camera import SimulatedCamera
 from sam2_ros.simulation.scene import CAMERA
 

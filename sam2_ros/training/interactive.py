@@ -50,9 +50,9 @@ class InteractiveRollOut:
 
     A first prompt is decoded without memory. A later one, and every correction, is decoded with the memory of the
     frames before and with the frame's previous mask as a mask prompt; all clicks of a frame are given together. A frame
-    that was prompted or corrected is remembered as a prompted one. That is what the tracker does
-    (:mod:`sam2_ros.tracking.prompt_decoder`), and what the official weights were trained with, but for two things: there, a
-    second prompted frame is decoded without memory and is known to frames before it too, which a stream can't do.
+    that was prompted or corrected is remembered as a prompted one. The tracker does the same
+    (:mod:`sam2_ros.tracking.prompt_decoder`). The official weights were trained so too, but for two things: there, a
+    second prompted frame is decoded without memory, and frames before it know it too, which a stream can't do.
 
     Args:
         model: the network.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -20,9 +21,6 @@ from sam2_ros.viewer.commands import BadCommand, Services
 from sam2_ros.viewer.discovery import find_sources
 from sam2_ros.viewer.tracked_camera import Camera
 
-if TYPE_CHECKING:
-    from sam2_ros.viewer.session import Session
-
 LOOK_S = 0.5  # between looks at the ROS graph
 _LEVELS = {b"\x00": "ok", b"\x01": "warn", b"\x02": "error", b"\x03": "stale"}
 _EVENTS = {
@@ -35,6 +33,18 @@ _EVENTS = {
 }
 
 
+class Browser(Protocol):
+    """What the hub needs of a browser's session; called in the event loop."""
+
+    watching: str  # name of the camera in front
+
+    def wake(self) -> None:
+        """A newer picture is there."""
+
+    def tell(self, message: Mapping[str, object]) -> None:
+        """Sends something that happened."""
+
+
 class Hub:
     """Owns the ROS node and knows every browser. Made, used and closed in the event loop."""
 
@@ -43,7 +53,7 @@ class Hub:
         self.cameras: dict[str, Camera] = {}
         self._only, self._image_topic, self._max_side = only, image_topic, max_side
         self._loop = asyncio.get_running_loop()
-        self._sessions: set[Session] = set()
+        self._sessions: set[Browser] = set()
         self._services: dict[str, Services] = {}
         self._events: dict[str, Any] = {}
         self._context = Context()
@@ -65,10 +75,10 @@ class Hub:
 
     # ---- for sessions ----
 
-    def join(self, session: Session) -> None:
+    def join(self, session: Browser) -> None:
         self._sessions.add(session)
 
-    def leave(self, session: Session, watching: str) -> None:
+    def leave(self, session: Browser, watching: str) -> None:
         self._sessions.discard(session)
         self.watch(watching, "")
 

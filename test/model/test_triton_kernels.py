@@ -24,7 +24,7 @@ if has_triton():
     from sam2_ros.model.gpu import keys as key_kernels
     from sam2_ros.model.gpu import mask_levels
     from sam2_ros.model.gpu import masks as mask_kernels
-    from sam2_ros.model.gpu import rows as kernels
+    from sam2_ros.model.gpu import norm_kernels as kernels
     from sam2_ros.model.gpu.attend import Keys, Tile, attend
 
 pytestmark = pytest.mark.skipif(not has_triton(), reason="Triton comes with PyTorch for GPUs; pip install triton")
