@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sam2_ros.model.kernels import has_triton
 from sam2_ros.tracking import AddRequest, Tracker, TrackerConfig
-from sam2_ros.tracking import sharing as sharing_module
+from sam2_ros.tracking import shared_model
 from sam2_ros.tracking.cuda_encoder import RawFrame
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import Staged
@@ -117,7 +117,7 @@ def test_one_kind_of_recording_fails_without_the_other(fails: str) -> None:
     one, frame = shared(), image(20, 30)
     pixels = one.model.preprocess(torch.from_numpy(frame))
     wanted = one.model.encode_image(pixels)
-    with mock.patch.object(sharing_module, fails, side_effect=RuntimeError("out of memory")) as kind:
+    with mock.patch.object(shared_model, fails, side_effect=RuntimeError("out of memory")) as kind:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             if fails == "RawEncoding":
