@@ -19,8 +19,7 @@ from small_tracker import box, scene, small_model
 from torch import Tensor
 
 from sam2_ros.model.kernels import has_triton
-from sam2_ros.tracking import AddRequest, Tracker, TrackerConfig
-from sam2_ros.tracking import shared_model
+from sam2_ros.tracking import AddRequest, Tracker, TrackerConfig, shared_model
 from sam2_ros.tracking.cuda_encoder import RawFrame
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import Staged
