@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the network with the reference at its full input size and prints a table (see docs/parity.md).
+"""Compares the network with the reference at its full input size and prints a table (see docs/explanation/parity.md).
 
 The tests do the same at 256 pixels. Needs the test environment, about 6 GB of memory for large, some minutes a size.
 """

@@ -1,4 +1,4 @@
-"""The node's interface as docs/node.md tells it; test_node_interface.py holds a running node to it."""
+"""The node's interface as docs/reference/node.md tells it; test_node_interface.py holds a running node to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from node_harness import ROOT
 
-DOCUMENT = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "reference" / "node.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:

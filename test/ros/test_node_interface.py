@@ -1,4 +1,4 @@
-"""The interface as docs/node.md tells it is the one that a running node has."""
+"""The interface as docs/reference/node.md tells it is the one that a running node has."""
 
 from __future__ import annotations
 

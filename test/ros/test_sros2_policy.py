@@ -1,4 +1,4 @@
-"""config/sros2_policy.xml allows the interface of docs/node.md; test_node_interface.py holds a running node to it."""
+"""config/sros2_policy.xml allows the documented interface; test_node_interface.py holds a running node to it."""
 
 from __future__ import annotations
 

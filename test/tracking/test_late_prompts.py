@@ -316,7 +316,7 @@ def test_the_history_keeps_within_its_bytes(dtype: str) -> None:
 
 
 def test_bytes_of_the_history_are_those_of_the_documentation() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "explanation" / "tracking.md").read_text(encoding="utf-8")
     for config in (read_checkpoint(EMBEDDED)[1], ModelConfig("tiny", hiera=HIERA["tiny"])):
         sizes = [most_bytes(config, TrackerConfig(max_objects=count), "float32") / 2**20 for count in (1, 16)]
         assert f"| {sizes[0]:.0f} MiB | {sizes[1]:.0f} MiB |" in text

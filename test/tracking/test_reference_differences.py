@@ -1,4 +1,4 @@
-"""Where the defaults differ from the official video predictor on purpose (docs/tracking.md)."""
+"""Where the defaults differ from the official video predictor on purpose (docs/explanation/tracking.md)."""
 
 from __future__ import annotations
 

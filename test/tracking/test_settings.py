@@ -86,7 +86,8 @@ def test_bytes_are_those_of_the_documentation(name: str, one: str, sixteen: str)
     banks = [MemoryBank(model, TrackerConfig(max_objects=count)).nbytes for count in (1, 16)]
     said = [f"{n / 2**20:.1f} MiB" if n > 2**20 else f"{n / 2**10:.0f} KiB" for n in banks]
     assert said == [one, sixteen]
-    assert f"| {one} | {sixteen} |" in (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
+    page = Path(__file__).parents[2] / "docs" / "explanation" / "tracking.md"
+    assert f"| {one} | {sixteen} |" in page.read_text(encoding="utf-8")
 
 
 def test_a_longer_history_adds_slots() -> None:
