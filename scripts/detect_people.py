@@ -25,9 +25,9 @@ sys.path.insert(0, str(ROOT))
 from sam2_ros.demo.footage import people_video  # noqa: E402
 from sam2_ros.inference import make_backend  # noqa: E402
 from sam2_ros.inference.detections import Detection, DetectionFeeder, DetectionSettings  # noqa: E402
+from sam2_ros.inference.matching import assign, ious  # noqa: E402
 from sam2_ros.media.overlay import draw_overlay  # noqa: E402
 from sam2_ros.tracking import FrameResult, TrackerConfig  # noqa: E402
-from sam2_ros.tracking.association import assign, ious  # noqa: E402
 
 ANNOTATION = ROOT / "docs" / "vtest_people.json"
 LEARN = 100  # frames before the first that the background is learnt from

@@ -18,13 +18,13 @@ from sam2_ros.inference.matching import (
     Detection,
     Match,
     Track,
+    areas,
     as_array,
     is_swollen,
     match,
     pair_up,
     without_doubles,
 )
-from sam2_ros.tracking.association import areas
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectResult, Prompt, PromptResult
 

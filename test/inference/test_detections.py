@@ -11,7 +11,7 @@ import pytest
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.detections import Detection, DetectionFeeder, DetectionSettings
-from sam2_ros.tracking.association import assign, coverages, distances, ious
+from sam2_ros.inference.matching import assign, coverages, distances, ious
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectState, PromptError, PromptResult
 
