@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import Backend, BackendInfo, EncodesAhead, FrameDropped
-from sam2_ros.inference.continuity import interruption
 from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
 
 T = TypeVar("T")
+ASPECT_TOLERANCE = 0.02  # share by which width / height may differ: 1280x720 and 854x480 are the same view
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Worker:
             name: tells the thread from other workers'.
             queue: frames that may wait to be processed one after another, all of them; a new one is dropped where that
                 many wait. 0: one may wait, and gives way to a newer one.
-            jump_back: seconds, see :func:`~sam2_ros.inference.continuity.interruption`; may be set at any time.
+            jump_back: seconds, see :func:`interruption`; may be set at any time.
         """
         self._make_backend = make_backend
         self._listener = listener
@@ -419,3 +419,25 @@ class Worker:
         except Exception as error:
             if tell != self._listener.on_failure:
                 self._tell(frame, self._listener.on_failure, frame, error)
+
+
+def interruption(stamp: int, shape: Sequence[int], last_stamp: int, last_shape: Sequence[int], jump_back: float) -> str:
+    """Why objects can't be followed from the last frame into this one; empty where they can.
+
+    Another resolution of the same aspect is the same view: the network sees a square anyway. With another aspect the
+    same object has another shape in that square, and what is remembered of it fits no longer.
+
+    Args:
+        stamp, last_stamp: nanoseconds.
+        shape, last_shape: of the images, height and width first.
+        jump_back: seconds; a stamp that lies further back than this is of another run. 0 = stamps are not looked at.
+    """
+    if jump_back and last_stamp - stamp > jump_back * 1e9:
+        return f"time jumped back from {seconds(last_stamp)} to {seconds(stamp)}"
+    aspect, last_aspect = shape[1] / shape[0], last_shape[1] / last_shape[0]
+    if abs(aspect / last_aspect - 1) > ASPECT_TOLERANCE:
+        return (
+            f"the image changed from {last_shape[1]} x {last_shape[0]} to {shape[1]} x {shape[0]} pixels, which is "
+            "another aspect"
+        )
+    return ""

@@ -18,7 +18,6 @@ from sam2_ros.remote.link import Link
 from sam2_ros.remote.pixels import MODES, PixelWriter, choose_writer
 from sam2_ros.remote.protocol import Header, ProtocolError
 from sam2_ros.remote.recovery import Recovery
-from sam2_ros.remote.refusals import as_exception, as_result
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptCode, PromptError, PromptResult
 
@@ -149,7 +148,7 @@ class RemoteBackend:
         except ServerRefusal as error:
             if error.code in (protocol.DROPPED, protocol.BUSY):
                 raise FrameDropped(str(error)) from error
-            raise as_exception(error) from error
+            raise _as_exception(error) from error
         result = self._recovery.go_on(from_wire(FrameResult, answer["result"]))
         moved = self._changes[earlier:]  # from one server to another, just before this frame
         del self._changes[earlier:]
@@ -162,14 +161,14 @@ class RemoteBackend:
         try:
             result = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
         except _FAILED as error:
-            return [as_result(error, request) for request in requests]
+            return [_as_result(error, request) for request in requests]
         return [self._continued(each) for each in from_wire(list[PromptResult], result)]
 
     def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
         try:
             result = self._command("refine", {"request": to_wire(request), "stamp": stamp})
         except _FAILED as error:
-            return as_result(error, request)
+            return _as_result(error, request)
         return self._continued(from_wire(PromptResult, result))
 
     def remove(self, object_id: int) -> bool:
@@ -298,7 +297,7 @@ class RemoteBackend:
         try:
             return self._command(op, fields)
         except ServerRefusal as error:
-            raise as_exception(error) from error
+            raise _as_exception(error) from error
         except (*_LOST, ProtocolError) as error:
             raise PromptError(PromptCode.FAILED, str(error)) from error
 
@@ -327,3 +326,28 @@ class RemoteBackend:
     def _continued(self, result: PromptResult) -> PromptResult:
         known = result.result
         return result if known is None else replace(result, result=self._recovery.continued(known))
+
+
+def _as_result(error: Exception, request: AddRequest) -> PromptResult:
+    """The answer to a prompt that was not applied, or not for certain.
+
+    Raises:
+        RuntimeError: a fault in the engine, which is raised as it is in this process.
+    """
+    if isinstance(error, ServerRefusal) and error.code == protocol.FAILED:
+        raise _as_exception(error) from error
+    code, message = PromptCode.FAILED, str(error)
+    if isinstance(error, ServerRefusal) and error.code in (protocol.MALFORMED, protocol.TOO_LARGE):
+        code = PromptCode.INVALID_PROMPT
+    if isinstance(error, NoAnswer):
+        message += "; whether it was applied will show"
+    return PromptResult(code, message, request.object_id or 0, request.name)
+
+
+def _as_exception(error: ServerRefusal) -> Exception:
+    """What the engine raised in the server, as it raises it in this process."""
+    if error.code == protocol.PROMPT:
+        return PromptError(PromptCode(int(error.header.get("prompt_code", PromptCode.FAILED))), str(error))
+    if error.code in (protocol.INVALID, protocol.MALFORMED, protocol.TOO_LARGE):
+        return ValueError(str(error))
+    return RuntimeError(str(error))
