@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from documented import full, published, section, subscribed, table
-from node_harness import ROOT, running
+from documented import published, section, subscribed, table
+from node_harness import running
 from sros2_policy import allowed, sometimes
 
 from sam2_ros.ros.parameters import PARAMETERS, Change
@@ -72,27 +72,6 @@ def test_when_parameters_may_be_set() -> None:
             assert matching, f"{name} is no parameter"
             assert {left.pop(each) for each in matching} == {change}, name
     assert not left
-
-
-def test_the_readme_names_the_same() -> None:
-    """Its topics, services, parameter groups and states are those of this document, and nothing is left out."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (interface,) = re.findall(r"^## Interface\n(.*?)(?=^## )", readme, re.M | re.S)
-
-    def names(row: str) -> set[str]:
-        (cell,) = re.findall(rf"^\| {row} \| (.*) \|$", interface, re.M)
-        return set(re.findall(r"`([~/\w.*]+)`", cell))
-
-    def full_names(row: str) -> set[str]:
-        return {full(name, NODE) for name in names(row)}
-
-    assert full_names("subscribed topics") == set(subscribed(NODE))
-    assert full_names("published topics") == set(published(NODE))
-    assert full_names("services") == set(table(section("Services"), NODE))
-    groups = {f"{each.name.partition('.')[0]}.*" if "." in each.name else each.name for each in PARAMETERS}
-    assert names("parameters") == groups
-    assert names("states") == {"unconfigured", "inactive", "active", "finalized"}
-    assert names("transitions") == set(re.findall(r"^\| (\w+) \|", section("States"), re.M)) - {"transition"}
 
 
 def test_every_state_has_its_transitions() -> None:
