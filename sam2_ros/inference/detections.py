@@ -26,6 +26,7 @@ from sam2_ros.inference.matching import (
     without_doubles,
 )
 from sam2_ros.tracking.frame_lookup import find_frame
+from sam2_ros.tracking.settings import check_settings, setting
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectResult, Prompt, PromptResult
 
 __all__ = ["Counts", "Detection", "DetectionFeeder", "DetectionSettings"]
@@ -35,16 +36,39 @@ TENTATIVE_MISSES = 2  # messages in a row without it after which a new object th
 
 @dataclass(frozen=True)
 class DetectionSettings:
-    """The parameters ``detections.*``; meanings and ranges stand in ``config/tracker.yaml``."""
+    """Settings of :class:`DetectionFeeder`; each is the node's parameter ``detections.*`` of the same name.
 
-    min_score: float = 0.5
-    labels: tuple[str, ...] = ()
-    match_iou: float = 0.3
-    new_after: int = 2
-    max_objects: int = 0
-    correct_below: float = 0.6
-    correct_every: int = 5
-    lost_distance: float = 1.5
+    Raises:
+        ValueError: a value is outside its range; the message gives the range.
+    """
+
+    min_score: float = setting(0.5, "Ignore detections with a lower score.", 0, 1)
+    labels: tuple[str, ...] = setting((), 'Class ids that are not ignored; [""] = all.')
+    match_iou: float = setting(
+        0.3, "IoU of a detection's box with an object's from which on the detection may be that object.", 0.01, 1
+    )
+    new_after: int = setting(2, "Images in which something new must be detected until it becomes an object.", 1, 1000)
+    max_objects: int = setting(
+        0, "Living objects from which on detections add no new ones; 0 = tracker.max_objects alone decides.", 0, 1024
+    )
+    correct_below: float = setting(
+        0.6,
+        "Quality below which a matching detection corrects an object: the smaller of its predicted IoU and its box's "
+        "IoU with the detection; 0 = never.",
+        0,
+        1,
+    )
+    correct_every: int = setting(5, "Frames between two such corrections of an object, at least.", 1, 1_000_000)
+    lost_distance: float = setting(
+        1.5,
+        "How far a detection may be from where an object was seen last to be it again, in diagonals of its box; "
+        "0 = never.",
+        0,
+        100,
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 @dataclass

@@ -11,10 +11,11 @@ from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 from vision_msgs.msg import Detection2D, Detection2DArray
 
-from sam2_ros.inference.detections import Detection, DetectionFeeder, DetectionSettings
+from sam2_ros.inference.detections import Detection, DetectionFeeder
 from sam2_ros.inference.worker import Processed, Worker
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.ros.parameters import detection_settings
 from sam2_ros.tracking.types import PromptResult
 
 _QUEUE = 10  # messages; a detector is slower than a camera
@@ -57,7 +58,8 @@ class DetectionInput:
 
     def _on_detections(self, message: Detection2DArray) -> None:
         detections = [from_message(each) for each in message.detections]
-        stamp, settings = to_stamp(message.header.stamp), self._settings()
+        stamp = to_stamp(message.header.stamp)
+        settings = detection_settings(self._parameters.values)  # as they are now: they may be set at any time
         tolerance = self._parameters.number("tracker.history_tolerance")
         future = self._worker.call_on_frame(
             lambda backend: self._feeder.apply(backend, detections, stamp, settings, tolerance),
@@ -65,20 +67,6 @@ class DetectionInput:
             self._parameters.number("prompts.wait"),
         )
         future.add_done_callback(self._report)
-
-    def _settings(self) -> DetectionSettings:
-        """As they are now: they may be set at any time."""
-        number = self._parameters.number
-        return DetectionSettings(
-            min_score=number("detections.min_score"),
-            labels=tuple(self._parameters.names("detections.labels")),
-            match_iou=number("detections.match_iou"),
-            new_after=int(number("detections.new_after")),
-            max_objects=int(number("detections.max_objects")),
-            correct_below=number("detections.correct_below"),
-            correct_every=int(number("detections.correct_every")),
-            lost_distance=number("detections.lost_distance"),
-        )
 
     def _report(self, done: Future[list[PromptResult]]) -> None:
         error = done.exception()

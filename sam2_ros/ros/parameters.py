@@ -9,14 +9,14 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.remote.endpoints import endpoints_for
-from sam2_ros.tracking.config import CLICK_CANDIDATES, FIXED, TrackerConfig
-from sam2_ros.tracking.policies import POLICIES
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.settings import settings_of
 
 Value: TypeAlias = bool | int | float | str | list[str]
 
@@ -40,6 +40,7 @@ class Parameter:
     high: float | None = None
     choices: tuple[str, ...] = ()
     change: Change = Change.UNCONFIGURED
+    fixed: str = ""  # why it can't change while the node is configured
 
     @property
     def accepted(self) -> str:
@@ -70,8 +71,24 @@ _NAMES = 'a list of different names of letters, digits and _, each beginning wit
 _ACCEPTED = {bool: "true or false", int: "a whole number", float: "a number", str: _TEXT, list: _NAMES}
 NO_NAMES = [""]  # ROS has no way to write an empty list of strings
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
-_DEFAULTS = TrackerConfig()
-_DETECTIONS = DetectionSettings()
+
+
+def _declared(group: str, config: type) -> list[Parameter]:
+    """The parameters of a class of settings (:mod:`sam2_ros.tracking.settings`)."""
+    return [
+        Parameter(
+            f"{group}.{each.name}",
+            NO_NAMES if each.default == () else each.default,
+            each.description,
+            each.low,
+            each.high,
+            each.choices,
+            Change.UNCONFIGURED if each.fixed else Change.ANY_TIME,
+            each.fixed,
+        )
+        for each in settings_of(config)
+    ]
+
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
@@ -170,196 +187,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "",
         "The server's public key (NAME.key); empty = none.",
     ),
-    Parameter(
-        "tracker.max_objects",
-        _DEFAULTS.max_objects,
-        "Objects that can be tracked at a time; the memory bank for them is allocated at configure.",
-        1,
-        1024,
-    ),
-    Parameter(
-        "tracker.prompted_slots",
-        _DEFAULTS.prompted_slots,
-        "Prompted frames kept per object; the first never goes.",
-        1,
-        64,
-    ),
-    Parameter(
-        "tracker.recent_slots",
-        _DEFAULTS.recent_slots,
-        "Recent frames attended to; SAM 2 was trained with 6.",
-        1,
-        6,
-    ),
-    Parameter(
-        "tracker.max_pointer_age",
-        _DEFAULTS.max_pointer_age,
-        "Age in frames beyond which an object pointer's age is given as this; training saw no older ones.",
-        1,
-        15,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.lost_after",
-        _DEFAULTS.lost_after,
-        "Frames without the object until OCCLUDED becomes LOST.",
-        1,
-        1_000_000,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.visible_after",
-        _DEFAULTS.visible_after,
-        "Frames in a row on which a hidden object must be seen until it is VISIBLE again.",
-        1,
-        100,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.occluded_after",
-        _DEFAULTS.occluded_after,
-        "Frames in a row on which a VISIBLE object must not be seen until it is OCCLUDED; up to then the mask that is "
-        "drawn all the same is published.",
-        1,
-        100,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.search_every",
-        _DEFAULTS.search_every,
-        "A LOST object is looked for on every so many frames, and costs nothing on the others.",
-        1,
-        1000,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.drop_after",
-        _DEFAULTS.drop_after,
-        "Frames without the object until a LOST one is dropped, with an event; 0 = never.",
-        0,
-        1_000_000,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.explosion_factor",
-        _DEFAULTS.explosion_factor,
-        "A mask that grows to more than so many times its area, while its predicted IoU is below explosion_iou, is not "
-        "believed: not VISIBLE, not remembered; 0 = off.",
-        0.0,
-        1000.0,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.explosion_iou",
-        _DEFAULTS.explosion_iou,
-        "Predicted IoU from which on a mask may grow as it likes.",
-        0.0,
-        1.0,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.explosion_frames",
-        _DEFAULTS.explosion_frames,
-        "Frames with the object back to which its area is compared for explosion_factor.",
-        1,
-        100,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.reject_strays",
-        _DEFAULTS.reject_strays,
-        "Leave out the parts of a mask that lie far from where the object was heading, or outside of the box that it "
-        "was prompted with (memory_policy quality and distractor_aware do the first in any case).",
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.recognition",
-        _DEFAULTS.recognition,
-        "Judge each mask by whether it looks like what was prompted, and look for objects that are not seen where the "
-        "image does. For models that can (the embedded one); others go by the object score.",
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.max_area",
-        _DEFAULTS.max_area,
-        "A mask of more than this share of the frame is not believed, unless the object's prompt was one; 1 = off.",
-        0.0,
-        1.0,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.history",
-        _DEFAULTS.history,
-        "Frames before the newest that are stored, so that a prompt with their stamp is applied to them; 0 = none.",
-        0,
-        256,
-    ),
-    Parameter(
-        "tracker.deadline",
-        _DEFAULTS.deadline,
-        "Seconds that the engine may take for a frame; where it takes longer, lost objects are looked for less often, "
-        "then fewer memory frames are attended to, then the input is made smaller, and diagnostics say so. 0 = never.",
-        0.0,
-        60.0,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.history_tolerance",
-        _DEFAULTS.history_tolerance,
-        "Seconds that the stamp of a prompt may be away from that of the stored frame to which it is applied.",
-        0.0,
-        60.0,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.hole_area",
-        _DEFAULTS.hole_area,
-        "Fill background holes up to this many pixels of the low-resolution mask; 0 = off.",
-        0,
-        4096,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.non_overlap",
-        _DEFAULTS.non_overlap,
-        "Give every pixel to one object at most.",
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.stability_fallback",
-        _DEFAULTS.stability_fallback,
-        "An unstable single mask gives way to the best of the three candidates.",
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.click_candidate",
-        _DEFAULTS.click_candidate,
-        "Which of its three candidates a single click means until the caller chooses another: best (of the highest "
-        "predicted IoU, as SAM 2), stable (changes least with the threshold), largest or smallest (of those predicted "
-        "nearly as good as the best).",
-        choices=CLICK_CANDIDATES,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.binarize_prompted_memory",
-        _DEFAULTS.binarize_prompted_memory,
-        "Remember prompted frames with a binary mask instead of a soft one.",
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.memory_policy",
-        _DEFAULTS.memory_policy,
-        "How objects are remembered: recent (as SAM 2), quality (only good frames, and a motion prior), "
-        "distractor_aware (also keeps frames on which a look-alike was told apart; three more slots an object, so it "
-        "can't be changed to or from while the node is configured).",
-        choices=tuple(POLICIES),
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "tracker.reference_policy",
-        _DEFAULTS.reference_policy,
-        "Do what the official video predictor does, for comparison.",
-    ),
+    *_declared("tracker", TrackerConfig),
     Parameter(
         "input.transport",
         "raw",
@@ -457,69 +285,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Subscribe to 'detections' (vision_msgs/Detection2DArray), stamped with the image that the detector saw, and "
         "prompt with its boxes.",
     ),
-    Parameter(
-        "detections.min_score",
-        _DETECTIONS.min_score,
-        "Detections of a lower score are ignored.",
-        0.0,
-        1.0,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "detections.labels",
-        NO_NAMES,
-        'Class ids that are not ignored; [""] = all.',
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "detections.match_iou",
-        _DETECTIONS.match_iou,
-        "Overlap of two boxes (intersection over union) from which on a detection may be a tracked object.",
-        0.01,
-        1.0,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "detections.new_after",
-        _DETECTIONS.new_after,
-        "Images in which something new must be detected until it becomes an object.",
-        1,
-        1000,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "detections.max_objects",
-        _DETECTIONS.max_objects,
-        "Living objects from which on detections make no new ones; 0 = tracker.max_objects alone decides.",
-        0,
-        1024,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "detections.correct_below",
-        _DETECTIONS.correct_below,
-        "Quality of an object below which a matching detection corrects it: the smaller of its predicted IoU and its "
-        "box's IoU with the detection; 0 = never.",
-        0.0,
-        1.0,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "detections.correct_every",
-        _DETECTIONS.correct_every,
-        "Frames between two such corrections of an object, at least.",
-        1,
-        1_000_000,
-        change=Change.ANY_TIME,
-    ),
-    Parameter(
-        "detections.lost_distance",
-        _DETECTIONS.lost_distance,
-        "How far from where an object was seen last a detection may be it again, in diagonals of its box; 0 = never.",
-        0.0,
-        100.0,
-        change=Change.ANY_TIME,
-    ),
+    *_declared("detections", DetectionSettings),
     Parameter(
         "output.mask_encoding",
         "mono8",
@@ -566,8 +332,7 @@ _WHY_FIXED = {
 
 def why_fixed(name: str) -> str:
     """Why a parameter that configure uses can't change afterwards, and what to do."""
-    group, _, setting = name.partition(".")
-    reason = FIXED[setting] if group == "tracker" else _WHY_FIXED[group]
+    reason = BY_NAME[name].fixed or _WHY_FIXED[name.partition(".")[0]]
     return f"{name} may be set while the node is unconfigured, since {reason}; clean it up first"
 
 
@@ -591,8 +356,21 @@ def tracker_config(values: Mapping[str, Value]) -> TrackerConfig:
     Raises:
         ValueError: a value outside its range.
     """
-    settings = {field.name: values[f"tracker.{field.name}"] for field in fields(TrackerConfig)}
-    return TrackerConfig(**settings)  # type: ignore[arg-type]
+    return TrackerConfig(**_settings("tracker", TrackerConfig, values))
+
+
+def detection_settings(values: Mapping[str, Value]) -> DetectionSettings:
+    """The ``detections.*`` parameters as the feeder takes them.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+    settings = _settings("detections", DetectionSettings, values)
+    return DetectionSettings(**settings | {"labels": tuple(filter(None, settings["labels"]))})
+
+
+def _settings(group: str, config: type, values: Mapping[str, Value]) -> dict[str, Any]:
+    return {each.name: values[f"{group}.{each.name}"] for each in settings_of(config)}
 
 
 def to_yaml() -> str:

@@ -1,68 +1,133 @@
-"""The tracker's settings. Every one of them is a parameter of the node (``tracker.*``) and documented there."""
+"""The tracker's settings; each is the node's parameter ``tracker.*`` of the same name. Free of torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from sam2_ros.tracking.policies import POLICIES
+from sam2_ros.tracking.settings import check_settings, setting, settings_of
 
-# Which of its three candidates a single click means: the one of best predicted IoU (as in SAM 2), the one that a moved
-# threshold changes least, or, of those that are predicted nearly as good as the best, the largest or the smallest.
 CLICK_CANDIDATES = ("best", "stable", "largest", "smallest")
 
-# What a tracker can't change while it lives, and why.
-FIXED = {
-    "max_objects": "the memory bank is allocated for it",
-    "prompted_slots": "the memory bank is allocated for it",
-    "recent_slots": "the memory bank is allocated for it",
-    "history": "the stored frames are allocated for it",
-    "reference_policy": "what is remembered already was made by the other rules",
-}
+_BANK = "the memory bank is allocated for it"
 
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Settings of :class:`sam2_ros.tracking.Tracker`; all but those in :data:`FIXED` may change while it lives.
+    """Settings of :class:`sam2_ros.tracking.Tracker`; all that are not ``fixed`` may change while it lives.
 
     Raises:
-        ValueError: a value outside its range, with the range.
+        ValueError: a value is outside its range; the message gives the range.
     """
 
-    max_objects: int = 16  # rows of the memory bank
-    prompted_slots: int = 4  # prompted frames kept per object; the first never goes
-    recent_slots: int = 6  # recent frames attended to; 6 is what SAM 2 was trained with
-    max_pointer_age: int = 15  # frames; ages beyond are given as this one, as training saw no longer ones
-    lost_after: int = 30  # frames without the object until OCCLUDED becomes LOST
-    visible_after: int = 1  # frames in a row on which an object must be seen to become VISIBLE again
-    occluded_after: int = 1  # frames in a row on which it must not be seen to become OCCLUDED
-    search_every: int = 3  # a LOST object is looked for on every so many frames
-    drop_after: int = 0  # frames without the object until it is dropped; 0 = never
-    explosion_factor: float = 4.0  # a mask of more than so many times its area, at ...
-    explosion_iou: float = 0.7  # ... a predicted IoU below this one, is not believed; factor 0 = off
-    explosion_frames: int = 3  # sightings back to which its area is compared
-    reject_strays: bool = True  # leave out parts of a mask that lie far from where the object was, or its box
-    recognition: bool = True  # judge masks by appearance and look for lost objects by it, if the model can (embedded)
-    max_area: float = 0.95  # share of the frame beyond which a mask is not believed; 1 = off
-    history: int = 8  # frames before the newest that can still be prompted; 0 = the newest only
-    history_tolerance: float = 0.1  # s, between the stamp of a prompt and that of the stored frame it is applied to
-    deadline: float = 0.0  # s, that a frame may take before economies are made (governor.py); 0 = none are
-    hole_area: int = 0  # fill background holes up to this many low-resolution pixels; 0 = off
-    non_overlap: bool = False  # every pixel to at most one object
-    stability_fallback: bool = True  # an unstable single mask gives way to the best of the three candidates
-    click_candidate: str = "best"  # which candidate a single click means, see CLICK_CANDIDATES
-    binarize_prompted_memory: bool = True  # memory of a prompted frame holds a binary mask
-    memory_policy: str = "recent"  # a key of policies.POLICIES
-    reference_policy: bool = False  # do what the official video predictor does, for comparison
+    max_objects: int = setting(
+        16, "Most objects tracked at a time. The memory bank for them is allocated at configure.", 1, 1024, fixed=_BANK
+    )
+    prompted_slots: int = setting(
+        4, "Prompted frames remembered per object. The first one is never replaced.", 1, 64, fixed=_BANK
+    )
+    recent_slots: int = setting(6, "Recent frames attended to. SAM 2 was trained with 6.", 1, 6, fixed=_BANK)
+    max_pointer_age: int = setting(
+        15, "Largest age of an object pointer, in frames, that the network is given. Training saw no larger one.", 1, 15
+    )
+    lost_after: int = setting(30, "Frames without the object until OCCLUDED becomes LOST.", 1, 1_000_000)
+    visible_after: int = setting(
+        1, "Frames in a row on which a hidden object must be seen to become VISIBLE again.", 1, 100
+    )
+    occluded_after: int = setting(
+        1,
+        "Frames in a row on which a VISIBLE object must be missed to become OCCLUDED. Until then the node publishes "
+        "the mask that the network draws all the same.",
+        1,
+        100,
+    )
+    search_every: int = setting(
+        3, "Look for a LOST object on every so many frames. It costs nothing on the others.", 1, 1000
+    )
+    drop_after: int = setting(
+        0, "Frames without the object until a LOST one is dropped, with an event; 0 = never.", 0, 1_000_000
+    )
+    explosion_factor: float = setting(
+        4.0,
+        "Reject a mask that grows to more than so many times its area while its predicted IoU is below explosion_iou: "
+        "it is neither VISIBLE nor remembered; 0 = off.",
+        0,
+        1000,
+    )
+    explosion_iou: float = setting(0.7, "Predicted IoU from which on a mask may grow without limit.", 0, 1)
+    explosion_frames: int = setting(
+        3, "Newest frames with the object whose smallest area explosion_factor is compared with.", 1, 100
+    )
+    reject_strays: bool = setting(
+        True,
+        "Remove the parts of a mask that lie far from where the object was heading, or outside of the box that "
+        "prompted it (memory_policy quality and distractor_aware always do the first).",
+    )
+    recognition: bool = setting(
+        True,
+        "Compare each mask with the prompted object's appearance, hide masks that drifted, and search the image for "
+        "hidden objects. For models that can (the embedded one); others go by the object score.",
+    )
+    max_area: float = setting(
+        0.95,
+        "Reject a mask of more than this share of the frame, unless the prompt's mask was as large; 1 = off.",
+        0,
+        1,
+    )
+    history: int = setting(
+        8,
+        "Frames before the newest that are stored, so that a late prompt with their stamp applies to them; 0 = none.",
+        0,
+        256,
+        fixed="the stored frames are allocated for it",
+    )
+    history_tolerance: float = setting(
+        0.1, "Seconds by which a prompt's stamp may differ from that of the stored frame it applies to.", 0, 60
+    )
+    deadline: float = setting(
+        0.0,
+        "Seconds that the engine may take for a frame. Where it takes longer it sheds load: it looks for lost objects "
+        "less often, then attends to fewer memory frames, then makes the input smaller; diagnostics say so. 0 = never.",
+        0,
+        60,
+    )
+    hole_area: int = setting(0, "Fill holes of up to this many pixels in the low-resolution mask; 0 = off.", 0, 4096)
+    non_overlap: bool = setting(False, "Give every pixel to one object at most.")
+    stability_fallback: bool = setting(True, "Replace an unstable single mask by the best of the three candidates.")
+    click_candidate: str = setting(
+        "best",
+        "Candidate that a single click selects until the caller chooses another: best (highest predicted IoU, as in "
+        "SAM 2), stable (changes least with the threshold), largest or smallest (of those nearly as good as the best).",
+        choices=CLICK_CANDIDATES,
+    )
+    binarize_prompted_memory: bool = setting(True, "Remember prompted frames with a binary mask instead of a soft one.")
+    memory_policy: str = setting(
+        "recent",
+        "How objects are remembered: recent (as SAM 2), quality (only good frames, and a motion prior), "
+        "distractor_aware (also keeps frames on which a look-alike was told apart; three more slots an object, so it "
+        "can't be changed to or from while the node is configured).",
+        choices=tuple(POLICIES),
+    )
+    reference_policy: bool = setting(
+        False,
+        "Do what the official video predictor does, for comparison.",
+        fixed="what is remembered already was made by the other rules",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.reference_policy and self.memory_policy != "recent":
+            raise ValueError(f"memory_policy is {self.memory_policy!r}; accepted with reference_policy: recent")
 
     def check_change(self, after: TrackerConfig) -> None:
         """Whether a living tracker can go on with ``after``.
 
         Raises:
-            ValueError: it can't, with the setting and the reason.
+            ValueError: it can't; the message names the setting and the reason.
         """
-        for name, reason in FIXED.items():
-            if getattr(after, name) != getattr(self, name):
-                raise ValueError(f"{name} can't change while objects are tracked: {reason}")
+        for each in settings_of(self):
+            if each.fixed and getattr(after, each.name) != getattr(self, each.name):
+                raise ValueError(f"{each.name} can't change while objects are tracked: {each.fixed}")
         if POLICIES[after.memory_policy].anchors != POLICIES[self.memory_policy].anchors:
             raise ValueError(
                 "memory_policy can't change to or from distractor_aware while objects are tracked: it has slots of its "
@@ -72,33 +137,3 @@ class TrackerConfig:
     @property
     def rejects_strays(self) -> bool:
         return self.reject_strays and not self.reference_policy
-
-    def __post_init__(self) -> None:
-        if self.memory_policy not in POLICIES:
-            raise ValueError(f"memory_policy is {self.memory_policy!r}; accepted: {', '.join(POLICIES)}")
-        if self.click_candidate not in CLICK_CANDIDATES:
-            raise ValueError(f"click_candidate is {self.click_candidate!r}; accepted: {', '.join(CLICK_CANDIDATES)}")
-        if self.reference_policy and self.memory_policy != "recent":
-            raise ValueError(f"memory_policy is {self.memory_policy!r}; accepted with reference_policy: recent")
-        for name, low, high in (
-            ("max_objects", 1, 1024),
-            ("prompted_slots", 1, 64),
-            ("recent_slots", 1, 6),
-            ("max_pointer_age", 1, 15),
-            ("lost_after", 1, 1_000_000),
-            ("visible_after", 1, 100),
-            ("occluded_after", 1, 100),
-            ("search_every", 1, 1000),
-            ("drop_after", 0, 1_000_000),
-            ("explosion_factor", 0, 1000),
-            ("explosion_iou", 0, 1),
-            ("explosion_frames", 1, 100),
-            ("max_area", 0, 1),
-            ("history", 0, 256),
-            ("history_tolerance", 0, 60),
-            ("hole_area", 0, 4096),
-            ("deadline", 0, 60),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} is {value}; accepted: {low} to {high}")
