@@ -25,13 +25,13 @@ def test_the_subscriber_prints_visible_objects() -> None:
     node = rclpy.create_node("readme", context=context)
     publisher = node.create_publisher(TrackedObjectArray, "/tracker/tracks", 10)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
         try:
             deadline = time.monotonic() + PATIENCE
             while not select.select([reader.stdout], [], [], 0.1)[0]:
                 assert reader.poll() is None and time.monotonic() < deadline
                 publisher.publish(TrackedObjectArray(objects=[hidden, seen]))
-            assert reader.stdout is not None
-            assert reader.stdout.readline() == "3 cup at 12, 34: 99 pixels\n"
+            assert reader.stdout.readline() == "3 cup at 12, 34: 99 px\n"
         finally:
             reader.kill()
             node.destroy_node()
