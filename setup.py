@@ -13,7 +13,7 @@ _version = re.search(r'^__version__ = "(.+)"$', (ROOT / "sam2_ros/__init__.py").
 assert _version, "sam2_ros/__init__.py defines no __version__"
 _readme = ROOT / "README.md"
 
-TEST = ["pytest>=7,<9", "psutil", "aiohttp>=3.9", "mcap>=1.1", "playwright", "rosbags"]
+TEST = ["pytest>=7,<9", "psutil", "aiohttp>=3.9", "mcap>=1.1", "playwright", "pycocotools>=2.0.8", "rosbags"]
 
 setup(
     name="sam2_ros",
@@ -29,6 +29,7 @@ setup(
     # The headless build of OpenCV: nothing here opens a window, and it needs no libGL on a robot or in a container.
     install_requires=[
         "torch>=2.3",
+        "matplotlib>=3.5",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
         "Pillow",
@@ -40,6 +41,7 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "eval": ["pycocotools>=2.0.8"],  # run lengths of SA-V's training set
         "sim": ["mujoco>=3.5"],
         "viewer": ["aiohttp>=3.9"],
         "record": ["mcap>=1.1"],

@@ -23,6 +23,7 @@ ROSDEP_KEYS = {
     "aiohttp": "python3-aiohttp",
     "PIL": "python3-pil",
     "cv2": "python3-opencv",
+    "matplotlib": "python3-matplotlib",
     "msgpack": "python3-msgpack",
     "numpy": "python3-numpy",
     "prometheus_client": "python3-prometheus-client",
@@ -34,6 +35,7 @@ ROSDEP_KEYS = {
 }
 PIP_NAMES = {"PIL": "Pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML", "zmq": "pyzmq"}
 WITHOUT_ROSDEP_KEY = {"torch", "mcap"}  # README and docs/recordings.md say how to get them
+OPTIONAL = {"pycocotools"}  # the extra "eval"; one data set needs it
 WITH_TORCH = {"triton"}  # comes with torch for GPUs, and is imported only there
 SHIPPED = {".py", ".pt", ".md", ".json", ".html", ".css", ".js", ".svg"}
 DEVELOPMENT = {"playwright"}  # drives a browser for pictures, where both are there
@@ -75,7 +77,7 @@ def test_every_file_names_the_same_version() -> None:
 def test_package_xml_declares_every_import() -> None:
     declared = {element.text for element in package_xml() if element.tag in {"depend", "exec_depend"}}
     needed = imported_modules("launch", *(f"sam2_ros/{folder}" for folder in (*ROS_FREE, "ros", "tools", "viewer")))
-    keys = {ROSDEP_KEYS.get(name, name) for name in needed - WITHOUT_ROSDEP_KEY - DEVELOPMENT}
+    keys = {ROSDEP_KEYS.get(name, name) for name in needed - WITHOUT_ROSDEP_KEY - DEVELOPMENT - OPTIONAL}
     assert keys <= declared, f"not in package.xml: {sorted(keys - declared)}"
 
 
@@ -118,8 +120,8 @@ def test_the_wheel_requires_what_the_library_imports(wheel: Path) -> None:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = archive.read(name).decode()
     required = set(re.findall(r"^Requires-Dist: ([\w-]+)(?!.*extra ==)", metadata, re.M))
-    needed = {PIP_NAMES.get(name, name) for name in imported_modules(*(f"sam2_ros/{folder}" for folder in ROS_FREE))}
-    assert needed <= required
+    imported = imported_modules(*(f"sam2_ros/{folder}" for folder in ROS_FREE)) - OPTIONAL
+    assert {PIP_NAMES.get(name, name) for name in imported} <= required
 
 
 def test_the_installed_wheel_answers_without_the_checkout(wheel: Path, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ class _Outputs:
     """The files that the user asked for."""
 
     def __init__(self, args: argparse.Namespace, source: Source, tracker: Any, wide: bool) -> None:
-        from sam2_ros.media.storyboard import Storyboard
+        from sam2_ros.media.figures import Storyboard
         from sam2_ros.media.video_writer import VideoWriter
 
         self._args, self._source, self._tracker, self._wide = args, source, tracker, wide

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from sam2_ros.evaluation.metrics import Mask
-from sam2_ros.evaluation.rle import decode
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import Frame, ImageFolder, Source
 from sam2_ros.media.label_images import read_labels, read_mask
@@ -169,8 +168,31 @@ class Masklets:
             return {}
         empty = np.zeros(self._size, np.bool_)
         return {
-            one: empty if rle is None else decode(rle) for one, rle in zip(self._ids, self._masks[index], strict=True)
+            one: empty if rle is None else decode_run_lengths(rle)
+            for one, rle in zip(self._ids, self._masks[index], strict=True)
         }
+
+
+def decode_run_lengths(rle: Mapping[str, Any]) -> Mask:
+    """The mask of COCO's compressed run lengths, ``{"size": [height, width], "counts": "…"}``.
+
+    Raises:
+        UserError: pycocotools is missing.
+        ValueError: the run lengths are damaged.
+    """
+    try:
+        from pycocotools import mask as coco
+    except ImportError:
+        raise UserError("SA-V's training set needs pycocotools: python3 -m pip install pycocotools") from None
+    counts = rle["counts"].encode() if isinstance(rle["counts"], str) else rle["counts"]
+    try:
+        pixels = coco.decode({"size": rle["size"], "counts": counts})
+    except ValueError:
+        pixels = None
+    # pycocotools leaves the rest of the mask uninitialised where runs are missing.
+    if pixels is None or coco.encode(pixels)["counts"] != counts:
+        raise ValueError(f"damaged run lengths; accepted: COCO's compressed text for {rle['size']} pixels")
+    return np.asarray(pixels, np.bool_)
 
 
 def frames_by_name(folder: Path) -> tuple[ImageFolder, dict[str, int]]:

@@ -1,24 +1,30 @@
-"""Two pictures of a run: a contact sheet of frames, and states and scores over time. Drawn with OpenCV."""
+"""Pictures of a run: frames side by side (OpenCV), states and scores over time (matplotlib)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from sam2_ros.media.overlay import Rgb, bar_size, draw_text, object_color
+from sam2_ros.media.overlay import Color, Rgb, bar_size, draw_text, object_color
 from sam2_ros.media.track_table import FrameRecord, TrackRow
 from sam2_ros.tracking.types import ObjectState
 
-_WHITE, _BLACK, _GRID, _TEXT = (255, 255, 255), (0, 0, 0), (225, 225, 225), (70, 70, 70)
-_STATE_COLORS = {
-    ObjectState.VISIBLE: (86, 180, 95),
-    ObjectState.OCCLUDED: (240, 190, 70),
-    ObjectState.LOST: (205, 80, 80),
-}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CELL_WIDTH = 300  # pixels of a storyboard's frame
+COLUMNS = 4
+_MOST_SHOTS = 64  # of each kind, kept while the end of the run is not known
+_DPI = 100
+_STATE_COLORS = {ObjectState.VISIBLE: "#56b45f", ObjectState.OCCLUDED: "#f0be46", ObjectState.LOST: "#cd5050"}
+_LEFT, _RIGHT, _TOP, _PANEL, _BOTTOM = 130, 20, 64, 150, 46  # pixels around and of a timeline's panels
 
 
 def write_png(path: Path, rgb: Rgb) -> None:
@@ -29,6 +35,38 @@ def write_png(path: Path, rgb: Rgb) -> None:
     """
     if not cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
         raise OSError(f"{path} can't be written")
+
+
+def new_chart(width: int, height: int, **options: Any) -> Figure:
+    """A matplotlib figure, its size in pixels, outside pyplot's global state; ``options`` are those of ``Figure``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # A little more than the size: matplotlib cuts the fraction off.
+    figure = Figure(figsize=((width + 0.1) / _DPI, (height + 0.1) / _DPI), dpi=_DPI, **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def chart_pixels(figure: Figure) -> Rgb:
+    """A figure of :func:`new_chart` as ``uint8 [H, W, 3]``."""
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba(), np.uint8)[:, :, :3].copy()
+
+
+def plain_axes(axes: Axes) -> None:
+    """Light grid, and no frame at the top and the right."""
+    axes.grid(color="#e1e1e1", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def chart_color(color: Color) -> tuple[float, float, float]:
+    """A colour of the overlay in matplotlib's range, 0 to 1."""
+    red, green, blue = color
+    return red / 255, green / 255, blue / 255
 
 
 def spread(count: int, cells: int) -> list[int]:
@@ -52,20 +90,20 @@ def contact_sheet(frames: Sequence[tuple[Rgb, str]], columns: int = 4, cell_widt
     rows = -(-len(frames) // columns)
     columns = min(columns, len(frames))
     sheet = np.full((rows * (cell_height + gap) + gap, columns * (cell_width + gap) + gap, 3), 255, np.uint8)
+    scale = 0.45 * cell_width / 400
     for index, (rgb, caption) in enumerate(frames):
         cell = np.asarray(cv2.resize(rgb, (cell_width, cell_height), interpolation=cv2.INTER_AREA), np.uint8)
         if caption:
-            scale = 0.45 * cell_width / 400
-            draw_text(cell, caption, 0, cell_height - bar_size(caption, scale)[1], _WHITE, _BLACK, scale)
-        top, left = (
-            gap + n * (size + gap) for n, size in zip(divmod(index, columns), (cell_height, cell_width), strict=True)
-        )
+            top = cell_height - bar_size(caption, scale)[1]
+            draw_text(cell, caption, 0, top, (255, 255, 255), (0, 0, 0), scale)
+        row, column = divmod(index, columns)
+        top, left = gap + row * (cell_height + gap), gap + column * (cell_width + gap)
         sheet[top : top + cell_height, left : left + cell_width] = cell
     return sheet
 
 
 def timeline(frames: Sequence[FrameRecord], width: int = 1200, title: str = "") -> Rgb:
-    """For each object a bar of its states and below it the curves of visibility and predicted IoU, over time.
+    """For each object a bar of its states, and below it visibility and predicted IoU.
 
     The horizontal axis is the frames' stamps in seconds from the first one.
 
@@ -75,83 +113,134 @@ def timeline(frames: Sequence[FrameRecord], width: int = 1200, title: str = "") 
     if not frames:
         raise ValueError("a timeline needs at least one frame")
     ids = sorted({row.id for frame in frames for row in frame.objects})
-    left, right, top, panel, axis = 130, 20, 64, 150, 46
-    image = np.full((top + panel * max(1, len(ids)) + axis, width, 3), 255, np.uint8)
-    start, end = frames[0].stamp, frames[-1].stamp
-    span = max(1, end - start)
-
-    def column(stamp: int) -> int:
-        return left + round((width - left - right - 1) * (stamp - start) / span)
-
-    _text(image, title, 10, 22, 0.55)
-    _legend(image, left, 46)
-    seconds = span / 1e9
-    step = _tick_step(seconds)
-    for i in range(int(seconds / step) + 1):
-        x = column(start + round(i * step * 1e9))
-        cv2.line(image, (x, top), (x, image.shape[0] - axis), _GRID, 1)
-        _text(image, f"{i * step:g} s", x - 10, image.shape[0] - axis + 18, 0.42)
-    edges = [column(f.stamp) for f in frames]
-    edges.append(max(edges[-1] + 1, width - right))
-    for n, object_id in enumerate(ids):
-        rows = [next((row for row in f.objects if row.id == object_id), None) for f in frames]
-        _panel(image, rows, edges, top + n * panel, panel)
-    return image
-
-
-def _panel(image: Rgb, rows: Sequence[TrackRow | None], edges: Sequence[int], top: int, height: int) -> None:
-    last = next(row for row in reversed(rows) if row is not None)
-    _text(image, f"{last.id} {last.name or last.label}"[:14], 10, top + 24, 0.5)
-    bar_top, bar_bottom, curve_top, curve_bottom = top + 8, top + 28, top + 38, top + height - 12
-    for value in (0.0, 0.5, 1.0):
-        y = round(curve_bottom + value * (curve_top - curve_bottom))
-        cv2.line(image, (edges[0], y), (edges[-1], y), _GRID, 1)
-        _text(image, f"{value:g}", edges[0] - 30, y + 5, 0.4)
-    for row, x0, x1 in zip(rows, edges, edges[1:], strict=False):
-        if row is not None:
-            cv2.rectangle(image, (x0, bar_top), (max(x0, x1 - 1), bar_bottom), _STATE_COLORS[row.state], -1)
-        if row is not None and row.prompted:
-            cv2.line(image, (x0, bar_top - 4), (x0, curve_bottom), _BLACK, 1)
-    visibility = [None if row is None else row.visibility for row in rows]
-    iou = [row.predicted_iou if row is not None and row.state is ObjectState.VISIBLE else None for row in rows]
-    _curve(image, edges, visibility, curve_top, curve_bottom, _TEXT, 1)
-    _curve(image, edges, iou, curve_top, curve_bottom, object_color(last.id), 2)
+    count = max(1, len(ids))
+    height = _TOP + _PANEL * count + _BOTTOM
+    figure = new_chart(width, height)
+    panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    # A panel leaves 8 pixels above it and 12 below; its height is 1.3 units, 100 pixels each.
+    figure.subplots_adjust(
+        left=_LEFT / width, right=1 - _RIGHT / width, top=1 - (_TOP + 8) / height, bottom=(_BOTTOM + 12) / height,
+        hspace=20 / 130,
+    )  # fmt: skip
+    seconds = [(frame.stamp - frames[0].stamp) / 1e9 for frame in frames]
+    last_step = seconds[-1] - seconds[-2] if len(seconds) > 1 else 1.0
+    for axes in panels:
+        plain_axes(axes)
+        axes.set_ylim(-0.03, 1.27)
+        axes.set_yticks([0, 0.5, 1])
+    panels[-1].set_xlim(0, seconds[-1] or last_step)
+    panels[-1].set_xlabel("time [s]", fontsize=9)
+    for object_id, axes in zip(ids, panels, strict=False):
+        rows = [next((row for row in frame.objects if row.id == object_id), None) for frame in frames]
+        _draw_object(axes, rows, [*seconds, seconds[-1] + last_step])
+    figure.text(10 / width, 1 - 14 / height, title, fontsize=11, va="center")
+    _draw_legend(figure, 1 - 40 / height)
+    return chart_pixels(figure)
 
 
-def _curve(
-    image: Rgb,
-    columns: Sequence[int],
-    values: Sequence[float | None],
-    top: int,
-    bottom: int,
-    color: tuple[int, int, int],
-    thickness: int,
-) -> None:
-    """Joins neighbouring values in [0, 1]; a None leaves a gap."""
-    previous: tuple[int, int] | None = None
-    for x, value in zip(columns, values, strict=False):
-        point = None if value is None else (x, round(bottom + min(1.0, max(0.0, value)) * (top - bottom)))
-        if point is not None:
-            cv2.line(image, previous or point, point, color, thickness, cv2.LINE_AA)
-        previous = point
+def _draw_object(axes: Axes, rows: Sequence[TrackRow | None], edges: Sequence[float]) -> None:
+    """``edges`` are the seconds at which the frames begin, and the end of the last one."""
+    newest = next(row for row in reversed(rows) if row is not None)
+    color = chart_color(object_color(newest.id))
+    label = f"{newest.id} {newest.name or newest.label}"[:14]
+    axes.annotate(
+        label, (0, 1), (10 - _LEFT, -10), xycoords="axes fraction", textcoords="offset pixels", va="center", fontsize=10
+    )
+    begin = 0
+    for state, group in groupby(rows, lambda row: None if row is None else row.state):
+        end = begin + len(list(group))
+        if state is not None:
+            bar = (edges[begin], edges[end] - edges[begin])
+            axes.broken_barh([bar], (1.07, 0.2), color=_STATE_COLORS[state], linewidth=0)
+        begin = end
+    prompts = [edge for edge, row in zip(edges, rows, strict=False) if row is not None and row.prompted]
+    axes.vlines(prompts, 0, 1.27, color="black", linewidth=1)
+    visibility = [np.nan if row is None else row.visibility for row in rows]
+    iou = [row.predicted_iou if row is not None and row.state is ObjectState.VISIBLE else np.nan for row in rows]
+    axes.plot(edges[:-1], visibility, color="#555555", linewidth=1)
+    axes.plot(edges[:-1], iou, color=color, linewidth=2)
 
 
-def _legend(image: Rgb, left: int, baseline: int) -> None:
-    x = left
-    for state, color in _STATE_COLORS.items():
-        cv2.rectangle(image, (x, baseline - 10), (x + 14, baseline), color, -1)
-        _text(image, state.name.lower(), x + 20, baseline, 0.42)
-        x += 110
-    _text(image, "grey: visibility   coloured: predicted IoU   black line: prompt", x, baseline, 0.42)
+def _draw_legend(figure: Figure, height: float) -> None:
+    """One line of text, ``height`` being its place in the figure, 0 to 1."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    figure.legend(
+        handles=[
+            *(Patch(color=color, label=state.name.lower()) for state, color in _STATE_COLORS.items()),
+            Line2D([], [], color="black", linewidth=1, label="prompt"),
+            Line2D([], [], color="#555555", linewidth=1, label="visibility"),
+            Line2D([], [], color=chart_color(object_color(1)), linewidth=2, label="predicted IoU (object's colour)"),
+        ],
+        loc="center left", bbox_to_anchor=(_LEFT / figure.bbox.width, height), ncols=6, frameon=False, fontsize=9,
+        borderpad=0, borderaxespad=0,
+    )  # fmt: skip
 
 
-def _tick_step(seconds: float) -> float:
-    """The smallest round step that gives at most ten ticks."""
-    for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600):
-        if seconds / step <= 10:
-            return step
-    return seconds / 10
+@dataclass(frozen=True)
+class _Shot:
+    index: int  # of the frame in the run
+    picture: Rgb
 
 
-def _text(image: NDArray[np.uint8], text: str, x: int, baseline: int, scale: float) -> None:
-    cv2.putText(image, text, (x, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, _TEXT, 1, cv2.LINE_AA)
+class Storyboard:
+    """One picture of a run: frames around each change of state, and below them states and scores over time.
+
+    Memory is bounded, however long the run: evenly spread frames, and those on which a state changed.
+    """
+
+    def __init__(self, title: str, cells: int = 2 * COLUMNS) -> None:
+        self._title, self._cells = title, cells
+        self._records: list[FrameRecord] = []
+        self._spread: list[_Shot] = []
+        self._changes: list[_Shot] = []
+        self._last: _Shot | None = None
+        self._every = 1
+        self._states: dict[int, ObjectState] = {}
+
+    def add(self, drawn: Rgb, record: FrameRecord) -> None:
+        """The next frame with its objects drawn in, ``uint8 [H, W, 3]``."""
+        height, width = drawn.shape[:2]
+        size = (CELL_WIDTH, round(CELL_WIDTH * height / width))
+        shot = _Shot(len(self._records), np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8))
+        self._last = shot
+        if shot.index % self._every == 0:
+            self._spread.append(shot)
+            if len(self._spread) > _MOST_SHOTS:
+                self._spread = self._spread[::2]
+                self._every *= 2
+        states = {row.id: row.state for row in record.objects}
+        changed = any(self._states.get(object_id, state) is not state for object_id, state in states.items())
+        if changed and len(self._changes) < _MOST_SHOTS:
+            self._changes.append(shot)
+        self._states = states
+        self._records.append(record)
+
+    def draw(self) -> Rgb:
+        """The picture, ``uint8 [H, W, 3]``.
+
+        Raises:
+            ValueError: no frame was added.
+        """
+        if self._last is None:
+            raise ValueError("a storyboard needs at least one frame")
+        start = self._records[0].stamp
+        cells = [
+            (shot.picture, f"{(self._records[shot.index].stamp - start) / 1e9:.1f} s")
+            for shot in self._choose(self._last)
+        ]
+        sheet = contact_sheet(cells, COLUMNS, CELL_WIDTH)
+        return np.concatenate((sheet, timeline(self._records, sheet.shape[1], self._title)))
+
+    def _choose(self, last: _Shot) -> list[_Shot]:
+        """First, last, changes of state from the first on, then whatever lies in the widest gap between those."""
+        shots = {shot.index: shot for shot in (*self._spread, *self._changes, last)}
+        chosen = {0, last.index}
+        for shot in self._changes:
+            if len(chosen) < self._cells:
+                chosen.add(shot.index)
+        while len(chosen) < min(self._cells, len(shots)):
+            rest = shots.keys() - chosen
+            chosen.add(max(rest, key=lambda index: (min(abs(index - other) for other in chosen), -index)))
+        return [shots[index] for index in sorted(chosen)]

@@ -12,7 +12,7 @@ import pytest
 from clips import HEIGHT, WIDTH, labels_of, square
 
 from sam2_ros.evaluation.datasets import open_dataset
-from sam2_ros.evaluation.rle import decode
+from sam2_ros.evaluation.sequences import decode_run_lengths as decode
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.video_writer import VideoWriter
 

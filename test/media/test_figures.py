@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sam2_ros.media.storyboard import CELL_WIDTH, Storyboard
+from sam2_ros.media.figures import CELL_WIDTH, Storyboard
 from sam2_ros.media.track_table import FrameRecord, TrackRow
 from sam2_ros.tracking.types import ObjectState
 
