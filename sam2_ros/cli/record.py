@@ -83,7 +83,7 @@ def _settle(node: Any, source: Any, recorder: Recorder) -> None:
     """
     import rclpy
 
-    from sam2_ros.ros.acquaintance import is_acquainted
+    from sam2_ros.ros.client_node import is_acquainted
 
     def turn() -> None:
         rclpy.spin_once(node, timeout_sec=0.1)
@@ -140,11 +140,9 @@ class Recorder:
     def __init__(self, node: Any, stream: Any, source: Any, parameters: dict[str, Any]) -> None:
         from mcap.writer import Writer
         from sensor_msgs.msg import CompressedImage, Image
-        from visualization_msgs.msg import MarkerArray
 
         from sam2_ros import __version__
-        from sam2_ros.msg import ObjectEvent, TrackedObjectArray
-        from sam2_ros.ros.drawings import HAS_ANNOTATIONS
+        from sam2_ros.ros.interface import EVENTS, TRACKS, VIEWS
         from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
 
         self.counts: dict[str, int] = {}
@@ -155,14 +153,11 @@ class Recorder:
         self._writer.add_metadata(METADATA, about)
         self._schemas: dict[str, int] = {}
         self._subscribe(CompressedImage if source.compressed else Image, source.image_topic)
-        self._subscribe(TrackedObjectArray, f"{source.prefix}/tracks")
-        self._subscribe(ObjectEvent, f"{source.prefix}/events")
-        # What Foxglove draws of them, so that it shows a recording as it shows the live topics.
-        self._subscribe(MarkerArray, f"{source.prefix}/markers")
-        if HAS_ANNOTATIONS:
-            from foxglove_msgs.msg import ImageAnnotations
-
-            self._subscribe(ImageAnnotations, f"{source.prefix}/annotations")
+        # Markers and annotations, so that Foxglove shows a recording as it shows the live topics.
+        drawn = [view for view in VIEWS if view.name in ("~/markers", "~/annotations")]
+        for topic in (TRACKS, EVENTS, *drawn):
+            if topic.installed:
+                self._subscribe(topic.message_type, source.prefix + topic.name.removeprefix("~"))
         types = (AddObjects, RefineObject, RemoveObject, RenameObject, Reset)
         for service, name in zip(types, PROMPT_SERVICES, strict=True):
             if hasattr(service, "Event"):  # Humble has no service introspection

@@ -18,8 +18,8 @@ from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
 from sam2_ros.ros.input_health import InputHealth
 from sam2_ros.ros.node_parameters import NodeParameters
-from sam2_ros.ros.outputs import Outputs
 from sam2_ros.ros.parameters import tracker_config
+from sam2_ros.ros.publishers import Publishers
 from sam2_ros.ros.remote_engine import remote_backend
 from sam2_ros.ros.services import Services
 from sam2_ros.ros.start_prompts import StartPrompts
@@ -68,16 +68,15 @@ class CameraStream:
         self.name = name
         self._node = node
         self._settings = settings
-        self._prefix = f"{name}/" if name else ""
         self._statistics = Statistics()
         self.health = InputHealth(self._warn)
-        self._input = ImageInput(node, settings, self._on_frame, self._prefix)
+        self._input = ImageInput(node, settings, self._on_frame, name)
         self._worker: Worker | None = None
         self._listener: _WorkerListener | None = None
         self._info: BackendInfo | None = None
         self._depth: DepthInput | None = None
         self._detections: DetectionInput | None = None
-        self._outputs: Outputs | None = None
+        self._publishers: Publishers | None = None
         self._start_prompts: StartPrompts | None = None
         self._active = False
         self._next_id = 1  # outlives the engine: ids are never used again in the node's life
@@ -106,10 +105,10 @@ class CameraStream:
         Raises:
             ValueError: ``depth.target_frame`` is set, and tf2 is not installed.
         """
-        self._depth = DepthInput(self._node, self._settings, self._prefix) if self._settings["depth.enabled"] else None
+        self._depth = DepthInput(self._node, self._settings, self.name) if self._settings["depth.enabled"] else None
         if self._settings["detections.enabled"] and self._worker is not None:
-            self._detections = DetectionInput(self._node, self._settings, self._worker, self._prefix)
-        self._outputs = Outputs(self._node, self._settings, info, self._depth, self.name)
+            self._detections = DetectionInput(self._node, self._settings, self._worker, self.name)
+        self._publishers = Publishers(self._node, self._settings, info, self._depth, self.name)
         self._info = info
         self._statistics.clear()
         self._refused_encodings.clear()
@@ -160,11 +159,11 @@ class CameraStream:
             self._worker.close(grace)
         if self._listener is not None:
             self._listener.leave()
-        if self._outputs is not None:
-            self._outputs.destroy()
+        if self._publishers is not None:
+            self._publishers.destroy()
         if self._depth is not None:
             self._depth.destroy()
-        self._worker = self._listener = self._info = self._outputs = self._depth = self._start_prompts = None
+        self._worker = self._listener = self._info = self._publishers = self._depth = self._start_prompts = None
         self._detections = None
 
     # ---- what the worker tells ----
@@ -174,13 +173,13 @@ class CameraStream:
         self.health.processed(processed.result.width, processed.result.height)
         if self._detections is not None:
             self._detections.note(processed)
-        if self._outputs is not None and self._node.context.ok():
-            self._outputs.publish_results(processed)
+        if self._publishers is not None and self._node.context.ok():
+            self._publishers.publish_results(processed)
 
     def on_changes(self, processed: Processed) -> None:
         self._next_id = max(self._next_id, 1 + max(change.object_id for change in processed.result.changes))
-        if self._outputs is not None and self._node.context.ok():
-            self._outputs.publish_changes(processed)
+        if self._publishers is not None and self._node.context.ok():
+            self._publishers.publish_changes(processed)
 
     def on_restart(self, reason: str) -> None:
         self.health.restarted(reason)

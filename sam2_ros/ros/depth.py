@@ -24,9 +24,9 @@ from sam2_ros.inference.worker import Processed
 from sam2_ros.msg import TrackedObject
 from sam2_ros.ros.depth_surface import Calibration, PixelRays, valid_pixels, visible_surface
 from sam2_ros.ros.image_conversion import depth_rows
-from sam2_ros.ros.messages import to_stamp
+from sam2_ros.ros.interface import CAMERA_INFO, DEPTH_IMAGE
+from sam2_ros.ros.messages import Position, to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
-from sam2_ros.ros.positions import Position
 from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.ros.transforms import NoTransform, Transforms
 from sam2_ros.tracking.types import CroppedMask, ObjectResult
@@ -55,11 +55,10 @@ class _Depth:
 class DepthInput:
     """Subscribes to ``depth/image`` and ``camera_info`` from :meth:`start` to :meth:`stop`.
 
-    ``prefix`` stands before the names of the topics, where a node has several cameras. :meth:`measure` may be called
-    from any thread.
+    ``camera`` becomes part of the topics' names where a node has several cameras. Any thread may call :meth:`measure`.
     """
 
-    def __init__(self, node: Node, parameters: NodeParameters, prefix: str = "") -> None:
+    def __init__(self, node: Node, parameters: NodeParameters, camera: str = "") -> None:
         """
         Raises:
             ValueError: ``depth.target_frame`` is set, and tf2 is not installed.
@@ -80,11 +79,16 @@ class DepthInput:
         self._transforms = Transforms(node) if self._target_frame else None
         self._subscriptions = [
             FollowingSubscription(
-                node, message_type, prefix + topic, callback, lambda: parameters.text("input.reliability"), waiting
+                node,
+                topic.message_type,
+                topic.for_camera(camera),
+                callback,
+                lambda: parameters.text("input.reliability"),
+                depth,
             )
-            for message_type, topic, callback, waiting in (
-                (Image, "depth/image", self._on_depth, int(parameters.number("depth.queue"))),
-                (CameraInfo, "camera_info", self._on_info, 1),
+            for topic, callback, depth in (
+                (DEPTH_IMAGE, self._on_depth, int(parameters.number("depth.queue"))),
+                (CAMERA_INFO, self._on_info, CAMERA_INFO.depth),
             )
         ]
 

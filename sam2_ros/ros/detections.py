@@ -13,29 +13,28 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 
 from sam2_ros.inference.detections import Detection, DetectionFeeder
 from sam2_ros.inference.worker import Processed, Worker
+from sam2_ros.ros.interface import DETECTIONS
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.parameters import detection_settings
 from sam2_ros.tracking.types import PromptResult
 
-_QUEUE = 10  # messages; a detector is slower than a camera
-
 
 class DetectionInput:
-    """Subscribes to ``detections`` from :meth:`start` to :meth:`stop`; ``prefix`` stands before the topic's name."""
+    """Subscribes to ``detections`` from :meth:`start` to :meth:`stop`; ``camera`` becomes part of the topic's name."""
 
-    def __init__(self, node: Node, parameters: NodeParameters, worker: Worker, prefix: str = "") -> None:
+    def __init__(self, node: Node, parameters: NodeParameters, worker: Worker, camera: str = "") -> None:
         self._node = node
         self._parameters = parameters
         self._worker = worker
-        self._topic = f"{prefix}detections"
+        self._topic = DETECTIONS.for_camera(camera)
         self._subscription: Subscription | None = None
         self._last_refusal = ""
         self._feeder = DetectionFeeder(int(parameters.number("tracker.history")))
 
     def start(self) -> None:
         self._subscription = self._node.create_subscription(
-            Detection2DArray, self._topic, self._on_detections, QoSProfile(depth=_QUEUE)
+            Detection2DArray, self._topic, self._on_detections, QoSProfile(depth=DETECTIONS.depth)
         )
 
     def stop(self) -> None:

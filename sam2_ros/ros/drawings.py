@@ -7,7 +7,6 @@ annotations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from geometry_msgs.msg import Point
@@ -17,13 +16,12 @@ from visualization_msgs.msg import Marker, MarkerArray
 from sam2_ros.media.label_images import contours
 from sam2_ros.media.overlay import object_color
 from sam2_ros.msg import TrackedObject
-from sam2_ros.ros.positions import Position
+from sam2_ros.ros.messages import Position
 from sam2_ros.tracking.types import FrameResult, ObjectResult
 
 if TYPE_CHECKING:
     from foxglove_msgs.msg import Color, ImageAnnotations, PointsAnnotation
 
-HAS_ANNOTATIONS = find_spec("foxglove_msgs") is not None
 THINNEST = 0.005  # metres: RViz warns of a box without volume, and a surface seen from the front has hardly any depth
 TEXT_HEIGHT = 0.04  # metres
 FILL, LINE = 0.35, 2.0  # opacity; pixels
@@ -61,7 +59,7 @@ def markers(result: FrameResult, positions: Mapping[int, Position], header: Head
 def image_annotations(result: FrameResult, header: Header) -> ImageAnnotations:
     """The outline of every mask, filled, with the object's name and visibility; in pixels of the image.
 
-    Only where :data:`HAS_ANNOTATIONS`. A hole of a mask is outlined, but filled too: the type has no holes.
+    Needs ``foxglove_msgs``. A hole of a mask is outlined, but filled too: the type has no holes.
     """
     from foxglove_msgs.msg import Color, ImageAnnotations, Point2, TextAnnotation
 

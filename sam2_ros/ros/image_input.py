@@ -13,47 +13,43 @@ from sensor_msgs.msg import CompressedImage, Image
 from sam2_ros.inference.worker import Frame
 from sam2_ros.ros.dds_environment import profile_file
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
+from sam2_ros.ros.interface import COMPRESSED_IMAGE, IMAGE, Topic
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.subscription import FollowingSubscription
 
-_TRANSPORTS: dict[str, tuple[type, str]] = {
-    "raw": (Image, "image"),
-    "compressed": (CompressedImage, "image/compressed"),
-}
+_TRANSPORTS = {"raw": IMAGE, "compressed": COMPRESSED_IMAGE}  # by input.transport
 
 
 class ImageInput:
     """Hands every image to ``on_frame`` as a :class:`Frame` whose source is the message's header."""
 
     def __init__(
-        self, node: Node, parameters: NodeParameters, on_frame: Callable[[Frame], None], prefix: str = ""
+        self, node: Node, parameters: NodeParameters, on_frame: Callable[[Frame], None], camera: str = ""
     ) -> None:
-        """``prefix`` stands before the name of the topic, where a node has several cameras."""
+        """``camera`` becomes part of the topic's name where a node has several cameras."""
         self._node = node
         self._parameters = parameters
         self._on_frame = on_frame
-        self._prefix = prefix
+        self._camera = camera
         self._subscription: FollowingSubscription | None = None
         self._last_arrival = 0  # ns, steady; of the start where nothing has arrived
 
     @property
-    def topic(self) -> str:
-        """The full name of the topic, remapping included."""
-        return str(self._node.resolve_topic_name(self._name))
-
-    @property
-    def _name(self) -> str:
-        return self._prefix + _TRANSPORTS[self._parameters.text("input.transport")][1]
+    def _topic(self) -> Topic:
+        return _TRANSPORTS[self._parameters.text("input.transport")]
 
     def start(self) -> None:
         self._last_arrival = time.monotonic_ns()
-        transport = self._parameters.text("input.transport")
-        message_type, _ = _TRANSPORTS[transport]
-        depth = int(self._parameters.number("input.queue")) if self._parameters["input.every_frame"] else 1
-        callback = self._on_image if transport == "raw" else self._on_compressed
+        topic = self._topic
+        depth = int(self._parameters.number("input.queue")) if self._parameters["input.every_frame"] else topic.depth
         self._subscription = FollowingSubscription(
-            self._node, message_type, self._name, callback, lambda: self._parameters.text("input.reliability"), depth
+            self._node,
+            topic.message_type,
+            topic.for_camera(self._camera),
+            self._on_image if topic is IMAGE else self._on_compressed,
+            lambda: self._parameters.text("input.reliability"),
+            depth,
         )
         self._subscription.start()
 
@@ -70,14 +66,13 @@ class ImageInput:
         """Why no image arrives, and the cure; empty while images arrive or ``input.timeout`` is not over."""
         if self._subscription is None or self.age() < self._parameters.number("input.timeout"):
             return ""
-        publishers = self._node.get_publishers_info_by_topic(self.topic)
-        silent = f"no image on {self.topic} for {self.age():.1f} s: "
+        topic = self._subscription.topic
+        publishers = self._node.get_publishers_info_by_topic(topic)
+        silent = f"no image on {topic} for {self.age():.1f} s: "
         if not publishers:
-            return (
-                silent + f"nobody publishes it; remap '{self._prefix}image' to the camera's topic or start the camera"
-            )
-        wanted_type, _ = _TRANSPORTS[self._parameters.text("input.transport")]
-        type_name = f"sensor_msgs/msg/{wanted_type.__name__}"
+            name = IMAGE.for_camera(self._camera)
+            return silent + f"nobody publishes it; remap '{name}' to the camera's topic or start the camera"
+        type_name = self._topic.type.replace("/", "/msg/")
         other_types = {info.topic_type for info in publishers} - {type_name}
         if other_types:
             return silent + f"it carries {', '.join(sorted(other_types))} instead of {type_name}; check input.transport"

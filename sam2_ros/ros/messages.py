@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -17,7 +18,6 @@ from sam2_ros.inference.worker import Counters, Processed
 from sam2_ros.msg import MaskCandidate as MaskCandidateMessage
 from sam2_ros.msg import ObjectEvent, ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.msg import PromptResult as PromptResultMessage
-from sam2_ros.ros.positions import Position
 from sam2_ros.tracking.types import (
     BoolMask,
     CroppedMask,
@@ -30,6 +30,19 @@ from sam2_ros.tracking.types import (
 )
 
 MASK_ENCODINGS = {"mono8": ObjectMask.MONO8, "rle": ObjectMask.RLE}
+
+
+@dataclass(frozen=True)
+class Position:
+    """The 3D fields of ``TrackedObject``; ``status`` is one of its DEPTH_* constants."""
+
+    status: int
+    reason: str = ""
+    frame: str = ""
+    position: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres, of the box that extent describes
+    extent: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres
+    points: int = 0
 
 
 def to_time(stamp: int) -> Time:

@@ -16,6 +16,7 @@ from sam2_ros.inference import commands
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.worker import Worker
 from sam2_ros.ros import messages, prompt_messages
+from sam2_ros.ros.interface import SERVICES
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.srv import AddObjects, ListObjects, RefineObject, RemoveObject, RenameObject, Reset
 from sam2_ros.tracking.types import FrameResult, ObjectResult, PromptCode, PromptError, PromptResult
@@ -24,7 +25,7 @@ T = TypeVar("T")
 Handler = Callable[[Any, Any], Awaitable[None]]
 
 
-def _tell_calls(node: Node, service: Any) -> None:
+def _publish_calls(node: Node, service: Any) -> None:
     """Publishes what is asked and answered on ``…/_service_event``, as recordings need it (not on Humble)."""
     if hasattr(service, "configure_introspection"):
         from rclpy.service_introspection import ServiceIntrospectionState
@@ -45,18 +46,22 @@ class Services:
         # Reentrant, so that a request that waits does not keep others out; it waits in an awaited future, so one
         # executor thread serves them all.
         group = ReentrantCallbackGroup()
-        services: tuple[tuple[type, str, Handler], ...] = (
-            (AddObjects, "add_objects", self._add_objects),
-            (RefineObject, "refine_object", self._refine_object),
-            (RemoveObject, "remove_object", self._remove_object),
-            (RenameObject, "rename_object", self._rename_object),
-            (ListObjects, "list_objects", self._list_objects),
-            (Reset, "reset", self._reset),
-        )
-        for service_type, name, handler in services:
-            path = f"~/{camera}/{name}" if camera else f"~/{name}"
-            service = node.create_service(service_type, path, self._answering(handler), callback_group=group)
-            _tell_calls(node, service)
+        handlers: dict[str, Handler] = {
+            "~/add_objects": self._add_objects,
+            "~/refine_object": self._refine_object,
+            "~/remove_object": self._remove_object,
+            "~/rename_object": self._rename_object,
+            "~/list_objects": self._list_objects,
+            "~/reset": self._reset,
+        }
+        for declared in SERVICES:
+            service = node.create_service(
+                declared.service_type,
+                declared.for_camera(camera),
+                self._answering(handlers[declared.name]),
+                callback_group=group,
+            )
+            _publish_calls(node, service)
 
     async def _add_objects(self, request: AddObjects.Request, response: AddObjects.Response) -> None:
         asked = prompt_messages.from_add_objects(request)

@@ -11,7 +11,7 @@ from rclpy.node import Node
 from vision_msgs.msg import BoundingBox2D, Point2D
 
 from sam2_ros.msg import ObjectPrompt, PromptResult
-from sam2_ros.ros.acquaintance import is_acquainted
+from sam2_ros.ros.client_node import is_acquainted
 from sam2_ros.ros.messages import to_time
 from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
 

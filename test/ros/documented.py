@@ -1,10 +1,12 @@
-"""The node's interface as docs/reference/node.md tells it; test_node_interface.py holds a running node to it."""
+"""The node's interface as declared and documented; test_node_interface.py holds a running node to both."""
 
 from __future__ import annotations
 
 import re
 
 from node_harness import ROOT
+
+from sam2_ros.ros.interface import SERVICES, TOPICS
 
 DOCUMENT = (ROOT / "docs" / "reference" / "node.md").read_text(encoding="utf-8")
 
@@ -22,12 +24,17 @@ def table(text: str, node: str) -> dict[str, str]:
 
 def subscribed(node: str) -> dict[str, str]:
     """Topics that the node subscribes to, with their types."""
-    return table(section("Topics").split("| published |")[0], node)
+    return {full(topic.name, node): topic.type for topic in TOPICS if not topic.published}
 
 
 def published(node: str) -> dict[str, str]:
     """Topics that the node publishes, with their types."""
-    return table(section("Topics").split("| published |")[1].partition("\n\n")[0], node)
+    return {full(topic.name, node): topic.type for topic in TOPICS if topic.published}
+
+
+def services(node: str) -> dict[str, str]:
+    """Services that the node offers, with their types."""
+    return {full(service.name, node): service.type for service in SERVICES}
 
 
 def full(name: str, node: str) -> str:

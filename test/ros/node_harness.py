@@ -210,7 +210,7 @@ class Peer:
 
     def _get_acquainted(self, name: str) -> None:
         """Once for each client and each process of the node, which may have been respawned."""
-        from sam2_ros.ros.acquaintance import is_acquainted
+        from sam2_ros.ros.client_node import is_acquainted
 
         assert self.launched is not None
         pid = self.launched.node_pid()

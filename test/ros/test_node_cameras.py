@@ -15,7 +15,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 
 from sam2_ros.msg import TrackedObjectArray
-from sam2_ros.ros.acquaintance import is_acquainted
+from sam2_ros.ros.client_node import is_acquainted
 
 NODE = "/robot/tracker"
 

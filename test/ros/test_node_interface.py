@@ -1,4 +1,4 @@
-"""The interface as docs/reference/node.md tells it is the one that a running node has."""
+"""The declared interface is the one that documents name and a running node has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from documented import published, section, subscribed, table
+from documented import published, section, services, subscribed, table
 from node_harness import running
 from sros2_policy import allowed, sometimes
 
@@ -47,7 +47,7 @@ def test_topics_and_services(folder: Path) -> None:
         same(peer.node.get_subscriber_names_and_types_by_node, expected)
         same(peer.node.get_publisher_names_and_types_by_node, published(NODE))
         assert SHARED in published(NODE)
-        same(peer.node.get_service_names_and_types_by_node, table(section("Services"), NODE))
+        same(peer.node.get_service_names_and_types_by_node, services(NODE))
 
         # config/sros2_policy.xml lists these and all that ROS adds to them, and nothing else.
         def names(list_of: Any) -> set[str]:
@@ -58,6 +58,13 @@ def test_topics_and_services(folder: Path) -> None:
         publishes = allowed("tracker", "topic", "publish", NODE)
         assert names(peer.node.get_publisher_names_and_types_by_node) == publishes
         assert names(peer.node.get_service_names_and_types_by_node) == allowed("tracker", "service", "reply", NODE)
+
+
+def test_the_document_lists_the_interface() -> None:
+    subscriptions, publications = section("Topics").split("| published |")
+    assert table(subscriptions, NODE) == subscribed(NODE)
+    assert table(publications.partition("\n\n")[0], NODE) == published(NODE)
+    assert table(section("Services"), NODE) == services(NODE)
 
 
 def test_when_parameters_may_be_set() -> None:

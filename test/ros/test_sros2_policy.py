@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from documented import published, section, subscribed, table
+from documented import published, services, subscribed
 from node_harness import PATIENCE
 from sros2_policy import POLICY, allowed, of_ros, sometimes
 
 NODE = "/tracker"
-SERVICES = set(table(section("Services"), NODE))
+SERVICES = set(services(NODE))
 CALLS = {f"{name}/_service_event" for name in SERVICES}  # what is asked of them: service introspection
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from lifecycle_msgs.srv import GetState
 from node_harness import running
 
-from sam2_ros.ros.acquaintance import is_acquainted
+from sam2_ros.ros.client_node import is_acquainted
 
 
 def turn() -> None:

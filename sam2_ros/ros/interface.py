@@ -1,0 +1,119 @@
+"""Every topic and service of the node, declared once. Needs no ROS 2, so that documents are made from it too.
+
+:mod:`sam2_ros.ros.publishers` and :mod:`sam2_ros.ros.services` make what stands here. To add a published topic, add its
+row to :data:`VIEWS` and the function that makes its message to ``publishers.MESSAGES``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str  # as ROS resolves it in the node: "~/" is the node's own name
+    type: str  # package/Name
+    description: str
+
+    def for_camera(self, camera: str) -> str:
+        """The name for one of several cameras, ``~/left/tracks``; an empty ``camera`` adds nothing."""
+        if not camera:
+            return self.name
+        return f"~/{camera}/{self.name[2:]}" if self.name.startswith("~/") else f"{camera}/{self.name}"
+
+    @property
+    def package(self) -> str:
+        return self.type.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Topic(_Named):
+    """A topic that the node publishes or subscribes to."""
+
+    published: bool = True
+    parameter: str = ""  # with this setting alone
+    depth: int = 10  # of the queue
+    latched: bool = False  # transient local: a late subscriber gets the last message too
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the message is made only while somebody subscribes."""
+        return self in VIEWS
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package of the message type is installed."""
+        return find_spec(self.package) is not None
+
+    @property
+    def message_type(self) -> Any:
+        """The message class."""
+        return getattr(import_module(f"{self.package}.msg"), self.type.rpartition("/")[2])
+
+
+@dataclass(frozen=True)
+class Service(_Named):
+    """A service that the node offers."""
+
+    @property
+    def service_type(self) -> Any:
+        """The service class."""
+        return getattr(import_module(f"{self.package}.srv"), self.type.rpartition("/")[2])
+
+
+IMAGE = Topic(
+    "image", "sensor_msgs/Image", "the camera's image", published=False, parameter="input.transport: raw", depth=1
+)
+COMPRESSED_IMAGE = Topic(
+    "image/compressed", "sensor_msgs/CompressedImage", "the camera's image, JPEG or PNG", published=False,
+    parameter="input.transport: compressed", depth=1,
+)  # fmt: skip
+DEPTH_IMAGE = Topic(
+    "depth/image", "sensor_msgs/Image", "16UC1 or 32FC1, registered to the image", published=False,
+    parameter="depth.enabled: true",
+)  # fmt: skip
+CAMERA_INFO = Topic(
+    "camera_info", "sensor_msgs/CameraInfo", "calibration of the image", published=False,
+    parameter="depth.enabled: true", depth=1,
+)  # fmt: skip
+DETECTIONS = Topic(
+    "detections", "vision_msgs/Detection2DArray", "a detector's boxes, stamped with the image that it saw",
+    published=False, parameter="detections.enabled: true",
+)  # fmt: skip
+
+TRACKS = Topic(
+    "~/tracks", "sam2_ros/TrackedObjectArray",
+    "all objects of every processed frame; once more when a prompt changed them",
+)  # fmt: skip
+EVENTS = Topic(
+    "~/events", "sam2_ros/ObjectEvent", "an object was added, corrected, removed, dropped, or changed its state",
+    depth=100,
+)  # fmt: skip
+LABEL_INFO = Topic(
+    "~/label_info", "vision_msgs/LabelInfo", "names of the ids, whenever they change", depth=1, latched=True
+)
+# Made only while somebody subscribes, each by the function of its name in publishers.MESSAGES.
+VIEWS = (
+    Topic("~/overlay", "sensor_msgs/Image", "rgb8, the image with masks and names"),
+    Topic("~/label_image", "sensor_msgs/Image", "mono16, a pixel is the id of the object seen there, 0 = none"),
+    Topic("~/detections", "vision_msgs/Detection2DArray", "the visible objects; id = track id"),
+    Topic("~/detections_3d", "vision_msgs/Detection3DArray", "the objects whose position is known"),
+    Topic("~/markers", "visualization_msgs/MarkerArray", "box and name of each object whose position is known"),
+    Topic("~/annotations", "foxglove_msgs/ImageAnnotations", "outlines, names and visibility, to draw over the image"),
+)
+DIAGNOSTICS = Topic("/diagnostics", "diagnostic_msgs/DiagnosticArray", "the node's health, in every state of the node")
+
+TOPICS = (
+    IMAGE, COMPRESSED_IMAGE, DEPTH_IMAGE, CAMERA_INFO, DETECTIONS, TRACKS, EVENTS, LABEL_INFO, *VIEWS, DIAGNOSTICS,
+)  # fmt: skip
+SERVICES = (
+    Service("~/add_objects", "sam2_ros/AddObjects", "adds objects by points, boxes or masks"),
+    Service("~/refine_object", "sam2_ros/RefineObject", "corrects an object, also in a stored image"),
+    Service("~/remove_object", "sam2_ros/RemoveObject", "forgets an object, by name or decimal id"),
+    Service("~/rename_object", "sam2_ros/RenameObject", "changes an object's name and label"),
+    Service("~/list_objects", "sam2_ros/ListObjects", "the objects as of the newest processed frame"),
+    Service("~/reset", "sam2_ros/Reset", "forgets every object; ids go on"),
+)

@@ -1,0 +1,176 @@
+"""Publishes one camera's results: tracks, events, and views of them for other packages (``interface.VIEWS``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import (
+    Detection2D,
+    Detection2DArray,
+    Detection3D,
+    Detection3DArray,
+    LabelInfo,
+    ObjectHypothesisWithPose,
+    VisionClass,
+)
+
+from sam2_ros.inference.backend import BackendInfo
+from sam2_ros.inference.worker import Processed
+from sam2_ros.media.label_images import MAX_ID, compose_labels
+from sam2_ros.media.overlay import draw_overlay
+from sam2_ros.msg import ObjectEvent, TrackedObject
+from sam2_ros.ros import messages
+from sam2_ros.ros.depth import DepthInput
+from sam2_ros.ros.drawings import image_annotations, markers
+from sam2_ros.ros.interface import EVENTS, LABEL_INFO, TRACKS, VIEWS, Topic
+from sam2_ros.ros.messages import Position, bounding_box, byte_array, rgb_image
+from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.tracking.types import FrameResult, ObjectResult
+
+_NEW_MASK = (ObjectEvent.ADDED, ObjectEvent.CORRECTED)
+
+
+class Publishers:
+    """Makes the publishers of one camera; they send nothing unless the node is active."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        parameters: NodeParameters,
+        info: BackendInfo,
+        depth: DepthInput | None = None,
+        camera: str = "",
+    ) -> None:
+        """With ``depth``, objects get a position in space. ``camera`` becomes part of the topics' names."""
+        self._node = node
+        self._parameters = parameters
+        self._info = info
+        self._depth = depth
+        self._camera = camera
+        self._tracks = self._create(TRACKS)
+        # A reset, or a camera that turns away, makes one event for every object at once.
+        self._events = self._create(EVENTS, max(EVENTS.depth, 2 * info.max_objects))
+        self._label_info = self._create(LABEL_INFO)
+        self._classes: list[VisionClass] | None = None  # as published last
+        self._views = [(self._create(topic), MESSAGES[topic.name]) for topic in VIEWS if topic.installed]
+
+    def destroy(self) -> None:
+        for publisher in (self._tracks, self._events, self._label_info, *(publisher for publisher, _ in self._views)):
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def publish_results(self, processed: Processed) -> None:
+        self._publish_objects(processed)
+        self._publish_events(processed)
+
+    def publish_changes(self, processed: Processed) -> None:
+        """Publishes what a command changed: its events and, where it made masks, the frame's objects once more."""
+        if any(change.event in _NEW_MASK for change in processed.result.changes):
+            self._publish_objects(processed)
+        self._publish_events(processed)
+
+    def _publish_objects(self, processed: Processed) -> None:
+        encoding = self._parameters.text("output.mask_encoding")
+        positions = self._depth.measure(processed) if self._depth else {}
+        tracks = messages.processed_tracks(processed, self._info, encoding, positions)
+        tracks.camera = self._camera
+        self._tracks.publish(tracks)
+        classes = vision_classes(processed.result)
+        if classes != self._classes:  # before the label image that needs them
+            self._label_info.publish(LabelInfo(header=processed.frame.source, class_map=classes))
+            self._classes = classes
+        for publisher, make in self._views:
+            if publisher.get_subscription_count():
+                publisher.publish(make(processed, positions))
+
+    def _publish_events(self, processed: Processed) -> None:
+        for change in processed.result.changes:
+            event = messages.object_event(change, processed.frame.source)
+            event.camera = self._camera
+            self._events.publish(event)
+
+    def _create(self, topic: Topic, depth: int = 0) -> Any:
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE
+        return self._node.create_lifecycle_publisher(
+            topic.message_type,
+            topic.for_camera(self._camera),
+            QoSProfile(depth=depth or topic.depth, reliability=ReliabilityPolicy.RELIABLE, durability=durability),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+
+def vision_classes(result: FrameResult) -> list[VisionClass]:
+    """Id and name of every living object that a label image can show."""
+    return [
+        VisionClass(class_id=obj.object_id, class_name=obj.name or obj.label or str(obj.object_id))
+        for obj in result.objects
+        if obj.object_id <= MAX_ID
+    ]
+
+
+def label_image(result: FrameResult, header: Header) -> Image:
+    """A ``mono16`` image: a pixel is the id of the object that is seen there, 0 = none.
+
+    Where masks overlap, the pixel goes to the object with the higher predicted IoU. Ids above 65535 are left out.
+    """
+    seen = [(obj.object_id, obj) for obj in result.objects if obj.object_id <= MAX_ID]
+    labels = compose_labels(seen, result.height, result.width, wide=True)
+    pixels = byte_array(labels.astype("<u2").view(np.uint8))
+    return Image(
+        header=header, height=result.height, width=result.width, encoding="mono16", is_bigendian=0,
+        step=2 * result.width, data=pixels,
+    )  # fmt: skip
+
+
+def detections(result: FrameResult, header: Header) -> Detection2DArray:
+    """A detection for every object that is seen; its id is the object's, in decimal."""
+    array = Detection2DArray(header=header)
+    for obj in result.objects:
+        if obj.mask.crop.size:
+            box = bounding_box(obj.mask.box)
+            detection = Detection2D(header=header, results=[_hypothesis(obj)], bbox=box, id=str(obj.object_id))
+            array.detections.append(detection)
+    return array
+
+
+def detections_3d(result: FrameResult, positions: Mapping[int, Position], header: Header) -> Detection3DArray:
+    """A detection for every object whose position is known; headers name the frame of the positions."""
+    array = Detection3DArray(header=header)
+    for obj in result.objects:
+        position = positions.get(obj.object_id)
+        if position is None or position.status != TrackedObject.DEPTH_OK:
+            continue
+        array.header = Header(stamp=header.stamp, frame_id=position.frame)
+        hypothesis = _hypothesis(obj)
+        detection = Detection3D(header=array.header, results=[hypothesis], id=str(obj.object_id))
+        place, middle = hypothesis.pose.pose.position, detection.bbox.center.position
+        place.x, place.y, place.z = position.position
+        middle.x, middle.y, middle.z = position.center
+        detection.bbox.size.x, detection.bbox.size.y, detection.bbox.size.z = position.extent
+        array.detections.append(detection)
+    return array
+
+
+def _hypothesis(obj: ObjectResult) -> ObjectHypothesisWithPose:
+    """The label, else the name; its score is the visibility."""
+    message = ObjectHypothesisWithPose()
+    message.hypothesis.class_id = obj.label or obj.name
+    message.hypothesis.score = float(obj.visibility)
+    return message
+
+
+# Makes the message of each view from a processed frame and its objects' positions by id (empty without depth).
+MESSAGES: dict[str, Callable[[Processed, Mapping[int, Position]], Any]] = {
+    "~/overlay": lambda done, _: rgb_image(draw_overlay(done.image, done.result), done.frame.source),
+    "~/label_image": lambda done, _: label_image(done.result, done.frame.source),
+    "~/detections": lambda done, _: detections(done.result, done.frame.source),
+    "~/detections_3d": lambda done, positions: detections_3d(done.result, positions, done.frame.source),
+    "~/markers": lambda done, positions: markers(done.result, positions, done.frame.source),
+    "~/annotations": lambda done, _: image_annotations(done.result, done.frame.source),
+}
