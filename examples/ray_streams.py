@@ -19,7 +19,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from sam2_ros.bench.scene import moving_scene
+from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.inference import make_backend
 from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
 

@@ -1,4 +1,4 @@
-"""Who is measured: one stream of frames goes in, binary masks in the size of the image come out on the host."""
+"""The interface of a measured engine, and ours. RGB frames go in; binary masks of the image's size come out."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ MIB = 2**20
 
 
 class Contestant(Protocol):
-    """An engine that follows objects. ``name`` says which, ``dtype`` is "float32" or "bfloat16" (autocast)."""
+    """An engine that tracks objects. ``name`` says which one; ``dtype`` is "float32" or "bfloat16" (autocast)."""
 
     name: str
     dtype: str
-    compiled: bool
 
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
         """Starts a stream: one object for each box (x0, y0, x1, y1 in pixels) on ``frame``."""
         ...
 
     def step(self, frame: Rgb) -> int:
-        """Tracks every object in the next frame, brings the masks to the host; returns how many have a pixel."""
+        """Tracks every object in the next frame and copies the masks to the host; returns how many are not empty."""
         ...
 
     def end(self) -> None:
-        """Frees what the stream took."""
+        """Frees the stream's memory."""
         ...
 
 
@@ -44,27 +43,19 @@ class Contestant(Protocol):
 class Task:
     """What all contestants of a run have in common."""
 
-    model: Sam2Model  # its weights are the others' too
-    size_name: str  # official size, or "" where there is no official counterpart
-    objects: int
-    threads: int  # 0 = torch's choice
-    drawn: bool = False  # the weights are no checkpoint's
+    model: Sam2Model  # the peers get its weights, too
+    size_name: str  # official size, or "" if there is no official counterpart
+    random_weights: bool = False  # no checkpoint was found
 
 
 class Ours:
-    """:class:`~sam2_ros.tracking.Tracker`, set so that every object is worked on in every frame; with ``compiled``,
-    what ``model.compile`` compiles by ``torch.compile``."""
+    """:class:`~sam2_ros.tracking.Tracker`, set so that it works on every object in every frame."""
 
     name = "sam2_ros"
 
-    def __init__(
-        self, task: Task, dtype: str, compiled: bool, replays: bool | None = None, ahead: bool = False
-    ) -> None:
+    def __init__(self, task: Task, dtype: str) -> None:
         self.task = task
         self.dtype = dtype
-        self.compiled = compiled
-        self.replays = replays
-        self.ahead = ahead
         self.tracker: Tracker | None = None
         self.stages: dict[str, float] = {}  # ms, of the newest frame
         self._shared: SharedModel | None = None
@@ -72,13 +63,11 @@ class Ours:
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
         config = TrackerConfig(
             max_objects=len(boxes), lost_after=1_000_000, explosion_factor=0.0, max_area=1.0, history=0,
-            # The masks of drawn weights fall into hundreds of parts, most of which it would reject on every frame.
-            reject_strays=not self.task.drawn,
+            # Masks of random weights have hundreds of parts; the tracker would reject most of them on every frame.
+            reject_strays=not self.task.random_weights,
         )  # fmt: skip
         if self._shared is None:
-            self._shared = SharedModel(
-                self.task.model, self.dtype, compiled=self.compiled, replays=self.replays, ahead=self.ahead
-            )
+            self._shared = SharedModel(self.task.model, self.dtype)
         self.tracker = Tracker(self.task.model, config, self.dtype, self._shared)
         self.tracker.step(frame, 1)
         answers = self.tracker.add([AddRequest(Prompt(box=box)) for box in boxes])
@@ -90,10 +79,10 @@ class Ours:
         assert self.tracker is not None, "begin first"
         result = self.tracker.step(frame, 1)
         self.stages = dict(result.timings_ms)
-        return sum(known.mask.crop.size > 0 for known in result.objects)
+        return sum(obj.mask.crop.size > 0 for obj in result.objects)
 
     def memory(self) -> dict[str, float]:
-        """MiB of what the engine keeps: the bank of all objects, and what it works out once of the weights."""
+        """MiB of the memory bank of all objects, and of the cache of rounded and merged weights."""
         assert self.tracker is not None, "begin first"
         return {"bank": self.tracker.bank.nbytes / MIB, "rounded weights": cache_bytes(self.task.model) / MIB}
 
@@ -116,15 +105,15 @@ def device_memory(device: torch.device) -> dict[str, float]:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
+    """Waits until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def release(*contestants: Any) -> None:
-    """Ends streams and gives their memory back."""
-    for one in contestants:
-        one.end()
+    """Ends streams and returns their memory."""
+    for contestant in contestants:
+        contestant.end()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

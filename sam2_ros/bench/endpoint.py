@@ -1,5 +1,7 @@
-"""``sam2_ros bench --endpoint``: what the way to an inference server costs, how streams share one, and how objects
-outlive its death. The servers that it starts have an engine that computes nothing; torch is not needed."""
+"""``sam2_ros bench --endpoint``: overhead of an inference server, how streams share it, recovery from its death.
+
+The servers that it starts have an engine that computes nothing; it needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ Rgb = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class EndpointRun:
-    """What is measured."""
+    """What to measure."""
 
     endpoint: str = ""  # a running server, of which only the steps are measured; "" = servers of our own
     frames: int = 300  # of each way and size
     streams: StreamsRun = field(default_factory=StreamsRun)
-    kills: int = 20  # deaths of the server
+    kills: int = 20
     only_streams: bool = False
 
 
@@ -48,23 +50,16 @@ def measure(run: EndpointRun, tell: Tell = lambda _: None) -> dict[str, Any]:
         RuntimeError: a server of our own does not start.
     """
     measured: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine()}
-    if run.only_streams:
-        return measured | {"streams": shared(run.streams, tell)}
-    if run.endpoint:
+    if run.endpoint and not run.only_streams:
         return measured | {"steps": steps(run, tell)}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        return measured | {
-            "overhead": overhead(folder, run.frames, tell),
-            "streams": shared(run.streams, tell),
-            "kills": kills(folder, run.kills, tell),
-        }
-
-
-def shared(run: StreamsRun, tell: Tell) -> dict[str, Any]:
-    """Several streams on one server."""
-    tell(f"{run.streams} streams of {run.model} for {run.seconds:g} s")
-    return measure_streams(run)
+        if not run.only_streams:
+            measured["overhead"] = overhead(Path(name), run.frames, tell)
+        tell(f"{run.streams.streams} streams of {run.streams.model} for {run.streams.seconds:g} s")
+        measured["streams"] = measure_streams(run.streams)
+        if not run.only_streams:
+            measured["kills"] = kills(Path(name), run.kills, tell)
+    return measured
 
 
 def steps(run: EndpointRun, tell: Tell) -> list[dict[str, Any]]:
@@ -79,7 +74,7 @@ def steps(run: EndpointRun, tell: Tell) -> list[dict[str, Any]]:
 
 
 def overhead(folder: Path, frames: int, tell: Tell) -> list[dict[str, Any]]:
-    """A step through a socket, less the median of the same step in this process."""
+    """The time of a step through a socket, less the median of the same step in this process."""
     rows = []
     ways = (("ipc, raw", f"ipc://{folder}/s", "raw"), ("ipc, shared memory", f"ipc://{folder}/s", "shm"),
             ("tcp, raw", "tcp://127.0.0.1:*", "raw"))  # fmt: skip
@@ -95,14 +90,14 @@ def overhead(folder: Path, frames: int, tell: Tell) -> list[dict[str, Any]]:
 
 
 def kills(folder: Path, times: int, tell: Tell) -> dict[str, Any]:
-    """Kills the server under load; seconds from its death to the next tracked frame, a new start included."""
-    endpoint, frame, stamp, kept = f"ipc://{folder}/kills", _noise(640, 480), 0, 0
+    """Kills the server under load; seconds from its death to the next tracked frame, its restart included."""
+    endpoint, frame, stamp, ids_kept = f"ipc://{folder}/kills", _noise(640, 480), 0, 0
     seconds: list[float] = []
     server = ServerProcess(endpoint)
     try:
         with connected(endpoint, timeout=2.0) as client, ThreadPoolExecutor(1) as starter:
             client.step(frame, stamp)
-            ids = [each.object_id for each in client.add([_request()] * 3)]
+            ids = [result.object_id for result in client.add([_request()] * 3)]
             for number in range(times):
                 tell(f"kill {number + 1} of {times}")
                 for _ in range(10):
@@ -118,15 +113,15 @@ def kills(folder: Path, times: int, tell: Tell) -> dict[str, Any]:
                         break
                     except FrameDropped:
                         if starting.done():
-                            starting.result()  # raises where there is no server to wait for
+                            starting.result()  # raises if the server did not start
                         time.sleep(CAMERA_S)
                 seconds.append(time.monotonic() - start)
-                kept += [known.object_id for known in result.objects] == ids
+                ids_kept += [obj.object_id for obj in result.objects] == ids
                 server = starting.result()
     finally:
         server.end()
     median, worst = round(float(np.median(seconds)), 2), round(max(seconds), 2)
-    return {"kills": times, "ids_kept": kept, "recovery_s_median": median, "recovery_s_worst": worst}
+    return {"kills": times, "ids_kept": ids_kept, "recovery_s_median": median, "recovery_s_worst": worst}
 
 
 def _step_times(engine: Backend, frame: Rgb, frames: int) -> NDArray[np.float64]:

@@ -1,12 +1,11 @@
 """Hugging Face ``transformers``' ``Sam2VideoModel``, streaming.
 
-Its weights have other names than ours, so it runs with its own random ones; timings do not depend on them. Its
-processor needs torchvision; frames are resized by our own code instead, as for every contestant.
+It runs with random weights of its own, because it names weights differently; timings do not depend on them.
+Our code resizes the frames, as for every contestant, because its own processor needs torchvision.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,10 @@ from sam2_ros.tracking.prompt_checks import to_network
 from sam2_ros.tracking.propagation import autocast
 
 
-def is_installed() -> bool:
-    return importlib.util.find_spec("transformers") is not None
-
-
 class HuggingFace:
-    """SAM 2.1 tiny in transformers; other sizes are not built."""
+    """SAM 2.1 tiny in transformers; we do not build other sizes."""
 
     name = "huggingface"
-    compiled = False
 
     def __init__(self, task: Task, dtype: str) -> None:
         self.task = task
@@ -58,7 +52,7 @@ class HuggingFace:
         pixels = self.task.model.preprocess(torch.from_numpy(frame))
         with autocast(self.task.model, self.dtype):
             out = self._model(inference_session=self._session, frame=pixels[0])
-        # What its processor's post_process_masks does.
+        # As its processor's post_process_masks.
         masks = F.interpolate(out.pred_masks.float(), frame.shape[:2], mode="bilinear", align_corners=False)
         return int((masks[:, 0] > 0).cpu().numpy().any(axis=(1, 2)).sum())
 

@@ -1,4 +1,4 @@
-"""Measures contestants in turn on the same frames, so that what disturbs the machine disturbs all of them."""
+"""Measures contestants in turns on the same frames, so that a disturbance of the machine hits all of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from sam2_ros.bench.contestants import Contestant, Ours, device_memory, release, synchronise
-from sam2_ros.bench.scene import MovingScene
+from sam2_ros.bench.moving_scene import MovingScene
 
-FILL = 17  # frames before measuring: after 16 all memory slots and all pointers are taken
+FILL = 17  # frames before measuring: after 16 all memory slots and all object pointers are in use
 BLOCK = 3  # frames of one contestant before the next one's turn
 
 
@@ -22,10 +22,10 @@ class Series:
 
     contestant: Contestant
     latencies: list[float] = field(default_factory=list)
-    processor: list[float] = field(default_factory=list)  # time of all CPU threads: what a busy machine leaves as it is
+    processor: list[float] = field(default_factory=list)  # time of all CPU threads; other processes do not change it
     stages: dict[str, list[float]] = field(default_factory=dict)
-    memory: dict[str, float] = field(default_factory=dict)  # taken by the stream, weights of a peer's own included
-    first_frame: float = 0.0  # ms, of the first tracked frame, with whatever is compiled there
+    memory: dict[str, float] = field(default_factory=dict)  # of the stream, a peer's own weights included
+    first_frame: float = 0.0  # ms, of the first tracked frame, compilation included
     shown: int = 0  # masks with at least one pixel
     failure: str = ""  # why it could not run
 
@@ -35,26 +35,27 @@ class Series:
 
     def to_dict(self, objects: int) -> dict[str, Any]:
         """For JSON."""
-        one = self.contestant
-        head: dict[str, Any] = {"engine": one.name, "dtype": one.dtype, "compiled": one.compiled}
+        head: dict[str, Any] = {"engine": self.contestant.name, "dtype": self.contestant.dtype}
         if self.failure:
             return {**head, "failure": self.failure}
-        values = np.asarray(self.latencies)
+        mean = float(np.mean(self.latencies))
         return {
             **head,
-            "frames": len(values),
-            "latency_ms": {
-                **{f"p{share}": round(float(np.percentile(values, share)), 2) for share in (50, 90, 99)},
-                "max": round(float(values.max()), 2),
-                "mean": round(float(values.mean()), 2),
-            },
+            "frames": len(self.latencies),
+            "latency_ms": percentiles(self.latencies) | {"mean": round(mean, 2)},
             "processor_ms": {"p50": round(float(np.median(self.processor)), 2)},
             "first_frame_ms": round(self.first_frame, 1),
-            "frames_per_second": round(1e3 / float(values.mean()), 3),
+            "frames_per_second": round(1e3 / mean, 3),
             "stages_ms": {name: round(float(np.median(v)), 2) for name, v in self.stages.items()},
             "memory_mib": {name: round(value, 1) for name, value in self.memory.items()},
-            "masks_shown": round(self.shown / (len(values) * objects), 3),
+            "masks_shown": round(self.shown / (len(self.latencies) * objects), 3),
         }
+
+
+def percentiles(values: Any) -> dict[str, float]:
+    """``p50``, ``p90``, ``p99`` and ``max``, rounded to two digits."""
+    p50, p90, p99, most = np.percentile(values, (50, 90, 99, 100)).round(2).tolist()
+    return {"p50": p50, "p90": p90, "p99": p99, "max": most}
 
 
 def measure(
@@ -64,38 +65,26 @@ def measure(
     frames: int,
     seconds: float = float("inf"),
     tell: Callable[[str], None] = lambda _: None,
-    fills: Sequence[int] = (),
 ) -> list[Series]:
     """Runs every contestant through the same stream.
 
-    Each one fills its memory first; then they take turns of :data:`BLOCK` frames. One that fails
-    is left out, with the reason.
+    Each contestant fills its memory first. Then they take turns of :data:`BLOCK` frames. One that fails is left out,
+    and its series holds the reason.
 
     Args:
         contestants: they share ``scene``'s objects.
         scene: the frames.
         device: the torch device they run on.
-        frames: to be measured of each, rounded up to whole turns.
-        seconds: after which no new round of turns begins, once each has had one.
-        tell: is called with what begins now.
-        fills: frames before measuring, one entry a contestant; by default :data:`FILL` each.
+        frames: measured of each contestant, rounded up to whole turns.
+        seconds: after which no new round of turns begins; everyone gets at least one turn.
+        tell: receives progress messages.
     """
     start = time.monotonic()
-    series = [Series(one) for one in contestants]
-    for one, fill in zip(series, fills or [FILL] * len(series), strict=True):
+    series = [Series(contestant) for contestant in contestants]
+    for one in series:
         tell(f"{one.contestant.name} {one.contestant.dtype}: filling the memory")
         try:
-            held = device_memory(device)
-            one.contestant.begin(scene.frame(0), scene.boxes)
-            for index in range(1, fill + 1):
-                before = time.perf_counter()
-                one.contestant.step(scene.frame(index))
-                synchronise(device)
-                if index == 1:
-                    one.first_frame = (time.perf_counter() - before) * 1e3
-            one.memory = {name: value - held[name] for name, value in device_memory(device).items()}
-            if isinstance(one.contestant, Ours):
-                one.memory |= one.contestant.memory()
+            _fill(one, scene, device)
         except Exception as error:  # a peer that can't run must not end the others' measurement
             one.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             release(one.contestant)
@@ -107,10 +96,24 @@ def measure(
         for one in running:
             tell(f"{one.contestant.name} {one.contestant.dtype}: frame {len(one.latencies)} of {frames}")
             _turn(one, scene, index, device)
-        running.append(running.pop(0))  # nobody always follows the same one
+        running.append(running.pop(0))  # so that no contestant always follows the same one
         index += BLOCK
     release(*(one.contestant for one in running))
     return series
+
+
+def _fill(series: Series, scene: MovingScene, device: Any) -> None:
+    one, before = series.contestant, device_memory(device)
+    one.begin(scene.frame(0), scene.boxes)
+    for index in range(1, FILL + 1):
+        start = time.perf_counter()
+        one.step(scene.frame(index))
+        synchronise(device)
+        if index == 1:
+            series.first_frame = (time.perf_counter() - start) * 1e3
+    series.memory = {name: value - before[name] for name, value in device_memory(device).items()}
+    if isinstance(one, Ours):
+        series.memory |= one.memory()
 
 
 def _turn(series: Series, scene: MovingScene, index: int, device: Any) -> None:
@@ -130,11 +133,11 @@ def _turn(series: Series, scene: MovingScene, index: int, device: Any) -> None:
 
 
 def ratio(ours: Series, peer: Series) -> dict[str, Any]:
-    """How many times as long the peer takes: median over the frames that both worked on, with the quartiles, and the
-    same of the processor's time."""
+    """How many times as long the peer takes: the median over the frames of both, with quartiles; also in CPU time."""
     count = min(len(ours.latencies), len(peer.latencies))
-    each = np.asarray(peer.latencies[:count]) / np.asarray(ours.latencies[:count])
-    low, middle, high = np.percentile(each, (25, 50, 75))
+    low, middle, high = np.percentile(
+        np.asarray(peer.latencies[:count]) / np.asarray(ours.latencies[:count]), (25, 50, 75)
+    )
     return {
         "ratio": round(float(middle), 3),
         "quartiles": [round(float(low), 3), round(float(high), 3)],

@@ -1,8 +1,8 @@
-"""The camera of ``sam2_ros bench --node``: publishes a rendered sequence at an even rate, at no cost of its own.
+"""The camera of ``sam2_ros bench --node``: publishes a rendered sequence at an even rate.
 
     python -m sam2_ros.bench.node_camera --ros-args -p width:=640 -p height:=480 -p rate:=30.0 -p objects:=1
 
-The messages are made before the first is sent; each is stamped right before it is published.
+It makes all messages before it sends the first, and stamps each right before it publishes it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from sam2_ros.bench.scene import moving_scene
+from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.ros.messages import rgb_image, to_time
 
 
 def main(args: list[str] | None = None) -> int:
-    """Publishes until the process is told to end."""
+    """Publishes until the process is stopped."""
     rclpy.init(args=args)
     try:
         node = rclpy.create_node("camera")

@@ -1,7 +1,7 @@
-"""How long it takes from the stamp of an image to its masks in another process: three processes over DDS.
+"""Latency from the stamp of an image to its masks in another process: three processes over DDS.
 
 A camera (:mod:`sam2_ros.bench.node_camera`), the tracker through its launch file, and this process, which receives
-``~/tracks``. All clocks are those of one machine.
+``~/tracks``. All run on one machine, so that their clocks agree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from sam2_ros.bench.scene import MovingScene, moving_scene
+from sam2_ros.bench.measure import percentiles
+from sam2_ros.bench.moving_scene import MovingScene, moving_scene
 from sam2_ros.media.child_process import ChildProcess, signals_unwind
 from sam2_ros.media.errors import UserError
 from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
@@ -31,14 +32,14 @@ from sam2_ros.srv import AddObjects
 
 NAMESPACE = "sam2_ros_bench"
 TRACKER = f"/{NAMESPACE}/tracker"
-PATIENCE = 120.0  # seconds for the node to load, and for a frame to come
+PATIENCE = 120.0  # timeout for the node to load, and for a frame to arrive, seconds
 SETTLE = 30  # frames before measuring
 PARTS = ("to the node", "waiting and decoding", "engine", "to the client")
 
 
 @dataclass(frozen=True)
 class NodeRun:
-    """One measurement: ``model`` "null" shows what the node itself costs."""
+    """One measurement: ``model`` "null" shows the latency of the node itself."""
 
     model: str
     width: int  # pixels of the camera's image
@@ -50,7 +51,7 @@ class NodeRun:
 
 
 def measure(run: NodeRun, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Runs the three processes and returns what ``--json`` holds of it.
+    """Runs the three processes and returns the entry of ``--json``.
 
     Raises:
         UserError: the node did not start, refused the objects, or sent nothing.
@@ -78,7 +79,7 @@ def measure(run: NodeRun, tell: Callable[[str], None] = lambda _: None) -> dict[
 
 
 def _summary(run: NodeRun, rows: Any, before: tuple[int, int, int], after: tuple[int, int, int]) -> dict[str, Any]:
-    """``rows`` ``[frames, 5]``: the whole in ms, then :data:`PARTS`."""
+    """``rows`` ``[frames, 5]``: camera to mask in ms, then :data:`PARTS`."""
     received, processed, dropped = (b - a for a, b in zip(before, after, strict=True))
     overhead = rows[:, 0] - rows[:, 2] - rows[:, 3]
     columns = {"camera to mask": rows[:, 0], "overhead": overhead}
@@ -94,21 +95,15 @@ def _summary(run: NodeRun, rows: Any, before: tuple[int, int, int], after: tuple
         "received": received,
         "processed": processed,
         "dropped": dropped,
-        "ms": {
-            name: {
-                **{f"p{share}": round(float(np.percentile(values, share)), 2) for share in (50, 90, 99)},
-                "max": round(float(values.max()), 2),
-            }
-            for name, values in columns.items()
-        },
+        "ms": {name: percentiles(values) for name, values in columns.items()},
     }
 
 
 def prompt_scene(node: Node, tracker: str, scene: MovingScene, spin: Callable[[Callable[[], bool]], None]) -> None:
-    """Adds every object of the scene by its box; ``spin`` spins ``node`` until something is so.
+    """Adds every object of the scene by its box; ``spin`` spins ``node`` until its argument returns true.
 
     Raises:
-        UserError: the tracker refused them, or is not there.
+        UserError: the tracker refused them, or does not run.
     """
     client = tracker_client(node, AddObjects, tracker, "add_objects", PATIENCE)
     prompts = [ObjectPrompt(box=[bounding_box((x0, y0, x1, y1))]) for x0, y0, x1, y1 in scene.boxes.tolist()]
@@ -147,7 +142,7 @@ class _Receiver:
         )
 
     def add_objects(self, run: NodeRun, camera: ChildProcess) -> None:
-        self._spin(lambda: self.counters[1] > 0, camera)  # a prompt is not kept for long without a frame
+        self._spin(lambda: self.counters[1] > 0, camera)  # a prompt waits only briefly for a frame
         prompt_scene(
             self._node, TRACKER, moving_scene(run.objects, run.width, run.height),
             lambda until: self._spin(until, camera),
@@ -166,7 +161,7 @@ class _Receiver:
             if len(self.rows) != newest:
                 newest, deadline = len(self.rows), time.monotonic() + PATIENCE
             if time.monotonic() > deadline:
-                raise UserError(f"nothing came from the tracker for {PATIENCE:.0f} s")
+                raise UserError(f"no tracks for {PATIENCE:.0f} s; run sam2_ros track to see whether the tracker works")
 
 
 def _tracker_command(run: NodeRun) -> list[str]:

@@ -1,13 +1,12 @@
 """The reference video predictor (PyPI ``sam2``), driven frame by frame as a stream, with the same weights as ours.
 
-It is made for whole clips. Here it gets each frame when it comes, through the same resizing as ours, and hands its
-masks out at once; that it keeps every frame's output is left as it is.
+The predictor is made for whole clips. Here it gets one frame at a time, resized as ours, and returns the masks at once.
+It still keeps the output of every frame.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 from collections import OrderedDict
 from typing import Any
@@ -22,19 +21,15 @@ from sam2_ros.tracking.propagation import autocast
 
 _FILES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 _COMPILED: dict[tuple[Any, str], Any] = {}  # by model and dtype; at most one
-ENDLESS = 1_000_000  # frames that the predictor is told the clip has
-
-
-def is_installed() -> bool:
-    return importlib.util.find_spec("sam2") is not None
+ENDLESS = 1_000_000  # the length of the clip that the predictor expects, frames
 
 
 def stream_state(images: Any, num_frames: int, height: int, width: int, device: torch.device) -> dict[str, Any]:
-    """What the predictor's ``init_state`` makes, without reading a clip.
+    """The state that the predictor's ``init_state`` returns, without reading a clip.
 
     Args:
         images: frames of the network's size, by index.
-        num_frames: what the predictor takes for the length of the clip.
+        num_frames: length of the clip that the predictor expects.
         height, width: of the masks, pixels.
     """
     state: dict[str, Any] = {
@@ -59,7 +54,7 @@ def stream_state(images: Any, num_frames: int, height: int, width: int, device: 
 
 
 class _OneFrame:
-    """In place of a clip: any index gives the frame that has just come."""
+    """Stands for a clip: any index gives the newest frame."""
 
     def __init__(self) -> None:
         self.image: Any = None
@@ -74,8 +69,8 @@ class Official:
     def __init__(self, task: Task, dtype: str, compiled: bool) -> None:
         self.task = task
         self.dtype = dtype
-        self.compiled = compiled
         self.name = "official VOS" if compiled else "official"
+        self._compiled = compiled
         self._predictor: Any = None
         self._state: dict[str, Any] = {}
         self._frame = 0
@@ -108,17 +103,17 @@ class Official:
         self._state["images"].image = self.task.model.preprocess(torch.from_numpy(frame))
 
     def _build(self) -> Any:
-        """The predictor; a compiled one is kept for the next number of objects, since it takes minutes to make."""
+        """The predictor; a compiled one is cached for the next number of objects, since compilation takes minutes."""
         key = self.task.model, self.dtype
-        if self.compiled and key in _COMPILED:
+        if self._compiled and key in _COMPILED:
             return _COMPILED[key]
-        predictor = self._build_anew()
-        if self.compiled:
+        predictor = self._build_new()
+        if self._compiled:
             _COMPILED.clear()
             _COMPILED[key] = predictor
         return predictor
 
-    def _build_anew(self) -> Any:
+    def _build_new(self) -> Any:
         from sam2.build_sam import build_sam2_video_predictor
 
         model = self.task.model
@@ -128,19 +123,19 @@ class Official:
         overrides += [
             f"++model.memory_attention.layer.{kind}_attention.feat_sizes=[{grid},{grid}]" for kind in ("self", "cross")
         ]
-        with contextlib.redirect_stdout(sys.stderr):  # it prints that it compiles; ours is for the report
+        with contextlib.redirect_stdout(sys.stderr):  # it prints that it compiles; stdout is for the report
             predictor = build_sam2_video_predictor(
                 f"configs/{folder}_hiera_{_FILES[self.task.size_name]}.yaml",
                 None,
                 device=str(model.device),
                 apply_postprocessing=False,  # hole filling needs its CUDA extension; ours is off by default too
-                vos_optimized=self.compiled,
+                vos_optimized=self._compiled,
                 hydra_overrides_extra=overrides,
             )
         predictor.load_state_dict(model.state_dict())
-        if self.compiled:
-            # Compiled parts give memory that their next run overwrites. The predictor copies what it keeps of them but
-            # for this one, and newer versions of PyTorch refuse to read it then.
+        if self._compiled:
+            # The next run of a compiled part overwrites its output. The predictor copies every output that it keeps
+            # except this one, and PyTorch 2.11 refuses to read an overwritten tensor.
             attend = predictor.memory_attention.forward
             predictor.memory_attention.forward = lambda *args, **named: attend(*args, **named).clone()
         return predictor.requires_grad_(False)

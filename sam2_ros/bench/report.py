@@ -1,4 +1,4 @@
-"""What was measured, as a table in Markdown, and as a picture."""
+"""The measurements as tables in Markdown, and as a picture."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
-_OURS, _PEER, _TEXT, _GRID = (60, 120, 40), (170, 170, 170), (50, 50, 50), (225, 225, 225)
-
 
 def headline(report: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """``ratio_vs_official`` (same dtype: float32, or the first that was measured) and ``best_vs_best_official``, by
-    number of objects, of the first model and the smallest input size."""
-    smallest = min((c["image_size"] for c in report["combinations"]), default=0)
+    """The ratios to the official predictor by number of objects, of the first model and the smallest input size.
+
+    ``ratio_vs_official`` compares the same dtype (float32, or the first that was measured), ``best_vs_best_official``
+    each engine's faster dtype.
+    """
+    smallest = min((combination["image_size"] for combination in report["combinations"]), default=0)
     same: dict[str, float] = {}
     best: dict[str, float] = {}
     for combination in report["combinations"]:
@@ -30,80 +28,41 @@ def headline(report: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {name: values for name, values in (("ratio_vs_official", same), ("best_vs_best_official", best)) if values}
 
 
-def table(report: dict[str, Any]) -> str:
-    """One line an engine; times in ms."""
-    head = (
-        "model",
-        "input",
-        "objects",
-        "engine",
-        "dtype",
-        "p50",
-        "p90",
-        "p99",
-        "max",
-        "fps",
-        "MiB",
-        "ratio",
-        "CPU ratio",
-    )
-    return markdown([head, *_rows(report)])
+def engine(report: dict[str, Any]) -> str:
+    """One line for each engine, times in ms; then the median time of each stage of ours."""
+    head = ("model", "input", "objects", "engine", "dtype", "p50", "p90", "p99", "max", "fps", "MiB", "ratio",
+            "CPU ratio")  # fmt: skip
+    return f"{markdown([head, *_rows(report)])}\n\nMedian ms of each stage of sam2_ros:\n\n{_stages(report)}"
 
 
-def rearrangements(report: dict[str, Any]) -> str:
-    """One line for each that was left out."""
-    head = ("model", "objects", "dtype", "without", "ms with", "ms without", "ratio", "quartiles", "CPU ratio")
-    rows: list[tuple[str, ...]] = [head]
+def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for combination in report["combinations"]:
-        place = (combination["model"], str(combination["objects"]))
-        for row in combination["rows"]:
-            if "failure" in row:
-                rows.append((*place, row["dtype"], row["rearrangement"], "-", "-", "-", "-", row["failure"][:60]))
+        place = (combination["model"], str(combination["image_size"]), str(combination["objects"]))
+        ratios = {(r["peer"], r["peer_dtype"]): r for r in combination["ratios"] if r["kind"] == "same dtype"}
+        for one in combination["engines"]:
+            name = (one["engine"], one["dtype"])
+            if "failure" in one:
+                yield (*place, *name, *["-"] * 7, one["failure"][:60])
                 continue
-            low, high = row["quartiles"]
-            times = f"{row['ms_with']:.0f}", f"{row['ms_without']:.0f}"
-            rows.append(
-                (
-                    *place,
-                    row["dtype"],
-                    row["rearrangement"],
-                    *times,
-                    f"{row['ratio']:.2f}",
-                    f"{low:.2f} to {high:.2f}",
-                    f"{row['processor_ratio']:.2f}",
-                )
-            )
-    return markdown(rows)
+            times = [f"{one['latency_ms'][share]:.1f}" for share in ("p50", "p90", "p99", "max")]
+            memory = one["memory_mib"].get("allocated", one["memory_mib"].get("resident", 0.0))
+            shown = [f"{ratios[name][key]:.2f}" if name in ratios else "" for key in ("ratio", "processor_ratio")]
+            yield (*place, *name, *times, f"{one['frames_per_second']:.2f}", f"{memory:.0f}", *shown)
 
 
-def input_sizes(report: dict[str, Any]) -> str:
-    """Cost and agreement by input size."""
-    rows: list[tuple[str, ...]] = [("model", "dtype", "input", "ms", "J with the truth", "J between sizes")]
-    for model in report["models"]:
-        for size in model["sizes"]:
-            pairs = [
-                f"{_share(pair['j'])} with {sum(pair['sizes']) - size['image_size']}"
-                for pair in model["agreement"]
-                if size["image_size"] in pair["sizes"]
-            ]
-            rows.append(
-                (
-                    model["model"],
-                    model["dtype"],
-                    str(size["image_size"]),
-                    f"{size['ms']:.0f}",
-                    _share(size["j_with_truth"]),
-                    ", ".join(pairs),
-                )
-            )
-    return markdown(rows)
+def _stages(report: dict[str, Any]) -> str:
+    return "\n".join(
+        f"- {combination['model']} at {combination['image_size']}, {combination['objects']} objects, {one['dtype']}: "
+        + ", ".join(f"{name} {value:.1f}" for name, value in one["stages_ms"].items())
+        for combination in report["combinations"]
+        for one in combination["engines"]
+        if one.get("stages_ms")
+    )
 
 
 def node(report: dict[str, Any]) -> str:
-    """Camera to mask in another process, and its parts; p50, p99 in ms."""
+    """Camera to mask in another process, and its parts; p50 / p99 in ms."""
     runs = report["runs"]
-    if not runs:
-        return "Not measured: ROS 2 is not installed."
     names = list(runs[0]["ms"])
     rows: list[tuple[str, ...]] = [("engine", "image", "objects", "dropped", *names)]
     for run in runs:
@@ -116,7 +75,7 @@ def node(report: dict[str, Any]) -> str:
 
 
 def endpoint(measured: dict[str, Any]) -> str:
-    """The way to an inference server; p50 / p99 in ms."""
+    """Overhead of an inference server, how streams share it, and recovery from its death; p50 / p99 in ms."""
     parts = []
     if rows := measured.get("overhead") or measured.get("steps"):
         lines: list[tuple[str, ...]] = [("image", "way", "p50 / p99, ms")]
@@ -125,7 +84,7 @@ def endpoint(measured: dict[str, Any]) -> str:
             lines.append((row["size"], way, f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}"))
         parts.append(markdown(lines) + "\n")
     if "overhead" in measured:
-        parts.append("Milliseconds that a step takes more through a server than in one process.")
+        parts.append("Milliseconds that a step through a server takes longer than in one process.")
     if shared := measured.get("streams"):
         rates, frame = shared["frames_per_second"], shared["frame_ms"]
         sizes = ", ".join(f"{count} of {size}" for size, count in sorted(shared["batches"].items()))
@@ -142,25 +101,8 @@ def endpoint(measured: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def provenance(about: dict[str, Any]) -> str:
-    """Machine, versions, command and date in a sentence."""
-    machine = about["machine"]
-    took = f"; {about['minutes']:g} minutes" if "minutes" in about else ""
-    gpu = f", {machine['gpu']['name']}" if "gpu" in machine else ""
-    date = about.get("date", "a day not noted")
-    return (
-        f"`{about['command']}` on {date}: {machine['processor']}, {machine['cores']} cores{gpu}, "
-        f"{machine['threads']} threads, torch {machine['torch']}; load of the machine before: "
-        f"{machine.get('load', 'unknown')}{took}."
-    )
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def markdown(rows: Sequence[tuple[str, ...]]) -> str:
-    """A table, of which the first row is the head."""
+    """A table; the first row is the head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -169,74 +111,25 @@ def markdown(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    for combination in report["combinations"]:
-        place = (combination["model"], str(combination["image_size"]), str(combination["objects"]))
-        for one in combination["engines"]:
-            engine = one["engine"] + (" compiled" if one["compiled"] and one["engine"] == "sam2_ros" else "")
-            if "failure" in one:
-                yield (*place, engine, one["dtype"], *["-"] * 7, one["failure"][:60])
-                continue
-            latency = one["latency_ms"]
-            times = [f"{latency[name]:.1f}" for name in ("p50", "p90", "p99", "max")]
-            memory = one["memory_mib"].get("allocated", one["memory_mib"].get("resident", 0.0))
-            same = [
-                found
-                for found in combination["ratios"]
-                if found["kind"] == "same dtype" and (found["peer"], found["peer_dtype"]) == (engine, one["dtype"])
-            ]
-            shown = [f"{same[0][name]:.2f}" if same else "" for name in ("ratio", "processor_ratio")]
-            yield (*place, engine, one["dtype"], *times, f"{one['frames_per_second']:.2f}", f"{memory:.0f}", *shown)
-
-
-def engine(report: dict[str, Any]) -> str:
-    """:func:`table` and :func:`stages`."""
-    return f"{table(report)}\n\nWhere the time goes in ours (median ms a stage):\n\n{stages(report)}"
-
-
-def stages(report: dict[str, Any]) -> str:
-    """Where the time goes in our engine: median ms a stage."""
-    lines = []
-    for combination in report["combinations"]:
-        for one in combination["engines"]:
-            if one.get("stages_ms"):
-                parts = ", ".join(f"{name} {value:.1f}" for name, value in one["stages_ms"].items())
-                compiled = ", compiled" if one["compiled"] else ""
-                lines.append(
-                    f"- {combination['model']} at {combination['image_size']}, {combination['objects']} objects, "
-                    f"{one['dtype']}{compiled}: {parts}"
-                )
-    return "\n".join(lines)
-
-
 def plot(report: dict[str, Any], path: Path) -> None:
     """A bar for each engine: median latency, with a line up to the 99th percentile."""
-    bars = [
-        (
-            f"{c['image_size']} px, {c['objects']} obj, {one['engine']} {one['dtype']}"
-            + (" compiled" if one["compiled"] and one["engine"] == "sam2_ros" else ""),
-            one,
-        )
-        for c in report["combinations"]
-        for one in c["engines"]
+    from matplotlib.figure import Figure
+
+    bars = {
+        f"{combination['image_size']} px, {combination['objects']} objects, {one['engine']} {one['dtype']}": one
+        for combination in report["combinations"]
+        for one in combination["engines"]
         if "latency_ms" in one
-    ]
-    height, left, width = 22, 400, 1180
-    image = np.full((60 + height * len(bars), width, 3), 255, np.uint8)
-    top = max((one["latency_ms"]["p99"] for _, one in bars), default=1.0)
-    _write(image, f"milliseconds a frame, p50 (bar) and p99 (line); {report['machine']['processor']}", 12, 24)
-    for index, (name, one) in enumerate(bars):
-        y = 44 + height * index
-        scale = (width - left - 90) / top
-        p50, p99 = one["latency_ms"]["p50"], one["latency_ms"]["p99"]
-        color = _OURS if one["engine"] == "sam2_ros" else _PEER
-        cv2.rectangle(image, (left, y), (left + round(p50 * scale), y + height - 6), color, -1)
-        cv2.line(image, (left + round(p50 * scale), y + 8), (left + round(p99 * scale), y + 8), _TEXT, 1)
-        _write(image, name, 12, y + 13)
-        _write(image, f"{p50:.0f}", left + round(p99 * scale) + 6, y + 13)
+    }
+    p50 = [one["latency_ms"]["p50"] for one in bars.values()]
+    p99 = [one["latency_ms"]["p99"] for one in bars.values()]
+    colors = ["tab:green" if one["engine"] == "sam2_ros" else "0.67" for one in bars.values()]
+    figure = Figure(figsize=(9, 1.2 + 0.25 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.barh(list(bars), p50, color=colors)
+    axes.hlines(list(bars), p50, p99, color="0.3")
+    axes.bar_label(drawn, fmt="%.0f", label_type="center")
+    axes.invert_yaxis()
+    axes.set(xlabel="ms a frame, p50 (bar) and p99 (line)", title=report["machine"]["processor"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), image)
-
-
-def _write(image: Any, text: str, x: int, y: int) -> None:
-    cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _TEXT, 1, cv2.LINE_AA)
+    figure.savefig(path)

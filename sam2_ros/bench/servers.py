@@ -1,4 +1,4 @@
-"""Inference servers as processes of their own, and clients of them, for what is measured with them."""
+"""Inference servers in processes of their own, and clients of them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.tracking import TrackerConfig
 
-CONNECT_S = 5.0  # that a connection may take
+CONNECT_S = 5.0  # timeout of a connection
 
 
 class ServerProcess:
-    """``sam2_ros serve``, listening once it is made.
+    """``sam2_ros serve``. The constructor returns when the server listens.
 
     Args:
         endpoint: to bind to; port ``*`` takes a free one, see :attr:`endpoint`.
-        model, options: what else is said to ``serve``.
+        model, options: arguments of ``serve``.
 
     Raises:
-        RuntimeError: it does not start.
+        RuntimeError: the server does not start.
     """
 
     def __init__(self, endpoint: str, model: str = "null", options: Sequence[str] = ()) -> None:
@@ -39,20 +39,20 @@ class ServerProcess:
         self._metrics_port = int(self.process.stdout.readline().split()[-1])
 
     def batches(self) -> dict[int, int]:
-        """How many batches of each size the image encoder has worked on, as the server's metrics say."""
+        """How many batches of each size the image encoder has processed, from the server's metrics."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=CONNECT_S) as page:
             lines = page.read().decode().splitlines()
         found = [line.split('"')[1::2] + line.split()[1:] for line in lines if line.startswith(_BATCHES)]
         return {int(size): round(float(count)) for size, count in found}
 
     def kill(self) -> None:
-        """As an accident does."""
+        """Sends SIGKILL."""
         self.process.kill()
         self.process.wait()
         self._close()
 
     def end(self) -> None:
-        """As a service manager does."""
+        """Sends SIGTERM."""
         self.process.terminate()
         self.process.wait()
         self._close()
@@ -77,7 +77,7 @@ def serving(endpoint: str, model: str = "null", options: Sequence[str] = ()) -> 
 
 @contextmanager
 def connected(endpoint: str, config: TrackerConfig | None = None, **options: Any) -> Iterator[RemoteBackend]:
-    """A client of a server that runs."""
+    """A client, connected to a running server."""
     with closing(RemoteBackend([endpoint], config, **options)) as client:
         client.connect(CONNECT_S)
         yield client

@@ -1,4 +1,4 @@
-"""Several cameras on one inference server, each as fast as it is answered: who gets how much, in which batches."""
+"""Several cameras share one inference server, each as fast as the server answers: their rates and batch sizes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from sam2_ros.bench.scene import moving_scene
+from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.bench.servers import ServerProcess, connected, serving
 from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
 
 WIDTH, HEIGHT = 640, 480
-READY_S = 600.0  # until all streams are there
-TIMEOUT_S = 120.0  # for a frame: that of a network on a busy processor waits for those of all others
+READY_S = 600.0  # until all streams are connected
+TIMEOUT_S = 120.0  # of a frame, which may wait for the frames of all other streams
 
 
 @dataclass(frozen=True)
 class StreamsRun:
-    """What is measured."""
+    """What to measure."""
 
     streams: int = 8
     seconds: float = 5.0
@@ -32,26 +32,23 @@ class StreamsRun:
 
 
 def measure_streams(run: StreamsRun) -> dict[str, Any]:
-    """Rates by stream; ``fairness_jain`` is 1 where all get the same (Jain et al. 1984); batches by their size."""
+    """Rates by stream, and batches by size; ``fairness_jain`` is 1 if all rates are equal (Jain et al. 1984)."""
     ready = threading.Barrier(run.streams + 1)
-    with (
-        serving(run.endpoint, run.model, run.options) as server,
-        ThreadPoolExecutor(run.streams) as pool,
-    ):
-        waiting = [pool.submit(_track, server, run, index, ready) for index in range(run.streams)]
-        ready.wait(READY_S)  # nobody has the server alone
+    with serving(run.endpoint, run.model, run.options) as server, ThreadPoolExecutor(run.streams) as pool:
+        futures = [pool.submit(_track, server, run, index, ready) for index in range(run.streams)]
+        ready.wait(READY_S)  # no stream has the server alone
         before = server.batches()
-        times = [each.result() for each in waiting]
+        times = [future.result() for future in futures]
         after = server.batches()
-    rates = [len(each) / sum(each) for each in times]
-    jain = sum(rates) ** 2 / (run.streams * sum(each**2 for each in rates))
-    p50, p99 = np.percentile([1e3 * one for each in times for one in each], (50, 99)).round(1).tolist()
+    rates = [len(seconds) / sum(seconds) for seconds in times]
+    jain = sum(rates) ** 2 / (run.streams * sum(rate**2 for rate in rates))
+    p50, p99 = np.percentile(1e3 * np.concatenate(times), (50, 99)).round(1).tolist()
     return {
         "streams": run.streams,
         "model": run.model,
         "seconds": run.seconds,
         "image": [WIDTH, HEIGHT],
-        "frames_per_second": [round(each, 2) for each in rates],
+        "frames_per_second": [round(rate, 2) for rate in rates],
         "fairness_jain": round(jain, 4),
         "frame_ms": {"p50": p50, "p99": p99},
         "batches": {size: count - before.get(size, 0) for size, count in after.items() if count > before.get(size, 0)},
@@ -59,7 +56,7 @@ def measure_streams(run: StreamsRun) -> dict[str, Any]:
 
 
 def _track(server: ServerProcess, run: StreamsRun, index: int, ready: threading.Barrier) -> list[float]:
-    """One camera with one object of its own; seconds of each frame, the last one may end after the time."""
+    """One camera with one object; returns the seconds of each frame. The last frame may end after ``run.seconds``."""
     scene = moving_scene(1, WIDTH, HEIGHT)
     times: list[float] = []
     with connected(server.endpoint, TrackerConfig(max_objects=1), timeout=TIMEOUT_S, pixels="raw") as client:

@@ -1,8 +1,8 @@
-"""The weights that are measured with: a checkpoint where there is one, else drawn ones, which take as long."""
+"""The weights of a benchmark: a checkpoint if there is one, else random weights, which take as long."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -10,42 +10,30 @@ from sam2_ros.model import ModelConfig, Sam2Model, load_model
 from sam2_ros.model.checkpoint import find_weights
 from sam2_ros.model.config import HIERA
 
-CHECKPOINT, DRAWN = "checkpoint", "drawn at random (timings do not depend on them)"
+CHECKPOINT, RANDOM = "checkpoint", "drawn at random (timings do not depend on them)"
 _SCORE = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A network on its device, and where its weights are from: :data:`CHECKPOINT` or :data:`DRAWN`."""
-
-    model: Sam2Model
-    origin: str
-
-
-def is_downloaded(name: str) -> bool:
-    """Whether :func:`find` has a checkpoint of this name."""
-    try:
-        find_weights(name)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def find(name: str, image_size: int, device: str = "cpu") -> Weights:
-    """The network called ``name`` for a square input of ``image_size`` pixels (0: the checkpoint's own).
+def find(name: str, image_size: int, device: str = "cpu") -> tuple[Sam2Model, str]:
+    """The network ``name`` on its device, and the origin of its weights: :data:`CHECKPOINT` or :data:`RANDOM`.
 
     Args:
-        name: as in :func:`sam2_ros.model.load_model`; an official size whose checkpoint was not downloaded gets drawn
-            weights.
-        image_size: pixels, a multiple of 32.
+        name: as in :func:`sam2_ros.model.load_model`; an official size whose checkpoint was not downloaded gets
+            random weights.
+        image_size: side of the square input, pixels, a multiple of 32; 0: the checkpoint's own.
         device: a torch device.
 
     Raises:
         FileNotFoundError: neither a checkpoint nor an official size.
     """
     size, _, version = name.partition("-")
-    if is_downloaded(name) or size not in HIERA or version not in ("", "2.0"):
-        return Weights(load_model(name, device, image_size), CHECKPOINT)
+    try:
+        find_weights(name)
+    except FileNotFoundError:
+        if size not in HIERA or version not in ("", "2.0"):
+            raise
+    else:
+        return load_model(name, device, image_size), CHECKPOINT
     new = not version
     config = ModelConfig(
         name=f"{'sam2.1' if new else 'sam2'}_hiera_{size}",
@@ -55,15 +43,15 @@ def find(name: str, image_size: int, device: str = "cpu") -> Weights:
     )
     model = Sam2Model(replace(config, image_size=image_size or config.image_size))
     draw(model)
-    return Weights(model.to(device).eval().requires_grad_(False), DRAWN)
+    return model.to(device).eval().requires_grad_(False), RANDOM
 
 
 @torch.no_grad()
 def draw(model: Sam2Model, seed: int = 0) -> None:
-    """Overwrites every weight so that masks are neither empty nor full and no object ever counts as hidden.
+    """Overwrites every weight at random so that masks are neither empty nor full and no object counts as hidden.
 
-    Linear maps keep the magnitude of what goes through them; the object score is far above zero, so that every object
-    is tracked, remembered and shown on every frame.
+    Linear maps keep the magnitude of their input. The object score is far above zero, so that the engine tracks,
+    remembers and shows every object on every frame.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():

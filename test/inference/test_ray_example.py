@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sam2_ros.bench.scene import moving_scene
+from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.inference import make_backend
 from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
 

@@ -54,7 +54,6 @@ function paint(shot, tell) {
 function painted(header) {
   header.times.painted = wallClock();
   link.send({ type: "painted", number: header.number });
-  document.dispatchEvent(new CustomEvent("painted", { detail: header })); // for scripts/glass_to_glass.py
 }
 
 function release() {

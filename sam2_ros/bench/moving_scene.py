@@ -1,4 +1,4 @@
-"""The frames that are measured on: many textured objects that never stop moving, over a ground that moves too."""
+"""The frames of a benchmark: many textured objects that never stop moving, over a ground that moves, too."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MovingScene:
 
 
 def moving_scene(objects: int, width: int = 640, height: int = 480, period: int = PERIOD) -> MovingScene:
-    """``objects`` discs, each of which circles in a cell of its own, so that none hides another.
+    """``objects`` discs; each circles in a cell of its own, so that none hides another.
 
     Raises:
         ValueError: no objects, or so many that a disc would have fewer than 6 pixels.
