@@ -32,7 +32,7 @@ from rclpy.qos import QoSProfile
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.bench.node_latency import camera_command, prompt_scene
 from sam2_ros.bench.servers import ServerProcess
-from sam2_ros.evaluation.report import machine
+from sam2_ros.evaluation.summary import machine
 from sam2_ros.media.child_process import ChildProcess, signals_unwind
 from sam2_ros.media.progress import bar
 from sam2_ros.msg import TrackedObject, TrackedObjectArray

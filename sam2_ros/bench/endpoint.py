@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.bench.servers import ServerProcess, connected, serving
 from sam2_ros.bench.streams import StreamsRun, measure_streams
-from sam2_ros.evaluation.report import machine
+from sam2_ros.evaluation.summary import machine
 from sam2_ros.inference import Backend, NullBackend
 from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.tracking import AddRequest, Prompt

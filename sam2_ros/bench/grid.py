@@ -16,7 +16,7 @@ from sam2_ros.bench import huggingface, official, weights
 from sam2_ros.bench.contestants import Contestant, Ours, Task
 from sam2_ros.bench.measure import Series, measure, ratio
 from sam2_ros.bench.moving_scene import moving_scene
-from sam2_ros.evaluation.report import machine
+from sam2_ros.evaluation.summary import machine
 from sam2_ros.model import Sam2Model
 from sam2_ros.model.config import HIERA
 

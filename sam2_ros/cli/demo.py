@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         if args.no_ros:
             reports.append(_track_directly(clip, args))
         else:
-            from sam2_ros.demo.ros_run import play
+            from sam2_ros.demo.clip_player import play
 
             reports.append(play(clip, args))
         if reports[-1].interrupted:

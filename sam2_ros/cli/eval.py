@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
     from sam2_ros.evaluation.compare import comparison, models_table
     from sam2_ros.evaluation.datasets import open_dataset
-    from sam2_ros.evaluation.outputs import read_report, write_json
+    from sam2_ros.evaluation.report_files import read_report, write_json
 
     _check(args)
     earlier = read_report(args.compare) if args.compare else None
@@ -90,10 +90,10 @@ def run(args: argparse.Namespace) -> int:
 def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[dict[str, Any], bool]:
     """Evaluates one model; returns its report, and whether every sequence was finished."""
     from sam2_ros.evaluation.job import Job, Settings, finished, weights_digest
-    from sam2_ros.evaluation.outputs import claim, write_report
     from sam2_ros.evaluation.pool import run_all
-    from sam2_ros.evaluation.report import table
+    from sam2_ros.evaluation.report_files import claim, write_report
     from sam2_ros.evaluation.scoring import RULES
+    from sam2_ros.evaluation.summary import table
     from sam2_ros.media.progress import bar
 
     settings = Settings(

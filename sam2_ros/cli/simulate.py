@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     _require("mujoco", "MuJoCo renders the scene: pip install mujoco")
     for module in ("rclpy", "launch", "sam2_ros.msg"):
         _require(module, "in a checkout run 'make setup'; with ROS 2 installed, source it and the workspace")
-    from sam2_ros.simulation.figure import scene_picture
-    from sam2_ros.simulation.ros_run import play
+    from sam2_ros.simulation.scene_picture import scene_picture
+    from sam2_ros.simulation.scene_player import play
     from sam2_ros.simulation.score import summaries
 
     args.out.mkdir(parents=True, exist_ok=True)

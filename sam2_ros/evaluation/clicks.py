@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.evaluation.metrics import Mask
+from sam2_ros.evaluation.mask_metrics import Mask
 
 
 def deepest_point(mask: Mask) -> NDArray[np.float32]:

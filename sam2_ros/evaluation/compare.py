@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sam2_ros.evaluation.report import align
 from sam2_ros.evaluation.results import mean
+from sam2_ros.evaluation.summary import align
 
 
 def models_table(reports: Sequence[dict[str, Any]]) -> str:

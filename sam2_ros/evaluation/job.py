@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from sam2_ros import __version__
+from sam2_ros.evaluation.click_protocols import run_interactive, run_noc
 from sam2_ros.evaluation.datasets import Dataset, open_dataset
-from sam2_ros.evaluation.interactive import run_interactive, run_noc
 from sam2_ros.evaluation.results import SequenceResult, load, save
 from sam2_ros.evaluation.semi_supervised import FrameMasks, run_sequence
 from sam2_ros.evaluation.sequences import LabelledSequence

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sam2_ros.evaluation.metrics import Mask, boundary_f, jaccard
+from sam2_ros.evaluation.mask_metrics import Mask, boundary_f, jaccard
 from sam2_ros.evaluation.results import Row
 from sam2_ros.evaluation.sequences import Truth
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sam2_ros.evaluation.clicks import correction, deepest_point
-from sam2_ros.evaluation.metrics import Mask
+from sam2_ros.evaluation.mask_metrics import Mask
 from sam2_ros.evaluation.results import Row, SequenceResult
 from sam2_ros.evaluation.scoring import mark_scored, measure
 from sam2_ros.evaluation.sequences import LabelledSequence

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sam2_ros.evaluation.metrics import Mask
+from sam2_ros.evaluation.mask_metrics import Mask
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import Frame, ImageFolder, Source
 from sam2_ros.media.label_images import read_labels, read_mask

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sam2_ros.evaluation.metrics import Mask, jaccard
+from sam2_ros.evaluation.mask_metrics import Mask, jaccard
 from sam2_ros.evaluation.semi_supervised import FrameMasks
 from sam2_ros.media.overlay import Rgb, object_color
 

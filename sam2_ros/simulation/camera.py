@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.simulation.materials import MATERIALS, SHINY
-from sam2_ros.simulation.scene import CAMERA, LIGHT, LOOKS_AT, Scene
+from sam2_ros.simulation.table_scene import CAMERA, LIGHT, LOOKS_AT, Scene
 
 _FAR = 20.0  # metres
 _AMBIENT, _DIFFUSE = 0.42, 0.68

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sam2_ros.evaluation.visibility import presence
+from sam2_ros.evaluation.presence import presence
 from sam2_ros.model import load_model
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.export import export
@@ -30,7 +30,7 @@ STEPS = 50
 def read_scores(paths: Iterable[Path]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Object scores and whether the object is seen, from the ``rows.csv`` of evaluations.
 
-    Counted is what :mod:`sam2_ros.evaluation.visibility` counts.
+    Counted is what :mod:`sam2_ros.evaluation.presence` counts.
     """
     scores: list[float] = []
     seen: list[bool] = []

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam2_ros.evaluation.metrics import jaccard
+from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.training.features import FeatureStore
 from sam2_ros.training.rollout import Memory, prompt_frame, track_frame

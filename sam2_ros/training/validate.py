@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 
-from sam2_ros.evaluation.metrics import jaccard
+from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.training.clips import read_rgb

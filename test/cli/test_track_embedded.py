@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sam2_ros.cli.main import main
-from sam2_ros.evaluation.metrics import jaccard
+from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.media.label_images import read_labels
 from sam2_ros.media.rendered_scene import bounding_box, render
 

@@ -120,7 +120,7 @@ def test_a_camera_is_played_for_a_limited_time(tmp_path: Path, monkeypatch: pyte
         played.append((clip.source, args.frames))
         return Report(clip.name, 1, 0, 1.0, 1, ())
 
-    monkeypatch.setattr("sam2_ros.demo.ros_run.play", play)
+    monkeypatch.setattr("sam2_ros.demo.clip_player.play", play)
     assert main(["demo", "--source", "0", "--out", str(tmp_path)]) == 0
     assert main(["demo", "--source", "0", "--frames", "9", "--out", str(tmp_path)]) == 0
     assert main(["demo", "--source", "clip.mp4", "--out", str(tmp_path)]) == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sam2_ros.evaluation.metrics import jaccard
+from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.model.sam2 import ImageFeatures
 from sam2_ros.tracking import AddRequest, ObjectState, Prompt, Tracker, TrackerConfig

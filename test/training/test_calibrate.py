@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sam2_ros.evaluation.visibility import calibration
+from sam2_ros.evaluation.presence import calibration
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.training.calibrate import fit, fold, read_scores
 

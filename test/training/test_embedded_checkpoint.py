@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sam2_ros.evaluation.metrics import jaccard
+from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.model.checkpoint import EMBEDDED
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig

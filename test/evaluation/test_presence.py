@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sam2_ros.evaluation.identity import count_switches, switches
+from sam2_ros.evaluation.presence import calibration, visibility_score
 from sam2_ros.evaluation.results import Row, SequenceResult
-from sam2_ros.evaluation.visibility import calibration, visibility_score
 
 
 def row(frame: int, area: int | None, state: str = "visible", visibility: float = 0.9, **values: Any) -> Row:

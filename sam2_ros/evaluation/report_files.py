@@ -15,8 +15,8 @@ from typing import Any
 
 from sam2_ros.evaluation.job import Job
 from sam2_ros.evaluation.plots import failure_sheet, j_over_time, reliability
-from sam2_ros.evaluation.report import report, write_rows
 from sam2_ros.evaluation.results import SequenceResult
+from sam2_ros.evaluation.summary import report, write_rows
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.figures import write_png
 

@@ -15,10 +15,10 @@ from sam2_ros.media.overlay import Rgb, bar_size, draw_overlay, draw_text, objec
 from sam2_ros.msg import TrackedObject
 from sam2_ros.ros.messages import frame_result
 from sam2_ros.simulation.camera import SimulatedCamera
-from sam2_ros.simulation.scene import CAMERA
+from sam2_ros.simulation.table_scene import CAMERA
 
 if TYPE_CHECKING:
-    from sam2_ros.simulation.ros_run import Moment, Played
+    from sam2_ros.simulation.scene_player import Moment, Played
 
 _WIDTH, _HEIGHT = 640, 480  # of each panel, pixels
 _TOP_VIEW = (-0.30, 0.38, -0.45, 0.45)  # metres of the world: x from, to; y from, to

@@ -6,7 +6,7 @@ import published
 import pytest
 
 from sam2_ros.evaluation.clicks import correction, deepest_point
-from sam2_ros.evaluation.metrics import boundary_f, boundary_map, jaccard
+from sam2_ros.evaluation.mask_metrics import boundary_f, boundary_map, jaccard
 
 
 def box(height: int, width: int, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:

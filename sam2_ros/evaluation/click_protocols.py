@@ -23,7 +23,7 @@ from itertools import dropwhile
 import numpy as np
 
 from sam2_ros.evaluation.clicks import correction
-from sam2_ros.evaluation.metrics import Mask, jaccard
+from sam2_ros.evaluation.mask_metrics import Mask, jaccard
 from sam2_ros.evaluation.results import Row, SequenceResult, mean
 from sam2_ros.evaluation.semi_supervised import FrameMasks, click, labels_for, row
 from sam2_ros.evaluation.sequences import LabelledSequence

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from sam2_ros.evaluation.click_protocols import clicks_needed
 from sam2_ros.evaluation.identity import count_switches
-from sam2_ros.evaluation.interactive import clicks_needed
 from sam2_ros.evaluation.job import NOC_TARGETS, Settings
+from sam2_ros.evaluation.presence import visibility_score
 from sam2_ros.evaluation.results import Row, SequenceResult, mean
-from sam2_ros.evaluation.visibility import visibility_score
 
 
 def report(results: Sequence[SequenceResult], settings: Settings, present_from: float) -> dict[str, Any]:

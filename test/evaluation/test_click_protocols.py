@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from clips import labels_of, square
 
+from sam2_ros.evaluation.click_protocols import clicks_needed, run_interactive, run_noc
 from sam2_ros.evaluation.datasets import open_dataset
-from sam2_ros.evaluation.interactive import clicks_needed, run_interactive, run_noc
 from sam2_ros.evaluation.semi_supervised import run_sequence
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.evaluation.worst import WorstFrames
