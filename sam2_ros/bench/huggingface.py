@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sam2_ros.bench.contestants import Rgb, Task
-from sam2_ros.tracking.prompt_checks import to_network
+from sam2_ros.tracking.prompt_decoder import to_network
 from sam2_ros.tracking.propagation import autocast
 
 

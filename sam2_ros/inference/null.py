@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
+from sam2_ros.tracking.prompt_checks import check_names, check_request
 from sam2_ros.tracking.types import (
     AddRequest,
     BoolMask,
@@ -111,6 +112,7 @@ class NullBackend:
         return True
 
     def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
+        check_names(name, label, label_score)
         known = self._known(object_id)
         self._check_name(name, object_id)
         self._objects[object_id] = replace(known, name=name, label=label)
@@ -152,6 +154,7 @@ class NullBackend:
         )  # fmt: skip
 
     def _apply(self, request: AddRequest) -> int:
+        check_request(request, (self._size[1], self._size[0]))
         if request.object_id is not None:
             known = self._known(request.object_id)
             mask = self._mask(request.prompt)
@@ -185,14 +188,8 @@ class NullBackend:
 
     def _mask(self, prompt: Prompt) -> CroppedMask:
         """The prompt's own mask, its box, or the squares around its points."""
-        height, width = self._size
         mask: BoolMask = np.zeros(self._size, np.bool_)
         if prompt.mask is not None:
-            if prompt.mask.shape != self._size:
-                size = f"{prompt.mask.shape[1]} x {prompt.mask.shape[0]}"
-                raise PromptError(
-                    PromptCode.INVALID_PROMPT, f"the mask has {size} pixels, the image {width} x {height}"
-                )
             return CroppedMask.from_full(prompt.mask)
         boxes: list[NDArray[np.float32]] = []
         if prompt.box is not None:
@@ -200,14 +197,12 @@ class NullBackend:
         elif prompt.points is not None and prompt.labels is not None:
             inside = prompt.points[prompt.labels == 1]
             boxes.extend(np.concatenate([inside - _POINT_RADIUS, inside + _POINT_RADIUS + 1], axis=1))
-        if not boxes:
-            raise PromptError(PromptCode.INVALID_PROMPT, "the prompt is empty; give points, a box or a mask")
         for box in boxes:
             x0, y0, x1, y1 = (max(0, round(float(edge))) for edge in box)
             mask[y0:y1, x0:x1] = True
         if not mask.any():
             raise PromptError(
-                PromptCode.INVALID_PROMPT, f"the prompt lies outside the image ({width} x {height} pixels)"
+                PromptCode.INVALID_PROMPT, "this engine has no network; give a box, a mask or a positive point"
             )
         return CroppedMask.from_full(mask)
 

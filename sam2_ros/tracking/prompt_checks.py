@@ -1,104 +1,135 @@
-"""Checks prompts and brings them into the network's coordinates."""
+"""What a prompt may say: one place for the engine and for every front end (node, server, page, file, command line).
+
+A front end turns its own format into an :class:`AddRequest` and calls :func:`check_request`. The engine calls it again
+with the size of the image. This module never imports torch.
+"""
 
 from __future__ import annotations
 
+import math
+import unicodedata
+
 import numpy as np
-import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
 
-from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
-from sam2_ros.tracking.types import Prompt, PromptCode, PromptError
+from sam2_ros.tracking.types import AddRequest, Prompt, PromptCode, PromptError
+
+MAX_PROMPTS = 1024  # in one request: as many as a tracker may have objects
+MAX_POINTS = 256  # in one prompt
+MAX_TEXT = 256  # characters of a name or a label
+_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, line separators
 
 
-def check_prompt(prompt: Prompt, width: int, height: int, new_object: bool) -> None:
-    """Raises :class:`PromptError` where ``prompt`` can't be applied to an image of ``width`` × ``height``."""
+def check_request(request: AddRequest, size: tuple[int, int] | None = None) -> None:
+    """Checks a prompt with its name and label; with the ``size`` (width, height) of its image also the coordinates.
 
-    def refuse(message: str) -> PromptError:
-        return PromptError(PromptCode.INVALID_PROMPT, message)
+    Raises:
+        PromptError: INVALID_PROMPT, with the field, what is accepted and what to do.
+    """
+    check_names(request.name, request.label, request.label_score)
+    check_prompt(request.prompt)
+    if size is not None:
+        _check_on_image(request.prompt, *size, new_object=request.object_id is None)
 
+
+def check_names(name: str, label: str, label_score: float | None = None) -> None:
+    """Checks what an object is called; raises as :func:`check_request`."""
+    for field, text in (("name", name), ("label", label)):
+        problem = text_problem(text)
+        if problem:
+            raise _refusal(f"the {field} {problem}")
+    if label_score is not None and not math.isfinite(label_score):
+        raise _refusal(f"label_score is {label_score}; accepted: a finite number, usually from 0 to 1")
+
+
+def text_problem(text: str) -> str:
+    """Why ``text`` can't be a name or a label; empty where it can."""
+    if len(text) > MAX_TEXT:
+        return f"has {len(text)} characters; accepted: up to {MAX_TEXT}; choose a shorter one"
+    bad = next((character for character in text if unicodedata.category(character) in _UNPRINTABLE), "")
+    return f"holds the character U+{ord(bad):04X}; accepted: printable characters and spaces" if bad else ""
+
+
+def check_count(field: str, count: int, most: int) -> None:
+    """Refuses a list that is too long. A front end calls it before it reads the list.
+
+    Raises:
+        PromptError: INVALID_PROMPT.
+    """
+    if count > most:
+        raise _refusal(f"there are {count} {field}; accepted: up to {most}; send fewer")
+
+
+def check_prompt(prompt: Prompt) -> None:
+    """Checks all that can be said without the image; raises as :func:`check_request`."""
     kinds = [name for name in ("points", "box", "mask") if getattr(prompt, name) is not None]
     if prompt.candidate is not None:
         if prompt.candidate not in (1, 2, 3):
-            raise refuse(f"candidate is {prompt.candidate}; accepted: 1, 2 or 3, as offered by the answer before")
-        if not kinds and new_object:
-            raise refuse("a candidate is chosen for an existing object; give its id, or a point for a new object")
+            raise _refusal(f"candidate is {prompt.candidate}; accepted: 1, 2 or 3, as offered by the answer before")
         if kinds and (kinds != ["points"] or len(np.asarray(prompt.points)) != 1):
-            raise refuse(
+            raise _refusal(
                 "candidates are offered for a single point; give one point with the choice, or the choice alone"
             )
     elif not kinds:
-        raise refuse("the prompt is empty; give points with labels, a box, a box with points, or a mask")
+        raise _refusal("the prompt is empty; give points with labels, a box, a box with points, or a mask")
     if prompt.points is None and prompt.labels is not None and len(prompt.labels):
-        raise refuse("labels came without points; accepted: one label for each point")
+        raise _refusal("labels came without points; accepted: one label for each point")
     if prompt.mask is not None:
         if len(kinds) > 1:
-            raise refuse(
+            raise _refusal(
                 f"a mask can't be combined with {' or '.join(k for k in kinds if k != 'mask')}; give one of them"
             )
         if prompt.mask.dtype != np.bool_:
-            raise refuse(f"the mask is of type {prompt.mask.dtype}; accepted: bool, for example mask > 0")
-        if prompt.mask.ndim != 2 or prompt.mask.shape != (height, width):
-            shape = " x ".join(str(n) for n in reversed(prompt.mask.shape))
-            raise refuse(f"the mask is {shape} pixels, the image {width} x {height}; they must be equal")
+            raise _refusal(f"the mask is of type {prompt.mask.dtype}; accepted: bool, for example mask > 0")
     if prompt.box is not None:
         box = np.asarray(prompt.box, np.float64).reshape(-1)
         if box.shape != (4,) or not np.isfinite(box).all():
-            raise refuse("a box is four finite numbers: x0, y0, x1, y1 in pixels")
+            raise _refusal("a box is four finite numbers: x0, y0, x1, y1 in pixels")
         x0, y0, x1, y1 = box.tolist()
         if x1 - x0 < 1 or y1 - y0 < 1:
-            raise refuse(
-                f"the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is smaller than a pixel; accepted: x0 < x1 and y0 < y1"
-            )
-        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-            raise refuse(f"the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside the image of {width} x {height}")
+            raise _refusal(f"the box {_edges(prompt)} is smaller than a pixel; accepted: x0 < x1 and y0 < y1")
     if prompt.points is not None:
-        _check_points(prompt, width, height, new_object)
+        _check_points(prompt)
 
 
-def _check_points(prompt: Prompt, width: int, height: int, new_object: bool) -> None:
+def _check_points(prompt: Prompt) -> None:
     points = np.asarray(prompt.points, np.float64)
     labels = np.asarray([] if prompt.labels is None else prompt.labels)
-    problem = ""
     if points.ndim != 2 or points.shape[1:] != (2,) or len(points) == 0:
-        problem = f"points have shape {points.shape}; accepted: one or more pairs x, y"
-    elif len(labels) != len(points):
-        problem = f"{len(points)} points came with {len(labels)} labels; accepted: one label for each point"
-    elif not np.isin(labels, (0, 1)).all():
-        problem = f"point labels are {sorted(set(labels.tolist()))}; accepted: 1 (on the object) and 0 (not on it)"
-    elif not np.isfinite(points).all():
-        problem = "a point is not finite"
-    elif not ((points >= -0.5) & (points <= (width - 0.5, height - 0.5))).all():
-        x, y = next(p for p in points.tolist() if not (-0.5 <= p[0] <= width - 0.5 and -0.5 <= p[1] <= height - 0.5))
-        problem = f"the point ({x:g}, {y:g}) lies outside the image of {width} x {height}"
-    elif new_object and prompt.box is None and not (labels == 1).any():
-        problem = "a new object needs a positive point (label 1), a box or a mask; only negative points came"
-    if problem:
-        raise PromptError(PromptCode.INVALID_PROMPT, problem)
+        raise _refusal(f"points have shape {points.shape}; accepted: one or more pairs x, y")
+    check_count("points", len(points), MAX_POINTS)
+    if labels.shape != (len(points),):
+        raise _refusal(f"{len(points)} points came with {labels.size} labels; accepted: one label for each point")
+    if not np.isin(labels, (0, 1)).all():
+        accepted = "accepted: 1 (on the object) and 0 (not on it)"
+        raise _refusal(f"point labels are {sorted(set(labels.tolist()))}; {accepted}")
+    if not np.isfinite(points).all():
+        raise _refusal("a point is not finite; accepted: pixels of the image")
 
 
-def clicks_of(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Box corners, then points, with their labels, in source pixels; empty for a mask."""
-    points, labels = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
+def _check_on_image(prompt: Prompt, width: int, height: int, new_object: bool) -> None:
+    positive = prompt.labels is not None and bool((np.asarray(prompt.labels) == 1).any())
+    if new_object and prompt.points is None and prompt.box is None and prompt.mask is None:
+        raise _refusal("a candidate is chosen for an existing object; give its id, or a point for a new object")
+    if prompt.mask is not None and prompt.mask.shape != (height, width):
+        shape = " x ".join(str(n) for n in reversed(prompt.mask.shape))
+        raise _refusal(f"the mask is {shape} pixels, the image {width} x {height}; they must be equal")
     if prompt.box is not None:
-        points = np.asarray(prompt.box, np.float32).reshape(2, 2)
-        labels = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], np.int32)
+        x0, y0, x1, y1 = np.asarray(prompt.box, np.float64).reshape(-1).tolist()
+        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+            raise _refusal(f"the box {_edges(prompt)} lies outside the image of {width} x {height}")
     if prompt.points is not None:
-        points = np.concatenate((points, np.asarray(prompt.points, np.float32)))
-        labels = np.concatenate((labels, np.asarray(prompt.labels, np.int32)))
-    return points, labels
+        points = np.asarray(prompt.points, np.float64)
+        outside = points[((points < -0.5) | (points > (width - 0.5, height - 0.5))).any(axis=1)]
+        if len(outside):
+            x, y = outside[0].tolist()
+            raise _refusal(f"the point ({x:g}, {y:g}) lies outside the image of {width} x {height}")
+        if new_object and prompt.box is None and not positive:
+            raise _refusal("a new object needs a positive point (label 1), a box or a mask; only negative points came")
 
 
-def to_network(points: NDArray[np.float32], width: int, height: int, size: int) -> NDArray[np.float32]:
-    """Source pixels to pixels of the square input, as the reference does it."""
-    return points / np.array([width, height], np.float32) * np.float32(size)
+def _edges(prompt: Prompt) -> str:
+    return f"({', '.join(f'{edge:g}' for edge in np.asarray(prompt.box, np.float64).reshape(-1))})"
 
 
-def mask_to_network(mask: NDArray[np.bool_], size: int, device: torch.device) -> Tensor:
-    """A mask in source pixels → binary float ``[1, 1, size, size]`` (bilinear, antialiased, threshold 0.5)."""
-    tensor = torch.from_numpy(np.ascontiguousarray(mask)).to(device)[None, None].float()
-    if mask.shape == (size, size):
-        return tensor
-    resized = F.interpolate(tensor, (size, size), mode="bilinear", align_corners=False, antialias=True)
-    return (resized >= 0.5).float()
+def _refusal(message: str) -> PromptError:
+    return PromptError(PromptCode.INVALID_PROMPT, message)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.mask_decoder import DecodedMasks, choose, stability
+from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 from sam2_ros.model.sam2 import (
     ABSENT_LOGIT,
     MASK_BIAS,
@@ -24,7 +25,6 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.mask_parts import agreements, masks_within
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import Candidates, TrackedObject
-from sam2_ros.tracking.prompt_checks import clicks_of, mask_to_network, to_network
 from sam2_ros.tracking.types import MaskCandidate, Prompt
 
 PREVIOUS_LOGIT_LIMIT = 32.0
@@ -279,3 +279,29 @@ def _shares(prompt: Prompt, width: int, height: int) -> NDArray[np.float64] | No
     if prompt.box is None:
         return None
     return np.clip(prompt.box / np.array([width, height, width, height], np.float64), 0, 1)
+
+
+def clicks_of(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Box corners, then points, with their labels, in source pixels; empty for a mask."""
+    points, labels = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
+    if prompt.box is not None:
+        points = np.asarray(prompt.box, np.float32).reshape(2, 2)
+        labels = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], np.int32)
+    if prompt.points is not None:
+        points = np.concatenate((points, np.asarray(prompt.points, np.float32)))
+        labels = np.concatenate((labels, np.asarray(prompt.labels, np.int32)))
+    return points, labels
+
+
+def to_network(points: NDArray[np.float32], width: int, height: int, size: int) -> NDArray[np.float32]:
+    """Source pixels to pixels of the square input, as the reference does it."""
+    return points / np.array([width, height], np.float32) * np.float32(size)
+
+
+def mask_to_network(mask: NDArray[np.bool_], size: int, device: torch.device) -> Tensor:
+    """A mask in source pixels → binary float ``[1, 1, size, size]`` (bilinear, antialiased, threshold 0.5)."""
+    tensor = torch.from_numpy(np.ascontiguousarray(mask)).to(device)[None, None].float()
+    if mask.shape == (size, size):
+        return tensor
+    resized = F.interpolate(tensor, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return (resized >= 0.5).float()

@@ -16,7 +16,7 @@ from sam2_ros.tracking.history import FrameHistory, StoredFrame
 from sam2_ros.tracking.mask_parts import trail_after_prompt
 from sam2_ros.tracking.masks import image_masks
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.prompt_checks import check_prompt
+from sam2_ros.tracking.prompt_checks import check_request
 from sam2_ros.tracking.prompt_decoder import Answer, PromptApplier
 from sam2_ros.tracking.propagation import Propagation, autocast
 from sam2_ros.tracking.registry import Registry
@@ -93,7 +93,7 @@ class PromptRun:
                 PromptCode.UNSUPPORTED,
                 "with tracker.reference_policy prompts apply to the newest frame; send stamp 0, or turn it off",
             )
-        check_prompt(request.prompt, stored.width, stored.height, new_object=request.object_id is None)
+        check_request(request, (stored.width, stored.height))
         if request.object_id is None:
             one = engine.registry.create(request, stored.frame)
             engine.bank.clear(one.row)

@@ -32,6 +32,7 @@ from sam2_ros.tracking.cuda_propagation import ReplayedPropagation
 from sam2_ros.tracking.deadline import ECONOMIES, Governor, Measures
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.prompt_checks import check_names
 from sam2_ros.tracking.prompt_decoder import PromptApplier
 from sam2_ros.tracking.prompt_transaction import Engine, PromptRun
 from sam2_ros.tracking.propagation import Clock, clock_of
@@ -254,8 +255,9 @@ class Tracker:
         """Changes name and label, and with ``label_score`` how sure the label is.
 
         Raises:
-            PromptError: no such object, or the name is another one's.
+            PromptError: no such object, the name is another one's, or can't be used.
         """
+        check_names(name, label, label_score)
         one = self._registry.living(object_id)
         self._registry.check_name(name, object_id)
         one.name, one.label = name, label

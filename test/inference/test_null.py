@@ -59,7 +59,7 @@ def test_refusals_say_why_and_touch_nobody_else(backend: NullBackend) -> None:
         PromptCode.OK, PromptCode.DUPLICATE_NAME, PromptCode.INVALID_PROMPT, PromptCode.INVALID_PROMPT,
         PromptCode.INVALID_PROMPT, PromptCode.UNKNOWN_OBJECT, PromptCode.OK, PromptCode.FULL,
     ]  # fmt: skip
-    assert "outside the image (60 x 40 pixels)" in answers[2].message
+    assert "outside the image of 60 x 40" in answers[2].message
     assert "4 x 4 pixels, the image 60 x 40" in answers[4].message
     assert len(commands.living(backend)) == 2
 

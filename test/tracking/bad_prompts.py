@@ -33,7 +33,10 @@ BAD = {
         Prompt(points=ONE, labels=np.array([2], np.int32)),
         "point labels are [2]; accepted: 1 (on the object) and 0 (not on it)",
     ),
-    "not finite": (Prompt(points=np.array([[np.nan, 1]], np.float32), labels=POSITIVE), "a point is not finite"),
+    "not finite": (
+        Prompt(points=np.array([[np.nan, 1]], np.float32), labels=POSITIVE),
+        "a point is not finite; accepted: pixels of the image",
+    ),
     "outside": (
         Prompt(points=np.array([[30, 80], [160, 5]], np.float32), labels=np.array([1, 1], np.int32)),
         "the point (160, 5) lies outside the image of 160 x 120",
