@@ -22,7 +22,6 @@ class BackendFactory:
         model: "null" for an engine without a network, or as for :class:`~sam2_ros.inference.local.LocalBackend`, whose
             arguments the others are.
         together: encode frames of several cameras that wait at the same time as one batch.
-        compiled: encode single frames by ``torch.compile``; it takes a minute or more when the network is loaded.
         ahead: on a CPU, encode a frame while the one before it is tracked, each with half of the threads.
     """
 
@@ -34,11 +33,10 @@ class BackendFactory:
         image_size: int = 0,
         threads: int = 0,
         together: bool = True,
-        compiled: bool = False,
         ahead: bool = False,
     ) -> None:
         self._model = model
-        self._arguments = (device, dtype, image_size, threads, together, compiled, ahead)
+        self._arguments = (device, dtype, image_size, threads, together, ahead)
         self._lock = threading.Lock()
         self._shared: SharedModel | None = None
 

@@ -140,14 +140,12 @@ def load_shared_model(
     image_size: int = 0,
     threads: int = 0,
     together: bool = True,
-    compiled: bool = False,
     ahead: bool = False,
 ) -> SharedModel:
     """Loads a network for several :class:`LocalBackend`; arguments and errors as there.
 
-    With ``together``, frames that wait for the image encoder at the same time are encoded as one batch; with
-    ``compiled``, single frames by ``torch.compile``; with ``ahead``, on a CPU, a frame is encoded while the one before
-    it is tracked.
+    With ``together``, frames that wait for the image encoder at the same time are encoded as one batch; with ``ahead``,
+    on a CPU, a frame is encoded while the one before it is tracked.
     """
     # Read when torch is loaded: its threads sleep while they wait for each other. On cores that others use too,
     # spinning made tracking several times slower.
@@ -173,7 +171,7 @@ def load_shared_model(
         # GPUs before Ampere (8.0) emulate bfloat16.
         fast = torch.cuda.get_device_capability(device)[0] >= 8 if device != "cpu" else cpu_has_bfloat16()
         dtype = "bfloat16" if fast else "float32"
-    return SharedModel(load_model(model, device, image_size), dtype, together, compiled, ahead=ahead)
+    return SharedModel(load_model(model, device, image_size), dtype, together, ahead=ahead)
 
 
 def cpu_has_bfloat16() -> bool:

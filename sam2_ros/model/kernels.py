@@ -142,7 +142,7 @@ class Conv2d(nn.Conv2d):
 def _as_computed(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Input, weight and bias in the dtype that is computed in."""
     dtype = autocast_dtype(x.device)
-    if dtype is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if dtype is None or torch.is_grad_enabled():
         return x, module.weight, module.bias
     weight, bias = module.__dict__.setdefault("_rounded", (Derived(), Derived()))
 
@@ -267,12 +267,10 @@ def reason_of(error: Exception) -> str:
 
 
 def is_on_triton(x: Tensor) -> bool:
-    """Whether our Triton kernels can work on ``x``: on a GPU, without gradients, and not for ``torch.compile``'s own
-    kernels."""
+    """Whether our Triton kernels can work on ``x``: on a GPU, without gradients."""
     return (
         x.device.type == "cuda"
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
         and x.device.index in (None, torch.cuda.current_device())  # Triton launches its kernels there
         and triton_works(x.device)
     )
@@ -284,8 +282,8 @@ def is_for_triton(x: Tensor) -> bool:
 
 
 def infers_on_cpu(device: torch.device) -> bool:
-    """Whether ``device`` is a CPU, and neither gradients nor ``torch.compile``'s own kernels are wanted."""
-    return device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    """Whether ``device`` is a CPU and no gradients are wanted."""
+    return device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def _is_fast(x: Tensor) -> bool:

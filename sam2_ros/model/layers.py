@@ -24,7 +24,7 @@ class LayerNorm(nn.LayerNorm):
             return add_norm(x.contiguous(), delta, self, kernels.TRITON_DTYPE)
         x = x if delta is None else x + delta
         normed: Tensor = self(x)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled():
             return x, normed
         return x, normed.to(autocast_dtype(x.device) or normed.dtype)  # once for all who take it
 

@@ -79,7 +79,7 @@ def as_turns(table: Tensor) -> Tensor:
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Applies a :func:`rotary_table` to ``x`` (``[..., N, C]``) in float32; the result has the dtype of ``x``. On a CPU
     the table may be given :func:`as_turns`."""
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if x.device.type == "cpu":
         # As a product of complex numbers it is one pass over memory, not seven, and as many fewer with gradients.
         turns = table if table.is_complex() else as_turns(table)
         return torch.view_as_real(_pairs(x) * turns).flatten(-2).type_as(x)

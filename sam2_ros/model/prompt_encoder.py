@@ -59,7 +59,7 @@ class PromptEncoder(nn.Module):
 
     def image_position(self) -> Tensor:
         """Position code of the image features, ``[1, C, grid, grid]``."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled():
             return self.pe_layer.grid(self.grid)
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
         kept = self._image_positions.setdefault(autocast_dtype(matrix.device), Derived())

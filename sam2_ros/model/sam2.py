@@ -125,7 +125,7 @@ class Sam2Model(nn.Module):
         """
         encoder, decoder = self.image_encoder, self.sam_mask_decoder
         wide = None
-        if isinstance(encoder, HieraEncoder) and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if isinstance(encoder, HieraEncoder) and not torch.is_grad_enabled():
             stride_4, stride_8, stride_16 = encoder(images, (decoder.conv_s0, decoder.conv_s1))
         else:
             stride_4, wide, stride_16 = encoder(images)

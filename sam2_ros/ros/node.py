@@ -125,8 +125,7 @@ class TrackerNode(LifecycleNode):
         return BackendFactory(
             str(values["model.name"]), str(values["model.device"]), str(values["model.dtype"]),
             int(self._settings.number("model.image_size")), int(self._settings.number("model.threads")),
-            together=not values["input.every_frame"], compiled=bool(values["model.compile"]),
-            ahead=bool(values["model.encode_ahead"]),
+            together=not values["input.every_frame"], ahead=bool(values["model.encode_ahead"]),
         )  # fmt: skip
 
     def _wait_for(self, future: concurrent.futures.Future[T]) -> T:

@@ -130,12 +130,6 @@ PARAMETERS: tuple[Parameter, ...] = (
         1024,
     ),
     Parameter(
-        "model.compile",
-        False,
-        "Runs the image encoder by torch.compile, on a GPU decoder and memory encoder too. Configuring takes a minute "
-        "or more longer then, and on a CPU needs a C++ compiler; no frame waits for it.",
-    ),
-    Parameter(
         "model.encode_ahead",
         False,
         "On a CPU, encodes an image while the one before it is tracked, each with half of the threads: more images a "

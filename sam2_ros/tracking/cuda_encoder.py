@@ -1,9 +1,7 @@
-"""The image encoder as recordings, and compiled."""
+"""The image encoder as recordings."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -71,22 +69,6 @@ class RawEncoding:
     def __call__(self, raw: RawFrame) -> ImageFeatures:
         raw.staged.into(self._bytes)
         return row_of(self._recorded(), 0)
-
-
-def compiled_encoder(model: Sam2Model) -> Callable[[Tensor], ImageFeatures]:
-    """``model.encode_image`` by ``torch.compile``, which compiles when it is first called (:func:`~warmup.warm_up`).
-
-    Raises:
-        ValueError: no C++ compiler, on a CPU; what to do.
-    """
-    if model.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-        raise ValueError(
-            "compiling the network needs a C++ compiler on a CPU, and there is none; install one (apt install g++), or "
-            "set model.compile to false"
-        )
-    # Frozen weights go to oneDNN in its own layout. GPUs have nothing like it.
-    on_cpu = model.device.type == "cpu"
-    return torch.compile(model.encode_image, dynamic=False, options={"freezing": True} if on_cpu else None)
 
 
 def row_of(maps: ImageFeatures, row: int) -> ImageFeatures:

@@ -45,8 +45,8 @@ class Recorded(Generic[T]):
                 function()
         torch.cuda.current_stream(device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        # cuBLAS' workspaces then come from the recording's own memory. Others, torch.compile for one, let those go that
-        # all streams have in common, and the recording would go on writing there.
+        # cuBLAS' workspaces then come from the graph's own memory. Other users of the process, torch.compile for one,
+        # may free the workspaces that all streams share, and the graph would go on writing there.
         torch._C._cuda_clearCublasWorkspaces()
         # Other cameras' threads may use the GPU meanwhile.
         graph = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
@@ -97,17 +97,10 @@ class FrameWork:
         like: features of any frame, for shapes and dtypes.
         context: gives the context of precision that everything runs in.
         pool: of memory for CUDA graphs.
-        compiled: the decoder and the memory encoder by ``torch.compile``.
     """
 
     def __init__(
-        self,
-        model: Sam2Model,
-        capacity: Capacity,
-        like: ImageFeatures,
-        context: Callable[[], Any],
-        pool: Any = None,
-        compiled: bool = False,
+        self, model: Sam2Model, capacity: Capacity, like: ImageFeatures, context: Callable[[], Any], pool: Any = None
     ) -> None:
         self.model, self.capacity, self._context = model, capacity, context
         config, device, objects = model.config, model.device, capacity.objects
@@ -118,11 +111,6 @@ class FrameWork:
         self.pointers = torch.zeros(objects, capacity.pointers, config.hidden_dim, device=device)
         # Columns: S rows of the temporal code, P ages, the numbers of frames and of pointers that count.
         self.table = torch.zeros(objects, capacity.frames + capacity.pointers + 2, dtype=torch.int32, device=device)
-        self._decide_by: Callable[[Tensor], Decided] = self._decide
-        self._remember_by: Callable[[Decided], Tensor] = self._remember
-        if compiled:
-            self._decide_by = torch.compile(self._decide, dynamic=False)
-            self._remember_by = torch.compile(self._remember, dynamic=False)
         # Each one leaves its result for the next: a recording runs this Python only once, but always fills the tensors
         # that it gave then.
         self._conditioned: Tensor
@@ -136,11 +124,11 @@ class FrameWork:
         return self._conditioned
 
     def _run_decide(self) -> Decided:
-        self._decided = self._decide_by(self._conditioned)
+        self._decided = self._decide(self._conditioned)
         return self._decided
 
     def _run_remember(self) -> Tensor:
-        return self._remember_by(self._decided)
+        return self._remember(self._decided)
 
     def load(self, features: ImageFeatures, bank: MemoryBank, plan: Plan) -> None:
         """Copies what the frame is about to where the recordings look for it; rows beyond ``plan``'s hold nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from sam2_ros.model.kernels import reason_of, triton_works
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, kept_slots
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.cuda_encoder import Encoding, RawEncoding, RawFrame, compiled_encoder, row_of
+from sam2_ros.tracking.cuda_encoder import Encoding, RawEncoding, RawFrame, row_of
 from sam2_ros.tracking.cuda_graphs import Capacity, FrameWork, bucket_of, buckets
 from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.propagation import autocast
@@ -106,7 +106,6 @@ class SharedModel:
     Args:
         model: the network, on its device.
         dtype: as for :class:`~sam2_ros.tracking.Tracker`.
-        compiled: encode single frames of the model's own size by ``torch.compile``.
         together: encode waiting frames as one batch. Which frames meet is chance, and a batch of another size differs
             in the last bits of its numbers; False makes every run of the same frames the same.
         replays: give a GPU its work as recordings (:mod:`.recordings`); None: if it is an NVIDIA or AMD one.
@@ -119,7 +118,6 @@ class SharedModel:
         model: Sam2Model,
         dtype: str = "float32",
         together: bool = True,
-        compiled: bool = False,
         replays: bool | None = None,
         ahead: bool = False,
     ) -> None:
@@ -132,8 +130,6 @@ class SharedModel:
         self._encodings: dict[type, Encoding | RawEncoding | None] = {}  # None: could not be made
         self._resizes = model.device.type == "cuda" and triton_works(model.device)
         self._works: dict[Capacity, FrameWork | None] = {}
-        self._compiles = compiled
-        self.compiled: Callable[[Tensor], ImageFeatures] | None = compiled_encoder(model) if compiled else None
         self.together = together
         self.batches: dict[int, int] = {}  # how many batches of each size were encoded
         self.ahead = ahead and model.device.type == "cpu"
@@ -217,7 +213,7 @@ class SharedModel:
     def _recorded(self, kind: type[E]) -> E | None:
         """The image encoder as a recording, made when it is first asked for; None where it could not be made."""
         if kind not in self._encodings:
-            encoder, context = self.compiled or self.model.encode_image, partial(autocast, self.model, self.dtype)
+            encoder, context = self.model.encode_image, partial(autocast, self.model, self.dtype)
             try:
                 self._encodings[kind] = kind(self.model, encoder, context, self._pool)
             except Exception as error:
@@ -260,7 +256,7 @@ class SharedModel:
         if capacity not in self._works:
             context = partial(autocast, self.model, self.dtype)
             try:
-                self._works[capacity] = FrameWork(self.model, capacity, like, context, self._pool, self._compiles)
+                self._works[capacity] = FrameWork(self.model, capacity, like, context, self._pool)
             except Exception as error:  # out of memory; Triton has its own
                 self._works[capacity] = None
                 _warn(str(capacity), error)
@@ -272,13 +268,7 @@ class SharedModel:
     def _encode_image(self, pixels: Tensor) -> ImageFeatures:
         usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
         recorded = self._recorded(Encoding) if self.replays and usual else None
-        return self._encode_plainly(pixels) if recorded is None else recorded(pixels)
-
-    def _encode_plainly(self, pixels: Tensor) -> ImageFeatures:
-        # What differs in size or strides from the first frame would be compiled for anew, while a camera waits.
-        if self.compiled is None or pixels.shape[0] > 1 or pixels.shape[-1] != self.model.config.image_size:
-            return self.model.encode_image(pixels)
-        return self.compiled(pixels.contiguous())
+        return self.model.encode_image(pixels) if recorded is None else recorded(pixels)
 
 
 def lay_out(model: Sam2Model) -> None:
