@@ -37,7 +37,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make browser install Chromium for the tests of the viewer (Debian, Ubuntu; as root)"
 	@echo "make lint    ruff and mypy"
-	@echo "make docs    build the documents with the API reference, in $(DOCS_VENV); pages in build-docs/"
+	@echo "make docs    write docs/reference from the code, build all documents, in $(DOCS_VENV); pages in build-docs/"
 	@echo "make clean   remove everything that was built; downloads stay in the cache"
 	@echo
 	@echo "DISTRO=jazzy|kilted   ROS 2 distribution, taken as wheels (default: a sourced installation, else jazzy)"
@@ -65,6 +65,7 @@ lint: setup
 	@$(VENV)/bin/mypy
 
 docs: $(DOCS_VENV)/.complete
+	@$(CLEAN_ENV) $(DOCS_VENV)/bin/python docs/generate_reference.py
 	@$(CLEAN_ENV) $(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build-docs
 	@echo "open build-docs/index.html"
 

@@ -27,7 +27,7 @@ def register(subparsers: Any) -> None:
         help="train or fine-tune a model on labelled videos and photographs",
         description="Trains a model on clips of labelled videos (DAVIS layout) and on clips made of labelled "
         "photographs (COCO JSON, YOLO polygons), with simulated prompts and corrections. Several processes: "
-        "torchrun --nproc-per-node N -m sam2_ros train … . Details: docs/training.md.",
+        "torchrun --nproc-per-node N -m sam2_ros train … . Details: docs/how_to/fine_tune.md.",
         epilog="In DIR: checkpoint.pt (for --model), state.pt (to go on from), train.json, log.jsonl, tensorboard/.",
         argument_default=argparse.SUPPRESS,  # so that what was not given can come from --config
     )

@@ -1,4 +1,4 @@
-"""The wire protocol between a camera and an inference server (docs/protocol.md): framing, versions, reasons.
+"""The wire protocol between a camera and an inference server (docs/reference/protocol.md): framing, versions, reasons.
 
 A message is two or three ZeroMQ parts: ``b"sam2/1"``, a msgpack map (the header), and the pixels of a frame where they
 travel along. This module never imports torch.
