@@ -18,8 +18,8 @@ from sam2_ros.allocator import keep_freed_memory
 from sam2_ros.media.errors import UserError
 
 VERBS = (
-    "track", "eval", "synthesize", "download", "demo", "simulate", "train", "client", "view", "record", "replay",
-    "bench", "serve", "keys",
+    "track", "eval", "synthesize", "download", "demo", "simulate", "train", "add", "list", "remove",
+    "refine", "rename", "reset", "view", "record", "replay", "bench", "serve", "keys",
 )  # fmt: skip
 USER_ERROR = 2  # as argparse's own
 INTERRUPTED = 130

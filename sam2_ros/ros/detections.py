@@ -14,7 +14,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 from sam2_ros.inference.detections import Detection, DetectionFeeder
 from sam2_ros.inference.worker import Processed, Worker
 from sam2_ros.ros.interface import DETECTIONS
-from sam2_ros.ros.messages import to_stamp
+from sam2_ros.ros.messages import box_edges, to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.parameters import detection_settings
 from sam2_ros.tracking.types import PromptResult
@@ -79,8 +79,6 @@ class DetectionInput:
 
 def from_message(message: Detection2D) -> Detection:
     """The surest hypothesis of a detection; without any its label is empty and its score 1."""
-    box = message.bbox
-    x, y = box.center.position.x, box.center.position.y
-    edges = (x - box.size_x / 2, y - box.size_y / 2, x + box.size_x / 2, y + box.size_y / 2)
+    edges = box_edges(message.bbox)
     best = max((each.hypothesis for each in message.results), key=lambda each: each.score, default=None)
     return Detection(edges, best.class_id, best.score) if best is not None else Detection(edges)

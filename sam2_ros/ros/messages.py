@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,13 +106,19 @@ def full_mask(message: ObjectMask) -> BoolMask:
     return CroppedMask(crop, message.x, message.y, message.image_width, message.image_height).full()
 
 
-def bounding_box(box: tuple[int, int, int, int]) -> BoundingBox2D:
-    """From edges (x0, y0, x1, y1)."""
+def bounding_box(box: Sequence[float]) -> BoundingBox2D:
+    """From edges x0, y0, x1, y1."""
     x0, y0, x1, y1 = box
     message = BoundingBox2D(size_x=float(x1 - x0), size_y=float(y1 - y0))
     message.center.position.x = (x0 + x1) / 2
     message.center.position.y = (y0 + y1) / 2
     return message
+
+
+def box_edges(box: BoundingBox2D) -> tuple[float, float, float, float]:
+    """Edges (x0, y0, x1, y1) of a box that is not turned."""
+    x, y, half_width, half_height = box.center.position.x, box.center.position.y, box.size_x / 2, box.size_y / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
 
 
 def set_position(message: TrackedObject, position: Position) -> None:

@@ -11,6 +11,7 @@ from vision_msgs.msg import BoundingBox2D, Point2D
 from sam2_ros.inference.commands import Asked
 from sam2_ros.msg import ObjectPrompt
 from sam2_ros.ros.image_conversion import mono8_mask
+from sam2_ros.ros.messages import box_edges
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.types import AddRequest, Prompt, PromptCode, PromptError
 
@@ -98,15 +99,11 @@ def _labels(labels: Sequence[int], count: int) -> NDArray[np.int32]:
 
 
 def _box(box: BoundingBox2D) -> NDArray[np.float32]:
-    centre, theta = box.center.position, box.center.theta
-    if theta != 0:
-        raise ValueError(f"the box is turned by {theta:g} rad; accepted: theta 0")
+    if box.center.theta != 0:
+        raise ValueError(f"the box is turned by {box.center.theta:g} rad; accepted: theta 0")
     if not (box.size_x > 0 and box.size_y > 0):
         raise ValueError(f"the box has the size {box.size_x:g} x {box.size_y:g}; accepted: both sides positive")
-    half_width, half_height = box.size_x / 2, box.size_y / 2
-    edges = np.array(
-        [centre.x - half_width, centre.y - half_height, centre.x + half_width, centre.y + half_height], np.float32
-    )
+    edges = np.array(box_edges(box), np.float32)
     if not np.isfinite(edges).all():
         raise ValueError("the box is not finite; accepted: pixels of the image")
     return edges

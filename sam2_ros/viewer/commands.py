@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from typing import Any
 
 from rclpy.node import Node
-from vision_msgs.msg import BoundingBox2D, Point2D
+from vision_msgs.msg import Point2D
 
 from sam2_ros.msg import ObjectPrompt, PromptResult
 from sam2_ros.ros.client_node import is_acquainted
-from sam2_ros.ros.messages import to_time
+from sam2_ros.ros.messages import bounding_box, to_time
 from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
 
 Command = Mapping[str, Any]
@@ -74,9 +74,7 @@ def _prompt(command: Command) -> ObjectPrompt:
     box = command.get("box")
     if box is not None:
         x0, y0, x1, y1 = _floats(box, 4)
-        message = BoundingBox2D(size_x=abs(x1 - x0), size_y=abs(y1 - y0))
-        message.center.position.x, message.center.position.y = (x0 + x1) / 2, (y0 + y1) / 2
-        prompt.box = [message]
+        prompt.box = [bounding_box((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))]
     points = command.get("points") or []
     labels = command.get("labels") or []
     if not isinstance(points, list) or not isinstance(labels, list) or len(points) != len(labels):

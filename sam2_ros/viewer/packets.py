@@ -18,7 +18,7 @@ from sam2_ros.media import label_images
 from sam2_ros.media.overlay import object_color
 from sam2_ros.msg import ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.image_conversion import to_rgb
-from sam2_ros.ros.messages import crop_mask, to_stamp
+from sam2_ros.ros.messages import box_edges, crop_mask, to_stamp
 
 JPEG_QUALITY = 82
 STATES = {
@@ -117,7 +117,7 @@ def _object(known: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, 
         "object_score": round(float(known.object_score), 3),
         "prompted": known.prompted,
         "area": known.area,
-        "box": _edges(known),
+        "box": box_edges(known.bbox),
         "color": css_color(known.id),
         "contours": [len(contour) for contour in found],
     }
@@ -133,10 +133,3 @@ def contours(mask: ObjectMask) -> list[NDArray[np.int16]]:
     if not mask.width:
         return []
     return [contour for contour, _ in label_images.contours(crop_mask(mask), mask.x, mask.y)]
-
-
-def _edges(known: TrackedObject) -> list[float]:
-    center, box = known.bbox.center.position, known.bbox
-    return [
-        center.x - box.size_x / 2, center.y - box.size_y / 2, center.x + box.size_x / 2, center.y + box.size_y / 2,
-    ]  # fmt: skip

@@ -90,7 +90,7 @@ def test_a_slow_engine_holds_nobody_up(folder: Path, tmp_path: Path) -> None:
 def test_the_processes_of_the_node_and_the_launch_file_never_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys, rclpy\n"
-        "import sam2_ros.ros.main, sam2_ros.ros.bring_up, sam2_ros.ros.video_publisher, sam2_ros.cli.client\n"
+        "import sam2_ros.ros.main, sam2_ros.ros.bring_up, sam2_ros.ros.video_publisher, sam2_ros.cli.add\n"
         "from lifecycle_msgs.msg import Transition\n"
         "from rclpy.lifecycle import TransitionCallbackReturn\n"
         "rclpy.init(args=['--ros-args', '-p', 'model.name:=null'])\n"

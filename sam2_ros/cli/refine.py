@@ -1,0 +1,39 @@
+"""``sam2_ros refine``: corrects an object of a running node."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from sam2_ros.media.errors import UserError
+from sam2_ros.ros.node_services import add_prompt_arguments, add_verb, print_result, prompt_message, tracker_services
+
+
+def register(subparsers: Any) -> None:
+    parser = add_verb(subparsers, "refine", "correct an object of a running node")
+    parser.add_argument("object", help="name or id")
+    add_prompt_arguments(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    with tracker_services(args) as call:
+        prompt = prompt_message(args)
+        prompt.object_id = _find_id(args.object, call("list_objects"))
+        return print_result(call("refine_object", prompt=prompt).result)
+
+
+def _find_id(name_or_id: str, listed: Any) -> int:
+    """
+    Raises:
+        UserError: no living object has this name, and it is no id.
+    """
+    if not listed.success:
+        raise UserError(listed.message)
+    ids = {obj.name: int(obj.id) for obj in reversed(listed.tracks.objects)}
+    if name_or_id in ids:
+        return ids[name_or_id]
+    if name_or_id.isdecimal() and int(name_or_id) > 0:
+        return int(name_or_id)
+    living = ", ".join(obj.name or str(obj.id) for obj in listed.tracks.objects) or "none"
+    raise UserError(f"no object has the name or id '{name_or_id}'; living: {living}")

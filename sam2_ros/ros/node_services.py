@@ -1,0 +1,128 @@
+"""Calls a running node's services for verbs of the command line. Imports no ROS 2 before a verb runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam2_ros.media.errors import UserError
+from sam2_ros.ros.interface import SERVICES
+
+if TYPE_CHECKING:
+    from vision_msgs.msg import BoundingBox2D
+
+    from sam2_ros.msg import ObjectPrompt, PromptResult
+
+REFUSED = 1  # exit code: the node answered, and said no
+
+
+def add_verb(subparsers: Any, name: str, description: str) -> argparse.ArgumentParser:
+    """Adds the parser of a verb that talks to a node."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=description)
+    parser.add_argument("--node", default="/tracker", metavar="NAME", help="the node (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, metavar="S", help="seconds to wait (default: %(default)s)"
+    )
+    return parser
+
+
+def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--box", nargs=4, type=float, metavar=("X0", "Y0", "X1", "Y1"), help="edges in pixels")
+    pixel: dict[str, Any] = {"nargs": 2, "type": float, "action": "append", "default": [], "metavar": ("X", "Y")}
+    parser.add_argument("--point", **pixel, help="a pixel of the object")
+    parser.add_argument("--negative", **pixel, help="a pixel beside it")
+    parser.add_argument("--mask", type=Path, metavar="PNG", help="the object's mask, > 0 = object")
+    parser.add_argument("--name", default="", help="a name for the object")
+    parser.add_argument("--label", default="", help="its class")
+
+
+@contextmanager
+def tracker_services(args: argparse.Namespace) -> Iterator[Callable[..., Any]]:
+    """Yields ``call(service, **fields)``, which sends a request to the node ``args.node`` and returns the response.
+
+    Raises:
+        UserError: ROS 2 is missing, the node is not there, or it does not answer in time.
+    """
+    try:
+        import rclpy
+
+        from sam2_ros.ros.client_node import client_node, tracker_client
+    except ImportError as error:
+        raise UserError(f"this verb needs ROS 2 ({error}); source its setup file first") from None
+    types = {service.name: service.service_type for service in SERVICES}
+    with client_node("sam2_ros_client", start_parameter_services=False) as node:
+
+        def call(service: str, /, **fields: Any) -> Any:
+            service_type = types[f"~/{service}"]
+            client = tracker_client(node, service_type, args.node, service, args.timeout)
+            future = client.call_async(service_type.Request(**fields))
+            rclpy.spin_until_future_complete(node, future, timeout_sec=args.timeout)
+            if not future.done():
+                raise UserError(f"{client.srv_name} gave no answer within {args.timeout:g} s (--timeout waits longer)")
+            return future.result()
+
+        yield call
+
+
+def prompt_message(args: argparse.Namespace) -> ObjectPrompt:
+    """The prompt that :func:`add_prompt_arguments` describe.
+
+    Raises:
+        UserError: it is empty, or the mask can't be read.
+    """
+    import numpy as np
+    from sensor_msgs.msg import Image
+    from vision_msgs.msg import Point2D
+
+    from sam2_ros.media.label_images import read_mask
+    from sam2_ros.msg import ObjectPrompt
+    from sam2_ros.ros.messages import bounding_box, byte_array
+
+    if not (args.box or args.point or args.negative or args.mask):
+        raise UserError("nothing says where the object is; give --box, --point or --mask")
+    prompt = ObjectPrompt(name=args.name, label=args.label)
+    if args.box:
+        prompt.box = [bounding_box(args.box)]
+    prompt.points = [Point2D(x=x, y=y) for x, y in [*args.point, *args.negative]]
+    prompt.point_labels = [1] * len(args.point) + [0] * len(args.negative)
+    if args.mask:
+        mask = read_mask(args.mask)
+        height, width = mask.shape
+        data = byte_array(mask.view(np.uint8) * np.uint8(255))
+        prompt.mask = Image(height=height, width=width, encoding="mono8", step=width, data=data)
+    return prompt
+
+
+def ask(args: argparse.Namespace, service: str, /, **fields: Any) -> int:
+    """Calls one service and prints its message; returns the exit code."""
+    with tracker_services(args) as call:
+        return print_answer(call(service, **fields))
+
+
+def print_answer(response: Any) -> int:
+    """Prints the message of a response or result; returns the exit code."""
+    print(response.message, file=sys.stdout if response.success else sys.stderr)
+    return 0 if response.success else REFUSED
+
+
+def print_result(result: PromptResult) -> int:
+    """Prints what a prompt made; returns the exit code."""
+    if not result.success:
+        return print_answer(result)
+    name = f" '{result.name}'" if result.name else ""
+    print(
+        f"{result.message}: object {result.object_id}{name}, {result.area} px, box {box_text(result.bbox)}, "
+        f"predicted IoU {result.predicted_iou:.2f}"
+    )
+    return 0
+
+
+def box_text(box: BoundingBox2D) -> str:
+    """The edges ``x0 y0 x1 y1``."""
+    from sam2_ros.ros.messages import box_edges
+
+    return " ".join(f"{edge:g}" for edge in box_edges(box))
