@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam2_ros.cli.options import ROS_MODULES, add_model_arguments, check_positive, load_backend, require_modules
 from sam2_ros.media.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ CAMERA_FRAMES = 300
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
-    from sam2_ros.cli.track import add_model_arguments
-
     parser = subparsers.add_parser(
         "demo",
         help="track an object in camera footage over ROS 2 and leave pictures of it",
@@ -54,13 +53,12 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.box is not None and args.source is None:
         raise UserError("--box belongs to --source; the demo's own clips have theirs")
-    for option, value in (("--rate", args.rate), ("--frames", args.frames)):
-        if value is not None and value <= 0:
-            raise UserError(f"{option} is {value}; accepted: more than 0")
-    if not args.no_ros and (problem := _ros_problem()):
-        raise UserError(
-            f"{problem}. In a checkout run 'make demo', which sets ROS 2 up; with ROS 2 installed, source its setup "
-            "file and that of the workspace; or run without ROS: sam2_ros demo --no-ros"
+    check_positive(args, "rate", "frames")
+    if not args.no_ros:
+        require_modules(
+            ROS_MODULES,
+            "in a checkout run 'make demo', which sets ROS 2 up; with ROS 2 installed, source its setup file and that "
+            "of the workspace; or run without ROS: sam2_ros demo --no-ros",
         )
     if args.frames is None and args.source is not None and _is_camera(args.source):
         args.frames = CAMERA_FRAMES
@@ -79,20 +77,6 @@ def run(args: argparse.Namespace) -> int:
     if reports[-1].interrupted:
         raise KeyboardInterrupt
     return 0 if all(report.visible for report in reports) else 1
-
-
-def _ros_problem() -> str:
-    """What keeps this Python from talking ROS 2; nothing if it can."""
-    for module, what in (
-        ("rclpy", "ROS 2 is not there"),
-        ("launch", "ROS 2's launch system is not there"),
-        ("sam2_ros.msg", "the messages of sam2_ros are not built"),
-    ):
-        try:
-            __import__(module)
-        except ImportError as error:
-            return f"{what} (import {module}: {error})"
-    return ""
 
 
 def _is_camera(source: str) -> bool:
@@ -120,7 +104,6 @@ def _track_directly(clip: Clip, args: argparse.Namespace) -> Report:
     """Tracks a clip with the engine in this process; every frame is processed."""
     import numpy as np
 
-    from sam2_ros.cli.track import load_backend
     from sam2_ros.demo.clip_report import Recording
     from sam2_ros.inference.clip_tracker import ClipTracker
     from sam2_ros.media.frame_sources import open_source

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sam2_ros.media.errors import UserError
+
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
@@ -26,7 +28,6 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
-    from sam2_ros.media.errors import UserError
     from sam2_ros.media.progress import bar
     from sam2_ros.model.download import DownloadError, checkpoint_url, download, find_checkpoint
 

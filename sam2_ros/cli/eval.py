@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam2_ros.cli.options import add_model_arguments, check_least
+from sam2_ros.media.errors import UserError
+
 if TYPE_CHECKING:
     from sam2_ros.evaluation.datasets import Dataset
 
@@ -16,8 +19,6 @@ CLICKS = {"vos": 1, "offline": 3, "online": 3, "noc": 20}  # unless --clicks say
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
-    from sam2_ros.cli.track import add_model_arguments
-
     parser = subparsers.add_parser(
         "eval",
         help="measure tracking on a labelled data set (DAVIS, YouTube-VOS, MOSE, LVOS, SA-V)",
@@ -141,8 +142,6 @@ def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses what does not go together, and fills in what the protocol says."""
-    from sam2_ros.media.errors import UserError
-
     clicked = args.protocol != "vos"
     args.prompt = args.prompt or ("click" if clicked else "mask")
     if clicked and args.prompt != "click":
@@ -151,9 +150,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--masks-out came with --protocol {args.protocol}; accepted with vos, which has one pass")
     if args.clicks is None:
         args.clicks = CLICKS[args.protocol] if args.prompt == "click" else 1
-    for option, value in (("--clicks", args.clicks), ("--jobs", args.jobs), ("--interactions", args.interactions)):
-        if value < 1:
-            raise UserError(f"{option} is {value}; accepted: 1 or more")
+    check_least(("--clicks", args.clicks, 1), ("--jobs", args.jobs, 1), ("--interactions", args.interactions, 1))
     if args.interactions > 64:
         raise UserError(f"--interactions is {args.interactions}; accepted: up to 64, what the tracker can remember")
     if args.masks_out and len(args.model) > 1:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sam2_ros.media.errors import UserError
+
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
@@ -27,7 +29,6 @@ def register(subparsers: Any) -> None:
 
 def run_new(args: argparse.Namespace) -> int:
     """Makes a pair of keys; returns the exit code."""
-    from sam2_ros.media.errors import UserError
     from sam2_ros.remote.keys import new_keys
 
     try:

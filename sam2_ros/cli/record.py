@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sam2_ros.cli.options import RECORDING_CURE, require_modules
 from sam2_ros.media.errors import UserError
 
-PROMPT_SERVICES = ("add_objects", "refine_object", "remove_object", "rename_object", "reset")
-METADATA = "sam2_ros"  # name of the record that holds the node's parameters and topics
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+    from sam2_ros.ros.recording_file import RecordingWriter
+    from sam2_ros.viewer.discovery import Source
+
 PATIENCE_S = 10.0
-SETTLE_S = 5.0  # until a recorder says that it runs, whatever it hears
+SETTLE_S = 5.0  # after this the recorder says that it runs, whatever it receives
 
 
 def register(subparsers: Any) -> None:
@@ -39,11 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.file.exists():
         raise UserError(f"{args.file} exists; name another file or remove it")
-    try:
-        import mcap  # noqa: F401
-        import rclpy  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"this verb needs ROS 2 and the library mcap ({error}): python3 -m pip install mcap") from None
+    require_modules(("mcap", "rclpy"), RECORDING_CURE)
     from sam2_ros.media.child_process import signals_unwind
     from sam2_ros.ros.client_node import client_node
     from sam2_ros.ros.dds_environment import environment
@@ -53,14 +53,16 @@ def run(args: argparse.Namespace) -> int:
         return _record(node, args)
 
 
-def _record(node: Any, args: argparse.Namespace) -> int:
+def _record(node: Node, args: argparse.Namespace) -> int:
     import rclpy
+
+    from sam2_ros.ros.recording_file import RecordingWriter
 
     source = _find(node, args.node)
     parameters = _parameters(node, source.node)
     with args.file.open("wb") as stream:
-        recorder = Recorder(node, stream, source, parameters)
-        _settle(node, source, recorder)
+        writer = RecordingWriter(node, stream, source.prefix, source.image_topic, source.compressed, parameters)
+        _settle(node, source, writer)
         print(
             f"sam2_ros: recording {source.prefix} and {source.image_topic} into {args.file}; Ctrl-C ends it", flush=True
         )
@@ -70,16 +72,16 @@ def _record(node: Any, args: argparse.Namespace) -> int:
                 rclpy.spin_once(node, timeout_sec=0.1)
         except (KeyboardInterrupt, SystemExit):
             pass
-        recorder.close()
-    counts = ", ".join(f"{count} {topic}" for topic, count in sorted(recorder.counts.items()))
+        writer.close()
+    counts = ", ".join(f"{count} {topic}" for topic, count in sorted(writer.counts.items()))
     print(f"sam2_ros: {args.file}: {counts or 'nothing was published'}")
     return 0
 
 
-def _settle(node: Any, source: Any, recorder: Recorder) -> None:
-    """Until the recorder is heard by the tracker and hears both it and its camera, if the camera sends at all.
+def _settle(node: Node, source: Source, writer: RecordingWriter) -> None:
+    """Waits until tracker, camera and recorder know each other, if the camera sends at all.
 
-    Whoever is told that the recording runs may give a prompt; its frame and the call itself are then in the file.
+    The verb then says that it records. A prompt that is given from then on is in the file, with its frame.
     """
     import rclpy
 
@@ -90,7 +92,7 @@ def _settle(node: Any, source: Any, recorder: Recorder) -> None:
 
     is_acquainted(node, source.node, SETTLE_S, turn)
     deadline = time.monotonic() + SETTLE_S
-    counts, tracks = recorder.counts, f"{source.prefix}/tracks"
+    counts, tracks = writer.counts, f"{source.prefix}/tracks"
     while source.image_topic not in counts and time.monotonic() < deadline:
         turn()
     enough = counts.get(tracks, 0) + 2  # the next may still be of an image before the first
@@ -98,7 +100,7 @@ def _settle(node: Any, source: Any, recorder: Recorder) -> None:
         turn()
 
 
-def _find(node: Any, name: str) -> Any:
+def _find(node: Node, name: str) -> Source:
     import rclpy
 
     from sam2_ros.viewer.discovery import find_sources
@@ -115,76 +117,19 @@ def _find(node: Any, name: str) -> Any:
     raise UserError(f"no active tracker {name} within {PATIENCE_S:g} s; is it running? (--node names another one)")
 
 
-def _parameters(node: Any, owner: str) -> dict[str, Any]:
-    """What the engine is set to, so that a replay can be set alike."""
+def _parameters(node: Node, owner: str) -> dict[str, Any]:
+    """The engine's settings, so that a replay can use the same."""
+    import rclpy
     from rcl_interfaces.srv import GetParameters
     from rclpy.parameter import parameter_value_to_python
 
     from sam2_ros.ros.client_node import tracker_client
     from sam2_ros.ros.parameters import PARAMETERS
 
-    names = [each.name for each in PARAMETERS if each.name.startswith(("model.", "tracker."))]
+    names = [parameter.name for parameter in PARAMETERS if parameter.name.startswith(("model.", "tracker."))]
     client = tracker_client(node, GetParameters, owner, "get_parameters", PATIENCE_S)
     future = client.call_async(GetParameters.Request(names=names))
-    import rclpy
-
     rclpy.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
     if not future.done():
-        raise UserError(f"{owner} does not tell its parameters within {PATIENCE_S:g} s")
+        raise UserError(f"{owner} did not answer get_parameters within {PATIENCE_S:g} s")
     return dict(zip(names, map(parameter_value_to_python, future.result().values), strict=True))
-
-
-class Recorder:
-    """Writes serialised messages as they arrive; nothing is decoded."""
-
-    def __init__(self, node: Any, stream: Any, source: Any, parameters: dict[str, Any]) -> None:
-        from mcap.writer import Writer
-        from sensor_msgs.msg import CompressedImage, Image
-
-        from sam2_ros import __version__
-        from sam2_ros.ros.interface import EVENTS, TRACKS, VIEWS
-        from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
-
-        self.counts: dict[str, int] = {}
-        self._node = node
-        self._writer = Writer(stream)
-        self._writer.start(profile="ros2", library=f"sam2_ros {__version__}")
-        about = {"prefix": source.prefix, "image": source.image_topic, "parameters": json.dumps(parameters)}
-        self._writer.add_metadata(METADATA, about)
-        self._schemas: dict[str, int] = {}
-        self._subscribe(CompressedImage if source.compressed else Image, source.image_topic)
-        # Markers and annotations, so that Foxglove shows a recording as it shows the live topics.
-        drawn = [view for view in VIEWS if view.name in ("~/markers", "~/annotations")]
-        for topic in (TRACKS, EVENTS, *drawn):
-            if topic.installed:
-                self._subscribe(topic.message_type, source.prefix + topic.name.removeprefix("~"))
-        types = (AddObjects, RefineObject, RemoveObject, RenameObject, Reset)
-        for service, name in zip(types, PROMPT_SERVICES, strict=True):
-            if hasattr(service, "Event"):  # Humble has no service introspection
-                kind = f"sam2_ros/srv/{service.__name__}_Event"
-                self._subscribe(service.Event, f"{source.prefix}/{name}/_service_event", kind)
-
-    def close(self) -> None:
-        self._writer.finish()
-
-    def _subscribe(self, message_type: type, topic: str, type_name: str = "") -> None:
-        from rclpy.qos import QoSProfile, ReliabilityPolicy
-
-        from sam2_ros.ros.definitions import definition
-
-        package = message_type.__module__.partition(".")[0]
-        name = type_name or f"{package}/msg/{message_type.__name__}"
-        if name not in self._schemas:
-            self._schemas[name] = self._writer.register_schema(name, "ros2msg", definition(name).encode())
-        channel = self._writer.register_channel(topic, "cdr", self._schemas[name])
-        offers = self._node.get_publishers_info_by_topic(topic)
-        reliable = bool(offers) and all(o.qos_profile.reliability == ReliabilityPolicy.RELIABLE for o in offers)
-        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-
-        def write(data: bytes) -> None:
-            now = time.time_ns()
-            self._writer.add_message(channel, log_time=now, data=data, publish_time=now)
-            self.counts[topic] = self.counts.get(topic, 0) + 1
-
-        qos = QoSProfile(depth=50, reliability=reliability)
-        self._node.create_subscription(message_type, topic, write, qos, raw=True)

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam2_ros.cli.options import add_model_arguments
+from sam2_ros.media.errors import UserError, engine_errors
+
 if TYPE_CHECKING:
     from sam2_ros.remote.server.security import Security
 
@@ -16,8 +19,6 @@ DEFAULT_BIND = "tcp://127.0.0.1:5555"
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
-    from sam2_ros.cli.track import add_model_arguments
-
     parser = subparsers.add_parser(
         "serve",
         help="serve one network to many cameras over ZeroMQ",
@@ -53,21 +54,18 @@ def run(args: argparse.Namespace) -> int:
     import zmq
 
     from sam2_ros.inference import BackendFactory
-    from sam2_ros.media.errors import UserError
     from sam2_ros.remote.server import Limits, Server
     from sam2_ros.remote.server.metrics import Metrics, MetricsPage
     from sam2_ros.remote.server.security import check_endpoints
     from sam2_ros.tracking.config import TrackerConfig
 
     endpoints = args.bind or [DEFAULT_BIND]
-    try:
+    with engine_errors():
         security = _security(args)
         check_endpoints(endpoints, security, args.insecure)
         limits = Limits(args.max_streams, args.max_objects, args.max_bytes, args.idle)
         factory = BackendFactory(args.model, args.device, args.dtype, args.image_size, args.threads)
         first = factory.make(TrackerConfig(max_objects=1))
-    except (ImportError, RuntimeError, ValueError, OSError) as error:
-        raise UserError(str(error)) from error
     info = first.info
     first.close()
     metrics = Metrics()
@@ -104,8 +102,6 @@ def _security(args: argparse.Namespace) -> Security | None:
 
 
 def _metrics_page(where: str, metrics: Any, health: Any, page: Any) -> Any:
-    from sam2_ros.media.errors import UserError
-
     host, _, port = where.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise UserError(f"--metrics is {where!r}; accepted: HOST:PORT, e.g. 127.0.0.1:9464")

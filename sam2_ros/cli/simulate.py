@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sam2_ros.media.errors import UserError
+from sam2_ros.cli.options import ROS_MODULES, add_model_arguments, check_positive, require_modules
 
 COLUMNS = {
     "in sight": ("in sight, found", "{:.2f}"),
@@ -27,8 +27,6 @@ COLUMNS = {
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
-    from sam2_ros.cli.track import add_model_arguments
-
     parser = subparsers.add_parser(
         "simulate",
         help="track a simulated table scene with depth over ROS 2, and measure it against the truth",
@@ -57,12 +55,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: ROS 2 or MuJoCo is not there, or an option makes no sense.
     """
-    for option, value in (("--frames", args.frames), ("--rate", args.rate), ("--speed", args.speed)):
-        if value <= 0:
-            raise UserError(f"{option} is {value}; accepted: more than 0")
-    _require("mujoco", "MuJoCo renders the scene: pip install mujoco")
-    for module in ("rclpy", "launch", "sam2_ros.msg"):
-        _require(module, "in a checkout run 'make setup'; with ROS 2 installed, source it and the workspace")
+    check_positive(args, "frames", "rate", "speed")
+    require_modules(("mujoco",), "MuJoCo renders the scene: python3 -m pip install mujoco")
+    require_modules(ROS_MODULES, "in a checkout run 'make setup'; with ROS 2 installed, source it and the workspace")
     from sam2_ros.simulation.scene_picture import scene_picture
     from sam2_ros.simulation.scene_player import play
     from sam2_ros.simulation.score import summaries
@@ -100,10 +95,3 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
         "  " + "  ".join(cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(pairs))
         for pairs in (list(zip(row, widths, strict=True)) for row in rows)
     )
-
-
-def _require(module: str, cure: str) -> None:
-    try:
-        __import__(module)
-    except ImportError as error:
-        raise UserError(f"this needs {module} ({error}); {cure}") from None

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sam2_ros.cli.options import check_least
+from sam2_ros.media.errors import UserError
+
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
@@ -51,7 +54,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
     import cv2
 
-    from sam2_ros.media.errors import UserError
     from sam2_ros.media.figures import contact_sheet, spread, write_png
     from sam2_ros.media.label_images import write_labels
     from sam2_ros.media.progress import bar
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from sam2_ros.training.synthetic import OcclusionClips, SceneSettings, outlined
 
     low, high = args.objects
-    for option, value, least in (
+    check_least(
         ("--clips", args.clips, 1),
         ("--steps", args.steps, 8),
         ("--size", args.size, 64),
@@ -67,9 +69,7 @@ def run(args: argparse.Namespace) -> int:
         ("--objects MAX", high, low),
         ("--passers", args.passers, 0),
         ("--look-alikes", args.look_alikes, 0),
-    ):
-        if value < least:
-            raise UserError(f"{option} is {value}; accepted: {least} or more")
+    )
     if (args.out / "JPEGImages").exists():
         raise UserError(f"{args.out} holds clips already; use another folder, or remove that one")
     settings = SceneSettings(passers=args.passers, look_alike=args.look_alikes)

@@ -9,13 +9,15 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam2_ros.cli.options import add_endpoint_arguments, add_model_arguments, check_positive, load_backend
+from sam2_ros.media.errors import UserError
+
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
     from sam2_ros.inference.clip_tracker import Tracked
     from sam2_ros.media.frame_sources import Source
     from sam2_ros.media.prompts_file import FramePrompt
     from sam2_ros.media.track_table import FrameRecord
-    from sam2_ros.tracking import TrackerConfig
 
 
 def register(subparsers: Any) -> None:
@@ -44,90 +46,14 @@ def register(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """The options that choose the engine; shared by the verbs that run one, or ``several`` after each other."""
-    parser.add_argument(
-        "--model",
-        nargs="+" if several else None,
-        default=["embedded"] if several else "embedded",
-        metavar="MODEL",
-        help="embedded (default), a downloaded official one (tiny, small, base_plus, large), or a path",
-    )
-    parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu, cuda, cuda:N")
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="auto (default): bfloat16 where the hardware computes in it, else float32",
-    )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
-
-
-def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that let an inference server run the engine."""
-    parser.add_argument(
-        "--endpoint",
-        action="append",
-        metavar="ENDPOINT",
-        help="let a server (sam2_ros serve) track, with its model: tcp://HOST:PORT or ipc:///PATH; several times: the "
-        "next one takes over where one is lost",
-    )
-    parser.add_argument(
-        "--pixels",
-        default="auto",
-        choices=("auto", "raw", "jpeg", "shm"),
-        help="how frames go to the server (default: shared memory on this machine, else raw)",
-    )
-    parser.add_argument("--key", metavar="FILE", help="this client's keys (NAME.key_secret), where the server asks")
-    parser.add_argument("--server-key", metavar="FILE", help="the server's public key (NAME.key)")
-
-
-def load_backend(args: argparse.Namespace, objects: int) -> Backend:
-    """The engine that ``args`` ask for, with room for ``objects``.
-
-    Raises:
-        UserError: the model can't be loaded.
-    """
-    from sam2_ros.inference import make_backend
-    from sam2_ros.media.errors import UserError
-    from sam2_ros.tracking import TrackerConfig
-
-    config = TrackerConfig(max_objects=max(1, objects))
-    if getattr(args, "endpoint", None):
-        return _connect(args, config)
-    try:
-        return make_backend(args.model, args.device, args.dtype, config, threads=args.threads)
-    except (ImportError, RuntimeError, ValueError, OSError) as error:
-        raise UserError(str(error)) from error
-
-
-def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
-    from sam2_ros.media.errors import UserError
-    from sam2_ros.remote.client import ClientKeys, RemoteBackend
-
-    if bool(args.key) != bool(args.server_key):
-        raise UserError("--key and --server-key belong together: this client's keys, and the server's public key")
-    client_keys = ClientKeys(args.key, args.server_key) if args.key else None
-    try:
-        # No frame is dropped here, so that there is patience for a slow one.
-        backend = RemoteBackend(args.endpoint, config, timeout=60.0, pixels=args.pixels, client_keys=client_keys)
-        backend.connect(wait=5.0)
-    except (ValueError, ConnectionError) as error:
-        raise UserError(str(error)) from error
-    return backend
-
-
 def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code."""
     from sam2_ros.inference.clip_tracker import ClipTracker
-    from sam2_ros.media.errors import UserError
     from sam2_ros.media.frame_sources import open_source
     from sam2_ros.media.progress import bar
     from sam2_ros.media.prompts_file import load_prompts
 
-    for option, value in (("--max-frames", args.max_frames), ("--fps", args.fps)):
-        if value is not None and value <= 0:
-            raise UserError(f"{option} is {value}; accepted: more than 0")
+    check_positive(args, "max_frames", "fps")
     prompts = load_prompts(args.prompts)
     source = open_source(args.source, args.fps)
     _check_outputs(args)
@@ -162,8 +88,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Refuses to write over what is read. A camera's index names no file, unless there is one of that name."""
-    from sam2_ros.media.errors import UserError
-
     outputs = (
         ("--masks-out", args.masks_out),
         ("--video-out", args.video_out),
@@ -179,8 +103,6 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argparse.Namespace) -> None:
     """Says before the work starts that a prompt's frame can't come."""
-    from sam2_ros.media.errors import UserError
-
     last, limit = prompts[-1].frame, args.max_frames
     if length is not None and last >= length:
         raise UserError(

@@ -22,7 +22,7 @@ from sam2_ros.evaluation.semi_supervised import FrameMasks, run_sequence
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.evaluation.worst import WorstFrames
 from sam2_ros.inference import is_null_model, make_backend
-from sam2_ros.media.errors import UserError
+from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.media.figures import write_png
 from sam2_ros.media.label_images import write_labels
 from sam2_ros.tracking.config import TrackerConfig
@@ -155,10 +155,8 @@ class Runner:
         config = TrackerConfig(max_objects=objects)
         if s.protocol in ("offline", "online"):  # every frame with clicks is remembered
             config = TrackerConfig(max_objects=1, prompted_slots=max(config.prompted_slots, s.interactions))
-        try:
+        with engine_errors():
             self._backend = make_backend(s.model, s.device, s.dtype, config, threads=self.job.threads)
-        except (ImportError, RuntimeError, ValueError, OSError) as error:
-            raise UserError(str(error)) from error
         return self._backend
 
     def close(self) -> None:

@@ -1,0 +1,121 @@
+"""Options and checks that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sam2_ros.media.errors import UserError, engine_errors
+
+if TYPE_CHECKING:
+    from sam2_ros.inference.backend import Backend
+    from sam2_ros.tracking import TrackerConfig
+
+ROS_MODULES = ("rclpy", "launch", "sam2_ros.msg")
+RECORDING_CURE = "recordings need ROS 2 and: python3 -m pip install mcap"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """The options that choose the engine; shared by the verbs that run one, or ``several`` after each other."""
+    parser.add_argument(
+        "--model",
+        nargs="+" if several else None,
+        default=["embedded"] if several else "embedded",
+        metavar="MODEL",
+        help="embedded (default), a downloaded official one (tiny, small, base_plus, large), or a path",
+    )
+    parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu, cuda, cuda:N")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="auto (default): bfloat16 where the hardware computes in it, else float32",
+    )
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
+
+
+def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that let an inference server run the engine."""
+    parser.add_argument(
+        "--endpoint",
+        action="append",
+        metavar="ENDPOINT",
+        help="let a server (sam2_ros serve) track, with its model: tcp://HOST:PORT or ipc:///PATH; several times: the "
+        "next one takes over where one is lost",
+    )
+    parser.add_argument(
+        "--pixels",
+        default="auto",
+        choices=("auto", "raw", "jpeg", "shm"),
+        help="how frames go to the server (default: shared memory on this machine, else raw)",
+    )
+    parser.add_argument("--key", metavar="FILE", help="this client's keys (NAME.key_secret), where the server asks")
+    parser.add_argument("--server-key", metavar="FILE", help="the server's public key (NAME.key)")
+
+
+def load_backend(args: argparse.Namespace, objects: int) -> Backend:
+    """The engine that ``args`` ask for, with room for ``objects``.
+
+    Raises:
+        UserError: the model can't be loaded.
+    """
+    from sam2_ros.inference import make_backend
+    from sam2_ros.tracking import TrackerConfig
+
+    config = TrackerConfig(max_objects=max(1, objects))
+    if getattr(args, "endpoint", None):
+        return _connect(args, config)
+    with engine_errors():
+        return make_backend(args.model, args.device, args.dtype, config, threads=args.threads)
+
+
+def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
+    from sam2_ros.remote.client import ClientKeys, RemoteBackend
+
+    if bool(args.key) != bool(args.server_key):
+        raise UserError("--key and --server-key belong together: this client's keys, and the server's public key")
+    client_keys = ClientKeys(args.key, args.server_key) if args.key else None
+    try:
+        # No frame is dropped here, so that there is patience for a slow one.
+        backend = RemoteBackend(args.endpoint, config, timeout=60.0, pixels=args.pixels, client_keys=client_keys)
+        backend.connect(wait=5.0)
+    except (ValueError, ConnectionError) as error:
+        raise UserError(str(error)) from error
+    return backend
+
+
+def check_positive(args: argparse.Namespace, *names: str) -> None:
+    """Refuses numbers up to 0; None is accepted.
+
+    Raises:
+        UserError: with the option and its value.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; accepted: more than 0")
+
+
+def check_least(*options: tuple[str, float, float]) -> None:
+    """Refuses values below their least; ``options`` are name, value and least.
+
+    Raises:
+        UserError: with the option and its value.
+    """
+    for option, value, least in options:
+        if value < least:
+            raise UserError(f"{option} is {value}; accepted: {least} or more")
+
+
+def require_modules(modules: Sequence[str], cure: str) -> None:
+    """
+    Raises:
+        UserError: a module can't be imported; ``cure`` says what to do.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"this verb needs {module} ({error}); {cure}") from None
