@@ -1,10 +1,12 @@
-"""ROS images as RGB arrays. Pure functions: NumPy for what a view can serve, OpenCV for the rest.
+"""ROS images as RGB arrays: NumPy where a view serves, OpenCV for other common encodings, cv_bridge for the rest.
 
-Any ``step`` and both byte orders are understood. Encodings are those of ``sensor_msgs/image_encodings.hpp``.
+Any ``step`` and both byte orders are accepted. ``sensor_msgs/image_encodings.hpp`` defines the encodings. To add one,
+add its row to ``_READERS``.
 """
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
@@ -31,8 +33,8 @@ class ImageLike(Protocol):
 class UnsupportedEncoding(ValueError):
     """An encoding that is not accepted; ``encoding`` is its name."""
 
-    def __init__(self, encoding: str) -> None:
-        super().__init__(f"image encoding '{encoding}' is not supported; accepted: {', '.join(ENCODINGS)}")
+    def __init__(self, encoding: str, reason: str) -> None:
+        super().__init__(f"image encoding '{encoding}' is not supported; accepted: {', '.join(ENCODINGS)}; {reason}")
         self.encoding = encoding
 
 
@@ -40,16 +42,16 @@ def to_rgb(image: ImageLike) -> Rgb:
     """The image as RGB, ``uint8 [H, W, 3]``; for ``rgb8`` a view of the message's own memory.
 
     ``mono16`` keeps its high byte (value >> 8), so that 65535 is white whatever the camera's true depth. ``mono8`` and
-    ``mono16`` give three equal channels, alpha is dropped, Bayer patterns are interpolated bilinearly.
+    ``mono16`` give three equal channels, alpha is dropped, Bayer patterns are interpolated bilinearly. Encodings that
+    are not in :data:`ENCODINGS` go through cv_bridge where it is installed.
 
     Raises:
-        UnsupportedEncoding: an encoding other than those in :data:`ENCODINGS`.
+        UnsupportedEncoding: cv_bridge is needed and missing, or can't convert the encoding either.
         ValueError: size, step and data do not fit together; the message says how.
     """
-    try:
-        channels, item, convert = _READERS[image.encoding]
-    except KeyError:
-        raise UnsupportedEncoding(image.encoding) from None
+    if image.encoding not in _READERS:
+        return _by_cv_bridge(image)
+    channels, item, convert = _READERS[image.encoding]
     order = ">" if image.is_bigendian else "<"
     return convert(_rows(image, channels, np.dtype(f"{order}{item}")))
 
@@ -94,6 +96,23 @@ def depth_rows(image: ImageLike) -> tuple[NDArray, float]:
         accepted = ", ".join(_DEPTH)
         raise ValueError(f"depth encoding '{image.encoding}' is not supported; accepted: {accepted}") from None
     return _rows(image, 1, np.dtype(f"{'>' if image.is_bigendian else '<'}{item}")), unit
+
+
+def _by_cv_bridge(image: ImageLike) -> Rgb:
+    """As :func:`to_rgb`. Encodings without colours, such as ``8UC3``, are gray, BGR or BGRA: OpenCV's channel order."""
+    try:
+        from cv_bridge import CvBridge
+    except ImportError as error:
+        raise UnsupportedEncoding(image.encoding, f"install cv_bridge for others ({error})") from None
+    plain = re.fullmatch("(8|16)UC([134])", image.encoding)
+    try:  # cv_bridge converts colours only to colours
+        pixels = np.asarray(CvBridge().imgmsg_to_cv2(image, "passthrough" if plain else "rgb8"))
+    except TypeError as error:  # a CvBridgeError, or too few bytes
+        raise UnsupportedEncoding(image.encoding, f"cv_bridge can't convert it: {error}") from None
+    if plain is None:
+        return pixels
+    high_bytes = pixels if plain[1] == "8" else (pixels >> 8).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(high_bytes, _PLAIN[plain[2]]), np.uint8)
 
 
 def _rows(image: ImageLike, channels: int, dtype: np.dtype) -> NDArray:
@@ -158,5 +177,7 @@ _READERS: dict[str, tuple[int, str, Callable[[NDArray], Rgb]]] = {
 }
 
 ENCODINGS = tuple(_READERS)
+
+_PLAIN = {"1": cv2.COLOR_GRAY2RGB, "3": cv2.COLOR_BGR2RGB, "4": cv2.COLOR_BGRA2RGB}  # by number of channels
 
 _DEPTH = {"16UC1": ("u2", 0.001), "32FC1": ("f4", 1.0)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from dataclasses import dataclass, replace
 
 import cv2
@@ -134,8 +136,64 @@ def test_malformed(change: dict, complaint: str) -> None:
         to_rgb(replace(image("rgb8", RGB), **change))
 
 
-def test_unsupported_encoding_names_itself_and_the_accepted() -> None:
-    with pytest.raises(UnsupportedEncoding, match="'32FC1' is not supported; accepted: rgb8, bgr8"):
+@pytest.mark.parametrize("encoding", ["32FC1", "8UC3", "nv21"])
+def test_unsupported_encoding_names_itself_the_accepted_and_the_package(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv_bridge", None)  # as where it is not installed
+    with pytest.raises(UnsupportedEncoding, match=f"'{encoding}' is not supported; accepted: rgb8, bgr8.*cv_bridge"):
+        to_rgb(replace(image("rgb8", RGB), encoding=encoding))
+
+
+class StandInError(TypeError):
+    """As ``cv_bridge.CvBridgeError``."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for cv_bridge, to see what it is asked for; says nothing of how cv_bridge converts."""
+    asked: list[str] = []
+
+    class CvBridge:
+        def imgmsg_to_cv2(self, message: FakeImage, desired_encoding: str) -> np.ndarray:
+            asked.append(desired_encoding)
+            if message.encoding == "32FC1":
+                raise StandInError("[32FC1] is not a color format")
+            item = np.uint16 if message.encoding.startswith("16") else np.uint8
+            shape = (message.height, message.width, -1)
+            return np.frombuffer(message.data, item).reshape(shape).squeeze()
+
+    module = types.ModuleType("cv_bridge")
+    module.CvBridge, module.CvBridgeError = CvBridge, StandInError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cv_bridge", module)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pixels", "expected"),
+    [
+        ("8UC1", RGB[..., 0], np.repeat(RGB[..., :1], 3, axis=2)),
+        ("8UC3", RGB[..., ::-1], RGB),
+        ("8UC4", np.concatenate([RGB[..., ::-1], ALPHA], axis=2), RGB),
+        ("16UC1", GRAY16, np.repeat((GRAY16 >> 8).astype(np.uint8)[..., None], 3, axis=2)),
+        ("16UC3", RGB[..., ::-1].astype(np.uint16) * 256 + 99, RGB),
+    ],
+)
+def test_cv_bridge_reads_encodings_without_colours(
+    encoding: str, pixels: np.ndarray, expected: np.ndarray, asked: list[str]
+) -> None:
+    """OpenCV's order: blue first."""
+    np.testing.assert_array_equal(to_rgb(image(encoding, np.ascontiguousarray(pixels))), expected)
+    assert asked == ["passthrough"]
+
+
+def test_cv_bridge_converts_other_colours(asked: list[str]) -> None:
+    np.testing.assert_array_equal(to_rgb(replace(image("rgb8", RGB), encoding="nv24")), RGB)
+    assert asked == ["rgb8"]
+
+
+def test_what_cv_bridge_refuses_is_unsupported(asked: list[str]) -> None:
+    with pytest.raises(UnsupportedEncoding, match=r"'32FC1' .* can't convert it: \[32FC1\] is not a color format"):
         to_rgb(replace(image("rgb8", RGB), encoding="32FC1"))
 
 
