@@ -20,6 +20,7 @@ REFERENCE = ROOT / "docs" / "reference"
 sys.path.insert(0, str(ROOT))
 
 from sam2_ros.cli.main import build_parser  # noqa: E402
+from sam2_ros.ros.interface import SERVICES, TOPICS  # noqa: E402
 from sam2_ros.ros.parameters import PARAMETERS, Change  # noqa: E402
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -65,14 +66,47 @@ def parameters() -> str:
     return page("Parameters", intro, *(f"## {group}\n\n{table(head, rows)}" for group, rows in groups.items()))
 
 
+# --- topics
+
+
+def topics() -> str:
+    intro = (
+        "`~/` is the node's name, such as `/tracker/`. With several cameras, the camera's name comes first. [The node]"
+        "(node.md) says what the topics promise; [services and messages](services.md) has the fields."
+    )
+    subscribed = [
+        (f"`{topic.name}`", f"`{topic.type}`", f"`{topic.parameter}`", topic.description)
+        for topic in TOPICS
+        if not topic.published
+    ]
+    published = [
+        (
+            f"`{topic.name}`",
+            f"`{topic.type}`",
+            "while subscribed" if topic.lazy else "latched" if topic.latched else "",
+            topic.description,
+        )
+        for topic in TOPICS
+        if topic.published
+    ]
+    return page(
+        "Topics",
+        intro,
+        f"## Subscribed\n\n{table(('topic', 'type', 'with', 'content'), subscribed)}",
+        f"## Published\n\n{table(('topic', 'type', 'when', 'content'), published)}",
+    )
+
+
 # --- services and messages
 
 
 def services() -> str:
+    rows = [(f"`{service.name}`", f"`{service.type}`", service.description) for service in SERVICES]
     return page(
         "Services and messages",
         "The node's services, and the messages that its topics and services carry.",
         "## Services",
+        table(("service", "type", "effect"), rows),
         *(_definition(path) for path in sorted((ROOT / "srv").glob("*.srv"))),
         "## Messages",
         *(_definition(path) for path in sorted((ROOT / "msg").glob("*.msg"))),
@@ -247,6 +281,7 @@ def _markdown(docstring: str) -> str:
 
 PAGES = {
     "parameters.md": parameters,
+    "topics.md": topics,
     "services.md": services,
     "command_line.md": command_line,
     "python_api.md": python_api,

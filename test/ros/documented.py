@@ -8,11 +8,12 @@ from node_harness import ROOT
 
 from sam2_ros.ros.interface import SERVICES, TOPICS
 
-DOCUMENT = (ROOT / "docs" / "reference" / "node.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "docs" / "reference"
 
 
-def section(title: str) -> str:
-    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", DOCUMENT, re.M | re.S)
+def section(page: str, title: str) -> str:
+    text = (REFERENCE / page).read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     return str(found)
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from documented import published, section, services, subscribed, table
+from documented import REFERENCE, published, section, services, subscribed, table
 from node_harness import running
 from sros2_policy import allowed, sometimes
 
@@ -61,26 +61,18 @@ def test_topics_and_services(folder: Path) -> None:
 
 
 def test_the_document_lists_the_interface() -> None:
-    subscriptions, publications = section("Topics").split("| published |")
-    assert table(subscriptions, NODE) == subscribed(NODE)
-    assert table(publications.partition("\n\n")[0], NODE) == published(NODE)
-    assert table(section("Services"), NODE) == services(NODE)
+    assert table(section("topics.md", "Subscribed"), NODE) == subscribed(NODE)
+    assert table(section("topics.md", "Published"), NODE) == published(NODE)
+    assert table(section("services.md", "Services"), NODE) == services(NODE)
 
 
 def test_when_parameters_may_be_set() -> None:
-    """Each row's names and groups, less those of the rows above it."""
-    left = {each.name: each.change for each in PARAMETERS}
-    rows = re.findall(
-        r"^\| (at start alone|while the node is unconfigured|at any time) \| (.*) \|$", section("Parameters"), re.M
-    )
-    for (_, listed), change in zip(rows, (Change.AT_START, Change.UNCONFIGURED, Change.ANY_TIME), strict=True):
-        for name in re.findall(r"`([a-z_.*]+)`", listed.partition("; ")[0]):
-            matching = [each for each in left if re.fullmatch(name.replace(".", r"\.").replace("*", ".*"), each)]
-            assert matching, f"{name} is no parameter"
-            assert {left.pop(each) for each in matching} == {change}, name
-    assert not left
+    marks = {"start": Change.AT_START, "unconfigured": Change.UNCONFIGURED, "": Change.ANY_TIME}
+    text = (REFERENCE / "parameters.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z_.]+)`(?: \*\((start|unconfigured)\)\*)? \|", text, re.M)
+    assert {name: marks[mark] for name, mark in rows} == {each.name: each.change for each in PARAMETERS}
 
 
 def test_every_state_has_its_transitions() -> None:
-    rows = re.findall(r"^\| (\w+) \|", section("States"), re.M)
+    rows = re.findall(r"^\| (\w+) \|", section("node.md", "States"), re.M)
     assert rows == ["transition", "configure", "activate", "deactivate", "cleanup"]
