@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam2_ros.cli.options import check_least
 from sam2_ros.media.errors import UserError
+
+if TYPE_CHECKING:
+    from sam2_ros.training.clips import Clip
 
 
 def register(subparsers: Any) -> None:
@@ -17,17 +21,22 @@ def register(subparsers: Any) -> None:
         "synthesize",
         help="make labelled clips with occlusion and absence out of photographs",
         description="Cuts labelled objects out of photographs and lets them move over other ones, be covered, leave "
-        "the view and come back. Writes OUT/JPEGImages and OUT/Annotations in the layout of DAVIS, for sam2_ros eval "
-        "and train.",
+        "the view and come back; or renders twins. Writes OUT/JPEGImages and OUT/Annotations in the layout of DAVIS, "
+        "for sam2_ros eval and train.",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not hold clips yet")
-    parser.add_argument(
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument(
         "--photographs",
         type=Path,
         nargs="+",
-        required=True,
         metavar="DIR",
         help="images/ with annotations.json (COCO polygons) or with labels/*.txt (YOLO polygons)",
+    )
+    kind.add_argument(
+        "--twins",
+        action="store_true",
+        help="two equal objects whose paths cross, without photographs, frames of 4:3: do identities switch?",
     )
     parser.add_argument("--clips", type=int, default=24, metavar="N", help="clips to make (default: 24)")
     parser.add_argument("--steps", type=int, default=40, metavar="N", help="frames of a clip (default: 40)")
@@ -57,32 +66,25 @@ def run(args: argparse.Namespace) -> int:
     from sam2_ros.media.figures import contact_sheet, spread, write_png
     from sam2_ros.media.label_images import write_labels
     from sam2_ros.media.progress import bar
-    from sam2_ros.training.clips import read_stills
-    from sam2_ros.training.synthetic import OcclusionClips, SceneSettings, outlined
+    from sam2_ros.training.synthetic import outlined
 
-    low, high = args.objects
     check_least(
         ("--clips", args.clips, 1),
         ("--steps", args.steps, 8),
         ("--size", args.size, 64),
-        ("--objects MIN", low, 1),
-        ("--objects MAX", high, low),
+        ("--objects MIN", args.objects[0], 1),
+        ("--objects MAX", args.objects[1], args.objects[0]),
         ("--passers", args.passers, 0),
         ("--look-alikes", args.look_alikes, 0),
     )
     if (args.out / "JPEGImages").exists():
         raise UserError(f"{args.out} holds clips already; use another folder, or remove that one")
-    settings = SceneSettings(passers=args.passers, look_alike=args.look_alikes)
-    try:
-        stills = [still for root in args.photographs for still in read_stills(root)]
-        source = OcclusionClips(stills, args.seed, args.size, args.steps, (low, high), settings)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    make_clip = _twins(args) if args.twins else _photograph_clips(args)
     shown = set(spread(args.clips, 4))
-    rows = []
+    preview = []
     with bar(args.clips, "clip", args.quiet) as progress:
         for index in range(args.clips):
-            clip = source[index]
+            clip = make_clip(index)
             name = f"clip{index:04d}"
             images, labels = args.out / "JPEGImages" / name, args.out / "Annotations" / name
             images.mkdir(parents=True)
@@ -93,19 +95,32 @@ def run(args: argparse.Namespace) -> int:
                     raise OSError(f"{images} can't be written")
                 write_labels(labels / f"{t:05d}.png", label)
             if index in shown:
-                rows += [(outlined(clip, t), f"{name} {t}") for t in spread(args.steps, 8)]
+                preview += [(outlined(clip, t), f"{name} {t}") for t in spread(args.steps, 8)]
             progress.update()
-    about = {
-        "seed": args.seed,
-        "photographs": len(stills),
-        "clips": args.clips,
-        "steps": args.steps,
-        "size": args.size,
-        "objects": [low, high],
-        "passers": args.passers,
-        "look_alikes": args.look_alikes,
-    }
-    (args.out / "synthesize.json").write_text(json.dumps(about, indent=1) + "\n")
-    write_png(args.out / "preview.png", contact_sheet(rows, columns=8, cell_width=200))
+    options = ("seed", "clips", "steps", "size", "twins")
+    if not args.twins:
+        options += ("objects", "passers", "look_alikes")
+    about = {option: getattr(args, option) for option in options}
+    (args.out / "synthesize.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_png(args.out / "preview.png", contact_sheet(preview, columns=8, cell_width=200))
     print(f"{args.out}: {args.clips} clips of {args.steps} frames; see preview.png")
     return 0
+
+
+def _twins(args: argparse.Namespace) -> Callable[[int], Clip]:
+    from sam2_ros.training.twins import twins_clip
+
+    return lambda index: twins_clip(args.seed + index, args.steps, args.size, args.size * 3 // 4)
+
+
+def _photograph_clips(args: argparse.Namespace) -> Callable[[int], Clip]:
+    from sam2_ros.training.clips import read_stills
+    from sam2_ros.training.synthetic import OcclusionClips, SceneSettings
+
+    settings = SceneSettings(passers=args.passers, look_alike=args.look_alikes)
+    try:
+        stills = [still for root in args.photographs for still in read_stills(root)]
+        clips = OcclusionClips(stills, args.seed, args.size, args.steps, tuple(args.objects), settings)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return clips.__getitem__

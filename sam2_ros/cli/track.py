@@ -32,7 +32,9 @@ def register(subparsers: Any) -> None:
     add_model_arguments(parser)
     add_endpoint_arguments(parser)
     parser.add_argument("--masks-out", type=Path, metavar="DIR", help="label images as PNG, one a frame")
-    parser.add_argument("--video-out", type=Path, metavar="FILE.mp4", help="the frames with the objects drawn in")
+    parser.add_argument(
+        "--video-out", type=Path, metavar="FILE", help="the frames with the objects drawn in: .mp4, .gif or .webp"
+    )
     parser.add_argument("--json-out", type=Path, metavar="FILE.json", help="states, boxes and scores of every frame")
     parser.add_argument(
         "--picture-out",

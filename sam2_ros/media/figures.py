@@ -90,7 +90,7 @@ def contact_sheet(frames: Sequence[tuple[Rgb, str]], columns: int = 4, cell_widt
     rows = -(-len(frames) // columns)
     columns = min(columns, len(frames))
     sheet = np.full((rows * (cell_height + gap) + gap, columns * (cell_width + gap) + gap, 3), 255, np.uint8)
-    scale = 0.45 * cell_width / 400
+    scale = max(0.35, 0.45 * cell_width / 400)
     for index, (rgb, caption) in enumerate(frames):
         cell = np.asarray(cv2.resize(rgb, (cell_width, cell_height), interpolation=cv2.INTER_AREA), np.uint8)
         if caption:

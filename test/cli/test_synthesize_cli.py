@@ -47,6 +47,19 @@ def test_clips_are_written_and_the_seed_decides(photographs: Path, tmp_path: Pat
     assert (one / file).read_bytes() != (tmp_path / "other" / file).read_bytes()
 
 
+def test_twins_need_no_photographs_and_eval_counts_their_switches(tmp_path: Path) -> None:
+    out = tmp_path / "twins"
+    options = ["--twins", "--clips", "1", "--steps", "24", "--size", "160", "--seed", "12", "--quiet"]
+    assert main(["synthesize", str(out), *options]) == 0
+    assert json.loads((out / "synthesize.json").read_text())["twins"] is True
+    assert main(["eval", str(out), "--model", "null", "--out", str(tmp_path / "eval"), "--quiet"]) == 0
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    assert report["objects_scored"] == 2
+    assert (
+        report["identity_switches"] == 2
+    )  # with this seed each twin ends where the other one began; the masks stand still
+
+
 def test_what_is_there_is_not_overwritten(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert make(tmp_path / "out", photographs) == 0
     assert make(tmp_path / "out", photographs) == 2
