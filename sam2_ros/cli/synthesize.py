@@ -97,9 +97,9 @@ def run(args: argparse.Namespace) -> int:
             if index in shown:
                 preview += [(outlined(clip, t), f"{name} {t}") for t in spread(args.steps, 8)]
             progress.update()
-    options = ("seed", "clips", "steps", "size", "twins")
+    options = ["seed", "clips", "steps", "size", "twins"]
     if not args.twins:
-        options += ("objects", "passers", "look_alikes")
+        options += ["objects", "passers", "look_alikes"]
     about = {option: getattr(args, option) for option in options}
     (args.out / "synthesize.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     write_png(args.out / "preview.png", contact_sheet(preview, columns=8, cell_width=200))
