@@ -22,91 +22,33 @@ if TYPE_CHECKING:
 
 def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
+    from sam2_ros.training.options import add_arguments
+
     parser = subparsers.add_parser(
         "train",
         help="train or fine-tune a model on labelled videos and photographs",
         description="Trains a model on clips of labelled videos (DAVIS layout) and on clips made of labelled "
         "photographs (COCO JSON, YOLO polygons), with simulated prompts and corrections. Several processes: "
         "torchrun --nproc-per-node N -m sam2_ros train … . Details: docs/how_to/fine_tune.md.",
-        epilog="In DIR: checkpoint.pt (for --model), state.pt (to go on from), train.json, log.jsonl, tensorboard/.",
-        argument_default=argparse.SUPPRESS,  # so that what was not given can come from --config
+        epilog="In DIR: checkpoint.pt (for --model), state.pt (to resume from), train.json, log.jsonl, tensorboard/.",
     )
-    _add_main(parser)
-    _add_clips(parser.add_argument_group("clips and prompts"))
-    _add_optimisation(parser.add_argument_group("optimisation"))
-    _add_running(parser.add_argument_group("running"))
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options by name; the command line goes first")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_arguments(parser)
     parser.set_defaults(run=run)
 
 
-def _add_main(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        action="append",
-        metavar="PATH",
-        help="folder with JPEGImages/ and Annotations/, or a list of sequences in one; folder with images/ and "
-        "annotations.json, or with images/ and labels/; may be given several times",
-    )
-    parser.add_argument("--out", metavar="DIR", help="folder for all that is written")
-    parser.add_argument("--model", metavar="MODEL", help="embedded (default), tiny, small, …, or a path")
-    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options by name; the command line goes first")
-    parser.add_argument("--init", help="weights (default): start from the model's; random: only its sizes are taken")
-    parser.add_argument("--size", type=int, metavar="PX", help="side of the network's input (default: the model's)")
-    parser.add_argument("--val", action="append", metavar="PATH", help="held-out videos, in the DAVIS layout")
-    parser.add_argument("--val-every", type=int, metavar="N", help="steps between validations (default: --save-every)")
-    parser.add_argument("--val-prompt", metavar="KIND", help="box (default), mask or click, on the first frame")
-
-
-def _add_clips(group: Any) -> None:
-    group.add_argument("--shares", type=float, nargs="+", metavar="S", help="of the clips, by --data (default: equal)")
-    group.add_argument("--clip-length", type=int, metavar="N", help="frames of a clip (default: 8)")
-    group.add_argument("--clips", type=int, metavar="N", help="clips of a step, for each process (default: 2)")
-    group.add_argument("--objects", type=int, metavar="N", help="at most this many objects of a clip (default: 3)")
-    group.add_argument("--stride", type=int, metavar="N", help="take every 1st to Nth frame of a video (default: 2)")
-    group.add_argument("--camera", type=float, metavar="S", help="share of videos that a virtual camera films (0.5)")
-    group.add_argument("--occlusion", type=float, metavar="S", help="share of clips of stills with occlusions (0.5)")
-    group.add_argument("--pieces", type=int, metavar="N", help="at most this many objects fly over a still (3)")
-    group.add_argument("--prompts", metavar="SHARES", help="default: mask=0.5,box=0.25,click=0.25")
-    group.add_argument("--prompted-frames", type=int, metavar="N", help="at most, 1 or 2 (default: 2)")
-    group.add_argument("--corrected-frames", type=int, metavar="N", help="at most; 0: no corrections (default: 2)")
-    group.add_argument("--clicks", type=int, metavar="N", help="at most, on a corrected frame (default: 7)")
-
-
-def _add_optimisation(group: Any) -> None:
-    group.add_argument("--steps", type=int, metavar="N", help="updates (default: 1000)")
-    group.add_argument("--lr", type=float, metavar="R", help="learning rate (default: 2e-5)")
-    group.add_argument("--encoder-lr", type=float, metavar="R", help="of the image encoder (default: 0.3 of --lr)")
-    group.add_argument("--layer-decay", type=float, metavar="F", help="rate of an encoder block by the next one's (1)")
-    group.add_argument("--weight-decay", type=float, metavar="F", help="(default: 0.01)")
-    group.add_argument("--warmup", type=int, metavar="N", help="steps (default: a twentieth, at most 500)")
-    group.add_argument("--gradient-norm", type=float, metavar="F", help="gradients are clipped to it (default: 0.1)")
-    group.add_argument("--ema", type=float, metavar="F", help="decay of the averaged weights; 0: none (default: 0.999)")
-    group.add_argument("--freeze", nargs="+", metavar="PART", help="of encoder, prompts, decoder, memory")
-    group.add_argument("--seed", type=int, metavar="N", help="of all that is drawn (default: 0)")
-
-
-def _add_running(group: Any) -> None:
-    group.add_argument("--dtype", help="auto (default), float32 or bfloat16; the weights stay float32")
-    group.add_argument("--device", help="auto (default: CUDA where there is one), cpu, cuda, cuda:N")
-    group.add_argument("--threads", type=int, metavar="N", help="CPU threads of a process (default: torch's choice)")
-    group.add_argument("--checkpointing", action="store_true", help="recompute activations: less memory, more time")
-    group.add_argument("--workers", type=int, metavar="N", help="processes that draw clips ahead (default: 0)")
-    group.add_argument("--save-every", type=int, metavar="N", help="steps between saved states (default: 100)")
-    group.add_argument("--log-every", type=int, metavar="N", help="steps between lines of the log (default: 10)")
-    group.add_argument("--resume", help="auto (default): go on from DIR/state.pt; never: begin anew")
-    group.add_argument("--quiet", action="store_true", help="no progress")
-
-
 def read_options(args: argparse.Namespace) -> TrainOptions:
-    """What was asked for: the command line, then the configuration file, then defaults.
+    """The options of the command line, then of the configuration file, then the defaults.
 
     Raises:
-        UserError: what is wrong with it.
+        UserError: a wrong option, with what is accepted.
     """
     from sam2_ros.training.options import options_from
 
     given = {name: value for name, value in vars(args).items() if name not in ("run", "config", "quiet")}
     values: dict[str, Any] = {}
-    config: Path | None = getattr(args, "config", None)
+    config: Path | None = args.config
     if config is not None:
         import yaml
 
@@ -142,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error)) from error
     try:
-        return _train(options, world, device, quiet=getattr(args, "quiet", False))
+        return _train(options, world, device, args.quiet)
     finally:
         world.close()
 

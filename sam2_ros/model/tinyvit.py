@@ -3,7 +3,7 @@
 The trunk is TinyViT-5M (Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", ECCV 2022)
 as MobileSAM uses it (Zhang et al., "Faster Segment Anything", 2023): the last stage keeps stride 16. Each batch
 normalisation of the original follows a convolution, so the weights here are those of the convolutions after folding;
-:mod:`sam2_ros.training.mobilesam` does the folding.
+``recipes/embedded/mobilesam.py`` does the folding.
 """
 
 from __future__ import annotations

@@ -37,33 +37,16 @@ class Still:
     labels: Image
 
 
-def _read(path: Path, flags: int) -> Image:
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        raise ValueError(f"{path} is no image that OpenCV can read")
-    return image.astype(np.uint8)
-
-
 def read_rgb(path: Path) -> Image:
     """``uint8 [H, W, 3]``.
 
     Raises:
         ValueError: OpenCV finds no image there.
     """
-    return np.ascontiguousarray(_read(path, cv2.IMREAD_COLOR)[:, :, ::-1])
-
-
-def read_sequence(root: Path, name: str) -> Clip:
-    """A DAVIS sequence in its own size: ``JPEGImages/<name>/*.jpg`` and ``Annotations/<name>/*.png``."""
-    paths = sorted((root / "JPEGImages" / name).glob("*.jpg"))
-    if not paths:
-        raise ValueError(f"{root} holds no frames of a sequence '{name}'; expected JPEGImages/{name}/*.jpg")
-    frames = [read_rgb(path) for path in paths]
-    labels = [
-        (_read(root / "Annotations" / name / f"{path.stem}.png", cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
-        for path in paths
-    ]
-    return Clip(name, np.stack(frames), np.stack(labels))
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{path} is no image that OpenCV can read")
+    return np.ascontiguousarray(image[:, :, ::-1], np.uint8)
 
 
 def squash(clip: Clip, size: int) -> Clip:
@@ -126,48 +109,6 @@ def film(clip: Clip, rng: np.random.Generator, size: int) -> Clip:
         warp(label, matrix, size, linear=False) for label, matrix in zip(clip.labels, path, strict=True)
     ]  # reflected like the image, so that what is seen is labelled
     return Clip(clip.name + "+camera", np.stack(frames), np.stack(labels))
-
-
-def approach(clip: Clip, rng: np.random.Generator, size: int, largest: float = 1.4) -> Clip:
-    """``clip`` by a camera that follows its objects and comes close, or moves away from them.
-
-    What is labelled fills between a third and ``largest`` of the view's width or height, as far as the picture allows:
-    beyond 1 it is cut off all around. The view never leaves the picture. Where nothing is labelled the camera moves on
-    to where something is again.
-
-    Raises:
-        ValueError: nothing is labelled on any frame.
-    """
-    steps, height, width = clip.labels.shape
-    boxes = np.full((steps, 4), np.nan)  # x, y, width, height as shares of the picture
-    for t in range(steps):
-        if clip.labels[t].any():
-            boxes[t] = np.array(cv2.boundingRect((clip.labels[t] > 0).astype(np.uint8))) / (
-                width,
-                height,
-                width,
-                height,
-            )
-    known = np.flatnonzero(np.isfinite(boxes[:, 0]))
-    if not known.size:
-        raise ValueError(f"clip '{clip.name}' has no labelled pixel to come close to")
-    boxes = np.stack([np.interp(np.arange(steps), known, column[known]) for column in boxes.T], axis=1)
-    ends = np.log(rng.permutation([0.33, rng.uniform(0.8, largest)]))
-    share = boxes[:, 2:].max(axis=1) / np.exp(np.interp(np.arange(steps), (0, steps - 1), ends))
-    sway = np.stack((smooth_path(rng, steps, 0.12), smooth_path(rng, steps, 0.12)), axis=1)
-    centre = boxes[:, :2] + boxes[:, 2:] / 2 + sway * share[:, None]
-    kernel = np.ones(7) / 7  # a camera is steadier than a box is
-    share, x, y = (np.convolve(np.pad(v, 3, mode="edge"), kernel, mode="valid") for v in (share, *centre.T))
-    share = np.minimum(share, 1)
-    flip = -1.0 if rng.random() < 0.5 else 1.0
-    frames, labels = [], []
-    for t in range(steps):
-        middle = np.clip((x[t], y[t]), share[t] / 2, 1 - share[t] / 2) * (width, height)
-        linear = np.diag((flip * size / (width * share[t]), size / (height * share[t])))
-        matrix = np.column_stack((linear, size / 2 - linear @ middle))
-        frames.append(warp(clip.frames[t], matrix, size))
-        labels.append(warp(clip.labels[t], matrix, size, linear=False))
-    return Clip(clip.name + "+approach", np.stack(frames), np.stack(labels))
 
 
 def read_coco_stills(root: Path) -> list[Still]:

@@ -22,7 +22,7 @@ from sam2_ros.training.losses import LossWeights, frame_loss
 from sam2_ros.training.optimise import LoopSettings, TrainingLoop, write_whole
 from sam2_ros.training.options import FREE, TrainOptions, flag
 from sam2_ros.training.parts import trainable_groups
-from sam2_ros.training.simulate import draw_plan
+from sam2_ros.training.simulated_user import draw_plan
 
 
 def starting_model(options: TrainOptions, device: torch.device) -> Sam2Model:

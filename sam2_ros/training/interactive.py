@@ -18,8 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks, choose
 from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
 from sam2_ros.training.rollout import FrameOutput, FramePrompt, Memory, prompt_frame
-from sam2_ros.training.sampling import make_prompt
-from sam2_ros.training.simulate import Plan, correction_clicks
+from sam2_ros.training.simulated_user import Plan, correction_clicks, make_prompt
 
 PREVIOUS_LOGIT_LIMIT = 32.0  # of a mask that is given back as a prompt, as in the tracker
 Call = Callable[..., Any]
@@ -56,7 +55,7 @@ class InteractiveRollOut:
 
     Args:
         model: the network.
-        anywhere: see :class:`~sam2_ros.training.simulate.PromptRecipe`.
+        anywhere: see :class:`~sam2_ros.training.simulated_user.PromptRecipe`.
         call: :func:`keep` or :func:`recompute`.
     """
 

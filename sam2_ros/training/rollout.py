@@ -7,7 +7,6 @@ pointers. :mod:`sam2_ros.training.interactive` adds later prompts and correction
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -146,69 +145,3 @@ def prompt_frame(
     encoded = model.encode_memory(features, full, present, torch.ones_like(present))
     memory.add(encoded, model.pointer(chosen.token, present), True, present)
     return FrameOutput(decoded, logits, prompt.ambiguous)
-
-
-def track_frame(
-    model: Sam2Model,
-    memory: Memory,
-    features: ImageFeatures,
-    remember: bool = True,
-    disturb: Callable[[Tensor], Tensor] | None = None,
-    told: Tensor | None = None,
-) -> FrameOutput:
-    """Runs one frame without a prompt.
-
-    ``remember`` False saves the memory encoder on the last frame; ``disturb`` changes the mask logits
-    ``[B, 1, S, S]`` that are remembered. ``told`` ``[B]`` says what is remembered of the object's presence: 1 seen, 0
-    absent, negative what the object score says.
-    """
-    size = model.config.image_size
-    recall = memory.recall()
-    conditioned = model.with_memory(features, recall.tokens, recall.codes, recall.num_pointers, recall.mask)
-    decoded = model.decode(conditioned, features, *model.no_prompt(len(recall.tokens)))
-    chosen = choose(decoded, True, False)
-    present = decoded.object_score[:, 0] > 0
-    if told is not None:
-        present = torch.where(told < 0, present, told > 0)
-    logits = torch.where(present[:, None, None, None], chosen.logits, ABSENT_LOGIT)
-    if remember:
-        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
-        if disturb is not None:
-            full = disturb(full)
-        encoded = model.encode_memory(features, full, present)
-        memory.add(encoded, model.pointer(chosen.token, present), False, present)
-    return FrameOutput(decoded, logits, True)
-
-
-def roll_out(
-    model: Sam2Model,
-    frames: Sequence[ImageFeatures],
-    prompt: FramePrompt,
-    disturb: Callable[[Tensor], Tensor] | None = None,
-    told: Sequence[Tensor] | None = None,
-    lead: int = 0,
-) -> list[FrameOutput]:
-    """All frames of ``B`` clips; ``disturb`` and, by frame, ``told`` as in :func:`track_frame`.
-
-    The first ``lead`` frames after the prompted one are run as the tracker runs them: without gradients, disturbance
-    or hints. So later frames meet a memory with the network's own mistakes in it, at a third of the cost.
-    """
-    memory = Memory(model)
-    outputs = [prompt_frame(model, memory, frames[0], prompt)]
-    for t in range(1, len(frames)):
-        leading = t <= lead
-        if t == lead + 1 and torch.is_grad_enabled():
-            # Autocast keeps what it has rounded; weights rounded without gradients would get none from here on.
-            torch.clear_autocast_cache()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not leading):
-            outputs.append(
-                track_frame(
-                    model,
-                    memory,
-                    frames[t],
-                    remember=t + 1 < len(frames),
-                    disturb=None if leading else disturb,
-                    told=None if leading or told is None else told[t],
-                )
-            )
-    return outputs

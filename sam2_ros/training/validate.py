@@ -11,7 +11,7 @@ from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.training.clips import read_rgb
 from sam2_ros.training.data.videos import Video, read_labels
-from sam2_ros.training.sampling import box_prompt, click_prompt
+from sam2_ros.training.simulated_user import box_prompt, click_prompt
 
 
 def first_prompt(kind: str, mask: np.ndarray) -> Prompt:

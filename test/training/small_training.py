@@ -11,6 +11,8 @@ import torch
 
 from sam2_ros.media.label_images import write_labels
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model
+from sam2_ros.model.tinyvit import HIGH_RES_CHANNELS
+from sam2_ros.training.clips import Still
 
 SIZE = 64
 WIDTH, HEIGHT = 96, 64
@@ -18,6 +20,10 @@ RED, GREEN = (230, 30, 30), (30, 230, 30)  # RGB
 CONFIG = ModelConfig(
     "small", hiera=HieraConfig(24, 1, (1, 1, 2, 1), (3,)), image_size=SIZE, memory_layers=1, memory_ffn=128
 )
+TINYVIT = ModelConfig(
+    "tinyvit", trunk="tinyvit", image_size=SIZE, memory_layers=1, memory_ffn=512, memory_pool=2, fuser_layers=0,
+    high_res_channels=HIGH_RES_CHANNELS,
+)  # fmt: skip
 
 
 def small_checkpoint(folder: Path) -> Path:
@@ -86,3 +92,16 @@ def coco(root: Path, photos: int = 3) -> Path:
     content = {"images": images, "annotations": annotations}
     (root / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
     return root
+
+
+def red_square_still() -> Still:
+    image = np.full((120, 160, 3), 90, np.uint8)
+    labels = np.zeros((120, 160), np.uint8)
+    image[40:90, 50:110], labels[40:90, 50:110] = RED, 1
+    return Still("square", image, labels)
+
+
+def redness(frame: np.ndarray) -> np.ndarray:
+    """True where the pixel is clearly red."""
+    values = frame.astype(int)
+    return values[..., 0] - values[..., 1] > 100

@@ -1,25 +1,11 @@
 """Synthetic clips: what is labelled is what is seen."""
 
 import numpy as np
-import pytest
+from small_training import red_square_still, redness
 
-from sam2_ros.training.clips import Clip, Still, approach, composite, cutouts, film
+from sam2_ros.training.clips import Clip, Still, composite, cutouts, film
 
-RED = np.array([250, 0, 0], np.uint8)
 SIZE = 96
-
-
-def red_square_still() -> Still:
-    image = np.full((120, 160, 3), 90, np.uint8)
-    labels = np.zeros((120, 160), np.uint8)
-    image[40:90, 50:110], labels[40:90, 50:110] = RED, 1
-    return Still("square", image, labels)
-
-
-def redness(frame: np.ndarray) -> np.ndarray:
-    """True where the pixel is clearly red."""
-    values = frame.astype(int)
-    return values[..., 0] - values[..., 1] > 100
 
 
 def test_virtual_camera_moves_labels_with_the_image() -> None:
@@ -31,27 +17,6 @@ def test_virtual_camera_moves_labels_with_the_image() -> None:
         assert filmed.labels.any()
         assert differing.mean() < 0.03  # the edges, which the image blends
         assert (filmed.labels[0] != filmed.labels[-1]).any()
-
-
-def test_a_camera_comes_close_until_the_object_fills_the_view() -> None:
-    still = red_square_still()
-    steps = 15
-    clip = Clip("still", np.stack([still.image] * steps), np.stack([still.labels] * steps))
-    clip.labels[6] = 0  # seen, but not labelled there: the camera goes on
-    for seed in range(4):
-        near = approach(clip, np.random.default_rng(seed), SIZE)
-        labelled = [t for t in range(steps) if t != 6]
-        assert (redness(near.frames[labelled]) != (near.labels[labelled] == 1)).mean() < 0.03
-        assert (near.frames.max(axis=-1) > 60).all()  # never beyond the edge of the picture
-        shares = (near.labels[labelled] == 1).mean(axis=(1, 2))
-        assert shares.min() < 0.2 and shares.max() > 0.4
-        assert redness(near.frames[6]).any()
-
-
-def test_a_camera_needs_something_to_come_close_to() -> None:
-    empty = Clip("empty", np.zeros((3, 9, 9, 3), np.uint8), np.zeros((3, 9, 9), np.uint8))
-    with pytest.raises(ValueError, match="no labelled pixel"):
-        approach(empty, np.random.default_rng(0), SIZE)
 
 
 def test_pieces_are_labelled_where_they_are_pasted() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import CONFIG, SIZE, coco, davis, small_checkpoint
+from small_training import CONFIG, SIZE, TINYVIT, coco, davis, small_checkpoint
 
 from sam2_ros.model import ModelConfig, Sam2Model, load_model
 from sam2_ros.model.config import HIERA
+from sam2_ros.model.layers import LayerNorm2d
 from sam2_ros.training.distributed import World
 from sam2_ros.training.finetune import ClipTraining, open_source, save_checkpoint, starting_model
-from sam2_ros.training.initialise import embedded_config
 from sam2_ros.training.options import PARTS, TrainOptions, options_from
 from sam2_ros.training.parts import encoder_depths, part_of, trainable_groups
 
@@ -110,7 +110,7 @@ def test_frozen_parts_stay_and_the_others_are_reached(inputs: Path, tmp_path: Pa
     )
 
 
-@pytest.mark.parametrize("config", [CONFIG, embedded_config(SIZE)], ids=["hiera", "tinyvit"])
+@pytest.mark.parametrize("config", [CONFIG, TINYVIT], ids=["hiera", "tinyvit"])
 def test_encoder_blocks_learn_slower_the_earlier_they_are(config: ModelConfig) -> None:
     model = Sam2Model(config)
     depths = encoder_depths(model)
@@ -172,3 +172,13 @@ def test_options_say_what_is_accepted() -> None:
         with pytest.raises(ValueError) as error:
             options_from(fine | wrong)
         assert message in str(error.value)
+
+
+def test_layer_norm_over_few_channels_is_the_same_with_gradients() -> None:
+    torch.manual_seed(0)
+    norm = LayerNorm2d(4)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        wanted = norm(x)
+    torch.testing.assert_close(norm(x.requires_grad_()), wanted)

@@ -14,7 +14,7 @@ from sam2_ros.training import interactive
 from sam2_ros.training.interactive import InteractiveRollOut, keep, recompute
 from sam2_ros.training.losses import LossWeights, frame_loss
 from sam2_ros.training.rollout import FrameOutput, FramePrompt
-from sam2_ros.training.simulate import NEGATIVE, POSITIVE, Plan, PromptRecipe, correction_clicks, draw_plan
+from sam2_ros.training.simulated_user import NEGATIVE, POSITIVE, Plan, PromptRecipe, correction_clicks, draw_plan
 
 SIZE = 128
 

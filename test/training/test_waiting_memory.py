@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_training import TINYVIT
 
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
-from sam2_ros.training.initialise import embedded_config
 from sam2_ros.training.rollout import Memory
 
-SIDE, TOKENS = 64, 4
+TOKENS = 4
 
 
 @pytest.fixture(scope="module")
 def model() -> Sam2Model:
     torch.manual_seed(0)
-    config = replace(embedded_config(SIDE), present_iou=0.0, remember_absence=False)
+    config = replace(TINYVIT, present_iou=0.0, remember_absence=False)
     built = Sam2Model(config).eval()
     torch.nn.init.normal_(built.maskmem_tpos_enc)
     return built

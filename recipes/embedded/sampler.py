@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam2_ros.evaluation.clicks import deepest_point
-from sam2_ros.training.features import FeatureStore
+from recipes.embedded.features import FeatureStore
+from sam2_ros.training.options import PROMPT_KINDS
 from sam2_ros.training.rollout import FramePrompt
+from sam2_ros.training.simulated_user import make_prompt
 
-PROMPT_KINDS = ("mask", "box", "click")
 SEEN, ABSENT, BARELY = 1.0, 0.0, -1.0
 SEEN_FROM = 0.05  # share of an object's first area from which on it counts as seen; below, neither answer is wrong
 Mask = NDArray[np.bool_]
@@ -38,38 +38,6 @@ class Source:
     store: FeatureStore
     share: float  # of the clips of a batch
     max_stride: int  # frames between two neighbours of the drawn clip
-
-
-def box_prompt(mask: Mask, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
-    """``[2, 2]`` corners of the mask's box, jittered by up to a tenth of its sides where ``rng`` is given."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], np.float32)
-    if rng is not None:
-        sides = box[1] - box[0]
-        box += (rng.normal(0, 0.05, (2, 2)).clip(-0.1, 0.1) * sides).astype(np.float32)
-        box = box.clip(0, np.array(mask.shape[::-1], np.float32))
-    return box
-
-
-def click_prompt(mask: Mask, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
-    """``[1, 2]`` a pixel of the object: random where ``rng`` is given, else the one farthest from the edge."""
-    if rng is None:
-        return deepest_point(mask)[None]
-    y, x = np.argwhere(mask)[rng.integers(int(mask.sum()))]
-    return np.array([[x, y]], np.float32)
-
-
-def make_prompt(kind: str, masks: Sequence[Mask], rng: np.random.Generator | None = None) -> FramePrompt:
-    """The prompt of this kind for the objects' masks on the first frame."""
-    if kind == "mask":
-        return FramePrompt(mask=torch.from_numpy(np.stack(masks)[:, None]).float())
-    if kind == "box":
-        points = np.stack([box_prompt(mask, rng) for mask in masks])
-        return FramePrompt(points=torch.from_numpy(points), labels=torch.tensor([[2, 3]]).expand(len(masks), -1))
-    if kind == "click":
-        points = np.stack([click_prompt(mask, rng) for mask in masks])
-        return FramePrompt(points=torch.from_numpy(points), labels=torch.ones(len(masks), 1, dtype=torch.int64))
-    raise ValueError(f"prompt kind '{kind}'; accepted: {', '.join(PROMPT_KINDS)}")
 
 
 def sighting(share: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fits the judgement of masks by appearance: ``python -m sam2_ros.training.judge --help``.
+"""Fits the judgement of masks by appearance: ``python -m recipes.embedded judge --help``.
 
 The tracker runs over labelled clips, one object at a time, and what speaks for each of its masks is noted beside how
 right the mask was. Two logistic regressions follow: one of masks that the memory gave, one of masks that were looked
@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recipes.embedded.export import export
+from recipes.embedded.metric import begin, with_appearance
 from sam2_ros.evaluation.datasets import open_dataset
 from sam2_ros.media.progress import bar
 from sam2_ros.model import load_model
@@ -26,8 +28,6 @@ from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.sam2 import APPEARANCE_FINE, ImageFeatures, Sam2Model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
-from sam2_ros.training.appearance import begin, with_appearance
-from sam2_ros.training.export import export
 
 RIGHT = {"tracked": 0.3, "found": 0.5}  # IoU with the label from which on a mask shows the object
 LENIENCE = (0.8, 0.5)  # of the shipped checkpoint
@@ -159,7 +159,7 @@ def fit(model: Sam2Model, witness: Witness, lenience: Mapping[str, float]) -> No
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m sam2_ros.training.judge", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m recipes.embedded judge", description=__doc__)
     parser.add_argument("--model", required=True, help="checkpoint to fit: embedded, or a path")
     parser.add_argument("--metric", type=Path, help="weights of the metric; without it, those of the checkpoint")
     parser.add_argument(
@@ -191,7 +191,3 @@ def main(argv: list[str] | None = None) -> None:
     for _ in range(args.rounds):
         fit(model, watch(model, args.clips, args.dtype), dict(zip(RIGHT, args.lenience, strict=True)))
     export(model, args.out)
-
-
-if __name__ == "__main__":
-    main()

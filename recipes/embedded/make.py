@@ -1,4 +1,4 @@
-"""Makes the embedded checkpoint: ``python -m sam2_ros.training.embedded --help``.
+"""Makes the embedded checkpoint: ``python -m recipes.embedded make --help``.
 
 Features of the frozen encoder on disk; a first training, which turns feature matching into tracking; a second one on
 clips in which objects are covered and leave; a third one with a second layer of memory attention, which also sees
@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recipes.embedded import mobilesam
+from recipes.embedded.data import prepare_features
+from recipes.embedded.evaluate import evaluate
+from recipes.embedded.export import export
+from recipes.embedded.features import FeatureStore
+from recipes.embedded.initialise import Matching, deepened, embedded_config, initial_model, score_from_iou
+from recipes.embedded.metric import begin, train, with_appearance
+from recipes.embedded.sampler import Sampler, Source
+from recipes.embedded.trainer import Phase, Schedule, Trainer
 from sam2_ros.model import load_model
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.training import mobilesam
-from sam2_ros.training.appearance import begin, train, with_appearance
-from sam2_ros.training.embedded_data import prepare_features
-from sam2_ros.training.evaluate import evaluate
-from sam2_ros.training.export import export
-from sam2_ros.training.features import FeatureStore
-from sam2_ros.training.initialise import Matching, deepened, embedded_config, initial_model, score_from_iou
-from sam2_ros.training.loop import Phase, Schedule, Trainer
-from sam2_ros.training.sampling import PROMPT_KINDS, Sampler, Source
+from sam2_ros.training.options import PROMPT_KINDS
 
 PHASES = (Phase(200, 4, 3), Phase(1400, 4, 4), Phase(2000, 3, 6))
 SECOND_PHASES = (Phase(1600, 3, 8), Phase(3200, 2, 12))
@@ -45,7 +46,7 @@ def phase(text: str) -> Phase:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sam2_ros.training.embedded", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m recipes.embedded make", description=__doc__)
     parser.add_argument("--mobilesam", type=Path, required=True, help="MobileSAM's mobile_sam.pt")
     parser.add_argument("--davis", type=Path, required=True, help="JPEGImages/, Annotations/, fit.txt and dev.txt")
     parser.add_argument("--coco", type=Path, required=True, help="images/ and labels/ with YOLO polygons")
@@ -143,7 +144,7 @@ def fourth_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
 
 
 def metric_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
-    """With a metric that recognises objects; its judgement is only a first one (:mod:`sam2_ros.training.judge`)."""
+    """With a metric that recognises objects; its judgement is only a first one (:mod:`recipes.embedded.judge`)."""
     chosen = {name: stores[name] for name in METRIC_SHARES}
     appearance = train(chosen, METRIC_SHARES, args.metric_steps, 0, METRIC_WIDTH, METRIC_DIM, args.work / "metric.pt")
     begin(appearance)
@@ -166,7 +167,3 @@ def main(argv: list[str] | None = None) -> None:
     for kind in PROMPT_KINDS:
         scores = evaluate(average, stores["dev"], kind)
         print(kind, json.dumps({"mean": round(float(np.mean(list(scores.values()))), 3), **scores}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,43 +5,19 @@ After the SAM 2 paper, section D.2.2. All is drawn from a ``numpy.random.Generat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sam2_ros.evaluation.clicks import deepest_point
+from sam2_ros.training.options import PROMPT_KINDS, PromptRecipe
 from sam2_ros.training.rollout import FramePrompt
-from sam2_ros.training.sampling import PROMPT_KINDS
 
 Masks = NDArray[np.bool_]
 POSITIVE, NEGATIVE = 1, 0
-
-
-@dataclass(frozen=True)
-class PromptRecipe:
-    """How prompts are simulated; the defaults are the paper's.
-
-    Raises:
-        ValueError: a value out of range, with the range.
-    """
-
-    kinds: Mapping[str, float] = field(default_factory=lambda: {"mask": 0.5, "box": 0.25, "click": 0.25})
-    prompted_frames: int = 2  # at most; the first frame always is
-    corrected_frames: int = 2  # at most
-    clicks: int = 7  # at most on a corrected frame
-    anywhere: float = 0.1  # share of correcting clicks that fall on the object, wherever the prediction is wrong
-
-    def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in PROMPT_KINDS]
-        if unknown or min(self.kinds.values(), default=0) < 0 or sum(self.kinds.values()) <= 0:
-            raise ValueError(
-                f"prompts are {dict(self.kinds)}; accepted: shares from 0 on, not all 0, for {', '.join(PROMPT_KINDS)}"
-            )
-        for name, low, high in (("prompted_frames", 1, 2), ("corrected_frames", 0, 8), ("clicks", 1, 32)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}; accepted: {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -77,6 +53,38 @@ def draw_plan(recipe: PromptRecipe, visible: Masks, rng: np.random.Generator) ->
     count = min(int(rng.integers(recipe.corrected_frames + 1)), len(open_frames))
     corrected = sorted(int(t) for t in rng.choice(open_frames, count, replace=False)) if count else []
     return Plan(kind, tuple(prompted), {t: int(rng.integers(1, recipe.clicks + 1)) for t in corrected})
+
+
+def box_prompt(mask: Masks, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
+    """``[2, 2]`` corners of the mask's box, jittered by up to a tenth of its sides where ``rng`` is given."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], np.float32)
+    if rng is not None:
+        sides = box[1] - box[0]
+        box += (rng.normal(0, 0.05, (2, 2)).clip(-0.1, 0.1) * sides).astype(np.float32)
+        box = box.clip(0, np.array(mask.shape[::-1], np.float32))
+    return box
+
+
+def click_prompt(mask: Masks, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
+    """``[1, 2]`` a pixel of the object: random where ``rng`` is given, else the one farthest from the edge."""
+    if rng is None:
+        return deepest_point(mask)[None]
+    y, x = np.argwhere(mask)[rng.integers(int(mask.sum()))]
+    return np.array([[x, y]], np.float32)
+
+
+def make_prompt(kind: str, masks: Sequence[Masks], rng: np.random.Generator | None = None) -> FramePrompt:
+    """The prompt of this kind for the objects' masks on the first frame."""
+    if kind == "mask":
+        return FramePrompt(mask=torch.from_numpy(np.stack(masks)[:, None]).float())
+    if kind == "box":
+        points = np.stack([box_prompt(mask, rng) for mask in masks])
+        return FramePrompt(points=torch.from_numpy(points), labels=torch.tensor([[2, 3]]).expand(len(masks), -1))
+    if kind == "click":
+        points = np.stack([click_prompt(mask, rng) for mask in masks])
+        return FramePrompt(points=torch.from_numpy(points), labels=torch.ones(len(masks), 1, dtype=torch.int64))
+    raise ValueError(f"prompt kind '{kind}'; accepted: {', '.join(PROMPT_KINDS)}")
 
 
 def correction_clicks(predicted: Masks, wanted: Masks, rng: np.random.Generator, anywhere: float) -> FramePrompt:

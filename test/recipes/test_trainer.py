@@ -1,4 +1,4 @@
-"""Feature store, losses, roll-out and loop, on a network of full width and small images."""
+"""Feature store, roll-out and training loop of the embedded recipe, on a network of full width and small images."""
 
 from pathlib import Path
 
@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from sam2_ros.model.layers import LayerNorm2d
-from sam2_ros.model.mask_decoder import DecodedMasks
+from recipes.embedded.features import FeatureStore, normalise
+from recipes.embedded.initialise import deepened, embedded_config
+from recipes.embedded.rollout import roll_out
+from recipes.embedded.sampler import Sampler, Source, disturb_masks
+from recipes.embedded.trainer import Phase, Schedule, Trainer
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.model.tinyvit import TinyViTEncoder
 from sam2_ros.training.clips import Clip
-from sam2_ros.training.features import FeatureStore, normalise
-from sam2_ros.training.initialise import deepened, embedded_config
-from sam2_ros.training.loop import Phase, Schedule, Trainer
-from sam2_ros.training.losses import LossWeights, frame_loss
-from sam2_ros.training.rollout import FrameOutput, FramePrompt, roll_out
-from sam2_ros.training.sampling import Sampler, Source, disturb_masks, make_prompt
+from sam2_ros.training.rollout import FramePrompt
 
 SIZE = 64
 
@@ -49,49 +47,6 @@ def test_store_gives_back_what_the_encoder_said(store: FeatureStore) -> None:
     for found, map_ in zip((frame.stride_4, frame.stride_8, frame.stride_16), wanted, strict=True):
         assert (found - map_).abs().max() < 0.02 * map_.abs().max()
     assert np.array_equal(frame.labels, clip.labels[3])
-
-
-def output_of(logits: torch.Tensor, score: float = 2.0) -> FrameOutput:
-    """Four candidates ``[1, 4, 16, 16]`` on a tracked frame."""
-    decoded = DecodedMasks(logits, torch.full((1, 4), 0.5), torch.zeros(1, 4, 256), torch.tensor([[score]]))
-    return FrameOutput(decoded, logits[:, :1], multimask=True)
-
-
-def test_a_perfect_mask_costs_nothing_and_only_the_best_candidate_is_corrected() -> None:
-    target = torch.zeros(1, 1, SIZE, SIZE)
-    target[..., 16:48, 16:48] = 1
-    coarse = torch.nn.functional.avg_pool2d(target, 4) * 40 - 20
-    logits = torch.cat((torch.zeros_like(coarse), -coarse, coarse, -coarse), dim=1).requires_grad_()
-    losses = frame_loss(output_of(logits), target, LossWeights())
-    assert losses["mask"] < 0.1
-    losses["mask"].backward()
-    assert logits.grad is not None
-    moved = logits.grad.abs().sum(dim=(0, 2, 3)) > 0
-    assert moved.tolist() == [False, False, True, False]
-
-
-def test_an_absent_object_costs_presence_only() -> None:
-    logits = torch.randn(1, 4, 16, 16)
-    absent = torch.zeros(1, 1, SIZE, SIZE)
-    wrong = frame_loss(output_of(logits, score=4.0), absent, LossWeights())
-    right = frame_loss(output_of(logits, score=-4.0), absent, LossWeights())
-    assert wrong["mask"] == wrong["iou"] == 0
-    assert wrong["presence"] > 3 > 0.1 > right["presence"]
-
-
-@pytest.mark.parametrize("kind", ["mask", "box", "click"])
-def test_prompts_lie_on_the_object(kind: str) -> None:
-    mask = np.zeros((SIZE, SIZE), np.bool_)
-    mask[10:20, 30:50] = True
-    prompt = make_prompt(kind, [mask])
-    if kind == "mask":
-        assert prompt.mask is not None and np.array_equal(prompt.mask[0, 0].numpy() > 0, mask)
-    elif kind == "box":
-        assert prompt.points is not None and prompt.points[0].tolist() == [[30, 10], [50, 20]]
-    else:
-        assert prompt.points is not None and prompt.ambiguous
-        x, y = prompt.points[0, 0].int().tolist()
-        assert mask[y, x]
 
 
 def test_disturbed_share_of_the_masks_is_spoilt() -> None:
@@ -209,13 +164,3 @@ def test_a_training_with_leading_frames_counts_only_the_others(store: FeatureSto
     for value in led.targets[1:4]:
         value.fill_(float("nan"))  # whatever is wanted of them, it counts for nothing
     assert all(bool(loss.isfinite()) for loss in trainer.losses(led).values())
-
-
-def test_layer_norm_over_few_channels_is_the_same_with_gradients() -> None:
-    torch.manual_seed(0)
-    norm = LayerNorm2d(4)
-    torch.nn.init.normal_(norm.weight)
-    x = torch.randn(2, 4, 8, 8)
-    with torch.no_grad():
-        wanted = norm(x)
-    torch.testing.assert_close(norm(x.requires_grad_()), wanted)

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recipes.embedded.features import FeatureStore
+from recipes.embedded.rollout import track_frame
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
-from sam2_ros.training.features import FeatureStore
-from sam2_ros.training.rollout import Memory, prompt_frame, track_frame
-from sam2_ros.training.sampling import make_prompt
+from sam2_ros.training.rollout import Memory, prompt_frame
+from sam2_ros.training.simulated_user import make_prompt
 
 
 def project(model: Sam2Model, stride_4: Tensor, stride_8: Tensor, stride_16: Tensor) -> ImageFeatures:

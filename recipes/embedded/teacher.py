@@ -1,4 +1,4 @@
-"""Objects in photographs that nobody labelled, found by MobileSAM: ``python -m sam2_ros.training.teacher --help``.
+"""Objects in photographs that nobody labelled, found by MobileSAM: ``python -m recipes.embedded teacher --help``.
 
 A grid of clicks, each with three candidates; what the network is sure of and what keeps its shape when the threshold
 moves is kept, the better of two that overlap (the idea of SAM's automatic masks: Kirillov et al., "Segment Anything",
@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recipes.embedded.initialise import Matching, embedded_config, initial_model
+from recipes.embedded.mobilesam import load_mobilesam
 from sam2_ros.media.progress import bar
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.training.clips import Image, read_rgb
-from sam2_ros.training.initialise import Matching, embedded_config, initial_model
-from sam2_ros.training.mobilesam import load_mobilesam
 
 SIDE = 1024  # of MobileSAM's input
 GRID = 12  # clicks along each side
@@ -94,7 +94,7 @@ def polygons(mask: NDArray[np.uint8]) -> list[list[float]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m sam2_ros.training.teacher", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m recipes.embedded teacher", description=__doc__)
     parser.add_argument("--mobilesam", type=Path, required=True, help="MobileSAM's mobile_sam.pt")
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--unlike", type=Path, help="leave out photographs that have a label file X.txt in this folder")
@@ -130,7 +130,3 @@ def main(argv: list[str] | None = None) -> None:
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
     (args.out / "annotations.json").write_text(json.dumps(content))
     print(f"{args.out}: {len(annotations)} objects in {len(images)} photographs")
-
-
-if __name__ == "__main__":
-    main()

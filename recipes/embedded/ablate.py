@@ -1,4 +1,4 @@
-"""What each choice of a checkpoint is worth: ``python -m sam2_ros.training.ablate --help``.
+"""What each choice of a checkpoint is worth: ``python -m recipes.embedded ablate --help``.
 
 The same weights with one setting changed at a time, none of them trained anew, measured as ``sam2_ros eval`` does.
 Input size and pooling fit because positions are computed, not stored. What a network trained with the other setting
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recipes.embedded.export import export
 from sam2_ros.evaluation.datasets import open_dataset
 from sam2_ros.evaluation.results import mean
 from sam2_ros.evaluation.scoring import RULES
@@ -24,7 +25,6 @@ from sam2_ros.inference.local import LocalBackend
 from sam2_ros.media.progress import bar
 from sam2_ros.model import load_model
 from sam2_ros.tracking import TrackerConfig
-from sam2_ros.training.export import export
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def variants(model: str, folder: Path) -> Iterator[Variant]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m sam2_ros.training.ablate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m recipes.embedded ablate", description=__doc__)
     parser.add_argument("--model", default="embedded", help="checkpoint (default: embedded)")
     parser.add_argument("--data", type=Path, required=True, help="labelled sequences, as for sam2_ros eval")
     parser.add_argument("--list", type=Path, help="text file with the sequences to take")
@@ -85,7 +85,3 @@ def main(argv: list[str] | None = None) -> None:
                     seconds += result.seconds
                     progress.update()
             print(f"| {variant.name:28} | {np.mean(scores):.3f} | {1 / np.mean(seconds):.1f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()

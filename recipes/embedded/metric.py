@@ -1,8 +1,8 @@
 """Trains the metric by which objects are recognised (:class:`~sam2_ros.model.appearance.Appearance`).
 
 An object is referred to by one frame; every cell of other frames of its clip is to be told whether it shows the object.
-The features are those of a frozen encoder (:class:`~sam2_ros.training.features.FeatureStore`), so a step takes parts of
-a second on a CPU. :mod:`sam2_ros.training.judge` fits the judgement of masks afterwards.
+The features are those of a frozen encoder (:class:`~recipes.embedded.features.FeatureStore`), so a step takes parts of
+a second on a CPU. :mod:`recipes.embedded.judge` fits the judgement of masks afterwards.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recipes.embedded.features import CHANNELS, FeatureStore
 from sam2_ros.model.appearance import BINS, EVIDENCE, Appearance, Reference
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.training.features import CHANNELS, FeatureStore
 
 SHOWN = 0.5  # coverage from which a cell shows the object
 HIDDEN = 0.05  # and up to which it does not; what lies between is not asked for

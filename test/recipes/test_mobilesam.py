@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sam2_ros.training.mobilesam import fold_batch_norm, image_encoder_state, load_mobilesam
+from recipes.embedded.mobilesam import fold_batch_norm, image_encoder_state, load_mobilesam
 
 
 def test_folded_convolution_equals_convolution_and_normalisation() -> None:

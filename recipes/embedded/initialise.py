@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recipes.embedded import mobilesam
+from recipes.embedded.mobilesam import StateDict
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.layers import Mlp
 from sam2_ros.model.memory_attention import MemoryAttentionLayer
 from sam2_ros.model.memory_encoder import ConvNextBlock
 from sam2_ros.model.sam2 import MASK_BIAS, MASK_SCALE, Sam2Model
 from sam2_ros.model.tinyvit import HIGH_RES_CHANNELS
-from sam2_ros.training import mobilesam
-from sam2_ros.training.mobilesam import StateDict
 
 # The sine code that is added to keys varies strongly over the image in its first 12 channels of each half; the rest is
 # almost constant and leaves room for content.

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from recipes.embedded.evaluate import project
+from recipes.embedded.rollout import roll_out
+from recipes.embedded.sampler import BARELY, Batch, Sampler, disturb_masks
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.training.evaluate import project
 from sam2_ros.training.losses import LossWeights, frame_loss
 from sam2_ros.training.optimise import Group, LoopSettings, TrainingLoop
-from sam2_ros.training.rollout import roll_out
-from sam2_ros.training.sampling import BARELY, Batch, Sampler, disturb_masks
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Phase:
     until: int
     clips: int
     length: int  # frames per clip
-    lead: int = 0  # up to so many frames before them, see :func:`~sam2_ros.training.rollout.roll_out`
+    lead: int = 0  # up to so many frames before them, see :func:`~recipes.embedded.rollout.roll_out`
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Makes the object score a calibrated logit: ``python -m sam2_ros.training.calibrate --help``.
+"""Makes the object score a calibrated logit: ``python -m recipes.embedded calibrate --help``.
 
 Visibility is the sigmoid of the object score. A scale and an offset, fitted on the frames of an evaluation (Platt,
 "Probabilistic outputs for support vector machines", 1999), make it the share of frames on which the object really is
@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from recipes.embedded.export import export
 from sam2_ros.evaluation.presence import presence
 from sam2_ros.model import load_model
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.training.export import export
 
 STEPS = 50
 
@@ -92,7 +92,7 @@ def fold(model: Sam2Model, scale: float, offset: float) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m sam2_ros.training.calibrate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m recipes.embedded calibrate", description=__doc__)
     parser.add_argument("--model", required=True, help="checkpoint to calibrate: embedded, or a path")
     parser.add_argument(
         "--rows", type=Path, nargs="+", required=True, help="rows.csv of its evaluations (sam2_ros eval)"
@@ -109,7 +109,3 @@ def main(argv: list[str] | None = None) -> None:
     fold(model, scale, offset)
     print(f"{len(seen)} frames, {int((~seen).sum())} without the object: score -> {scale:.3f} * score + {offset:+.3f}")
     export(model, args.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,8 @@ import json
 import cv2
 import numpy as np
 
+from recipes.embedded.teacher import find_objects, polygons
 from sam2_ros.model import load_model
-from sam2_ros.training.teacher import find_objects, polygons
 
 
 def test_finds_what_stands_out() -> None:

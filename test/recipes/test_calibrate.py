@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.embedded.calibrate import fit, fold, read_scores
 from sam2_ros.evaluation.presence import calibration
 from sam2_ros.model import Sam2Model, load_model
-from sam2_ros.training.calibrate import fit, fold, read_scores
 
 
 def drawn(scale: float, offset: float, count: int = 6000) -> tuple[np.ndarray, np.ndarray]:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.embedded import judge, metric
+from recipes.embedded.features import FeatureStore
 from sam2_ros.media.label_images import write_labels
 from sam2_ros.model import load_model
 from sam2_ros.model.tinyvit import TinyViTEncoder
-from sam2_ros.training import appearance, judge
 from sam2_ros.training.clips import Clip
-from sam2_ros.training.features import FeatureStore
 
 SIZE = 64
 
@@ -42,20 +42,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 
 
 def test_coverage_of_each_object(store: FeatureStore) -> None:
-    found = appearance.coverages(store, 0)
+    found = metric.coverages(store, 0)
     assert len(found) == 2 and found[0].shape == (8, 16)
     assert found[0].sum(axis=1) == pytest.approx(400 / 256, abs=1e-4)
     assert found[1][3:5].sum() == 0 and found[1][2].sum() > 0
 
 
 def test_loss_falls_and_a_seed_gives_the_same_metric(store: FeatureStore) -> None:
-    def loss(metric: appearance.Appearance) -> float:
+    def loss(appearance: metric.Appearance) -> float:
         rng = np.random.default_rng(5)
-        questions = [question for question in (appearance.draw(store, rng) for _ in range(12)) if question is not None]
-        return float(np.mean([float(appearance.loss_of(metric, question)) for question in questions]))
+        questions = [question for question in (metric.draw(store, rng) for _ in range(12)) if question is not None]
+        return float(np.mean([float(metric.loss_of(appearance, question)) for question in questions]))
 
     short, long, again = (
-        appearance.train({"a": store}, {"a": 1.0}, steps, 3, 16, 8).requires_grad_(False) for steps in (1, 25, 25)
+        metric.train({"a": store}, {"a": 1.0}, steps, 3, 16, 8).requires_grad_(False) for steps in (1, 25, 25)
     )
     assert loss(long) < 0.6 * loss(short)
     assert all(torch.equal(a, b) for a, b in zip(long.state_dict().values(), again.state_dict().values(), strict=True))
@@ -98,8 +98,8 @@ def test_judgement_is_fitted_on_tracked_clips(tmp_path: Path, capsys: pytest.Cap
 def test_a_model_that_recognises_nothing_needs_a_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from dataclasses import replace
 
+    from recipes.embedded.export import export
     from sam2_ros.model import Sam2Model
-    from sam2_ros.training.export import export
 
     able = load_model("embedded")
     plain = Sam2Model(replace(able.config, appearance_dim=0))

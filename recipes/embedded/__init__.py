@@ -1,0 +1,1 @@
+"""How the embedded checkpoint was made: see ``README.md`` in this folder."""
