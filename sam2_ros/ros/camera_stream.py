@@ -7,13 +7,14 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_updater import DiagnosticStatusWrapper
 from rclpy.lifecycle import LifecycleNode
 
 from sam2_ros.inference import Backend, BackendFactory, BackendInfo
 from sam2_ros.inference.worker import Frame, Processed, Worker
 from sam2_ros.ros.depth import DepthInput
 from sam2_ros.ros.detections import DetectionInput
-from sam2_ros.ros.diagnostics import Report, Statistics, active_values
+from sam2_ros.ros.diagnostics import Statistics, active_values, to_text
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
 from sam2_ros.ros.input_health import InputHealth
@@ -203,29 +204,37 @@ class CameraStream:
 
     # ---- diagnostics ----
 
-    def report(self) -> Report:
-        """How this camera does."""
+    def report(self, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        """Fills this camera's status for ``/diagnostics``."""
+        if self.name:
+            status.hardware_id += f"/{self.name}"
+        status.summary(*self._summary())
+        for key, value in self._values().items():
+            status.add(key, to_text(value))
+        return status
+
+    def _summary(self) -> tuple[bytes, str]:
         if self._worker is None or self._info is None:
-            return Report(DiagnosticStatus.OK, "not configured", {}, self.name)
-        values = self._values(self._worker, self._info)
+            return DiagnosticStatus.OK, "not configured"
         if not self._active:
-            return Report(DiagnosticStatus.OK, "not active", values, self.name)
-        complaint = self._input.complaint()
-        if complaint:
-            return Report(DiagnosticStatus.ERROR, complaint, values, self.name)
+            return DiagnosticStatus.OK, "not active"
+        if complaint := self._input.complaint():
+            return DiagnosticStatus.ERROR, complaint
         lost = self._worker.counters.dropped
         if self._settings["input.every_frame"] and lost:
             reason = f"{lost} images were dropped though input.every_frame is set; play slower or raise input.queue"
-            return Report(DiagnosticStatus.ERROR, reason, values, self.name)
+            return DiagnosticStatus.ERROR, reason
         if self._statistics.failed_lately():
-            return Report(DiagnosticStatus.WARN, f"frames fail: {self._statistics.last_failure}", values, self.name)
+            return DiagnosticStatus.WARN, f"frames fail: {self._statistics.last_failure}"
         if oddity := self.health.warning():
-            return Report(DiagnosticStatus.WARN, oddity, values, self.name)
-        return Report(DiagnosticStatus.OK, "tracking", values, self.name)
+            return DiagnosticStatus.WARN, oddity
+        return DiagnosticStatus.OK, "tracking"
 
-    def _values(self, worker: Worker, info: BackendInfo) -> Mapping[str, object]:
-        values = active_values(worker.counters, self._statistics, self._input.age(), info)
-        values |= worker.link_values()
+    def _values(self) -> Mapping[str, object]:
+        if self._worker is None or self._info is None:
+            return {}
+        values = active_values(self._worker.counters, self._statistics, self._input.age(), self._info)
+        values |= self._worker.link_values()
         for part in (self.health, self._depth, self._detections):
             values |= dict(part.values()) if part else {}
         return values

@@ -6,18 +6,18 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.worker import Counters, Processed
-from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.tracking.types import FrameResult, ObjectState
+
+Task = Callable[[DiagnosticStatusWrapper], DiagnosticStatusWrapper]  # fills a status and returns it
 
 _WINDOW = 200  # frames that percentiles are taken of
 _RATE_WINDOW = 5.0  # seconds that the input rate is taken of, and that a failure is warned of
@@ -83,37 +83,22 @@ def count_states(result: FrameResult) -> Counter[str]:
     return Counter(known.state.name.lower() for known in result.objects)
 
 
-@dataclass(frozen=True)
-class Report:
-    """One status: ``level`` is a constant of ``DiagnosticStatus``."""
+def publish_diagnostics(node: Node, period: float, tasks: Mapping[str, Task]) -> Updater:
+    """Publishes a status for each task on ``/diagnostics`` every ``period`` seconds, in every state of the node.
 
-    level: bytes
-    message: str
-    values: Mapping[str, object]
-    camera: str = ""  # empty where the node has one
-
-
-class Diagnostics:
-    """Publishes what ``reports`` says every ``diagnostics.period`` seconds, in every state of the node."""
-
-    def __init__(self, node: Node, parameters: NodeParameters, reports: Callable[[], Sequence[Report]]) -> None:
-        self._node = node
-        self._reports = reports
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = node.create_timer(parameters.number("diagnostics.period"), self._publish, clock=steady)
-
-    def _publish(self) -> None:
-        array = DiagnosticArray(status=[self._status(report) for report in self._reports()])
-        array.header.stamp = self._node.get_clock().now().to_msg()
-        self._publisher.publish(array)
-
-    def _status(self, report: Report) -> DiagnosticStatus:
-        name = self._node.get_fully_qualified_name() + (f"/{report.camera}" if report.camera else "")
-        return DiagnosticStatus(
-            level=report.level, name=f"{name}: tracking", message=report.message, hardware_id=name,
-            values=[KeyValue(key=key, value=_text(value)) for key, value in report.values.items()],
-        )  # fmt: skip
+    Args:
+        tasks: by the name that follows the node's in the name of the status; called in the executor.
+    """
+    updater = Updater(node, period)
+    updater.node_name = node.get_fully_qualified_name()
+    updater.setHardwareID(updater.node_name)
+    for name, task in tasks.items():
+        updater.add(name, task)
+    # The updater's own timer runs by the node's clock, which stands still when a simulation does.
+    node.destroy_timer(updater.timer)
+    steady = Clock(clock_type=ClockType.STEADY_TIME)
+    updater.timer = node.create_timer(updater.period, updater.force_update, clock=steady)
+    return updater
 
 
 def active_values(counters: Counters, statistics: Statistics, age: float, info: BackendInfo) -> dict[str, object]:
@@ -141,5 +126,6 @@ def active_values(counters: Counters, statistics: Statistics, age: float, info: 
     }
 
 
-def _text(value: object) -> str:
+def to_text(value: object) -> str:
+    """A value as a status holds it."""
     return f"{value:.3f}" if isinstance(value, float) else str(value)

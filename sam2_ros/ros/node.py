@@ -14,7 +14,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from sam2_ros.inference import BackendFactory
 from sam2_ros.ros.camera_stream import CameraStream
-from sam2_ros.ros.diagnostics import Diagnostics
+from sam2_ros.ros.diagnostics import publish_diagnostics
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.tracking.config import TrackerConfig
 
@@ -48,7 +48,11 @@ class TrackerNode(LifecycleNode):
         names = self._settings.names("cameras") or [""]
         self._cameras = [CameraStream(self, self._settings, name) for name in names]
         self._settings.on_tracker_change = self._reconfigure
-        self._diagnostics = Diagnostics(self, self._settings, lambda: [each.report() for each in self._cameras])
+        self._diagnostics = publish_diagnostics(
+            self,
+            self._settings.number("diagnostics.period"),
+            {camera.name or "tracking": camera.report for camera in self._cameras},
+        )
         self._survive_invalid_transitions()
 
     def close(self) -> None:
