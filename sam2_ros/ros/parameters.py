@@ -385,7 +385,9 @@ def to_yaml() -> str:
             lines.append("")
         open_group, indent = group, " " * (6 if group else 4)
         comment = f"{indent}# "
-        lines += textwrap.wrap(parameter.description, 110, initial_indent=comment, subsequent_indent=comment)
+        lines += textwrap.wrap(
+            parameter.description, 110, initial_indent=comment, subsequent_indent=comment, break_on_hyphens=False
+        )
         when = "" if parameter.change is Change.UNCONFIGURED else f" May be set {parameter.change.value}."
         accepted = "" if parameter.accepted == _TEXT else f"Accepted: {parameter.accepted}."
         if accepted or when:

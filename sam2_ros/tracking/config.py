@@ -61,7 +61,7 @@ class TrackerConfig:
     reject_strays: bool = setting(
         True,
         "Remove the parts of a mask that lie far from where the object was heading, or outside of the box that "
-        "prompted it (memory_policy quality and distractor_aware always do the first).",
+        "prompted it (memory_policy distractor_aware always does the first).",
     )
     recognition: bool = setting(
         True,
@@ -103,10 +103,11 @@ class TrackerConfig:
     binarize_prompted_memory: bool = setting(True, "Remember prompted frames with a binary mask instead of a soft one.")
     memory_policy: str = setting(
         "recent",
-        "How objects are remembered: recent (as SAM 2), quality (only good frames, and a motion prior), "
-        "distractor_aware (also keeps frames on which a look-alike was told apart; three more slots an object, so it "
-        "can't be changed to or from while the node is configured).",
+        "How objects are remembered: "
+        + ", ".join(f"{name} ({policy.description})" for name, policy in POLICIES.items())
+        + ".",
         choices=tuple(POLICIES),
+        fixed=_BANK,
     )
     reference_policy: bool = setting(
         False,
@@ -128,11 +129,6 @@ class TrackerConfig:
         for each in settings_of(self):
             if each.fixed and getattr(after, each.name) != getattr(self, each.name):
                 raise ValueError(f"{each.name} can't change while objects are tracked: {each.fixed}")
-        if POLICIES[after.memory_policy].anchors != POLICIES[self.memory_policy].anchors:
-            raise ValueError(
-                "memory_policy can't change to or from distractor_aware while objects are tracked: it has slots of its "
-                "own in the memory bank"
-            )
 
     @property
     def rejects_strays(self) -> bool:

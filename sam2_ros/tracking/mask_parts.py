@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sam2_ros.model.mask_decoder import DecodedMasks
 from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.policies import Drawn, MemoryPolicy, Parts, Trail, box_iou, parts_within
+from sam2_ros.tracking.policies import MemoryPolicy, Parts, Trail, box_iou, parts_within
 from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import CroppedMask
 from sam2_ros.tracking.visibility import Evidence, Sight
@@ -43,7 +43,8 @@ def choose_candidates(
     """The policy's choice for each object (``[B]``, 0 to 2); None: that of best predicted IoU."""
     if not policy.chooses:
         return None
-    chosen = policy.choose(candidates_of(decoded), [one.trail for one in objects], frame)
+    ious, boxes = candidates_of(decoded)
+    chosen = policy.choose(ious, boxes, [one.trail for one in objects], frame)
     return torch.as_tensor(chosen, device=decoded.ious.device)
 
 
@@ -148,8 +149,8 @@ def remember(
     return enters, anchored
 
 
-def candidates_of(decoded: DecodedMasks) -> Drawn:
-    """The candidates on the host: predicted IoU, area and box of each."""
+def candidates_of(decoded: DecodedMasks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The candidates on the host: predicted IoU (``[B, 3]``) and box (``[B, 3, 4]``) of each."""
     masks = decoded.logits[:, 1:] > 0  # [B, 3, h, w]
     height, width = masks.shape[2:]
     columns, rows = masks.any(dim=2), masks.any(dim=3)  # [B, 3, w], [B, 3, h]
@@ -159,8 +160,7 @@ def candidates_of(decoded: DecodedMasks) -> Drawn:
         1 - columns.flip(2).float().argmax(dim=2) / width,
         1 - rows.flip(2).float().argmax(dim=2) / height,
     ]
-    areas = masks.flatten(2).float().mean(dim=2)
-    filled = (areas > 0).float()
-    table = torch.stack((decoded.ious[:, 1:].float(), areas, *(edge * filled for edge in edges)), dim=2)
-    values = table.double().cpu().numpy()  # [B, 3, 6]
-    return Drawn(values[..., 0], values[..., 1], values[..., 2:])
+    filled = columns.any(dim=2).float()
+    table = torch.stack((decoded.ious[:, 1:].float(), *(edge * filled for edge in edges)), dim=2)
+    values = table.double().cpu().numpy()  # [B, 3, 5]
+    return values[..., 0], values[..., 1:]

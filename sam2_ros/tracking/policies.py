@@ -20,7 +20,6 @@ Numbers: TypeAlias = NDArray[np.float64]
 SIGHTINGS = 10  # that a trail keeps
 MOTION_GAP = 15  # frames since the last sighting after which nothing is predicted any more
 MOTION_WEIGHT = 0.3  # of the agreement with the motion, against the predicted IoU
-GOOD_IOU = 0.7  # from which on a frame is good enough for the memory of `quality`
 STEADY = 0.4  # share by which an area may differ from the median of the last ones to be the object's alone
 PART = 0.3  # share of that median from which on a part of a mask may be a look-alike
 NEAR = 0.25  # share of its size a frame by which a box is widened: parts with their middle in there are the object's
@@ -75,15 +74,6 @@ class Trail:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The three candidates of ``B`` objects; boxes and areas in shares of the frame, 0 where a mask is empty."""
-
-    ious: Numbers  # [B, 3] predicted
-    areas: Numbers  # [B, 3]
-    boxes: Numbers  # [B, 3, 4] x0, y0, x1, y1
-
-
-@dataclass(frozen=True)
 class Parts:
     """Connected parts of one object's mask; boxes and areas in shares of the frame."""
 
@@ -100,13 +90,15 @@ class MemoryPolicy:
     """``recent`` without ``reject_strays``, as in SAM 2: the candidate of best predicted IoU, whole, and every frame is
     remembered."""
 
+    description = "as SAM 2"  # for the parameter memory_policy
     looks = False  # whether it needs the parts of masks on the host, and keeps trails
     chooses = False  # whether it needs the candidates there, too
     anchors = 0  # slots of the memory bank for anchor frames, per object
 
-    def choose(self, drawn: Drawn, trails: Sequence[Trail], frame: int) -> NDArray[np.int64]:
-        """Which candidate each object is (``[B]``, 0 to 2)."""
-        return np.argmax(drawn.ious, axis=1)
+    def choose(self, ious: Numbers, boxes: Numbers, trails: Sequence[Trail], frame: int) -> NDArray[np.int64]:
+        """Which of its three candidates each object is (``[B]``, 0 to 2), by their predicted IoU (``[B, 3]``) and boxes
+        (``[B, 3, 4]`` x0, y0, x1, y1, shares of the frame, all 0 for an empty mask)."""
+        return np.argmax(ious, axis=1)
 
     def own_parts(self, parts: Parts, trail: Trail, frame: int) -> NDArray[np.bool_]:
         """Which parts of its mask are an object's own (``[N]``)."""
@@ -143,33 +135,25 @@ class RecentPolicy(MemoryPolicy):
         return near if near.any() else np.ones_like(near)
 
 
-class QualityPolicy(RecentPolicy):
-    """``quality``: what goes on as the object did is the object, and only good frames enter the memory.
+class DistractorPolicy(RecentPolicy):
+    """``distractor_aware``: tells look-alikes apart.
 
-    Of candidates about as good, the one where it was heading. Frames of a low predicted IoU, and frames on which the
-    mask is much larger or smaller than usual, as where two objects merge, are not remembered.
+    Of candidates about as good it takes the one where the object was heading. It remembers all recent frames but those
+    on which objects merge, and keeps sure frames on which a look-alike was rejected as anchors.
     """
 
+    description = "also keeps frames on which a look-alike was told apart; three more slots an object"
     chooses = True
+    anchors = 3
 
-    def choose(self, drawn: Drawn, trails: Sequence[Trail], frame: int) -> NDArray[np.int64]:
-        scores = drawn.ious.copy()
+    def choose(self, ious: Numbers, boxes: Numbers, trails: Sequence[Trail], frame: int) -> NDArray[np.int64]:
+        scores = ious.copy()
         for index, trail in enumerate(trails):
             predicted = trail.predicted(frame)
             if predicted is not None:
-                agreement = box_iou(drawn.boxes[index], predicted)
+                agreement = box_iou(boxes[index], predicted)
                 scores[index] = (1 - MOTION_WEIGHT) * scores[index] + MOTION_WEIGHT * agreement
         return np.argmax(scores, axis=1)
-
-    def enters(self, ious: Numbers, areas: Numbers, trails: Sequence[Trail]) -> NDArray[np.bool_]:
-        return np.asarray((ious >= GOOD_IOU) & _steady(areas, trails))
-
-
-class DistractorPolicy(QualityPolicy):
-    """``distractor_aware``: tells look-alikes apart as ``quality`` does. All recent frames are remembered but those on
-    which objects merge, and sure frames on which a look-alike was rejected are kept as anchors."""
-
-    anchors = 3
 
     def enters(self, ious: Numbers, areas: Numbers, trails: Sequence[Trail]) -> NDArray[np.bool_]:
         return _steady(areas, trails)
@@ -181,11 +165,7 @@ class DistractorPolicy(QualityPolicy):
         return np.asarray(rejected & waited & (ious >= SURE_IOU) & _steady(areas, trails))
 
 
-POLICIES: dict[str, type[MemoryPolicy]] = {
-    "recent": RecentPolicy,
-    "quality": QualityPolicy,
-    "distractor_aware": DistractorPolicy,
-}
+POLICIES: dict[str, type[MemoryPolicy]] = {"recent": RecentPolicy, "distractor_aware": DistractorPolicy}
 
 
 def policy_of(name: str, rejects_strays: bool = True) -> MemoryPolicy:

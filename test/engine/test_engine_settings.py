@@ -20,7 +20,7 @@ def test_new_settings_count_from_the_next_frame_on(make_engine: MakeEngine) -> N
     with object_score(small_model(), -2.0):
         assert engine.step(scene(1), 2).object(one).state is ObjectState.OCCLUDED
         assert engine.step(scene(2), 3).object(one).state is ObjectState.OCCLUDED
-        engine.configure(replace(CONFIG, lost_after=2, memory_policy="quality"))
+        engine.configure(replace(CONFIG, lost_after=2, reject_strays=False))
         assert engine.step(scene(3), 4).object(one).state is ObjectState.LOST
     engine.configure(replace(CONFIG, lost_after=2, drop_after=3))
     with object_score(small_model(), -2.0):

@@ -59,7 +59,7 @@ def header(stamp: int) -> Any:
 
 def test_what_may_change_counts_from_the_next_frame_or_prompt_on(node: Peer) -> None:
     assert code_of_a_prompt_beside_its_frame(node) == PromptResult.OK
-    assert set_all(node, history_tolerance=0.001, lost_after=5, memory_policy="quality").successful
+    assert set_all(node, history_tolerance=0.001, lost_after=5, reject_strays=False).successful
     assert code_of_a_prompt_beside_its_frame(node) != PromptResult.OK
     assert set_all(node, history_tolerance=0.1).successful
     assert code_of_a_prompt_beside_its_frame(node) == PromptResult.OK
@@ -70,8 +70,8 @@ def test_what_may_change_counts_from_the_next_frame_or_prompt_on(node: Peer) -> 
     [
         ("max_objects", 3, "since the memory bank is allocated for it; clean it up first"),
         ("history", 2, "since the stored frames are allocated for it; clean it up first"),
-        ("memory_policy", "distractor_aware", "it has slots of its own in the memory bank; clean the node up first"),
-        ("memory_policy", "best", "accepted: recent, quality, distractor_aware"),
+        ("memory_policy", "distractor_aware", "since the memory bank is allocated for it; clean it up first"),
+        ("click_candidate", "first", "accepted: best, stable, largest, smallest"),
     ],
 )
 def test_what_may_not_is_refused_with_the_reason_and_all_that_is_set_with_it(

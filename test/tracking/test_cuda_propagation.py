@@ -16,7 +16,7 @@ import pytest
 import torch
 from small_tracker import box, click, logits, object_score, run, small_model, stepped
 
-from sam2_ros.model import Sam2Model
+from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.tracking import (
     CroppedMask,
     FrameResult,
@@ -114,23 +114,23 @@ def test_what_the_host_rejects_is_worked_out_again() -> None:
 _AGAIN = cuda_propagation.ReplayedPropagation._again
 
 
-@pytest.mark.parametrize("policy", ["quality", "distractor_aware"])
-def test_where_the_host_chooses_it_looks_first(policy: str) -> None:
-    """From the start, or from when it is set while objects are tracked."""
-    plain = TrackerConfig(max_objects=2)
-    config = replace(plain, memory_policy=policy)
+def test_where_the_host_chooses_it_looks_first() -> None:
     shared = SharedModel(own_model(), replays=True)
     with mock.patch.object(FrameWork, "load", side_effect=AssertionError("not to be used")):
-        tracker = Tracker(shared.model, config, shared=shared)
+        tracker = Tracker(shared.model, TrackerConfig(max_objects=2, memory_policy="distractor_aware"), shared=shared)
         stepped(tracker, [box()])
         assert run(tracker, 1, 3)[-1].objects[0].mask.area
+
+
+def test_it_looks_first_from_when_recognition_is_turned_on() -> None:
+    plain = TrackerConfig(max_objects=2, recognition=False)
+    shared = SharedModel(load_model("embedded"), replays=True)
     live = Tracker(shared.model, plain, shared=shared)
     assert live._propagation.replays
-    if policy == "quality":  # the other one has slots of its own
-        live.configure(config)
-        assert not live._propagation.replays
-        live.configure(plain)
-        assert live._propagation.replays
+    live.configure(replace(plain, recognition=True))
+    assert not live._propagation.replays
+    live.configure(plain)
+    assert live._propagation.replays
 
 
 def test_everything_is_recorded_before_the_first_live_frame() -> None:

@@ -18,10 +18,8 @@ from sam2_ros.tracking.mask_parts import own_masks, trail_after_prompt
 from sam2_ros.tracking.policies import (
     POLICIES,
     DistractorPolicy,
-    Drawn,
     MemoryPolicy,
     Parts,
-    QualityPolicy,
     RecentPolicy,
     Trail,
     parts_within,
@@ -54,18 +52,18 @@ def test_a_trail_goes_on_at_its_speed() -> None:
 
 def test_masks_whole_as_in_sam_2_where_strays_are_not_rejected() -> None:
     assert type(policy_of("recent", rejects_strays=False)) is MemoryPolicy
-    assert type(policy_of("quality", rejects_strays=False)) is QualityPolicy
-    policy, drawn = MemoryPolicy(), Drawn(np.array([[0.2, 0.9, 0.5]]), np.full((1, 3), 0.1), np.zeros((1, 3, 4)))
-    assert policy.choose(drawn, [Trail()], 0).tolist() == [1]
+    assert type(policy_of("distractor_aware", rejects_strays=False)) is DistractorPolicy
+    policy = MemoryPolicy()
+    assert policy.choose(np.array([[0.2, 0.9, 0.5]]), np.zeros((1, 3, 4)), [Trail()], 0).tolist() == [1]
     assert policy.own_parts(parts(0.1, 0.7), moving(4), 4).tolist() == [True, True]
     assert policy.enters(np.array([0.1]), np.array([0.9]), [moving(4)]).tolist() == [True]
 
 
-def test_quality_prefers_the_candidate_where_the_object_was_heading() -> None:
+def test_distractor_aware_prefers_the_candidate_where_the_object_was_heading() -> None:
     """For all objects at once; without a past, the predicted IoU alone counts."""
     boxes = np.array([[[0.3, 0.4, 0.4, 0.5], [0.7, 0.4, 0.8, 0.5], [0, 0, 0, 0]]])
-    drawn = Drawn(np.array([[0.8, 0.9, 0.1]] * 2), np.full((2, 3), 0.01), boxes.repeat(2, axis=0))
-    assert QualityPolicy().choose(drawn, [moving(4), Trail()], 4).tolist() == [0, 1]
+    ious, trails = np.array([[0.8, 0.9, 0.1]] * 2), [moving(4), Trail()]
+    assert DistractorPolicy().choose(ious, boxes.repeat(2, axis=0), trails, 4).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", list(POLICIES))
@@ -137,9 +135,8 @@ def test_what_a_box_prompt_draws_beside_the_box_is_not_its_object(
     assert clicked.result.mask.box[2] > edges[2] + 2
 
 
-def test_quality_remembers_sure_frames_of_the_usual_size() -> None:
+def test_distractor_aware_remembers_frames_of_the_usual_size() -> None:
     ious, areas = np.array([0.9, 0.5, 0.9, 0.9]), np.array([0.011, 0.01, 0.02, 0.004])
-    assert QualityPolicy().enters(ious, areas, [moving(4)] * 4).tolist() == [True, False, False, False]
     assert DistractorPolicy().enters(ious, areas, [moving(4)] * 4).tolist() == [True, True, False, False]
 
 
@@ -157,7 +154,7 @@ def test_another_ones_part_is_taken_out_of_the_mask() -> None:
     one.trail = moving(4)
     drawn = torch.full((1, 1, 100, 100), -3.0)
     drawn[0, 0, 40:50, 30:40] = drawn[0, 0, 40:50, 70:80] = 5.0
-    own = own_masks(QualityPolicy(), drawn, [one], 4)
+    own = own_masks(DistractorPolicy(), drawn, [one], 4)
     assert own.rejected.tolist() == [True] and own.boxes[0] == pytest.approx([0.3, 0.4, 0.4, 0.5])
     assert int((own.logits > 0).sum()) == 100 and (own.logits[0, 0, 40:50, 30:40] == 5).all()
     assert int((drawn > 0).sum()) == 200  # what came in is left as it was
@@ -198,8 +195,14 @@ def test_anchors_have_slots_of_their_own() -> None:
 
 
 def test_frames_that_do_not_enter_leave_the_memory_as_it_was() -> None:
-    """The drawn weights' predicted IoU is too low for `quality`."""
-    tracker = Tracker(copy.copy(small_model()), TrackerConfig(max_objects=1, memory_policy="quality"))
+    class SureFramesOnly(RecentPolicy):
+        """The predicted IoU of the drawn weights is too low for it."""
+
+        def enters(self, ious: Any, areas: Any, trails: Any) -> Any:
+            return ious >= 0.7
+
+    tracker = Tracker(copy.copy(small_model()), TrackerConfig(max_objects=1))
+    tracker._propagation.policy = SureFramesOnly()
     (one,) = stepped(tracker, [click()])
     memory = tracker.bank.spatial.clone()
     results = run(tracker, 1, 5)
@@ -208,14 +211,14 @@ def test_frames_that_do_not_enter_leave_the_memory_as_it_was() -> None:
 
 
 def test_unknown_policies_are_refused() -> None:
-    with pytest.raises(ValueError, match="memory_policy is 'best'; accepted: recent, quality, distractor_aware"):
+    with pytest.raises(ValueError, match="memory_policy is 'best'; accepted: recent, distractor_aware"):
         TrackerConfig(memory_policy="best")
     with pytest.raises(ValueError, match="accepted with reference_policy: recent"):
-        TrackerConfig(memory_policy="quality", reference_policy=True)
+        TrackerConfig(memory_policy="distractor_aware", reference_policy=True)
 
 
 def test_a_prompt_begins_a_trail() -> None:
-    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, memory_policy="quality"))
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, memory_policy="distractor_aware"))
     tracker.step(scene(0), 0)
     add(tracker, box())
     trail = tracker._objects[1].trail
