@@ -1,4 +1,4 @@
-"""Mutated messages through a real socket; ``scripts/fuzz_server.py`` sends a hundred thousand."""
+"""Mutated messages through a real socket; ``fuzz_server.py`` sends a hundred thousand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/kill_server.py: the whole node outlives its server's deaths under load."""
+"""``kill_server.py``: the whole node survives its server's deaths under load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KILLS = 3
 def test_the_node_outlives_every_death_with_its_ids(tmp_path: Path) -> None:
     file, picture = tmp_path / "out" / "kills.json", tmp_path / "out" / "kills.png"
     options = ["--kills", str(KILLS), "--quiet", "--json", str(file), "--plot", str(picture)]
-    command = [sys.executable, str(ROOT / "scripts" / "kill_server.py"), *options]
+    command = [sys.executable, str(ROOT / "test" / "system" / "kill_server.py"), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(file.read_text(encoding="utf-8"))

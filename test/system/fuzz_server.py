@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Sends mutated messages to an inference server through a real socket, and watches that it lives and does not grow.
+"""Sends mutated messages to an inference server through a real socket. The server must survive and not grow.
 
-python scripts/fuzz_server.py --messages 100000
+python test/system/fuzz_server.py --messages 100000
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import to_wire
 from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
 
-BATCH = 50  # messages between looks at the answers
+BATCH = 50  # messages between reads of the answers
 PATIENCE = 60.0  # s
 
 
 def seeds() -> list[list[bytes]]:
-    """Right messages of every kind."""
+    """Valid messages of every kind."""
     frame = {"height": 8, "width": 8, "encoding": "raw"}
     request = to_wire(AddRequest(Prompt(box=np.array([1, 1, 6, 6], np.float32)), name="cup"))
     mask = to_wire(AddRequest(Prompt(mask=np.eye(8, dtype=np.bool_)), object_id=3))
@@ -93,12 +93,12 @@ def resident(pid: int) -> int:
 
 
 def fuzz(endpoint: str, pid: int, messages: int, seed: int, quiet: bool = False) -> dict[str, Any]:
-    """Sends them; returns what was seen.
+    """Sends the messages; returns the counted answers and the server's memory over time.
 
     Raises:
-        TimeoutError: the server does not answer any more.
+        TimeoutError: the server no longer answers.
     """
-    source, right = random.Random(seed), seeds()
+    source, valid = random.Random(seed), seeds()
     context: zmq.Context[Any] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.linger, socket.rcvtimeo = 0, round(PATIENCE * 1000)
@@ -108,9 +108,9 @@ def fuzz(endpoint: str, pid: int, messages: int, seed: int, quiet: bool = False)
     try:
         for first in tqdm(range(0, messages, BATCH), unit_scale=BATCH, unit="message", disable=quiet):
             for _ in range(min(BATCH, messages - first)):
-                parts = mutate(source.choice(right), source)
+                parts = mutate(source.choice(valid), source)
                 socket.send_multipart(parts or [b""])
-            # A right message last: when its answer is there, those before were read.
+            # A valid message last: its answer shows that the server has read the others.
             mark = 1_000_000 + first
             socket.send_multipart(protocol.pack({"op": "ping", "seq": mark}))
             while True:

@@ -1,4 +1,4 @@
-"""The long run of ``scripts/soak.py``, shortened: reproducible, bank constant, record and picture written."""
+"""A short run of ``soak.py``: reproducible, bank constant, record and picture written."""
 
 from __future__ import annotations
 
@@ -34,18 +34,9 @@ def test_equal_seeds_give_equal_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert picture is not None and picture.std() > 1
 
 
-def test_the_picture_needs_no_matplotlib(tmp_path: Path) -> None:
-    record = soak.Record("random", 0, "float32", 41, 4, 442368, frame=[0, 20, 40], rss=[300.0, 310.0, 305.0])
-    record.objects = [0, 2, 4]
-    with mock.patch.dict(sys.modules, {"matplotlib": None}):
-        soak.draw(record, tmp_path / "soak.png")
-    picture = cv2.imread(str(tmp_path / "soak.png"))
-    assert picture is not None and picture.std() > 1
-
-
 @pytest.mark.parametrize(("last", "flat"), [(310.0, True), (330.0, False)])
 def test_growth_is_told_from_noise(last: float, flat: bool) -> None:
-    """What lies before the frame by which it settles does not count."""
+    """Frames before SETTLED do not count."""
     frames = [0, *(soak.SETTLED + more for more in (0, 40, 80))]
     record = soak.Record("random", 0, "float32", frames[-1] + 1, 4, 1, frame=frames, rss=[100.0, 300.0, 303.0, last])
     record.conclude()

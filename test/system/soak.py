@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Streams a long rendered scene through the tracker while objects come and go, and watches the memory.
 
-The bank must stay in the memory that it got at the start; the process' memory must be flat after the first frames.
+    python test/system/soak.py --frames 10000 --dtype bfloat16
+
+The memory bank must keep its buffers. The memory of the process must be flat after the first frames.
 Writes ``soak.json`` and ``soak.png``. Equal seeds give equal streams, prompts and results.
 """
 
@@ -20,13 +22,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Read when torch is loaded, as sam2_ros.inference.local has it.
+# Read when torch is loaded; sam2_ros.inference.local sets the same.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 import cv2
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sam2_ros.allocator import keep_freed_memory
@@ -36,15 +39,15 @@ from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.types import FrameResult
 from sam2_ros.tracking.warmup import warm_up
 
-EVERY = 20  # frames between two looks at the process
-SETTLED = 500  # frames until every number of objects has been there with full memories, and been allocated for
-OUTLIER = 3.0  # times the median time of a frame: more than this is counted, and explained
-FLAT = 0.05  # of the median: more than this between least and most is no longer flat
+EVERY = 20  # frames between two measurements of the memory
+SETTLED = 500  # frames until every number of objects has occurred with full memories
+OUTLIER = 3.0  # a frame that takes longer than this many times the median is an outlier
+FLAT = 0.05  # the memory is flat if its range is at most this share of the median
 
 
 def main() -> int:
     arguments = parse_arguments()
-    keep_freed_memory()  # as the launch files have it for the node
+    keep_freed_memory()  # as the launch files do for the node
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     model = (
@@ -87,7 +90,7 @@ def small_model() -> Sam2Model:
 
 @dataclass
 class Record:
-    """What is written to ``soak.json``; memory in MiB, one entry for every 20 frames."""
+    """The content of ``soak.json``; memory in MiB, one entry for every :data:`EVERY` frames."""
 
     model: str
     seed: int
@@ -100,13 +103,13 @@ class Record:
     digest: str = ""  # of every object's id, state and area in every frame
     frame: list[int] = field(default_factory=list)
     rss: list[float] = field(default_factory=list)
-    in_use: list[float] = field(default_factory=list)  # of it, what the allocator has handed out; empty where unknown
+    in_use: list[float] = field(default_factory=list)  # allocated share of rss; empty without glibc
     objects: list[int] = field(default_factory=list)
     settled_range: float | None = None  # MiB between least and most after the first SETTLED frames
     flat: bool = True
-    latency_ms: dict[str, float] = field(default_factory=dict)  # of a frame without its commands: p50, p99, max
+    latency_ms: dict[str, float] = field(default_factory=dict)  # of a frame without its commands: p50, p90, p99, max
     step_ms: list[float] = field(default_factory=list)  # of every frame
-    cpu_ms: list[float] = field(default_factory=list)  # ... the processor time in it
+    cpu_ms: list[float] = field(default_factory=list)  # processor time of every frame
     outliers: list[dict[str, Any]] = field(default_factory=list)  # frames over OUTLIER times the median
 
     def conclude(self) -> None:
@@ -117,7 +120,7 @@ class Record:
             self.flat = self.settled_range <= FLAT * float(np.median(settled))
 
     def _find_outliers(self) -> None:
-        """An outlier whose time went mostly to other processes is theirs; else the frame itself took longer."""
+        """Says of each outlier whether the frame waited for other processes or took longer itself."""
         steps = np.array(self.step_ms)
         if not steps.size:
             return
@@ -135,18 +138,18 @@ class Record:
         head = f"{self.frames} frames, {self.milliseconds_per_frame:.1f} ms each; {counts}\n"
         if self.latency_ms:
             causes = Counter(one["cause"] for one in self.outliers)
-            told = ", ".join(f"{count} {cause}" for cause, count in causes.items()) or "none"
-            head += f"time of a frame {self.latency_ms}; over {OUTLIER:g} times the median: {told}\n"
+            found = ", ".join(f"{count} {cause}" for cause, count in causes.items()) or "none"
+            head += f"time of a frame {self.latency_ms}; over {OUTLIER:g} times the median: {found}\n"
         if self.settled_range is None:
             return head + f"too few frames to judge the memory of the process; it settles within {SETTLED}"
         median = float(np.median([rss for frame, rss in zip(self.frame, self.rss, strict=True) if frame >= SETTLED]))
         verdict = "flat" if self.flat else "NOT FLAT"
         share = self.settled_range / median
         if self.in_use:
-            handed = [value for frame, value in zip(self.frame, self.in_use, strict=True) if frame >= SETTLED]
-            tenth = max(1, len(handed) // 10)
-            begin, end = float(np.median(handed[:tenth])), float(np.median(handed[-tenth:]))
-            head += f"of it handed out by the allocator: {begin:.1f} MiB in the first tenth, {end:.1f} in the last\n"
+            allocated = [value for frame, value in zip(self.frame, self.in_use, strict=True) if frame >= SETTLED]
+            tenth = max(1, len(allocated) // 10)
+            begin, end = float(np.median(allocated[:tenth])), float(np.median(allocated[-tenth:]))
+            head += f"allocated: {begin:.1f} MiB in the first tenth, {end:.1f} in the last\n"
         return head + (
             f"memory of the process after frame {SETTLED}: median {median:.1f}, max - min {self.settled_range:.1f} MiB "
             f"({share:.1%}; up to {FLAT:.0%} counts as flat): {verdict}"
@@ -162,12 +165,12 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
     random = np.random.default_rng(arguments.seed)
     scene = Scene(random)
     bank, size = tracker.bank, tracker.bank.nbytes
-    buffers = bank.tensors  # kept, so that no other tensor can take their place
+    buffers = bank.tensors  # referenced here, so that no new tensor gets their addresses
     addresses = [buffer.data_ptr() for buffer in buffers]
     record = Record(tracker.model.config.name, arguments.seed, tracker.dtype, arguments.frames, arguments.objects, size)
     digest, events, busy = hashlib.sha256(), Counter[str](), 0.0
     stopped: list[bool] = []
-    signal.signal(signal.SIGINT, lambda *_: stopped.append(True))  # a long run that is ended early tells what it saw
+    signal.signal(signal.SIGINT, lambda *_: stopped.append(True))  # an interrupted run still writes its results
     for frame in range(arguments.frames):
         if stopped:
             arguments.frames = record.frames = frame
@@ -180,8 +183,8 @@ def soak(tracker: Tracker, arguments: argparse.Namespace) -> Record:
         events.update(command(tracker, result, shapes, arguments.objects, random))
         busy += time.perf_counter() - start
         tracker.take_changes()
-        for one in result.objects:
-            digest.update(f"{frame} {one.object_id} {one.state.name} {one.mask.area};".encode())
+        for obj in result.objects:
+            digest.update(f"{frame} {obj.object_id} {obj.state.name} {obj.mask.area};".encode())
         now = tracker.bank.nbytes
         assert now == size, f"the bank had {size} bytes, on frame {frame} {now}"
         same = tracker.bank is bank and all(a is b for a, b in zip(bank.tensors, buffers, strict=True))
@@ -209,8 +212,8 @@ def command(
     most: int,
     random: np.random.Generator,
 ) -> list[str]:
-    """Adds, corrects and removes objects at random; returns what was done."""
-    living, done = [one.object_id for one in result.objects], []
+    """Adds, corrects and removes objects at random; returns the names of these actions."""
+    living, done = [obj.object_id for obj in result.objects], []
     if living and random.random() < 0.04:
         tracker.remove(int(random.choice(living)))
         done.append("removed")
@@ -254,7 +257,7 @@ class Scene:
         self.color = random.integers(0, 255, (discs, 3))
 
     def next(self) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
-        """The next frame, RGB ``uint8 [H, W, 3]``, and the visible pixels of every disc that is to be seen."""
+        """The next frame, RGB ``uint8 [H, W, 3]``, and the visible pixels of every visible disc."""
         self.place += self.speed
         outside = (self.place < 0) | (self.place > self.limit)
         self.speed[outside] *= -1
@@ -274,7 +277,7 @@ def resident() -> float:
 
 
 class MallocInfo(ctypes.Structure):
-    """What mallinfo2 gives (malloc.h, glibc 2.33)."""
+    """The result of mallinfo2 (malloc.h, glibc 2.33)."""
 
     _fields_ = tuple(
         (name, ctypes.c_size_t)
@@ -285,7 +288,7 @@ class MallocInfo(ctypes.Structure):
 
 
 def in_use() -> float | None:
-    """Memory that the allocator has handed out and not got back, MiB; None without glibc."""
+    """Allocated memory, MiB; None without glibc."""
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
     except (AttributeError, OSError):
@@ -296,56 +299,21 @@ def in_use() -> float | None:
 
 
 def draw(record: Record, path: Path) -> None:
-    """Memory and number of objects over the frames; with matplotlib, or else with OpenCV."""
-    title = f"{record.model}, {record.frames} frames, bank {record.bank_bytes / 2**20:.1f} MiB"
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        draw_plainly(record, title, path)
-        return
-    figure, (upper, middle, lower) = pyplot.subplots(3, 1, figsize=(9, 7), sharex=True, height_ratios=(3, 2, 1))
-    middle.plot(record.step_ms, color="tab:orange", linewidth=0.4)
-    middle.set(ylabel="ms a frame", ylim=(0, None))
+    """Memory, time of a frame and number of objects over the frames."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
     upper.plot(record.frame, record.rss, color="tab:blue")
     if record.in_use:
-        upper.plot(record.frame, record.in_use, color="tab:green", label="handed out by the allocator")
+        upper.plot(record.frame, record.in_use, color="tab:green", label="allocated")
         upper.legend(loc="lower right")
     upper.axvline(SETTLED, color="0.7", linewidth=1)
+    title = f"{record.model}, {record.frames} frames, bank {record.bank_bytes / 2**20:.1f} MiB"
     upper.set(ylabel="memory of the process, MiB", title=title, ylim=(0, 1.15 * max(record.rss)))
+    middle.plot(record.step_ms, color="tab:orange", linewidth=0.4)
+    middle.set(ylabel="ms a frame", ylim=(0, None))
     lower.step(record.frame, record.objects, where="post", color="tab:gray")
     lower.set(ylabel="objects", xlabel="frame", ylim=(0, record.max_objects + 0.5))
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def draw_plainly(record: Record, title: str, path: Path) -> None:
-    width, height, margin = 1080, 780, 70
-    image = np.full((height, width, 3), 255, np.uint8)
-
-    def curve(values: list[Any], top: float, y0: int, y1: int, color: tuple[int, int, int], label: str) -> None:
-        frames = record.frame if len(values) == len(record.frame) else list(range(len(values)))
-        x = margin + (width - 2 * margin) * np.array(frames) / max(1, record.frames - 1)
-        y = y1 - (y1 - y0) * np.array(values, np.float64) / max(top, 1e-9)
-        cv2.rectangle(image, (margin, y0), (width - margin, y1), (210, 210, 210))
-        cv2.polylines(image, [np.stack((x, y), 1).round().astype(np.int32)], False, color, 2, cv2.LINE_AA)
-        cv2.putText(image, label, (margin + 8, y0 + 22), cv2.FONT_HERSHEY_SIMPLEX, 0.55, color, 1, cv2.LINE_AA)
-
-    top = 1.15 * max(record.rss)
-    curve(record.rss, top, 50, 400, (180, 110, 30), f"memory of the process, 0 to {top:.0f} MiB")
-    if record.in_use:
-        curve(record.in_use, top, 50, 400, (80, 150, 60), "")
-        label = "of it handed out by the allocator"
-        cv2.putText(image, label, (margin + 8, 94), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (80, 150, 60), 1, cv2.LINE_AA)
-    if record.step_ms:
-        slowest = max(record.step_ms)
-        curve(record.step_ms, slowest, 430, 580, (30, 120, 230), f"time of a frame, 0 to {slowest:.0f} ms")
-    curve(record.objects, record.max_objects, 610, 740, (110, 110, 110), f"objects, 0 to {record.max_objects}")
-    cv2.putText(image, title, (margin, 32), cv2.FONT_HERSHEY_SIMPLEX, 0.65, (40, 40, 40), 1, cv2.LINE_AA)
-    cv2.imwrite(str(path), image)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Kills the inference server under a launched node again and again, and measures how the node gets over it.
+"""Kills the inference server of a launched node again and again, and measures the recovery.
 
-    python scripts/kill_server.py --kills 20 --json kills.json --plot kills.png
+    python test/system/kill_server.py --kills 20 --json kills.json --plot kills.png
 
 A camera at 30 Hz, the node through its launch file, and `sam2_ros serve` are processes of their own. At a random
-moment the server gets SIGKILL and is started anew, as a service manager would. Recovery ends when the first
-~/tracks arrives here with every object VISIBLE again. Exit code 0: the node lived and every id was kept.
+moment the server gets SIGKILL and is restarted, as a service manager would do. Recovery ends when the first
+~/tracks arrives here with every object VISIBLE again. Exit code 0: the node survived and kept every id.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import rclpy
+from matplotlib.figure import Figure
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
@@ -42,23 +42,23 @@ from sam2_ros.ros.dds_environment import environment
 NAMESPACE = "sam2_ros_kills"
 TRACKER = f"/{NAMESPACE}/tracker"
 WIDTH, HEIGHT = 640, 480
-PATIENCE = 120.0  # s for the node to start, and for a server to be found again
+PATIENCE = 120.0  # s, timeout for the node to start, and for a recovery
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is done."""
+    """Settings of a run."""
 
     kills: int = 20
     model: str = "null"
     objects: int = 3
     rate: float = 30.0  # Hz
-    spread: float = 1.5  # s: a kill comes at a random moment of so long
+    spread: float = 1.5  # s; a kill comes at a random moment within this time
     seed: int = 0
 
 
 class Watcher:
-    """What the node says of its objects."""
+    """Receives the node's tracks."""
 
     def __init__(self, node: Node, launched: ChildProcess) -> None:
         self._node = node
@@ -71,26 +71,27 @@ class Watcher:
 
     @property
     def ids(self) -> list[int]:
-        return [known.id for known in self.newest.objects] if self.newest else []
+        return [obj.id for obj in self.newest.objects] if self.newest else []
 
     @property
     def dropped(self) -> int:
         return int(self.newest.frames_dropped) if self.newest else 0
 
     def seen_since(self, moment: int) -> bool:
-        """Whether every object is in sight on a frame that was tracked after ``moment`` (ns, time.monotonic_ns())."""
+        """Whether every object is visible on a frame tracked after ``moment`` (ns, time.monotonic_ns())."""
         newest = self.newest
         return (
             newest is not None
             and newest.end_time_ns > moment
             and bool(newest.objects)
-            and all(known.state == TrackedObject.STATE_VISIBLE for known in newest.objects)
+            and all(obj.state == TrackedObject.STATE_VISIBLE for obj in newest.objects)
         )
 
     def spin(self, until: Callable[[], bool], what: str) -> None:
-        """
+        """Spins until ``until()`` is true.
+
         Raises:
-            TimeoutError: it did not come true.
+            TimeoutError: it stayed false; the message names ``what``.
             UserError: launch has ended.
         """
         deadline = time.monotonic() + PATIENCE
@@ -98,7 +99,7 @@ class Watcher:
             rclpy.spin_once(self._node, timeout_sec=0.02)
             self._launched.check()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {PATIENCE:g} s in vain for {what}")
+                raise TimeoutError(f"timeout after {PATIENCE:g} s: {what}")
 
     def add(self, objects: int) -> None:
         self.spin(lambda: self.newest is not None, "the first image")
@@ -108,7 +109,7 @@ class Watcher:
 
 
 def measure(run: Run, quiet: bool = False) -> dict[str, Any]:
-    """Does it; the result is what ``--json`` writes."""
+    """Runs it; the result is what ``--json`` writes."""
     os.environ.update(environment())
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     chance, rows = random.Random(run.seed), []
@@ -146,7 +147,7 @@ def measure(run: Run, quiet: bool = False) -> dict[str, Any]:
 def _kill(
     watcher: Watcher, server: ServerProcess, endpoint: str, run: Run, starter: ThreadPoolExecutor, chance: random.Random
 ) -> tuple[ServerProcess, dict[str, Any]]:
-    """One death at a random moment of tracking; the new server, and what was seen."""
+    """Kills the server at a random moment of tracking; returns the new server and the measurement."""
     moment = time.monotonic() + chance.uniform(0.2, run.spread)
     watcher.spin(lambda: time.monotonic() > moment, "the moment")
     ids, dropped = watcher.ids, watcher.dropped
@@ -191,7 +192,7 @@ def _tracker_command(folder: Path, endpoint: str) -> list[str]:
 
 
 def table(measured: dict[str, Any]) -> str:
-    """A line for each death, and what they come to."""
+    """A line for each death, and a summary."""
     lines = ["kill  recovery [s]  of which the server's start [s]  frames dropped  ids kept"]
     for number, row in enumerate(measured["kills"], 1):
         lines.append(f"{number:4}  {row['recovery_s']:12.2f}  {row['of_which_start_s']:31.2f}  "
@@ -206,26 +207,17 @@ def table(measured: dict[str, Any]) -> str:
 
 
 def plot(measured: dict[str, Any], path: Path) -> None:
-    """A bar for each death: the server's start, and what came after it."""
-    rows, left, height, width = measured["kills"], 60, 20, 900
-    image = np.full((50 + height * len(rows), width, 3), 255, np.uint8)
-    scale = (width - left - 70) / max(row["recovery_s"] for row in rows)
-    title = (
-        f"seconds from SIGKILL to tracks of every object, of which the new server's start (dark); {measured['date']}"
-    )
-    cv2.putText(image, title, (10, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
-    for index, row in enumerate(rows):
-        y = 36 + height * index
-        for seconds, colour in ((row["recovery_s"], (200, 170, 90)), (row["of_which_start_s"], (150, 100, 30))):
-            end = left + round(min(seconds, row["recovery_s"]) * scale)
-            cv2.rectangle(image, (left, y), (end, y + height - 6), colour, -1)
-        for text, x in (
-            (f"{index + 1}", 24),
-            (f"{row['recovery_s']:.2f}", left + 6 + round(row["recovery_s"] * scale)),
-        ):
-            cv2.putText(image, text, (x, y + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
+    """A bar for each death: the new server's start (dark), and the whole recovery."""
+    numbers = range(1, len(measured["kills"]) + 1)
+    figure = Figure(figsize=(9, 1.2 + 0.25 * len(numbers)), layout="constrained")
+    axes = figure.subplots()
+    whole = axes.barh(numbers, [row["recovery_s"] for row in measured["kills"]], color="tab:blue", alpha=0.4)
+    axes.barh(numbers, [row["of_which_start_s"] for row in measured["kills"]], color="tab:blue")
+    axes.bar_label(whole, fmt="%.2f")
+    axes.invert_yaxis()
+    axes.set(xlabel="seconds from SIGKILL to tracks of every object; dark: start of the new server", ylabel="kill")
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), image)
+    figure.savefig(path)
 
 
 def main() -> int:
