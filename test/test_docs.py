@@ -84,6 +84,14 @@ def test_links_and_anchors_lead_somewhere(document: Path) -> None:
 
 
 @each_document
+def test_named_files_exist(document: Path) -> None:
+    """Names with a capital are placeholders and message types."""
+    folders = "config|docs|examples|launch|recipes|sam2_ros|scripts|test"
+    names = re.findall(rf"`((?:{folders})/[a-z0-9_./]*)`", without_code(document))
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+@each_document
 def test_commands_exist(document: Path) -> None:
     wrong = [f"{shlex.join(words)}: {why}" for words in commands(document) if (why := what_is_wrong(words))]
     assert not wrong, "\n".join(wrong)
