@@ -13,7 +13,18 @@ _version = re.search(r'^__version__ = "(.+)"$', (ROOT / "sam2_ros/__init__.py").
 assert _version, "sam2_ros/__init__.py defines no __version__"
 _readme = ROOT / "README.md"
 
-TEST = ["pytest>=7,<9", "psutil", "aiohttp>=3.9", "mcap>=1.1", "playwright", "pycocotools>=2.0.8", "rosbags"]
+TEST = [
+    "pytest>=7,<9",
+    "psutil",
+    "aiohttp>=3.9",
+    "mcap>=1.1",
+    "playwright",
+    "pycocotools>=2.0.8",
+    "rosbags",
+    # a torch for GPUs names its own version of triton
+    "triton; platform_system == 'Linux'",
+    "ray>=2.60; platform_system == 'Linux'",
+]
 
 setup(
     name="sam2_ros",

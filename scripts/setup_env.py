@@ -128,7 +128,7 @@ class Setup:
                 "Python packages",
                 packages_key,
                 self.install_packages,
-                "NumPy, OpenCV, MuJoCo, pytest, ruff, mypy, 155 MB, BSD, MIT, Apache-2.0",
+                "NumPy, OpenCV, MuJoCo, Triton, Ray, pytest, ruff, mypy, 445 MB, BSD, MIT, Apache-2.0",
             ),
             Step(
                 "reference",
@@ -217,6 +217,8 @@ class Setup:
 
     def install_packages(self) -> None:
         lines = self.requirements("library.txt", "test.txt")
+        if works([self.python, "-c", "import triton"], self.env):  # a torch for GPUs brought the version that it needs
+            lines = [line for line in lines if not line.startswith("triton")]
         if self.sourced:
             # pip doesn't know the distribution's OpenCV, because that one carries no Python metadata.
             if works([self.python, "-c", "import cv2"], self.env):

@@ -25,9 +25,9 @@ def max_pool(x_bhwc: Tensor) -> Tensor:
         rows = torch.maximum(x_bhwc[:, :, 0::2], x_bhwc[:, :, 1::2])
         return torch.maximum(rows[:, 0::2], rows[:, 1::2])
     if even and is_for_triton(x_bhwc):
-        from sam2_ros.model.gpu import image
+        from sam2_ros.model.gpu import image_kernels
 
-        return image.max_pool(x_bhwc)
+        return image_kernels.max_pool(x_bhwc)
     return F.max_pool2d(x_bhwc.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
@@ -177,14 +177,14 @@ class Hiera(nn.Module):
             # Channels last: what follows works on ``[B, H, W, C]``.
             x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
             return x + self.position(x.shape[1], x.shape[2])
-        from sam2_ros.model.gpu import image
+        from sam2_ros.model.gpu import image_kernels
 
         conv, dtype, grid = self.patch_embed.proj, kernels.TRITON_DTYPE, images.shape[3] // 4
         taps: Derived = self.__dict__.setdefault("_taps", Derived())
         assert conv.bias is not None
-        return image.embed(
+        return image_kernels.embed(
             images.float().contiguous(),
-            taps.of((conv.weight,), lambda weight: image.pack_patch_taps(weight, dtype), dtype),
+            taps.of((conv.weight,), lambda weight: image_kernels.pack_patch_taps(weight, dtype), dtype),
             conv.bias,
             self.position(grid, grid),
         )

@@ -38,7 +38,7 @@ class MaskDownSampler(nn.Module):
     def of_logits(self, logits: Tensor, binarize: Tensor | None, gain: float, shift: float) -> Tensor:
         """On a GPU, without the last bias: what :meth:`forward` makes of ``gain * p + shift``, where ``p`` are the
         probabilities of ``logits`` (``[B, 1, 4h, 4w]``) scaled up, or 0 and 1 where ``binarize`` (``[B]``) says so."""
-        from sam2_ros.model.gpu import mask_levels
+        from sam2_ros.model.gpu.mask_downsampler_kernels import LevelWeights, mask_levels, pack_first, pack_taps
         from sam2_ros.model.gpu.norm_kernels import add_norm
 
         dtype = kernels.TRITON_DTYPE
@@ -47,15 +47,15 @@ class MaskDownSampler(nn.Module):
         assert one.bias is not None and two.bias is not None
         first = kept[0].of(
             (one.weight, one.bias, norm_one.weight, norm_one.bias),
-            lambda *given: mask_levels.pack_first(dtype, *given),
+            lambda *given: pack_first(dtype, *given),
             dtype,
         )
-        taps = kept[1].of((two.weight,), lambda weight: mask_levels.pack_taps(weight, dtype), dtype)
+        taps = kept[1].of((two.weight,), lambda weight: pack_taps(weight, dtype), dtype)
         second = kept[2].of(
             (two.bias, norm_two.weight, norm_two.bias), lambda *given: torch.cat([each.float() for each in given])
         )
-        rows = mask_levels.mask_levels(
-            logits.float().contiguous(), binarize, mask_levels.LevelWeights(first, taps, second), gain, shift,
+        rows = mask_levels(
+            logits.float().contiguous(), binarize, LevelWeights(first, taps, second), gain, shift,
             (norm_one.eps, norm_two.eps),
         )  # fmt: skip
         for conv, norm in others:

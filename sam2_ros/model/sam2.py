@@ -114,7 +114,7 @@ class Sam2Model(nn.Module):
 
     def resized(self, image: Tensor, shape: Tensor) -> Tensor:
         """:meth:`preprocess` by a Triton kernel, of an image that does not shrink; see :func:`.gpu.image.resized`."""
-        from sam2_ros.model.gpu.image import resized
+        from sam2_ros.model.gpu.image_kernels import resized
 
         return resized(image, shape, self.pixel_mean, self.pixel_std, self.config.image_size)
 

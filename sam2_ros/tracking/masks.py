@@ -51,7 +51,7 @@ def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> l
 def pack_masks(logits: Tensor, height: int, width: int) -> Tensor:
     """Masks of ``logits`` (``[B, 1, h, w]``) in the size of the image, as :func:`pack_bits` gives them."""
     if is_on_triton(logits):
-        from sam2_ros.model.gpu.masks import pack
+        from sam2_ros.model.gpu.mask_packing_kernels import pack
 
         return pack(logits.float().contiguous(), height, width)
     if logits.shape[2:] != (height, width):

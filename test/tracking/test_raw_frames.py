@@ -25,7 +25,7 @@ from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import Staged
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
-by_triton = pytest.mark.skipif(not has_triton(), reason="Triton comes with PyTorch for GPUs; pip install triton")
+by_triton = pytest.mark.skipif(not has_triton(), reason="needs triton, which make setup installs, and torch 2.6")
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

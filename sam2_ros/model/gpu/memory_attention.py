@@ -31,7 +31,7 @@ def condition(
 
     ``code`` (``[HW, memory_dim]``) is the position code of a stored frame.
     """
-    from sam2_ros.model.gpu.keys import rotate_
+    from sam2_ros.model.gpu.key_kernels import rotate_
     from sam2_ros.model.gpu.norm_kernels import add_norm
 
     look = _Look(attention, code, memory)
@@ -66,8 +66,8 @@ class _Look:
 
     def __call__(self, q: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The mean of the values, ``[B, N, memory_dim]``; ``weight`` and ``bias`` are the keys' projection."""
-        from sam2_ros.model.gpu.attend import Keys, attend
-        from sam2_ros.model.gpu.keys import project_keys
+        from sam2_ros.model.gpu.attention_kernels import Keys, attend
+        from sam2_ros.model.gpu.key_kernels import project_keys
 
         memory, values, cut = self.memory, self.values, self.spatial
         keys = values.new_empty(*values.shape[:2], len(weight))

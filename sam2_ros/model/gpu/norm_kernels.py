@@ -164,7 +164,8 @@ def _depthwise_norm(x_ptr, taps_ptr, shift_ptr, weight_ptr, bias_ptr, out_ptr, h
     acc = tl.zeros((PIXELS, WIDTH), tl.float32)
     for tap_y in range(SIDE):
         from_y = y + tap_y - SIDE // 2
-        inside = (from_y >= 0) & (from_y < height)
+        row = tl.zeros_like(x) + from_y  # not a scalar: Triton's interpreter cannot broadcast a scalar mask
+        inside = (row >= 0) & (row < height)
         line = x_ptr + (image * height + from_y) * columns * WIDTH
         for tap_x in range(SIDE):
             from_x = x + tap_x - SIDE // 2

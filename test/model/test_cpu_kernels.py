@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -165,3 +167,13 @@ def test_merged_maps_of_several_dtypes_stay_where_they_are() -> None:
         held = [one._found[1].data_ptr() for kept in merged._kept.values() for one in kept if one._found]
         found.append(held)
     assert found[0] == found[1] and len(found[0]) == 4 and merged.nbytes == (8 * 16 + 8) * (4 + 2)
+
+
+def test_a_cpu_does_without_triton() -> None:
+    """Also where Triton is installed."""
+    code = (
+        "import sys; from sam2_ros.inference import make_backend; make_backend('embedded', 'cpu', image_size=224); "
+        "print('triton' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
