@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sam2_ros.cli.options import ROS_MODULES, add_model_arguments, check_positive, require_modules
+from sam2_ros.media.text_table import align, number
 
 COLUMNS = {
-    "in sight": ("in sight, found", "{:.2f}"),
-    "IoU": ("IoU", "{:.3f}"),
-    "hidden": ("hidden", "{:.0f}"),
-    "told": ("hidden, told", "{:.2f}"),
-    "confused": ("confused", "{:.0f}"),
-    "whole: mm p50": ("whole: position error p50 [mm]", "{:.1f}"),
-    "p95": ("whole: position error p95 [mm]", "{:.1f}"),
-    "extent p50": ("whole: extent error p50 [mm]", "{:.1f}"),
-    "any: mm p50": ("position error p50 [mm]", "{:.1f}"),
-    "any: p95": ("position error p95 [mm]", "{:.1f}"),
+    "in sight": ("in sight, found", 2),
+    "IoU": ("IoU", 3),
+    "hidden": ("hidden", 0),
+    "told": ("hidden, told", 2),
+    "confused": ("confused", 0),
+    "whole: mm p50": ("whole: position error p50 [mm]", 1),
+    "p95": ("whole: position error p95 [mm]", 1),
+    "extent p50": ("whole: extent error p50 [mm]", 1),
+    "any: mm p50": ("position error p50 [mm]", 1),
+    "any: p95": ("position error p95 [mm]", 1),
 }
 
 
@@ -88,10 +88,5 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
     """The figures as aligned text, a row an object."""
     rows = [["object", *COLUMNS]]
     for name, figures in found.items():
-        cells = ("–" if math.isnan(figures[key]) else form.format(figures[key]) for key, form in COLUMNS.values())
-        rows.append([name, *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  " + "  ".join(cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(pairs))
-        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
-    )
+        rows.append([name, *(number(figures[key], digits) for key, digits in COLUMNS.values())])
+    return align(rows)

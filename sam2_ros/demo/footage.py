@@ -33,7 +33,6 @@ class Clip:
 
 
 CUP = Clip("cup.mp4", "cup", "cup", (305, 122, 416, 385))
-PEOPLE = "vtest.avi"
 BOX = Clip("box.mp4", "box", "box", (292, 11, 601, 242))
 
 
@@ -52,18 +51,6 @@ def real_clips(say: Say) -> list[Clip]:
     if missing:
         _fetch(folder, [clip.source for clip in missing], say)
     return [Clip(str(folder / clip.source), clip.name, clip.object_name, clip.box) for clip in (CUP, BOX)]
-
-
-def people_video(say: Say) -> Path:
-    """The video of people who walk across a square (768x576, 795 frames), fetched when it is not in the cache yet.
-
-    Raises:
-        NoFootageError: no apt, no network, or another package than expected.
-    """
-    folder = cache_dir() / "footage"
-    if not (folder / PEOPLE).is_file():
-        _fetch(folder, [PEOPLE], say)
-    return folder / PEOPLE
 
 
 def rendered_clip(folder: Path, frames: int = 150) -> Clip:

@@ -25,7 +25,7 @@ import numpy as np
 from sam2_ros.evaluation.clicks import correction
 from sam2_ros.evaluation.mask_metrics import Mask, jaccard
 from sam2_ros.evaluation.results import Row, SequenceResult, mean
-from sam2_ros.evaluation.semi_supervised import FrameMasks, click, labels_for, row
+from sam2_ros.evaluation.semi_supervised import FrameMasks, click, labels_for, make_row
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.evaluation.worst import BadFrame, WorstFrames, draw_failure
 from sam2_ros.inference.backend import Backend
@@ -49,15 +49,15 @@ class _Pass:
 
     @property
     def measured(self) -> list[Row]:
-        return [one for one in self.rows if one.j is not None]
+        return [row for row in self.rows if row.j is not None]
 
     def scores(self) -> tuple[float, float]:
-        return mean(one.j for one in self.measured), mean(one.f for one in self.measured)
+        return mean(row.j for row in self.measured), mean(row.f for row in self.measured)
 
     def worst(self) -> int | None:
         """The frame of least J that has no clicks yet; None where nothing is wrong on the others."""
-        left = [one for one in self.measured if one.frame not in self.clicks and one.j is not None and one.j < 1]
-        return min(left, key=lambda one: (one.j or 0.0, one.frame)).frame if left else None
+        left = [row for row in self.measured if row.frame not in self.clicks and row.j is not None and row.j < 1]
+        return min(left, key=lambda row: (row.j or 0.0, row.frame)).frame if left else None
 
 
 def run_interactive(
@@ -89,16 +89,16 @@ def run_interactive(
     seconds: list[float] = []
     size = (0, 0)
     curves = {}
-    for one, first in sorted(sequence.first_frames.items()):
+    for object_id, first in sorted(sequence.first_frames.items()):
         j, f = [], []
         done = _Pass()
         order: list[int] = []  # the frames in the order in which they were chosen
         new: int | None = first
         for budget in range(1, interactions + 1):
-            known = {} if online else done.clicks
+            earlier = {} if online else done.clicks
             limit = budget if online else 0
             kept = None if worst is None else worst.empty()
-            done = _stream(sequence, backend, one, first, known, new, limit, clicks, tick, kept)
+            done = _stream(sequence, backend, object_id, first, earlier, new, limit, clicks, tick, kept)
             order += sorted(done.clicks.keys() - set(order))
             scores = done.scores()
             j.append(scores[0])
@@ -108,13 +108,13 @@ def run_interactive(
                 break  # more would change nothing
         if worst is not None and kept is not None:
             worst.take(*kept.kept)
-        rows += [replace(each, scored=each.j is not None) for each in done.rows]
+        rows += [replace(row, scored=row.j is not None) for row in done.rows]
         seconds += done.seconds
         size = done.size
         rest = interactions - len(j)
         made = {frame: [[*map(float, point), label] for point, label in done.clicks[frame]] for frame in order}
-        curves[str(one)] = {"j": j + j[-1:] * rest, "f": f + f[-1:] * rest, "frames": list(made), "clicks": made}
-    rows.sort(key=lambda each: (each.frame, each.object))
+        curves[str(object_id)] = {"j": j + j[-1:] * rest, "f": f + f[-1:] * rest, "frames": list(made), "clicks": made}
+    rows.sort(key=lambda row: (row.frame, row.object))
     extra = {"interactive": curves}
     return SequenceResult(sequence.name, *size, len(sequence), tuple(rows), tuple(seconds), extra)
 
@@ -122,18 +122,18 @@ def run_interactive(
 def _stream(
     sequence: LabelledSequence,
     backend: Backend,
-    one: int,
+    object_id: int,
     first: int,
-    known: dict[int, list[Click]],
+    earlier: dict[int, list[Click]],
     new: int | None,
     limit: int,
     clicks: int,
     tick: Callable[[], object] | None,
     worst: WorstFrames | None,
 ) -> _Pass:
-    """Goes through the sequence once for object ``one``, from its ``first`` frame on.
+    """Goes through the sequence once for object ``object_id``, from its ``first`` frame on.
 
-    On the frames of ``known`` the clicks of earlier passes are given again; on frame ``new``, and, while fewer than
+    On the frames of ``earlier`` the clicks of earlier passes are given again; on frame ``new``, and, while fewer than
     ``limit`` frames have clicks, on each frame below the threshold, clicks are made by comparison.
     """
     done = _Pass(clicks={})
@@ -143,19 +143,19 @@ def _stream(
             index, result = tracked.frame.index, tracked.result
             done.size = (result.width, result.height)
             truth = labels_for(sequence, index, done.size)
-            item = result.objects[0] if result.objects else None
-            low = one in truth and jaccard(_mask(item, truth[one]), truth[one]) < ONLINE_THRESHOLD
-            if index in known:
-                for position, label in known[index]:
-                    item = tracker.correct([FramePrompt(index, one, click(position, label))]).objects[0]
-                done.clicks[index] = known[index]
+            obj = result.objects[0] if result.objects else None
+            low = object_id in truth and jaccard(_mask(obj, truth[object_id]), truth[object_id]) < ONLINE_THRESHOLD
+            if index in earlier:
+                for position, label in earlier[index]:
+                    obj = tracker.correct([FramePrompt(index, object_id, click(position, label))]).objects[0]
+                done.clicks[index] = earlier[index]
             elif index == new or (low and len(done.clicks) < limit):
-                item, done.clicks[index] = _interact(tracker, one, index, item, truth[one], clicks)
+                obj, done.clicks[index] = _interact(tracker, object_id, index, obj, truth[object_id], clicks)
             else:
                 done.seconds.append(tracked.seconds)
-            assert item is not None, "the first frame has clicks"
-            own = {one: item.mask.full()}
-            done.rows.append(row(one, index, tracked.frame.name, item, own, truth))
+            assert obj is not None, "the first frame has clicks"
+            own = {object_id: obj.mask.full()}
+            done.rows.append(make_row(object_id, index, tracked.frame.name, obj, own, truth))
             if worst:
                 worst(FrameMasks(index, tracked.frame.name, tracked.frame.rgb, own, truth, (done.rows[-1],)))
             if tick:
@@ -167,18 +167,18 @@ def _stream(
 
 
 def _interact(
-    tracker: ClipTracker, one: int, frame: int, item: ObjectResult | None, truth: Mask, count: int
+    tracker: ClipTracker, object_id: int, frame: int, obj: ObjectResult | None, truth: Mask, count: int
 ) -> tuple[ObjectResult | None, list[Click]]:
     """Up to ``count`` clicks on the newest frame, each where the answer so far is most wrong."""
     given: list[Click] = []
-    while len(given) < count and (wrong := correction(_mask(item, truth), truth)) is not None:
-        item = tracker.correct([FramePrompt(frame, one, click(*wrong))]).objects[0]
+    while len(given) < count and (wrong := correction(_mask(obj, truth), truth)) is not None:
+        obj = tracker.correct([FramePrompt(frame, object_id, click(*wrong))]).objects[0]
         given.append(wrong)
-    return item, given
+    return obj, given
 
 
-def _mask(item: ObjectResult | None, like: Mask) -> Mask:
-    return np.zeros_like(like) if item is None else item.mask.full()
+def _mask(obj: ObjectResult | None, like: Mask) -> Mask:
+    return np.zeros_like(like) if obj is None else obj.mask.full()
 
 
 def run_noc(
@@ -200,17 +200,17 @@ def run_noc(
     size = (0, 0)
     last = max(first.values(), default=-1)
     for frame in sequence:
-        begun = sorted(one for one, index in first.items() if index == frame.index)
-        for one in begun:
+        begun = sorted(object_id for object_id, index in first.items() if index == frame.index)
+        for object_id in begun:
             tracker = ClipTracker(backend, [])
             try:
                 result = next(iter(tracker.run([frame]))).result
                 size = (result.width, result.height)
-                truth = labels_for(sequence, frame.index, size)[one]
-                mask, curves[str(one)] = _click_until(tracker, one, frame.index, truth, target, most)
-                if worst and curves[str(one)]:
-                    picture = draw_failure(frame.rgb, mask, truth, one)
-                    worst.take(BadFrame(curves[str(one)][-1], frame.index, one, picture))
+                truth = labels_for(sequence, frame.index, size)[object_id]
+                mask, curves[str(object_id)] = _click_until(tracker, object_id, frame.index, truth, target, most)
+                if worst and curves[str(object_id)]:
+                    picture = draw_failure(frame.rgb, mask, truth, object_id)
+                    worst.take(BadFrame(curves[str(object_id)][-1], frame.index, object_id, picture))
             finally:
                 backend.reset()
                 backend.take_changes()
@@ -222,13 +222,13 @@ def run_noc(
 
 
 def _click_until(
-    tracker: ClipTracker, one: int, frame: int, truth: Mask, target: float, most: int
+    tracker: ClipTracker, object_id: int, frame: int, truth: Mask, target: float, most: int
 ) -> tuple[Mask, list[float]]:
     """The last answer, and the intersection over union after each click."""
     mask = np.zeros_like(truth)
     reached: list[float] = []
     while len(reached) < most and (wrong := correction(mask, truth)) is not None:
-        mask = tracker.correct([FramePrompt(frame, one, click(*wrong))]).objects[0].mask.full()
+        mask = tracker.correct([FramePrompt(frame, object_id, click(*wrong))]).objects[0].mask.full()
         reached.append(jaccard(mask, truth))
         if reached[-1] >= target:
             break

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sam2_ros.evaluation.results import mean
-from sam2_ros.evaluation.summary import align
+from sam2_ros.media.text_table import align, number
 
 
 def models_table(reports: Sequence[dict[str, Any]]) -> str:
@@ -14,19 +14,19 @@ def models_table(reports: Sequence[dict[str, Any]]) -> str:
     lines: list[tuple[str, ...]] = [
         ("model", "prompt", "J&F", "J", "F", "absent recall", "switches", "frames/s", "NoC@90", "J&F by frames"),
     ]
-    for one in reports:
-        means, seen = one["mean_over_objects"], one["visibility"]
-        curve = one.get("interactive")
+    for report in reports:
+        means, seen = report["mean_over_objects"], report["visibility"]
+        curve = report.get("interactive")
         lines.append(
             (
-                one["settings"]["model"],
-                one["settings"]["prompt"],
-                *(_percent(means[key]) for key in ("jf", "j", "f")),
-                _percent(seen["absent_recall"]),
-                str(one["identity_switches"]),
-                _plain(one["speed"]["fps"]),
-                _plain(one["noc"]["noc90"]) if "noc" in one else "-",
-                _percent(curve["jf_mean"]) if curve else "-",
+                report["settings"]["model"],
+                report["settings"]["prompt"],
+                *(number(means[key], 1, 100) for key in ("jf", "j", "f")),
+                number(seen["absent_recall"], 1, 100),
+                str(report["identity_switches"]),
+                number(report["speed"]["fps"]),
+                number(report["noc"]["noc90"]) if "noc" in report else "-",
+                number(curve["jf_mean"], 1, 100) if curve else "-",
             )
         )
     return align(lines)
@@ -36,14 +36,14 @@ def comparison(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     """J&F in percent of both reports and the difference: by sequence, and as mean over the objects that both have."""
     before = {row["sequence"]: row for row in earlier["sequences"]}
     pairs = [(row["sequence"], before[row["sequence"]], row) for row in now["sequences"] if row["sequence"] in before]
-    objects = [{(one["sequence"], one["object"]): one["jf"] for one in report["objects"]} for report in (earlier, now)]
+    objects = [{(row["sequence"], row["object"]): row["jf"] for row in report["objects"]} for report in (earlier, now)]
     both = objects[0].keys() & objects[1].keys()
-    old_mean, new_mean = ({"jf": mean(values[one] for one in both) if both else None} for values in objects)
+    old_mean, new_mean = ({"jf": mean(values[key] for key in both) if both else None} for values in objects)
     pairs.append((f"mean over {len(both)} objects", old_mean, new_mean))
     lines: list[tuple[str, ...]] = [("J&F", earlier["settings"]["model"], now["settings"]["model"], "difference")]
     for name, old, new in pairs:
         change = "-" if None in (old["jf"], new["jf"]) else f"{100 * (new['jf'] - old['jf']):+.1f}"
-        lines.append((name, _percent(old["jf"]), _percent(new["jf"]), change))
+        lines.append((name, number(old["jf"], 1, 100), number(new["jf"], 1, 100), change))
     different = [
         key
         for key, value in now["settings"].items()
@@ -51,11 +51,3 @@ def comparison(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     ]
     note = f"\nnot the same measurement: {', '.join(different)} differ" if different else ""
     return align(lines) + note
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

@@ -63,9 +63,9 @@ def open_dataset(
         missing = set(only) - set(wanted)
         if missing:
             raise UserError(f"{listed}: sequence '{min(missing)}' is not on this list")
-    known = set(names)
+    available = set(names)
     for name in wanted:
-        if name not in known:
+        if name not in available:
             raise UserError(f"{root}: no labelled sequence '{name}'; there are {len(names)}: {_some(names)}")
     if not wanted:
         raise UserError(f"{root}: no labelled sequences; {_ACCEPTED}")
@@ -142,7 +142,7 @@ def _youtube(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
     def opener(name: str) -> LabelledSequence:
         frames, indices = frames_by_name(images / name)
         files = match_names(_label_files(labels / name), indices, labels / name)
-        objects = tuple(sorted(int(one) for one in meta[name])) if name in meta else None
+        objects = tuple(sorted(int(value) for value in meta[name])) if name in meta else None
         return LabelledSequence(name, frames, LabelImages(files, objects))
 
     return _both(images, labels), opener
@@ -192,7 +192,7 @@ def _sav_train(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]
             content = json.loads(path.read_text(encoding="utf-8"))
             size = int(content["video_height"]), int(content["video_width"])
             # As for the object folders of the validation set: ids from 1.
-            truth = Masklets(content["masklet"], [int(one) + 1 for one in content["masklet_id"]], size)
+            truth = Masklets(content["masklet"], [int(value) + 1 for value in content["masklet_id"]], size)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}: no masklets ({error!r}); accepted: the *_manual.json of SA-V's training set"

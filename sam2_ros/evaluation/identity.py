@@ -32,4 +32,4 @@ def switches(rows: Sequence[Row]) -> list[int]:
 
 def count_switches(result: SequenceResult) -> int:
     """Switches of all objects of a sequence."""
-    return sum(len(switches(result.of(one))) for one in result.objects)
+    return sum(len(switches(result.of(object_id))) for object_id in result.objects)

@@ -141,10 +141,10 @@ class Runner:
         folder = self.job.out / "worst"
         folder.mkdir(parents=True, exist_ok=True)
         bad: list[dict[str, object]] = []
-        for one in worst.kept:
-            file = folder / f"{name.replace('/', '_')}_{one.frame:05d}_{one.object}.png"
-            write_png(file, one.picture)
-            bad.append({"file": file.name, "frame": one.frame, "object": one.object, "j": one.j})
+        for bad_frame in worst.kept:
+            file = folder / f"{name.replace('/', '_')}_{bad_frame.frame:05d}_{bad_frame.object}.png"
+            write_png(file, bad_frame.picture)
+            bad.append({"file": file.name, "frame": bad_frame.frame, "object": bad_frame.object, "j": bad_frame.j})
         return bad
 
     def _engine(self, objects: int) -> Backend:
@@ -187,14 +187,14 @@ class _MaskWriter:
     def __call__(self, masks: FrameMasks) -> None:
         shape = masks.rgb.shape[:2]
         if self._each:
-            for one, mask in masks.predicted.items():
-                folder = self._folder / f"{one - 1:03d}"
+            for object_id, mask in masks.predicted.items():
+                folder = self._folder / f"{object_id - 1:03d}"
                 folder.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(folder / f"{masks.name}.png"), 255 * mask.astype(np.uint8))
             return
         labels = np.zeros(shape, np.uint16 if self._wide else np.uint8)
-        for one, mask in masks.predicted.items():
-            labels[mask] = one
+        for object_id, mask in masks.predicted.items():
+            labels[mask] = object_id
         self._folder.mkdir(parents=True, exist_ok=True)
         write_labels(self._folder / f"{masks.name}.png", labels)
 

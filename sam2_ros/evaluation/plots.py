@@ -88,16 +88,17 @@ def reliability(visibility: dict[str, Any]) -> Rgb:
 
 def failure_sheet(folder: Path, results: Sequence[SequenceResult], count: int = 24) -> Rgb | None:
     """The ``count`` worst frames of all sequences as kept in ``folder``, worst first; None where there are none."""
-    bad = sorted(
-        ((one["j"], result.name, one) for result in results for one in result.extra.get("worst", [])),
-        key=lambda entry: (entry[0], entry[1], entry[2]["frame"]),
+    frames = sorted(
+        ((result.name, bad) for result in results for bad in result.extra.get("worst", [])),
+        key=lambda entry: (entry[1]["j"], entry[0], entry[1]["frame"]),
     )
     cells = []
-    for j, name, one in bad[:count]:
-        picture = cv2.imread(str(folder / one["file"]), cv2.IMREAD_COLOR)
+    for name, bad in frames[:count]:
+        picture = cv2.imread(str(folder / bad["file"]), cv2.IMREAD_COLOR)
         if picture is not None:
             rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-            cells.append((_fit(rgb, 480, 270), f"{name} frame {one['frame']} object {one['object']}: J {j:.2f}"))
+            caption = f"{name} frame {bad['frame']} object {bad['object']}: J {bad['j']:.2f}"
+            cells.append((_fit(rgb, 480, 270), caption))
     return contact_sheet(cells) if cells else None
 
 

@@ -81,8 +81,8 @@ def visibility_score(results: Iterable[SequenceResult], present_from: float = PR
     counted: list[Sighting] = []
     left_out = 0
     for result in results:
-        for one in result.objects:
-            found, skipped = sightings(result.of(one), present_from)
+        for object_id in result.objects:
+            found, skipped = sightings(result.of(object_id), present_from)
             counted += found
             left_out += skipped
     error, bins = calibration([s.visibility for s in counted], [s.present for s in counted])

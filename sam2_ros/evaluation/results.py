@@ -70,10 +70,10 @@ class SequenceResult:
     def scores(self) -> list[ObjectScore]:
         """By object, where any of its frames counts."""
         result = []
-        for one in self.objects:
-            scored = [row for row in self.of(one) if row.scored]
+        for object_id in self.objects:
+            scored = [row for row in self.of(object_id) if row.scored]
             if scored:
-                result.append(ObjectScore(one, len(scored), mean(r.j for r in scored), mean(r.f for r in scored)))
+                result.append(ObjectScore(object_id, len(scored), mean(r.j for r in scored), mean(r.f for r in scored)))
         return result
 
 
@@ -88,7 +88,7 @@ def save(result: SequenceResult, path: Path, settings: str) -> None:
 
     ``settings`` is the hash of the settings that it was made with.
     """
-    names = [one.name for one in fields(Row)]
+    names = [column.name for column in fields(Row)]
     content = {key: value for key, value in vars(result).items() if key != "rows"} | {
         "settings": settings,
         "columns": names,

@@ -41,11 +41,11 @@ def measure(object_id: int, predicted: Mask, truth: Mapping[int, Mask]) -> Frame
     """Compares a prediction with the labels of its frame: with its own object's, and for J with the others'."""
     other, other_iou = None, 0.0
     if predicted.any():
-        for one, mask in truth.items():
-            if one != object_id and (overlap := np.count_nonzero(predicted & mask)):
+        for other_id, mask in truth.items():
+            if other_id != object_id and (overlap := np.count_nonzero(predicted & mask)):
                 iou = overlap / (np.count_nonzero(predicted) + np.count_nonzero(mask) - overlap)
                 if iou > other_iou:
-                    other, other_iou = one, iou
+                    other, other_iou = other_id, iou
     own = truth[object_id]
     return FrameMeasures(
         int(np.count_nonzero(own)), jaccard(predicted, own), boundary_f(predicted, own), other, other_iou
@@ -54,7 +54,7 @@ def measure(object_id: int, predicted: Mask, truth: Mapping[int, Mask]) -> Frame
 
 def mark_scored(rows: Sequence[Row], truth: Truth, rule: str) -> tuple[Row, ...]:
     """The rows with ``scored`` set as ``rule`` ("davis" or "vos") says."""
-    frames = {one: scored_frames(one, rows, truth, rule) for one in {row.object for row in rows}}
+    frames = {object_id: scored_frames(object_id, rows, truth, rule) for object_id in {row.object for row in rows}}
     return tuple(replace(row, scored=row.frame in frames[row.object]) for row in rows)
 
 

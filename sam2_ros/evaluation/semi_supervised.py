@@ -6,7 +6,7 @@ here are those that it writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from sam2_ros.evaluation.results import Row, SequenceResult
 from sam2_ros.evaluation.scoring import mark_scored, measure
 from sam2_ros.evaluation.sequences import LabelledSequence
 from sam2_ros.inference.backend import Backend
-from sam2_ros.inference.clip_tracker import ClipTracker, Tracked
+from sam2_ros.inference.clip_tracker import ClipTracker
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import Rgb
 from sam2_ros.media.label_images import compose_labels
@@ -77,7 +77,10 @@ def run_sequence(
     """
     first = sequence.first_frames
     labels = {frame: sequence.truth.masks(frame) for frame in set(first.values())}
-    prompts = [FramePrompt(frame, one, first_prompt(kind, labels[frame][one])) for one, frame in sorted(first.items())]
+    prompts = [
+        FramePrompt(frame, object_id, first_prompt(kind, labels[frame][object_id]))
+        for object_id, frame in sorted(first.items())
+    ]
     tracker = ClipTracker(backend, prompts)
     rows: list[Row] = []
     seconds: list[float] = []
@@ -86,17 +89,21 @@ def run_sequence(
         for tracked in tracker.run(sequence):
             result, index = tracked.result, tracked.frame.index
             size, count = (result.width, result.height), index + 1
-            begun = [one for one, frame in first.items() if frame == index]
+            begun = [object_id for object_id, frame in first.items() if frame == index]
             if begun and kind == "click":
-                result = _correct(tracker, result, {one: labels[index][one] for one in begun}, index, clicks)
+                new_labels = {object_id: labels[index][object_id] for object_id in begun}
+                result = _correct(tracker, result, new_labels, index, clicks)
             elif not begun and result.objects:
                 seconds.append(tracked.seconds)
             truth = {} if sequence.prompts_only else labels_for(sequence, index, size)
             predicted = predictions(result, tracker, sequence.truth.overlapping)
-            new = tuple(_rows(tracked, result, tracker, predicted, truth))
+            name = tracked.frame.name
+            new = tuple(
+                make_row(tracker.file_id(obj.object_id), index, name, obj, predicted, truth) for obj in result.objects
+            )
             rows.extend(new)
             if observer:
-                observer(FrameMasks(index, tracked.frame.name, tracked.frame.rgb, predicted, truth, new))
+                observer(FrameMasks(index, name, tracked.frame.rgb, predicted, truth, new))
     finally:
         backend.reset()
         backend.take_changes()
@@ -124,11 +131,11 @@ def _correct(tracker: ClipTracker, result: FrameResult, truth: dict[int, Mask], 
     """Gives further clicks until each object has ``clicks``, or nothing is wrong any more."""
     for _ in range(clicks - 1):
         prompts = []
-        for item in result.objects:
-            one = tracker.file_id(item.object_id)
-            wrong = correction(item.mask.full(), truth[one]) if one in truth else None
+        for obj in result.objects:
+            object_id = tracker.file_id(obj.object_id)
+            wrong = correction(obj.mask.full(), truth[object_id]) if object_id in truth else None
             if wrong is not None:
-                prompts.append(FramePrompt(frame, one, click(*wrong)))
+                prompts.append(FramePrompt(frame, object_id, click(*wrong)))
         if not prompts:
             break
         result = tracker.correct(prompts)
@@ -140,36 +147,27 @@ def predictions(result: FrameResult, tracker: ClipTracker, overlapping: bool) ->
 
     Why: a label image has one object a pixel, while SA-V's evaluator takes one image for each object.
     """
-    objects = [(tracker.file_id(item.object_id), item) for item in result.objects]
+    objects = [(tracker.file_id(obj.object_id), obj) for obj in result.objects]
     if overlapping:
-        return {one: item.mask.full() for one, item in objects}
+        return {object_id: obj.mask.full() for object_id, obj in objects}
     labels = compose_labels(objects, result.height, result.width, wide=True)
-    return {one: np.asarray(labels == one) for one, _ in objects}
+    return {object_id: np.asarray(labels == object_id) for object_id, _ in objects}
 
 
-def _rows(
-    tracked: Tracked,
-    result: FrameResult,
-    tracker: ClipTracker,
-    predicted: dict[int, Mask],
-    truth: dict[int, Mask],
-) -> Iterator[Row]:
-    for item in result.objects:
-        yield row(tracker.file_id(item.object_id), tracked.frame.index, tracked.frame.name, item, predicted, truth)
-
-
-def row(one: int, index: int, name: str, item: ObjectResult, predicted: dict[int, Mask], truth: dict[int, Mask]) -> Row:
+def make_row(
+    object_id: int, index: int, name: str, obj: ObjectResult, predicted: dict[int, Mask], truth: dict[int, Mask]
+) -> Row:
     """One object on one frame, compared with its label where there is one."""
-    measured = vars(measure(one, predicted[one], truth)) if one in truth else {}
+    measured = vars(measure(object_id, predicted[object_id], truth)) if object_id in truth else {}
     return Row(
-        object=one,
+        object=object_id,
         frame=index,
         name=name,
-        prompted=item.prompted,
-        state=item.state.name.lower(),
-        object_score=float(item.object_score),
-        predicted_iou=float(item.predicted_iou),
-        visibility=float(item.visibility),
-        area=int(np.count_nonzero(predicted[one])),
+        prompted=obj.prompted,
+        state=obj.state.name.lower(),
+        object_score=float(obj.object_score),
+        predicted_iou=float(obj.predicted_iou),
+        visibility=float(obj.visibility),
+        area=int(np.count_nonzero(predicted[object_id])),
         **measured,
     )

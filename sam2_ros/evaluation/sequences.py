@@ -52,7 +52,7 @@ class LabelledSequence:
     @cached_property
     def annotated(self) -> frozenset[int]:
         """The frames on which any object is labelled."""
-        return frozenset(frame for one in self.truth.objects for frame in self.truth.annotated(one))
+        return frozenset(frame for object_id in self.truth.objects for frame in self.truth.annotated(object_id))
 
     @cached_property
     def first_frames(self) -> dict[int, int]:
@@ -62,9 +62,9 @@ class LabelledSequence:
         """
         first: dict[int, int] = {}
         for frame in sorted(self.annotated):
-            for one, mask in self.truth.masks(frame).items():
-                if one not in first and mask.any():
-                    first[one] = frame
+            for object_id, mask in self.truth.masks(frame).items():
+                if object_id not in first and mask.any():
+                    first[object_id] = frame
             if len(first) == len(self.truth.objects):
                 break
         return first
@@ -118,7 +118,7 @@ class LabelImages:
         labels = read_labels(self._files[frame])
         if self._values == {VOID}:
             return {1: np.asarray(labels == VOID)}
-        return {one: np.asarray(labels == one) for one in self.objects}
+        return {object_id: np.asarray(labels == object_id) for object_id in self.objects}
 
 
 class ObjectImages:
@@ -130,7 +130,7 @@ class ObjectImages:
     overlapping = True
 
     def __init__(self, files: dict[int, dict[int, Path]]) -> None:
-        self._files = {one: dict(sorted(of_one.items())) for one, of_one in sorted(files.items())}
+        self._files = {object_id: dict(sorted(of_one.items())) for object_id, of_one in sorted(files.items())}
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -140,7 +140,7 @@ class ObjectImages:
         return tuple(self._files[object_id])
 
     def masks(self, frame: int) -> dict[int, Mask]:
-        return {one: read_mask(files[frame]) for one, files in self._files.items() if frame in files}
+        return {object_id: read_mask(files[frame]) for object_id, files in self._files.items() if frame in files}
 
 
 class Masklets:
@@ -168,8 +168,8 @@ class Masklets:
             return {}
         empty = np.zeros(self._size, np.bool_)
         return {
-            one: empty if rle is None else decode_run_lengths(rle)
-            for one, rle in zip(self._ids, self._masks[index], strict=True)
+            object_id: empty if rle is None else decode_run_lengths(rle)
+            for object_id, rle in zip(self._ids, self._masks[index], strict=True)
         }
 
 

@@ -17,6 +17,7 @@ from sam2_ros.evaluation.identity import count_switches
 from sam2_ros.evaluation.job import NOC_TARGETS, Settings
 from sam2_ros.evaluation.presence import visibility_score
 from sam2_ros.evaluation.results import Row, SequenceResult, mean
+from sam2_ros.media.text_table import align, number
 
 
 def report(results: Sequence[SequenceResult], settings: Settings, present_from: float) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def visibility_summary(results: Sequence[SequenceResult], present_from: float) -
         "absent_recall": score.absent_recall,
         "present_recall": score.present_recall,
         "expected_calibration_error": score.calibration_error,
-        "reliability": [list(one) for one in score.bins],
+        "reliability": [list(row) for row in score.bins],
     }
 
 
@@ -135,53 +136,40 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(
             (
                 row["sequence"], str(row["frames"]), str(row["objects"]), *_percent(row),
-                str(row["identity_switches"]), _number(row["fps"]),
+                str(row["identity_switches"]), number(row["fps"]),
             )
         )  # fmt: skip
     total = (str(summary["frames"]), str(summary["objects_scored"]))
-    rest = (str(summary["identity_switches"]), _number(summary["speed"]["fps"]))
+    rest = (str(summary["identity_switches"]), number(summary["speed"]["fps"]))
     lines.append(("mean over objects", *total, *_percent(summary["mean_over_objects"]), *rest))
     lines.append(("mean over sequences", "", "", *_percent(summary["mean_over_sequences"]), "", ""))
     text = align(lines)
     seen = summary["visibility"]
     found = (
-        f"absent: precision {_share(seen['absent_precision'])}, recall {_share(seen['absent_recall'])} "
-        f"({seen['frames_absent']} frames); present: recall {_share(seen['present_recall'])} "
+        f"absent: precision {number(seen['absent_precision'], 3)}, recall {number(seen['absent_recall'], 3)} "
+        f"({seen['frames_absent']} frames); present: recall {number(seen['present_recall'], 3)} "
         f"({seen['frames_present']} frames); not counted: {seen['frames_not_counted']}; "
-        f"calibration error {_share(seen['expected_calibration_error'])}"
+        f"calibration error {number(seen['expected_calibration_error'], 3)}"
     )
     if "interactive" in summary:
         curve = summary["interactive"]
         steps = "  ".join(f"{n}: {100 * jf:.1f}" for n, jf in enumerate(curve["jf"], start=1))
-        text += f"\nJ&F by number of frames with clicks: {steps}; mean: {_share(curve['jf_mean'])}"
+        text += f"\nJ&F by number of frames with clicks: {steps}; mean: {number(curve['jf_mean'], 3)}"
     return f"{text}\n{found}"
 
 
 def _noc_table(noc: dict[str, Any]) -> str:
-    lines: list[tuple[str, ...]] = [("target IoU", "objects", "clicks", "never reached")]
+    lines: list[tuple[str, ...]] = [("target IoU", "objects", "clicks", "never reached [%]")]
     for target in NOC_TARGETS:
         key = f"{100 * target:.0f}"
-        share = noc[f"failures{key}"]
-        never = "-" if share is None else f"{100 * share:.1f} %"
-        lines.append((f"0.{key}", str(noc["objects"]), _number(noc[f"noc{key}"]), never))
+        never = number(noc[f"failures{key}"], 1, 100)
+        lines.append((f"0.{key}", str(noc["objects"]), number(noc[f"noc{key}"]), never))
     return align(lines)
-
-
-def align(lines: Sequence[tuple[str, ...]]) -> str:
-    """Columns of a table, the first to the left, the others to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def write_rows(path: Path, results: Sequence[SequenceResult]) -> None:
     """A CSV line for each object and frame of every sequence, with raw scores; empty where there is no label."""
-    names = [one.name for one in fields(Row)]
+    names = [column.name for column in fields(Row)]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sequence", *names])
@@ -199,13 +187,4 @@ def _means(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:
 
 
 def _percent(row: dict[str, Any]) -> tuple[str, str, str]:
-    jf, j, f = ("-" if row[key] is None else f"{100 * row[key]:.1f}" for key in ("jf", "j", "f"))
-    return jf, j, f
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return number(row["jf"], 1, 100), number(row["j"], 1, 100), number(row["f"], 1, 100)

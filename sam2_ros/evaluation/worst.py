@@ -52,16 +52,16 @@ class WorstFrames:
             if self._fits(bad.j, bad.frame, bad.object):
                 self._keep(bad)
 
-    def _fits(self, j: float, frame: int, one: int) -> bool:
+    def _fits(self, j: float, frame: int, object_id: int) -> bool:
         full = len(self.kept) >= self._count and j >= self.kept[-1].j
-        return j < GOOD and not full and all(bad.j > j for bad in self._near(frame, one))
+        return j < GOOD and not full and all(bad.j > j for bad in self._near(frame, object_id))
 
-    def _near(self, frame: int, one: int) -> list[BadFrame]:
-        return [bad for bad in self.kept if bad.object == one and abs(bad.frame - frame) < APART]
+    def _near(self, frame: int, object_id: int) -> list[BadFrame]:
+        return [bad for bad in self.kept if bad.object == object_id and abs(bad.frame - frame) < APART]
 
     def _keep(self, new: BadFrame) -> None:
         near = self._near(new.frame, new.object)
-        kept = [bad for bad in self.kept if all(bad is not one for one in near)]
+        kept = [bad for bad in self.kept if all(bad is not other for other in near)]
         self.kept = sorted((*kept, new), key=lambda bad: (bad.j, bad.frame))[: self._count]
 
 

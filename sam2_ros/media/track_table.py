@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
+from sam2_ros.media.text_table import align, number
 from sam2_ros.tracking.types import FrameResult, ObjectState
 
 
@@ -104,17 +104,11 @@ def summary_table(frames: Sequence[FrameRecord]) -> str:
         rows = [row for frame in frames for row in frame.objects if row.id == object_id]
         seen = [row for row in rows if row.state is ObjectState.VISIBLE]
         counts = [sum(row.state is state for row in rows) for state in ObjectState]
-        iou = f"{np.mean([row.predicted_iou for row in seen]):.3f}" if seen else "-"
-        area = f"{np.mean([row.area for row in seen]):.0f}" if seen else "-"
+        iou = number(fmean(row.predicted_iou for row in seen) if seen else None, 3)
+        area = number(fmean(row.area for row in seen) if seen else None, 0)
         name = rows[-1].name or rows[-1].label or "-"
         lines.append((str(object_id), name, str(len(rows)), *map(str, counts), iou, area))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 1 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return align(lines, left=(1,))
 
 
 def _cell(value: Any) -> Any:

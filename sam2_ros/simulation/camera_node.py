@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection3D, Detection3DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
@@ -165,21 +166,11 @@ def true_detections(objects: Sequence[Truth], header: Header) -> Detection3DArra
         center = detection.bbox.center
         center.position.x, center.position.y, center.position.z = (float(value) for value in known.position)
         turn = center.orientation
-        turn.x, turn.y, turn.z, turn.w = quaternion(known.axes)
+        turn.x, turn.y, turn.z, turn.w = (float(value) for value in Rotation.from_matrix(known.axes).as_quat())
         result.pose.pose = center
         detection.bbox.size.x, detection.bbox.size.y, detection.bbox.size.z = known.size
         array.detections.append(detection)
     return array
-
-
-def quaternion(rotation: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """x, y, z, w of a rotation ``[3, 3]``."""
-    import mujoco
-
-    found = np.zeros(4)
-    mujoco.mju_mat2Quat(found, np.ascontiguousarray(rotation).ravel())
-    w, x, y, z = (float(value) for value in found)
-    return x, y, z, w
 
 
 def _pixels(values: NDArray, encoding: str, header: Header) -> Image:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 # It would otherwise look for a window system at import; rays need none.
 os.environ.setdefault("MUJOCO_GL", "disable")
@@ -84,7 +85,6 @@ class Scene:
         ids = {thing.name: number for number, thing in enumerate(self.things, 1)}
         # of every geom, by its index: the object's id, 0 for what is none
         self.geom_ids = np.array([ids.get(name.partition(".")[0], 0) for name in names], np.uint16)
-        self.is_arm = np.array([name.startswith("arm.") for name in names])
         self.move_to(0.0)
 
     def move_to(self, time: float) -> None:
@@ -106,8 +106,8 @@ class Scene:
             turn, axis = _ROOM * math.sin(angles[0]) / (thing.size[2] / 2), (0.0, 1.0, 0.0)
         else:
             turn, axis = self._phases[index, 2] + self._turns[index] * time, (0.0, 0.0, 1.0)
-        quaternion = np.array([math.cos(turn / 2), *(math.sin(turn / 2) * np.array(axis))])
-        return np.array([*place, thing.size[2] / 2]), quaternion
+        quaternion = Rotation.from_rotvec(turn * np.array(axis)).as_quat()
+        return np.array([*place, thing.size[2] / 2]), np.roll(quaternion, 1)  # MuJoCo's order is w, x, y, z
 
     def _hand(self, time: float) -> Vector:
         """Where the hand is: it waits at the right, sweeps over the table, low and in the camera's view, and back."""

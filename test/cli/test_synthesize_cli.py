@@ -55,9 +55,8 @@ def test_twins_need_no_photographs_and_eval_counts_their_switches(tmp_path: Path
     assert main(["eval", str(out), "--model", "null", "--out", str(tmp_path / "eval"), "--quiet"]) == 0
     report = json.loads((tmp_path / "eval" / "report.json").read_text())
     assert report["objects_scored"] == 2
-    assert (
-        report["identity_switches"] == 2
-    )  # with this seed each twin ends where the other one began; the masks stand still
+    # With this seed each twin ends where the other one began, and these masks stand still.
+    assert report["identity_switches"] == 2
 
 
 def test_what_is_there_is_not_overwritten(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
