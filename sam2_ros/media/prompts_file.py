@@ -8,7 +8,7 @@ optionally ``name`` and ``label``. Needs neither torch nor ROS.
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,15 @@ from numpy.typing import NDArray
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.label_images import MAX_ID, read_mask
-from sam2_ros.tracking.types import Prompt
+from sam2_ros.tracking.prompt_checks import MAX_POINTS, check_count, check_request
+from sam2_ros.tracking.types import AddRequest, BoolMask, Prompt, PromptError
 
 _KEYS = ("frame", "object_id", "box", "points", "labels", "mask", "name", "label")
+_ACCEPTED = {
+    "box": "[x0, y0, x1, y1] in pixels",
+    "points": "[[x, y], …] in pixels",
+    "labels": "1 (on the object) and 0 (not on it)",
+}
 _KINDS = "'box', 'points' with 'labels', 'box' and 'points', or 'mask'"
 
 
@@ -61,7 +67,7 @@ def load_prompts(path: Path | str) -> list[FramePrompt]:
     for index, entry in enumerate(content):
         try:
             prompts.append(_parse(entry, path.parent))
-        except UserError as error:
+        except (UserError, PromptError) as error:
             raise PromptsFileError(f"{path}: entry {index}: {error}") from None
     _check_names(prompts, path)
     return sorted(prompts, key=lambda prompt: prompt.frame)
@@ -73,60 +79,44 @@ def _parse(entry: Any, folder: Path) -> FramePrompt:
     unknown = [key for key in entry if key not in _KEYS]
     if unknown:
         raise UserError(f"unknown key '{unknown[0]}'; accepted: {', '.join(_KEYS)}")
-    return FramePrompt(
-        frame=_integer(entry, "frame", 0),
-        object_id=_integer(entry, "object_id", 1, MAX_ID),
-        prompt=_prompt(entry, folder),
-        name=_text(entry, "name"),
-        label=_text(entry, "label"),
-    )
-
-
-def _prompt(entry: dict[str, Any], folder: Path) -> Prompt:
-    kinds = {key for key in ("box", "points", "mask") if key in entry}
-    if not kinds or (len(kinds) > 1 and "mask" in kinds):
-        raise UserError(f"has {' and '.join(sorted(kinds)) or 'no prompt'}; accepted: {_KINDS}")
-    if ("points" in kinds) != ("labels" in entry):
-        raise UserError("'points' and 'labels' come together, one label for each point")
-    if "mask" in kinds:
+    frame, object_id = _integer(entry, "frame", 0), _integer(entry, "object_id", 1, MAX_ID)
+    mask = None
+    if "mask" in entry:
         if not isinstance(entry["mask"], str):
             raise UserError("'mask' is no path; accepted: the path of a PNG, relative to the prompts file")
-        return Prompt(mask=read_mask(folder / entry["mask"]))
-
-    points = labels = box = None
-    if "box" in kinds:
-        box = _numbers(entry["box"], (4,), "'box' is not four numbers; accepted: [x0, y0, x1, y1] in pixels")
-        if box[2] <= box[0] or box[3] <= box[1]:
-            raise UserError(f"'box' {entry['box']} is empty; accepted: [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
-    if "points" in kinds:
-        points = _numbers(entry["points"], (-1, 2), "'points' are not pairs; accepted: [[x, y], …] in pixels")
-        labels = _point_labels(entry["labels"], len(points))
-    return Prompt(points=points, labels=labels, box=box)
+        mask = read_mask(folder / entry["mask"])
+    request = AddRequest(read_prompt(entry, mask), None, _text(entry, "name"), _text(entry, "label"))
+    check_request(request)
+    return FramePrompt(frame, object_id, request.prompt, request.name, request.label)
 
 
-def _numbers(value: Any, shape: tuple[int, ...], complaint: str) -> NDArray[np.float32]:
-    """A list of finite numbers as ``float32`` of ``shape`` (-1: any length from 1 on)."""
-    rows = value if len(shape) == 2 else [value]
-    if not isinstance(rows, list) or not rows:
-        raise UserError(complaint)
-    for row in rows:
-        if not isinstance(row, list) or len(row) != shape[-1]:
-            raise UserError(complaint)
-        if not all(_is_number(number) for number in row):
-            raise UserError(complaint)
-    return np.asarray(value, np.float32)
+def read_prompt(entry: Mapping[str, Any], mask: BoolMask | None = None) -> Prompt:
+    """The ``box``, ``points`` and ``labels`` of a JSON object, which may be None. Their values are not checked yet.
+
+    Raises:
+        UserError: one is not made of numbers.
+        PromptError: there are too many points.
+    """
+    for key in ("points", "labels"):
+        if isinstance(entry.get(key), list):
+            check_count(key, len(entry[key]), MAX_POINTS)
+    box, points = _numbers(entry, "box", (int, float)), _numbers(entry, "points", (int, float))
+    labels = _numbers(entry, "labels", (int,))
+    return Prompt(points, None if labels is None else labels.astype(np.int32), box, mask)
 
 
-def _point_labels(value: Any, count: int) -> NDArray[np.int32]:
-    if not isinstance(value, list) or any(type(label) is not int or label not in (0, 1) for label in value):
-        raise UserError("'labels' hold something else than 1 (on the object) and 0 (not on it)")
-    if len(value) != count:
-        raise UserError(f"{len(value)} labels for {count} points; accepted: one label for each point")
-    return np.asarray(value, np.int32)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _numbers(entry: Mapping[str, Any], key: str, kinds: tuple[type, ...]) -> NDArray[np.float32] | None:
+    """A list, or a list of lists, of JSON numbers."""
+    if entry.get(key) is None:
+        return None
+    values = np.array(entry[key], dtype=object)
+    if not all(type(value) in kinds for value in values.flat):
+        raise UserError(f"'{key}' holds something else than numbers; accepted: {_ACCEPTED[key]}")
+    try:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which the checks refuse
+            return values.astype(np.float32)
+    except OverflowError:
+        raise UserError(f"'{key}' holds a number that is too large; accepted: {_ACCEPTED[key]}") from None
 
 
 def _integer(entry: dict[str, Any], key: str, low: int, high: int | None = None) -> int:

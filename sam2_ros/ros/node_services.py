@@ -72,29 +72,30 @@ def prompt_message(args: argparse.Namespace) -> ObjectPrompt:
     """The prompt that :func:`add_prompt_arguments` describe.
 
     Raises:
-        UserError: it is empty, or the mask can't be read.
+        UserError: it can't be used, or the mask can't be read.
     """
     import numpy as np
-    from sensor_msgs.msg import Image
-    from vision_msgs.msg import Point2D
 
     from sam2_ros.media.label_images import read_mask
-    from sam2_ros.msg import ObjectPrompt
-    from sam2_ros.ros.messages import bounding_box, byte_array
+    from sam2_ros.ros.prompt_messages import to_message
+    from sam2_ros.tracking.prompt_checks import check_request
+    from sam2_ros.tracking.types import AddRequest, Prompt, PromptError
 
     if not (args.box or args.point or args.negative or args.mask):
         raise UserError("nothing says where the object is; give --box, --point or --mask")
-    prompt = ObjectPrompt(name=args.name, label=args.label)
-    if args.box:
-        prompt.box = [bounding_box(args.box)]
-    prompt.points = [Point2D(x=x, y=y) for x, y in [*args.point, *args.negative]]
-    prompt.point_labels = [1] * len(args.point) + [0] * len(args.negative)
-    if args.mask:
-        mask = read_mask(args.mask)
-        height, width = mask.shape
-        data = byte_array(mask.view(np.uint8) * np.uint8(255))
-        prompt.mask = Image(height=height, width=width, encoding="mono8", step=width, data=data)
-    return prompt
+    points = [*args.point, *args.negative]
+    prompt = Prompt(
+        points=np.array(points, np.float32) if points else None,
+        labels=np.array([1] * len(args.point) + [0] * len(args.negative), np.int32),
+        box=np.array(args.box, np.float32) if args.box else None,
+        mask=read_mask(args.mask) if args.mask else None,
+    )
+    request = AddRequest(prompt, None, args.name, args.label)
+    try:
+        check_request(request)
+    except PromptError as error:
+        raise UserError(str(error)) from error
+    return to_message(request)
 
 
 def ask(args: argparse.Namespace, service: str, /, **fields: Any) -> int:

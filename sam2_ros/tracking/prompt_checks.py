@@ -61,6 +61,8 @@ def check_count(field: str, count: int, most: int) -> None:
 
 def check_prompt(prompt: Prompt) -> None:
     """Checks all that can be said without the image; raises as :func:`check_request`."""
+    if prompt.points is None and prompt.labels is not None and len(prompt.labels):
+        raise _refusal("labels came without points; accepted: one label for each point")
     kinds = [name for name in ("points", "box", "mask") if getattr(prompt, name) is not None]
     if prompt.candidate is not None:
         if prompt.candidate not in (1, 2, 3):
@@ -71,8 +73,6 @@ def check_prompt(prompt: Prompt) -> None:
             )
     elif not kinds:
         raise _refusal("the prompt is empty; give points with labels, a box, a box with points, or a mask")
-    if prompt.points is None and prompt.labels is not None and len(prompt.labels):
-        raise _refusal("labels came without points; accepted: one label for each point")
     if prompt.mask is not None:
         if len(kinds) > 1:
             raise _refusal(

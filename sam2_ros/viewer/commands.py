@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
-from vision_msgs.msg import Point2D
 
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.prompts_file import read_prompt
 from sam2_ros.msg import ObjectPrompt, PromptResult
 from sam2_ros.ros.client_node import is_acquainted
-from sam2_ros.ros.messages import bounding_box, to_time
+from sam2_ros.ros.messages import to_time
+from sam2_ros.ros.prompt_messages import to_message
 from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
+from sam2_ros.tracking.prompt_checks import check_names, check_request
+from sam2_ros.tracking.types import AddRequest, PromptError
 
 Command = Mapping[str, Any]
-MAX_POINTS = 64
-MAX_TEXT = 200
 
 
 class BadCommand(ValueError):
@@ -43,7 +47,10 @@ class Services:
         if kind not in _KINDS:
             raise BadCommand(f"unknown command {kind!r}; accepted: {', '.join(_KINDS)}")
         service_type, name, make, read = _KINDS[kind]
-        request = make(command)
+        try:
+            request = make(command)
+        except (PromptError, UserError) as error:
+            raise BadCommand(str(error)) from error
         client = self._clients.get(name)
         known = client is not None
         if client is None:
@@ -67,27 +74,16 @@ class Services:
 
 
 def _prompt(command: Command) -> ObjectPrompt:
-    prompt = ObjectPrompt(
-        name=_text(command, "name"), label=_text(command, "label"), replace=bool(command.get("replace", False)),
-        object_id=_number(command.get("object_id", 0)), candidate=_number(command.get("candidate", 0)),
-    )  # fmt: skip
-    box = command.get("box")
-    if box is not None:
-        x0, y0, x1, y1 = _floats(box, 4)
-        prompt.box = [bounding_box((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))]
-    points = command.get("points") or []
-    labels = command.get("labels") or []
-    if not isinstance(points, list) or not isinstance(labels, list) or len(points) != len(labels):
-        raise BadCommand("points and labels are lists of the same length")
-    if len(points) > MAX_POINTS:
-        raise BadCommand(f"{len(points)} points; accepted: at most {MAX_POINTS}")
-    for point, label in zip(points, labels, strict=True):
-        x, y = _floats(point, 2)
-        prompt.points.append(Point2D(x=x, y=y))
-        if label not in (0, 1):
-            raise BadCommand(f"label {label!r}; accepted: 1 (on the object) and 0 (not on it)")
-        prompt.point_labels.append(label)
-    return prompt
+    prompt = read_prompt({key: command.get(key) or None for key in ("box", "points", "labels")})
+    box = prompt.box
+    if box is not None and box.shape == (4,):  # drawn from any corner to the opposite one
+        box = np.sort(box.reshape(2, 2), axis=0).reshape(4)
+    candidate, again = _number(command.get("candidate", 0)) or None, bool(command.get("replace", False))
+    prompt = replace(prompt, box=box, candidate=candidate, replace=again)
+    object_id = _number(command.get("object_id", 0)) or None
+    request = AddRequest(prompt, object_id, _text(command, "name"), _text(command, "label"))
+    check_request(request)
+    return to_message(request)
 
 
 def _add(command: Command) -> AddObjects.Request:
@@ -107,8 +103,9 @@ def _remove(command: Command) -> RemoveObject.Request:
 
 
 def _rename(command: Command) -> RenameObject.Request:
-    object_id = str(_number(command.get("object_id")))
-    return RenameObject.Request(object_id=object_id, name=_text(command, "name"), label=_text(command, "label"))
+    object_id, name, label = str(_number(command.get("object_id"))), _text(command, "name"), _text(command, "label")
+    check_names(name, label)
+    return RenameObject.Request(object_id=object_id, name=name, label=label)
 
 
 def _added(response: AddObjects.Response) -> dict[str, object]:
@@ -156,15 +153,8 @@ def _number(value: Any) -> int:
     return value
 
 
-def _floats(values: Any, count: int) -> Sequence[float]:
-    numbers = isinstance(values, list) and all(isinstance(v, int | float) and abs(v) < 1e6 for v in values)
-    if not numbers or len(values) != count:
-        raise BadCommand(f"{values!r}; accepted: {count} numbers of pixels")
-    return [float(value) for value in values]
-
-
 def _text(command: Command, key: str) -> str:
     value = command.get(key, "")
-    if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise BadCommand(f"{key} is text of at most {MAX_TEXT} characters")
+    if not isinstance(value, str):
+        raise BadCommand(f"{key} is no text")
     return value

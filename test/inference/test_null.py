@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from bad_prompts import BAD
 
 from sam2_ros.inference import NullBackend, commands, is_null_model, make_backend
 from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, PromptError, TrackerConfig
@@ -131,3 +132,12 @@ def test_model_names() -> None:
 def test_torch_is_not_imported() -> None:
     code = "import sys, sam2_ros.inference as i; i.make_backend('null'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_prompt_is_refused_as_by_a_network(name: str) -> None:
+    backend = NullBackend()
+    backend.step(np.zeros((120, 160, 3), np.uint8), 1)
+    prompt, message = BAD[name]
+    (answer,) = backend.add([AddRequest(prompt)])
+    assert (answer.code, answer.message) == (PromptCode.INVALID_PROMPT, message)

@@ -191,13 +191,13 @@ def test_a_prompt_of_every_kind() -> None:
 @pytest.mark.parametrize(
     ("message", "complaint"),
     [
-        (prompt(), "the prompt is empty; accepted: points, a box"),
-        (prompt(box=[box(5, 5, 0, 3)]), "size 0 x 3; accepted: both sides positive"),
+        (prompt(), "the prompt is empty; give points with labels, a box"),
+        (prompt(box=[box(5, 5, 0, 3)]), "smaller than a pixel; accepted: x0 < x1 and y0 < y1"),
         (prompt(box=[box(5, 5, 2, 3, theta=0.5)]), "turned by 0.5 rad; accepted: theta 0"),
-        (prompt(box=[box(float("nan"), 5, 2, 3)]), "the box is not finite"),
-        (prompt(points=[Point2D(x=1.0, y=1.0)]), "1 points have 0 point_labels"),
-        (prompt(point_labels=[1]), "point_labels without points"),
-        (prompt(points=[Point2D(x=1.0, y=1.0)], point_labels=[2]), r"point_labels are \[2\]; accepted: 1"),
+        (prompt(box=[box(float("nan"), 5, 2, 3)]), "a box is four finite numbers"),
+        (prompt(points=[Point2D(x=1.0, y=1.0)]), "1 points came with 0 labels"),
+        (prompt(point_labels=[1]), "labels came without points"),
+        (prompt(points=[Point2D(x=1.0, y=1.0)], point_labels=[2]), r"point labels are \[2\]; accepted: 1"),
         (prompt(points=[Point2D(x=float("inf"), y=1.0)], point_labels=[1]), "a point is not finite"),
         (prompt(mask=Image(width=4, height=4, step=4, encoding="mono8")), "data has 0 bytes"),
         (prompt(mask=Image(width=4, height=4, step=12, encoding="rgb8")), "'rgb8' is not supported; accepted: mono8"),
@@ -205,7 +205,7 @@ def test_a_prompt_of_every_kind() -> None:
             prompt(
                 mask=Image(width=1, height=1, step=1, encoding="mono8", data=array("B", [1])), box=[box(1, 1, 1, 1)]
             ),
-            "a mask excludes points and box",
+            "a mask can't be combined with box",
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_flat_fields_make_one_object_of_each_name() -> None:
         (AddObjects.Request(bbox_object_ids=["a"]), "bbox_object_ids and bbox_coords have 1 and 0 entries"),
         (AddObjects.Request(point_object_ids=["a"], point_coords=[Point2D()]), "point_labels have 1 and 0 entries"),
         (AddObjects.Request(bbox_object_ids=[""], bbox_coords=[box(5, 5, 2, 2)]), "an object id is empty"),
-        (AddObjects.Request(bbox_object_ids=["a"] * 2, bbox_coords=[box(5, 5, 2, 2)] * 2), "'a' has 2 boxes"),
+        (AddObjects.Request(bbox_object_ids=["a"] * 2, bbox_coords=[box(5, 5, 2, 2)] * 2), "'a' has more than one box"),
     ],
 )
 def test_flat_fields_that_make_no_sense(request_: AddObjects.Request, complaint: str) -> None:

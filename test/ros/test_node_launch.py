@@ -41,7 +41,7 @@ def test_a_killed_node_comes_back_and_is_active_again(folder: Path, parameters_f
         first = node.wait_until(lambda: node.track().objects, "objects of the prompts file")
         assert [(known.id, known.name, known.label) for known in first] == [(1, "cup", "dish"), (2, "", "")]
         assert first[0].area == 30 * 20
-        log_of(node).wait_for_text("prompts_file: the prompt lies outside the image")
+        log_of(node).wait_for_text("prompts_file: the box (900, 900, 999, 999) lies outside the image")
         node.add(box_prompt(50, 50, 60, 60, name="late"))
         assert len(node.track().objects) == 3
 

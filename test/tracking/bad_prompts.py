@@ -1,6 +1,12 @@
-"""Prompts that are refused, by name: each with the words in which it is."""
+"""Prompts that are refused, by name: each with the words in which it is.
+
+``BAD`` holds prompts on an image of 160 x 120 pixels, ``NEEDS_THE_IMAGE`` those of them that are good on another one,
+and ``BAD_NAMES`` what no object may be called.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from small_tracker import click
@@ -23,6 +29,10 @@ BAD = {
     "too few labels": (
         Prompt(points=np.zeros((2, 2), np.float32), labels=POSITIVE),
         "2 points came with 1 labels; accepted: one label for each point",
+    ),
+    "too many points": (
+        Prompt(points=np.full((257, 2), 30, np.float32), labels=np.ones(257, np.int32)),
+        "there are 257 points; accepted: up to 256; send fewer",
     ),
     "no labels": (Prompt(points=ONE), "1 points came with 0 labels; accepted: one label for each point"),
     "labels alone": (
@@ -88,5 +98,20 @@ BAD = {
     "candidate of two points": (
         Prompt(points=np.array([[30, 80], [60, 5]], np.float32), labels=np.array([1, 1], np.int32), candidate=1),
         "candidates are offered for a single point; give one point with the choice, or the choice alone",
+    ),
+}
+
+NEEDS_THE_IMAGE = {"outside", "negative only", "box outside", "mask of another size", "candidate of nothing"}
+
+BAD_NAMES: dict[str, tuple[dict[str, Any], str]] = {
+    "long name": ({"name": "x" * 257}, "the name has 257 characters; accepted: up to 256; choose a shorter one"),
+    "long label": ({"label": "x" * 257}, "the label has 257 characters; accepted: up to 256; choose a shorter one"),
+    "control character": (
+        {"name": "cup\x1b[2J"},
+        "the name holds the character U+001B; accepted: printable characters and spaces",
+    ),
+    "two lines": (
+        {"label": "cup\nplate"},
+        "the label holds the character U+000A; accepted: printable characters and spaces",
     ),
 }
