@@ -94,6 +94,7 @@ def test_named_files_exist(document: Path) -> None:
 @each_document
 def test_commands_exist(document: Path) -> None:
     wrong = [f"{shlex.join(words)}: {why}" for words in commands(document) if (why := what_is_wrong(words))]
+    wrong += [f"{shlex.join(words)}: {why}" for words in mentions(document) if (why := what_is_unknown(words))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -114,9 +115,18 @@ def commands(document: Path) -> Iterator[list[str]]:
         return
     for block in re.findall(r"^```\w*(?: terminal)?\n(.*?)^```", document.read_text("utf-8"), re.S | re.M):
         for line in block.replace("\\\n", " ").splitlines():
-            if found := re.match(r"(?:nice |\w+=\S+ )*((?:sam2_ros|make|ros2 launch sam2_ros|python3?) .*)", line):
+            if found := re.match(
+                r"(?:nice |\w+=\S+ |torchrun .* -m )*((?:sam2_ros|make|ros2 launch|python3?) .*)", line
+            ):
                 words = shlex.split(found[1].partition(" #")[0])
                 yield words[: next((i for i, word in enumerate(words) if word in ("&&", "||", "|", ">", "&")), None)]
+
+
+def mentions(document: Path) -> Iterator[list[str]]:
+    """The words of every command in the text. A mention of a verb may leave out what the verb requires."""
+    if document not in GENERATED:
+        text = without_code(document)
+        yield from map(str.split, re.findall(r"`((?:sam2_ros|make|ros2 launch sam2_ros) [^`]+)`", text))
 
 
 def what_is_wrong(words: list[str]) -> str:
@@ -128,15 +138,25 @@ def what_is_wrong(words: list[str]) -> str:
     elif words[0] == "make":
         targets = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.M)[0].split()
         return "" if all(word in targets or "=" in word for word in words[1:]) else f"accepted: {targets}"
-    elif words[0] == "ros2":
+    elif words[:3] == ["ros2", "launch", "sam2_ros"]:
         launch_file = (ROOT / "launch" / words[3]).read_text("utf-8")
         unknown = [word for word in words[4:] if f'"{word.partition(":=")[0]}":' not in launch_file]
         return f"no such arguments: {unknown}" if unknown else ""
-    else:
+    elif words[0].startswith("python"):
         script = f"{words[2].replace('.', '/')}.py" if words[1] == "-m" else words[1]
         ours = script.startswith(("sam2_ros/", "scripts/", "examples/", "test/"))
         return f"no {script}" if ours and not (ROOT / script).exists() else ""
     return ""
+
+
+def what_is_unknown(words: list[str]) -> str:
+    """As :func:`what_is_wrong`, of a verb and the names of its options alone."""
+    if words[0] != "sam2_ros":
+        return what_is_wrong(words)
+    verbs = [verb for verb in parsers(parser()) if verb.prog == " ".join(words[:2])]
+    known = {name for verb in verbs for each in parsers(verb) for name in each._option_string_actions}
+    unknown = [word for word in words[2:] if word.startswith("--") and word not in known]
+    return "" if verbs and not unknown else f"no such verb, or options: {unknown}"
 
 
 @cache
