@@ -127,8 +127,9 @@ def _definition(path: Path) -> str:
 
 def command_line() -> str:
     intro = (
-        "`sam2_ros VERB …` or `python -m sam2_ros VERB …`. Verbs that talk to a node need ROS 2. The exit code is 0; 1 "
-        "when the node refused or a comparison failed; 2 for a mistake that you can mend, with one sentence on stderr; "
+        "`sam2_ros VERB …` or `python -m sam2_ros VERB …`. `demo` without `--no-ros`, "
+        "`simulate`, `view`, and the verbs that talk to a running node need ROS 2. The exit code is 0; 1 when the node "
+        "refused, an object was never seen or masks differ; 2 for a mistake that you can mend, with one sentence on stderr; "
         "130 after Ctrl-C."
     )
     launch_files = sorted((ROOT / "launch").glob("*.launch.py"))
