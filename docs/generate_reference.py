@@ -13,6 +13,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +67,7 @@ def parameters() -> str:
     return page("Parameters", intro, *(f"## {group}\n\n{table(head, rows)}" for group, rows in groups.items()))
 
 
-# --- topics
+# --- topics, services and messages
 
 
 def topics() -> str:
@@ -74,30 +75,20 @@ def topics() -> str:
         "`~/` is the node's name, such as `/tracker/`. With several cameras, the camera's name comes first. [The node]"
         "(node.md) says what the topics promise; [services and messages](services.md) has the fields."
     )
-    subscribed = [
-        (f"`{topic.name}`", f"`{topic.type}`", f"`{topic.parameter}`", topic.description)
-        for topic in TOPICS
-        if not topic.published
-    ]
-    published = [
-        (
-            f"`{topic.name}`",
-            f"`{topic.type}`",
-            "while subscribed" if topic.lazy else "latched" if topic.latched else "",
-            topic.description,
-        )
-        for topic in TOPICS
-        if topic.published
-    ]
+    subscribed, published = [], []
+    for topic in TOPICS:
+        row = (f"`{topic.name}`", f"`{topic.type}`")
+        if topic.published:
+            when = "while subscribed" if topic.lazy else "latched" if topic.latched else ""
+            published.append((*row, when, topic.description))
+        else:
+            subscribed.append((*row, f"`{topic.parameter}`", topic.description))
     return page(
         "Topics",
         intro,
         f"## Subscribed\n\n{table(('topic', 'type', 'with', 'content'), subscribed)}",
         f"## Published\n\n{table(('topic', 'type', 'when', 'content'), published)}",
     )
-
-
-# --- services and messages
 
 
 def services() -> str:
@@ -127,10 +118,9 @@ def _definition(path: Path) -> str:
 
 def command_line() -> str:
     intro = (
-        "`sam2_ros VERB …` or `python -m sam2_ros VERB …`. `demo` without `--no-ros`, "
-        "`simulate`, `view`, and the verbs that talk to a running node need ROS 2. The exit code is 0; 1 when the node "
-        "refused, an object was never seen or masks differ; 2 for a mistake that you can mend, with one sentence on stderr; "
-        "130 after Ctrl-C."
+        "`sam2_ros VERB …` or `python -m sam2_ros VERB …`. `demo` without `--no-ros`, `simulate`, `view`, and verbs "
+        "that talk to a running node need ROS 2. The exit code is 0; 1 when the node refused, an object was never seen "
+        "or masks differ; 2 for a mistake that you can mend, with one sentence on stderr; 130 after Ctrl-C."
     )
     launch_files = sorted((ROOT / "launch").glob("*.launch.py"))
     return page("Command line", intro, *_verbs(build_parser()), *map(_launch_file, launch_files))
@@ -164,13 +154,13 @@ def _verb(parser: argparse.ArgumentParser, summary: str) -> str:
 
 
 def _launch_file(path: Path) -> str:
-    """Its arguments: every table of the module whose entries are a default, …, and a meaning."""
+    """Its arguments: every entry ``"name": (default, …, meaning)`` of a table in the module."""
     rows = []
     for node in ast.parse(path.read_text("utf-8")).body:
         values = getattr(node, "value", None)
-        if isinstance(values, ast.Dict) and all(isinstance(value, ast.Tuple) for value in values.values):
-            for name, value in zip(values.keys, values.values, strict=True):
-                default, meaning = (element.value for element in (value.elts[0], value.elts[-1]))
+        for name, value in zip(values.keys, values.values, strict=True) if isinstance(values, ast.Dict) else ():
+            if name and isinstance(value, ast.Tuple):
+                default, meaning = (ast.literal_eval(element) for element in (value.elts[0], value.elts[-1]))
                 rows.append((f"`{ast.literal_eval(name)}`", f"`{default}`" if default else "", meaning))
     return f"## ros2 launch sam2_ros {path.name}\n\n{table(('argument', 'default', 'meaning'), rows)}"
 
@@ -179,65 +169,47 @@ def _launch_file(path: Path) -> str:
 
 
 def python_api() -> str:
-    intro = "Programs may rely on these names. Everything else may change with any version."
-    blocks = [intro]
+    blocks = ["Programs may rely on these names. Everything else may change with any version."]
     for module, names in PUBLIC.items():
-        tree = _parse(module)
-        blocks += [f"## {module}", _markdown(ast.get_docstring(tree) or "")]
-        blocks += [_entry(*_find(module, name)) for name in (_all(tree) if names is None else names)]
+        blocks += [f"## {module}", _markdown(ast.get_docstring(ast.parse(_source(module))) or "")]
+        public = import_module(module).__all__ if names is None else names
+        blocks += [_entry(*_find(module, name)) for name in public]
     return page("Python API", *blocks)
 
 
-def _path(module: str) -> Path:
+def _source(module: str) -> str:
     path = ROOT.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8")
 
 
-def _parse(module: str) -> ast.Module:
-    return ast.parse(_path(module).read_text("utf-8"))
-
-
-def _all(tree: ast.Module) -> list[str]:
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return [str(name) for name in ast.literal_eval(node.value)]
-    raise ValueError("a public module needs __all__")
-
-
-def _find(module: str, name: str) -> tuple[str, ast.AST, str]:
-    """The source of the module that defines ``name``, its node and its name."""
-    tree = _parse(module)
-    for node in ast.walk(tree):
+def _find(module: str, name: str) -> tuple[str, Function | ast.ClassDef]:
+    """The source of the module that defines ``name``, and its node there."""
+    source = _source(module)
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
             return _find(node.module, name)
-    for node in tree.body:
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        if getattr(node, "name", None) == name or name in map(ast.unparse, targets):
-            return _path(module).read_text("utf-8"), node, name
+        if isinstance(node, (Function, ast.ClassDef)) and node.name == name:
+            return source, node
     raise ValueError(f"{module} does not define {name}")
 
 
-def _entry(source: str, node: ast.AST, name: str) -> str:
+def _entry(source: str, node: Function | ast.ClassDef) -> str:
     if isinstance(node, Function):
-        return _function(source, node, f"### {name}")
-    if not isinstance(node, ast.ClassDef):
-        above = re.search(rf"((?:^#.*\n)+){name}\b", source, re.M)
-        comment = re.sub(r"^# ?", "", above[1], flags=re.M) if above else ""
-        return f"### {name}\n\n{_markdown(comment)}".rstrip()
+        return _function(source, node, f"### {node.name}")
     lines = source.splitlines()
     header = [f"@{ast.unparse(decorator)}" for decorator in node.decorator_list]
-    header.append(f"class {name}({', '.join(map(ast.unparse, node.bases))})".replace("()", ""))
+    header.append(f"class {node.name}({', '.join(map(ast.unparse, node.bases))})".replace("()", ""))
     if fields := [field for field in node.body if isinstance(field, (ast.AnnAssign, ast.Assign))]:
         header[-1] += ":"
         ends = [fields[0].lineno - 1, *(field.end_lineno or 0 for field in fields)]
         for start, field in zip(ends, fields, strict=False):
             header += _field(field) or lines[start : field.end_lineno]
-    blocks = [f"### {name}", _code(header), _markdown(ast.get_docstring(node) or "")]
+    blocks = [f"### {node.name}", _code(header), _markdown(ast.get_docstring(node) or "")]
     for method in node.body:
         if isinstance(method, Function) and method.name == "__init__":
             blocks.append(_function(source, method, ""))
         elif isinstance(method, Function) and not method.name.startswith("_") and ast.get_docstring(method):
-            blocks.append(_function(source, method, f"#### {name}.{method.name}"))
+            blocks.append(_function(source, method, f"#### {node.name}.{method.name}"))
     return "\n\n".join(filter(None, blocks))
 
 
@@ -265,8 +237,7 @@ def _code(lines: list[str]) -> str:
 
 def _markdown(docstring: str) -> str:
     """A docstring's roles, literals and sections (``Args:``, ``Raises:``, …) in Markdown."""
-    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", docstring.strip())
-    text = text.replace("``", "`")
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", docstring).replace("``", "`")
     lines, in_section = [], False
     for line in text.splitlines():
         if re.fullmatch(r"(Args|Raises|Returns|Yields):", line):
