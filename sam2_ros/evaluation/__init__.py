@@ -1,4 +1,1 @@
-"""Measures tracking on labelled video: the metrics, data sets and protocols of the field. Knows nothing of ROS.
-
-What is measured, by which rules and from which sources: ``docs/reference/evaluation.md``.
-"""
+"""Measures tracking on labelled video by the field's metrics, data sets and protocols. Needs no ROS."""

@@ -1,17 +1,15 @@
-"""A simulated person who clicks: on chosen frames of a video (offline, online), or on one frame until it is good (NoC).
+"""A simulated user who clicks: on several frames of a video (offline, online), or on one frame until it is good (NoC).
 
-Source: SAM 2 (Ravi et al., 2024), promptable video segmentation. On the first frame of an object, and on each further
-frame that is interacted with, the person gives a few clicks (there: 3), each where the answer so far is most wrong. Up
-to 8 frames are interacted with:
+Source: SAM 2 (Ravi et al., 2024), promptable video segmentation. The user clicks on up to 8 frames, the first frame of
+the object among them, three times on each. Each click is where the mask is most wrong.
 
-- *offline*: the video is gone through again and again, each time with all clicks so far; then the frame of least
-  intersection over union is interacted with.
-- *online*: it is gone through once; it halts where the intersection over union falls below 0.75.
+- *offline*: each pass tracks the whole video with all clicks so far. Then the user clicks on the frame of least
+  intersection over union.
+- *online*: there is one pass. The user clicks on each frame whose intersection over union is below 0.75.
 
-J and F are reported for every number of interacted frames, over all labelled frames from the object's first on. Every
-object is gone through by itself. Our tracker is a stream: a prompt is applied when its frame comes and acts on the
-frames after it, never on those before. So a pass of the offline protocol is a new stream with all clicks in their
-frames, and its numbers are not those of an engine that also goes backwards.
+J and F are reported for every number of clicked frames, over all labelled frames from the object's first on. Each
+object is tracked alone. In our stream a click acts on its frame and those after it, never on those before. So offline
+numbers differ from those of an engine that also propagates backwards.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ Click = tuple[np.ndarray, int]
 
 @dataclass
 class _Pass:
-    """One object gone through once."""
+    """One pass over the video for one object."""
 
     rows: list[Row] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -55,7 +53,7 @@ class _Pass:
         return mean(row.j for row in self.measured), mean(row.f for row in self.measured)
 
     def worst(self) -> int | None:
-        """The frame of least J that has no clicks yet; None where nothing is wrong on the others."""
+        """The frame of least J without clicks; None if nothing is wrong on those."""
         left = [row for row in self.measured if row.frame not in self.clicks and row.j is not None and row.j < 1]
         return min(left, key=lambda row: (row.j or 0.0, row.frame)).frame if left else None
 
@@ -71,19 +69,19 @@ def run_interactive(
 ) -> SequenceResult:
     """Runs the protocol for every object of ``sequence``; the rows are those of each object's last pass.
 
-    ``extra["interactive"]`` holds for each object J and F by the number of interacted frames, those frames in the order
-    in which they were chosen, and the clicks ``[x, y, label]`` on each.
+    ``extra["interactive"]`` holds for each object J and F by the number of clicked frames, these frames in the order in
+    which they were chosen, and the clicks ``[x, y, label]`` on each.
 
     Args:
         backend: an engine without objects, with as many prompted slots as ``interactions``.
-        interactions: the greatest number of frames that get clicks, the first one included.
-        clicks: on each of them, at most; fewer where nothing is wrong any more.
+        interactions: frames with clicks at most, the first one included.
+        clicks: on each of these frames at most; fewer if nothing is wrong any more.
         tick: called for each frame.
         worst: keeps the worst frames of each object's last pass.
     """
     if sequence.prompts_only:
         raise UserError(
-            f"sequence '{sequence.name}': labels show what to track and no more; accepted: labels to click by"
+            f"sequence '{sequence.name}': labels on first frames alone; accepted: labels on later frames too"
         )
     rows: list[Row] = []
     seconds: list[float] = []
@@ -92,7 +90,7 @@ def run_interactive(
     for object_id, first in sorted(sequence.first_frames.items()):
         j, f = [], []
         done = _Pass()
-        order: list[int] = []  # the frames in the order in which they were chosen
+        order: list[int] = []  # of the clicked frames
         new: int | None = first
         for budget in range(1, interactions + 1):
             earlier = {} if online else done.clicks
@@ -131,10 +129,10 @@ def _stream(
     tick: Callable[[], object] | None,
     worst: WorstFrames | None,
 ) -> _Pass:
-    """Goes through the sequence once for object ``object_id``, from its ``first`` frame on.
+    """Tracks object ``object_id`` from its ``first`` frame on.
 
-    On the frames of ``earlier`` the clicks of earlier passes are given again; on frame ``new``, and, while fewer than
-    ``limit`` frames have clicks, on each frame below the threshold, clicks are made by comparison.
+    On the frames of ``earlier`` it repeats the clicks of earlier passes. It makes new clicks on frame ``new`` and on
+    each frame below the threshold, while fewer than ``limit`` frames have clicks.
     """
     done = _Pass(clicks={})
     tracker = ClipTracker(backend, [])
@@ -169,7 +167,7 @@ def _stream(
 def _interact(
     tracker: ClipTracker, object_id: int, frame: int, obj: ObjectResult | None, truth: Mask, count: int
 ) -> tuple[ObjectResult | None, list[Click]]:
-    """Up to ``count`` clicks on the newest frame, each where the answer so far is most wrong."""
+    """Up to ``count`` clicks on the newest frame, each where the mask is most wrong."""
     given: list[Click] = []
     while len(given) < count and (wrong := correction(_mask(obj, truth), truth)) is not None:
         obj = tracker.correct([FramePrompt(frame, object_id, click(*wrong))]).objects[0]
@@ -189,11 +187,10 @@ def run_noc(
     tick: Callable[[], object] | None = None,
     worst: WorstFrames | None = None,
 ) -> SequenceResult:
-    """Clicks on each object's first labelled frame alone until its intersection over union reaches ``target``.
+    """Clicks on each object's first labelled frame until its intersection over union reaches ``target``.
 
-    ``extra["noc"]`` holds, for each object, the intersection over union after each click; ``most`` clicks at most. As
-    in interactive segmentation of images (NoC@85, NoC@90; at most 20 clicks there). ``worst`` keeps objects that are
-    still bad after the last click.
+    This is NoC@85 and NoC@90 of interactive image segmentation. ``extra["noc"]`` holds for each object the intersection
+    over union after each of at most ``most`` clicks. ``worst`` keeps objects that are bad after the last click.
     """
     first = sequence.first_frames
     curves: dict[str, list[float]] = {}
@@ -224,7 +221,7 @@ def run_noc(
 def _click_until(
     tracker: ClipTracker, object_id: int, frame: int, truth: Mask, target: float, most: int
 ) -> tuple[Mask, list[float]]:
-    """The last answer, and the intersection over union after each click."""
+    """The last mask, and the intersection over union after each click."""
     mask = np.zeros_like(truth)
     reached: list[float] = []
     while len(reached) < most and (wrong := correction(mask, truth)) is not None:
@@ -236,5 +233,5 @@ def _click_until(
 
 
 def clicks_needed(reached: list[float], target: float, most: int) -> int:
-    """The number of clicks after which ``target`` was reached first; ``most`` where it never was."""
+    """The number of clicks until ``target`` was reached; ``most`` if it never was."""
     return next((count for count, value in enumerate(reached, start=1) if value >= target), most)

@@ -1,4 +1,4 @@
-"""The clicks that a person would give, made from labelled masks (``bool [H, W]``); points are pixel centres x, y."""
+"""Simulated clicks, made from labelled masks (``bool [H, W]``); points are pixel centres x, y."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sam2_ros.evaluation.mask_metrics import Mask
 def deepest_point(mask: Mask) -> NDArray[np.float32]:
     """The pixel of the mask that is farthest from everything outside it, ``float32 [2]`` x, y.
 
-    What lies beyond the image counts as outside; of equally deep pixels the first from the top left is taken. The mask
-    has at least one pixel.
+    Beyond the image is outside. Of equally deep pixels, the first from the top left is taken. The mask has at least one
+    pixel.
     """
     depth = _depth(mask)
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
@@ -21,11 +21,10 @@ def deepest_point(mask: Mask) -> NDArray[np.float32]:
 
 
 def correction(predicted: Mask, truth: Mask) -> tuple[NDArray[np.float32], int] | None:
-    """The next click of a person who compares: the deepest point among the wrong pixels, and its label.
+    """The next click: the deepest point among the wrong pixels, and its label; None if nothing is wrong.
 
-    Label 1 where the object was missed, 0 where something else was taken for it. The deeper of the two errors is
-    clicked, between equals the second, as in the click simulation of RITM (Sofiiuk et al., 2021), which the
-    experiments of SAM and SAM 2 follow. None where nothing is wrong.
+    Label 1 is for missed pixels, 0 for pixels too many. Of the two errors the deeper one is clicked, between equals the
+    second. Source: RITM (Sofiiuk et al., 2021), which the experiments of SAM and SAM 2 follow.
     """
     missed, extra = truth & ~predicted, predicted & ~truth
     if not missed.any() and not extra.any():

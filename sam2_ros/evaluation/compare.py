@@ -1,4 +1,4 @@
-"""Reports beside each other: several models, or a model and an earlier run."""
+"""Compares reports: several models, or a model and an earlier run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sam2_ros.media.text_table import align, number
 
 
 def models_table(reports: Sequence[dict[str, Any]]) -> str:
-    """A line a model: means over objects in percent, the mean over interactions, clicks, or what the protocol has."""
+    """A table with a line for each model: means over objects in percent, and the figures of the click protocols."""
     lines: list[tuple[str, ...]] = [
         ("model", "prompt", "J&F", "J", "F", "absent recall", "switches", "frames/s", "NoC@90", "J&F by frames"),
     ]
@@ -33,7 +33,7 @@ def models_table(reports: Sequence[dict[str, Any]]) -> str:
 
 
 def comparison(earlier: dict[str, Any], now: dict[str, Any]) -> str:
-    """J&F in percent of both reports and the difference: by sequence, and as mean over the objects that both have."""
+    """J&F in percent of two reports and the difference: by sequence, and as mean over the objects that both have."""
     before = {row["sequence"]: row for row in earlier["sequences"]}
     pairs = [(row["sequence"], before[row["sequence"]], row) for row in now["sequences"] if row["sequence"] in before]
     objects = [{(row["sequence"], row["object"]): row["jf"] for row in report["objects"]} for report in (earlier, now)]

@@ -90,7 +90,7 @@ def _recognise(root: Path) -> str:
 
 
 def _read_list(root: Path, listed: Path) -> list[str]:
-    """Names from a text file; of DAVIS 2016's lines of image and label paths, the sequence is taken."""
+    """Names from a text file. A line of DAVIS 2016 holds paths of image and label; their folder is the name."""
     path = listed if listed.is_file() else root / listed
     if not path.is_file():
         raise UserError(f"{listed}: no such list of sequences (looked in {root} too)")
@@ -135,7 +135,7 @@ def _davis(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
 
 
 def _youtube(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
-    """As DAVIS; ``meta.json`` names the objects, so that not every label image has to be read for them."""
+    """As DAVIS, but ``meta.json`` lists the objects, so that not every label image must be read."""
     images, labels = _folders(root)
     meta = _read_meta(root)
 
@@ -149,7 +149,7 @@ def _youtube(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
 
 
 def _meta_file(root: Path) -> Path | None:
-    """Names differ: meta.json (YouTube-VOS), valid_meta.json (LVOS), meta_valid.json."""
+    """The data sets name it differently: meta.json (YouTube-VOS), valid_meta.json (LVOS), meta_valid.json."""
     names = ("meta.json", "valid_meta.json", "meta_valid.json")
     return next((base / name for base in (root, root / "valid") for name in names if (base / name).is_file()), None)
 
@@ -175,7 +175,7 @@ def _sav(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
         frames, indices = frames_by_name(images / name)
         files = {}
         for folder in sorted(path for path in (labels / name).iterdir() if path.is_dir()):
-            # Object folders count from 000; ids from 1, since 0 is background in a label image.
+            # Folders count from 000, ids from 1: 0 is the background of a label image.
             files[int(folder.name) + 1] = match_names(_label_files(folder), indices, folder)
         return LabelledSequence(name, frames, ObjectImages(files))
 
@@ -183,7 +183,7 @@ def _sav(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
 
 
 def _sav_train(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
-    """Videos with the masklets that people made; the automatic ones are no truth to measure with."""
+    """Videos with the masklets that people made; automatic masklets are no ground truth."""
 
     def opener(name: str) -> LabelledSequence:
         path = root / f"{name}_manual.json"

@@ -1,8 +1,8 @@
 """Identity switches: an object's mask jumps to another labelled object.
 
-A mask lies on its own object where its J with that one is at least one half and the greatest, and on another's where
-that holds for the other's label. A switch is a labelled frame on which it lies on another object, having last lain on a
-different one. What lies on none of them, or is empty, changes nothing; coming back home is no switch, a second jump is.
+A mask lies on an object if its J with that object's label is the greatest and at least one half. A switch is a labelled
+frame on which the mask lies on another object than its own, after it last lay on a different one. A mask that lies on
+no object, or is empty, changes nothing. Coming back to its own object is no switch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One sequence of an evaluation from start to files: the settings, the engine, what is written."""
+"""Evaluates one sequence: settings, engine and files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PROTOCOLS = ("vos", "offline", "online", "noc")
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the numbers; equal settings give equal results, so what is finished need not run again."""
+    """What the results depend on. Results with equal settings are used again."""
 
     dataset: str  # absolute path
     layout: str
@@ -47,7 +47,7 @@ class Settings:
     dtype: str
     protocol: str
     prompt: str
-    clicks: int  # on an object's first frame (vos), on an interacted frame (offline, online), at most (noc)
+    clicks: int  # on an object's first frame (vos), on each clicked frame (offline, online), at most (noc)
     interactions: int  # frames with clicks (offline, online)
     rule: str  # which frames count (vos)
     version: str = __version__
@@ -87,7 +87,7 @@ def weights_digest(model: str) -> str:
 
 
 class Runner:
-    """Runs sequences one after the other with one engine, which is made again where a sequence needs more room."""
+    """Runs sequences with one engine, which is made again if a sequence has more objects."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -95,7 +95,7 @@ class Runner:
         self._backend: Backend | None = None
 
     def run(self, name: str, tick: Callable[[], object]) -> SequenceResult:
-        """Runs a sequence and writes its files; ``tick`` is called for each frame and may raise to stop."""
+        """Evaluates a sequence and writes its files; ``tick`` is called for each frame and may raise to stop."""
         job, settings = self.job, self.job.settings
         sequence = self._dataset.open(name)
         alone = settings.protocol != "vos"
@@ -137,7 +137,7 @@ class Runner:
         return run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
 
     def _write_worst(self, name: str, worst: WorstFrames) -> list[dict[str, object]]:
-        """Writes the pictures and says what they show."""
+        """Writes the pictures; returns what they show."""
         folder = self.job.out / "worst"
         folder.mkdir(parents=True, exist_ok=True)
         bad: list[dict[str, object]] = []
@@ -167,7 +167,7 @@ class Runner:
 
 
 def finished(job: Job, name: str) -> SequenceResult | None:
-    """A sequence's result from an earlier run with the same settings; None where there is none, or no wanted masks."""
+    """A sequence's result from an earlier run with the same settings; None if it, or its wanted masks, do not exist."""
     if job.masks_out is not None and not (job.masks_out / name).is_dir():
         return None
     try:
@@ -178,7 +178,7 @@ def finished(job: Job, name: str) -> SequenceResult | None:
 
 
 class _MaskWriter:
-    """An observer that writes what evaluation servers take: a label image a frame, or one mask an object and frame."""
+    """Writes what evaluation servers accept: a label image for each frame, or a mask for each object and frame."""
 
     def __init__(self, folder: Path, sequence: LabelledSequence) -> None:
         self._folder, self._each = folder, sequence.truth.overlapping

@@ -18,7 +18,7 @@ BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 
 
 def jaccard(predicted: Mask, truth: Mask) -> float:
-    """Intersection over union of two masks of one shape; 1 where both are empty."""
+    """Intersection over union of two masks of one shape; 1 if both are empty."""
     union = np.count_nonzero(predicted | truth)
     return 1.0 if union == 0 else np.count_nonzero(predicted & truth) / union
 
@@ -26,8 +26,8 @@ def jaccard(predicted: Mask, truth: Mask) -> float:
 def boundary_map(mask: Mask) -> Mask:
     """The mask's boundary, one pixel wide: pixels that differ from their right, lower or lower-right neighbour.
 
-    The last row is compared with the right neighbour alone, the last column with the lower one, so the map lies half a
-    pixel up and left of the real border, and the image's own edge is none.
+    The last row has a right neighbour alone, the last column a lower one. So the map lies half a pixel up and left of
+    the real border, and the image's edge is no boundary.
     """
     edges = np.zeros_like(mask)
     edges[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
@@ -39,8 +39,8 @@ def boundary_map(mask: Mask) -> Mask:
 def boundary_f(predicted: Mask, truth: Mask, tolerance: float = BOUNDARY_TOLERANCE) -> float:
     """F measure of the two boundaries: the harmonic mean of their precision and recall.
 
-    A boundary pixel is right where the other boundary has one within ``ceil(tolerance × diagonal)`` pixels (Euclidean,
-    of the whole image). 1 where both masks have no boundary, 0 where only one has.
+    A boundary pixel is right if the other boundary has one within ``ceil(tolerance × diagonal)`` pixels (Euclidean, of
+    the whole image). The result is 1 if both masks have no boundary, 0 if only one has.
     """
     radius = math.ceil(tolerance * float(np.linalg.norm(predicted.shape)))
     area = _surroundings(predicted | truth)
@@ -56,7 +56,7 @@ def boundary_f(predicted: Mask, truth: Mask, tolerance: float = BOUNDARY_TOLERAN
 
 
 def _surroundings(mask: Mask) -> tuple[slice, slice] | None:
-    """The box of a mask with the pixels beside it, which is all that a boundary map depends on; None if it is empty."""
+    """The box of a mask with a pixel around it, all that a boundary map depends on; None if it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return None
@@ -64,7 +64,7 @@ def _surroundings(mask: Mask) -> tuple[slice, slice] | None:
 
 
 def _near(pixels: Mask, radius: int) -> Mask:
-    """Dilation by the disk x² + y² ≤ radius², as an exact distance transform: its time doesn't grow with the radius."""
+    """Dilation by the disk x² + y² ≤ radius². The exact distance transform's time does not grow with the radius."""
     distance = cv2.distanceTransform((~pixels).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # Squared distances are whole numbers; half a step above radius² no rounding of the root matters.
     return np.asarray(distance < math.sqrt(radius * radius + 0.5))

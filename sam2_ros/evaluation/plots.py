@@ -21,9 +21,9 @@ _LINE = "#3c5ac8"
 
 
 def j_over_time(results: Sequence[SequenceResult]) -> Rgb:
-    """A panel with the mean of all objects by part of their sequence, then one a sequence with a line an object.
+    """A panel with the mean by tenth of the sequences, then one for each sequence with a line for each object.
 
-    Of more sequences than ``MOST_PANELS`` those of least J are shown.
+    At most ``MOST_PANELS`` sequences are shown, those of least J.
 
     Raises:
         ValueError: no object was scored.
@@ -66,9 +66,9 @@ def _by_part(results: Sequence[SequenceResult]) -> list[float]:
 
 
 def reliability(visibility: dict[str, Any]) -> Rgb:
-    """Share of frames on which the object is in sight over the visibility that was published, with counts of frames.
+    """The share of frames with the object in sight over the published visibility, with numbers of frames.
 
-    ``visibility`` is that part of the report. On the diagonal the probability means what it says.
+    ``visibility`` is that part of the report. A perfectly calibrated visibility lies on the diagonal.
     """
     figure = new_chart(480, 420, layout="constrained")
     axes = figure.subplots()
@@ -87,7 +87,7 @@ def reliability(visibility: dict[str, Any]) -> Rgb:
 
 
 def failure_sheet(folder: Path, results: Sequence[SequenceResult], count: int = 24) -> Rgb | None:
-    """The ``count`` worst frames of all sequences as kept in ``folder``, worst first; None where there are none."""
+    """The ``count`` worst frames in ``folder`` of all sequences, worst first; None if there are none."""
     frames = sorted(
         ((result.name, bad) for result in results for bad in result.extra.get("worst", [])),
         key=lambda entry: (entry[1]["j"], entry[0], entry[1]["frame"]),
@@ -103,7 +103,7 @@ def failure_sheet(folder: Path, results: Sequence[SequenceResult], count: int = 
 
 
 def _fit(rgb: Rgb, width: int, height: int) -> Rgb:
-    """The picture as large as it fits in, black beside it, so that a sheet may hold several shapes."""
+    """The picture scaled to fit, with black bars, so that one sheet can hold several shapes."""
     scale = min(width / rgb.shape[1], height / rgb.shape[0])
     size = (max(1, round(scale * rgb.shape[1])), max(1, round(scale * rgb.shape[0])))
     cell = np.zeros((height, width, 3), np.uint8)

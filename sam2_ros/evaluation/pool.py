@@ -1,4 +1,4 @@
-"""Runs the sequences of an evaluation, one after the other or several at a time in processes of their own."""
+"""Evaluates sequences one after the other, or several at a time in processes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sam2_ros.media.errors import UserError
 
 
 class Stopped(Exception):
-    """The evaluation was interrupted; what is finished is written."""
+    """The evaluation was interrupted; finished sequences are on disk."""
 
 
 def run_all(job: Job, names: Sequence[str], jobs: int, tick: Callable[[int], object]) -> Iterator[SequenceResult]:
-    """Yields the results of ``names`` as they finish; each is written before. ``tick`` is told of frames.
+    """Yields the results of ``names`` as they finish and are on disk. ``tick`` gets the number of new frames.
 
-    With ``jobs`` > 1 that many processes share the cores, unless the job says how many threads each has.
+    With ``jobs`` > 1 that many processes share the cores, unless the job sets the threads of each.
 
     Raises:
         KeyboardInterrupt: the user ended it.
@@ -51,7 +51,7 @@ def run_all(job: Job, names: Sequence[str], jobs: int, tick: Callable[[int], obj
                 tick(result.frames)
                 yield result
         except BrokenProcessPool as error:
-            raise UserError("a process of the evaluation died, perhaps for lack of memory; try fewer --jobs") from error
+            raise UserError("a process of the evaluation died, perhaps out of memory; try fewer --jobs") from error
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -62,7 +62,7 @@ _stop: Any = None
 
 
 def _start(job: Job, stop: Any) -> None:
-    """Makes this process one that works; the process that started it says when to end, not the keyboard."""
+    """Prepares a worker process; its parent says when to stop, not the keyboard."""
     global _runner, _stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
@@ -70,7 +70,7 @@ def _start(job: Job, stop: Any) -> None:
 
 
 def _follow_parent() -> None:
-    """Ends this process with the one that started it; a pool's processes would wait for more work for ever."""
+    """Ends this process with its parent; otherwise it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

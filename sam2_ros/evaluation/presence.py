@@ -1,10 +1,9 @@
 """How well the tracker knows whether an object is in sight: precision and recall of "absent", and calibration.
 
-Truth: an object is absent on a frame where it has no labelled pixel, present where it has at least a share
-(``present_from``) of its median labelled area; in between, where a few pixels show, neither answer is wrong and the
-frame is not counted. Counted are the labelled frames after the object's first prompt, the last one included, without
-those that were prompted themselves.
-Prediction: absent is what the tracker publishes as OCCLUDED or LOST, which is an empty mask.
+Truth: an object is absent on a frame without a labelled pixel of it. It is present if it has at least the share
+``present_from`` of its median labelled area. Frames in between are not counted: a few pixels show, and neither answer
+is wrong. Counted are labelled frames after the object's first prompt, without prompted ones.
+Prediction: absent is OCCLUDED or LOST, which is an empty mask.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class VisibilityScore:
-    """Counts of frames, and what follows from them; None where nothing divides."""
+    """Counts of frames, and their ratios; a ratio is None if its divisor is 0."""
 
     absent: int  # by label
     present: int  # by label
@@ -56,7 +55,7 @@ class VisibilityScore:
 
 
 def presence(areas: Sequence[int], present_from: float = PRESENT_FROM) -> list[bool | None]:
-    """For each labelled area of one object: True present, False absent, None where it is not to be counted."""
+    """For each labelled area of one object: True = present, False = absent, None = not counted."""
     shown = [area for area in areas if area]
     least = present_from * float(np.median(shown)) if shown else 0.0
     return [None if 0 < area < least else area > 0 for area in areas]
@@ -103,9 +102,8 @@ def calibration(
 ) -> tuple[float | None, tuple[tuple[float, float, int], ...]]:
     """Expected calibration error over bins of equal width, and the bins (mean probability, share true, count).
 
-    Source: Naeini et al., 2015; here of the probability of one outcome, as Brier's reliability diagram draws it. The
-    error is the mean over all frames of the distance, in their bin, between mean probability and share. None where
-    there is nothing to count.
+    Source: Naeini et al., 2015, here for the probability of one outcome. The error is the mean over all frames of the
+    distance between mean probability and share in their bin; None without frames.
     """
     if not len(probabilities):
         return None, ()

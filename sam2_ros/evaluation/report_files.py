@@ -1,7 +1,7 @@
-"""The folder of an evaluation: whose results it holds, and the report's files in it.
+"""The folder of an evaluation and the report's files in it:
 
 ``settings.json``, ``sequences/NAME.json`` (every object and frame), ``worst/`` (pictures), ``report.json``,
-``rows.csv``, ``j_over_time.png``, ``reliability.png`` and, where something failed, ``failures.png``.
+``rows.csv``, ``j_over_time.png``, ``reliability.png`` and, if there are bad frames, ``failures.png``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sam2_ros.media.figures import write_png
 
 
 def claim(job: Job, overwrite: bool) -> None:
-    """Makes the output folder, or goes on in one of the same settings; ``overwrite`` throws away what it holds.
+    """Makes the output folder, or continues in one with the same settings; ``overwrite`` deletes its results.
 
     Raises:
         UserError: the folder holds results of other settings.
@@ -65,7 +65,7 @@ def write_report(job: Job, results: Sequence[SequenceResult], present_from: floa
 
 
 def write_json(path: Path, content: object) -> None:
-    """Writes JSON with finite numbers, making the folder where there is none."""
+    """Writes JSON; makes the folder if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What a run of one sequence gave: a row for each object and frame, and files that hold them."""
+"""The result of one sequence: a row for each object and frame, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One object on one frame, from its prompt on. What needs a label is None on frames without one."""
+    """One object on one frame, from its prompt on. Without a label, measures are None."""
 
     object: int
     frame: int  # index in the video, from 0
     name: str  # of the frame
     prompted: bool
     state: str  # "visible", "occluded" or "lost": what the tracker says
-    object_score: float  # logit
+    object_score: float  # score logit
     predicted_iou: float
     visibility: float  # [0, 1]
     area: int  # predicted pixels, as in a label image
     truth_area: int | None = None  # labelled pixels
     j: float | None = None  # region similarity
     f: float | None = None  # boundary measure
-    other: int | None = None  # the other object whose label the prediction overlaps most; None: it overlaps none
+    other: int | None = None  # the other object whose label the prediction overlaps most, if any
     other_iou: float = 0.0  # intersection over union with that one
     scored: bool = False  # whether the protocol's J and F count this frame
 
@@ -47,14 +47,14 @@ class ObjectScore:
 
 @dataclass(frozen=True)
 class SequenceResult:
-    """Everything that is kept of a sequence."""
+    """What is stored of a sequence."""
 
     name: str
     width: int
     height: int
     frames: int  # of the video
     rows: tuple[Row, ...]
-    seconds: tuple[float, ...]  # of the engine, one for each frame that was tracked and not prompted
+    seconds: tuple[float, ...]  # of the engine, for each tracked frame without prompts
     extra: dict[str, Any] = field(default_factory=dict)  # what a protocol adds
 
     @property
@@ -68,7 +68,7 @@ class SequenceResult:
 
     @property
     def scores(self) -> list[ObjectScore]:
-        """By object, where any of its frames counts."""
+        """The objects of which any frame counts."""
         result = []
         for object_id in self.objects:
             scored = [row for row in self.of(object_id) if row.scored]
@@ -78,15 +78,15 @@ class SequenceResult:
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """Arithmetic mean of what is not None, at least one number; the order does not change how it is rounded."""
+    """Arithmetic mean of the values that are not None, at least one; their order does not matter."""
     numbers = [value for value in values if value is not None]
     return math.fsum(numbers) / len(numbers)
 
 
 def save(result: SequenceResult, path: Path, settings: str) -> None:
-    """Writes a result as JSON, under another name first, so that an interrupted run leaves no half file.
+    """Writes a result as JSON, first under another name, so that an interrupted run leaves no half file.
 
-    ``settings`` is the hash of the settings that it was made with.
+    ``settings`` is the hash of the settings.
     """
     names = [column.name for column in fields(Row)]
     content = {key: value for key, value in vars(result).items() if key != "rows"} | {

@@ -1,15 +1,15 @@
 """Which frames of which objects a protocol's J and F count, and the measures of one frame.
 
-Two published evaluators set the rules. Both leave out the first and the last labelled frame of a sequence (the first is
-given, the last is by convention), and average over frames, then over objects. They differ in where an object starts:
+Two published evaluators set the rules. Both leave out the first labelled frame of a sequence, which is given, and by
+convention the last one. Both average over frames, then over objects. They differ in where an object starts:
 
-- ``davis`` (davis2017-evaluation, semi-supervised): the objects of the first labelled frame, each on all of the frames
-  that remain. An object that both label and prediction leave empty has J = F = 1 there.
+- ``davis`` (davis2017-evaluation, semi-supervised): the objects of the first labelled frame, each on all frames that
+  remain. J = F = 1 if label and prediction are both empty.
 - ``vos`` (vos-benchmark 0.1.0, from which SA-V's sav_benchmark is derived; used for MOSE, LVOS and YouTube-VOS too):
-  of the frames that remain, an object counts from the first on which label or prediction has a pixel of it. An object
-  that is labelled on none of them does not count. A frame on which an object that enters late is prompted counts.
+  of the frames that remain, an object counts from the first one on which its label or prediction has a pixel. An
+  object without a label on these frames does not count. The frame on which a late object is prompted counts.
 
-Objects that enter after the first frame have no place in DAVIS; under ``davis`` they are counted as under ``vos``.
+DAVIS has no objects that enter after the first frame; under ``davis`` they are counted as under ``vos``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FrameMeasures:
 
 
 def measure(object_id: int, predicted: Mask, truth: Mapping[int, Mask]) -> FrameMeasures:
-    """Compares a prediction with the labels of its frame: with its own object's, and for J with the others'."""
+    """Compares a prediction with its object's label, and for J with the labels of the others."""
     other, other_iou = None, 0.0
     if predicted.any():
         for other_id, mask in truth.items():

@@ -1,7 +1,6 @@
-"""Semi-supervised video object segmentation: every object is given where it first appears, then tracked to the end.
+"""Semi-supervised video object segmentation: each object is prompted where it first appears, then tracked to the end.
 
-The engine, the reading of frames and the composition of masks are those of ``sam2_ros track``, so the masks measured
-here are those that it writes.
+Frames are read and masks composed as by ``sam2_ros track``, so the measured masks are those that it writes.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ PROMPT_KINDS = ("mask", "box", "click")
 
 @dataclass(frozen=True)
 class FrameMasks:
-    """What an observer gets of each frame: predictions as they are measured, and labels where there are some."""
+    """What an observer gets of each frame: the measured predictions, and the labels if there are any."""
 
     index: int
     name: str
@@ -71,7 +70,7 @@ def run_sequence(
     Args:
         backend: an engine without objects, with room for those of the sequence; it is left without objects.
         kind: "mask", "box" or "click".
-        clicks: with "click", how many the first frame of an object gets; each after the first corrects the last answer.
+        clicks: with "click", on the first frame of an object; each after the first corrects the last mask.
         rule: which frames count, see :mod:`sam2_ros.evaluation.scoring`.
         observer: called with each frame.
     """
@@ -112,7 +111,7 @@ def run_sequence(
 
 
 def labels_for(sequence: LabelledSequence, index: int, size: tuple[int, int]) -> dict[int, Mask]:
-    """The labels of a frame of ``size`` (width, height); empty where there are none.
+    """The labels of a frame of ``size`` (width, height); empty if there are none.
 
     Raises:
         UserError: they have another size.
@@ -128,7 +127,7 @@ def labels_for(sequence: LabelledSequence, index: int, size: tuple[int, int]) ->
 
 
 def _correct(tracker: ClipTracker, result: FrameResult, truth: dict[int, Mask], frame: int, clicks: int) -> FrameResult:
-    """Gives further clicks until each object has ``clicks``, or nothing is wrong any more."""
+    """Gives further clicks until each object has ``clicks`` of them, or nothing is wrong any more."""
     for _ in range(clicks - 1):
         prompts = []
         for obj in result.objects:
@@ -143,9 +142,9 @@ def _correct(tracker: ClipTracker, result: FrameResult, truth: dict[int, Mask], 
 
 
 def predictions(result: FrameResult, tracker: ClipTracker, overlapping: bool) -> dict[int, Mask]:
-    """Masks by the data set's ids: each as it is where labels may overlap, else as ``track --masks-out`` composes them.
+    """Masks by the data set's ids. If labels can't overlap, they are composed as by ``track --masks-out``.
 
-    Why: a label image has one object a pixel, while SA-V's evaluator takes one image for each object.
+    A label image has one object for each pixel, while SA-V's evaluator takes an image for each object.
     """
     objects = [(tracker.file_id(obj.object_id), obj) for obj in result.objects]
     if overlapping:
@@ -157,7 +156,7 @@ def predictions(result: FrameResult, tracker: ClipTracker, overlapping: bool) ->
 def make_row(
     object_id: int, index: int, name: str, obj: ObjectResult, predicted: dict[int, Mask], truth: dict[int, Mask]
 ) -> Row:
-    """One object on one frame, compared with its label where there is one."""
+    """One object on one frame, compared with its label if there is one."""
     measured = vars(measure(object_id, predicted[object_id], truth)) if object_id in truth else {}
     return Row(
         object=object_id,

@@ -1,4 +1,4 @@
-"""A labelled video, whatever data set it comes from: frames that are read one by one, and masks for some of them."""
+"""Labelled videos of all data sets: frames, and labelled masks for some of them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Truth(Protocol):
         ...
 
     def annotated(self, object_id: int) -> tuple[int, ...]:
-        """The frames on which this object is labelled, be it as absent; ascending."""
+        """The frames on which this object is labelled, also as absent; ascending."""
         ...
 
     def masks(self, frame: int) -> dict[int, Mask]:
-        """The masks of the objects that are labelled on ``frame``, empty ones included; read from disk each time."""
+        """The masks, also empty ones, of the objects that are labelled on ``frame``; read from disk at each call."""
         ...
 
 
@@ -56,9 +56,9 @@ class LabelledSequence:
 
     @cached_property
     def first_frames(self) -> dict[int, int]:
-        """By object, the first frame on which it has a pixel: where it is prompted. Objects without any are left out.
+        """By object, the first frame on which it has a pixel: there it is prompted.
 
-        Reads labels until every object was seen.
+        Objects without any pixel are left out. Reads labels until every object was seen.
         """
         first: dict[int, int] = {}
         for frame in sorted(self.annotated):
@@ -71,10 +71,9 @@ class LabelledSequence:
 
     @cached_property
     def prompts_only(self) -> bool:
-        """Whether every labelled frame is the first one of some object.
+        """Whether every labelled frame is the first one of some object, so that nothing can be measured.
 
-        Such labels say what to track and no more, as in the validation sets of YouTube-VOS and MOSE, whose other labels
-        are kept by a server: nothing can be measured with them.
+        The validation sets of YouTube-VOS and MOSE are like this; a server has their other labels.
         """
         return self.annotated == frozenset(self.first_frames.values())
 
@@ -85,9 +84,9 @@ class LabelledSequence:
 class LabelImages:
     """One label image a frame (pixel = object id), as in DAVIS, YouTube-VOS, MOSE and LVOS.
 
-    ``files`` are label images by the frame that they belong to. The value 255 beside other ids is void and counts as
-    background, as in the semi-supervised evaluation of DAVIS 2017; where it is the only value, as in DAVIS 2016, it is
-    object 1. ``objects`` are the ids where they are known; None reads every file for them.
+    ``files`` are label images by frame. The value 255 beside other ids is void and counts as background, as in the
+    semi-supervised evaluation of DAVIS 2017. If it is the only value, as in DAVIS 2016, it is object 1. ``objects`` are
+    the ids; None reads every file to find them.
     """
 
     overlapping = False

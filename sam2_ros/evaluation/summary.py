@@ -1,4 +1,4 @@
-"""The figures of an evaluation: as a dictionary for JSON, as a table for people, as rows for other programs."""
+"""The results of an evaluation as a dictionary for JSON, as a table, and as rows in CSV."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sam2_ros.media.text_table import align, number
 
 
 def report(results: Sequence[SequenceResult], settings: Settings, present_from: float) -> dict[str, Any]:
-    """Everything that is reported, in numbers that JSON holds; shares are in [0, 1], what cannot be told is None."""
+    """The whole report. Shares are in [0, 1]; what can't be measured is None."""
     scores = [(result.name, score) for result in results for score in result.scores]
     rows = [sequence_summary(result) for result in results]
     scored = [row for row in rows if row["j"] is not None]
@@ -50,7 +50,7 @@ def report(results: Sequence[SequenceResult], settings: Settings, present_from: 
 
 
 def interactive_summary(results: Sequence[SequenceResult]) -> dict[str, Any]:
-    """Means over objects for each number of interacted frames, and their mean: what SAM 2's paper reports."""
+    """Means over objects for each number of clicked frames, and their mean, as in SAM 2's paper."""
     curves = [curve for result in results for curve in result.extra["interactive"].values()]
     j, f = (np.mean([curve[key] for curve in curves], axis=0).tolist() if curves else [] for key in ("j", "f"))
     jf = [(a + b) / 2 for a, b in zip(j, f, strict=True)]
@@ -102,7 +102,7 @@ def visibility_summary(results: Sequence[SequenceResult], present_from: float) -
 
 
 def speed(seconds: np.ndarray) -> dict[str, float | None]:
-    """Frames a second of the engine, from the mean step, and the steps in milliseconds; without prompted frames."""
+    """The engine's frames a second, from the mean step, and its steps in milliseconds; without prompted frames."""
     if not seconds.size:
         return {"fps": None, "step_mean_ms": None, "step_p50_ms": None}
     step = float(seconds.mean())
@@ -127,7 +127,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """A line a sequence, and below it the means; J, F and J&F in percent, as papers give them."""
+    """A line for each sequence, and the means; J, F and J&F in percent, as papers give them."""
     if "noc" in summary:
         return _noc_table(summary["noc"])
     heading = ("sequence", "frames", "objects", "J&F", "J", "F", "switches", "frames/s")
@@ -168,7 +168,7 @@ def _noc_table(noc: dict[str, Any]) -> str:
 
 
 def write_rows(path: Path, results: Sequence[SequenceResult]) -> None:
-    """A CSV line for each object and frame of every sequence, with raw scores; empty where there is no label."""
+    """A CSV line for each object and frame, with raw scores; cells are empty without a label."""
     names = [column.name for column in fields(Row)]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

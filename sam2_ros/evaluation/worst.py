@@ -1,4 +1,4 @@
-"""Keeps the worst frames of a sequence while it runs, drawn, without keeping the others."""
+"""Draws and keeps the worst frames of a sequence while it runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BadFrame:
 
 
 class WorstFrames:
-    """An observer that keeps the ``count`` frames of least J, with some distance between those of one object."""
+    """An observer that keeps the ``count`` frames of least J; those of one object are some frames apart."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -43,11 +43,11 @@ class WorstFrames:
                 self._keep(BadFrame(j, row.frame, row.object, draw_failure(masks.rgb, predicted, truth, row.object)))
 
     def empty(self) -> WorstFrames:
-        """One that keeps as many, and nothing yet."""
+        """A new one for as many frames."""
         return WorstFrames(self._count)
 
     def take(self, *drawn: BadFrame) -> None:
-        """Keeps those of the frames drawn elsewhere that are among the worst."""
+        """Keeps the given frames if they are among the worst."""
         for bad in drawn:
             if self._fits(bad.j, bad.frame, bad.object):
                 self._keep(bad)

@@ -1,1 +1,1 @@
-"""Images, masks, prompts and pictures as files, for the node, the command line and the evaluation; knows no ROS."""
+"""Images, masks, prompts, tables and pictures as files. Needs no ROS."""

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent's work, however that ends."""
+"""Child processes that end together with the work of their parent."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LOG_LINES = 5
 
 
 class ChildProcess:
-    """A process in a session of its own, with its children; its output goes to the file ``log``.
+    """A process in its own session, whose output goes to the file ``log``.
 
-    A context manager: at the end it gets SIGINT as from a terminal, and what is left of its group is killed.
+    A context manager: at the end the process and its children get SIGINT, then SIGTERM, then SIGKILL.
 
     Raises:
         UserError: there is no such program.
@@ -46,24 +46,25 @@ class ChildProcess:
         return self._process.poll() is None
 
     def check(self) -> None:
-        """Raises:
-        UserError: the process has ended, with the last lines that it wrote.
+        """
+        Raises:
+            UserError: the process has ended, with the last lines that it wrote.
         """
         if self.running:
             return
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        told = " | ".join(line.strip() for line in lines[-LOG_LINES:]) or "nothing"
+        last = " | ".join(line.strip() for line in lines[-LOG_LINES:]) or "nothing"
         raise UserError(
-            f"{self._name} has ended with code {self._process.returncode}; it said: {told} (see {self.log})"
+            f"{self._name} has ended with code {self._process.returncode}; it said: {last} (see {self.log})"
         )
 
     def error(self) -> str:
-        """The first error that the process has logged in ROS's format, without the marks before it; or nothing."""
+        """The text of the first error that the process has logged in ROS's format; empty if there is none."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.rpartition("]:")[2].strip() for line in lines if "[ERROR]" in line), "")
 
     def stop(self) -> None:
-        """Ends the process and everything that it started."""
+        """Ends the process and its children."""
         for number, grace in ((signal.SIGINT, SIGINT_GRACE_S), (signal.SIGTERM, SIGTERM_GRACE_S)):
             if not self.running:
                 break
@@ -74,7 +75,7 @@ class ChildProcess:
         self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        # To the whole group, as a terminal does; launch relies on it and passes no SIGINT on to its children.
+        # To the whole group, as a terminal does: launch passes no SIGINT on to its children.
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
@@ -87,9 +88,9 @@ class ChildProcess:
 
 @contextmanager
 def signals_unwind() -> Iterator[None]:
-    """Within, SIGINT and SIGTERM end this process as exceptions do, so that children are stopped.
+    """Within, SIGINT and SIGTERM raise an exception in this process, so that it can stop its children.
 
-    A process that a script started in the background ignores SIGINT otherwise.
+    Without this, a process that a script started in the background ignores SIGINT.
     """
 
     def leave(number: int, _: FrameType | None) -> None:

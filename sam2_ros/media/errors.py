@@ -1,4 +1,4 @@
-"""What a user of the command line can cause."""
+"""Errors that a user of the command line can cause and mend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class UserError(Exception):
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Within, what keeps an engine from being loaded is raised as a UserError."""
+    """Within, the errors of loading an engine are raised as a UserError."""
     try:
         yield
     except (ImportError, RuntimeError, ValueError, OSError) as error:

@@ -56,7 +56,7 @@ def chart_pixels(figure: Figure) -> Rgb:
 
 
 def plain_axes(axes: Axes) -> None:
-    """Light grid, and no frame at the top and the right."""
+    """Gives ``axes`` a light grid, and no frame at the top and the right."""
     axes.grid(color="#e1e1e1", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -162,7 +162,7 @@ def _draw_object(axes: Axes, rows: Sequence[TrackRow | None], edges: Sequence[fl
 
 
 def _draw_legend(figure: Figure, height: float) -> None:
-    """One line of text, ``height`` being its place in the figure, 0 to 1."""
+    """One line of text at ``height``, a share of the figure's height."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -187,7 +187,7 @@ class _Shot:
 class Storyboard:
     """One picture of a run: frames around each change of state, and below them states and scores over time.
 
-    Memory is bounded, however long the run: evenly spread frames, and those on which a state changed.
+    It keeps a bounded number of frames, however long the run is.
     """
 
     def __init__(self, title: str, cells: int = 2 * COLUMNS) -> None:
@@ -200,7 +200,7 @@ class Storyboard:
         self._states: dict[int, ObjectState] = {}
 
     def add(self, drawn: Rgb, record: FrameRecord) -> None:
-        """The next frame with its objects drawn in, ``uint8 [H, W, 3]``."""
+        """Adds the next frame with its objects drawn in, ``uint8 [H, W, 3]``."""
         height, width = drawn.shape[:2]
         size = (CELL_WIDTH, round(CELL_WIDTH * height / width))
         shot = _Shot(len(self._records), np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8))
@@ -234,7 +234,7 @@ class Storyboard:
         return np.concatenate((sheet, timeline(self._records, sheet.shape[1], self._title)))
 
     def _choose(self, last: _Shot) -> list[_Shot]:
-        """First, last, changes of state from the first on, then whatever lies in the widest gap between those."""
+        """First and last frame, then changes of state, then frames from the widest gaps between those."""
         shots = {shot.index: shot for shot in (*self._spread, *self._changes, last)}
         chosen = {0, last.index}
         for shot in self._changes:

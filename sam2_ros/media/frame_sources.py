@@ -1,4 +1,4 @@
-"""Frames from a video file, a folder of images or a camera, one after the other."""
+"""Reads frames from a video file, a folder of images or a camera."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sam2_ros.media.errors import UserError
 
 Rgb = NDArray[np.uint8]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-DEFAULT_FPS = 30.0  # where the source says nothing
+DEFAULT_FPS = 30.0  # if the source gives no rate
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Frame:
 
 
 class Source(Protocol):
-    """A sequence of frames. ``length`` is None where it is not known; a video's is what its header says."""
+    """A sequence of frames. ``length`` is None if it is unknown; for a video it is what the header says."""
 
     fps: float
     length: int | None
@@ -42,10 +42,10 @@ class Source(Protocol):
 def open_source(source: str, fps: float | None = None) -> Source:
     """Opens a video file, a folder of numbered images, or a camera (``source`` is its index).
 
-    ``fps`` replaces the rate that stamps are derived from.
+    ``fps`` replaces the frame rate of a file, from which stamps are made.
 
     Raises:
-        UserError: nothing readable there; also while iterating, when the frames change their size.
+        UserError: the source can't be read; also while iterating, if the frames change their size.
     """
     path = Path(source)
     if path.is_dir():
@@ -58,7 +58,7 @@ def open_source(source: str, fps: float | None = None) -> Source:
 
 
 class ImageFolder:
-    """The images (jpg, png) of a folder in numeric order: ``9.jpg`` before ``10.jpg``."""
+    """The JPEG and PNG images of a folder in numeric order: ``9.jpg`` before ``10.jpg``."""
 
     def __init__(self, path: Path, fps: float = DEFAULT_FPS) -> None:
         self.fps = fps
@@ -68,11 +68,11 @@ class ImageFolder:
             raise UserError(f"{path}: no images in this folder; accepted: {', '.join(IMAGE_SUFFIXES)}")
         stems = {file.stem for file in self._files}
         if len(stems) < len(self._files):
-            raise UserError(f"{path}: two images have the same name but for the suffix; keep one of each")
+            raise UserError(f"{path}: two images differ only in the suffix of their names; keep one of each")
 
     @property
     def names(self) -> list[str]:
-        """The frames' names, in order: file names without suffix."""
+        """The frames' names in order: file names without suffix."""
         return [file.stem for file in self._files]
 
     def __iter__(self) -> Iterator[Frame]:
@@ -122,7 +122,7 @@ class VideoFile:
 
 
 class Camera:
-    """A camera, without end; frames are stamped when they arrive."""
+    """An endless camera; a frame's stamp is the time of its arrival."""
 
     def __init__(self, index: int) -> None:
         self._index = index
@@ -155,7 +155,7 @@ class Camera:
 
 
 def _numeric_order(path: Path) -> list[tuple[int, int, str]]:
-    """Sorts by the numbers in a name as numbers, by the text between them as text."""
+    """A sort key that compares numbers in a name as numbers."""
     parts = re.split(r"(\d+)", path.stem)
     return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
 
@@ -163,7 +163,7 @@ def _numeric_order(path: Path) -> list[tuple[int, int, str]]:
 def _same_size(bgr: NDArray[Any], shape: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
     if shape is not None and bgr.shape != shape:
         raise UserError(
-            f"{where}: {bgr.shape[1]}x{bgr.shape[0]} pixels, the frames before have {shape[1]}x{shape[0]}; "
+            f"{where}: {bgr.shape[1]}x{bgr.shape[0]} pixels, but the frames before have {shape[1]}x{shape[0]}; "
             "accepted: frames of one size"
         )
     return bgr.shape

@@ -17,7 +17,7 @@ MAX_ID = 65535  # what 16 bits hold
 
 
 def palette() -> NDArray[np.uint8]:
-    """256 colours ``[256, 3]``, those of PASCAL VOC and DAVIS: the bits of the index, spread over red, green and blue.
+    """The 256 colours ``[256, 3]`` of PASCAL VOC and DAVIS.
 
     Bit 3k of an index goes to red, 3k + 1 to green, 3k + 2 to blue, the lowest to the most significant bit.
     """
@@ -34,8 +34,8 @@ def compose_labels(
 ) -> LabelImage:
     """One image of several masks, ``uint8`` or, if ``wide``, ``uint16 [height, width]``.
 
-    ``objects`` are pairs of the id to write and the object. Where masks overlap, the pixel goes to the object with the
-    higher predicted IoU; between equals, to the lower id.
+    ``objects`` are pairs: the id to write, and the object. Where masks overlap, the object with the higher predicted
+    IoU gets the pixel; between equals, the lower id.
 
     Raises:
         ValueError: an id that the image cannot hold.
@@ -55,14 +55,14 @@ def compose_labels(
 def contours(crop: BoolMask, x: int = 0, y: int = 0) -> list[tuple[NDArray[np.int16], bool]]:
     """The borders of a mask and of its holes: ``int16 [n, 2]``, x and y in pixels, and whether it is a hole's.
 
-    They run through the centres of the mask's outermost pixels: a pixel belongs to the mask where its centre lies
-    inside them by the even-odd rule, or on them.
+    The borders run through the centres of the mask's outermost pixels. A pixel belongs to the mask if its centre lies
+    on a border or, by the even-odd rule, inside.
 
     Args:
         crop: ``bool [h, w]``.
-        x, y: where its top-left pixel lies in the image.
+        x, y: place of its top-left pixel in the image.
     """
-    import cv2  # reading prompts does without it
+    import cv2  # not needed to read prompts
 
     found, tree = cv2.findContours(crop.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
     if tree is None:

@@ -1,4 +1,4 @@
-"""Draws tracked objects over their image, with NumPy and OpenCV alone."""
+"""Draws tracked objects over their image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GOLDEN_RATIO = 0.618033988749895
 
 
 def object_color(object_id: int) -> Color:
-    """A bright colour that an id always has; consecutive ids get distant hues (multiples of the golden ratio)."""
+    """The bright colour of an id; consecutive ids get distant hues (multiples of the golden ratio)."""
     hue = (0.33 + object_id * _GOLDEN_RATIO) % 1.0
     saturation = (0.85, 0.6)[object_id // 8 % 2]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
@@ -42,13 +42,13 @@ def draw_overlay(
 ) -> Rgb:
     """A copy of ``rgb`` (``uint8 [H, W, 3]``) with every object of ``result`` drawn into it.
 
-    Visible objects get a translucent mask with an outline inside its border; with ``labels`` also id, name, state and
-    predicted IoU above it, and a greyed list of the occluded and lost ones in the top-left corner, below ``caption``.
+    A visible object gets a translucent mask with an outline. With ``labels`` it also gets id, name, state and predicted
+    IoU, and the top-left corner lists occluded and lost objects below ``caption``.
 
     Args:
         rgb: the image that ``result`` belongs to.
         alpha: how much of the mask's colour covers the image, 0 to 1.
-        ids: gives the id to show for an object's id; None shows the id itself.
+        ids: maps an object's id to the id to show.
 
     Raises:
         ValueError: image and result differ in size.
@@ -57,17 +57,17 @@ def draw_overlay(
         raise ValueError(f"image is {rgb.shape}, the result belongs to {(result.height, result.width, 3)}")
     shown_id = ids or (lambda object_id: object_id)
     image = rgb.copy()
-    for item in result.objects:
-        _paint_mask(image, item, object_color(shown_id(item.object_id)), alpha)
+    for obj in result.objects:
+        _paint_mask(image, obj, object_color(shown_id(obj.object_id)), alpha)
     if labels:
         absent = []
-        for item in result.objects:
-            title = f"{shown_id(item.object_id)} {item.name or item.label}".rstrip()
-            if item.state is ObjectState.VISIBLE:
-                color = object_color(shown_id(item.object_id))
-                _tag(image, item, f"{title} visible {item.predicted_iou:.2f}", color)
+        for obj in result.objects:
+            title = f"{shown_id(obj.object_id)} {obj.name or obj.label}".rstrip()
+            if obj.state is ObjectState.VISIBLE:
+                color = object_color(shown_id(obj.object_id))
+                _tag(image, obj, f"{title} visible {obj.predicted_iou:.2f}", color)
             else:
-                absent.append(f"{title} {item.state.name.lower()} {item.visibility:.2f}")
+                absent.append(f"{title} {obj.state.name.lower()} {obj.visibility:.2f}")
         _corner(image, caption, absent)
     return image
 
@@ -93,26 +93,26 @@ def _measure(text: str, scale: float) -> tuple[int, int, int, int, int]:
     return width, height, baseline, max(2, round(6 * scale)), thickness
 
 
-def _paint_mask(image: Rgb, item: ObjectResult, color: Color, alpha: float) -> None:
-    crop = item.mask.crop
+def _paint_mask(image: Rgb, obj: ObjectResult, color: Color, alpha: float) -> None:
+    crop = obj.mask.crop
     rows, columns = crop.shape
     if not crop.size:
         return
-    region = image[item.mask.y : item.mask.y + rows, item.mask.x : item.mask.x + columns]
+    region = image[obj.mask.y : obj.mask.y + rows, obj.mask.x : obj.mask.x + columns]
     paint = np.asarray(color, np.float32)
     region[crop] = np.rint((1 - alpha) * region[crop] + alpha * paint).astype(np.uint8)
-    # Erosion takes what lies outside the crop for background, so that the outline closes where the crop ends.
+    # Outside the crop is background, so that the outline closes at the crop's edges.
     width = max(1, round(image.shape[0] / 480))
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     inside = cv2.erode(crop.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     region[crop & (inside == 0)] = color
 
 
-def _tag(image: Rgb, item: ObjectResult, text: str, color: Color) -> None:
-    """Writes above the object's box, inside the image."""
+def _tag(image: Rgb, obj: ObjectResult, text: str, color: Color) -> None:
+    """Writes ``text`` above the object's box, but inside the image."""
     scale = text_scale(image.shape[0])
     width, height = bar_size(text, scale)
-    x0, y0, _, _ = item.mask.box
+    x0, y0, _, _ = obj.mask.box
     left = max(0, min(x0, image.shape[1] - width))
     top = y0 - height if y0 >= height else min(y0, image.shape[0] - height)
     draw_text(image, text, left, max(0, top), _BLACK, color, scale)

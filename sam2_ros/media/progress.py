@@ -9,5 +9,5 @@ from tqdm import tqdm
 
 def bar(total: int | None, unit: str, quiet: bool, title: str = "", **options: Any) -> tqdm[Any]:
     """A bar of ``total`` steps (None: unknown); a context manager with ``update(n)`` and ``close()``."""
-    # disable=None is tqdm's word for "only on a terminal".
+    # disable=None makes tqdm draw on a terminal only.
     return tqdm(total=total, unit=unit, desc=title or None, disable=True if quiet else None, leave=False, **options)

@@ -1,8 +1,8 @@
 """Reads a prompts file: a JSON list that says which object is where in which frame.
 
-Each entry has ``frame`` (from 0), ``object_id`` (from 1) and what is known of the object in source pixels: ``box``,
-``points`` with ``labels``, a box with points, or ``mask`` (a PNG, relative to the prompts file; > 0 = object); and
-optionally ``name`` and ``label``. Needs neither torch nor ROS.
+Each entry has ``frame`` (from 0), ``object_id`` (from 1) and a prompt in source pixels: ``box``, ``points`` with
+``labels``, a box with points, or ``mask`` (a PNG, relative to the prompts file; > 0 = object). ``name`` and ``label``
+are optional. Needs neither torch nor ROS.
 """
 
 from __future__ import annotations

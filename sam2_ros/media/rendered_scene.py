@@ -1,6 +1,6 @@
-"""A rendered scene: two textured objects move over a textured ground, one of them passes behind a post.
+"""A rendered scene with exact masks: two textured objects move over a ground, one of them passes behind a post.
 
-It stands in for camera footage where none can be had, and its exact masks make it a test. Drawn with OpenCV.
+It replaces camera footage in the demo when none can be fetched, and it is the footage of many tests.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def texture(width: int, height: int, seed: int, base: tuple[int, int, int], cont
 
 
 def _moved(texture: Rgb, center: tuple[int, int]) -> Rgb:
-    """``texture`` with its middle at ``center``, so that it moves with the object that wears it."""
+    """``texture`` with its middle at ``center``, so that it moves with its object."""
     height, width = texture.shape[:2]
     return np.roll(texture, (center[1] - height // 2, center[0] - width // 2), (0, 1))
 

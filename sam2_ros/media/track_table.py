@@ -1,4 +1,4 @@
-"""What was tracked, as rows of a table: one row for an object in a frame; written as JSON, CSV and a summary."""
+"""A table of tracks, one row for each object in each frame, as JSON, CSV and a summary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sam2_ros.tracking.types import FrameResult, ObjectState
 
 @dataclass(frozen=True)
 class TrackRow:
-    """One object in one frame. ``box`` holds edges in pixels, all 0 where the object is not visible."""
+    """One object in one frame. ``box`` holds edges in pixels, all 0 if the object is not visible."""
 
     frame: int
     stamp: int  # ns
@@ -43,29 +43,29 @@ class FrameRecord:
 
 
 def record(result: FrameResult, frame: int, name: str, ids: Callable[[int], int] | None = None) -> FrameRecord:
-    """``result`` as a record of frame ``frame``; ``ids`` gives the id to write for a tracker's id."""
+    """``result`` as the record of frame ``frame``; ``ids`` maps a tracker's id to the id to write."""
     rows = tuple(
         TrackRow(
             frame=frame,
             stamp=result.stamp,
-            id=ids(item.object_id) if ids else item.object_id,
-            name=item.name,
-            label=item.label,
-            state=item.state,
-            box=item.mask.box,
-            area=item.mask.area,
-            object_score=float(item.object_score),
-            predicted_iou=float(item.predicted_iou),
-            visibility=float(item.visibility),
-            prompted=item.prompted,
+            id=ids(obj.object_id) if ids else obj.object_id,
+            name=obj.name,
+            label=obj.label,
+            state=obj.state,
+            box=obj.mask.box,
+            area=obj.mask.area,
+            object_score=float(obj.object_score),
+            predicted_iou=float(obj.predicted_iou),
+            visibility=float(obj.visibility),
+            prompted=obj.prompted,
         )
-        for item in result.objects
+        for obj in result.objects
     )
     return FrameRecord(frame, name, result.stamp, tuple(sorted(rows, key=lambda row: row.id)))
 
 
 def write_json(path: Path, frames: Sequence[FrameRecord], about: dict[str, Any]) -> None:
-    """Writes ``about`` (source, model, …) and ``frames``; states are written by name, numbers are finite."""
+    """Writes ``about`` (source, model, …) and ``frames``; states are written by name."""
 
     def plain(row: TrackRow) -> dict[str, Any]:
         content = asdict(row)
@@ -77,7 +77,7 @@ def write_json(path: Path, frames: Sequence[FrameRecord], about: dict[str, Any])
         content = {"frame": frame.frame, "name": frame.name, "stamp": frame.stamp}
         return json.dumps(content | {"objects": [plain(row) for row in frame.objects]}, allow_nan=False)
 
-    # One line for a frame: short enough to read, easy to search.
+    # One line for each frame: short enough to read, and easy to search.
     head = json.dumps(about, indent=1, allow_nan=False).removesuffix("\n}").removesuffix("}")
     separator = ",\n" if about else "\n"
     lines = ",\n  ".join(line(frame) for frame in frames)
@@ -85,7 +85,7 @@ def write_json(path: Path, frames: Sequence[FrameRecord], about: dict[str, Any])
 
 
 def write_csv(path: Path, frames: Iterable[FrameRecord]) -> None:
-    """Writes one line per object and frame, with a heading."""
+    """Writes a heading and one line for each object in each frame."""
     names = [field.name for field in fields(TrackRow) if field.name != "box"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -97,7 +97,7 @@ def write_csv(path: Path, frames: Iterable[FrameRecord]) -> None:
 
 
 def summary_table(frames: Sequence[FrameRecord]) -> str:
-    """A text table with a line per object: frames in each state, mean predicted IoU and area while visible."""
+    """A text table, one line for each object: frames in each state, mean predicted IoU and area while visible."""
     heading = ("id", "name", "frames", "visible", "occluded", "lost", "mean IoU", "mean area")
     lines: list[tuple[str, ...]] = [heading]
     for object_id in sorted({row.id for frame in frames for row in frame.objects}):

@@ -69,7 +69,7 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
 def test_frames_that_change_size_are_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), shade(1))
     cv2.imwrite(str(tmp_path / "1.png"), shade(1, width=32))
-    with pytest.raises(UserError, match="32x48 pixels, the frames before have 64x48"):
+    with pytest.raises(UserError, match="32x48 pixels, but the frames before have 64x48"):
         list(open_source(str(tmp_path)))
 
 
@@ -78,7 +78,7 @@ def test_an_image_that_cannot_be_read_and_names_that_clash_are_refused(tmp_path:
     with pytest.raises(UserError, match=r"0\.png: not a readable image"):
         list(open_source(str(tmp_path)))
     cv2.imwrite(str(tmp_path / "0.jpg"), shade(1))
-    with pytest.raises(UserError, match="same name but for the suffix"):
+    with pytest.raises(UserError, match="two images differ only in the suffix"):
         open_source(str(tmp_path))
 
 
