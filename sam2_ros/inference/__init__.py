@@ -1,4 +1,4 @@
-"""Where the engine runs: in this process, or nowhere at all. Knows nothing of ROS; imports torch only on demand."""
+"""Runs the engine in this process, or one without a network. Knows nothing of ROS; imports torch only on demand."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Backend", "BackendFactory", "BackendInfo", "NullBackend", "is_null_m
 
 
 class BackendFactory:
-    """Makes one backend for each camera, all on one network, which is loaded when the first is made. Thread-safe.
+    """Makes the backends of all cameras on one network, which it loads for the first. Thread-safe.
 
     Args:
-        model: "null" for an engine without a network, or as for :class:`~sam2_ros.inference.local.LocalBackend`, whose
-            arguments the others are.
-        together: encode frames of several cameras that wait at the same time as one batch.
-        ahead: on a CPU, encode a frame while the one before it is tracked, each with half of the threads.
+        model: "null" for an engine without a network; this and the other arguments are those of
+            :class:`~sam2_ros.inference.local.LocalBackend`.
+        together: encode the waiting frames of several cameras as one batch.
+        ahead: on a CPU, encode a frame while the one before is tracked, each with half of the threads.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class BackendFactory:
         self._shared: SharedModel | None = None
 
     def make(self, config: TrackerConfig | None = None) -> Backend:
-        """A tracker with its own objects and memory, to be owned by one thread.
+        """A tracker with its own objects and memory, for one thread.
 
         Raises:
             ImportError: torch is missing.
-            FileNotFoundError, ValueError: the model can't be loaded; the message says why and what is accepted.
+            FileNotFoundError, ValueError: the model can't be loaded.
         """
         if is_null_model(self._model):
             return NullBackend.from_name(self._model, config)
@@ -54,16 +54,16 @@ class BackendFactory:
         with self._lock:
             if self._shared is None:
                 self._shared = load_shared_model(self._model, *self._arguments)
-                from sam2_ros.tracking.warmup import warm_up  # needs torch, whose absence was told before
+                from sam2_ros.tracking.warmup import warm_up  # after the check for torch
 
                 warm_up(self._shared, config or TrackerConfig())
             else:
-                self._shared.record(config or TrackerConfig())  # what other settings need, if anything
+                self._shared.record(config or TrackerConfig())  # CUDA graphs that these settings need
         return LocalBackend(config=config, shared=self._shared)
 
     @property
     def batches(self) -> dict[int, int]:
-        """How many batches of each size the image encoder has worked on."""
+        """Batches that the image encoder has run, by their size."""
         return dict(self._shared.batches) if self._shared else {}
 
 
@@ -75,5 +75,5 @@ def make_backend(
     image_size: int = 0,
     threads: int = 0,
 ) -> Backend:
-    """One backend on a network of its own, loaded and run once; arguments and errors as for :class:`BackendFactory`."""
+    """One backend with a network of its own, warmed up; arguments and errors as for :class:`BackendFactory`."""
     return BackendFactory(model, device, dtype, image_size, threads).make(config)

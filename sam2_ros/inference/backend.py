@@ -1,4 +1,4 @@
-"""Where the engine runs: one interface for this process, another process, or none. This module never imports torch."""
+"""One interface for an engine in this process, in another process, or without a network. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class BackendInfo:
     device: str  # e.g. "cpu", "cuda:0"
     dtype: str  # e.g. "float32", "bfloat16"
     image_size: int  # pixels, side of the square the network sees
-    bank_bytes: int  # memory bank, allocated at start, constant
+    bank_bytes: int  # memory bank, allocated at the start
     max_objects: int
-    history_bytes: int = 0  # stored frames for late prompts, at most
-    cache_bytes: int = 0  # worked out once of the weights (rounded, merged), for all cameras of the network
+    history_bytes: int = 0  # at most, of stored frames for late prompts
+    cache_bytes: int = 0  # computed once from the weights (rounded, merged), for all cameras of the network
 
 
 class FrameDropped(RuntimeError):
-    """A frame came to nothing although nothing is wrong with it: its engine is out of reach, or too slow for it."""
+    """A good frame has no result, because its engine can't be reached or is too slow."""
 
 
 class Backend(Protocol):
@@ -41,29 +41,29 @@ class Backend(Protocol):
 
     @property
     def next_id(self) -> int:
-        """Id of the next new object: 1 at first. Set it to go on from where an earlier engine ended."""
+        """Id of the next new object, 1 at first. Set it to continue the ids of an earlier engine."""
         ...
 
     @next_id.setter
     def next_id(self, value: int) -> None: ...
 
     def configure(self, config: TrackerConfig) -> None:
-        """Goes on with other settings, all of them from the next frame or prompt on.
+        """Uses other settings from the next frame or prompt on.
 
         Raises:
-            ValueError: it can't, with the setting and the reason; nothing has changed then.
+            ValueError: a setting can't change now; nothing has changed then.
         """
         ...
 
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
-        """Tracks every object in ``frame`` (RGB ``uint8 [H, W, 3]``), stamped ``stamp`` nanoseconds."""
+        """Tracks every object in ``frame`` (RGB ``uint8 [H, W, 3]``); ``stamp`` is in nanoseconds."""
         ...
 
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
-        """Applies prompts to the stored frame that ``stamp`` means (nanoseconds; 0 = the newest), and rolls their
-        objects forward to now from there; one result each, refusals included.
+        """Applies prompts to the stored frame stamped ``stamp`` (ns; 0 = the newest) and tracks their objects from
+        there to the newest frame. Each request gets a result, refusals included.
 
-        An ``object_id`` of None makes a new object; an id that lives is corrected (as with :meth:`refine`).
+        An ``object_id`` of None adds an object; the id of a living one corrects it (as :meth:`refine` does).
         """
         ...
 
@@ -76,11 +76,15 @@ class Backend(Protocol):
         ...
 
     def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
-        """Changes name and label, and with ``label_score`` how sure the label is."""
+        """Changes name and label, and the label's score where one is given.
+
+        Raises:
+            PromptError: no such object; or the name is taken, or can't be used.
+        """
         ...
 
     def reset(self) -> int:
-        """Forgets every object; returns how many there were. Ids go on."""
+        """Forgets every object; returns how many there were. Their ids are not used again."""
         ...
 
     def objects(self) -> FrameResult | None:
@@ -88,12 +92,11 @@ class Backend(Protocol):
         ...
 
     def take_changes(self) -> list[ObjectChange]:
-        """Changes since the last call that no :class:`FrameResult` carried (added, corrected, removed)."""
+        """Changes since the last call that no :class:`FrameResult` carries (added, corrected, removed)."""
         ...
 
     def link_values(self) -> Mapping[str, object]:
-        """How the connection to an engine elsewhere does, by name, for diagnostics; empty for one in this process.
-        May be called from any thread."""
+        """State of the connection to a server, by name, for diagnostics; empty without one. Thread-safe."""
         ...
 
     def close(self) -> None:
@@ -103,18 +106,17 @@ class Backend(Protocol):
 
 @runtime_checkable
 class EncodesAhead(Protocol):
-    """A :class:`Backend` whose step has a first half, which another thread may do while the frame before is in the
-    second."""
+    """A :class:`Backend` whose step has two halves: one thread may encode a frame while another tracks the last."""
 
     @property
     def encodes_ahead(self) -> bool:
-        """Whether it is meant to be used so."""
+        """Whether the halves should run in two threads."""
         ...
 
     def encode(self, frame: NDArray[np.uint8]) -> object:
-        """The first half of :meth:`Backend.step`, in any one thread."""
+        """The first half of :meth:`Backend.step`; one thread at a time."""
         ...
 
     def step_encoded(self, encoded: Any, stamp: int) -> FrameResult:
-        """The second half, with what :meth:`encode` gave."""
+        """The second half, with the result of :meth:`encode`."""
         ...

@@ -36,7 +36,7 @@ class ClipTracker:
 
     @property
     def pending(self) -> list[FramePrompt]:
-        """Prompts whose frame has not come yet."""
+        """Prompts whose frame has not come."""
         return list(self._pending)
 
     def file_id(self, engine_id: int) -> int:
@@ -61,7 +61,7 @@ class ClipTracker:
             yield Tracked(frame, result, time.perf_counter() - start)
 
     def correct(self, prompts: Sequence[FramePrompt]) -> FrameResult:
-        """Applies prompts to the newest frame at once, and returns its objects as they are then.
+        """Applies prompts to the newest frame and returns its objects.
 
         Raises:
             UserError: the engine refused a prompt.

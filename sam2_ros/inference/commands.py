@@ -1,8 +1,8 @@
-"""What clients ask of an engine, with objects named as people name them. Runs in the inference thread."""
+"""Clients' commands, which address objects by name or id. Runs in the inference thread."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ from sam2_ros.inference.backend import Backend
 from sam2_ros.tracking.types import AddRequest, ObjectResult, PromptCode, PromptError, PromptResult
 
 Asked: TypeAlias = AddRequest | PromptError
-"""A request as it was understood, or why it was not."""
+"""A request, or why it was refused before the engine saw it."""
 
 
 def living(backend: Backend) -> tuple[ObjectResult, ...]:
@@ -26,30 +26,28 @@ def find(backend: Backend, name_or_id: str) -> int:
         PromptError: UNKNOWN_OBJECT, with the objects that live.
     """
     objects = living(backend)
-    for known in objects:
-        if name_or_id and known.name == name_or_id:
-            return known.object_id
-    for known in objects:
-        if str(known.object_id) == name_or_id:
-            return known.object_id
-    raise PromptError(
-        PromptCode.UNKNOWN_OBJECT, f"no living object has the name or id '{name_or_id}'; {_list(objects)}"
-    )
+    for key in ("name", "object_id"):
+        for obj in objects:
+            if name_or_id and str(getattr(obj, key)) == name_or_id:
+                return obj.object_id
+    listed = ", ".join(f"{obj.object_id} ({obj.name})" if obj.name else str(obj.object_id) for obj in objects)
+    alive = f"living: {listed}" if listed else "none lives"
+    raise PromptError(PromptCode.UNKNOWN_OBJECT, f"no living object has the name or id '{name_or_id}'; {alive}")
 
 
 def add(backend: Backend, asked: Sequence[Asked], stamp: int = 0) -> list[PromptResult]:
-    """Applies every request that was understood; one result each, in the order of ``asked``.
+    """Applies the requests among ``asked``; one result each, in the same order.
 
-    A request without an id whose name lives corrects that object.
+    A request without an id corrects the living object of its name, if there is one.
     """
-    names = {known.name: known.object_id for known in living(backend) if known.name}
-    understood = [_resolve(request, names) for request in asked if isinstance(request, AddRequest)]
-    answers = iter(backend.add(understood, stamp)) if understood else iter(())
+    names = {obj.name: obj.object_id for obj in living(backend) if obj.name}
+    requests = [_resolve(request, names) for request in asked if isinstance(request, AddRequest)]
+    answers = iter(backend.add(requests, stamp) if requests else ())
     return [refusal(request) if isinstance(request, PromptError) else next(answers) for request in asked]
 
 
 def refine(backend: Backend, asked: Asked, stamp: int = 0) -> PromptResult:
-    """Corrects the object that the request's id or name means."""
+    """Corrects the object with the request's id or name."""
     if isinstance(asked, PromptError):
         return refusal(asked)
     try:
@@ -89,8 +87,3 @@ def _resolve(request: AddRequest, names: dict[str, int]) -> AddRequest:
     if request.object_id is None and request.name in names:
         return replace(request, object_id=names[request.name])
     return request
-
-
-def _list(objects: Iterable[ObjectResult]) -> str:
-    listed = ", ".join(f"{known.object_id} ({known.name})" if known.name else str(known.object_id) for known in objects)
-    return f"living: {listed}" if listed else "none lives"

@@ -20,21 +20,20 @@ if TYPE_CHECKING:
 
 
 class LocalBackend:
-    """A :class:`~sam2_ros.inference.backend.Backend` that runs :class:`~sam2_ros.tracking.Tracker` here.
+    """A :class:`~sam2_ros.inference.backend.Backend` that runs a :class:`~sam2_ros.tracking.Tracker`.
 
     Args:
-        model: "embedded", an official size ("tiny", "small", "base_plus", "large"; with "-2.0" the older version), or a
-            path.
+        model: "embedded"; an official size ("tiny", "small", "base_plus", "large", or one with "-2.0"); or a path.
         device: "auto" (the first GPU, else the CPU), or a torch device.
-        dtype: "auto" (bfloat16 where the hardware computes in it, else float32), "float32" or "bfloat16".
+        dtype: "auto" (bfloat16 where the hardware supports it, else float32), "float32" or "bfloat16".
         config: settings of the tracker.
-        image_size: side of the square that the network sees, in pixels; 0 = the checkpoint's own.
+        image_size: side of the network's square input in pixels; 0 = the checkpoint's own.
         threads: CPU threads of this process; 0 = torch's default.
-        shared: a loaded network that other backends use too, in place of the one that the other arguments name.
+        shared: a loaded network, which other backends may use too; model, device and dtype are ignored then.
 
     Raises:
-        ImportError: torch is not installed, with what to do.
-        FileNotFoundError, ValueError: no such weights, or they don't fit.
+        ImportError: torch is not installed.
+        FileNotFoundError, ValueError: the weights are missing or don't fit.
     """
 
     def __init__(
@@ -147,11 +146,10 @@ def load_shared_model(
     With ``together``, frames that wait for the image encoder at the same time are encoded as one batch; with ``ahead``,
     on a CPU, a frame is encoded while the one before it is tracked.
     """
-    # Read when torch is loaded: its threads sleep while they wait for each other. On cores that others use too,
-    # spinning made tracking several times slower.
+    # torch reads it when it is loaded. Its threads then sleep while they wait for each other: spinning threads slow
+    # tracking down where other processes use the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # oneDNN keeps a prepared kernel for each combination of shapes, by itself 1024 of them: over hours, those of
-    # batches that came once would fill some hundred MiB.
+    # oneDNN keeps a kernel for each combination of shapes, by default 1024 of them, which would fill hundreds of MiB.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     try:
         import torch

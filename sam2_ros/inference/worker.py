@@ -1,7 +1,7 @@
-"""One thread that owns the engine: the newest frame wins, commands are applied between frames. Knows nothing of ROS.
+"""One thread that owns the engine: the newest frame wins, commands run between frames. Knows nothing of ROS.
 
-Nobody who calls the worker ever waits for the network: :meth:`Worker.submit` swaps a frame into a slot, and commands
-give back a :class:`concurrent.futures.Future`. Results leave through a :class:`Listener`, in the inference thread.
+No caller waits for the network: :meth:`Worker.submit` puts a frame into a slot, and commands return a
+:class:`concurrent.futures.Future`. Results leave through a :class:`Listener`, in the inference thread.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ASPECT_TOLERANCE = 0.02  # share by which width / height may differ: 1280x720 an
 class Frame:
     """An image that waits for the engine.
 
-    ``decode`` gives its pixels, RGB ``uint8 [H, W, 3]``. It is called in the inference thread, or in that which encodes
-    ahead, so a frame that is dropped costs no conversion. ``source`` comes back untouched with the result.
+    ``decode`` returns its pixels, RGB ``uint8 [H, W, 3]``. The worker calls it only for a frame that it processes, so a
+    dropped frame costs no conversion. ``source`` comes back untouched with the result.
     """
 
     stamp: int  # ns
@@ -42,46 +42,43 @@ class Frame:
 
 @dataclass(frozen=True)
 class Counters:
-    """Frames since :meth:`Worker.resume`: received = processed + dropped + failed + those under way (at most two; three
-    with an engine that encodes ahead)."""
+    """Frames since :meth:`Worker.resume`.
+
+    received = processed + dropped + failed + those in progress (at most two; three where the engine encodes ahead).
+    """
 
     received: int = 0
     processed: int = 0
-    dropped: int = 0  # replaced by a newer one before the engine was free, or the engine was out of reach
+    dropped: int = 0  # a newer frame came before the engine was free, or no engine could be reached
     failed: int = 0  # could not be decoded or tracked
 
 
 @dataclass(frozen=True)
 class Processed:
-    """One frame's results. The counters include this frame; at most one other is missing from their sum, two with an
-    engine that encodes ahead."""
+    """One frame's results; the counters include this frame."""
 
     frame: Frame
     image: NDArray[np.uint8]
     result: FrameResult
-    start_time: int  # ns, time.monotonic_ns(), when the engine took the frame; if it encodes ahead, it waited since
-    end_time: int  # ns, when it returned
+    start_time: int  # ns, time.monotonic_ns(), when the engine, or its encoder, took the frame
+    end_time: int  # ns, when the engine returned
     counters: Counters
 
 
 class Listener(Protocol):
-    """Whom the worker tells, always in the inference thread. A listener that raises is reported as a failure."""
+    """Receives results in the inference thread. What it raises is reported by :meth:`on_failure`."""
 
     def on_processed(self, processed: Processed) -> None: ...
 
     def on_changes(self, processed: Processed) -> None:
-        """A command made ``processed.result.changes``: the newest processed frame again, its counters and times as
-        they were, its objects as they are now. Comes before the command's future completes.
-        """
-        ...
+        """A command changed objects. Called before the command's future completes, with the newest frame once more:
+        counters and times as they were, the objects as they are now, and ``processed.result.changes``."""
 
     def on_restart(self, frame: Frame, reason: str) -> None:
-        """Every object was forgotten, because ``frame`` does not go on from the one before it."""
-        ...
+        """Every object was forgotten, because ``frame`` does not continue the frame before it."""
 
     def on_failure(self, frame: Frame, error: Exception) -> None:
-        """A frame was lost to ``error``; the worker goes on with the next."""
-        ...
+        """``error`` cost this frame; the worker continues with the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +86,16 @@ class _Command(Generic[T]):
     apply: Callable[[Backend], T]
     future: Future[T]
     needs_frame: bool = False
-    stamp: int = 0  # of the frame it is meant for; 0 = the newest
-    deadline: int = 0  # ns, time.monotonic_ns(): until when it may wait for that frame
+    stamp: int = 0  # ns, of the frame it is meant for; 0 = the newest
+    deadline: int = 0  # ns, time.monotonic_ns(), until when it waits for that frame
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """A frame that is next."""
+    """The next frame, encoded ahead or not."""
 
     frame: Frame
-    start_time: int = 0  # ns, when the engine took it; 0: it has not
+    start_time: int = 0  # ns, when the encoder took it; 0 = not encoded ahead
     image: NDArray[np.uint8] | None = None
     encoded: object = None
     error: Exception | None = None  # why it could not be decoded or encoded
@@ -107,8 +104,8 @@ class _Taken:
 class Worker:
     """Runs a :class:`Backend` in a thread of its own, from :meth:`start` to :meth:`close`.
 
-    Where the backend encodes ahead (:class:`EncodesAhead`), a second thread takes the frames, encodes one while the
-    other thread tracks the one before, and waits until that one is taken over.
+    Where the backend encodes ahead (:class:`EncodesAhead`), a second thread encodes one frame while the first thread
+    tracks the frame before.
     """
 
     def __init__(
@@ -121,10 +118,10 @@ class Worker:
     ) -> None:
         """
         Args:
-            make_backend: called in the thread.
-            name: tells the thread from other workers'.
-            queue: frames that may wait to be processed one after another, all of them; a new one is dropped where that
-                many wait. 0: one may wait, and gives way to a newer one.
+            make_backend: called in the inference thread.
+            name: part of the thread's name.
+            queue: frames that may wait. All of them are processed in order; a new frame is dropped while the queue is
+                full. 0: one frame may wait, and a newer one replaces it.
             jump_back: seconds, see :func:`interruption`; may be set at any time.
         """
         self._make_backend = make_backend
@@ -134,12 +131,12 @@ class Worker:
         self._queue_length = queue
         self.jump_back = jump_back
         self._waiting: deque[Frame] = deque()
-        self._ahead: _Taken | None = None  # encoded, and next
-        self._encoding: object = None  # stands for the frame that is being encoded, until a pause gives it up
+        self._ahead: _Taken | None = None  # encoded ahead
+        self._encoding: object = None  # marks the frame that is being encoded; a pause clears it
         self._encoder_busy = False
         self._commands: list[_Command[Any]] = []
         self._newest: Processed | None = None
-        self._newest_is_current = False  # processed since resume(); prompts are for such frames alone
+        self._newest_is_current = False  # processed since resume(); prompts apply to such frames only
         self._counters = Counters()
         self._closing = False
         self._paused = True
@@ -147,16 +144,16 @@ class Worker:
         self._backend: Backend | None = None
 
     def start(self) -> Future[BackendInfo]:
-        """Builds the engine in its thread; the future fails with whatever building it raised."""
+        """Builds the engine in its thread; the future raises what building it raised."""
         started: Future[BackendInfo] = Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name=self._name, daemon=True)
         self._thread.start()
         return started
 
     def close(self, timeout: float | None = None) -> None:
-        """Ends the thread after the frame under way and frees the engine; commands that wait are refused.
+        """Refuses waiting commands, ends the thread after the current frame and frees the engine.
 
-        After ``timeout`` seconds the thread is left to itself; it ends with the process.
+        After ``timeout`` seconds it no longer waits for the thread, which ends with the process.
         """
         with self._condition:
             self._closing = True
@@ -166,18 +163,17 @@ class Worker:
         self._refuse_waiting("the tracker is being shut down")
 
     def resume(self) -> None:
-        """Starts to take frames; the counters begin at zero. Prompts are for frames from now on."""
+        """Accepts frames and prompts for them; the counters begin at zero."""
         with self._condition:
             self._counters = Counters()
             self._newest_is_current = False
             self._paused = False
 
     def pause(self) -> None:
-        """Takes no more frames, refuses commands that wait for one, and returns when the frame under way is done."""
+        """Accepts no more frames, refuses commands that wait for one, and returns when the current frame is done."""
         with self._condition:
             self._paused = True
-            left = len(self._waiting) + (self._ahead is not None) + (self._encoding is not None)
-            self._counters = replace(self._counters, dropped=self._counters.dropped + left)
+            self._count(dropped=len(self._waiting) + (self._ahead is not None) + (self._encoding is not None))
             self._waiting.clear()
             self._ahead = self._encoding = None
         self._refuse_waiting("the tracker was deactivated meanwhile; activate it and send the prompt again")
@@ -186,13 +182,12 @@ class Worker:
             self._condition.wait_for(lambda: not self._encoder_busy)
 
     def submit(self, frame: Frame) -> None:
-        """Hands over a frame; one that still waits is dropped for it, or with a full ``queue`` it is dropped itself."""
+        """Hands over a frame. It replaces the one that waits; with a full ``queue`` it is dropped itself."""
         with self._condition:
             if self._paused or self._closing:
                 return
-            counters = self._counters
             full = len(self._waiting) >= max(1, self._queue_length)
-            self._counters = replace(counters, received=counters.received + 1, dropped=counters.dropped + int(full))
+            self._count(received=1, dropped=int(full))
             if full and self._queue_length:
                 return
             if full:
@@ -205,11 +200,10 @@ class Worker:
         return self._queue(_Command(apply, Future()))
 
     def call_on_frame(self, apply: Callable[[Backend], T], stamp: int = 0, wait: float = 0.0) -> Future[T]:
-        """Runs ``apply`` once a frame was processed since :meth:`resume` that is not older than ``stamp`` (0: any).
+        """Runs ``apply`` once a frame was processed since :meth:`resume` that is not older than ``stamp`` (ns; 0: any).
 
-        It is waited for, ``wait`` seconds at most; then ``apply`` runs all the same, where there is a frame at all:
-        which stored frame a stamp means, and whether one does, is the engine's to say. The future raises
-        :class:`PromptError`: NO_FRAME when no frame came, NOT_ACTIVE when the worker was paused or closed meanwhile.
+        After ``wait`` seconds ``apply`` runs on what there is: the engine decides which stored frame a stamp means. The
+        future raises :class:`PromptError`: NO_FRAME when no frame came at all, NOT_ACTIVE after a pause or the end.
         """
         deadline = time.monotonic_ns() + round(wait * 1e9)
         return self._queue(_Command(apply, Future(), needs_frame=True, stamp=stamp, deadline=deadline))
@@ -220,12 +214,12 @@ class Worker:
             return self._counters
 
     def link_values(self) -> Mapping[str, object]:
-        """How the connection to an engine elsewhere does; see :meth:`Backend.link_values`."""
+        """See :meth:`Backend.link_values`."""
         return self._backend.link_values() if self._backend is not None else {}
 
     @property
     def newest(self) -> Frame | None:
-        """The newest processed frame, from before a pause too."""
+        """The newest processed frame, also one from before a pause."""
         with self._condition:
             return self._newest.frame if self._newest else None
 
@@ -244,6 +238,10 @@ class Worker:
             self._commands = [command for command in self._commands if command not in waiting]
         for command in waiting:
             command.future.set_exception(PromptError(PromptCode.NOT_ACTIVE, reason))
+
+    def _count(self, **more: int) -> None:
+        """Adds to the counters; the caller holds the condition."""
+        self._counters = replace(self._counters, **{n: getattr(self._counters, n) + more[n] for n in more})
 
     # ---- the inference thread ----
 
@@ -272,7 +270,7 @@ class Worker:
             backend.close()
 
     def _encode_ahead(self, backend: EncodesAhead) -> None:
-        """What the second thread does."""
+        """Runs in the second thread."""
         while True:
             with self._condition:
                 while not (self._closing or (self._waiting and self._ahead is None)):
@@ -288,7 +286,7 @@ class Worker:
             except Exception as error:
                 taken = replace(taken, error=error)
             with self._condition:
-                if self._encoding is mine:  # else it was counted as dropped
+                if self._encoding is mine:  # else a pause has counted it as dropped
                     self._ahead, self._encoding = taken, None
                 self._encoder_busy = False
                 self._condition.notify_all()
@@ -357,13 +355,13 @@ class Worker:
                 answer = command.apply(backend)
             finally:
                 if self._newest is not None:  # without a frame there are no objects
-                    self._tell(self._newest.frame, self._tell_changes, self._newest, backend)
+                    self._notify(self._newest.frame, self._report_changes, self._newest, backend)
         except Exception as error:
             command.future.set_exception(error)
         else:
             command.future.set_result(answer)
 
-    def _tell_changes(self, newest: Processed, backend: Backend) -> None:
+    def _report_changes(self, newest: Processed, backend: Backend) -> None:
         changes = tuple(backend.take_changes())
         objects = backend.objects() if changes else None
         if objects is not None:
@@ -383,23 +381,21 @@ class Worker:
                 result = backend.step(image, frame.stamp)
             end_time = time.monotonic_ns()
         except Exception as error:
+            dropped = isinstance(error, FrameDropped)
             with self._condition:
-                counters = self._counters
-                if isinstance(error, FrameDropped):
-                    self._counters = replace(counters, dropped=counters.dropped + 1)
-                else:
-                    self._counters = replace(counters, failed=counters.failed + 1)
-            self._tell(frame, self._listener.on_failure, frame, error)
-            if isinstance(error, FrameDropped) and self._newest is not None:  # objects may be out of sight by it
-                self._tell(frame, self._tell_changes, self._newest, backend)
+                self._count(dropped=int(dropped), failed=int(not dropped))
+            self._notify(frame, self._listener.on_failure, frame, error)
+            if dropped and self._newest is not None:  # the loss of a server hides objects
+                self._notify(frame, self._report_changes, self._newest, backend)
             return
         with self._condition:
-            self._counters = counters = replace(self._counters, processed=self._counters.processed + 1)
-            if self._queue_length:  # as of this frame, so that a replay says the same however fast frames come in
+            self._count(processed=1)
+            counters = self._counters
+            if self._queue_length:  # a replay counts the same however fast its frames come in
                 counters = replace(counters, received=counters.processed + counters.dropped + counters.failed)
             self._newest = processed = Processed(frame, image, result, start_time, end_time, counters)
             self._newest_is_current = True
-        self._tell(frame, self._listener.on_processed, processed)
+        self._notify(frame, self._listener.on_processed, processed)
 
     def _restart_if_interrupted(self, frame: Frame, image: NDArray[np.uint8], backend: Backend) -> None:
         last = self._newest
@@ -409,28 +405,28 @@ class Worker:
         if not reason:
             return
         backend.reset()
-        self._tell(frame, self._listener.on_restart, frame, reason)
-        self._tell(frame, self._tell_changes, last, backend)
+        self._notify(frame, self._listener.on_restart, frame, reason)
+        self._notify(frame, self._report_changes, last, backend)
 
-    def _tell(self, frame: Frame, tell: Callable[..., None], *arguments: Any) -> None:
-        """A fault in telling must not end the thread; one in ``on_failure`` itself has nowhere to go."""
+    def _notify(self, frame: Frame, method: Callable[..., None], *arguments: Any) -> None:
+        """Calls the listener, whose errors must not end the thread; one in ``on_failure`` itself is lost."""
         try:
-            tell(*arguments)
+            method(*arguments)
         except Exception as error:
-            if tell != self._listener.on_failure:
-                self._tell(frame, self._listener.on_failure, frame, error)
+            if method != self._listener.on_failure:
+                self._notify(frame, self._listener.on_failure, frame, error)
 
 
 def interruption(stamp: int, shape: Sequence[int], last_stamp: int, last_shape: Sequence[int], jump_back: float) -> str:
     """Why objects can't be followed from the last frame into this one; empty where they can.
 
-    Another resolution of the same aspect is the same view: the network sees a square anyway. With another aspect the
-    same object has another shape in that square, and what is remembered of it fits no longer.
+    Another resolution of the same aspect ratio is the same view, because the network sees a square anyway. With another
+    ratio an object has another shape in that square, which its memory does not fit.
 
     Args:
         stamp, last_stamp: nanoseconds.
         shape, last_shape: of the images, height and width first.
-        jump_back: seconds; a stamp that lies further back than this is of another run. 0 = stamps are not looked at.
+        jump_back: seconds; a stamp that is older by more than this belongs to another run. 0 ignores stamps.
     """
     if jump_back and last_stamp - stamp > jump_back * 1e9:
         return f"time jumped back from {seconds(last_stamp)} to {seconds(stamp)}"

@@ -77,7 +77,7 @@ class RemoteBackend:
         self._quality = quality
         self._writer = PixelWriter("raw", quality)
         self._next_id = 1
-        self._link = Link(endpoints, self._hello, self._on_stray, client_keys, return_after)
+        self._link = Link(endpoints, self._hello, self._on_late, client_keys, return_after)
         self._recovery = Recovery()
         self._newest: FrameResult | None = None  # every living object, without changes
         self._newest_frame: NDArray[np.uint8] | None = None
@@ -314,7 +314,7 @@ class RemoteBackend:
         self._newest, self._newest_frame = result, frame
         self._recovery.note(result.objects, frame, result.stamp)
 
-    def _on_stray(self, answer: Header) -> None:
+    def _on_late(self, answer: Header) -> None:
         """An answer that came too late still says what changed."""
         if not answer.get("ok"):
             return

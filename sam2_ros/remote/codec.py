@@ -1,6 +1,6 @@
-"""Dataclasses of the engine as msgpack values and back: a map of fields; arrays as ``[dtype, shape, bytes]``.
+"""Converts the engine's dataclasses to msgpack values and back: a map of fields, arrays as ``[dtype, shape, bytes]``.
 
-What comes in is checked against the declared types, so that nothing of another type gets beyond this module.
+Decoding checks every value against the declared type.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_PIXELS = 1 << 28
 
 
 def to_wire(value: Any) -> Any:
-    """``value`` in the types that msgpack knows. Bits of boolean arrays are packed, eight to a byte."""
+    """``value`` in types of msgpack. Boolean arrays are packed, eight pixels to a byte."""
     if value is None or isinstance(value, (bool, str, bytes, float)):
         return value
     if isinstance(value, int):  # IntEnum too
@@ -45,10 +45,10 @@ def to_wire(value: Any) -> Any:
 
 
 def from_wire(kind: type[T], value: Any) -> T:
-    """The ``kind`` (a dataclass, or what the fields of one are declared as) that :func:`to_wire` gave ``value`` for.
+    """The object of type ``kind`` that :func:`to_wire` made ``value`` of.
 
     Raises:
-        ProtocolError: MALFORMED, with the field that does not fit.
+        ProtocolError: MALFORMED, with the field that has another type.
     """
     return _decode(kind, value, getattr(kind, "__name__", "value"))
 

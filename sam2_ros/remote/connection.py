@@ -1,4 +1,4 @@
-"""A connection to one inference server: requests, answers, time limits, and the ways in which it ends."""
+"""A connection to one inference server: requests, answers, timeouts, heartbeats, and how it ends."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from sam2_ros.remote import keys, protocol
 from sam2_ros.remote.protocol import Header
 
 MAX_ANSWER_BYTES = 1 << 30
-HELLO_TIME = 10.0  # s that a server which answers pings may take to make an engine, before another one is tried
-PING_TIME = 1.0  # s that one may take to answer a ping
-_SILENCES = 3  # unanswered requests in a row after which a server is given up
-_WINDOW = 200  # round trips that percentiles are taken of
-_LOOK = 0.1  # s between looks at the wish to end
+HELLO_TIMEOUT = 10.0  # s, for a server that answers pings to make an engine
+PING_TIMEOUT = 1.0  # s
+_MAX_UNANSWERED = 3  # requests in a row after which the connection is closed
+_WINDOW = 200  # newest round trips, of which percentiles are taken
+_POLL_PERIOD = 0.1  # s between looks at the event that ends the wait
 
 
 class LinkDown(ConnectionError):
-    """There is no server just now; the message says why."""
+    """No server is connected; the message says why."""
 
 
 class NoAnswer(TimeoutError):
-    """The server did not answer in time; it may still do what was asked."""
+    """The server did not answer in time; it may still carry out the request."""
 
 
 class ServerRefusal(RuntimeError):
-    """The server's reason; ``code`` is one of :mod:`sam2_ros.remote.protocol`, ``header`` the whole answer."""
+    """The server refused; ``code`` is a constant of :mod:`sam2_ros.remote.protocol`, ``header`` the whole answer."""
 
     def __init__(self, header: Mapping[str, Any]) -> None:
         super().__init__(str(header.get("message", "no reason was given")))
@@ -44,7 +44,7 @@ class ServerRefusal(RuntimeError):
 
 @dataclass(frozen=True)
 class ClientKeys:
-    """CURVE: the client's own keys (``*.key_secret``), and the server's public one (``*.key``)."""
+    """Files with the CURVE keys: the client's own (``*.key_secret``) and the server's public one (``*.key``)."""
 
     secret_file: str
     server_file: str
@@ -59,17 +59,17 @@ class ClientKeys:
 
 
 class Connection:
-    """One thread at a time may use it; it may be opened by one and handed to another.
+    """Used by one thread at a time; one thread may open it and hand it to another.
 
     Args:
         endpoint: of the server.
         client_keys: for a server that asks for keys.
-        on_stray: is given answers that came too late.
-        ending: set by another thread, it ends whatever is waited for.
+        on_late: receives answers that came after their timeout.
+        ending: another thread sets it to end every wait.
 
     Raises:
         ValueError: the keys can't be used.
-        zmq.ZMQError: the endpoint is none.
+        zmq.ZMQError: the endpoint can't be used.
     """
 
     def __init__(
@@ -77,20 +77,20 @@ class Connection:
         context: zmq.Context[Any],
         endpoint: str,
         client_keys: ClientKeys | None,
-        on_stray: Callable[[Header], None],
+        on_late: Callable[[Header], None],
         ending: threading.Event,
     ) -> None:
         self.endpoint = endpoint
         self.token = ""  # of the stream, once it is open
-        self.answer: Header = {}  # the server's to the hello
+        self.greeting: Header = {}  # the server's answer to the hello
         self.in_flight: set[int] = set()
         self.timeouts = 0
         self.round_trips: deque[float] = deque(maxlen=_WINDOW)  # ms
         self.why_closed = ""
-        self._on_stray = on_stray
+        self._on_late = on_late
         self.ending = ending
         self._sequence = itertools.count(1)
-        self._silences = 0
+        self._unanswered = 0
         self._socket = context.socket(zmq.DEALER)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         try:
@@ -114,21 +114,21 @@ class Connection:
 
     def ping(self) -> Header:
         """The server's health; raises as :meth:`request`."""
-        return dict(self.request("ping", PING_TIME, {}).get("health", {}))
+        return dict(self.request("ping", PING_TIMEOUT, {}).get("health", {}))
 
     def hello(self, token: str, fields: Mapping[str, Any]) -> None:
-        """Opens the stream ``token``; one of this name that is open already is closed. Raises as :meth:`request`."""
-        self.answer = self.request("hello", HELLO_TIME, {"stream": token, **fields})
+        """Opens the stream ``token``, and closes an older one of this name. Raises as :meth:`request`."""
+        self.greeting = self.request("hello", HELLO_TIMEOUT, {"stream": token, **fields})
         self.token = token
 
     def request(self, op: str, timeout: float, fields: Mapping[str, Any], pixels: Any = None) -> Header:
-        """Sends a request and waits for its answer, ``timeout`` seconds at most.
+        """Sends a request and waits for its answer.
 
         Raises:
             LinkDown: the connection broke; it is closed now.
-            NoAnswer: after ``timeout``.
-            ServerRefusal: the server said no.
-            ProtocolError: the answer is not understood.
+            NoAnswer: after ``timeout`` seconds.
+            ServerRefusal: the server refused.
+            ProtocolError: the answer is malformed.
         """
         if self.closed:
             raise LinkDown(self.why_closed)
@@ -139,14 +139,14 @@ class Connection:
             self.in_flight.add(seq)
             answer = self._wait_for(seq, start + timeout)
         except zmq.Again:
-            self._silence(f"its queue is full; nothing was read for {timeout:g} s")
+            self._count_unanswered(f"its queue is full; it read nothing for {timeout:g} s")
             raise NoAnswer(f"{self.endpoint} takes no more messages") from None
         except LinkDown as error:
             self.close(str(error))
             raise
         if answer is None:
             self.timeouts += 1
-            self._silence(f"no answer within {timeout:g} s, {_SILENCES} times in a row")
+            self._count_unanswered(f"no answer within {timeout:g} s, {_MAX_UNANSWERED} times in a row")
             raise NoAnswer(f"no answer to '{op}' within {timeout:g} s")
         self.round_trips.append((time.monotonic() - start) * 1e3)
         if not answer.get("ok"):
@@ -158,7 +158,7 @@ class Connection:
         return answer
 
     def close(self, reason: str, bye: bool = False) -> None:
-        """``bye`` lets the server forget the stream at once, and waits a moment for it to have heard."""
+        """Closes the connection; with ``bye`` the server forgets the stream at once."""
         if self.closed:
             return
         if bye and self.token:
@@ -174,20 +174,18 @@ class Connection:
         self._monitor.close(0)
         self._socket.close()
 
-    # ---- within ----
-
     def _wait_for(self, seq: int, deadline: float) -> Header | None:
         """The answer to ``seq``; None at the ``deadline`` (s, monotonic)."""
         while True:
             left = deadline - time.monotonic()
-            ready = dict(self._poller.poll(math.ceil(1000 * min(max(0.0, left), _LOOK))))
+            ready = dict(self._poller.poll(math.ceil(1000 * min(max(0.0, left), _POLL_PERIOD))))
             if self._socket in ready:
                 answer = protocol.unpack(self._socket.recv_multipart(), MAX_ANSWER_BYTES)
-                self._silences = 0
+                self._unanswered = 0
                 self.in_flight.discard(answer.get("seq", 0))
                 if answer.get("seq") == seq:
                     return answer
-                self._on_stray(answer)
+                self._on_late(answer)
             elif self._monitor in ready:
                 event = recv_monitor_message(self._monitor)["event"]
                 raise LinkDown(self._why_broken(event))
@@ -201,11 +199,9 @@ class Connection:
             return "the server does not accept this client's key"
         if self.round_trips:
             return "the connection broke"
-        return (
-            "the connection broke before the first answer; so it does where a server asks for keys: give the right ones"
-        )
+        return "the connection broke before the first answer; if the server asks for keys, give the right ones"
 
-    def _silence(self, reason: str) -> None:
-        self._silences += 1
-        if self._silences >= _SILENCES:
+    def _count_unanswered(self, reason: str) -> None:
+        self._unanswered += 1
+        if self._unanswered >= _MAX_UNANSWERED:
             self.close(reason)

@@ -1,4 +1,4 @@
-"""Lists of inference servers as people write them."""
+"""Reads the list of inference servers that a user wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def endpoints_for(written: str, camera: str = "") -> tuple[str, ...]:
     ``written`` is a list separated by commas, or such lists for cameras by name, separated by semicolons.
 
     Raises:
-        ValueError: it can't be read, or says nothing of this camera.
+        ValueError: it can't be read, or has no server for this camera.
     """
     lists: dict[str, tuple[str, ...]] = {}
     for part in filter(None, (each.strip() for each in written.split(";"))):

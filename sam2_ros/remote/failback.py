@@ -1,4 +1,4 @@
-"""The way back to a preferred server: watches those before the present one in the list, in a thread of its own."""
+"""Failback: a thread that watches the preferred servers, so that a client can return to one of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LONGEST_PERIOD = 2.0  # s between pings
 
 
 class Failback:
-    """Opens a stream with the first of ``endpoints`` that has answered for long enough, and keeps it until it is taken.
+    """Opens a stream with the first of ``endpoints`` that was healthy for long enough, and offers it to the client.
 
     Args:
         endpoints: the preferred servers, the best first.
-        after: seconds for which a server must have answered every ping, so that one which comes and goes is left alone.
-        connect: makes a connection to an endpoint, which the event ends.
-        hello: opens a stream on it.
+        after: seconds for which a server must have answered every ping.
+        connect: connects to an endpoint; the event ends its waits.
+        hello: opens a stream on the connection.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Failback:
         self._connect = connect
         self._hello = hello
         self._stopping = threading.Event()
-        self._since: dict[str, float] = {}  # s, monotonic: from when on an endpoint has answered
+        self._since: dict[str, float] = {}  # s, monotonic, since when an endpoint answers
         self._lock = threading.Lock()  # guards the offer
         self._offer: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="failback", daemon=True)
@@ -47,11 +47,11 @@ class Failback:
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to :meth:`take`."""
+        """Whether a stream can be taken."""
         return self._offer is not None
 
     def take(self) -> Connection | None:
-        """The open stream, whose owner the caller is from now on; None where there is none just now. Never waits."""
+        """The open stream, which the caller then owns; None if there is none now. Never waits."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -61,14 +61,12 @@ class Failback:
             self._lock.release()
 
     def close(self) -> None:
-        """Ends the thread; what was not taken is closed."""
+        """Ends the thread and closes a stream that was not taken."""
         self._stopping.set()
         self._thread.join()
         if self._offer is not None:
-            self._offer.close("not needed any more", bye=True)
+            self._offer.close("no longer needed", bye=True)
             self._offer = None
-
-    # ---- the thread ----
 
     def _run(self) -> None:
         while not self._stopping.wait(self._period):
@@ -80,7 +78,7 @@ class Failback:
             if offer is not None:
                 with self._lock:
                     self._offer = offer
-                    self.state = "ready, until no object is hidden"
+                    self.state = "ready; waits until no object is hidden"
 
     def _look(self) -> Connection | None:
         self.state = "does not answer"
@@ -99,7 +97,7 @@ class Failback:
                 return connection
             connection.close("not yet")
             if waited < self._after:
-                return None  # its time may come: those after it are not better
+                return None  # it may be ready soon, and is better than the servers after it
         return None
 
     def _accepts(self, connection: Connection) -> bool:

@@ -13,10 +13,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def new_keys(folder: Path, name: str) -> tuple[Path, Path]:
-    """Makes a pair of keys; returns the paths of the public and of the secret one, which only its owner may read.
+    """Makes a pair of keys; returns the paths of the public one and of the secret one, which only its owner may read.
 
     Raises:
-        ValueError: the name can't be used, or there are keys of this name already.
+        ValueError: the name can't be used, or is taken.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"the name is {name!r}; accepted: letters, digits, '.', '-' and '_', up to 64")
@@ -38,7 +38,7 @@ def load_public(path: str | Path) -> bytes:
     """The public key in a file.
 
     Raises:
-        ValueError: the file holds none, or is not there.
+        ValueError: there is no such file, or it holds no key.
     """
     return _load(path)[0]
 
@@ -47,7 +47,7 @@ def load_secret(path: str | Path) -> tuple[bytes, bytes]:
     """Public and secret key.
 
     Raises:
-        ValueError: the file does not hold both, is not there, or others may read it.
+        ValueError: there is no such file, it does not hold both keys, or others may read it.
     """
     public, secret = _load(path)
     if secret is None:

@@ -1,4 +1,4 @@
-"""The client's connection: the first server of a list that answers; back-off, the way back, and what is known of it."""
+"""The client's link to one of several servers: connects to the first that answers, with backoff, and fails back."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from sam2_ros.remote.connection import ClientKeys, Connection, LinkDown, NoAnswe
 from sam2_ros.remote.failback import Failback
 from sam2_ros.remote.protocol import Header, ProtocolError
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # s, between rounds through the list of servers
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0  # s, between rounds through the list of servers
 
 
 class Link:
-    """One stream's connection. Not thread-safe, but for :meth:`status`. Whoever connects waits no longer than asked:
-    servers are tried in a thread, which goes on meanwhile.
+    """One stream's connection. Not thread-safe, except for :meth:`status`.
+
+    A thread tries the servers, so that :meth:`connect` waits no longer than it is asked to.
 
     Args:
         endpoints: servers in the order of preference.
-        hello: gives the fields of the message that opens the stream.
-        on_stray: is given answers that came too late.
-        return_after: seconds for which a server before the present one must have answered to be offered; 0 = never.
+        hello: returns the fields of the message that opens the stream.
+        on_late: receives answers that came after their timeout.
+        return_after: seconds for which a preferred server must be healthy before failback; 0 = no failback.
     """
 
     def __init__(
         self,
         endpoints: Sequence[str],
         hello: Callable[[], Header],
-        on_stray: Callable[[Header], None],
+        on_late: Callable[[Header], None],
         client_keys: ClientKeys | None = None,
         return_after: float = 0.0,
     ) -> None:
@@ -42,7 +43,7 @@ class Link:
             raise ValueError("the list of endpoints is empty; give at least one, e.g. tcp://127.0.0.1:5555")
         self.endpoints = tuple(endpoints)
         self._hello = hello
-        self._on_stray = on_stray
+        self._on_late = on_late
         self._keys = client_keys
         self._return_after = return_after
         self._token = uuid.uuid4().hex
@@ -52,7 +53,7 @@ class Link:
         self._attempt: concurrent.futures.Future[Connection] | None = None
         self._attempt_start, self._trying = 0.0, ""
         self._failback: Failback | None = None
-        self._wait, self._retry_at = _FIRST_WAIT, 0.0
+        self._backoff, self._retry_at = _FIRST_BACKOFF, 0.0
         self._reason = "not connected yet"
         self._connections = self._timeouts = 0
 
@@ -62,14 +63,14 @@ class Link:
 
     @property
     def endpoint(self) -> str:
-        """Of the server that serves; empty without one."""
+        """The connected server; empty without one."""
         connection = self._connection
         return connection.endpoint if connection is not None else ""
 
     @property
     def greeting(self) -> Header:
         """The server's answer to the hello."""
-        return self._connection.answer if self._connection is not None else {}
+        return self._connection.greeting if self._connection is not None else {}
 
     def status(self) -> dict[str, object]:
         """For diagnostics, from any thread."""
@@ -87,11 +88,11 @@ class Link:
         }
 
     def connect(self, patience: float) -> None:
-        """Opens the stream with the first server that answers, unless that takes more than ``patience`` seconds: then
-        it goes on in its thread, and the next call may find it done.
+        """Opens the stream with the first server that answers. After ``patience`` seconds a thread continues, and a
+        later call takes over its connection.
 
         Raises:
-            LinkDown: none did, or not yet, or the next round is not due yet.
+            LinkDown: no server answered, or none yet, or the backoff is not over.
             ValueError: the keys can't be used.
         """
         now = time.monotonic()
@@ -107,10 +108,10 @@ class Link:
             self._adopt(attempt.result())
         except LinkDown as error:
             self._reason = str(error)
-            self._retry_at = time.monotonic() + self._wait
-            self._wait = min(2 * self._wait, _LONGEST_WAIT)
+            self._retry_at = time.monotonic() + self._backoff
+            self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
             raise LinkDown(f"no inference server: {self._reason}") from error
-        self._wait = _FIRST_WAIT
+        self._backoff = _FIRST_BACKOFF
 
     def request(self, op: str, timeout: float, fields: Mapping[str, Any], pixels: Any = None) -> Header:
         """As :meth:`Connection.request`."""
@@ -124,12 +125,12 @@ class Link:
 
     @property
     def offered(self) -> bool:
-        """Whether a preferred server has a stream open for this client, and nothing is under way at the present one."""
+        """Whether a preferred server has a stream open for this client, and the present one owes no answer."""
         ready = self._failback is not None and self._failback.ready
         return ready and self._connection is not None and not self._connection.in_flight
 
     def switch(self) -> Connection | None:
-        """Goes over to the preferred server; returns the connection before it, for :meth:`settle` or :meth:`undo`."""
+        """Switches to the preferred server; returns the old connection, for :meth:`settle` or :meth:`undo`."""
         offer = self._failback.take() if self._failback is not None else None
         if offer is None:
             return None
@@ -138,14 +139,14 @@ class Link:
         return before
 
     def undo(self, before: Connection) -> None:
-        """Back to the server before :meth:`switch`, which has heard nothing of it."""
+        """Returns to the server before :meth:`switch`, which has noticed nothing."""
         if self._connection is not None:
             self._connection.close("it could not take over", bye=True)
         self._connection = before
         self._watch()
 
     def settle(self, before: Connection) -> None:
-        """Stays where :meth:`switch` went."""
+        """Stays with the server of :meth:`switch`."""
         assert self._connection is not None
         self._timeouts += before.timeouts
         before.close("left for a preferred server", bye=True)
@@ -172,8 +173,6 @@ class Link:
             self._attempt = None
         self._context.term()
 
-    # ---- within ----
-
     def _why_down(self) -> str:
         if self._attempt is not None and self._trying:
             return f"connecting to {self._trying} for {time.monotonic() - self._attempt_start:.1f} s; {self._reason}"
@@ -190,7 +189,7 @@ class Link:
         self._watch()
 
     def _watch(self) -> None:
-        """Looks out for the servers before the present one."""
+        """Starts to watch the servers before the present one in the list."""
         self._end_failback()
         preferred = self.endpoints[: self.endpoints.index(self.endpoint)]
         if preferred and self._return_after:
@@ -202,10 +201,10 @@ class Link:
             failback.close()
 
     def _connect(self, endpoint: str, ending: threading.Event) -> Connection:
-        return Connection(self._context, endpoint, self._keys, self._on_stray, ending)
+        return Connection(self._context, endpoint, self._keys, self._on_late, ending)
 
     def _greet(self, connection: Connection) -> None:
-        """A stream beside the one that is open, also where both endpoints are of one server."""
+        """Opens a stream beside the present one, with a new name: both endpoints may belong to one server."""
         connection.hello(uuid.uuid4().hex, self._hello())
 
     def _begin(self) -> concurrent.futures.Future[Connection]:
@@ -231,7 +230,7 @@ class Link:
                 continue
             try:
                 connection.ping()
-                # Under the name that it had, so that a stream which is still open there gives way.
+                # With the old name, so that this stream replaces one that is still open there.
                 connection.hello(self._token, self._hello())
                 return connection
             except (LinkDown, NoAnswer, ServerRefusal, ProtocolError, zmq.ZMQError) as error:

@@ -1,7 +1,7 @@
-"""A frame's pixels on their way to the server: raw or JPEG in the message, or in memory that both processes share.
+"""Sends a frame's pixels to the server: raw or JPEG in the message, or in shared memory.
 
-Shared memory is an anonymous file (``memfd_create``) whose size is sealed. The server opens it through ``/proc``, so
-nothing has a name that could be left behind, and a client can't cut it short while the server reads it.
+Shared memory is an anonymous file (``memfd_create``) of sealed size. The server opens it through ``/proc``: no file is
+left behind, and a client can't truncate it while the server reads.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from sam2_ros.remote.protocol import MALFORMED, ProtocolError
 
 MODES = ("auto", "raw", "jpeg", "shm")
 MAX_SIDE = 1 << 15  # pixels
-_SLOTS = 2  # the server may still read the frame before
+_SLOTS = 2  # the server may still read the previous frame
 _MEMFD_NAME = "sam2_ros_pixels"
-# fcntl names them from Python 3.8 on Linux only.
+# fcntl has names for them on Linux only.
 _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SHRINK = 1033, 1034, 0x0002
 
 
 class PixelWriter:
-    """The client's side. ``mode`` is "raw", "jpeg" or "shm"; ``quality`` that of JPEG, 1 to 100."""
+    """The client's side; ``mode`` is "raw", "jpeg" or "shm", ``quality`` (1 to 100) is for JPEG."""
 
     def __init__(self, mode: str, quality: int = 90) -> None:
         self._mode = mode
@@ -39,9 +39,9 @@ class PixelWriter:
         self._slot = 0
 
     def write(self, frame: NDArray[np.uint8]) -> tuple[dict[str, Any], Any]:
-        """What the header says of the pixels of ``frame`` (RGB ``uint8 [H, W, 3]``), and the part, or None.
+        """The description of ``frame`` (RGB ``uint8 [H, W, 3]``) for the header, and the pixels or None.
 
-        The frame is not copied for "raw": it must not change before the answer has come.
+        "raw" does not copy the frame, which must not change before the answer has come.
         """
         height, width = frame.shape[:2]
         about = {"height": height, "width": width, "encoding": self._mode}
@@ -81,9 +81,9 @@ class PixelWriter:
 
 
 def choose_writer(mode: str, quality: int, endpoint: str, trial: Callable[[dict[str, Any]], object]) -> PixelWriter:
-    """The client's side for a server at ``endpoint``, where "auto" takes shared memory if it can be had, else raw.
+    """The client's side for a server at ``endpoint``; "auto" takes shared memory where it works, else raw.
 
-    ``trial`` asks the server to read one pixel; what it raises where that can't be is a ``RuntimeError``.
+    ``trial`` asks the server to read one pixel, and raises ``RuntimeError`` where it can't.
     """
     if mode != "auto":
         return PixelWriter(mode, quality)
@@ -99,7 +99,7 @@ def choose_writer(mode: str, quality: int, endpoint: str, trial: Callable[[dict[
 
 
 class PixelReader:
-    """The server's side, one for each stream."""
+    """The server's side, one per stream."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -107,7 +107,7 @@ class PixelReader:
         self._file: tuple[int, int, int] | None = None  # pid, fd, inode
 
     def read(self, about: Mapping[str, Any], part: memoryview | None) -> NDArray[np.uint8]:
-        """The frame, RGB ``uint8 [H, W, 3]``; raw pixels are not copied.
+        """The frame, RGB ``uint8 [H, W, 3]``; does not copy raw pixels.
 
         Raises:
             ProtocolError: MALFORMED or TOO_LARGE.
@@ -156,7 +156,7 @@ class PixelReader:
 
 
 def _map_sealed(path: str, max_bytes: int) -> mmap.mmap:
-    """Maps a client's memory, and nothing else that a process may have open."""
+    """Maps memory that a client made for this, and no other file that its process has open."""
     if not os.readlink(path).startswith(f"/memfd:{_MEMFD_NAME}"):
         raise ValueError("not a client's memory")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -176,11 +176,11 @@ def _decode_jpeg(part: memoryview, height: int, width: int) -> NDArray[np.uint8]
     from PIL import Image
 
     try:
-        # The size is looked at before anything is decoded: a damaged picture may announce any.
+        # The size is checked before decoding, because a damaged picture may announce any.
         with Image.open(io.BytesIO(part)) as header:
             kind, found = header.format, header.size
-    except Exception as error:  # Pillow raises what it likes: OSError, SyntaxError, struct.error, ...
-        raise ProtocolError(MALFORMED, f"the pixels are no JPEG picture: {error}") from error
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ...
+        raise ProtocolError(MALFORMED, f"the pixels are not a JPEG picture: {error}") from error
     if kind != "JPEG" or found != (width, height):
         raise ProtocolError(
             MALFORMED, f"the pixels are {kind}, {found[0]} x {found[1]}; the header says JPEG, {width} x {height}"

@@ -1,7 +1,7 @@
-"""The wire protocol between a camera and an inference server (docs/reference/protocol.md): framing, versions, reasons.
+"""The wire protocol of the inference server: docs/reference/protocol.md. Imports no torch.
 
-A message is two or three ZeroMQ parts: ``b"sam2/1"``, a msgpack map (the header), and the pixels of a frame where they
-travel along. This module never imports torch.
+A message is two or three ZeroMQ parts: ``b"sam2/1"``, a msgpack map (the header), and the pixels of a frame if they are
+not in shared memory.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ PREFIX = NAME + str(VERSION).encode()
 MAX_PARTS = 3
 MAX_PREFIX_BYTES = 16
 
-# Why a request was refused. The message beside it says what was wrong, what is accepted and what to do.
+# Codes of refused requests; a message beside the code says what was wrong, what is accepted and what to do.
 BAD_VERSION = "VERSION"
 MALFORMED = "MALFORMED"
 TOO_LARGE = "TOO_LARGE"
-NO_STREAM = "NO_STREAM"  # this server knows no such stream: it was started anew, or the stream was idle too long
+NO_STREAM = "NO_STREAM"  # the server restarted, or the stream was idle for too long
 LIMIT = "LIMIT"
 BUSY = "BUSY"
-DROPPED = "DROPPED"  # a frame that a newer one replaced
+DROPPED = "DROPPED"  # a newer frame replaced this one
 DRAINING = "DRAINING"
-PROMPT = "PROMPT"  # a prompt was refused; ``prompt_code`` says how
+PROMPT = "PROMPT"  # a prompt was refused, with a ``prompt_code``
 INVALID = "INVALID"  # a value that the engine does not accept
 FAILED = "FAILED"
 
@@ -34,7 +34,7 @@ Header = dict[str, Any]
 
 
 class ProtocolError(ValueError):
-    """A message that can't be understood or is not permitted; ``code`` is one of the constants of this module."""
+    """A malformed or forbidden message; ``code`` is a constant of this module."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ def unpack(parts: Sequence[memoryview | bytes], max_bytes: int) -> Header:
         )
     try:
         header = msgpack.unpackb(parts[1], raw=False, strict_map_key=True)
-    except Exception as error:  # msgpack raises what it likes: ValueError, its own classes, RecursionError
+    except Exception as error:  # msgpack raises ValueError, its own classes, RecursionError
         raise ProtocolError(MALFORMED, f"the header is no msgpack map: {type(error).__name__}: {error}") from error
     if not isinstance(header, dict) or not all(isinstance(key, str) for key in header):
         raise ProtocolError(MALFORMED, f"the header is {type(header).__name__}; accepted: a map with text keys")
@@ -72,7 +72,7 @@ def unpack(parts: Sequence[memoryview | bytes], max_bytes: int) -> Header:
 def check_prefix(prefix: bytes) -> None:
     """
     Raises:
-        ProtocolError: this is not our protocol, or not our version of it.
+        ProtocolError: another protocol, or another version of this one.
     """
     if prefix == PREFIX:
         return
@@ -85,10 +85,10 @@ def check_prefix(prefix: bytes) -> None:
 
 
 def integer(header: Mapping[str, Any], key: str, low: int, high: int) -> int:
-    """A whole number of the header.
+    """An integer field of the header.
 
     Raises:
-        ProtocolError: MALFORMED: missing, no whole number, or out of range.
+        ProtocolError: MALFORMED: missing, not an integer, or out of range.
     """
     value = header.get(key)
     if type(value) is not int or not low <= value <= high:
@@ -97,10 +97,10 @@ def integer(header: Mapping[str, Any], key: str, low: int, high: int) -> int:
 
 
 def text(header: Mapping[str, Any], key: str, most: int = 256) -> str:
-    """A text of the header.
+    """A text field of the header.
 
     Raises:
-        ProtocolError: MALFORMED: missing, no text, or too long.
+        ProtocolError: MALFORMED: missing, not text, or too long.
     """
     value = header.get(key)
     if not isinstance(value, str) or len(value) > most:

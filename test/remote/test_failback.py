@@ -164,7 +164,7 @@ def test_a_server_that_makes_no_engine_is_given_up_for_the_next(tmp_path: Path) 
 
     preferred = f"ipc://{tmp_path / 'preferred'}"
     with (
-        mock.patch("sam2_ros.remote.connection.HELLO_TIME", 0.3),
+        mock.patch("sam2_ros.remote.connection.HELLO_TIMEOUT", 0.3),
         serving(slow, preferred),
         serving() as second,
         camera(preferred, second.endpoints[0]) as shown,

@@ -1,4 +1,4 @@
-"""What a server gives to its clients at most."""
+"""Limits of an inference server."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Whatever is beyond is refused with a reason."""
+    """What clients may use at most; the server refuses more, with a reason."""
 
-    streams: int = 16  # cameras at a time
-    objects: int = 64  # that one stream may ask room for (tracker.max_objects)
-    message_bytes: int = 64 << 20  # of a message, and of a frame's pixels
-    idle: float = 60.0  # s without a message after which a stream is forgotten
-    waiting_commands: int = 64  # of a stream
+    streams: int = 16  # cameras at the same time
+    objects: int = 64  # tracker.max_objects of one stream
+    message_bytes: int = 64 << 20  # of one message, and of one frame's pixels
+    idle: float = 60.0  # s without a message after which a stream ends
+    waiting_commands: int = 64  # of one stream
 
     def __post_init__(self) -> None:
         for name in ("streams", "objects", "message_bytes", "idle", "waiting_commands"):

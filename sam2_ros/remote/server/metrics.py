@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus and for the health page. Thread-safe."""
+"""Counters of the server for Prometheus, and its health page. Thread-safe."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Metrics:
         self.objects = Gauge("sam2_ros_objects", "Living objects of all streams", registry=registry)
 
     def watch_batches(self, batches: Callable[[], dict[int, int]]) -> None:
-        """Tells how many batches of each size the image encoder has worked on, as ``batches`` says when asked."""
+        """Exports the image encoder's batches by size, which ``batches`` returns."""
         self.registry.register(_Batches(batches))
 
     def refusals(self, code: str) -> int:
@@ -60,7 +60,7 @@ class _Batches(Collector):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: one line for every scrape would fill the log."""
+        """Logs nothing: a line for every scrape would fill the log."""
 
 
 class MetricsPage:
@@ -68,7 +68,7 @@ class MetricsPage:
 
     Args:
         host, port: where; port 0 takes a free one (:attr:`port`).
-        health: what the health page says, as JSON; its ``"ready"`` decides on the status.
+        health: returns the content of the health page; its ``"ready"`` decides on the status.
     """
 
     def __init__(self, metrics: Metrics, host: str, port: int, health: Callable[[], dict[str, Any]]) -> None:

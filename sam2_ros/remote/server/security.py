@@ -1,4 +1,4 @@
-"""Who may connect: CURVE keys with a list of clients, and no keys only where nobody else can reach the server."""
+"""Who may connect: clients with a listed CURVE key, or everyone where only this machine reaches the server."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _STOP = "inproc://stop-security"
 
 
 class Security:
-    """CURVE for a server's socket, and the list of clients that it knows.
+    """CURVE for a server's socket, with a list of clients.
 
     Args:
         secret_file: the server's keys (``NAME.key_secret``).
-        clients: folder with the public keys (``*.key``) of the clients that are let in. It is read anew for every
-            connection, so that a client can be added or taken off the list while the server runs.
+        clients: folder with the public keys (``*.key``) of accepted clients. Every new connection reads it again, so
+            that keys can be added and removed while the server runs.
 
     Raises:
-        ValueError: a file can't be used, or the folder is none.
+        ValueError: a file or the folder can't be used.
     """
 
     def __init__(self, secret_file: str | Path, clients: str | Path) -> None:
@@ -52,17 +52,17 @@ class Security:
         return self._public
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Whether the client with this public key (Z85) is let in; called by pyzmq's authenticator."""
+        """Whether the client with this public key (Z85) is accepted; called by pyzmq's authenticator."""
         try:
             return key in self._allowed_keys()
         except ValueError:
-            return False  # a damaged file in the folder lets nobody in
+            return False  # with a damaged file in the folder nobody is accepted
 
     def _allowed_keys(self) -> set[bytes]:
         return {load_public(path) for path in sorted(self._clients.glob(f"*{PUBLIC_SUFFIX}"))}
 
     def apply(self, context: zmq.Context[Any], socket: zmq.Socket[Any], metrics: Metrics) -> None:
-        """Sets ``socket`` up before it is bound, and counts whom it turns away."""
+        """Configures ``socket`` before it is bound, and counts rejected connections."""
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
         self._authenticator.configure_curve_callback(_DOMAIN, self)
@@ -101,7 +101,7 @@ def _count(context: zmq.Context[Any], monitor: zmq.Socket[Any], metrics: Metrics
 def check_endpoints(endpoints: Sequence[str], security: Security | None, insecure: bool) -> None:
     """
     Raises:
-        ValueError: an endpoint is none, or others could reach it without keys.
+        ValueError: an endpoint can't be used, or other machines could reach it without keys.
     """
     for endpoint in endpoints:
         if not is_private(endpoint) and security is None and not insecure:
@@ -115,7 +115,7 @@ def is_private(endpoint: str) -> bool:
     """Whether only this machine reaches an endpoint.
 
     Raises:
-        ValueError: it is none that a server can be bound to.
+        ValueError: a server can't be bound to it.
     """
     accepted = "accepted: ipc:///PATH, tcp://ADDRESS:PORT (port * = a free one)"
     scheme, _, rest = endpoint.partition("://")

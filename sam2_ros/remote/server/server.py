@@ -1,4 +1,4 @@
-"""The server's socket: takes messages apart, hands them to the streams, and sends the answers back."""
+"""The server's socket: reads messages, hands them to the streams, and sends their answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sam2_ros.remote.server.security import Security
 from sam2_ros.remote.server.stream import REPLIES, Request, Stream, refusal
 from sam2_ros.tracking.config import TrackerConfig
 
-_TICK = 0.2  # s, between looks at idle streams and at the wish to stop
+_TICK = 0.2  # s, between checks for idle streams and for the end
 _MAX_TOKEN = 64  # characters
 _OPERATIONS = ("hello", "ping", "bye", "step", "pixels", "add", "refine", "remove", "rename", "reset", "objects",
                "next_id", "configure", "restore")  # fmt: skip
@@ -29,13 +29,12 @@ class Server:
     """Serves until :meth:`stop` is called, in the thread that calls :meth:`run`.
 
     Args:
-        make_backend: the engine of a stream, made in the stream's thread; all of them may share one network.
+        make_backend: makes the engine of a stream, in the stream's thread; engines may share one network.
         endpoints: what to bind to, e.g. ``ipc:///run/sam2``, ``tcp://127.0.0.1:5555``; port ``*`` takes a free one.
-        security: keys; None = none are asked for.
+        security: keys; None = clients need none.
 
     Raises:
-        ValueError: an endpoint can't be used, with the reason.
-        zmq.ZMQError: it is in use, or may not be bound to.
+        zmq.ZMQError: an endpoint is in use, or can't be bound to.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class Server:
         self._make_backend = make_backend
         self._limits = limits or Limits()
         self.metrics = metrics or Metrics()
-        self._streams: dict[str, Stream] = {}  # by the client's token
+        self._streams: dict[str, Stream] = {}  # by token
         self._clients: dict[bytes, str] = {}  # token by routing id
         self._ending: list[Stream] = []
         self._stopping = threading.Event()
@@ -58,7 +57,7 @@ class Server:
         self._security = security
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 1000
-        # A part beyond this one ends the connection before it takes memory; smaller ones get an answer that says so.
+        # A larger part ends the connection before it takes memory. Other messages beyond the limit get an answer.
         self._socket.maxmsgsize = 2 * self._limits.message_bytes
         self._socket.rcvhwm = self._limits.waiting_commands
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
@@ -76,11 +75,11 @@ class Server:
         self.endpoints: list[str] = [_last_endpoint(self._socket)] if len(endpoints) == 1 else list(endpoints)
 
     def stop(self) -> None:
-        """Lets :meth:`run` end: new frames are refused, what is under way is answered. From any thread or signal."""
+        """Ends :meth:`run`: refuses new frames, answers accepted requests. For any thread or signal handler."""
         self._stopping.set()
 
     def health(self) -> dict[str, Any]:
-        """For people and load balancers; ``ready`` is False while it drains."""
+        """For the health page and pings; ``ready`` is False while the server stops."""
         streams = list(self._streams.values())
         return {
             "ready": not (self._stopping.is_set() or self._draining),
@@ -91,11 +90,11 @@ class Server:
         }
 
     def run(self, grace: float = 10.0) -> None:
-        """Serves; after :meth:`stop`, what is under way has ``grace`` seconds to end."""
+        """Serves; after :meth:`stop`, accepted requests have ``grace`` seconds to end."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._replies, zmq.POLLIN)
-        deadline, next_look = float("inf"), 0.0
+        deadline, next_check = float("inf"), 0.0
         try:
             while time.monotonic() < deadline:
                 ready = dict(poller.poll(round(_TICK * 1000)))
@@ -103,9 +102,9 @@ class Server:
                     self._send_replies()
                 if self._socket in ready:
                     self._receive()
-                if time.monotonic() > next_look:
-                    next_look = time.monotonic() + _TICK
-                    self._look_around()
+                if time.monotonic() > next_check:
+                    next_check = time.monotonic() + _TICK
+                    self._end_idle_streams()
                 if self._stopping.is_set() and not self._draining:
                     self._draining, deadline = True, time.monotonic() + grace
                     for token in list(self._streams):
@@ -116,15 +115,13 @@ class Server:
         finally:
             self._destroy()
 
-    # ---- within ----
-
     def _send_replies(self) -> None:
         while True:
             try:
                 parts = self._replies.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._socket.send_multipart(parts)  # to a client that is gone: dropped
+            self._socket.send_multipart(parts)  # dropped if the client is gone
 
     def _receive(self) -> None:
         try:
@@ -152,7 +149,7 @@ class Server:
         self._socket.send_multipart([client, *protocol.pack(answer)])
 
     def _dispatch(self, request: Request, op: str) -> Header | None:
-        """Answers, or hands on to a stream (None)."""
+        """The answer, or None where a stream will answer."""
         if op == "ping":
             token = self._clients.get(request.client)
             if token in self._streams:
@@ -161,7 +158,7 @@ class Server:
         if op == "hello":
             return self._hello(request)
         if self._draining:
-            raise ProtocolError(protocol.DRAINING, "the server is being stopped; use another one, or come back")
+            raise ProtocolError(protocol.DRAINING, "the server is stopping; use another one, or come back")
         token = self._clients.get(request.client)
         stream = self._streams.get(token) if token is not None else None
         if token is None or stream is None:
@@ -178,7 +175,7 @@ class Server:
 
     def _hello(self, request: Request) -> Header | None:
         if self._draining:
-            raise ProtocolError(protocol.DRAINING, "the server is being stopped; use another one, or come back")
+            raise ProtocolError(protocol.DRAINING, "the server is stopping; use another one, or come back")
         token = protocol.text(request.header, "stream", _MAX_TOKEN)
         if len(token) < 16:
             raise ProtocolError(protocol.MALFORMED, f"stream has {len(token)} characters; accepted: 16 to {_MAX_TOKEN}")
@@ -193,7 +190,7 @@ class Server:
                 protocol.LIMIT,
                 f"tracker.max_objects is {config.max_objects}; this server accepts up to {self._limits.objects}",
             )
-        if token in self._streams:  # the client knows best: it has lost what was there
+        if token in self._streams:  # its client starts anew
             self._end_stream(token)
         if len(self._streams) >= self._limits.streams:
             raise ProtocolError(
@@ -213,7 +210,7 @@ class Server:
         self._ending.append(stream)
         self._clients = {client: other for client, other in self._clients.items() if other != token}
 
-    def _look_around(self) -> None:
+    def _end_idle_streams(self) -> None:
         for token, stream in list(self._streams.items()):
             if stream.idle or stream.failed:
                 self._end_stream(token)

@@ -1,4 +1,4 @@
-"""One camera's tracker in the server: a thread that works through what its client asks, in order."""
+"""One camera's tracker in the server: a thread that handles its client's requests in order."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sam2_ros.remote.protocol import Header, ProtocolError
 from sam2_ros.remote.server.limits import Limits
 from sam2_ros.remote.server.metrics import Metrics
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.prompt_checks import MAX_PROMPTS, check_count
 from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
 
 REPLIES = "inproc://replies"  # from the streams' threads to the server's socket
@@ -28,7 +29,7 @@ REPLIES = "inproc://replies"  # from the streams' threads to the server's socket
 
 @dataclass(frozen=True)
 class Request:
-    """A message of a client: ``pixels`` is a view into the received part, which lives as long as it does."""
+    """A client's message; ``pixels`` is a view that keeps the received part alive."""
 
     client: bytes  # routing id that the answer goes to
     header: Header
@@ -41,11 +42,11 @@ class Request:
 
 
 class Stream:
-    """Lives from a client's ``hello`` to its ``bye``, to the idle limit, or to the end of the server.
+    """Lives from a client's ``hello`` to its ``bye``, the idle limit, or the end of the server.
 
     Args:
         make_backend: called in the stream's thread.
-        opening: the ``hello`` that the first answer goes to.
+        opening: the ``hello``, which gets the first answer.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Stream:
         metrics: Metrics,
     ) -> None:
         self.last_heard = time.monotonic()
-        self.failed = False  # there is no engine: nothing but a new hello can help
+        self.failed = False  # there is no engine; only a new hello can help
         self.object_count = 0
         self._context = context
         self._make_backend = make_backend
@@ -71,7 +72,7 @@ class Stream:
         self._thread.start()
 
     def put(self, request: Request) -> Request | None:
-        """Queues a request; returns the frame that this one replaces: the newest wins.
+        """Queues a request; a new frame replaces a waiting one, which is returned.
 
         Raises:
             ProtocolError: BUSY.
@@ -80,7 +81,7 @@ class Stream:
         with self._changed:
             replaced = None
             if request.is_frame:
-                replaced = next((each for each in self._waiting if each.is_frame), None)
+                replaced = next((waiting for waiting in self._waiting if waiting.is_frame), None)
                 if replaced is not None:
                     self._waiting.remove(replaced)
             elif len(self._waiting) >= self._limits.waiting_commands:
@@ -93,12 +94,12 @@ class Stream:
 
     @property
     def idle(self) -> bool:
-        """Whether it was forgotten by its client."""
+        """Whether the client has been silent for too long."""
         with self._changed:
             return not self._waiting and time.monotonic() - self.last_heard > self._limits.idle
 
     def close(self) -> None:
-        """Ends the thread once everything that waits is done. Returns at once; see :meth:`join`."""
+        """Ends the thread after the waiting requests. Returns at once; see :meth:`join`."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -157,15 +158,14 @@ class Stream:
             return refusal(protocol.PROMPT, str(error), prompt_code=int(error.code))
         except ValueError as error:
             return refusal(protocol.INVALID, str(error))
-        except Exception as error:  # a fault in one frame must not end the stream
+        except Exception as error:  # an error in one request must not end the stream
             return refusal(protocol.FAILED, f"{type(error).__name__}: {error}")
         return {"ok": True, "next_id": backend.next_id} | answer
 
     def _step(self, backend: Backend, request: Request) -> Header:
         start = time.monotonic()
         self._metrics.waiting.observe(start - request.arrival)
-        stamp = protocol.integer(request.header, "stamp", -(1 << 63), (1 << 63) - 1)
-        result = backend.step(self._read(request), stamp)
+        result = backend.step(self._read(request), _stamp(request.header))
         self._metrics.engine.observe(time.monotonic() - start)
         self._metrics.frames.inc()
         self.object_count = len(result.objects)
@@ -179,12 +179,12 @@ class Stream:
 
 
 def refusal(code: str, message: str, **more: Any) -> Header:
-    """The header of an answer that says why not."""
+    """The header of an answer that refuses."""
     return {"ok": False, "code": code, "message": message, **more}
 
 
 def _command(backend: Backend, header: Header) -> Header:
-    """Applies anything but a frame; the answer carries the objects as they are then, and what changed."""
+    """Runs a command; the answer carries the objects as they are afterwards, and what changed."""
     op = protocol.text(header, "op")
     if op not in _COMMANDS:
         known = ", ".join(["hello", "ping", "bye", "step", "pixels", *_COMMANDS])
@@ -202,8 +202,14 @@ def _object_id(header: Header) -> int:
     return protocol.integer(header, "object_id", 0, (1 << 63) - 1)
 
 
+def _requests(header: Header) -> list[AddRequest]:
+    requests = header.get("requests")
+    check_count("requests", len(requests) if isinstance(requests, list) else 0, MAX_PROMPTS)
+    return from_wire(list[AddRequest], requests)
+
+
 def _add(backend: Backend, header: Header) -> Sequence[PromptResult]:
-    return backend.add(from_wire(list[AddRequest], header.get("requests")), _stamp(header))
+    return backend.add(_requests(header), _stamp(header))
 
 
 def _refine(backend: Backend, header: Header) -> PromptResult:
@@ -221,15 +227,14 @@ def _set_next_id(backend: Backend, header: Header) -> None:
 
 
 def _restore(backend: Backend, header: Header) -> Sequence[PromptResult]:
-    """Objects on the newest frame, each with the id that it had before, however high; nobody is told of them."""
-    requests = from_wire(list[AddRequest], header.get("requests"))
+    """Adds objects on the newest frame with the ids that they had on another server; reports no changes."""
     next_id = backend.next_id
     results = []
-    for request in requests:
+    for request in _requests(header):
         if request.object_id is None or not 1 <= request.object_id < 1 << 62:
             raise ProtocolError(protocol.MALFORMED, "an object is restored with its object_id, a number from 1 on")
         living = backend.objects()
-        if living is not None and any(known.object_id == request.object_id for known in living.objects):
+        if living is not None and any(obj.object_id == request.object_id for obj in living.objects):
             raise ProtocolError(protocol.MALFORMED, f"object {request.object_id} lives; correct it with refine")
         backend.next_id = request.object_id
         results += backend.add([AddRequest(request.prompt, None, request.name, request.label, request.label_score)])
