@@ -180,7 +180,7 @@ def _decode_jpeg(part: memoryview, height: int, width: int) -> NDArray[np.uint8]
         with Image.open(io.BytesIO(part)) as header:
             kind, found = header.format, header.size
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ...
-        raise ProtocolError(MALFORMED, f"the pixels are not a JPEG picture: {error}") from error
+        raise ProtocolError(MALFORMED, f"the pixels are no JPEG picture: {error}") from error
     if kind != "JPEG" or found != (width, height):
         raise ProtocolError(
             MALFORMED, f"the pixels are {kind}, {found[0]} x {found[1]}; the header says JPEG, {width} x {height}"
