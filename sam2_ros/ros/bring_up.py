@@ -1,7 +1,7 @@
-"""Drives a lifecycle node to active, for launch files: ``configure``, then ``activate``, each time the process starts.
+"""Configures and activates a lifecycle node each time its process starts, for launch files.
 
-Launch's own ``ChangeState`` event sends one request and waits for its answer for ever. After a crash the dead process'
-services stay visible for seconds, so the request can go to nobody; here everything is asked again until it is answered.
+Launch's ``ChangeState`` event sends one request and waits forever. After a crash the services of the dead process stay
+visible for seconds, so the request can get lost. This module repeats requests until they are answered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.impl.implementation_singleton import rclpy_implementation
 
-_PATIENCE = 1.0  # seconds until a question is asked again
+_PATIENCE = 1.0  # seconds until a request is repeated
 _STEPS = {
     State.PRIMARY_STATE_UNCONFIGURED: (Transition.TRANSITION_CONFIGURE, "configure"),
     State.PRIMARY_STATE_INACTIVE: (Transition.TRANSITION_ACTIVATE, "activate"),
@@ -27,14 +27,14 @@ _STEPS = {
 
 
 def bring_up(context: LaunchContext, node: LifecycleNode) -> None:
-    """Body of an ``OpaqueFunction`` that an ``OnProcessStart`` handler of ``node`` runs; returns at once."""
+    """Body of an ``OpaqueFunction`` for an ``OnProcessStart`` handler of ``node``; returns at once."""
     event: ProcessStarted = context.locals.event
     driver = _Driver(context, node, event.pid)
     threading.Thread(target=driver.run, name=f"bring up {node.node_name}", daemon=True).start()
 
 
 class _Driver:
-    """Brings one process up; gives up when it has ended or launch shuts down."""
+    """Brings one process up, unless it ends or launch shuts down before."""
 
     def __init__(self, context: LaunchContext, node: LifecycleNode, pid: int) -> None:
         self._context = context
@@ -49,7 +49,7 @@ class _Driver:
         try:
             self._drive()
         except (rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
-            # Launch ends: it takes its ROS node away before it says that it is shut down.
+            # Launch destroys its ROS node before it reports that it is shut down.
             self._logger.debug(f"{self._node.node_name} was not brought up: launch has ended")
 
     def _drive(self) -> None:
@@ -58,21 +58,21 @@ class _Driver:
             if answer is None:
                 continue
             if answer.current_state.id not in _STEPS:
-                return  # active, or somebody else is at it
+                return  # active, or somebody else changes its state
             transition, name = _STEPS[answer.current_state.id]
             answer = self._change(ChangeState.Request(transition=Transition(id=transition)))
             if answer is not None and not answer.success:
                 self._logger.error(
-                    f"{self._node.node_name} refused to {name}; its log says why. Mend it, then: "
+                    f"{self._node.node_name} refused to {name}; its log says why. Fix it, then: "
                     f"ros2 lifecycle set {self._node.node_name} {name}"
                 )
                 return
 
     def _change(self, request: ChangeState.Request) -> Any:
-        """The answer to a transition, or None where the request went to nobody.
+        """The response to a transition, or None if the request got lost.
 
-        A node that loads its model is busy and answers no question; one that answers ``get_state`` while the transition
-        stays unanswered has never heard of it.
+        A node that loads its model answers nothing. If it answers ``get_state`` but not the transition, the request is
+        lost.
         """
         future = self._change_state.call_async(request)
         while self._wanted() and not self._wait(future):
@@ -83,7 +83,7 @@ class _Driver:
         return future.result() if future.done() else None
 
     def _ask(self, client: Any, request: Any) -> Any:
-        """The answer, or None where none came in time."""
+        """The response, or None if none came in time."""
         if not client.wait_for_service(timeout_sec=_PATIENCE):
             return None
         future = client.call_async(request)

@@ -1,4 +1,4 @@
-"""One camera of the node: its subscriptions, tracker, services, publishers and counters."""
+"""One camera of the node: connects its subscriptions, engine, services and publishers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class _WorkerListener:
-    """Passes on what one worker tells, until the camera leaves that worker: its last frame may outlast the grace."""
+    """Passes a worker's callbacks on until :meth:`leave`, because its last frame may end after the camera has left."""
 
     def __init__(self, camera: CameraStream) -> None:
         self._camera: CameraStream | None = camera
@@ -57,12 +57,12 @@ class _WorkerListener:
 
 
 class CameraStream:
-    """Has the node's life: created with it, then :meth:`load`, :meth:`activate`, :meth:`deactivate`, :meth:`release`.
+    """Follows the node's states by :meth:`load`, :meth:`activate`, :meth:`deactivate` and :meth:`release`.
 
-    What its worker tells (``on_processed``, …) comes through a :class:`_WorkerListener`, in its inference thread.
+    The worker calls ``on_processed`` and the like in its inference thread.
 
     Args:
-        name: of the camera; empty where the node has one camera. It stands before the names of all topics and services.
+        name: becomes part of the names of all topics and services; empty where the node has one camera.
     """
 
     def __init__(self, node: LifecycleNode, settings: NodeParameters, name: str = "") -> None:
@@ -80,7 +80,7 @@ class CameraStream:
         self._publishers: Publishers | None = None
         self._start_prompts: StartPrompts | None = None
         self._active = False
-        self._next_id = 1  # outlives the engine: ids are never used again in the node's life
+        self._next_id = 1  # outlives the engine: the node never uses an id twice
         self._refused_encodings: set[str] = set()
         self._services = Services(node, settings, self._active_worker, name)
 
@@ -101,7 +101,7 @@ class CameraStream:
         return self._worker.start()
 
     def loaded(self, info: BackendInfo) -> None:
-        """Makes the publishers, once the engine is there.
+        """Makes the publishers once the engine is built.
 
         Raises:
             ValueError: ``depth.target_frame`` is set, and tf2 is not installed.
@@ -121,11 +121,8 @@ class CameraStream:
         self.health.clear()
         self._worker.resume()
         self._start_prompts.apply_to_first_frame(self._worker, self._node.get_logger())
-        self._input.start()
-        if self._depth is not None:
-            self._depth.start()
-        if self._detections is not None:
-            self._detections.start()
+        for part in self._inputs():
+            part.start()
         self._active = True
 
     def configure(self, config: TrackerConfig) -> None:
@@ -139,7 +136,7 @@ class CameraStream:
             self._worker.call(lambda backend: backend.configure(config)).add_done_callback(report)
 
     def deactivate(self) -> None:
-        """Unsubscribes and lets the frame under way end; model and objects stay."""
+        """Unsubscribes and lets the current frame end; model and objects stay."""
         self.stop()
         assert self._worker is not None
         self._worker.pause()
@@ -147,14 +144,11 @@ class CameraStream:
     def stop(self) -> None:
         """Takes no more images."""
         self._active = False
-        self._input.stop()
-        if self._depth is not None:
-            self._depth.stop()
-        if self._detections is not None:
-            self._detections.stop()
+        for part in self._inputs():
+            part.stop()
 
     def release(self, grace: float) -> None:
-        """Frees memory bank and objects. A frame under way may take ``grace`` seconds to end."""
+        """Frees memory bank and objects. The current frame gets ``grace`` seconds to end."""
         self.stop()
         if self._worker is not None:
             self._worker.close(grace)
@@ -167,7 +161,7 @@ class CameraStream:
         self._worker = self._listener = self._info = self._publishers = self._depth = self._start_prompts = None
         self._detections = None
 
-    # ---- what the worker tells ----
+    # ---- callbacks of the worker ----
 
     def on_processed(self, processed: Processed) -> None:
         self._statistics.processed(processed)
@@ -198,7 +192,7 @@ class CameraStream:
                 logger.error(where + str(error))
             return
         logger.error(
-            f"{where}a frame failed: {type(error).__name__}: {error} (told every 5 s at most)",
+            f"{where}a frame failed: {type(error).__name__}: {error} (logged every 5 s at most)",
             throttle_duration_sec=5.0,
         )
 
@@ -226,8 +220,8 @@ class CameraStream:
             return DiagnosticStatus.ERROR, reason
         if self._statistics.failed_lately():
             return DiagnosticStatus.WARN, f"frames fail: {self._statistics.last_failure}"
-        if oddity := self.health.warning():
-            return DiagnosticStatus.WARN, oddity
+        if problem := self.health.warning():
+            return DiagnosticStatus.WARN, problem
         return DiagnosticStatus.OK, "tracking"
 
     def _values(self) -> Mapping[str, object]:
@@ -239,10 +233,13 @@ class CameraStream:
             values |= dict(part.values()) if part else {}
         return values
 
-    def _warn(self, oddity: str) -> None:
-        self._node.get_logger().warning(f"camera {self.name}: {oddity}" if self.name else oddity)
-
     # ---- within ----
+
+    def _inputs(self) -> list[ImageInput | DepthInput | DetectionInput]:
+        return [part for part in (self._input, self._depth, self._detections) if part is not None]
+
+    def _warn(self, problem: str) -> None:
+        self._node.get_logger().warning(f"camera {self.name}: {problem}" if self.name else problem)
 
     def _make_backend(self, factory: BackendFactory, config: TrackerConfig) -> Backend:
         backend = remote_backend(self._settings.values, self.name, config) or factory.make(config)
@@ -254,7 +251,7 @@ class CameraStream:
         if path and self.name and "{camera}" not in path:
             raise ValueError(
                 f"prompts_file is '{path}', and the node has several cameras; accepted: a path with {{camera}} in it, "
-                "in whose place the camera's name is put, since a prompt fits one camera's image only"
+                "which stands for each camera's name"
             )
         return path.replace("{camera}", self.name) if self.name else path
 

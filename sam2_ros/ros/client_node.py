@@ -1,4 +1,4 @@
-"""A node for a program that is no node itself: a command that listens for a while, or asks something."""
+"""A ROS node for a command that listens for a while or calls a service."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ASK_AGAIN_S = 1.0
 
 @contextmanager
 def client_node(name: str, **options: Any) -> Iterator[Node]:
-    """Starts ROS 2, gives a node, and ends both. ``options`` are those of ``rclpy.create_node``.
+    """Starts ROS 2, yields a node, and ends both. ``options`` go to ``rclpy.create_node``.
 
-    Python keeps its own signal handlers, so that Ctrl-C is a KeyboardInterrupt as in any other program.
+    Python keeps its signal handlers, so that Ctrl-C is a KeyboardInterrupt.
     """
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
@@ -37,10 +37,10 @@ def client_node(name: str, **options: Any) -> Iterator[Node]:
 
 
 def wait_until_active(node: Node, tracker: str, process: ChildProcess, timeout_s: float) -> None:
-    """Returns once launch, which is ``process``, has brought the node ``tracker`` (its full name) to the active state.
+    """Waits until launch (``process``) has activated the node ``tracker`` (its full name).
 
     Raises:
-        UserError: it failed, or did not get there in time.
+        UserError: it failed, or took too long.
     """
     client = node.create_client(GetState, f"{tracker}/get_state")
     deadline = time.monotonic() + timeout_s
@@ -60,14 +60,14 @@ def wait_until_active(node: Node, tracker: str, process: ChildProcess, timeout_s
 def tracker_client(
     node: Node, service_type: type, tracker: str, name: str, timeout_s: float, turn: Callable[[], None] | None = None
 ) -> Any:
-    """A client of the service ``name`` of ``tracker`` (a node or one of its cameras) that the tracker knows, so that no
-    answer is lost (:func:`is_acquainted`).
+    """A client of the service ``name`` of ``tracker`` (a node or one of its cameras), once no response can get lost
+    (:func:`is_acquainted`).
 
     Args:
         turn: lets a little time pass; default: spins ``node`` once.
 
     Raises:
-        UserError: it is not there in time.
+        UserError: the service is not there in time.
     """
 
     def spin() -> None:
@@ -87,17 +87,18 @@ def tracker_client(
 
 
 def is_acquainted(node: Node, server: str, timeout_s: float, turn: Callable[[], None]) -> bool:
-    """Waits until the lifecycle node ``server`` knows every client that ``node`` has made so far.
+    """Waits until the lifecycle node ``server`` has discovered every client of ``node``; False after the timeout.
 
-    ``service_is_ready`` tells that the client has found the server's two endpoints, not that the server has found the
-    client's. If the server answers before it has, rmw_fastrtps waits 0.1 s, drops the answer ("client will not receive
-    response") and the client waits for ever; the request was carried out, so asking again could do it twice. DDS
-    announces the endpoints of a participant in the order in which they were made. So one more client is made here, and
-    it asks a harmless question until it is answered: whoever knows this client knows those before it.
+    ``service_is_ready`` says that the client has found the server, not that the server has found the client. If the
+    server responds too early, rmw_fastrtps drops the response after 0.1 s ("client will not receive response") and the
+    client waits forever. Repeating the request could carry it out twice.
+
+    DDS announces endpoints in the order in which they were made. So one more client repeats a harmless request: when it
+    gets a response, the server has discovered all earlier clients too.
 
     Args:
         server: full name of the node, or of one of its cameras.
-        turn: lets a little time pass: spins ``node`` once, or sleeps where another thread spins it.
+        turn: lets a little time pass: spins ``node`` once, or sleeps if another thread spins it.
     """
     deadline = time.monotonic() + timeout_s
     client = None
@@ -123,7 +124,7 @@ def is_acquainted(node: Node, server: str, timeout_s: float, turn: Callable[[], 
 
 
 def _owner(node: Node, server: str) -> str:
-    """The lifecycle node of this name, or the nearest in whose namespace it lies; empty where none is known yet."""
+    """The lifecycle node of this name, else the nearest whose namespace holds it; empty if none was discovered."""
     services = {name for name, _ in node.get_service_names_and_types()}
     name = "/" + server.strip("/")
     while name and f"{name}/get_state" not in services:

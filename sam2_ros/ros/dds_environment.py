@@ -1,4 +1,4 @@
-"""Environment variables with which a process passes large images on fast, for launch files and command lines."""
+"""Environment variables for fast transfer of large images, for launch files and command lines."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _BUILTIN_VARIABLE = "FASTDDS_BUILTIN_TRANSPORTS"
 
 
 def environment(transport: str = "shared_memory", present: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables to set; what ``present`` (default: this process' environment) says already is left alone.
+    """Variables to set, without those that ``present`` (default: the environment of this process) has already.
 
     Args:
-        transport: "shared_memory": the package's ``config/fastdds.xml``; processes with Fast DDS's default settings
-            understand it. "large_data": Fast DDS's own mode of this name (TCP and shared memory); such a process and
-            one with the default settings do not see each other. "default": nothing is set.
+        transport: "shared_memory": the package's ``config/fastdds.xml``, compatible with Fast DDS's default settings.
+            "large_data": Fast DDS's mode of this name (TCP and shared memory), which does not connect to processes
+            with the default settings. "default": sets nothing.
 
     Raises:
         ValueError: another transport.

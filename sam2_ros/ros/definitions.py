@@ -1,4 +1,4 @@
-"""Definitions of message types as recordings hold them (encoding ``ros2msg``), from the installed ``.msg`` files."""
+"""Definitions of message types for recordings (encoding ``ros2msg``), from the installed ``.msg`` files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SERVICE_EVENT = """service_msgs/ServiceEventInfo info
 
 
 def definition(type_name: str) -> str:
-    """The text of a type with those of every type that it uses.
+    """The text of a type, followed by the texts of all types that it uses.
 
     Args:
-        type_name: ``sensor_msgs/msg/Image``, or ``sam2_ros/srv/AddObjects_Event`` for a service's calls.
+        type_name: ``sensor_msgs/msg/Image``, or ``sam2_ros/srv/AddObjects_Event`` for calls of a service.
 
     Raises:
-        LookupError: the type's package, or its file in it, is not installed.
+        LookupError: the type's package or file is not installed.
     """
     package, _, name = type_name.split("/")
     texts = {f"{package}/{name}": _text(package, name)}
@@ -38,7 +38,7 @@ def definition(type_name: str) -> str:
 
 
 def _used(text: str, package: str) -> list[str]:
-    """The types of a definition's fields, ``package/Name``."""
+    """The types of the fields in a definition, as ``package/Name``."""
     found = []
     for line in text.splitlines():
         words = line.partition("#")[0].split()

@@ -1,8 +1,7 @@
-"""One camera's depth images and calibration: the position in space of every object of a processed frame.
+"""Measures the position in space of every object of a processed frame, from one camera's depth images.
 
-Nothing here holds the image's way up. Depth images are kept for a moment, by their stamps; when the results of a frame
-are published, the depth image nearest to it in time is taken from those that are there. Where there is none, the
-results go out without positions.
+Images never wait for depth: the newest depth images are kept by their stamps. When a frame's results are published, the
+nearest depth image in time gives the positions; without one, the results have no positions.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.ros.transforms import NoTransform, Transforms
 from sam2_ros.tracking.types import CroppedMask, ObjectResult
 
-_SILENT_AFTER = 1.0  # seconds without a depth image after which none is waited for
+_SILENT_AFTER = 1.0  # seconds without a depth image, after which results wait for none
 
 
 class DepthRefused(ValueError):
@@ -42,7 +41,7 @@ class DepthRefused(ValueError):
 class _Depth:
     """A depth image that fits its frame, and the rays of its pixels."""
 
-    rows: NDArray  # [H, W] of the message's own numbers
+    rows: NDArray  # [H, W], as in the message
     unit: float  # metres
     rays: PixelRays
 
@@ -73,7 +72,7 @@ class DepthInput:
         self._info: CameraInfo | None = None
         self._calibration: Calibration | None = None
         self._rays: PixelRays | None = None
-        self._told = ""  # the last reason that was logged
+        self._problem = ""  # the last that was logged
         self._frames = {"with depth": 0, "without": 0, "refused": 0}
         self._target_frame = parameters.text("depth.target_frame")
         self._transforms = Transforms(node) if self._target_frame else None
@@ -109,35 +108,35 @@ class DepthInput:
     def measure(self, processed: Processed) -> dict[int, Position]:
         """The position of every object of a frame, by id."""
         deadline = time.monotonic() + self._parameters.number("depth.wait")
-        header, objects = processed.frame.source, processed.result.objects
+        frame_id, objects = processed.frame.source.frame_id, processed.result.objects
         message = self._nearest(processed.frame.stamp, deadline)
         if message is None:
             self._count("without")
             slop = self._parameters.number("depth.slop")
             nothing = Position(TrackedObject.DEPTH_NONE, f"no depth image within {slop:g} s of the image has arrived")
-            return {known.object_id: nothing for known in objects}
+            return {obj.object_id: nothing for obj in objects}
+        rotation, translation = None, None
         try:
-            depth = self._checked(message, header.frame_id, processed.result.width, processed.result.height)
-        except DepthRefused as error:
-            return self._refuse(TrackedObject.DEPTH_REFUSED, str(error), objects)
-        frame, rotation, translation = header.frame_id, None, None
-        if self._transforms is not None:
-            frame = self._target_frame
-            try:
-                rotation, translation = self._transform(header.frame_id, processed.frame.stamp, deadline)
-            except NoTransform as error:
-                return self._refuse(TrackedObject.DEPTH_NO_TRANSFORM, str(error), objects)
+            depth = self._checked(message, frame_id, processed.result.width, processed.result.height)
+            if self._transforms is not None:
+                rotation, translation = self._transform(frame_id, processed.frame.stamp, deadline)
+        except (DepthRefused, NoTransform) as error:
+            refused = isinstance(error, DepthRefused)
+            status = TrackedObject.DEPTH_REFUSED if refused else TrackedObject.DEPTH_NO_TRANSFORM
+            self._count("refused", str(error))
+            return {obj.object_id: Position(status, str(error)) for obj in objects}
         self._count("with depth")
-        return {known.object_id: self._position(known, depth, frame, rotation, translation) for known in objects}
+        frame = self._target_frame or frame_id
+        return {obj.object_id: self._position(obj, depth, frame, rotation, translation) for obj in objects}
 
     def values(self) -> Mapping[str, object]:
-        """What ``/diagnostics`` says of it."""
+        """For ``/diagnostics``."""
         with self._arrived:
             age = (time.monotonic_ns() - self._last_arrival) / 1e9 if self._last_arrival else float("inf")
             counted = {f"depth frames {name}": count for name, count in self._frames.items()}
-        return {"depth age [s]": age, **counted, "depth problem": self._told}
+        return {"depth age [s]": age, **counted, "depth problem": self._problem}
 
-    # ---- what arrives, in the executor ----
+    # ---- callbacks, in the executor ----
 
     def _on_depth(self, message: Image) -> None:
         with self._arrived:
@@ -155,7 +154,7 @@ class DepthInput:
     def _nearest(self, stamp: int, deadline: float) -> Image | None:
         """The depth image nearest to ``stamp`` (ns) within ``depth.slop``.
 
-        Until ``deadline`` it waits for one that is as new as the frame, if depth images arrive at all.
+        While depth images arrive, waits until ``deadline`` for one that is as new as the frame.
         """
         slop = round(self._parameters.number("depth.slop") * 1e9)
         with self._arrived:
@@ -165,7 +164,7 @@ class DepthInput:
                 if left <= 0 or silent:
                     break
                 self._arrived.wait(left)
-            # of the clock that message_filters gives stamps; times of different clocks do not compare
+            # message_filters gives stamps the ROS clock, and times of different clocks do not compare
             earliest, latest = (
                 Time(nanoseconds=max(0, at), clock_type=ClockType.ROS_TIME) for at in (stamp - slop, stamp + slop)
             )
@@ -227,40 +226,36 @@ class DepthInput:
                 time.sleep(0.002)
 
     def _position(
-        self, known: ObjectResult, depth: _Depth, frame: str, rotation: NDArray | None, translation: NDArray | None
+        self, obj: ObjectResult, depth: _Depth, frame: str, rotation: NDArray | None, translation: NDArray | None
     ) -> Position:
         least = int(self._parameters.number("depth.min_points"))
-        if known.mask.crop.size == 0:
+        if obj.mask.crop.size == 0:
             return Position(TrackedObject.DEPTH_TOO_FEW, "the object is not seen in this frame")
-        meters = depth.crop(known.mask)
-        valid = valid_pixels(known.mask, meters)
+        meters = depth.crop(obj.mask)
+        valid = valid_pixels(obj.mask, meters)
         count = int(np.count_nonzero(valid))
         if count < least:
             return Position(
                 TrackedObject.DEPTH_TOO_FEW,
-                f"{count} of the mask's {known.mask.area} pixels have a valid depth; depth.min_points is {least}",
+                f"{count} of the mask's {obj.mask.area} pixels have a valid depth; depth.min_points is {least}",
                 points=count,
             )
-        surface = visible_surface(known.mask, valid, meters, depth.rays, rotation, translation)
+        surface = visible_surface(obj.mask, valid, meters, depth.rays, rotation, translation)
         return Position(
             TrackedObject.DEPTH_OK, "", frame,
             _triple(surface.position), _triple(surface.center), _triple(surface.extent), surface.points,
         )  # fmt: skip
 
-    def _refuse(self, status: int, reason: str, objects: tuple[ObjectResult, ...]) -> dict[int, Position]:
-        self._count("refused", reason)
-        return {known.object_id: Position(status, reason) for known in objects}
-
     def _count(self, what: str, problem: str = "") -> None:
         with self._arrived:
             self._frames[what] += 1
-            new, self._told = bool(problem) and problem != self._told, problem
+            new, self._problem = bool(problem) and problem != self._problem, problem
         if new:
             self._node.get_logger().warning(f"no positions: {problem}")
 
 
 def calibration_of(info: CameraInfo, rectified: bool) -> Calibration:
-    """The intrinsics of the image as the camera delivers it (K and D), or of the rectified one (P without D)."""
+    """The intrinsics of the raw image (K and D) or of the rectified one (P without D)."""
     if not rectified:
         return Calibration(info.width, info.height, tuple(info.k), tuple(info.d), info.distortion_model)
     p = info.p

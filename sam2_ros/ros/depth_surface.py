@@ -1,6 +1,6 @@
-"""Where an object is in space: robust statistics of the depth under its mask. NumPy and OpenCV's undistortion alone.
+"""The position and extent of an object from the depth under its mask, by robust statistics. Free of ROS.
 
-Coordinates are those of the camera's optical frame (REP-103: x right, y down, z forward), metres.
+Coordinates are in the camera's optical frame (REP-103: x right, y down, z forward), metres.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from sam2_ros.tracking.types import BoolMask, CroppedMask
 
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _OUTLIER_SIGMAS = 3.0
-_LEAST_TOLERANCE = 0.02  # metres of depth that are never an outlier: a flat object has no spread of its own
+_LEAST_TOLERANCE = 0.02  # metres: smaller deviations are no outliers, because a flat object has no spread
 _EXTENT_PERCENTILES = (2.0, 98.0)
-_ENOUGH_POINTS = 4096  # the statistics are of an evenly spread part of more
+_ENOUGH_POINTS = 4096  # of more points, an evenly spread part is used
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class PixelRays:
-    """For every pixel's centre, where its ray meets the plane z = 1: ``float32 [H, W]`` each."""
+    """Where the ray of every pixel's centre meets the plane z = 1: ``float32 [H, W]`` each."""
 
     x: NDArray[np.float32]
     y: NDArray[np.float32]
@@ -46,7 +46,7 @@ class PixelRays:
     def of(cls, calibration: Calibration) -> PixelRays:
         """
         Raises:
-            ValueError: the camera is not calibrated, or its lens model is another one.
+            ValueError: the camera is not calibrated, or its lens model is not supported.
         """
         matrix = np.asarray(calibration.matrix, np.float64).reshape(3, 3)
         if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
@@ -72,16 +72,16 @@ class PixelRays:
 
 @dataclass(frozen=True)
 class Surface:
-    """The visible surface of an object; all of it along the axes of the frame that the points were given in."""
+    """The visible surface of an object, along the axes of the frame of its points."""
 
     position: NDArray[np.float64]  # [3] metres, median of each coordinate
     center: NDArray[np.float64]  # [3] metres, of the box that extent describes
     extent: NDArray[np.float64]  # [3] metres, from the 2nd to the 98th percentile of each coordinate
-    points: int  # valid depth pixels that were used, without the outliers
+    points: int  # valid depth pixels, without outliers
 
 
 def valid_pixels(mask: CroppedMask, depth: NDArray[np.float32]) -> BoolMask:
-    """Which pixels of a mask's crop (``[h, w]``) are the object and have a depth: finite and positive, in metres."""
+    """The object's pixels in a mask's crop that have a finite, positive depth in metres: ``bool [h, w]``."""
     with np.errstate(invalid="ignore"):
         return np.asarray(mask.crop & np.isfinite(depth) & (depth > 0))
 
@@ -94,9 +94,9 @@ def visible_surface(
     rotation: NDArray | None = None,
     translation: NDArray | None = None,
 ) -> Surface:
-    """The surface under a mask, without pixels whose depth is far from the median: what lies along the mask's border.
+    """The surface under a mask, without pixels whose depth is far from the median, as at the mask's border.
 
-    Far is more than three standard deviations, estimated from the median absolute deviation, and more than 2 cm.
+    Far is more than 2 cm and more than three standard deviations, estimated from the median absolute deviation.
 
     Args:
         mask: in the size of the depth image.

@@ -1,4 +1,4 @@
-"""Detections of an upstream detector, as prompts for one camera."""
+"""Turns the detections of an upstream detector into prompts for one camera."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ class DetectionInput:
             self._subscription = None
 
     def note(self, processed: Processed) -> None:
-        """Takes notice of a processed frame; called in the inference thread."""
+        """Learns where the objects of a frame are; called in the inference thread."""
         self._feeder.note(processed.result)
 
     def forget(self) -> None:
-        """What was seen is of another run; called in the inference thread."""
+        """Forgets the frames before a restart; called in the inference thread."""
         self._feeder.forget()
 
     def values(self) -> Mapping[str, object]:
-        """What ``/diagnostics`` says of it."""
+        """For ``/diagnostics``."""
         counts = {f"detections {name.replace('_', ' ')}": count for name, count in asdict(self._feeder.counts).items()}
         return {**counts, "last refused detections": self._last_refusal}
 
     def _on_detections(self, message: Detection2DArray) -> None:
-        detections = [from_message(each) for each in message.detections]
+        detections = [from_message(detection) for detection in message.detections]
         stamp = to_stamp(message.header.stamp)
         settings = detection_settings(self._parameters.values)  # as they are now: they may be set at any time
         tolerance = self._parameters.number("tracker.history_tolerance")
@@ -69,16 +69,17 @@ class DetectionInput:
 
     def _report(self, done: Future[list[PromptResult]]) -> None:
         error = done.exception()
-        refused = [str(error)] if error else [each.message for each in done.result() if not each.success]
+        refused = [str(error)] if error else [result.message for result in done.result() if not result.success]
         if refused:
             self._last_refusal = refused[0]
             self._node.get_logger().warning(
-                f"{self._topic}: {refused[0]} (told every 5 s at most)", throttle_duration_sec=5.0
+                f"{self._topic}: {refused[0]} (logged every 5 s at most)", throttle_duration_sec=5.0
             )
 
 
 def from_message(message: Detection2D) -> Detection:
-    """The surest hypothesis of a detection; without any its label is empty and its score 1."""
+    """The hypothesis with the highest score; without any the label is empty and the score 1."""
     edges = box_edges(message.bbox)
-    best = max((each.hypothesis for each in message.results), key=lambda each: each.score, default=None)
+    hypotheses = [result.hypothesis for result in message.results]
+    best = max(hypotheses, key=lambda hypothesis: hypothesis.score, default=None)
     return Detection(edges, best.class_id, best.score) if best is not None else Detection(edges)

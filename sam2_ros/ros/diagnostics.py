@@ -80,7 +80,7 @@ class Statistics:
 
 
 def count_states(result: FrameResult) -> Counter[str]:
-    return Counter(known.state.name.lower() for known in result.objects)
+    return Counter(obj.state.name.lower() for obj in result.objects)
 
 
 def publish_diagnostics(node: Node, period: float, tasks: Mapping[str, Task]) -> Updater:

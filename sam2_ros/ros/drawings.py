@@ -1,8 +1,4 @@
-"""The tracker's results as shapes: what RViz and Foxglove draw in space, and Foxglove over the camera's image.
-
-``visualization_msgs`` is part of every ROS installation. ``foxglove_msgs`` is not: where it is missing, there are no
-annotations.
-"""
+"""Shapes of the tracker's results: markers in space for RViz and Foxglove, annotations of the image for Foxglove."""
 
 from __future__ import annotations
 
@@ -22,72 +18,72 @@ from sam2_ros.tracking.types import FrameResult, ObjectResult
 if TYPE_CHECKING:
     from foxglove_msgs.msg import Color, ImageAnnotations, PointsAnnotation
 
-THINNEST = 0.005  # metres: RViz warns of a box without volume, and a surface seen from the front has hardly any depth
+THINNEST = 0.005  # metres. A surface seen from the front has hardly any depth, and RViz warns of a flat box.
 TEXT_HEIGHT = 0.04  # metres
 FILL, LINE = 0.35, 2.0  # opacity; pixels
 
 
 def markers(result: FrameResult, positions: Mapping[int, Position], header: Header) -> MarkerArray:
-    """A translucent box and a name for every object whose position is known, in the frame of the positions.
+    """A translucent box and a name for every object with a position, in the frame of the positions.
 
-    Namespaces ``boxes`` and ``names``, the marker's id is the object's. The first marker deletes those of earlier
-    frames, so that an object that is not seen has none.
+    The namespaces are ``boxes`` and ``names``, the marker's id is the object's. The first marker deletes the markers of
+    earlier frames, so that hidden objects have none.
     """
     array = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
-    for known in result.objects:
-        position = positions.get(known.object_id)
+    for obj in result.objects:
+        position = positions.get(obj.object_id)
         if position is None or position.status != TrackedObject.DEPTH_OK:
             continue
         array.markers[0].header = placed = Header(stamp=header.stamp, frame_id=position.frame)
-        number = known.object_id % 2**31  # a marker's id is signed
-        red, green, blue = (value / 255 for value in object_color(known.object_id))
+        number = obj.object_id % 2**31  # a marker's id is signed
+        red, green, blue = (value / 255 for value in object_color(obj.object_id))
         x, y, z = position.center
         sizes = [max(THINNEST, size) for size in position.extent]
         box = Marker(header=placed, ns="boxes", id=number, type=Marker.CUBE, color=ColorRGBA(r=red, g=green, b=blue))
         box.color.a = FILL
         box.pose.position = Point(x=x, y=y, z=z)
         box.scale.x, box.scale.y, box.scale.z = sizes
-        name = Marker(header=placed, ns="names", id=number, type=Marker.TEXT_VIEW_FACING, text=title(known))
+        name = Marker(header=placed, ns="names", id=number, type=Marker.TEXT_VIEW_FACING, text=title(obj))
         name.color = ColorRGBA(r=red, g=green, b=blue, a=1.0)
         name.scale.z = TEXT_HEIGHT
-        # Above it in an optical frame, where y points down (REP-103); in another frame it stands beside it.
+        # Above the box in an optical frame, where y points down (REP-103); beside it in other frames.
         name.pose.position = Point(x=x, y=y - sizes[1] / 2 - TEXT_HEIGHT, z=z)
         array.markers += [box, name]
     return array
 
 
 def image_annotations(result: FrameResult, header: Header) -> ImageAnnotations:
-    """The outline of every mask, filled, with the object's name and visibility; in pixels of the image.
+    """The outline of every mask, filled, with the object's name and visibility, in pixels of the image.
 
-    Needs ``foxglove_msgs``. A hole of a mask is outlined, but filled too: the type has no holes.
+    Needs ``foxglove_msgs``. Holes of a mask are outlined and filled too, because the message type has no holes.
     """
     from foxglove_msgs.msg import Color, ImageAnnotations, Point2, TextAnnotation
 
     message = ImageAnnotations()
-    for known in result.objects:
-        if not known.mask.crop.size:
+    for obj in result.objects:
+        if not obj.mask.crop.size:
             continue
-        red, green, blue = (value / 255 for value in object_color(known.object_id))
+        red, green, blue = (value / 255 for value in object_color(obj.object_id))
         color = Color(r=red, g=green, b=blue, a=1.0)
-        message.points += _outlines(known, color, header)
-        x0, y0, _, _ = known.mask.box
+        message.points += _outlines(obj, color, header)
+        x0, y0, _, _ = obj.mask.box
         text = TextAnnotation(timestamp=header.stamp, position=Point2(x=float(x0), y=float(y0)), font_size=14.0)
-        text.text = f"{title(known)} {known.visibility:.2f}"
+        text.text = f"{title(obj)} {obj.visibility:.2f}"
         text.text_color, text.background_color = Color(a=1.0), color
         message.texts.append(text)
     return message
 
 
-def title(known: ObjectResult) -> str:
-    """What an object is called where people see it."""
-    return known.name or known.label or f"object {known.object_id}"
+def title(obj: ObjectResult) -> str:
+    """The object's name for people."""
+    return obj.name or obj.label or f"object {obj.object_id}"
 
 
-def _outlines(known: ObjectResult, color: Color, header: Header) -> Iterable[PointsAnnotation]:
+def _outlines(obj: ObjectResult, color: Color, header: Header) -> Iterable[PointsAnnotation]:
     from foxglove_msgs.msg import Color, Point2, PointsAnnotation
 
-    for outline, hole in contours(known.mask.crop, known.mask.x, known.mask.y):
-        # Foxglove counts from the corner of the top-left pixel, contours from its centre.
+    for outline, hole in contours(obj.mask.crop, obj.mask.x, obj.mask.y):
+        # Foxglove's origin is the corner of the top-left pixel, that of contours its centre.
         points: list[Any] = [Point2(x=x + 0.5, y=y + 0.5) for x, y in outline.tolist()]
         fill = Color() if hole else Color(r=color.r, g=color.g, b=color.b, a=FILL)
         yield PointsAnnotation(

@@ -1,4 +1,4 @@
-"""What nodes that play frames share: an even rate, the wait for subscribers, and how their process ends."""
+"""For nodes that play frames: an even rate, the wait for subscribers, and the end of the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import ReliabilityPolicy
 
 RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
-_LAST_WORDS = Duration(seconds=5)  # for subscribers to acknowledge the last frames
+_ACKNOWLEDGE = Duration(seconds=5)  # for subscribers to acknowledge the last frames
 
 F = TypeVar("F")
 
@@ -24,7 +24,7 @@ class Player(Protocol):
     """A node that plays something."""
 
     def play(self) -> int:
-        """Publishes until the end or until the process is to end; returns the number of frames."""
+        """Publishes until the frames or the process end; returns the number of frames."""
         ...
 
     def get_logger(self) -> rclpy.impl.rcutils_logger.RcutilsLogger: ...
@@ -33,11 +33,11 @@ class Player(Protocol):
 def play(
     node: Node, images: Publisher, frames: Iterable[F], period: float, publish: Callable[[F], None], subscribers: int
 ) -> int:
-    """Publishes ``frames`` every ``period`` seconds, as fast as they come where they take longer.
+    """Publishes ``frames`` every ``period`` seconds, or as fast as they come.
 
     Args:
-        images: its subscribers are waited for, ``subscribers`` of them before the first frame, and at the end until
-            they have everything.
+        images: waits for ``subscribers`` of its subscribers before the first frame, and at the end until all have
+            acknowledged everything.
         publish: sends one frame.
 
     Returns:
@@ -56,15 +56,15 @@ def play(
         published += 1
         due = max(due + period, time.monotonic())
     if rclpy.ok():
-        images.wait_for_all_acked(_LAST_WORDS)
+        images.wait_for_all_acked(_ACKNOWLEDGE)
     return published
 
 
 def run(make: Callable[[], Player], what: str, wrong: tuple[type[Exception], ...], args: Sequence[str] | None) -> int:
-    """Runs a playing node; returns the process' exit code, 2 where its parameters are at fault (``wrong``)."""
+    """Runs a playing node; returns the exit code of the process, 2 after an exception of ``wrong`` parameters."""
     try:
         return _run(make, what, wrong, args)
-    except KeyboardInterrupt:  # may come at any time before rclpy's handlers are there and after they are gone
+    except KeyboardInterrupt:  # before rclpy installs its handlers, or after it removes them
         return 0
 
 

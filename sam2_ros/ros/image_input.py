@@ -1,4 +1,4 @@
-"""The image subscription: raw or compressed, with the publisher's reliability, and a diagnosis when nothing arrives."""
+"""Subscribes to raw or compressed images with the publisher's reliability, and finds out why none arrive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRANSPORTS = {"raw": IMAGE, "compressed": COMPRESSED_IMAGE}  # by input.transpo
 
 
 class ImageInput:
-    """Hands every image to ``on_frame`` as a :class:`Frame` whose source is the message's header."""
+    """Passes every image to ``on_frame`` as a :class:`Frame` whose source is the message's header."""
 
     def __init__(
         self, node: Node, parameters: NodeParameters, on_frame: Callable[[Frame], None], camera: str = ""
@@ -33,7 +33,7 @@ class ImageInput:
         self._on_frame = on_frame
         self._camera = camera
         self._subscription: FollowingSubscription | None = None
-        self._last_arrival = 0  # ns, steady; of the start where nothing has arrived
+        self._last_arrival = 0  # ns, steady; at first the time of the start
 
     @property
     def _topic(self) -> Topic:
@@ -59,11 +59,11 @@ class ImageInput:
             self._subscription = None
 
     def age(self) -> float:
-        """Seconds since the last image, or since :meth:`start` where none came."""
+        """Seconds since the last image, or since :meth:`start` if there was none."""
         return (time.monotonic_ns() - self._last_arrival) / 1e9
 
     def complaint(self) -> str:
-        """Why no image arrives, and the cure; empty while images arrive or ``input.timeout`` is not over."""
+        """Why no image has arrived for ``input.timeout`` and what to do; empty while images arrive."""
         if self._subscription is None or self.age() < self._parameters.number("input.timeout"):
             return ""
         topic = self._subscription.topic
@@ -85,12 +85,10 @@ class ImageInput:
         cure = f"start the publisher with FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()} in its environment"
         if self._subscription.reliability == ReliabilityPolicy.BEST_EFFORT:
             return silent + (
-                "a publisher exists, but best-effort images larger than a datagram get lost in Fast DDS's default "
-                f"transport; {cure}, or let the publisher offer reliable"
+                "a publisher exists, but Fast DDS's default transport loses best-effort images larger than a datagram; "
+                f"{cure}, or let the publisher offer reliable"
             )
-        return (
-            silent + f"a reliable publisher exists but sends nothing that arrives; is the camera paused? If not, {cure}"
-        )
+        return f"{silent}a reliable publisher exists but nothing arrives; is the camera paused? If not, {cure}"
 
     def _on_image(self, message: Image) -> None:
         self._hand_over(message, message.encoding, lambda: to_rgb(message))

@@ -1,4 +1,4 @@
-"""What is odd about the images that arrive, for ``/diagnostics`` and the log."""
+"""Finds irregular images (stamps, frame id, encoding, resolution), for ``/diagnostics`` and the log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-_SHOWN_FOR = 5.0  # seconds that an oddity is warned of
+_SHOWN_FOR = 5.0  # seconds for which /diagnostics warns of a change
 
 STAMPS = "stamps not increasing"
 FRAME_ID = "frame id changes"
@@ -21,7 +21,7 @@ class InputHealth:
     """Compares every image with the one before it. Thread-safe."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        """``warn`` is told of every change; of stamps that do not increase only of the first in a row."""
+        """Calls ``warn`` for every change; for stamps that do not increase, only for the first in a row."""
         self._warn = warn
         self._lock = threading.Lock()
         self.clear()
@@ -30,55 +30,55 @@ class InputHealth:
         with self._lock:
             self._counts: Counter[str] = Counter()
             self._stamp: int | None = None
-            self._known: dict[str, str] = {}  # by kind
+            self._last: dict[str, str] = {}  # by kind
             self._in_order = True
-            self._oddity = ""
-            self._oddity_time = 0.0  # s, steady
+            self._warning = ""
+            self._warning_time = 0.0  # s, steady
 
     def arrived(self, stamp: int, frame_id: str, encoding: str) -> None:
-        """Notes an image's header; ``stamp`` in nanoseconds."""
+        """Checks an image's header; ``stamp`` in nanoseconds."""
         with self._lock:
             last, self._stamp = self._stamp, stamp
             in_order = last is None or stamp > last
             if not in_order:
-                told = f"stamps do not increase: {stamp / 1e9:.9f} s came after {(last or 0) / 1e9:.9f} s"
-                self._note(STAMPS, told, tell=self._in_order)
+                warning = f"stamps do not increase: {stamp / 1e9:.9f} s came after {(last or 0) / 1e9:.9f} s"
+                self._count(STAMPS, warning, log=self._in_order)
             self._in_order = in_order
             self._compare(FRAME_ID, "the images' frame_id", frame_id)
             self._compare(ENCODING, "the images' encoding", encoding)
 
     def processed(self, width: int, height: int) -> None:
-        """Notes an image's size, known once it is decoded."""
+        """Checks the size of a decoded image."""
         with self._lock:
             self._compare(RESOLUTION, "the images' resolution", f"{width}x{height}")
 
     def restarted(self, reason: str) -> None:
-        """Notes that objects were forgotten, and why."""
+        """Counts a restart, which forgot all objects for ``reason``."""
         with self._lock:
-            self._note(RESTART, f"{reason}: every object is forgotten")
+            self._count(RESTART, f"{reason}: every object is forgotten")
 
     def warning(self) -> str:
-        """The last oddity, for a while; empty while all is well."""
+        """The last warning for a few seconds, then empty."""
         with self._lock:
-            return self._oddity if time.monotonic() - self._oddity_time < _SHOWN_FOR else ""
+            return self._warning if time.monotonic() - self._warning_time < _SHOWN_FOR else ""
 
     def values(self) -> Mapping[str, object]:
         with self._lock:
             return {
-                "resolution": self._known.get(RESOLUTION, ""),
-                "encoding": self._known.get(ENCODING, ""),
-                "frame id": self._known.get(FRAME_ID, ""),
+                "resolution": self._last.get(RESOLUTION, ""),
+                "encoding": self._last.get(ENCODING, ""),
+                "frame id": self._last.get(FRAME_ID, ""),
                 **{kind: self._counts[kind] for kind in _KINDS},
             }
 
     def _compare(self, kind: str, what: str, value: str) -> None:
-        before = self._known.get(kind, value)
-        self._known[kind] = value
+        before = self._last.get(kind, value)
+        self._last[kind] = value
         if value != before:
-            self._note(kind, f"{what} changed from '{before}' to '{value}'")
+            self._count(kind, f"{what} changed from '{before}' to '{value}'")
 
-    def _note(self, kind: str, oddity: str, tell: bool = True) -> None:
+    def _count(self, kind: str, warning: str, log: bool = True) -> None:
         self._counts[kind] += 1
-        self._oddity, self._oddity_time = oddity, time.monotonic()
-        if tell:
-            self._warn(oddity)
+        self._warning, self._warning_time = warning, time.monotonic()
+        if log:
+            self._warn(warning)

@@ -13,7 +13,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from sam2_ros.allocator import keep_freed_memory
 from sam2_ros.ros.node import TrackerNode
 
-_PAUSE_AFTER_FAULT = 0.1  # seconds, so that one that comes again and again does not fill the log
+_PAUSE_AFTER_FAULT = 0.1  # seconds, so that a repeated fault does not fill the log
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(args: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         return _run(args)
-    except KeyboardInterrupt:  # may come at any time before rclpy's handlers are there and after they are gone
+    except KeyboardInterrupt:  # before rclpy installs its handlers, or after it removes them
         return 0
 
 
@@ -29,7 +29,7 @@ def _run(args: Sequence[str] | None) -> int:
     try:
         rclpy.init(args=list(args) if args is not None else None)
         node = TrackerNode()
-    except rclpy_implementation.RCLError as error:  # a wrong argument, or security that can't be had
+    except rclpy_implementation.RCLError as error:  # a wrong argument, or no security although it is demanded
         print(f"tracker: ROS 2 can't start the node: {error}", file=sys.stderr)
         return 1
     executor = SingleThreadedExecutor()

@@ -1,4 +1,4 @@
-"""The tracker's results as messages. Pure functions; conventions stand in the ``.msg`` files."""
+"""Turns the tracker's results into messages and back. Pure functions; the ``.msg`` files define the conventions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def to_stamp(time: Time) -> int:
 
 
 def byte_array(values: NDArray[np.uint8]) -> array[int]:
-    """Bytes for a ``uint8[]`` field: the one container that rclpy neither checks nor copies element by element."""
+    """Bytes for a ``uint8[]`` field. Of every other container rclpy checks and copies each element."""
     filled = array("B")
     filled.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return filled
@@ -92,7 +92,7 @@ def object_mask(mask: CroppedMask, encoding: str) -> ObjectMask:
 
 
 def crop_mask(message: ObjectMask) -> BoolMask:
-    """The mask that a message holds, cropped to its box, ``bool [height, width]``."""
+    """The mask of a message, cropped to its box: ``bool [height, width]``."""
     shape = (message.height, message.width)
     if message.encoding == ObjectMask.RLE:
         counts = np.asarray(message.counts, np.int64)
@@ -101,7 +101,7 @@ def crop_mask(message: ObjectMask) -> BoolMask:
 
 
 def full_mask(message: ObjectMask) -> BoolMask:
-    """The mask that a message holds, in the size of its image, ``bool [image_height, image_width]``."""
+    """The mask of a message in the size of its image: ``bool [image_height, image_width]``."""
     crop = crop_mask(message)
     return CroppedMask(crop, message.x, message.y, message.image_width, message.image_height).full()
 
@@ -147,7 +147,7 @@ def tracked_objects(
 ) -> TrackedObjectArray:
     return TrackedObjectArray(
         header=header, image_width=result.width, image_height=result.height,
-        objects=[tracked_object(known, encoding, with_masks) for known in result.objects],
+        objects=[tracked_object(obj, encoding, with_masks) for obj in result.objects],
         frames_received=counters.received, frames_processed=counters.processed,
         frames_dropped=counters.dropped, frames_failed=counters.failed,
         bank_bytes=info.bank_bytes, max_objects=info.max_objects,
@@ -157,11 +157,11 @@ def tracked_objects(
 def processed_tracks(
     processed: Processed, info: BackendInfo, encoding: str, positions: Mapping[int, Position] | None = None
 ) -> TrackedObjectArray:
-    """The message for ``~/tracks``; the frame's ``source`` is its header, ``positions`` are by object id."""
+    """The message for ``~/tracks``. The frame's ``source`` becomes its header; ``positions`` are by object id."""
     message = tracked_objects(processed.result, processed.frame.source, processed.counters, info, encoding)
     if positions:
-        for known in message.objects:
-            set_position(known, positions[known.id])
+        for obj in message.objects:
+            set_position(obj, positions[obj.id])
     message.receive_time_ns = processed.frame.receive_time
     message.start_time_ns = processed.start_time
     message.end_time_ns = processed.end_time
@@ -172,22 +172,22 @@ def frame_result(tracks: TrackedObjectArray) -> FrameResult:
     """The result that a ``~/tracks`` message was made from."""
     objects = tuple(
         ObjectResult(
-            object_id=known.id,
-            mask=CroppedMask.from_full(full_mask(known.mask)),
-            state=ObjectState(known.state),
-            object_score=known.object_score,
-            visibility=known.visibility,
-            predicted_iou=known.predicted_iou,
-            prompted=known.prompted,
-            name=known.name,
-            label=known.label,
-            label_score=known.label_score,
-            first_seen=to_stamp(known.first_seen),
-            last_seen=to_stamp(known.last_seen),
-            frames_since_seen=known.frames_since_seen,
-            frames_tracked=known.frames_tracked,
+            object_id=obj.id,
+            mask=CroppedMask.from_full(full_mask(obj.mask)),
+            state=ObjectState(obj.state),
+            object_score=obj.object_score,
+            visibility=obj.visibility,
+            predicted_iou=obj.predicted_iou,
+            prompted=obj.prompted,
+            name=obj.name,
+            label=obj.label,
+            label_score=obj.label_score,
+            first_seen=to_stamp(obj.first_seen),
+            last_seen=to_stamp(obj.last_seen),
+            frames_since_seen=obj.frames_since_seen,
+            frames_tracked=obj.frames_tracked,
         )
-        for known in tracks.objects
+        for obj in tracks.objects
     )
     index = int(tracks.frames_processed) - 1
     return FrameResult(index, to_stamp(tracks.header.stamp), tracks.image_width, tracks.image_height, objects)
@@ -227,9 +227,9 @@ def _candidate(candidate: MaskCandidate, encoding: str) -> MaskCandidateMessage:
 
 
 def ids_and_indices(objects: Iterable[ObjectResult]) -> tuple[list[str], list[int]]:
-    """``object_ids`` and ``object_indices`` of a response: name, or the decimal id where there is none; and the id."""
-    known = list(objects)
-    return [each.name or str(each.object_id) for each in known], [each.object_id for each in known]
+    """``object_ids`` (the name, else the decimal id) and ``object_indices`` (the id) of a response."""
+    pairs = [(obj.name or str(obj.object_id), obj.object_id) for obj in objects]
+    return [name for name, _ in pairs], [object_id for _, object_id in pairs]
 
 
 def rgb_image(rgb: NDArray[np.uint8], header: Header) -> Image:

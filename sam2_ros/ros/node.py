@@ -1,4 +1,4 @@
-"""The lifecycle node ``tracker``: its life, and the cameras that it serves."""
+"""The lifecycle node ``tracker``: its transitions and the cameras that it serves."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sam2_ros.tracking.config import TrackerConfig
 T = TypeVar("T")
 Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
 
-_SHUTDOWN_GRACE = 5.0  # seconds that a frame or a loading model may take to end
+_SHUTDOWN_GRACE = 5.0  # seconds for a frame or a loading model to end
 
 
 def _reported(transition: Transition) -> Transition:
-    """Logs what a transition raises, which rclpy would swallow, and makes it a FAILURE."""
+    """Logs exceptions of a transition, which rclpy would hide, and returns FAILURE for them."""
 
     @functools.wraps(transition)
     def run(node: TrackerNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -40,7 +40,7 @@ def _reported(transition: Transition) -> Transition:
 
 
 class TrackerNode(LifecycleNode):
-    """Loads one network and tracks in the images of every camera of the parameter ``cameras``, or of the only one."""
+    """Loads one network and tracks in the images of all cameras of the parameter ``cameras``, or of the only one."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__("tracker", **arguments)
@@ -56,7 +56,7 @@ class TrackerNode(LifecycleNode):
         self._survive_invalid_transitions()
 
     def close(self) -> None:
-        """Stops what runs; the node can be destroyed then."""
+        """Stops everything, so that the node can be destroyed."""
         for camera in self._cameras:
             camera.stop()
         self._release()
@@ -77,11 +77,11 @@ class TrackerNode(LifecycleNode):
             raise
         self._settings.configured = True
         info = futures[0].result()
-        each = f" for each of {len(futures)} cameras" if len(futures) > 1 else ""
+        scope = f" for each of {len(futures)} cameras" if len(futures) > 1 else ""
         self.get_logger().info(
             f"model {info.model} on {info.device} ({info.dtype}), {info.image_size} px, room for "
             f"{info.max_objects} objects, memory bank {info.bank_bytes / 1e6:.1f} MB, "
-            f"stored frames at most {info.history_bytes / 1e6:.1f} MB{each}"
+            f"stored frames at most {info.history_bytes / 1e6:.1f} MB{scope}"
         )
         return TransitionCallbackReturn.SUCCESS
 
@@ -95,7 +95,7 @@ class TrackerNode(LifecycleNode):
 
     @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribes and lets the frames under way end; model and objects stay."""
+        """Unsubscribes and lets the current frames end; model and objects stay."""
         for camera in self._cameras:
             camera.stop()
         for camera in self._cameras:
@@ -133,7 +133,7 @@ class TrackerNode(LifecycleNode):
         )  # fmt: skip
 
     def _wait_for(self, future: concurrent.futures.Future[T]) -> T:
-        """Waits for the engine, unless the process is told to end."""
+        """Waits for the engine, unless the process shall end."""
         while True:
             try:
                 return future.result(timeout=0.1)
@@ -141,7 +141,7 @@ class TrackerNode(LifecycleNode):
                 if future.done():
                     raise
                 if not self.context.ok():
-                    raise InterruptedError("the process was told to end") from None
+                    raise InterruptedError("the process shall end") from None
 
     def _release(self) -> None:
         for camera in self._cameras:
@@ -150,7 +150,7 @@ class TrackerNode(LifecycleNode):
         gc.collect()
 
     def _survive_invalid_transitions(self) -> None:
-        """Answers "no" to a transition that the present state does not have; rclpy alone would end the process."""
+        """Refuses a transition that the current state does not have; rclpy alone would end the process."""
         service = self._service_change_state
         change_state = service.callback
 

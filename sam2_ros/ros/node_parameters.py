@@ -1,4 +1,4 @@
-"""The declared parameters (:mod:`sam2_ros.ros.parameters`) as parameters of a running node."""
+"""Makes the parameters of a running node from their declarations in :mod:`sam2_ros.ros.parameters`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sam2_ros.tracking.config import TrackerConfig
 class NodeParameters:
     """Declares the parameters, keeps their values, and refuses a wrong set as a whole.
 
-    A wrong value given at start does not end the process: the default stands in for it, and :meth:`check` tells about
-    it until the parameter is set to something acceptable.
+    A wrong value at start does not end the process: the default replaces it, and :meth:`check` raises until the
+    parameter is set to an accepted value.
     """
 
     def __init__(self, node: Node) -> None:
-        self.configured = False  # True: what configure has used may not change
-        self.on_tracker_change: Callable[[TrackerConfig], None] = lambda config: None  # where it is configured
+        self.configured = False  # True: parameters that configure has read may not change
+        self.on_tracker_change: Callable[[TrackerConfig], None] = lambda config: None  # called while configured
         self._node = node
         self._values: dict[str, Value] = {}
         self._refused_at_start: dict[str, str] = {}
@@ -47,7 +47,7 @@ class NodeParameters:
         """The names in a list; ``[""]`` holds none."""
         value = self._values[name]
         assert isinstance(value, list), name
-        return [each for each in value if each]
+        return [name for name in value if name]
 
     @property
     def values(self) -> dict[str, Value]:
@@ -56,7 +56,7 @@ class NodeParameters:
     def check(self) -> None:
         """
         Raises:
-            ValueError: the parameters as they are now can't be used; the message says which, and what is accepted.
+            ValueError: a parameter can't be used; the message says which, and what is accepted.
         """
         if self._refused_at_start:
             raise ValueError("; ".join(self._refused_at_start.values()))
@@ -77,14 +77,14 @@ class NodeParameters:
                 parameter.name, parameter.default, _descriptor(parameter), ignore_override=True
             )
             return parameter.default
-        except ValueError as error:  # a choice that is none; ROS has no range for text
+        except ValueError as error:  # an unknown choice: ROS has no range for text
             self._refused_at_start[parameter.name] = str(error)
             self._node.set_parameters([RosParameter(parameter.name, value=parameter.default)])
             return parameter.default
         return value
 
     def _warn_of_unknown(self) -> None:
-        """ROS ignores a misspelt parameter without a word."""
+        """ROS ignores a misspelt parameter silently."""
         overrides: dict[str, object] = getattr(self._node, "_parameter_overrides", {})
         groups = {name.partition(".")[0] for name in BY_NAME}
         for name in overrides:

@@ -1,4 +1,4 @@
-"""The node's engine in an inference server, as the parameters ``inference.*`` ask for it."""
+"""The node's engine in an inference server, from the parameters ``inference.*``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sam2_ros.tracking.config import TrackerConfig
 
 
 def remote_backend(values: Mapping[str, Any], camera: str, config: TrackerConfig) -> Backend | None:
-    """The engine of ``camera`` where a server is to run it; None where this process is.
+    """The engine of ``camera`` in a server, or None if this process runs it.
 
-    A server that does not answer yet is no error: it is tried again with every image.
+    A server that does not answer yet is no error: every image tries it again.
 
     Raises:
         ValueError: the endpoints or the keys can't be used.

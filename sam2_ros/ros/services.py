@@ -1,4 +1,4 @@
-"""The node's services. A request waits for the engine without holding the executor, and always gets an answer."""
+"""The node's services. A request waits for the engine without blocking the executor, and always gets a response."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Handler = Callable[[Any, Any], Awaitable[None]]
 
 
 def _publish_calls(node: Node, service: Any) -> None:
-    """Publishes what is asked and answered on ``…/_service_event``, as recordings need it (not on Humble)."""
+    """Publishes requests and responses on ``…/_service_event`` for recordings (not on Humble)."""
     if hasattr(service, "configure_introspection"):
         from rclpy.service_introspection import ServiceIntrospectionState
 
@@ -35,16 +35,15 @@ def _publish_calls(node: Node, service: Any) -> None:
 
 
 class Services:
-    """Offers the services from the node's start on; ``worker`` raises :class:`PromptError` while it is not active."""
+    """Offers the services in every state; ``worker`` raises :class:`PromptError` while the node is not active."""
 
     def __init__(self, node: Node, parameters: NodeParameters, worker: Callable[[], Worker], camera: str = "") -> None:
-        """``camera`` stands in the services' names, where a node has several cameras."""
+        """``camera`` becomes part of the services' names where a node has several cameras."""
         self._node = node
         self._parameters = parameters
         self._worker = worker
         self._camera = camera
-        # Reentrant, so that a request that waits does not keep others out; it waits in an awaited future, so one
-        # executor thread serves them all.
+        # Reentrant: a waiting request does not block others. It awaits a future, so one executor thread serves all.
         group = ReentrantCallbackGroup()
         handlers: dict[str, Handler] = {
             "~/add_objects": self._add_objects,
@@ -127,7 +126,7 @@ class Services:
         response.success, response.message = True, f"{response.removed} objects are forgotten"
 
     def _answering(self, handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
-        """Turns what ``handler`` raises into an answer: an exception would end the node's executor."""
+        """Turns exceptions of ``handler`` into responses; they would end the node's executor."""
 
         async def answer(request: Any, response: Any) -> Any:
             try:
@@ -145,7 +144,7 @@ class Services:
         return await self._result_of(self._worker().call(apply))
 
     async def _on_frame(self, apply: Callable[[Backend], T], stamp: int) -> T:
-        """As :meth:`_call`, once the frame stamped ``stamp`` is there; a fault of the engine is a FAILED prompt."""
+        """As :meth:`_call`, once the frame of ``stamp`` is there. An error of the engine becomes a FAILED prompt."""
         wait = self._parameters.number("prompts.wait")
         try:
             return await self._result_of(self._worker().call_on_frame(apply, stamp, wait))
@@ -156,7 +155,7 @@ class Services:
             raise PromptError(PromptCode.FAILED, f"the engine failed: {type(error).__name__}: {error}") from error
 
     async def _result_of(self, future: concurrent.futures.Future[T]) -> T:
-        """Awaits a result of the inference thread, which hands it to the executor through its thread-safe queue."""
+        """Awaits a result of the inference thread, which passes through the executor's thread-safe queue."""
         executor = self._node.executor
         assert executor is not None, "services run in an executor"
         done = rclpy.task.Future(executor=executor)

@@ -1,4 +1,4 @@
-"""Objects that are there from the start: the prompts file, applied to the first frame."""
+"""Applies the prompts file to the first frame."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
 if TYPE_CHECKING:
     from sam2_ros.media.prompts_file import FramePrompt
 
-_A_YEAR = 365 * 24 * 3600.0  # seconds; the first frame may take its time
+_A_YEAR = 365 * 24 * 3600.0  # seconds to wait for the first frame
 
 
 class StartPrompts:
-    """Prompts that wait for the first frame after configure, over deactivations too."""
+    """Prompts that wait for the first frame after configure, across deactivations too."""
 
     def __init__(self, prompts: list[FramePrompt]) -> None:
         self._waiting = prompts
@@ -29,7 +29,7 @@ class StartPrompts:
 
         Raises:
             UserError: the file can't be used.
-            ValueError: a prompt is for another frame than the first, which on a live camera nobody can name.
+            ValueError: a prompt is for a later frame, which a live camera does not number.
         """
         if not path:
             return cls([])
@@ -52,12 +52,12 @@ class StartPrompts:
             try:
                 results = done.result()
             except PromptError:
-                return  # deactivated before the first frame; the next activation tries again
+                return  # deactivated before the first frame: the next activation tries again
             except Exception as error:
                 logger.error(f"prompts_file could not be applied: {type(error).__name__}: {error}")
                 return
             for result in results:
-                # Two calls in two lines: rclpy ties a severity to the line that logs.
+                # Two lines, because rclpy allows one severity for each calling line.
                 if result.success:
                     logger.info(f"prompts_file: {result.message}")
                 else:
@@ -66,16 +66,16 @@ class StartPrompts:
         worker.call_on_frame(self._apply, wait=_A_YEAR).add_done_callback(report)
 
     def _apply(self, backend: Backend) -> list[PromptResult]:
-        """The first prompt of a file's object makes it, the following ones correct it."""
+        """Adds an object with its first prompt and corrects it with the others."""
         prompts, self._waiting = self._waiting, []
-        ids: dict[int, int] = {}  # the file's to the tracker's
+        ids: dict[int, int] = {}  # of the tracker, by those of the file
         results = []
-        for each in prompts:
-            request = AddRequest(each.prompt, ids.get(each.object_id), each.name, each.label)
+        for prompt in prompts:
+            request = AddRequest(prompt.prompt, ids.get(prompt.object_id), prompt.name, prompt.label)
             if request.object_id is None:
                 (result,) = backend.add([request])
                 if result.success:
-                    ids[each.object_id] = result.object_id
+                    ids[prompt.object_id] = result.object_id
             else:
                 result = backend.refine(request)
             results.append(result)

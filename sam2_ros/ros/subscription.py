@@ -1,4 +1,4 @@
-"""A subscription that asks for the reliability that its publishers offer."""
+"""A subscription with the reliability that its publishers offer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
-_WATCH_PERIOD = 0.25  # seconds between looks at who publishes
+_WATCH_PERIOD = 0.25  # seconds between checks of the publishers
 _CHOICES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
 
 class FollowingSubscription:
-    """Subscribes to the newest messages of a topic, from :meth:`start` to :meth:`stop`, and follows the publishers.
+    """Subscribes to the newest messages of a topic from :meth:`start` to :meth:`stop`.
 
-    Best effort connects to every publisher, but Fast DDS's default transport loses large best-effort messages; so it
-    is reliable where every publisher offers that, and changes over when they change.
+    Best effort connects to every publisher, but Fast DDS's default transport loses large best-effort messages. So the
+    subscription is reliable while every publisher is, and changes when they change.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class FollowingSubscription:
         """
         Args:
             topic: as the node resolves it, remapping included.
-            choice: says at any time what is wanted: auto, reliable or best_effort.
-            depth: messages that wait at most while the executor is busy; 1 = only the newest is of interest.
+            choice: returns auto, reliable or best_effort, which may change at any time.
+            depth: messages kept while the executor is busy; 1 = only the newest.
         """
         self._node = node
         self._message_type = message_type
@@ -44,7 +44,7 @@ class FollowingSubscription:
         self._depth = depth
         self._subscription: Subscription | None = None
         self.reliability = ReliabilityPolicy.BEST_EFFORT
-        # A steady clock: the watch must go on while a simulation's clock stands still.
+        # A steady clock goes on while a simulation's clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._watch = node.create_timer(_WATCH_PERIOD, self._follow_publishers, clock=steady)
         self._watch.cancel()
@@ -83,7 +83,7 @@ class FollowingSubscription:
 
     def _follow_publishers(self) -> None:
         if self._choice() == "auto" and not self._node.count_publishers(self.topic):
-            return  # nobody to follow; the next publisher may well be like the last
+            return  # the next publisher is probably like the last one
         wanted = self._wanted()
         if wanted != self.reliability:
             self._subscribe(wanted)

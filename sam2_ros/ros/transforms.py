@@ -1,4 +1,4 @@
-"""Transforms between frames through tf2, where it is installed."""
+"""Transforms between frames by tf2, where it is installed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.time import Time
+from scipy.spatial.transform import Rotation
 
 try:
     import tf2_ros
@@ -16,11 +17,11 @@ except ImportError:  # the wheels of ROS 2 have no tf2
 
 
 class NoTransform(LookupError):
-    """There is no transform between two frames at that time; ``str(error)`` says why."""
+    """tf2 has no transform between two frames at this time; ``str(error)`` says why."""
 
 
 class Transforms:
-    """Listens to ``/tf`` and ``/tf_static`` from the start on."""
+    """Listens to ``/tf`` and ``/tf_static``."""
 
     def __init__(self, node: Node) -> None:
         """
@@ -30,7 +31,7 @@ class Transforms:
         if tf2_ros is None:
             raise ValueError(
                 "depth.target_frame needs tf2, which is not installed (import tf2_ros fails); install tf2_ros, or "
-                "leave depth.target_frame empty: positions are in the camera's frame then"
+                "leave depth.target_frame empty to get positions in the camera's frame"
             )
         self._buffer = tf2_ros.Buffer(node=node)
         self._listener: Any = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
@@ -44,23 +45,12 @@ class Transforms:
         Never waits. ``stamp`` is in nanoseconds.
 
         Raises:
-            NoTransform: it is not known at that time.
+            NoTransform: tf2 has none at this time.
         """
         try:
             found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp)).transform
         except tf2_ros.TransformException as error:
             raise NoTransform(f"no transform from '{source}' to '{target}' at the image's time: {error}") from None
         turn, move = found.rotation, found.translation
-        return rotation_matrix(turn.x, turn.y, turn.z, turn.w), np.array([move.x, move.y, move.z])
-
-
-def rotation_matrix(x: float, y: float, z: float, w: float) -> NDArray[np.float64]:
-    """The rotation ``[3, 3]`` of a quaternion, which need not be of unit length."""
-    x, y, z, w = np.array([x, y, z, w]) / np.linalg.norm([x, y, z, w])
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+        rotation = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
+        return rotation, np.array([move.x, move.y, move.z])

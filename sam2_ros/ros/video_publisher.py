@@ -3,9 +3,8 @@
     python -m sam2_ros.ros.video_publisher --ros-args -p source:=cup.mp4 -p loop:=true
 
 Parameters, all read at start: ``source``; ``rate`` in frames a second (0 = the source's own); ``loop``;
-``reliability`` (reliable or best_effort); ``wait_for_subscriber`` (hold the first frame back until somebody listens);
-``frame_id``. At the end of the source the process waits until reliable subscribers have everything, says how much it
-published, and ends.
+``reliability`` (reliable or best_effort); ``wait_for_subscriber`` (before the first frame); ``frame_id``. At the end of
+the source the process waits until reliable subscribers have everything, logs the number of frames, and ends.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from sam2_ros.ros.messages import rgb_image
 
 
 class VideoPublisher(Node):
-    """Publishes frames at an even rate, stamped with the node's clock when they are sent."""
+    """Publishes frames at an even rate, with the time of sending as their stamp."""
 
     def __init__(self) -> None:
         super().__init__("camera")
@@ -39,7 +38,7 @@ class VideoPublisher(Node):
         self._loop = bool(self.declare_parameter("loop", False).value)
         self._wait_for_subscriber = bool(self.declare_parameter("wait_for_subscriber", False).value)
         rate = float(self.declare_parameter("rate", 0.0).value)
-        any_type = ParameterDescriptor(dynamic_typing=True)  # a camera's index comes as a number
+        any_type = ParameterDescriptor(dynamic_typing=True)  # a camera's index is a number
         source = str(self.declare_parameter("source", "", any_type).value)
         self._source: Source = open_source(source, rate or None)
         self._period = 1 / (rate or self._source.fps)
@@ -64,7 +63,7 @@ class VideoPublisher(Node):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; returns the process' exit code, 2 where the parameters are at fault."""
+    """Runs the node; returns the exit code of the process, 2 for wrong parameters."""
     return frame_player.run(VideoPublisher, "source", (UserError,), args)
 
 

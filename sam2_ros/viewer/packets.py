@@ -87,7 +87,7 @@ def describe(tracks: TrackedObjectArray, points: list[NDArray[np.int16]]) -> dic
     """The JSON of a message; contour points are appended to ``points``, ``int16 [n, 2]`` a contour."""
     return {
         "stamp": str(to_stamp(tracks.header.stamp)),
-        "objects": [_object(known, points) for known in tracks.objects],
+        "objects": [_object(obj, points) for obj in tracks.objects],
         "received": tracks.frames_received,
         "processed": tracks.frames_processed,
         "dropped": tracks.frames_dropped,
@@ -104,27 +104,27 @@ def css_color(object_id: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*object_color(object_id))
 
 
-def _object(known: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, object]:
-    found = contours(known.mask)
+def _object(obj: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, object]:
+    found = contours(obj.mask)
     points.extend(found)
     described: dict[str, object] = {
-        "id": known.id,
-        "name": known.name,
-        "label": known.label,
-        "state": STATES.get(known.state, "lost"),
-        "visibility": round(float(known.visibility), 4),
-        "predicted_iou": round(float(known.predicted_iou), 4),
-        "object_score": round(float(known.object_score), 3),
-        "prompted": known.prompted,
-        "area": known.area,
-        "box": box_edges(known.bbox),
-        "color": css_color(known.id),
+        "id": obj.id,
+        "name": obj.name,
+        "label": obj.label,
+        "state": STATES.get(obj.state, "lost"),
+        "visibility": round(float(obj.visibility), 4),
+        "predicted_iou": round(float(obj.predicted_iou), 4),
+        "object_score": round(float(obj.object_score), 3),
+        "prompted": obj.prompted,
+        "area": obj.area,
+        "box": box_edges(obj.bbox),
+        "color": css_color(obj.id),
         "contours": [len(contour) for contour in found],
     }
-    if known.depth_status == TrackedObject.DEPTH_OK:
-        place = known.position
+    if obj.depth_status == TrackedObject.DEPTH_OK:
+        place = obj.position
         described["position"] = [round(place.x, 3), round(place.y, 3), round(place.z, 3)]
-        described["position_frame"] = known.position_frame
+        described["position_frame"] = obj.position_frame
     return described
 
 

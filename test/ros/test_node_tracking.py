@@ -361,7 +361,7 @@ def test_lost_best_effort_images_are_diagnosed_with_the_cure(node: Peer) -> None
     """That nothing was sent at all looks the same from here."""
     publisher = node.create_image_publisher(Image, "/tracking/image", reliable=False)
     try:
-        status = wait_for_message(node, "best-effort images larger than a datagram get lost")
+        status = wait_for_message(node, "loses best-effort images larger than a datagram")
         assert "config/fastdds.xml in its environment, or let the publisher offer reliable" in status["message"]
     finally:
         node.node.destroy_publisher(publisher)
@@ -383,7 +383,7 @@ def test_an_incompatible_publisher_is_diagnosed_with_the_cure(node: Peer) -> Non
 def test_a_silent_publisher_is_diagnosed(node: Peer) -> None:
     status = wait_for_message(node, "no image on /tracking/image")
     assert status["level"] == DiagnosticStatus.ERROR
-    assert "sends nothing that arrives" in status["message"]
+    assert "a reliable publisher exists but nothing arrives" in status["message"]
     node.track()
     node.wait_until(lambda: "no image" not in node.status()["message"], "an end of the complaint")
 
