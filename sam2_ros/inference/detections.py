@@ -1,7 +1,7 @@
-"""A detector's boxes as prompts: which is which object, which is new, and which object needs correcting.
+"""Turns a detector's boxes into prompts: for new objects, for lost ones, and for those that need a correction.
 
-Runs in the inference thread, as commands do. It keeps the boxes of the last frames' objects, since a detector speaks of
-an image that is some frames old by then.
+Runs in the inference thread, as commands do. It stores the boxes of the last frames, because detections belong to an
+image that is some frames old.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.commands import living
 from sam2_ros.inference.matching import (
     Box,
     Detection,
@@ -26,12 +27,13 @@ from sam2_ros.inference.matching import (
     without_doubles,
 )
 from sam2_ros.tracking.frame_lookup import find_frame
+from sam2_ros.tracking.prompt_checks import text_problem
 from sam2_ros.tracking.settings import check_settings, setting
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectResult, Prompt, PromptResult
 
 __all__ = ["Counts", "Detection", "DetectionFeeder", "DetectionSettings"]
 
-TENTATIVE_MISSES = 2  # messages in a row without it after which a new object that is not one yet is given up
+TENTATIVE_MISSES = 2  # messages in a row without a tentative object, after which it is forgotten
 
 
 @dataclass(frozen=True)
@@ -73,64 +75,65 @@ class DetectionSettings:
 
 @dataclass
 class Counts:
-    """What became of the detections so far."""
+    """Detections by what became of them."""
 
     received: int = 0
-    ignored: int = 0  # score, label, or no box
+    ignored: int = 0  # by score or label, or without a usable box
     matched: int = 0
     corrected: int = 0
     found_again: int = 0
     added: int = 0
-    pending: int = 0  # new, but not seen often enough yet, or no room
-    refused: int = 0  # the engine said no: too old a stamp, no room
+    pending: int = 0  # new, but not seen often enough, or without room
+    refused: int = 0  # by the engine: stamp too old, no room
 
 
 @dataclass
 class _Tentative:
+    """Something new that may become an object."""
+
     box: Box
-    label: str
-    stamp: int
-    hits: int = 1
-    misses: int = 0
+    stamp: int  # ns, of the newest image that shows it
+    hits: int = 0  # images in which it was detected
+    misses: int = 0  # messages without it since
 
 
 @dataclass
-class _Noted:
-    """One processed frame: where every object was."""
+class _StoredFrame:
+    """Where every object was in one processed frame."""
 
-    stamp: int
-    frame: int
+    stamp: int  # ns
+    index: int
     objects: dict[int, ObjectResult]
-    boxes: dict[int, Box] = field(default_factory=dict)  # of those that are seen
+    boxes: dict[int, Box] = field(default_factory=dict)  # of visible objects
 
 
 class DetectionFeeder:
     """Feeds one camera's detections to its backend. Owned by the inference thread.
 
     Args:
-        history: frames kept beside the newest, as ``tracker.history``.
+        history: frames stored beside the newest, as ``tracker.history``.
     """
 
     def __init__(self, history: int) -> None:
-        self._frames: deque[_Noted] = deque(maxlen=history + 1)
-        self._known: dict[int, Box] = {}  # where each object was seen last, and not swollen
-        self._usual_areas: dict[int, float] = {}  # of the last detection that each object agreed with, or its prompt
+        self._frames: deque[_StoredFrame] = deque(maxlen=history + 1)
+        self._last_boxes: dict[int, Box] = {}  # where each object was last seen with a trusted box
+        self._usual_areas: dict[int, float] = {}  # of each object's last agreeing detection or prompt
         self._corrected: dict[int, int] = {}  # frame of each object's last prompt
         self._tentative: list[_Tentative] = []
         self.counts = Counts()
 
     def note(self, result: FrameResult) -> None:
-        """Takes notice of a processed frame."""
-        noted = _Noted(result.stamp, result.frame_index, {each.object_id: each for each in result.objects})
-        noted.boxes = {each.object_id: _edges(each.mask.box) for each in result.objects if each.mask.crop.size}
-        self._frames.append(noted)
-        sound = {key: box for key, box in noted.boxes.items() if not is_swollen(box, self._usual_areas.get(key, 0.0))}
-        self._known = {key: box for key, box in self._known.items() if key in noted.objects} | sound
-        self._corrected = {key: frame for key, frame in self._corrected.items() if key in noted.objects}
-        self._usual_areas = {key: area for key, area in self._usual_areas.items() if key in noted.objects}
+        """Stores where the objects of a processed frame are."""
+        objects = {obj.object_id: obj for obj in result.objects}
+        boxes = {key: _edges(obj.mask.box) for key, obj in objects.items() if obj.mask.crop.size}
+        self._frames.append(_StoredFrame(result.stamp, result.frame_index, objects, boxes))
+        trusted = {key: box for key, box in boxes.items() if not is_swollen(box, self._usual_areas.get(key, 0.0))}
+        self._last_boxes = {key: box for key, box in self._last_boxes.items() if key in objects} | trusted
+        self._corrected = {key: frame for key, frame in self._corrected.items() if key in objects}
+        self._usual_areas = {key: area for key, area in self._usual_areas.items() if key in objects}
 
     def forget(self) -> None:
-        """Time jumped: what was seen before belongs to another run."""
+        """Forgets frames and tentative objects after a jump in time."""
         self._frames.clear()
         self._tentative.clear()
 
@@ -142,88 +145,90 @@ class DetectionFeeder:
         settings: DetectionSettings,
         tolerance: float = 0.1,
     ) -> list[PromptResult]:
-        """Associates the detections of the image stamped ``stamp`` (ns; the nearest stored frame, ``tolerance`` seconds
-        away at most) and prompts where that is called for.
+        """Matches the detections of an image with the objects, and prompts where an object is new or needs it.
+
+        Args:
+            stamp: of the image, ns; the nearest stored frame is used, at most ``tolerance`` seconds away.
 
         Raises:
-            PromptError: there is no such frame (any more).
+            PromptError: there is no such frame.
         """
         self.counts.received += len(detections)
         try:
-            noted = self._frames[find_frame([each.stamp for each in self._frames], stamp, tolerance)]
+            frame = self._frames[find_frame([stored.stamp for stored in self._frames], stamp, tolerance)]
         except ValueError:
             self.counts.refused += len(detections)
             raise
-        wanted = [each for each in detections if _is_wanted(each, settings)]
+        wanted = [detection for detection in detections if _is_wanted(detection, settings)]
         self.counts.ignored += len(detections) - len(wanted)
-        living = {each.object_id: each for each in (backend.objects() or _NOTHING).objects}
-        tracks = [self._track(each, noted) for each in living.values()]
+        objects = {obj.object_id: obj for obj in living(backend)}
+        tracks = [self._track(obj, frame) for obj in objects.values()]
         found = match(wanted, tracks, settings.match_iou, settings.lost_distance)
-        self.counts.matched += len(found.known)
-        self.counts.found_again += len(found.again)
-        corrections = [each for each in found.known if self._is_due(each, noted.frame, settings)]
-        for each in found.known:
-            if each not in corrections:
-                self._keep(backend, each, living[each.track.object_id])
-        requests = [_request(each.detection, each.track.object_id) for each in (*corrections, *found.again)]
-        boxes = [*(each.box for each in tracks if each.box is not None and not each.swollen)]
-        boxes += [each.detection.box for each in (*found.known, *found.again)]
+        self.counts.matched += len(found.visible)
+        self.counts.found_again += len(found.hidden)
+        corrections = [pair for pair in found.visible if self._is_due(pair, frame.index, settings)]
+        for pair in found.visible:
+            if pair not in corrections:
+                self._take_label(backend, pair, objects[pair.track.object_id])
+        requests = [_request(pair.detection, pair.track.object_id) for pair in (*corrections, *found.hidden)]
+        boxes = [track.box for track in tracks if track.box is not None and not track.swollen]
+        boxes += [pair.detection.box for pair in (*found.visible, *found.hidden)]
         new = without_doubles(found.left, as_array(boxes))
-        self._propose_new(new, noted.stamp, len(living), requests, settings)
-        results = backend.add(requests, noted.stamp) if requests else []
+        self._propose_new(new, frame.stamp, len(objects), requests, settings)
+        results = backend.add(requests, frame.stamp) if requests else []
         for request, result in zip(requests, results, strict=True):
-            self._count(request, result, noted)
+            self._count(request, result, frame)
         return results
 
-    def _track(self, living: ObjectResult, noted: _Noted) -> Track:
-        key, then = living.object_id, noted.objects.get(living.object_id)
+    def _track(self, obj: ObjectResult, frame: _StoredFrame) -> Track:
+        key, then = obj.object_id, frame.objects.get(obj.object_id)
         return Track(
-            key, living.label, noted.boxes.get(key), self._known.get(key), self._usual_areas.get(key, 0.0),
+            key, obj.label, frame.boxes.get(key), self._last_boxes.get(key), self._usual_areas.get(key, 0.0),
             then.predicted_iou if then is not None else 1.0,
         )  # fmt: skip
 
-    def _is_due(self, match: Match, frame: int, settings: DetectionSettings) -> bool:
-        """Whether a detection corrects its object: where the network is not sure of the mask, or the mask is not where
-        the detector sees the object; not too often."""
-        waited = frame - self._corrected.get(match.track.object_id, -settings.correct_every)
-        quality = min(match.track.quality, match.agreement)
+    def _is_due(self, pair: Match, frame: int, settings: DetectionSettings) -> bool:
+        """Whether to correct the object: its mask is uncertain or away from the detection, and the last correction is
+        long enough ago."""
+        waited = frame - self._corrected.get(pair.track.object_id, -settings.correct_every)
+        quality = min(pair.track.quality, pair.agreement)
         return quality < settings.correct_below and waited >= settings.correct_every
 
-    def _keep(self, backend: Backend, match: Match, one: ObjectResult) -> None:
-        """Takes a label over where it is surer than what is known."""
-        detection = match.detection
-        if not match.track.swollen:
-            self._usual_areas[one.object_id] = _area(detection.box)
-        if detection.label and (not one.label or detection.score > one.label_score):
-            backend.rename(one.object_id, one.name, detection.label, detection.score)
+    def _take_label(self, backend: Backend, pair: Match, obj: ObjectResult) -> None:
+        """Gives the object the detection's label where its score is higher."""
+        detection = pair.detection
+        if not pair.track.swollen:
+            self._usual_areas[obj.object_id] = _area(detection.box)
+        if detection.label and (not obj.label or detection.score > obj.label_score):
+            backend.rename(obj.object_id, obj.name, detection.label, detection.score)
 
     def _propose_new(
         self, left: list[Detection], stamp: int, count: int, requests: list[AddRequest], settings: DetectionSettings
     ) -> None:
-        """Prompts for what was detected ``new_after`` times in different images; the same image counts once."""
-        pairs = pair_up(as_array(each.box for each in left), as_array(each.box for each in self._tentative))
-        kept: list[_Tentative] = []
+        """Adds a request for what was detected in ``new_after`` different images."""
+        earlier, remaining = self._tentative, []
+        pairs = pair_up(as_array(detection.box for detection in left), as_array(new.box for new in earlier))
         for row, detection in enumerate(left):
-            tentative = self._tentative[pairs[row]] if row in pairs else _Tentative(detection.box, "", stamp, hits=0)
-            if tentative.stamp != stamp or not tentative.hits:
-                tentative.hits += 1
-            tentative.box, tentative.stamp, tentative.misses = detection.box, stamp, 0
+            new = earlier[pairs[row]] if row in pairs else _Tentative(detection.box, stamp)
+            if new.stamp != stamp or not new.hits:
+                new.hits += 1
+            new.box, new.stamp, new.misses = detection.box, stamp, 0
             room = not settings.max_objects or count < settings.max_objects
-            if tentative.hits >= settings.new_after and room:
+            if new.hits >= settings.new_after and room:
                 requests.append(_request(detection))
                 count += 1
             else:
                 self.counts.pending += 1
-                kept.append(tentative)
-        for index, tentative in enumerate(self._tentative):
+                remaining.append(new)
+        for index, new in enumerate(earlier):
             if index not in pairs.values():
-                tentative.misses += 1
-                if tentative.misses < TENTATIVE_MISSES:
-                    kept.append(tentative)
-        self._tentative = kept
+                new.misses += 1
+                if new.misses < TENTATIVE_MISSES:
+                    remaining.append(new)
+        self._tentative = remaining
 
-    def _count(self, request: AddRequest, result: PromptResult, noted: _Noted) -> None:
-        """Notes where an object is now, so that the same detections once more find it there."""
+    def _count(self, request: AddRequest, result: PromptResult, frame: _StoredFrame) -> None:
+        """Counts a result, and stores where its object is, so that the same detections find it there."""
         if not result.success:
             self.counts.refused += 1
             return
@@ -231,28 +236,25 @@ class DetectionFeeder:
             self.counts.added += 1
         else:
             self.counts.corrected += 1
-        assert request.prompt.box is not None
-        seen = result.result is not None and result.result.mask.crop.size
-        box = _edges(result.result.mask.box) if result.result is not None and seen else _edges(request.prompt.box)
-        self._corrected[result.object_id] = noted.frame
-        self._known[result.object_id] = box
-        self._usual_areas[result.object_id] = _area(_edges(request.prompt.box))
+        asked, obj = _edges(request.prompt.box), result.result
+        box = _edges(obj.mask.box) if obj is not None and obj.mask.crop.size else asked
+        self._corrected[result.object_id] = frame.index
+        self._last_boxes[result.object_id] = box
+        self._usual_areas[result.object_id] = _area(asked)
         for later in self._frames:
-            if later.frame >= noted.frame:
+            if later.index >= frame.index:
                 later.boxes[result.object_id] = box
-                if result.result is not None:
-                    later.objects[result.object_id] = result.result
-
-
-_NOTHING = FrameResult(-1, 0, 0, 0, ())
+                if obj is not None:
+                    later.objects[result.object_id] = obj
 
 
 def _is_wanted(detection: Detection, settings: DetectionSettings) -> bool:
     x0, y0, x1, y1 = detection.box
     return (
-        bool(np.isfinite(detection.box).all()) and x1 > x0 and y1 > y0
+        bool(np.isfinite([*detection.box, detection.score]).all()) and x1 > x0 and y1 > y0
         and detection.score >= settings.min_score
         and (not settings.labels or detection.label in settings.labels)
+        and not text_problem(detection.label)
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""Which detection is which object: by overlap where the object's box can be trusted, else by where it was known to be.
+"""Matches detections with objects: by overlap where an object's box can be trusted, else by its last trusted box.
 
-A mask may swell over something beside its object. What it was when a detection last agreed tells that; such a box
-neither takes part in the overlap (unless a detection confirms it) nor hides what is detected within it.
+A mask may swell over something beside its object. Its box is then much larger than when a detection last agreed with
+it. Such a box matches only a detection that confirms it, and does not hide what is detected within it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Boxes: TypeAlias = NDArray[np.float64]
 Box: TypeAlias = tuple[float, float, float, float]
 """Edges x0, y0, x1, y1 in pixels."""
 
-COVERED = 0.7  # share of the smaller box in common from which on two boxes are taken for one object, seen in part
-LIKE = 2.5  # times the area up to which two boxes are of like size
-CONFIRMED = 0.5  # IoU from which on a detection confirms a box, however large
-SWOLLEN_DISTANCE = 0.75  # of its diagonal, that an object whose box can't be trusted may have moved since it could be
+COVERED = 0.7  # common share of the smaller box from which two boxes are parts of one object
+LIKE = 2.5  # ratio of areas up to which two boxes have similar sizes
+CONFIRMED = 0.5  # IoU from which a detection confirms a swollen box
+SWOLLEN_DISTANCE = 0.75  # diagonals that an object with a swollen box may have moved from its last trusted box
 _IMPOSSIBLE = 1e6  # cost of a pair beyond the gate
-TENTATIVE_DISTANCE = 1.0  # of its diagonal, that something new may move from one message to the next
+TENTATIVE_DISTANCE = 1.0  # diagonals that something new may move between two messages
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Track:
 
     object_id: int
     label: str
-    box: Box | None  # on the frame that the detector saw; None: out of sight
-    known: Box | None  # where it was seen last and not swollen
-    usual_area: float = 0.0  # of the last detection or prompt that it agreed with; 0: there was none
+    box: Box | None  # on the frame that the detector saw; None = not visible
+    last_box: Box | None  # its last trusted box
+    usual_area: float = 0.0  # of the last agreeing detection or prompt; 0 = none
     quality: float = 1.0  # predicted IoU
 
     @property
@@ -55,7 +55,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Match:
-    """A detection of an object; ``agreement`` is the IoU of both boxes, 0 for an object out of sight."""
+    """A detection of an object; ``agreement`` is the IoU of both boxes, 0 for an object that is not visible."""
 
     detection: Detection
     track: Track
@@ -64,55 +64,59 @@ class Match:
 
 @dataclass
 class Matches:
-    """What a message says."""
+    """The detections of one message."""
 
-    known: list[Match] = field(default_factory=list)  # of objects in sight
-    again: list[Match] = field(default_factory=list)  # of objects out of sight
-    left: list[Detection] = field(default_factory=list)  # of nothing that is known
+    visible: list[Match] = field(default_factory=list)  # of visible objects
+    hidden: list[Match] = field(default_factory=list)  # of objects that are not visible
+    left: list[Detection] = field(default_factory=list)  # of no object
 
 
 def match(detections: Sequence[Detection], tracks: Sequence[Track], min_iou: float, reach: float) -> Matches:
-    """Assigns detections to tracks: by IoU (at least ``min_iou``), then those left over to tracks that they do not
-    overlap enough, or that are out of sight, by distance (``reach`` times the diagonal of their known box at most)."""
+    """Assigns detections to tracks: first by IoU (at least ``min_iou``), then by distance to the last trusted
+    box (at most ``reach`` of its diagonals)."""
     found = Matches()
     seen = [track for track in tracks if track.box is not None]
-    overlap = ious(as_array(each.box for each in detections), as_array(track.box for track in seen))
+    overlap = ious(as_array(detection.box for detection in detections), as_array(track.box for track in seen))
     gates = np.array([max(min_iou, CONFIRMED) if track.swollen else min_iou for track in seen])
     pairs = assign(1 - overlap, overlap >= gates[None])
-    found.known = [Match(detections[row], seen[column], float(overlap[row, column])) for row, column in pairs]
-    left = _others(detections, found.known)
-    # What a track in sight holds already is no hidden one.
-    sound = as_array(track.box for track in seen if not track.swollen)
-    free = [each for each in left if not (ious(as_array([each.box]), sound) >= min_iou).any()]
-    taken = {each.track.object_id for each in found.known}
-    candidates = [track for track in tracks if track.known is not None and track.object_id not in taken]
-    fits = np.array([[_same_label(each, track) for track in candidates] for each in free], bool)
-    away, like = _nearness(as_array(each.box for each in free), as_array(track.known for track in candidates))
-    overlap = ious(as_array(each.box for each in free), as_array(track.box or _NOWHERE for track in candidates))
+    found.visible = [Match(detections[row], seen[column], float(overlap[row, column])) for row, column in pairs]
+    left = _others(detections, found.visible)
+    # A detection on a visible object is not a hidden one.
+    trusted = as_array(track.box for track in seen if not track.swollen)
+    free = [detection for detection in left if not (ious(as_array([detection.box]), trusted) >= min_iou).any()]
+    taken = {pair.track.object_id for pair in found.visible}
+    candidates = [track for track in tracks if track.last_box is not None and track.object_id not in taken]
+    fits = np.array([[_same_label(detection, track) for track in candidates] for detection in free], bool)
+    away, like = _nearness(
+        as_array(detection.box for detection in free), as_array(track.last_box for track in candidates)
+    )
+    overlap = ious(
+        as_array(detection.box for detection in free), as_array(track.box or _NOWHERE for track in candidates)
+    )
     reaches = np.array([reach if track.box is None else min(reach, SWOLLEN_DISTANCE) for track in candidates])
     for row, column in assign(np.minimum(away, 1000), (away <= reaches[None]) & like & fits.reshape(away.shape)):
         track = candidates[column]
-        one = Match(free[row], track, float(overlap[row, column]))
-        (found.again if track.box is None else found.known).append(one)
-    found.left = _others(left, [*found.known, *found.again])
+        pair = Match(free[row], track, float(overlap[row, column]))
+        (found.hidden if track.box is None else found.visible).append(pair)
+    found.left = _others(left, [*found.visible, *found.hidden])
     return found
 
 
 def pair_up(boxes: Boxes, earlier: Boxes) -> dict[int, int]:
-    """Which of ``boxes`` (``[N, 4]``) goes on from which of those of an earlier message (``[M, 4]``): one near enough
-    and of like size. They need not overlap, for something narrow leaves its box within a few frames."""
+    """Which of ``boxes`` (``[N, 4]``) continues which box of an earlier message (``[M, 4]``): a near one of similar
+    size. They need not overlap, because something narrow leaves its box within a few frames."""
     away, like = _nearness(boxes, earlier)
     return dict(assign(np.minimum(away, 1000), (away <= TENTATIVE_DISTANCE) & like))
 
 
 def without_doubles(left: Sequence[Detection], known: Boxes) -> list[Detection]:
-    """Leaves out what is an object already, or part of one, or a surer detection's: the surest comes first."""
-    kept: list[Detection] = []
-    for detection in sorted(left, key=lambda each: -each.score):
-        others = np.concatenate([known, as_array(each.box for each in kept)])
+    """The detections that cover neither an object nor a detection of higher score, by falling score."""
+    chosen: list[Detection] = []
+    for detection in sorted(left, key=lambda detection: -detection.score):
+        others = np.concatenate([known, as_array(other.box for other in chosen)])
         if not (coverages(as_array([detection.box]), others) >= COVERED).any():
-            kept.append(detection)
-    return kept
+            chosen.append(detection)
+    return chosen
 
 
 def is_swollen(box: Box, usual_area: float) -> bool:
@@ -129,13 +133,13 @@ _NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
 
 
 def _nearness(boxes: Boxes, known: Boxes) -> tuple[Boxes, np.ndarray]:
-    """Distances in diagonals of ``known``, and whether the sizes are like; both ``[N, M]``."""
+    """Distances in diagonals of ``known``, and whether the sizes are similar; both ``[N, M]``."""
     ratio = areas(boxes)[:, None] / np.maximum(areas(known)[None], 1.0)
     return distances(boxes, known), (ratio > 1 / LIKE) & (ratio < LIKE)
 
 
 def _others(detections: Sequence[Detection], taken: Sequence[Match]) -> list[Detection]:
-    return [each for each in detections if not any(each is one.detection for one in taken)]
+    return [detection for detection in detections if not any(detection is pair.detection for pair in taken)]
 
 
 def _same_label(detection: Detection, track: Track) -> bool:

@@ -58,7 +58,7 @@ class Scene:
     @property
     def ids(self) -> list[int]:
         living = self.backend.objects()
-        return [known.object_id for known in living.objects] if living else []
+        return [obj.object_id for obj in living.objects] if living else []
 
 
 @pytest.fixture
@@ -149,6 +149,10 @@ def test_score_label_and_box_decide_what_is_ignored(scene: Scene) -> None:
     )  # fmt: skip
     assert [known.label for known in scene.frame().objects] == ["dog"]
     assert scene.feeder.counts.ignored == 4
+    unusable = Detection(OTHER, "dog\n", 0.9), Detection(OTHER, "x" * 257, 0.9), Detection(OTHER, "dog", float("inf"))
+    scene.detect(*unusable, settings=AT_ONCE)
+    assert scene.feeder.counts.ignored == 7
+    assert [(obj.label, obj.label_score) for obj in scene.frame().objects] == [("dog", 0.6)]
 
 
 def test_no_more_objects_than_allowed(scene: Scene) -> None:
