@@ -1,9 +1,9 @@
 """Makes the object score a calibrated logit: ``python -m recipes.embedded calibrate --help``.
 
-Visibility is the sigmoid of the object score. A scale and an offset, fitted on the frames of an evaluation (Platt,
-"Probabilistic outputs for support vector machines", 1999), make it the share of frames on which the object really is
-seen. Both are folded into the last layer of the score's head, so nothing else has to know of them; since "seen" means a
-score above 0, the decision becomes that of the more probable.
+Visibility is the sigmoid of the object score. This step fits a scale and an offset on the frames of an evaluation
+(Platt, "Probabilistic outputs for support vector machines", 1999). Then visibility is the share of frames that really
+show the object. Both are folded into the last layer of the score's head. A score above 0 means "seen", so the decision
+becomes the more probable one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from recipes.embedded.export import export
+from recipes.embedded.logistic import logistic
 from sam2_ros.evaluation.presence import presence
 from sam2_ros.model import load_model
 from sam2_ros.model.sam2 import Sam2Model
-
-STEPS = 50
 
 
 def read_scores(paths: Iterable[Path]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Object scores and whether the object is seen, from the ``rows.csv`` of evaluations.
 
-    Counted is what :mod:`sam2_ros.evaluation.presence` counts.
+    It counts the frames that :mod:`sam2_ros.evaluation.presence` counts.
     """
     scores: list[float] = []
     seen: list[bool] = []
@@ -49,39 +48,24 @@ def read_scores(paths: Iterable[Path]) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def fit(scores: NDArray[np.float64], seen: NDArray[np.bool_], keep_threshold: bool = False) -> tuple[float, float]:
-    """Scale and offset that make ``sigmoid(scale * score + offset)`` the most likely; by Newton's method.
+    """Scale and offset of the most likely ``sigmoid(scale * score + offset)``.
 
-    With ``keep_threshold`` the offset stays 0, so that no answer changes, only how sure it is.
+    With ``keep_threshold`` the offset stays 0: no decision changes, only its probability.
 
     Raises:
         ValueError: all seen or all absent, or scores that do not tell them apart.
     """
-    if seen.all() or not seen.any():
-        raise ValueError(f"{len(seen)} frames, {int(seen.sum())} of them with the object; accepted: some of both")
-    # Targets that leave some doubt, as Platt has them, keep separable scores from an infinite scale.
-    positive, negative = int(seen.sum()), int((~seen).sum())
-    target = np.where(seen, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    spread, centre = float(scores.std()) or 1.0, 0.0 if keep_threshold else float(scores.mean())
-    columns = [(scores - centre) / spread, np.ones_like(scores)]
-    design = np.stack(columns[:1] if keep_threshold else columns, axis=1)
-    weights = np.zeros(design.shape[1])
-    for _ in range(STEPS):
-        probability = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        gradient = design.T @ (probability - target)
-        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + 1e-6 * np.eye(len(weights))
-        step = np.linalg.solve(curvature, gradient)
-        weights -= step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
-    scale = float(weights[0]) / spread
-    if scale <= 0:
+    weights, offset = logistic(scores[:, None], seen, with_offset=not keep_threshold, doubt=True)
+    if weights[0] <= 0:
         raise ValueError("higher scores do not mean a seen object in these frames; train the object score first")
-    return scale, 0.0 if keep_threshold else float(weights[1]) - scale * centre
+    return float(weights[0]), offset
 
 
 @torch.no_grad()
 def fold(model: Sam2Model, scale: float, offset: float) -> None:
-    """Changes the head, and the judgement by appearance, so that every score becomes ``scale * score + offset``."""
+    """Changes the head or the judgement by appearance: every score becomes ``scale * score + offset``."""
     if model.appearance is not None:
-        # Its evidence holds the head's score: that stays as it is, and what is made of it is scaled.
+        # The evidence contains the head's score, which stays as it is; the judgement of it is scaled.
         for layer in (model.appearance.tracked, model.appearance.found):
             layer.weight.mul_(scale)
             layer.bias.mul_(scale).add_(offset)
@@ -97,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--rows", type=Path, nargs="+", required=True, help="rows.csv of its evaluations (sam2_ros eval)"
     )
-    parser.add_argument("--keep-threshold", action="store_true", help="fit the scale alone: no answer changes")
+    parser.add_argument("--keep-threshold", action="store_true", help="fit the scale alone: no decision changes")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     args = parser.parse_args(argv)
     model = load_model(args.model)

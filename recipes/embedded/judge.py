@@ -1,8 +1,8 @@
 """Fits the judgement of masks by appearance: ``python -m recipes.embedded judge --help``.
 
-The tracker runs over labelled clips, one object at a time, and what speaks for each of its masks is noted beside how
-right the mask was. Two logistic regressions follow: one of masks that the memory gave, one of masks that were looked
-for anew. Since what is remembered hangs on the judgement, this is done in rounds.
+The tracker runs over labelled clips, one object at a time. A recorder stores the evidence for each mask, and whether
+the mask was right. Two logistic regressions follow: one for tracked masks, one for masks of objects that were searched
+and found again. The judgement decides what the tracker remembers, so this is repeated in rounds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recipes.embedded.export import export
+from recipes.embedded.logistic import logistic
 from recipes.embedded.metric import begin, with_appearance
 from sam2_ros.evaluation.datasets import open_dataset
 from sam2_ros.media.progress import bar
@@ -29,17 +30,17 @@ from sam2_ros.model.sam2 import APPEARANCE_FINE, ImageFeatures, Sam2Model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
 
-RIGHT = {"tracked": 0.3, "found": 0.5}  # IoU with the label from which on a mask shows the object
+RIGHT = {"tracked": 0.3, "found": 0.5}  # least IoU with the label of a mask that is right
 LENIENCE = (0.8, 0.5)  # of the shipped checkpoint
 PENALTY = 1e-3  # on the squared weights
 
 
 @dataclass
-class Witness:
-    """Notes the evidence of every mask that is judged, and how right the mask was."""
+class Recorder:
+    """Stores the evidence of every judged mask, and whether the mask was right."""
 
     appearance: Appearance
-    truth: NDArray[np.float32] | None = None  # [h, w] share of each low-resolution pixel; None: nothing is noted
+    truth: NDArray[np.float32] | None = None  # [h, w] share of each low-resolution pixel; None: nothing is stored
     evidence: dict[str, list[Tensor]] = field(default_factory=lambda: {kind: [] for kind in RIGHT})
     right: dict[str, list[bool]] = field(default_factory=lambda: {kind: [] for kind in RIGHT})
 
@@ -51,49 +52,27 @@ class Witness:
             return weigh(match, picture, logits, *others)
 
         self.appearance.evidence = evidence  # type: ignore[method-assign, assignment]
-        self._handles = [getattr(self.appearance, kind).register_forward_hook(self._note(kind)) for kind in RIGHT]
+        self._handles = [getattr(self.appearance, kind).register_forward_hook(self._hook(kind)) for kind in RIGHT]
 
     def close(self) -> None:
-        """Notes nothing more."""
+        """Ends recording."""
         del self.appearance.evidence
         for handle in self._handles:
             handle.remove()
 
-    def _note(self, kind: str) -> Any:
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
+    def _hook(self, kind: str) -> Any:
+        def store(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
             if self.truth is not None:
                 shown, label = self._logits[0].numpy() > 0, self.truth > 0.5
                 iou = (shown & label).sum() / max(1, (shown | label).sum())
                 self.evidence[kind].append(inputs[0].clone())
                 self.right[kind].append(bool(iou > RIGHT[kind] and label.any()))
 
-        return note
-
-
-def logistic(evidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
-    """Weights and offset of the likeliest ``sigmoid(evidence @ weights + offset)``, by Newton's method.
-
-    Raises:
-        ValueError: all masks are right, or none is.
-    """
-    if right.all() or not right.any():
-        raise ValueError(f"{int(right.sum())} of {len(right)} masks are right; accepted: clips with some of both")
-    mean, spread = evidence.mean(axis=0), evidence.std(axis=0) + 1e-9
-    design = np.concatenate(((evidence - mean) / spread, np.ones((len(evidence), 1))), axis=1)
-    ridge = 2 * PENALTY * np.diag([1.0] * len(mean) + [0.0])
-    weights = np.zeros(design.shape[1])
-    for _ in range(50):
-        chance = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        slope = design.T @ (chance - right) / len(right) + ridge @ weights
-        curve = (design * (chance * (1 - chance))[:, None]).T @ design / len(right) + ridge
-        step = np.linalg.solve(curve + 1e-9 * np.eye(len(weights)), slope)
-        weights -= step * min(1.0, 2 / max(1e-9, float(np.abs(step).max())))
-    scaled = weights[:-1] / spread
-    return scaled, float(weights[-1] - scaled @ mean)
+        return store
 
 
 class SharedEncoding(SharedModel):
-    """Encodes a frame once for all trackers that step on it; each of them copies what it stores."""
+    """Encodes a frame once for all trackers that step on it; each tracker copies what it stores."""
 
     features: ImageFeatures | None = None
 
@@ -103,10 +82,10 @@ class SharedEncoding(SharedModel):
         return self.features
 
 
-def watch(model: Sam2Model, folders: Sequence[Path], dtype: str) -> Witness:
-    """Tracks every object of the clips in ``folders`` from its mask on, each by a tracker of its own."""
+def watch(model: Sam2Model, folders: Sequence[Path], dtype: str) -> Recorder:
+    """Tracks every object of the clips in ``folders`` from its first mask, each with a tracker of its own."""
     assert model.appearance is not None
-    witness, shared = Witness(model.appearance), SharedEncoding(model, dtype)
+    recorder, shared = Recorder(model.appearance), SharedEncoding(model, dtype)
     side = model.config.grid * 4
     for folder in folders:
         dataset = open_dataset(folder)
@@ -117,45 +96,48 @@ def watch(model: Sam2Model, folders: Sequence[Path], dtype: str) -> Witness:
                 for frame in clip:
                     shared.features = None
                     masks = clip.truth.masks(frame.index)
-                    for one, tracker in trackers.items():
-                        witness.truth = cv2.resize(
-                            masks.get(one, np.zeros(frame.rgb.shape[:2], bool)).astype(np.float32),
+                    for number, tracker in trackers.items():
+                        recorder.truth = cv2.resize(
+                            masks.get(number, np.zeros(frame.rgb.shape[:2], bool)).astype(np.float32),
                             (side, side),
                             interpolation=cv2.INTER_AREA,
                         )
                         tracker.step(frame.rgb, frame.index)
-                    witness.truth = None
-                    for one in (one for one, first in clip.first_frames.items() if first == frame.index):
-                        trackers[one] = Tracker(model, TrackerConfig(max_objects=1, history=0), dtype, shared)
-                        trackers[one].step(frame.rgb, frame.index)
-                        trackers[one].add([AddRequest(Prompt(mask=masks[one]))])
+                    recorder.truth = None
+                    for number in (n for n, first in clip.first_frames.items() if first == frame.index):
+                        trackers[number] = Tracker(model, TrackerConfig(max_objects=1, history=0), dtype, shared)
+                        trackers[number].step(frame.rgb, frame.index)
+                        trackers[number].add([AddRequest(Prompt(mask=masks[number]))])
                 for tracker in trackers.values():
                     tracker.close()
                 progress.update()
-    witness.close()
-    return witness
+    recorder.close()
+    return recorder
 
 
 @torch.no_grad()
-def fit(model: Sam2Model, witness: Witness, lenience: Mapping[str, float]) -> None:
+def fit(model: Sam2Model, recorder: Recorder, lenience: Mapping[str, float]) -> None:
     """Sets both judgements; ``lenience`` is added to the logit of each."""
     for kind in RIGHT:
-        if not witness.evidence[kind]:
+        if not recorder.evidence[kind]:
             print(f"{kind}: no mask was judged; left as it was", flush=True)
             continue
-        evidence = torch.cat(witness.evidence[kind]).double().numpy()
-        right = np.array(witness.right[kind])
+        evidence = torch.cat(recorder.evidence[kind]).double().numpy()
+        right = np.array(recorder.right[kind])
         try:
-            weights, offset = logistic(evidence, right)
+            weights, offset = logistic(evidence, right, PENALTY)
         except ValueError as error:
             print(f"{kind}: {error}; left as it was", flush=True)
             continue
         layer = getattr(model.appearance, kind)
         layer.weight.copy_(torch.from_numpy(weights)[None])
         layer.bias.fill_(offset + lenience[kind])
-        said = evidence @ weights + offset + lenience[kind] > 0
-        print(f"{kind}: {len(right)} masks, {right.mean():.3f} right; believed {said[right].mean():.3f} of those and "
-              f"{said[~right].mean():.3f} of the wrong ones", flush=True)  # fmt: skip
+        accepted = evidence @ weights + offset + lenience[kind] > 0
+        print(
+            f"{kind}: {len(right)} masks, {right.mean():.3f} right; accepted {accepted[right].mean():.3f} of the right "
+            f"and {accepted[~right].mean():.3f} of the wrong ones",
+            flush=True,
+        )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -165,15 +147,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--clips", type=Path, nargs="+", required=True, help="labelled clips, as from sam2_ros synthesize"
     )
-    parser.add_argument("--rounds", type=int, default=2, help="times that the clips are tracked (default: 2)")
+    parser.add_argument("--rounds", type=int, default=2, help="how often the clips are tracked (default: 2)")
     parser.add_argument(
         "--lenience",
         type=float,
         nargs=2,
         default=LENIENCE,
         metavar=("TRACKED", "FOUND"),
-        help="added to the logits: an object that shows in part counts as seen, too, although its mask is "
-        f"hardly right (default: {LENIENCE[0]} {LENIENCE[1]})",
+        help="added to the logits, so that a partly visible object counts as seen although its mask is hardly right "
+        f"(default: {LENIENCE[0]} {LENIENCE[1]})",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="(default: bfloat16)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")

@@ -9,6 +9,7 @@ import torch
 
 from recipes.embedded import judge, metric
 from recipes.embedded.features import FeatureStore
+from recipes.embedded.logistic import logistic
 from sam2_ros.media.label_images import write_labels
 from sam2_ros.model import load_model
 from sam2_ros.model.tinyvit import TinyViTEncoder
@@ -65,10 +66,10 @@ def test_logistic_finds_what_the_outcomes_were_drawn_from() -> None:
     rng = np.random.default_rng(1)
     evidence = rng.normal((3.0, -1.0, 0.0), (2.0, 0.5, 1.0), (4000, 3))
     right = rng.random(4000) < 1 / (1 + np.exp(-(evidence @ (0.8, -2.0, 0.0) - 4)))
-    weights, offset = judge.logistic(evidence, right)
+    weights, offset = logistic(evidence, right, judge.PENALTY)
     assert weights == pytest.approx([0.8, -2.0, 0.0], abs=0.2) and offset == pytest.approx(-4, abs=0.5)
-    with pytest.raises(ValueError, match="4000 of 4000 masks are right"):
-        judge.logistic(evidence, np.ones(4000, np.bool_))
+    with pytest.raises(ValueError, match="4000 of 4000 examples are positive"):
+        logistic(evidence, np.ones(4000, np.bool_))
 
 
 def test_judgement_is_fitted_on_tracked_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
