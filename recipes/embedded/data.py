@@ -20,14 +20,12 @@ from sam2_ros.training.clips import (
     composite,
     cutouts,
     film,
-    read_coco_json_stills,
-    read_coco_stills,
     read_rgb,
-    read_stills,
     smooth_path,
     squash,
     warp,
 )
+from sam2_ros.training.data.stills import read_stills
 from sam2_ros.training.synthetic import OcclusionClips
 
 ENCODER_DTYPE = torch.bfloat16  # as the tracker runs it on a CPU
@@ -102,7 +100,7 @@ def frame_count(davis: Path, names: list[str]) -> list[int]:
 def composites(args: argparse.Namespace) -> Iterator[Clip]:
     """Clips of COCO and pantry photographs, with their instances and DAVIS' objects flying over them."""
     rng = np.random.default_rng(2)
-    stills = read_coco_stills(args.coco) + read_coco_json_stills(args.stills)
+    stills = read_stills(args.coco) + read_stills(args.stills)
     pieces: list[Cutout] = [piece for still in stills for piece in cutouts(still)]
     for name in sequence_names(args.davis, "fit"):
         clip = read_sequence(args.davis, name)

@@ -114,7 +114,7 @@ def _twins(args: argparse.Namespace) -> Callable[[int], Clip]:
 
 
 def _photograph_clips(args: argparse.Namespace) -> Callable[[int], Clip]:
-    from sam2_ros.training.clips import read_stills
+    from sam2_ros.training.data.stills import read_stills
     from sam2_ros.training.synthetic import OcclusionClips, SceneSettings
 
     settings = SceneSettings(passers=args.passers, look_alike=args.look_alikes)

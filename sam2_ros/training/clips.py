@@ -1,12 +1,11 @@
-"""Short labelled videos to train on: real sequences, the same seen by a moving virtual camera, composites of stills.
+"""Short labelled videos to train on: resized sequences, sequences filmed by a virtual camera, composites of stills.
 
-A clip is RGB frames with a label map per frame: 0 is background, each other value one object. Everything is drawn from
-a ``numpy.random.Generator``, so a seed gives the same clips again.
+A clip is RGB frames with a label map per frame: 0 is background, each other value one object. All random numbers come
+from a ``numpy.random.Generator``, so equal seeds give equal clips.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +34,21 @@ class Still:
     name: str
     image: Image
     labels: Image
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """Settings of the clips that a training draws."""
+
+    size: int  # pixels, side of the network's input
+    length: int = 8  # frames
+    objects: int = 3  # at most, of those in the first frame
+    stride: int = 2  # at most this many frames of a video between two frames of a clip
+    camera: float = 0.5  # share of real clips that a moving virtual camera films
+    occlusion: float = 0.5  # share of clips made of stills in which objects are covered or leave
+    pieces: int = 3  # at most this many cut-out objects fly over a still
+    smallest: float = 0.001  # share of the first frame that an object must cover to be chosen
+    largest: float = 0.7
 
 
 def read_rgb(path: Path) -> Image:
@@ -97,7 +111,7 @@ def warp(image: Image, matrix: Matrix, size: int, linear: bool = True, reflect: 
 
 
 def film(clip: Clip, rng: np.random.Generator, size: int) -> Clip:
-    """``clip`` seen by a moving virtual camera, mirrored half the time; objects may leave its view."""
+    """``clip`` filmed by a moving virtual camera, mirrored half the time; objects may leave the view."""
     steps, height, width = clip.labels.shape
     path = camera_path(rng, steps, height, width, size, (0.55, 0.95), 1.0)
     gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-20, 20)
@@ -107,70 +121,8 @@ def film(clip: Clip, rng: np.random.Generator, size: int) -> Clip:
     ]
     labels = [
         warp(label, matrix, size, linear=False) for label, matrix in zip(clip.labels, path, strict=True)
-    ]  # reflected like the image, so that what is seen is labelled
+    ]  # reflected like the image, so that the labels fit
     return Clip(clip.name + "+camera", np.stack(frames), np.stack(labels))
-
-
-def read_coco_stills(root: Path) -> list[Still]:
-    """Photographs with YOLO polygon labels: ``images/**/X.jpg`` and ``labels/**/X.txt``, one instance a line."""
-    stills = []
-    for path in sorted((root / "labels").rglob("*.txt")):
-        images = sorted((root / "images").rglob(path.stem + ".*"))
-        if not images:
-            continue
-        image = read_rgb(images[0])
-        height, width = image.shape[:2]
-        labels = np.zeros((height, width), np.uint8)
-        polygons = []
-        for line in path.read_text().splitlines():
-            values = np.array(line.split()[1:], np.float64)
-            if values.size >= 6:
-                polygons.append((values.reshape(-1, 2) * (width, height)).astype(np.int32))
-        # Large ones first, so that what lies on them stays visible in the map.
-        polygons.sort(key=lambda p: -abs(float(cv2.contourArea(p))))
-        for index, polygon in enumerate(polygons[:250]):
-            cv2.fillPoly(labels, [polygon], index + 1)
-        stills.append(Still(path.stem, image, labels))
-    return stills
-
-
-def read_coco_json_stills(root: Path, longest: int = 900) -> list[Still]:
-    """Photographs with COCO-format polygons in ``annotations.json``; reduced to ``longest`` pixels."""
-    data = json.loads((root / "annotations.json").read_text())
-    by_image: dict[int, list[dict]] = {}
-    for annotation in data["annotations"]:
-        by_image.setdefault(annotation["image_id"], []).append(annotation)
-    stills = []
-    for entry in data["images"]:
-        path = root / "images" / entry["file_name"]
-        if not path.exists():
-            continue
-        image = read_rgb(path)
-        ratio = min(1.0, longest / max(image.shape[:2]))
-        image = cv2.resize(image, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
-        scale = np.array([image.shape[1] / entry["width"], image.shape[0] / entry["height"]])
-        labels = np.zeros(image.shape[:2], np.uint8)
-        annotations = sorted(by_image.get(entry["id"], []), key=lambda a: -float(a["area"]))[:250]
-        for index, annotation in enumerate(annotations):
-            if isinstance(annotation["segmentation"], list):
-                for ring in annotation["segmentation"]:
-                    polygon = (np.array(ring, np.float64).reshape(-1, 2) * scale).astype(np.int32)
-                    cv2.fillPoly(labels, [polygon], index + 1)
-        stills.append(Still(path.stem, image, labels))
-    return stills
-
-
-def read_stills(root: Path) -> list[Still]:
-    """Labelled photographs: ``images/`` with ``annotations.json`` (COCO) or with ``labels/*.txt`` (YOLO polygons).
-
-    Raises:
-        ValueError: neither is there.
-    """
-    if (root / "annotations.json").is_file():
-        return read_coco_json_stills(root)
-    if (root / "labels").is_dir():
-        return read_coco_stills(root)
-    raise ValueError(f"{root} holds no labelled photographs; accepted: images/ with annotations.json or with labels/")
 
 
 def cutouts(still: Still, smallest: float = 0.01, largest: float = 0.5) -> list[Cutout]:
@@ -188,21 +140,21 @@ def cutouts(still: Still, smallest: float = 0.01, largest: float = 0.5) -> list[
 
 @dataclass(frozen=True)
 class Sprite:
-    """A cut-out on its way over a picture of ``S`` × ``S`` pixels; arrays have an entry for each of ``T`` frames."""
+    """A cut-out that moves over a picture of ``S`` × ``S`` pixels; arrays have an entry for each of ``T`` frames."""
 
     image: Image  # RGB uint8 [h, w, 3]
     mask: Image  # uint8 [h, w] 0 or 255
-    value: int  # its label; 0: it covers others and is labelled background itself
+    value: int  # its label; 0: labelled as background
     centre: NDArray[np.float64]  # [T, 2] x, y in pixels
     scale: NDArray[np.float64]  # [T] picture pixels per cut-out pixel
     angle: NDArray[np.float64]  # [T] radians
-    stretch: NDArray[np.float64]  # [T] width grows and height shrinks by it
+    stretch: NDArray[np.float64]  # [T] factor of the width, divisor of the height
     shear: NDArray[np.float64]  # [T]
-    gain: NDArray[np.float64]  # [T] of its brightness
+    gain: NDArray[np.float64]  # [T] factor of the brightness
 
 
 def paint(frames: list[Image], labels: list[Image], sprite: Sprite) -> None:
-    """Draws ``sprite`` over what is there already, in ``frames`` and ``labels``."""
+    """Draws ``sprite`` over ``frames`` and ``labels``, in place."""
     size = len(labels[0])
     middle = np.array([sprite.mask.shape[1] / 2, sprite.mask.shape[0] / 2])
     for t in range(len(frames)):
@@ -220,21 +172,21 @@ def paint(frames: list[Image], labels: list[Image], sprite: Sprite) -> None:
 
 
 def motion_blur(frame: Image, length: int) -> Image:
-    """As a camera that moves sideways by ``length`` pixels during the exposure."""
+    """The blur of a camera that moves sideways by ``length`` pixels during the exposure."""
     kernel = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1 / length
     return np.asarray(cv2.filter2D(frame, -1, kernel), np.uint8)
 
 
 def composite(background: Still, pieces: list[Cutout], rng: np.random.Generator, size: int, steps: int) -> Clip:
-    """A clip from stills: the photograph under a moving camera, with ``pieces`` flying over it on paths of their own.
+    """A clip from stills: the photograph under a moving camera, with ``pieces`` flying over it.
 
-    A piece may cross the photograph's objects, cover them, and leave the view.
+    Each piece has a path of its own. It may cover the photograph's objects and leave the view.
     """
     height, width = background.labels.shape
     path = camera_path(rng, steps, height, width, size, (0.6, 1.0), 1.0)
     frames = [warp(background.image, matrix, size) for matrix in path]
-    # Beyond the photograph's edge it is mirrored; a mirrored twin is not the object.
+    # Beyond its edge the photograph is mirrored. The labels are not: a mirror image is not the object.
     labels = [warp(background.labels, matrix, size, linear=False, reflect=False) for matrix in path]
     value = int(background.labels.max())
     for image, mask in pieces:

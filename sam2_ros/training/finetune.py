@@ -14,8 +14,8 @@ from sam2_ros.model.checkpoint import find_weights, load_model, read_checkpoint
 from sam2_ros.model.config import HIERA, ModelConfig, infer_config
 from sam2_ros.model.download import CHECKPOINTS
 from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.training.clips import ClipSettings
 from sam2_ros.training.data.draw import PROMPTS, ClipSource, Sample, open_data
-from sam2_ros.training.data.settings import ClipSettings
 from sam2_ros.training.distributed import World
 from sam2_ros.training.interactive import InteractiveRollOut, keep, recompute
 from sam2_ros.training.losses import LossWeights, frame_loss

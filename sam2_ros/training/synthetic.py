@@ -1,8 +1,8 @@
-"""Synthetic clips in which objects are covered, leave the view and come back: truth for visibility that videos lack.
+"""Synthetic clips in which objects are covered, leave the view and come back, with exact labels of their visibility.
 
-Cut-outs move over a photograph. Each has a part to play: it is covered by something that comes over it, goes behind a
-wall, leaves the view and comes back (or does not), or just moves. What is labelled is what is seen, so an object that
-is hidden has no pixel. Everything is drawn from a ``numpy.random.Generator``: a seed gives the same clip again.
+Cut-outs move over a photograph. Each one is covered by something, goes behind a wall, leaves the view and comes back
+(or does not), or just moves. Only visible pixels are labelled, so a hidden object has none. All random numbers come
+from a ``numpy.random.Generator``: equal seeds give equal clips.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ Curve = NDArray[np.float64]  # one value a frame
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """How lively a clip is; lengths in frames are shares of the clip's length."""
+    """How much happens in a clip; durations are shares of the clip's length."""
 
-    absent: tuple[float, float] = (0.15, 0.4)  # how long an object stays away
-    ramp: float = 0.15  # the longest time that leaving or covering takes
-    extent: tuple[float, float] = (0.22, 0.45)  # longest side of an object as a share of the picture's
+    absent: tuple[float, float] = (0.15, 0.4)  # duration of an absence
+    ramp: float = 0.15  # longest duration of leaving or covering
+    extent: tuple[float, float] = (0.22, 0.45)  # longest side of an object as a share of the picture's side
     wander: float = 0.25  # how far objects move, as a share of the picture's side
     passers: int = 1  # up to this many further cut-outs fly past, unlabelled
     look_alike: float = 0.25  # share of clips with a mirrored, unlabelled copy of an object
 
 
 def presence_curve(rng: np.random.Generator, steps: int, settings: SceneSettings, back: bool) -> Curve:
-    """``[steps]``: 0 while an object is there, 1 while it is away, a smooth ramp between; never away on frame 0."""
+    """``[steps]``: 0 while an object is present, 1 while it is absent, smooth between; never absent on frame 0."""
     ramp = max(1.0, rng.uniform(0.3, 1) * settings.ramp * steps)
     away = max(2.0, rng.uniform(*settings.absent) * steps)
     latest = max(ramp + 1, steps - 1 - away - (ramp if back else 0))
@@ -61,7 +61,7 @@ def presence_curve(rng: np.random.Generator, steps: int, settings: SceneSettings
 def moving(
     piece: Cutout, value: int, rng: np.random.Generator, size: int, steps: int, settings: SceneSettings
 ) -> Sprite:
-    """``piece`` on a smooth way of its own near the middle of the picture, turning and scaling a little."""
+    """``piece`` on a smooth path near the middle of the picture, with small changes of angle and scale."""
     image, mask = piece
     if rng.random() < 0.5:
         image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
@@ -83,7 +83,7 @@ def moving(
 
 
 def patch(photograph: Image, rng: np.random.Generator, side: int = 160) -> Cutout:
-    """A convex piece of a photograph: nothing but texture, to cover things with."""
+    """A convex piece of a photograph, to cover objects with."""
     height, width = photograph.shape[:2]
     w, h = (int(min(limit, side * rng.uniform(0.6, 1.4))) for limit in (width, height))
     x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
@@ -106,31 +106,26 @@ def _direction(rng: np.random.Generator) -> Curve:
 
 
 def _cover(target: Sprite, cover: Cutout, curve: Curve, rng: np.random.Generator) -> Sprite:
-    """Something that comes over ``target`` while ``curve`` rises, stays on it, and goes on when it falls."""
+    """A cover that moves over ``target`` while ``curve`` rises, stays on it, and moves on when it falls."""
     radius = 0.5 * float(np.hypot(*target.mask.shape)) * target.scale
-    image, mask = cover
-    grown = rng.uniform(0.7, 1.15) * radius.max() / (0.5 * min(mask.shape))
-    ahead = _direction(rng) * (radius.max() + 0.6 * grown * max(mask.shape))
-    # It goes away on the other side than it came from.
+    shape = cover[1].shape
+    grown = rng.uniform(0.7, 1.15) * float(radius.max()) / (0.5 * min(shape))
+    ahead = _direction(rng) * (radius.max() + 0.6 * grown * max(shape))
+    # It leaves on the side opposite to where it came from.
     side = np.where(np.arange(len(curve)) < curve.argmax(), -1.0, 1.0)
-    flat = np.zeros_like(curve)
-    return Sprite(
-        image,
-        mask,
-        0,
-        centre=target.centre + (side * (1 - curve))[:, None] * ahead,
-        scale=flat + grown,
-        angle=flat + rng.uniform(-0.5, 0.5),
-        stretch=flat + 1,
-        shear=flat,
-        gain=flat + 1,
-    )
+    return _rigid(cover, target.centre + (side * (1 - curve))[:, None] * ahead, grown, rng.uniform(-0.5, 0.5))
+
+
+def _rigid(piece: Cutout, centre: NDArray[np.float64], scale: float, angle: float) -> Sprite:
+    """An unlabelled sprite that moves along ``centre`` without any other change."""
+    flat = np.zeros(len(centre))
+    return Sprite(*piece, 0, centre, flat + scale, flat + angle, stretch=flat + 1, shear=flat, gain=flat + 1)
 
 
 def _behind_wall(
     target: Sprite, cover: Cutout, rng: np.random.Generator, size: int, steps: int
 ) -> tuple[Sprite, Sprite]:
-    """``target`` on a straight way that passes behind a standing wall, and the wall."""
+    """``target`` on a straight path behind a wall, and the wall."""
     radius = 0.5 * float(np.hypot(*target.mask.shape)) * float(target.scale.max())
     target = replace(target, scale=target.scale * min(1.0, 0.15 * size / radius))
     radius = min(radius, 0.15 * size)
@@ -145,23 +140,12 @@ def _behind_wall(
         way = 2 * place - way
     centre = target.centre.copy()
     centre[:, axis] = way
-    flat = np.zeros(steps)
     wall_centre = np.full((steps, 2), size / 2.0)
     wall_centre[:, axis] = place
     long, short = 1.1 * size, 2 * half
     width, height = (short, long) if upright else (long, short)
-    resized = cv2.resize(cover[0], (max(2, int(width)), max(2, int(height))))
-    wall = Sprite(
-        np.asarray(resized, np.uint8),
-        np.full(resized.shape[:2], 255, np.uint8),
-        0,
-        centre=wall_centre,
-        scale=flat + 1,
-        angle=flat + rng.uniform(-0.15, 0.15),
-        stretch=flat + 1,
-        shear=flat,
-        gain=flat + 1,
-    )
+    resized = np.asarray(cv2.resize(cover[0], (max(2, int(width)), max(2, int(height)))), np.uint8)
+    wall = _rigid((resized, np.full(resized.shape[:2], 255, np.uint8)), wall_centre, 1.0, rng.uniform(-0.15, 0.15))
     return replace(target, centre=centre), wall
 
 
@@ -178,9 +162,9 @@ def occlusion_clip(
 
     Args:
         background: its own labels are ignored.
-        pieces: objects, at least one; later ones lie over earlier ones and what covers those.
-        occluders: what covers them; convex ones (:func:`patch`) cover wholly.
-        rng: decides everything.
+        pieces: objects, at least one; later ones lie over earlier ones and their covers.
+        occluders: they cover the pieces; convex ones (:func:`patch`) cover wholly.
+        rng: source of all random numbers.
         size: side of the square frames, pixels.
         steps: frames.
 
@@ -223,21 +207,21 @@ def occlusion_clip(
         paint(frames, labels, sprite)
     stacked = np.stack(labels)
     for value in range(1, len(pieces) + 1):
-        # An object whose first pixels come from behind something is pointed at when it is well in view.
+        # An object that first appears partly hidden is labelled from its first good view on.
         before = stacked[: first_good_view(stacked == value)]
         before[before == value] = 0
     return Clip(background.name + "+occlusion", np.stack(_degrade(frames, rng)), stacked)
 
 
 def first_good_view(masks: NDArray[np.bool_]) -> int:
-    """The first of the frames ``[T, H, W]`` that shows at least half of the object's median area; T where none does."""
+    """The first frame of ``[T, H, W]`` that shows at least half of the object's median area; T if none does."""
     areas = masks.sum(axis=(1, 2))
     good = np.flatnonzero(areas >= 0.5 * np.median(areas[areas > 0])) if areas.any() else np.empty(0)
     return int(good[0]) if good.size else len(masks)
 
 
 def _degrade(frames: list[Image], rng: np.random.Generator) -> list[Image]:
-    """What a camera does to all of a clip: exposure, noise, and in a third of the clips motion blur."""
+    """Adds the effects of a camera: exposure, noise, and in a third of the clips motion blur."""
     gain, offset, noise = rng.uniform(0.8, 1.2), rng.uniform(-15, 15), rng.uniform(0, 6)
     length = int(rng.integers(3, 8)) if rng.random() < 0.3 else 0
     degraded = []
@@ -250,7 +234,7 @@ def _degrade(frames: list[Image], rng: np.random.Generator) -> list[Image]:
 
 
 def outlined(clip: Clip, t: int) -> Image:
-    """Frame ``t`` with the outlines of its objects, RGB, to look at."""
+    """Frame ``t`` with the outlines of its objects, RGB."""
     picture = clip.frames[t].copy()
     for value in np.unique(clip.labels[t])[1:]:
         outlines, _ = cv2.findContours(
@@ -261,15 +245,15 @@ def outlined(clip: Clip, t: int) -> Image:
 
 
 class OcclusionClips:
-    """Endless clips of a set of photographs; number ``index`` depends on the seed and ``index`` alone.
+    """Endless clips of a set of photographs; clip ``index`` depends on the seed and ``index`` only.
 
     Args:
-        stills: photographs with labelled objects. Each serves as a background, too, but never for its own objects.
-        seed: decides everything.
+        stills: photographs with labelled objects; each is also a background, but never for its own objects.
+        seed: of all random numbers.
         size: side of the square frames, pixels.
         steps: frames of a clip.
         objects: least and greatest number of labelled objects.
-        settings: how lively the clips are.
+        settings: how much happens in a clip.
 
     Raises:
         ValueError: fewer than two photographs, or no object of a usable size in any.

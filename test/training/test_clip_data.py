@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from small_training import HEIGHT, SIZE, WIDTH, coco, davis, yolo
 
+from sam2_ros.training.clips import ClipSettings
 from sam2_ros.training.data.draw import ClipSource, DataError, Sample, open_data
-from sam2_ros.training.data.settings import ClipSettings
 from sam2_ros.training.data.stills import StillSet, read_still
 from sam2_ros.training.data.videos import VideoSet, find_videos, read_labels
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from sam2_ros.training.clips import Clip, Image
-from sam2_ros.training.data.settings import ClipSettings
+from sam2_ros.training.clips import Clip, ClipSettings, Image
 from sam2_ros.training.data.stills import StillSet, coco_photos, yolo_photos
 from sam2_ros.training.data.videos import FRAMES, VideoSet
 
@@ -165,28 +164,14 @@ class ClipSource(Dataset[list[Sample]]):
         loader: DataLoader[Any] = DataLoader(
             self,
             batch_size=None,
-            sampler=_Steps(first),
+            sampler=count(first),
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=list,
             worker_init_fn=_one_thread,
             # Not "fork": OpenCV's threads of this process would be locked for ever in its copies.
             multiprocessing_context="forkserver",
         )
         return iter(loader)
-
-
-class _Steps:
-    """Step numbers without end."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-
-    def __iter__(self) -> Iterator[int]:
-        return count(self.first)
-
-
-def _as_it_is(samples: list[Sample]) -> list[Sample]:
-    return samples
 
 
 def _one_thread(worker: int) -> None:

@@ -1,4 +1,4 @@
-"""Labelled photographs, in COCO's format or with YOLO polygons, and clips that are made of them."""
+"""Labelled photographs, in COCO's format or with YOLO polygons, and clips made of them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.training.clips import Clip, Cutout, Still, composite, cutouts, read_rgb
-from sam2_ros.training.data.settings import ClipSettings
+from sam2_ros.training.clips import Clip, ClipSettings, Cutout, Still, composite, cutouts, read_rgb
 from sam2_ros.training.synthetic import occlusion_clip, patch
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-MOST_INSTANCES = 250  # a label map has 255 values, and pasted objects need some
-STILLS_KEPT = 64  # decoded photographs in memory
+MAX_INSTANCES = 250  # a label map has 255 values, and pasted objects need some
+CACHED_STILLS = 64  # decoded photographs in memory
 
-Rings = list[NDArray[np.float64]]  # polygons of one instance, each [N, 2] x, y as shares of the image's sides
+Rings = list[NDArray[np.int32]]  # polygons of one instance, each [N, 2] x, y in pixels
 
 
 class Photo(Protocol):
@@ -29,7 +28,9 @@ class Photo(Protocol):
     @property
     def path(self) -> Path: ...
 
-    def instances(self) -> list[Rings]: ...
+    def instances(self, width: int, height: int) -> list[Rings]:
+        """The instances in a picture of this size, large ones first."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,38 +40,38 @@ class YoloPhoto:
     path: Path
     labels: Path
 
-    def instances(self) -> list[Rings]:
+    def instances(self, width: int, height: int) -> list[Rings]:
         """One polygon each; lines with fewer than three corners (boxes) are left out.
 
         Raises:
             ValueError: names the line that holds something else.
         """
-        found: list[Rings] = []
+        found: Rings = []
         for number, line in enumerate(self.labels.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 values = np.array(line.split()[1:], np.float64)
                 if values.size >= 6:
-                    found.append([values.reshape(-1, 2)])
+                    found.append((values.reshape(-1, 2) * (width, height)).astype(np.int32))
             except ValueError as error:
                 raise ValueError(
                     f"{self.labels}, line {number}: expected a class and x y pairs, found '{line[:40]}'"
                 ) from error
-        return found
+        return [[ring] for ring in sorted(found, key=lambda ring: -abs(float(cv2.contourArea(ring))))]
 
 
 @dataclass(frozen=True)
 class CocoPhoto:
-    """A photograph of a COCO file, whose polygons are in pixels of ``width`` × ``height``."""
+    """A photograph of a COCO file; ``shapes``, large ones first, are in pixels of ``width`` × ``height``."""
 
     path: Path
     shapes: list[list[list[float]]]
     width: int
     height: int
 
-    def instances(self) -> list[Rings]:
-        side = (self.width, self.height)
+    def instances(self, width: int, height: int) -> list[Rings]:
+        scale = np.array([width / self.width, height / self.height])
         return [
-            [np.array(ring, np.float64).reshape(-1, 2) / side for ring in shape if len(ring) >= 6]
+            [(np.array(ring, np.float64).reshape(-1, 2) * scale).astype(np.int32) for ring in shape if len(ring) >= 6]
             for shape in self.shapes
         ]
 
@@ -97,10 +98,10 @@ def yolo_photos(root: Path) -> list[Photo]:
     return photos
 
 
-def coco_photos(file: Path) -> list[Photo]:
+def coco_photos(file: Path, unlabelled: bool = False) -> list[Photo]:
     """The photographs of a COCO JSON file; they lie in ``images/`` beside it, or beside it.
 
-    Instances given as run lengths (crowds) are left out.
+    Instances given as run lengths (crowds) are left out, and photographs without instances unless ``unlabelled``.
 
     Raises:
         ValueError: not COCO's format, or none of the photographs is there.
@@ -108,7 +109,7 @@ def coco_photos(file: Path) -> list[Photo]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         by_image: dict[Any, list[Any]] = {}
-        for annotation in content["annotations"]:
+        for annotation in sorted(content["annotations"], key=_area, reverse=True):
             if isinstance(annotation.get("segmentation"), list):
                 by_image.setdefault(annotation["image_id"], []).append(annotation["segmentation"])
         entries = [(e["file_name"], e["width"], e["height"], by_image.get(e["id"], [])) for e in content["images"]]
@@ -117,11 +118,17 @@ def coco_photos(file: Path) -> list[Photo]:
     photos: list[Photo] = []
     for name, width, height, shapes in entries:
         path = next((p for p in (file.parent / "images" / name, file.parent / name) if p.is_file()), None)
-        if path is not None and shapes:
+        if path is not None and (shapes or unlabelled):
             photos.append(CocoPhoto(path, shapes, width, height))
     if not photos:
         raise ValueError(f"{file}: none of its photographs with instances lies in {file.parent / 'images'}")
     return photos
+
+
+def _area(annotation: dict[str, Any]) -> float:
+    """The area of an instance, or that of its box."""
+    box = annotation.get("bbox", (0, 0, 0, 0))
+    return float(annotation.get("area", box[2] * box[3]))
 
 
 def read_still(photo: Photo, longest: int) -> Still:
@@ -132,13 +139,25 @@ def read_still(photo: Photo, longest: int) -> Still:
         image = cv2.resize(image, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA).astype(np.uint8)
     height, width = image.shape[:2]
     labels = np.zeros((height, width), np.uint8)
-    shapes = [[(ring * (width, height)).astype(np.int32) for ring in rings] for rings in photo.instances()]
-    # Large ones first, so that what lies on them stays visible in the map.
-    shapes.sort(key=lambda rings: -sum(abs(float(cv2.contourArea(ring))) for ring in rings))
-    for index, rings in enumerate(shapes[:MOST_INSTANCES]):
+    # Large instances come first, so that those on top of them stay visible in the map.
+    for index, rings in enumerate(photo.instances(width, height)[:MAX_INSTANCES]):
         for ring in rings:
             cv2.fillPoly(labels, [ring], index + 1)
     return Still(photo.path.stem, image, labels)
+
+
+def read_stills(root: Path) -> list[Still]:
+    """Labelled photographs: ``images/`` with ``annotations.json`` (COCO; reduced to 900 pixels) or with
+    ``labels/*.txt`` (YOLO polygons).
+
+    Raises:
+        ValueError: neither is there.
+    """
+    if (root / "annotations.json").is_file():
+        return [read_still(photo, longest=900) for photo in coco_photos(root / "annotations.json", unlabelled=True)]
+    if (root / "labels").is_dir():
+        return [read_still(photo, longest=1_000_000) for photo in yolo_photos(root)]
+    raise ValueError(f"{root} holds no labelled photographs; accepted: images/ with annotations.json or with labels/")
 
 
 class StillSet:
@@ -146,23 +165,23 @@ class StillSet:
 
     def __init__(self, photos: list[Photo], settings: ClipSettings) -> None:
         self.photos, self.settings = photos, settings
-        self._kept: OrderedDict[int, Still] = OrderedDict()
+        self._cache: OrderedDict[int, Still] = OrderedDict()
 
     def _still(self, index: int) -> Still:
-        """The photograph, from memory where it was used lately."""
-        if index not in self._kept:
-            self._kept[index] = read_still(self.photos[index], longest=2 * self.settings.size)
-            if len(self._kept) > STILLS_KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(index)
-        return self._kept[index]
+        """The photograph, from the cache if it was used lately."""
+        if index not in self._cache:
+            self._cache[index] = read_still(self.photos[index], longest=2 * self.settings.size)
+            if len(self._cache) > CACHED_STILLS:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(index)
+        return self._cache[index]
 
     def draw(self, rng: np.random.Generator) -> Clip | None:
-        """A photograph under a moving camera, with objects cut out of others.
+        """A photograph under a moving camera, with objects cut out of other photographs.
 
-        In a share of the clips they are covered, go behind a wall, leave and come back or not
-        (:func:`~sam2_ros.training.synthetic.occlusion_clip`); in the others the photograph's own objects count too, and
-        the cut-outs fly over them (:func:`~sam2_ros.training.clips.composite`).
+        A share of the clips shows occlusion (:func:`~sam2_ros.training.synthetic.occlusion_clip`). In the others the
+        cut-outs fly over the photograph's own objects, which are labelled, too
+        (:func:`~sam2_ros.training.clips.composite`).
         """
         settings = self.settings
         background = self._still(int(rng.integers(len(self.photos))))

@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from sam2_ros.training.clips import Clip, Image, film, read_rgb, squash
-from sam2_ros.training.data.settings import ClipSettings
+from sam2_ros.training.clips import Clip, ClipSettings, Image, film, read_rgb, squash
 
 FRAMES, LABELS = "JPEGImages", "Annotations"
 SUFFIXES = (".jpg", ".jpeg", ".png")
