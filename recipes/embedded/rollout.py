@@ -10,7 +10,26 @@ from torch import Tensor
 
 from sam2_ros.model.mask_decoder import choose
 from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
-from sam2_ros.training.rollout import FrameOutput, FramePrompt, Memory, prompt_frame
+from sam2_ros.training.rollout import FrameOutput, FramePrompt, Memory, prompt_with_mask
+
+
+def prompt_frame(
+    model: Sam2Model, memory: Memory, features: ImageFeatures, prompt: FramePrompt, fallback: bool = False
+) -> FrameOutput:
+    """Runs the prompted frame and stores its memory; ``fallback`` as in :func:`sam2_ros.model.mask_decoder.choose`."""
+    if prompt.mask is not None:
+        return prompt_with_mask(model, memory, features, prompt.mask)
+    assert prompt.points is not None and prompt.labels is not None
+    size = model.config.image_size
+    image = model.without_memory(features).expand(len(prompt.points), -1, -1, -1)
+    decoded = model.decode(image, features, prompt.points, prompt.labels)
+    chosen = choose(decoded, prompt.ambiguous, fallback)
+    present = decoded.object_score[:, 0] > 0
+    logits = torch.where(present[:, None, None, None], chosen.logits, ABSENT_LOGIT)
+    full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
+    encoded = model.encode_memory(features, full, present, torch.ones_like(present))
+    memory.add(encoded, model.pointer(chosen.token, present), True, present)
+    return FrameOutput(decoded, logits, prompt.ambiguous)
 
 
 def track_frame(
@@ -23,9 +42,13 @@ def track_frame(
 ) -> FrameOutput:
     """Runs one frame without a prompt.
 
-    ``remember`` False saves the memory encoder on the last frame; ``disturb`` changes the mask logits
-    ``[B, 1, S, S]`` that are remembered. ``told`` ``[B]`` says what is remembered of the object's presence: 1 seen, 0
-    absent, negative what the object score says.
+    Args:
+        model: the network.
+        memory: of the frames before; this frame is added.
+        features: of the frame.
+        remember: False skips the memory encoder on the last frame.
+        disturb: changes the mask logits ``[B, 1, S, S]`` before they are stored.
+        told: ``[B]``, presence to store: 1 seen, 0 absent, negative: as the object score says.
     """
     size = model.config.image_size
     recall = memory.recall()
@@ -55,15 +78,15 @@ def roll_out(
 ) -> list[FrameOutput]:
     """All frames of ``B`` clips; ``disturb`` and, by frame, ``told`` as in :func:`track_frame`.
 
-    The first ``lead`` frames after the prompted one are run as the tracker runs them: without gradients, disturbance
-    or hints. So later frames meet a memory with the network's own mistakes in it, at a third of the cost.
+    The first ``lead`` frames after the prompted one run as in the tracker: without gradients, ``disturb`` and ``told``.
+    Then later frames see a memory with the network's own mistakes, at a third of the cost.
     """
     memory = Memory(model)
     outputs = [prompt_frame(model, memory, frames[0], prompt)]
     for t in range(1, len(frames)):
         leading = t <= lead
         if t == lead + 1 and torch.is_grad_enabled():
-            # Autocast keeps what it has rounded; weights rounded without gradients would get none from here on.
+            # Autocast caches rounded weights; those rounded without gradients would get none from here on.
             torch.clear_autocast_cache()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not leading):
             outputs.append(

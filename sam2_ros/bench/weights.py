@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from sam2_ros.model import ModelConfig, Sam2Model, load_model
+from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.model.checkpoint import find_weights
-from sam2_ros.model.config import HIERA
+from sam2_ros.model.config import HIERA, official_config
 
 CHECKPOINT, RANDOM = "checkpoint", "drawn at random (timings do not depend on them)"
 _SCORE = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
@@ -34,13 +34,7 @@ def find(name: str, image_size: int, device: str = "cpu") -> tuple[Sam2Model, st
             raise
     else:
         return load_model(name, device, image_size), CHECKPOINT
-    new = not version
-    config = ModelConfig(
-        name=f"{'sam2.1' if new else 'sam2'}_hiera_{size}",
-        hiera=HIERA[size],
-        occlusion_embedding=new,
-        pointer_time_code=new,
-    )
+    config = official_config(name)
     model = Sam2Model(replace(config, image_size=image_size or config.image_size))
     draw(model)
     return model.to(device).eval().requires_grad_(False), RANDOM

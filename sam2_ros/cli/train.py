@@ -93,10 +93,9 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
     import torch
 
     from sam2_ros.media.progress import bar
-    from sam2_ros.training.board import Board
     from sam2_ros.training.data.draw import DataError
     from sam2_ros.training.finetune import ClipTraining, open_source, starting_model
-    from sam2_ros.training.reports import Reports
+    from sam2_ros.training.reports import Reports, open_board
 
     out = Path(options.out)
     try:
@@ -112,14 +111,14 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
     board = None
     if world.first:
         _begin(out, training, options)
-        board = Board(out / "tensorboard", training.step)
-        if not board.there:
+        board = open_board(out / "tensorboard", training.step)
+        if board is None:
             print(
                 "no TensorBoard curves: install the package 'tensorboard' for them; log.jsonl has the same", flush=True
             )
     try:
         with bar(options.steps, "step", quiet or not world.first, initial=training.step) as progress:
-            Reports(training, options, videos, board, progress).run(out / "log.jsonl")
+            Reports(training, options, videos, board, progress).run()
     except DataError as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:

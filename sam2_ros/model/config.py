@@ -136,5 +136,12 @@ def infer_config(state: Mapping[str, torch.Tensor]) -> ModelConfig:
         known = ", ".join(f"{n} ({h.embed_dim} wide, {sum(h.stages)} blocks)" for n, h in HIERA.items())
         raise ValueError(f"unknown SAM 2 size: {width} wide, {depth} blocks; accepted: {known}")
     new = "no_obj_embed_spatial" in state or "obj_ptr_tpos_proj.weight" in state
+    return official_config(name if new else f"{name}-2.0")
+
+
+def official_config(name: str) -> ModelConfig:
+    """The configuration of an official model, such as ``tiny`` (SAM 2.1) or ``tiny-2.0``; KeyError for other names."""
+    size, _, version = name.partition("-")
+    new = version != "2.0"
     prefix = "sam2.1_hiera_" if new else "sam2_hiera_"
-    return ModelConfig(name=prefix + name, hiera=HIERA[name], occlusion_embedding=new, pointer_time_code=new)
+    return ModelConfig(name=prefix + size, hiera=HIERA[size], occlusion_embedding=new, pointer_time_code=new)

@@ -1,8 +1,8 @@
-"""Several training processes that keep one set of weights (``torchrun``): gloo on CPUs, NCCL on GPUs.
+"""Several training processes with equal weights (``torchrun``): gloo on CPUs, NCCL on GPUs.
 
-Each process runs clips of its own; gradients are averaged before every update, so that all take the same one. The
-averaging is done here, on one flat tensor, and not by ``DistributedDataParallel``: a roll-out calls parts of the
-network many times and others not at all, which that wrapper does not follow.
+Each process runs clips of its own. Gradients are averaged before every update, so that all processes make the same
+update. ``DistributedDataParallel`` can't do it: a roll-out calls some parts of the network many times and others not
+at all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Rank 0 validates while the others wait for its next gradient.
+# The others wait for the next gradient of rank 0 while it validates.
 PATIENCE = timedelta(hours=4)
 
 
@@ -29,7 +29,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -43,7 +43,7 @@ class World:
             tensor.copy_(mean.view_as(tensor))
 
     def share(self, tensors: Sequence[Tensor]) -> None:
-        """Gives every process the tensors of the first."""
+        """Copies the tensors of the first process to all."""
         for tensor in tensors if self.size > 1 else ():
             dist.broadcast(tensor, 0)
 
@@ -67,7 +67,7 @@ def connect(device: str) -> tuple[World, torch.device]:
     """Joins the processes that ``torchrun`` started, if it did.
 
     Args:
-        device: "auto" (CUDA where there is one), or a torch device; each process of a machine takes a GPU of its own.
+        device: "auto" (CUDA if there is one), or a torch device; each process of a machine takes a GPU of its own.
 
     Raises:
         ValueError: more processes than GPUs, or no such device.
@@ -83,7 +83,7 @@ def connect(device: str) -> tuple[World, torch.device]:
         count = torch.cuda.device_count()
         index = local if size > 1 else chosen.index or 0
         if index >= count:
-            raise ValueError(f"GPU {index} is wanted, {count} are there; start fewer processes, or use --device cpu")
+            raise ValueError(f"GPU {index} is missing, there are {count}; start fewer processes, or use --device cpu")
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
     if size == 1:

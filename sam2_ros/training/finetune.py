@@ -1,4 +1,4 @@
-"""Training of any model on labelled videos and stills, with the image encoder in the loop."""
+"""Trains any model on clips of labelled videos and photographs, the image encoder included."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sam2_ros.model.checkpoint import find_weights, load_model, read_checkpoint
-from sam2_ros.model.config import HIERA, ModelConfig, infer_config
+from sam2_ros.model.config import ModelConfig, infer_config, official_config
 from sam2_ros.model.download import CHECKPOINTS
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.clips import ClipSettings
@@ -26,14 +26,16 @@ from sam2_ros.training.simulated_user import draw_plan
 
 
 def starting_model(options: TrainOptions, device: torch.device) -> Sam2Model:
-    """The network that training starts from, with weights or, for ``--init random``, with drawn ones.
+    """The network before the training, with the model's weights or, for ``--init random``, with random ones.
 
     Raises:
-        FileNotFoundError, ValueError: no such model, or a size that it can't have.
+        FileNotFoundError: no such model.
+        ValueError: a size that the model can't have.
     """
     if options.init == "weights":
         return load_model(options.model, device, options.size)
-    config = _config_of(options.model)
+    official = options.model in CHECKPOINTS and not Path(options.model).is_file()  # then its sizes need no file
+    config = official_config(options.model) if official else read_checkpoint(find_weights(options.model))[1]
     if options.size:
         config = replace(config, image_size=options.size)
     torch.manual_seed(options.seed)
@@ -44,21 +46,12 @@ def starting_model(options: TrainOptions, device: torch.device) -> Sam2Model:
     return model.to(device).eval()
 
 
-def _config_of(name: str) -> ModelConfig:
-    """The sizes of a model; official ones need no file."""
-    size, _, version = name.partition("-")
-    if name in CHECKPOINTS and not Path(name).is_file():
-        new = version != "2.0"
-        prefix = "sam2.1_hiera_" if new else "sam2_hiera_"
-        return ModelConfig(prefix + size, hiera=HIERA[size], occlusion_embedding=new, pointer_time_code=new)
-    return read_checkpoint(find_weights(name))[1]
-
-
 def open_source(options: TrainOptions, size: int, world: World) -> ClipSource:
     """The clips of this process.
 
     Raises:
-        FileNotFoundError, ValueError: data that is not there, or not known.
+        FileNotFoundError: missing data.
+        ValueError: data of an unknown layout.
     """
     settings = ClipSettings(
         size=size,
@@ -75,26 +68,29 @@ def open_source(options: TrainOptions, size: int, world: World) -> ClipSource:
 
 
 def save_checkpoint(model: Sam2Model, path: Path) -> None:
-    """Weights as :func:`sam2_ros.model.load_model` reads them: the official layout, and where that alone would not say
-    what the network is, its configuration beside them."""
+    """Writes the weights for :func:`sam2_ros.model.load_model`, in the official layout.
+
+    The configuration is added if it can't be inferred from the weights.
+    """
     content: dict[str, Any] = {"model": {name: value.detach().cpu() for name, value in model.state_dict().items()}}
     try:
-        known = infer_config(content["model"]) == model.config
+        inferred: ModelConfig | None = infer_config(content["model"])
     except ValueError:
-        known = False
-    if not known:
+        inferred = None
+    if inferred != model.config:
         content["config"] = model.config.to_dict()
     write_whole(content, path)
 
 
 class ClipTraining(TrainingLoop[Sample]):
-    """Trains a network as ``options`` say. Each clip's objects are a batch of their own; clips follow one another, so
+    """Trains a network. Each clip's objects are one batch. The clips of a step run one after another, so that the
     memory does not grow with their number.
 
     Args:
         model: trained in place.
         options: of the training.
-        source: where clips come from.
+        source: of the clips.
+        bfloat16: whether to compute in bfloat16.
         world: the processes that train together.
 
     Raises:
@@ -135,15 +131,15 @@ class ClipTraining(TrainingLoop[Sample]):
         for name, value in self.fingerprint.items():
             if before.get(name) != value:
                 raise ValueError(
-                    f"{self.state_path} is of a training with {flag(name)} {before.get(name)}, now it is {value}; "
-                    "go on with the same options, or use another --out, or --resume never to begin anew"
+                    f"{self.state_path} belongs to a training with {flag(name)} {before.get(name)}, now it is {value}; "
+                    "resume with the same options, or use another --out, or --resume never to start again"
                 )
 
     def batches(self, first: int) -> Iterator[Sequence[Sample]]:
         return self.source.batches(first, self.options.workers)
 
     def losses(self, part: Sample) -> dict[str, Tensor]:
-        """Each loss, averaged over the answers of the decoder that have it; see :func:`~.losses.frame_loss`."""
+        """Each loss of :func:`~.losses.frame_loss`, averaged over the answers of the decoder that have it."""
         model = self.model
         pixels = torch.from_numpy(part.frames).to(model.device).permute(0, 3, 1, 2).float() / 255
         images = (pixels - model.pixel_mean) / model.pixel_std

@@ -1,6 +1,6 @@
-"""A clip run through the network with simulated prompts and corrections, as the tracker would run it, with gradients.
+"""Runs a clip through the network with simulated prompts and corrections, as the tracker does, with gradients.
 
-The objects of the clip are one batch that shares its image features.
+The objects of the clip are one batch that shares the image features.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from torch.utils.checkpoint import checkpoint
 
 from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks, choose
 from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
-from sam2_ros.training.rollout import FrameOutput, FramePrompt, Memory, prompt_frame
+from sam2_ros.training.rollout import FrameOutput, FramePrompt, Memory, prompt_with_mask
 from sam2_ros.training.simulated_user import Plan, correction_clicks, make_prompt
 
-PREVIOUS_LOGIT_LIMIT = 32.0  # of a mask that is given back as a prompt, as in the tracker
+PREVIOUS_LOGIT_LIMIT = 32.0  # of a previous mask as a prompt, as in the tracker
 Call = Callable[..., Any]
 
 
 def keep(function: Call, *args: Any) -> Any:
-    """Runs ``function`` and keeps its activations for the gradients."""
+    """Runs ``function`` and stores its activations for the gradients."""
     return function(*args)
 
 
 def recompute(function: Call, *args: Any) -> Any:
-    """Runs ``function`` again for the gradients, instead of keeping its activations (Chen et al., "Training Deep Nets
-    with Sublinear Memory Cost", 2016)."""
+    """Runs ``function`` again for the gradients instead of storing its activations.
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
+    """
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -47,11 +49,11 @@ class _Pass:
 class InteractiveRollOut:
     """Runs clips with simulated users.
 
-    A first prompt is decoded without memory. A later one, and every correction, is decoded with the memory of the
-    frames before and with the frame's previous mask as a mask prompt; all clicks of a frame are given together. A frame
-    that was prompted or corrected is remembered as a prompted one. The tracker does the same
-    (:mod:`sam2_ros.tracking.prompt_decoder`). The official weights were trained so too, but for two things: there, a
-    second prompted frame is decoded without memory, and frames before it know it too, which a stream can't do.
+    The first prompt is decoded without memory. Later prompts and corrections are decoded with the memory of earlier
+    frames and with the frame's previous mask as a mask prompt; all clicks of a frame are given together. A prompted or
+    corrected frame is stored as a conditioning frame. The tracker does the same
+    (:mod:`sam2_ros.tracking.prompt_decoder`). The official training differs in two points: a second prompted frame is
+    decoded without memory, and earlier frames see it, too, which is impossible in a stream.
 
     Args:
         model: the network.
@@ -80,13 +82,13 @@ class InteractiveRollOut:
     def run(
         self, frames: Sequence[ImageFeatures], targets: Sequence[Tensor], plan: Plan, rng: np.random.Generator
     ) -> list[tuple[int, FrameOutput]]:
-        """All answers of the decoder, each with its frame.
+        """All answers of the decoder, each with the number of its frame.
 
         Args:
             frames: features of ``T`` frames.
             targets: for each, the objects' masks ``[B, 1, S, S]``, binary.
-            plan: what the user does.
-            rng: what prompts and clicks are drawn from.
+            plan: the actions of the user.
+            rng: source of the random numbers of prompts and clicks.
         """
         memory = Memory(self.model)
         outputs: list[tuple[int, FrameOutput]] = []
@@ -96,7 +98,7 @@ class InteractiveRollOut:
             if t in plan.prompted:
                 prompt = self._on_device(make_prompt(plan.kind, list(wanted), rng))
             if prompt is not None and prompt.mask is not None:
-                outputs.append((t, prompt_frame(self.model, memory, features, prompt)))
+                outputs.append((t, prompt_with_mask(self.model, memory, features, prompt.mask)))
                 continue
             passes = self._frame(memory, features, wanted, prompt, plan.clicks.get(t, 0), rng)
             outputs += [(t, one.output) for one in passes]
@@ -113,7 +115,7 @@ class InteractiveRollOut:
         clicks: int,
         rng: np.random.Generator,
     ) -> list[_Pass]:
-        """The answers on one frame: tracked, prompted, then after each click."""
+        """The answers on one frame: without a prompt, with the prompt, then after each click."""
         model, batch = self.model, len(wanted)
         passes: list[_Pass] = []
         if memory.maps:

@@ -39,11 +39,14 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def frame_loss(
     output: FrameOutput, targets: Tensor, weights: LossWeights, seen: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Losses of one frame, means over the batch; empty where a mask was given.
+    """Losses of one frame, means over the batch; empty for a mask prompt.
 
-    ``targets`` ``[B, 1, S, S]`` binary; masks are compared at half that size. Among the candidates only the best one's
-    mask is corrected; the predicted IoU of each is. Where the object is not in the frame only presence counts.
-    ``seen`` ``[B]`` may say more than the masks: 1 seen, 0 absent, negative where so little shows that nothing counts.
+    Args:
+        output: the network's answer.
+        targets: ``[B, 1, S, S]`` binary; masks are compared at half that size. The mask loss counts for the best
+            candidate only, the IoU loss for each. Only presence counts if the object is not in the frame.
+        weights: of the losses.
+        seen: ``[B]``, replaces the presence in ``targets``: 1 seen, 0 absent, negative: too small to count.
     """
     decoded = output.decoded
     if decoded is None:

@@ -1,8 +1,8 @@
-"""The loop that every training shares: AdamW, warm-up and cosine, an average of the weights, a state to resume from.
+"""The training loop: AdamW, warm-up and cosine, an average of the weights, a state to resume from.
 
-A training says what a step sees (``batches``) and what it costs (``losses``). Everything random must follow from seed
-and step: then a resumed run is bit for bit the one that was not interrupted, on the same machine, device and number of
-threads.
+A subclass defines the data of a step (``batches``) and its losses (``losses``). All random numbers must follow from
+seed and step. Then a resumed run ends with the same weights, bit for bit, as one that was not interrupted, on the same
+machine, device and number of threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Group = dict[str, Any]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long and how fast. The rate rises for ``warmup`` steps, then falls to ``floor`` of it along half a cosine."""
+    """The rate rises for ``warmup`` steps, then falls to the share ``floor`` along half a cosine."""
 
     steps: int
     warmup: int = 100
@@ -50,15 +50,15 @@ class LoopSettings:
 
 
 class TrainingLoop(ABC, Generic[Part]):
-    """Trains ``model`` in place and keeps its averaged copy in ``average``; resumes from ``folder`` where it can.
+    """Trains ``model`` in place; ``average`` is its averaged copy.
 
     Args:
         model: its trainable parameters require gradients and are in ``groups``.
         groups: as for the optimizer, each with its full learning rate as ``rate``.
         settings: of the loop.
-        folder: where ``state.pt`` is kept.
+        folder: of ``state.pt``.
         world: the processes that train together.
-        resume: whether to go on from a state in ``folder``.
+        resume: whether to resume from a state in ``folder``.
     """
 
     def __init__(
@@ -83,18 +83,18 @@ class TrainingLoop(ABC, Generic[Part]):
 
     @abstractmethod
     def batches(self, first: int) -> Iterator[Sequence[Part]]:
-        """What the steps ``first``, ``first + 1`` … see; the losses of a step's parts are averaged."""
+        """The data of the steps ``first``, ``first + 1``, …; the losses of a step's parts are averaged."""
 
     @abstractmethod
     def losses(self, part: Part) -> dict[str, Tensor]:
         """Weighted losses by name; their sum is minimised."""
 
     def extra_state(self) -> dict[str, Any]:
-        """What else the state is to hold; plain containers."""
+        """Further content of the state; plain containers."""
         return {}
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where ``state`` is not one of this training."""
+        """Raises ValueError if ``state`` belongs to another training."""
 
     @property
     def state_path(self) -> Path:
@@ -121,7 +121,7 @@ class TrainingLoop(ABC, Generic[Part]):
         write_whole(state, self.state_path)
 
     def train_step(self) -> dict[str, float]:
-        """One update; what was lost."""
+        """One update; returns the losses and the gradient's norm."""
         if self._batches is None:
             self._batches = self.batches(self.step)
         parts = next(self._batches)
@@ -129,26 +129,26 @@ class TrainingLoop(ABC, Generic[Part]):
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * factor
         for parameter in self.trained:
-            # Zeros, not None: what a step leaves out must mean the same to one process and to several.
+            # Zeros, not None: otherwise an unused parameter would be skipped in one process, but not in several.
             parameter.grad = torch.zeros_like(parameter)
-        lost: dict[str, float] = {}
+        totals: dict[str, float] = {}
         for part in parts:
             with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
                 losses = self.losses(part)
             (torch.stack(list(losses.values())).sum() / len(parts)).backward()
             for name, value in losses.items():
-                lost[name] = lost.get(name, 0.0) + float(value.detach()) / len(parts)
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) / len(parts)
         self.world.average([p.grad for p in self.trained if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.trained, self.settings.gradient_norm)
         if torch.isfinite(norm):
             self.optimizer.step()
         self._follow()
         self.step += 1
-        return lost | {"norm": float(norm)}
+        return totals | {"norm": float(norm)}
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Moves the average towards the weights; quicker in the first steps, when it is still the start."""
+        """Moves the average towards the weights, faster in the first steps, to forget the initial weights."""
         decay = min(self.settings.average, (self.step + 1) / (self.step + 10))
         for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
             if value.requires_grad:
@@ -161,9 +161,9 @@ class TrainingLoop(ABC, Generic[Part]):
         on_log: Callable[[dict[str, float]], None] | None = None,
         on_save: Callable[[], None] | None = None,
     ) -> None:
-        """Trains to the last step; one JSON line of means in ``log`` every ``log_every`` steps.
+        """Trains to the last step; appends a JSON line of means to ``log`` every ``log_every`` steps.
 
-        ``on_step`` is called after every step, ``on_log`` with what is logged, ``on_save`` before the state is written.
+        Calls ``on_step`` after every step, ``on_log`` with the logged means, ``on_save`` before it writes the state.
         """
         settings = self.settings
         if self.world.first:
@@ -171,12 +171,12 @@ class TrainingLoop(ABC, Generic[Part]):
         sums: dict[str, float] = {}
         started, count = time.monotonic(), 0
         while self.step < settings.steps:
-            lost = self.train_step()
+            losses = self.train_step()
             count += 1
-            for name, value in lost.items():
+            for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
             if on_step:
-                on_step(lost)
+                on_step(losses)
             if self.step % settings.log_every == 0 or self.step == settings.steps:
                 means = self.world.mean({name: value / count for name, value in sums.items()})
                 seconds = (time.monotonic() - started) / count
@@ -194,7 +194,7 @@ class TrainingLoop(ABC, Generic[Part]):
 
 
 def write_whole(content: Any, path: Path) -> None:
-    """``torch.save`` to a file beside ``path`` that is then renamed: what is there is always whole."""
+    """``torch.save`` to a file that is then renamed to ``path``, so that ``path`` is always complete."""
     new = path.with_name(path.name + ".new")
     torch.save(content, new)
     new.replace(path)
@@ -207,7 +207,7 @@ def append_line(log: Path, values: dict[str, Any]) -> None:
 
 
 def forget_lines(log: Path, step: int) -> None:
-    """Drops the lines of steps after ``step``, which are about to be done again, and a line that was cut off."""
+    """Drops the lines of steps after ``step``, which will be repeated, and an incomplete line."""
     if not log.exists():
         return
     kept = []

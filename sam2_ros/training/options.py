@@ -23,7 +23,7 @@ class PromptRecipe:
     """How prompts are simulated; the defaults are those of the SAM 2 paper.
 
     Raises:
-        ValueError: a value out of range, with the range.
+        ValueError: unknown kinds or negative shares.
     """
 
     kinds: Mapping[str, float] = field(default_factory=lambda: {"mask": 0.5, "box": 0.25, "click": 0.25})
@@ -38,9 +38,6 @@ class PromptRecipe:
             raise ValueError(
                 f"prompts are {dict(self.kinds)}; accepted: shares from 0 on, not all 0, for {', '.join(PROMPT_KINDS)}"
             )
-        for name, low, high in (("prompted_frames", 1, 2), ("corrected_frames", 0, 8), ("clicks", 1, 32)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}; accepted: {low} to {high}")
 
 
 def option(
@@ -85,58 +82,56 @@ class TrainOptions:
     )  # fmt: skip
     out: str = option("", "folder for all results", metavar="DIR")
     model: str = option("embedded", "embedded, tiny, small, …, or a path", metavar="MODEL")
-    init: str = option(
-        "weights", "start from the model's weights, or from random ones", choices=("weights", "random")
-    )  # fmt: skip
+    init: str = option("weights", "start from the model's weights, or from random ones", choices=("weights", "random"))
     size: int = option(0, "side of the network's input, pixels; 0: the model's", limits=(0, 4096), metavar="PX")
     val: Sequence[str] = option((), "held-out videos, in the DAVIS layout", metavar="PATH", action="append")
     val_every: int | None = option(None, "steps between validations (default: --save-every)", limits=(1, 10**8))
     val_prompt: str = option("box", "prompt of the first frame of a held-out video", choices=PROMPT_KINDS)
 
-    shares: Sequence[float] = option((), "of the clips, by --data (default: equal)", CLIPS, metavar="S", nargs="+")
+    shares: Sequence[float] = option((), "share of the clips of each --data (default: equal)", CLIPS, nargs="+")
     clip_length: int = option(8, "frames of a clip", CLIPS, limits=(2, 64))
     clips: int = option(2, "clips of a step, for each process", CLIPS, limits=(1, 1024))
     objects: int = option(3, "at most this many objects of a clip", CLIPS, limits=(1, 64))
     stride: int = option(2, "take every 1st to Nth frame of a video", CLIPS, limits=(1, 100))
-    camera: float = option(0.5, "share of videos that a virtual camera films", CLIPS, limits=(0, 1), metavar="S")
-    occlusion: float = option(0.5, "share of clips of stills with occlusions", CLIPS, limits=(0, 1), metavar="S")
+    camera: float = option(0.5, "share of videos that a virtual camera films", CLIPS, limits=(0, 1))
+    occlusion: float = option(0.5, "share of clips of stills with occlusions", CLIPS, limits=(0, 1))
     pieces: int = option(3, "at most this many objects fly over a still", CLIPS, limits=(1, 16))
     prompts: Mapping[str, float] = option(
         {"mask": 0.5, "box": 0.25, "click": 0.25}, "shares of the first prompts", CLIPS, metavar="SHARES"
     )
-    prompted_frames: int = option(2, "at most, 1 or 2", CLIPS)
-    corrected_frames: int = option(2, "at most; 0: no corrections", CLIPS)
-    clicks: int = option(7, "at most, on a corrected frame", CLIPS)
+    prompted_frames: int = option(2, "at most this many frames of a clip have a first prompt", CLIPS, limits=(1, 2))
+    corrected_frames: int = option(2, "at most this many frames of a clip have corrections", CLIPS, limits=(0, 8))
+    clicks: int = option(7, "at most this many clicks on a corrected frame", CLIPS, limits=(1, 32))
 
     steps: int = option(1000, "updates", OPTIMISATION, limits=(1, 10**8))
-    lr: float = option(2e-5, "learning rate", OPTIMISATION, limits=(0, 1), metavar="R")
+    lr: float = option(2e-5, "learning rate", OPTIMISATION, limits=(0, 1))
     encoder_lr: float | None = option(
-        None, "of the image encoder (default: 0.3 of --lr)", OPTIMISATION, limits=(0, 1), metavar="R"
+        None, "learning rate of the image encoder (default: 0.3 of --lr)", OPTIMISATION, limits=(0, 1)
     )
     layer_decay: float = option(
-        1.0, "rate of an encoder block by that of the next", OPTIMISATION, limits=(0.1, 1), metavar="F"
+        1.0, "rate of an encoder block as a share of that of the next", OPTIMISATION, limits=(0.1, 1)
     )
-    weight_decay: float = option(0.01, "decay of the weights", OPTIMISATION, limits=(0, 1), metavar="F")
+    weight_decay: float = option(0.01, "decay of the weights", OPTIMISATION, limits=(0, 1))
     warmup: int | None = option(
-        None, "steps (default: a twentieth, at most 500)", OPTIMISATION, limits=(0, 10**8)
-    )  # fmt: skip
-    gradient_norm: float = option(0.1, "gradients are clipped to it", OPTIMISATION, limits=(1e-6, 1e6), metavar="F")
-    ema: float = option(0.999, "decay of the averaged weights; 0: none", OPTIMISATION, limits=(0, 0.99999), metavar="F")
-    freeze: Sequence[str] = option((), f"of {', '.join(PARTS)}", OPTIMISATION, metavar="PART", nargs="+")
-    seed: int = option(0, "of all random numbers", OPTIMISATION, limits=(0, 2**32 - 1))
+        None, "steps of rising rate (default: a twentieth, at most 500)", OPTIMISATION, limits=(0, 10**8)
+    )
+    gradient_norm: float = option(0.1, "gradients are clipped to it", OPTIMISATION, limits=(1e-6, 1e6))
+    ema: float = option(0.999, "decay of the averaged weights; 0: none", OPTIMISATION, limits=(0, 0.99999))
+    freeze: Sequence[str] = option((), f"not trained: {', '.join(PARTS)}", OPTIMISATION, metavar="PART", nargs="+")
+    seed: int = option(0, "seed of all random numbers; any integer from 0 on", OPTIMISATION, limits=(0, 2**32 - 1))
 
     dtype: str = option(
-        "auto", "of the computation; the weights stay float32", RUNNING, choices=("auto", "float32", "bfloat16")
+        "auto", "type of the computation; the weights stay float32", RUNNING, choices=("auto", "float32", "bfloat16")
     )
-    device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:N", RUNNING, metavar="DEVICE")
+    device: str = option("auto", "auto: CUDA if there is one; cpu, cuda, cuda:N", RUNNING, metavar="DEVICE")
     threads: int = option(0, "CPU threads of a process; 0: torch's choice", RUNNING, limits=(0, 1024))
     checkpointing: bool = option(False, "recompute activations: less memory, more time", RUNNING)
-    workers: int = option(0, "processes that draw clips ahead", RUNNING, limits=(0, 256))
+    workers: int = option(0, "processes that draw clips ahead; 0: none", RUNNING, limits=(0, 256))
     save_every: int = option(100, "steps between saved states", RUNNING, limits=(1, 10**8))
     log_every: int = option(10, "steps between lines of the log", RUNNING, limits=(1, 10**8))
     resume: str = option(
-        "auto", "auto: go on from DIR/state.pt; never: begin anew", RUNNING, choices=("auto", "never")
-    )  # fmt: skip
+        "auto", "auto: resume from DIR/state.pt; never: start again", RUNNING, choices=("auto", "never")
+    )
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -181,7 +176,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if kind == "bool":
             argument["action"] = "store_true"
         elif not kind.startswith("Mapping") and ("int" in kind or "float" in kind):
-            argument = {"type": int if "int" in kind else float, "metavar": "N", **argument}
+            number, metavar = (int, "N") if "int" in kind else (float, "X")
+            argument = {"type": number, "metavar": metavar, **argument}
         group = entry.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)

@@ -1,4 +1,4 @@
-"""The parts of the network, which of them are trained, and how fast."""
+"""The parts of the network, and their learning rates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.optimise import Group
 
-UNUSED = ("no_mem_pos_enc",)  # in every checkpoint, used by nobody
+UNUSED = ("no_mem_pos_enc",)  # in every checkpoint, but the network does not use it
 _BLOCK = re.compile(r"image_encoder\.trunk\.(?:stages\.\d+\.)?(?:\w+)(?:\.\d+)?")
 
 
@@ -30,7 +30,7 @@ def encoder_depths(model: Sam2Model) -> dict[str, int]:
     of: dict[str, str] = {}
     for name in names:
         match = _BLOCK.match(name)
-        # Position embeddings and the patches stand at the very beginning, wherever they are registered.
+        # Position embeddings and patches come first, wherever they are registered.
         of[name] = "" if match is None else "first" if "embed" in match[0] else match[0]
         if of[name] not in ("", "first", *blocks):
             blocks.append(of[name])
@@ -55,9 +55,9 @@ def trainable_groups(
     """Sets which parameters require gradients, and groups them for the optimizer.
 
     Args:
-        model: all that is not in ``frozen`` will be trained.
+        model: every part that is not in ``frozen`` is trained.
         frozen: names of parts.
-        rate: learning rate of all but the image encoder.
+        rate: learning rate outside of the image encoder.
         encoder_rate: of the image encoder's neck; each block before it has ``layer_decay`` times that of the next
             (Bao et al., "BEiT", 2022).
         layer_decay: 1 gives every block the same rate.

@@ -1,6 +1,6 @@
-"""Simulated users: which frames of a clip are prompted and how, and clicks that correct what the network got wrong.
+"""Simulated users: prompts of a clip's frames, and clicks that correct wrong masks (SAM 2 paper, section D.2.2).
 
-After the SAM 2 paper, section D.2.2. All is drawn from a ``numpy.random.Generator``.
+All random numbers come from a ``numpy.random.Generator``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POSITIVE, NEGATIVE = 1, 0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a simulated user does in one clip, alike for all of its objects."""
+    """The actions of a simulated user in one clip, the same for all of its objects."""
 
     kind: str
     prompted: tuple[int, ...]  # frames, 0 among them
@@ -32,13 +32,13 @@ class Plan:
 def draw_plan(recipe: PromptRecipe, visible: Masks, rng: np.random.Generator) -> Plan:
     """Draws a plan.
 
+    Half of the plans have a second prompted frame, in which every object is visible. A frame with a mask prompt
+    receives no clicks, because there is nothing to correct.
+
     Args:
         recipe: its shares and limits.
         visible: ``[T, B]``, which objects are in which frame; all are in frame 0.
-        rng: what is drawn from.
-
-    The second prompted frame, as often there as not, is one in which every object is seen. A given mask leaves nothing
-    to correct, so frames with one receive no clicks.
+        rng: source of all random numbers.
     """
     names = [kind for kind in PROMPT_KINDS if recipe.kinds.get(kind, 0) > 0]
     shares = np.array([recipe.kinds[kind] for kind in names], np.float64)
@@ -46,7 +46,7 @@ def draw_plan(recipe: PromptRecipe, visible: Masks, rng: np.random.Generator) ->
     length = len(visible)
     prompted = [0]
     later = 1 + np.flatnonzero(visible[1:].all(axis=1))
-    # Not in clips of two frames: with two masks there would be nothing left to learn from.
+    # Not in clips of two frames: two mask prompts would leave nothing to learn from.
     if rng.integers(recipe.prompted_frames) and len(later) and length > 2:
         prompted.append(int(rng.choice(later)))
     open_frames = [t for t in range(length) if kind != "mask" or t not in prompted]
@@ -56,7 +56,7 @@ def draw_plan(recipe: PromptRecipe, visible: Masks, rng: np.random.Generator) ->
 
 
 def box_prompt(mask: Masks, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
-    """``[2, 2]`` corners of the mask's box, jittered by up to a tenth of its sides where ``rng`` is given."""
+    """``[2, 2]`` corners of the mask's box, jittered by up to a tenth of its sides if ``rng`` is given."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], np.float32)
     if rng is not None:
@@ -67,7 +67,7 @@ def box_prompt(mask: Masks, rng: np.random.Generator | None = None) -> NDArray[n
 
 
 def click_prompt(mask: Masks, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
-    """``[1, 2]`` a pixel of the object: random where ``rng`` is given, else the one farthest from the edge."""
+    """``[1, 2]`` a pixel of the object: random if ``rng`` is given, else the one farthest from the edge."""
     if rng is None:
         return deepest_point(mask)[None]
     y, x = np.argwhere(mask)[rng.integers(int(mask.sum()))]
@@ -75,24 +75,25 @@ def click_prompt(mask: Masks, rng: np.random.Generator | None = None) -> NDArray
 
 
 def make_prompt(kind: str, masks: Sequence[Masks], rng: np.random.Generator | None = None) -> FramePrompt:
-    """The prompt of this kind for the objects' masks on the first frame."""
+    """The prompt of this kind for the objects' masks on the first frame.
+
+    Raises:
+        ValueError: another kind.
+    """
     if kind == "mask":
         return FramePrompt(mask=torch.from_numpy(np.stack(masks)[:, None]).float())
-    if kind == "box":
-        points = np.stack([box_prompt(mask, rng) for mask in masks])
-        return FramePrompt(points=torch.from_numpy(points), labels=torch.tensor([[2, 3]]).expand(len(masks), -1))
-    if kind == "click":
-        points = np.stack([click_prompt(mask, rng) for mask in masks])
-        return FramePrompt(points=torch.from_numpy(points), labels=torch.ones(len(masks), 1, dtype=torch.int64))
+    if kind in ("box", "click"):
+        prompt, labels = (box_prompt, [[2, 3]]) if kind == "box" else (click_prompt, [[1]])
+        points = torch.from_numpy(np.stack([prompt(mask, rng) for mask in masks]))
+        return FramePrompt(points=points, labels=torch.tensor(labels).expand(len(masks), -1))
     raise ValueError(f"prompt kind '{kind}'; accepted: {', '.join(PROMPT_KINDS)}")
 
 
 def correction_clicks(predicted: Masks, wanted: Masks, rng: np.random.Generator, anywhere: float) -> FramePrompt:
-    """One click for each object, drawn evenly from where the masks ``[B, S, S]`` differ.
+    """One click for each object on a random pixel where the masks ``[B, S, S]`` differ.
 
-    Positive where the object was missed, negative where something else was taken for it. Where nothing is wrong, and in
-    a share ``anywhere`` of cases, it is a positive click on the object, or, where that is absent, a negative one
-    somewhere in the image.
+    It is positive on a missed pixel of the object, negative on a wrong pixel of the mask. If nothing is wrong, and in a
+    share ``anywhere`` of cases, it is a positive click on the object, or a negative one anywhere if that is absent.
     """
     points, labels = [], []
     for mine, truth in zip(predicted, wanted, strict=True):

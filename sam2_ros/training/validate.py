@@ -15,7 +15,7 @@ from sam2_ros.training.simulated_user import box_prompt, click_prompt
 
 
 def first_prompt(kind: str, mask: np.ndarray) -> Prompt:
-    """The prompt of this kind for a mask ``bool [H, W]``: itself, its box, or the pixel farthest from its edge."""
+    """The prompt of this kind for a mask ``bool [H, W]``: the mask, its box, or the pixel farthest from its edge."""
     if kind == "mask":
         return Prompt(mask=mask)
     if kind == "box":
@@ -26,7 +26,7 @@ def first_prompt(kind: str, mask: np.ndarray) -> Prompt:
 def video_jaccard(model: Sam2Model, video: Video, kind: str, dtype: str) -> float | None:
     """Mean J over the objects of the first frame and over all frames but the first and the last, in source resolution.
 
-    None where the first frame shows no object, or the video has fewer than three frames.
+    None if the first frame shows no object, or if the video has fewer than three frames.
     """
     first = read_labels(video.labels[0])
     values = np.unique(first[first > 0])
@@ -40,16 +40,16 @@ def video_jaccard(model: Sam2Model, video: Video, kind: str, dtype: str) -> floa
     for t in range(1, len(video.frames) - 1):
         found = tracker.step(read_rgb(video.frames[t]), t)
         truth = read_labels(video.labels[t])
-        for one in found.objects:
-            scores.append(jaccard(one.mask.full(), truth == numbers[one.object_id]))
+        for obj in found.objects:
+            scores.append(jaccard(obj.mask.full(), truth == numbers[obj.object_id]))
     tracker.close()
     return float(np.mean(scores))
 
 
 def validate(model: Sam2Model, videos: list[Video], kind: str, dtype: str) -> dict[str, float]:
-    """Mean J by video, and over all of them as ``mean``; empty where none has an object to track.
+    """Mean J by video, and over all of them as ``mean``; empty if no video has an object to track.
 
-    Works on a copy: what a network caches for inference must not outlive a change of its weights.
+    Works on a copy of the network, because its inference caches would be wrong after the next update.
     """
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     scores = {video.name: video_jaccard(copied, video, kind, dtype) for video in videos}

@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recipes.embedded.rollout import track_frame
+from recipes.embedded.rollout import prompt_frame, track_frame
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.model.checkpoint import EMBEDDED
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
-from sam2_ros.training.rollout import FramePrompt, Memory, prompt_frame
+from sam2_ros.training.rollout import FramePrompt, Memory
 
 SIDE = 448
 

@@ -132,7 +132,7 @@ def test_label_images(tmp_path: Path) -> None:
 def test_what_is_no_data_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no data at"):
         open_data(tmp_path / "nowhere", SETTINGS)
-    with pytest.raises(ValueError, match=r"holds no data that is known; accepted: a folder with JPEGImages/"):
+    with pytest.raises(ValueError, match=r"holds no data of a known layout; accepted: a folder with JPEGImages/"):
         open_data(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match="the longest sequence has 6 labelled frames and a clip 9"):
         open_data(data / "davis", ClipSettings(SIZE, length=9))

@@ -82,7 +82,7 @@ def test_another_seed_gives_other_weights(inputs: Path, tmp_path: Path) -> None:
 def test_a_state_of_another_training_is_refused(inputs: Path, tmp_path: Path) -> None:
     begun = training(options(inputs, tmp_path))
     begun.save()
-    with pytest.raises(ValueError, match=r"--lr 0\.001, now it is 0\.002; go on with the same options"):
+    with pytest.raises(ValueError, match=r"--lr 0\.001, now it is 0\.002; resume with the same options"):
         training(options(inputs, tmp_path, lr=2e-3))
     assert training(options(inputs, tmp_path, lr=2e-3, resume="never")).step == 0
     assert training(options(inputs, tmp_path, save_every=7)).step == 0

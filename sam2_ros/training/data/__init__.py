@@ -1,1 +1,1 @@
-"""Labelled videos and stills on disk, and the clips that are drawn from them."""
+"""Labelled videos and photographs on disk, and clips drawn from them."""

@@ -1,4 +1,4 @@
-"""Draws training clips. What is drawn depends on seed, step and the clip's number in the step, and on nothing else."""
+"""Draws training clips. A clip depends only on the seed, the step and its number in the step."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from sam2_ros.training.data.stills import StillSet, coco_photos, yolo_photos
 from sam2_ros.training.data.videos import FRAMES, VideoSet
 
 TRIES = 200
-CLIP, PROMPTS = 0, 1  # what a generator is for
+CLIP, PROMPTS = 0, 1  # purposes of a random generator
 
 
 class DataError(ValueError):
-    """Data that can't be drawn from; ``str(error)`` says which file and why."""
+    """Unusable data; ``str(error)`` says which file and why."""
 
 
 class ClipSet(Protocol):
-    """A data set that clips are drawn from."""
+    """A data set from which clips are drawn."""
 
     def draw(self, rng: np.random.Generator) -> Clip | None:
-        """A clip, or None where this attempt gave none."""
+        """A clip, or None if this attempt failed."""
         ...
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A drawn clip and the objects in it that are to be tracked.
+    """A drawn clip and the objects to track in it.
 
-    ``frames`` ``uint8 [T, S, S, 3]`` RGB, ``masks`` ``bool [T, B, S, S]``; ``key`` seeds what else belongs to the clip.
+    ``frames`` ``uint8 [T, S, S, 3]`` RGB, ``masks`` ``bool [T, B, S, S]``; ``key`` seeds its random generators.
     """
 
     name: str
@@ -48,19 +48,18 @@ class Sample:
     @property
     def visible(self) -> NDArray[np.bool_]:
         """``[T, B]``, which objects are in which frame."""
-        seen: NDArray[np.bool_] = np.any(self.masks, axis=(2, 3))
-        return seen
+        return np.asarray(self.masks.any(axis=(2, 3)))
 
     def rng(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng((*self.key, purpose))
 
 
 def open_data(path: Path, settings: ClipSettings) -> ClipSet:
-    """Recognises what lies at ``path``: a DAVIS folder, or a list of sequences inside one; COCO JSON; YOLO polygons.
+    """Opens a DAVIS folder, a list of sequences inside one, COCO JSON, or YOLO polygons.
 
     Raises:
-        ValueError: none of them; says what was looked for.
-        FileNotFoundError: nothing is there.
+        ValueError: the layout is none of these.
+        FileNotFoundError: ``path`` does not exist.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no data at {path}; give a folder or a file that exists")
@@ -76,21 +75,21 @@ def open_data(path: Path, settings: ClipSettings) -> ClipSet:
     if (path / "labels").is_dir() and (path / "images").is_dir():
         return StillSet(yolo_photos(path), settings)
     raise ValueError(
-        f"{path} holds no data that is known; accepted: a folder with JPEGImages/ and Annotations/ (DAVIS), a text "
+        f"{path} holds no data of a known layout; accepted: a folder with JPEGImages/ and Annotations/ (DAVIS), a text "
         "file in it that lists sequences, a folder with images/ and annotations.json (COCO) or that file, a folder "
         "with images/ and labels/*.txt (YOLO polygons)"
     )
 
 
 def sequence_list(path: Path) -> tuple[Path, list[str]]:
-    """The DAVIS folder that a list of sequences lies in, at whatever depth, and the names in the list.
+    """The DAVIS folder above a list of sequences, at any depth, and the names in the list.
 
     Raises:
-        ValueError: there is no such folder above it, or the list is empty.
+        ValueError: there is no such folder, or the list is empty.
     """
     root = next((parent for parent in path.absolute().parents if (parent / FRAMES).is_dir()), None)
     if root is None:
-        raise ValueError(f"{path} lies in no folder with {FRAMES}/; a list of sequences is kept beside what it lists")
+        raise ValueError(f"{path} lies in no folder with {FRAMES}/; move the list into the folder of its sequences")
     names = path.read_text(encoding="utf-8").split()
     if not names:
         raise ValueError(f"{path} lists no sequence; expected names of folders in {root / FRAMES}, one a line")
@@ -104,8 +103,8 @@ class ClipSource(Dataset[list[Sample]]):
         sets: the data sets.
         shares: of the clips, by data set.
         settings: of the clips.
-        seed: of everything drawn.
-        clips: a step has for this process.
+        seed: of all random numbers.
+        clips: of a step, for this process.
         rank: number of this process; the processes share the clips of a step.
     """
 
@@ -127,10 +126,10 @@ class ClipSource(Dataset[list[Sample]]):
         return [self.sample(step, self.rank * self.clips + index) for index in range(self.clips)]
 
     def sample(self, step: int, index: int) -> Sample:
-        """Clip ``index`` of all that the processes together see in ``step``.
+        """Clip ``index`` of those that all processes together see in ``step``.
 
         Raises:
-            DataError: a file that can't be read, or no object of a fitting size in any of many clips.
+            DataError: an unreadable file, or no object of a fitting size in any of many clips.
         """
         key = (self.seed, step, index)
         rng = np.random.default_rng((*key, CLIP))
@@ -151,14 +150,14 @@ class ClipSource(Dataset[list[Sample]]):
         )
 
     def _objects(self, first: Image, rng: np.random.Generator) -> np.ndarray:
-        """Numbers of the objects to track: some of those that the first frame shows."""
+        """Numbers of the objects to track, drawn from those in the first frame."""
         shares = np.bincount(first.ravel(), minlength=2)[1:] / first.size
         fitting = 1 + np.flatnonzero((shares >= self.settings.smallest) & (shares <= self.settings.largest))
         chosen: np.ndarray = rng.permutation(fitting)[: self.settings.objects]
         return chosen
 
     def batches(self, first: int, workers: int) -> Iterator[list[Sample]]:
-        """The clips of the steps from ``first`` on, drawn ahead in ``workers`` processes, or here where that is 0."""
+        """The clips of the steps from ``first`` on, drawn ahead by ``workers`` processes, or here if that is 0."""
         if workers == 0:
             return (self[step] for step in count(first))
         loader: DataLoader[Any] = DataLoader(
@@ -168,7 +167,7 @@ class ClipSource(Dataset[list[Sample]]):
             num_workers=workers,
             collate_fn=list,
             worker_init_fn=_one_thread,
-            # Not "fork": OpenCV's threads of this process would be locked for ever in its copies.
+            # Not "fork": locks that OpenCV's threads hold in this process would never be released in its copies.
             multiprocessing_context="forkserver",
         )
         return iter(loader)

@@ -1,4 +1,4 @@
-"""Labelled videos in the layout of DAVIS, and clips of them."""
+"""Labelled videos in the layout of DAVIS, and clips drawn from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sam2_ros.training.clips import Clip, ClipSettings, Image, film, read_rgb, s
 
 FRAMES, LABELS = "JPEGImages", "Annotations"
 SUFFIXES = (".jpg", ".jpeg", ".png")
-VOID = 255  # "not labelled", in palette images
+VOID = 255  # "not labelled" in palette images
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Video:
 
 
 def read_labels(path: Path) -> Image:
-    """Object numbers ``uint8 [H, W]``; 0 is background, and so is what a palette image marks as void (255).
+    """Object numbers ``uint8 [H, W]``; 0 is background, and so is void (255) in a palette image.
 
-    A grey or black-and-white image of only 0 and 255 is one object.
+    A grey or black-and-white image with only 0 and 255 shows one object.
 
     Raises:
         ValueError: not an 8-bit label image.
@@ -50,11 +50,11 @@ def read_labels(path: Path) -> Image:
 def find_videos(root: Path, names: list[str] | None = None) -> list[Video]:
     """The sequences under ``root``: ``JPEGImages/NAME/*.jpg`` and ``Annotations/NAME/*.png`` of the same stem.
 
-    Between the two there may be folders of resolutions (``JPEGImages/480p/NAME``). Frames without a label image are
-    left out. ``names`` keeps those only.
+    There may be folders of resolutions between (``JPEGImages/480p/NAME``). Frames without a label image are left out.
+    ``names`` selects sequences.
 
     Raises:
-        ValueError: a name that is not there, or nothing at all.
+        ValueError: a selected sequence is missing, or there is none at all.
     """
     found: dict[str, Video] = {}
     for folder in sorted(path for path in (root / LABELS).rglob("*") if path.is_dir()):
@@ -89,7 +89,7 @@ class VideoSet:
             )
 
     def draw(self, rng: np.random.Generator) -> Clip | None:
-        """A stretch of a video, backwards half the time, often seen by a moving virtual camera."""
+        """A part of a video, backwards half the time, often filmed by a virtual camera."""
         settings = self.settings
         video = self.videos[rng.integers(len(self.videos))]
         gaps = settings.length - 1
@@ -110,7 +110,7 @@ class VideoSet:
 
 
 def _fit(labels: Image, frame: Image) -> Image:
-    """Labels in the size of the frame; some data sets hold them smaller."""
+    """Labels in the size of the frame; in some data sets they are smaller."""
     if labels.shape == frame.shape[:2]:
         return labels
     return cv2.resize(labels, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8)
