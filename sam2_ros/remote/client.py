@@ -1,4 +1,4 @@
-"""An engine behind a ZeroMQ socket (``sam2_ros serve``), with the interface of one in this process. Needs no torch."""
+"""The client of an inference server (``sam2_ros serve``), with the interface of an engine here. Needs no torch."""
 
 from __future__ import annotations
 
@@ -30,27 +30,26 @@ _FAILED = (*_LOST, ServerRefusal, ProtocolError)
 class RemoteBackend:
     """A :class:`~sam2_ros.inference.backend.Backend` whose tracker runs in an inference server.
 
-    It connects when it is first used, and again with back-off whenever it must. Another server, or the same one started
-    anew, is given the objects with their last good frames and masks: they keep their ids, and are OCCLUDED until they
+    It connects when it is first used, and reconnects with backoff. Failover: another server, or the same one after a
+    restart, gets the objects with their last good frames and masks. They keep their ids, and are OCCLUDED until they
     are seen. Without a server, a frame raises :class:`FrameDropped` and a command is refused.
 
-    A server before the present one in the list gets the stream back once it is there again, between two frames and
-    while no object is hidden: those in sight stay so, since it takes them over from the newest frame.
+    Failback: when a preferred server is healthy again, the stream returns to it between two frames, while no object is
+    hidden. Visible objects stay visible, because the server takes them over from the newest frame.
 
     Args:
         endpoints: servers in the order of preference; the first that answers serves.
         config: settings of the tracker.
         timeout: seconds that an answer may take, and that a frame or a command waits for a connection.
         pixels: "raw"; "jpeg" (smaller, not exact); "shm" (shared memory, for a server on this machine); "auto" takes
-            shared memory where endpoint and server allow it, else raw. Frames must not be changed afterwards: those
-            with the objects' last sightings are kept.
+            shared memory where endpoint and server allow it, else raw. Frames must not change after :meth:`step`: the
+            client keeps the last good frame of each object.
         quality: of JPEG, 1 to 100.
         client_keys: for a server that asks for keys.
-        return_after: seconds for which a preferred server must have answered before the stream goes back to it; 0 = it
-            stays where it is until that server is lost.
+        return_after: seconds for which a preferred server must be healthy before failback; 0 = no failback.
 
     Raises:
-        ValueError: an argument can't be used, with what is accepted.
+        ValueError: an argument can't be used.
     """
 
     def __init__(
@@ -81,11 +80,9 @@ class RemoteBackend:
         self._recovery = Recovery()
         self._newest: FrameResult | None = None  # every living object, without changes
         self._newest_frame: NDArray[np.uint8] | None = None
-        self._frames = 0  # processed
+        self._frames = 0  # processed so far
         self._changes: list[ObjectChange] = []
         self._info = BackendInfo("unknown", "not connected", "unknown", 0, 0, self._config.max_objects)
-
-    # ---- Backend ----
 
     @property
     def info(self) -> BackendInfo:
@@ -102,13 +99,13 @@ class RemoteBackend:
             try:
                 self._ask("next_id", {"next_id": value})
             except (*_LOST, ServerRefusal):
-                self._link.drop("the next id could not be set")  # the next hello says it
+                self._link.drop("the next id could not be set")  # the next hello sets it
 
     def connect(self, wait: float = 0.0) -> None:
-        """Connects now: tries the list once, or for ``wait`` seconds, and no longer than the time limit of an answer.
+        """Connects now: tries every server once, or for ``wait`` seconds.
 
         Raises:
-            LinkDown: no server answered, with the reasons.
+            LinkDown: no server answered.
         """
         deadline = time.monotonic() + wait
         while True:
@@ -126,20 +123,20 @@ class RemoteBackend:
             try:
                 self._ask("configure", self._hello())
             except (*_LOST, ServerRefusal):
-                self._link.drop("the settings could not be changed")  # the next hello says them
+                self._link.drop("the settings could not be changed")  # the next hello sets them
 
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         """
         Raises:
             FrameDropped: no server, or no answer in time.
-            ValueError: the engine does not accept the frame.
+            ValueError: not such a frame.
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
         earlier = len(self._changes)
         try:
             self._ensure_connected()
-            self._go_back()
+            self._fail_back()
             answer = self._send_frame(frame, stamp)
         except _LOST as error:
             if not self._link.up:
@@ -150,7 +147,7 @@ class RemoteBackend:
                 raise FrameDropped(str(error)) from error
             raise _as_exception(error) from error
         result = self._recovery.go_on(from_wire(FrameResult, answer["result"]))
-        moved = self._changes[earlier:]  # from one server to another, just before this frame
+        moved = self._changes[earlier:]  # by a failover or failback just before this frame
         del self._changes[earlier:]
         result = replace(result, frame_index=self._frames, changes=(*moved, *result.changes))
         self._frames += 1
@@ -159,10 +156,10 @@ class RemoteBackend:
 
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
         try:
-            result = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
+            answers = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
         except _FAILED as error:
             return [_as_result(error, request) for request in requests]
-        return [self._continued(each) for each in from_wire(list[PromptResult], result)]
+        return [self._continued(result) for result in from_wire(list[PromptResult], answers)]
 
     def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
         try:
@@ -172,14 +169,14 @@ class RemoteBackend:
         return self._continued(from_wire(PromptResult, result))
 
     def remove(self, object_id: int) -> bool:
-        return bool(self._told("remove", {"object_id": object_id}))
+        return bool(self._checked_command("remove", {"object_id": object_id}))
 
     def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
-        told = {"object_id": object_id, "name": name, "label": label}
-        self._told("rename", told if label_score is None else {**told, "label_score": label_score})
+        score = {} if label_score is None else {"label_score": label_score}
+        self._checked_command("rename", {"object_id": object_id, "name": name, "label": label, **score})
 
     def reset(self) -> int:
-        return int(self._told("reset", {}))
+        return int(self._checked_command("reset", {}))
 
     def objects(self) -> FrameResult | None:
         return self._newest
@@ -206,13 +203,11 @@ class RemoteBackend:
         self._recovery.clear()
         self._newest = self._newest_frame = None
 
-    # ---- connection ----
-
     def _hello(self) -> Header:
         return {"tracker": to_wire(self._config)}
 
     def _ensure_connected(self) -> None:
-        """Connects, and gives a new server what the one before knew."""
+        """Connects, and hands the objects to a new server."""
         if self._link.up:
             return
         self._link.connect(self._timeout)
@@ -223,8 +218,8 @@ class RemoteBackend:
             self._link.drop(str(error))
             raise LinkDown(f"the server could not take over: {error}") from error
 
-    def _go_back(self) -> None:
-        """Changes over to a preferred server where there is one and the moment is good; else nothing happens."""
+    def _fail_back(self) -> None:
+        """Returns to a preferred server if one is ready and no object is hidden."""
         if not self._link.offered or (self._newest and not self._recovery.may_move(self._newest.objects)):
             return
         before = self._link.switch()
@@ -238,7 +233,7 @@ class RemoteBackend:
         self._note_loss(unseen_only=True)
 
     def _hand_over(self) -> None:
-        """Gives the server of the link what the one before it knew; where that fails, all is here as it was."""
+        """Hands the objects to the connected server; where that fails, nothing changes here."""
         info = from_wire(BackendInfo, self._link.greeting["info"])
         before, self._writer = self._writer, self._new_writer()
         try:
@@ -252,33 +247,31 @@ class RemoteBackend:
         self._info = info
         if self._newest is None:
             return
-        kept = [known for known in self._newest.objects if known.object_id in done and done[known.object_id].success]
-        for known in self._newest.objects:
-            if known not in kept:
-                why = done[known.object_id].message if known.object_id in done else "it was never seen"
-                self._changes.append(self._recovery.forget(known, why))
-        self._newest = replace(self._newest, objects=tuple(kept))
-        self._recovery.restored(kept)
+        taken = [obj for obj in self._newest.objects if obj.object_id in done and done[obj.object_id].success]
+        for obj in self._newest.objects:
+            if obj not in taken:
+                why = done[obj.object_id].message if obj.object_id in done else "it was never seen"
+                self._changes.append(self._recovery.forget(obj, why))
+        self._newest = replace(self._newest, objects=tuple(taken))
+        self._recovery.restored(taken)
 
     def _restore(self) -> dict[int, PromptResult]:
-        """Shows the server every object's last good frame and mask; its answers by object id."""
+        """Sends every object's last good frame and mask; returns the answers by object id."""
         done: dict[int, PromptResult] = {}
         for sighting, requests in self._recovery.plan(self._newest.objects if self._newest else ()):
             self._send_frame(sighting.frame, sighting.stamp)
             results = from_wire(list[PromptResult], self._ask("restore", {"requests": to_wire(requests)})["result"])
-            done |= {request.object_id or 0: each for request, each in zip(requests, results, strict=True)}
+            done |= {request.object_id or 0: result for request, result in zip(requests, results, strict=True)}
         return done
 
     def _new_writer(self) -> PixelWriter:
         return choose_writer(self._mode, self._quality, self._link.endpoint, lambda about: self._ask("pixels", about))
 
     def _note_loss(self, unseen_only: bool = False) -> None:
-        """What was in sight of a server is not seen any more; ``unseen_only``: but what another took over in sight."""
+        """Hides the objects, because no server sees them; with ``unseen_only`` not those that are visible."""
         if self._newest is not None:
             self._newest, changes = self._recovery.lose(self._newest, unseen_only)
             self._changes += changes
-
-    # ---- requests ----
 
     def _send_frame(self, frame: NDArray[np.uint8], stamp: int) -> Header:
         about, part = self._writer.write(frame)
@@ -293,7 +286,8 @@ class RemoteBackend:
         self._absorb(answer)
         return answer["result"]
 
-    def _told(self, op: str, fields: Mapping[str, Any]) -> Any:
+    def _checked_command(self, op: str, fields: Mapping[str, Any]) -> Any:
+        """Raises what the engine would raise in this process."""
         try:
             return self._command(op, fields)
         except ServerRefusal as error:
@@ -302,20 +296,20 @@ class RemoteBackend:
             raise PromptError(PromptCode.FAILED, str(error)) from error
 
     def _absorb(self, answer: Header) -> None:
-        """Takes over what a command's answer says of all objects."""
+        """Takes over ids, changes and objects from the answer to a command."""
         self._next_id = int(answer["next_id"])
         self._changes += from_wire(list[ObjectChange], answer["changes"])
         objects = from_wire(FrameResult | None, answer["objects"])  # type: ignore[arg-type]
         if objects is not None:
-            known = tuple(sorted(map(self._recovery.continued, objects.objects), key=lambda one: one.object_id))
-            self._take(replace(objects, objects=known, frame_index=max(0, self._frames - 1)), self._newest_frame)
+            living = tuple(sorted(map(self._recovery.continued, objects.objects), key=lambda obj: obj.object_id))
+            self._take(replace(objects, objects=living, frame_index=max(0, self._frames - 1)), self._newest_frame)
 
     def _take(self, result: FrameResult, frame: NDArray[np.uint8] | None) -> None:
         self._newest, self._newest_frame = result, frame
         self._recovery.note(result.objects, frame, result.stamp)
 
     def _on_late(self, answer: Header) -> None:
-        """An answer that came too late still says what changed."""
+        """Takes the changes out of an answer that came too late."""
         if not answer.get("ok"):
             return
         if "changes" in answer:
@@ -324,28 +318,32 @@ class RemoteBackend:
             self._changes += from_wire(FrameResult, answer["result"]).changes
 
     def _continued(self, result: PromptResult) -> PromptResult:
-        known = result.result
-        return result if known is None else replace(result, result=self._recovery.continued(known))
+        obj = result.result
+        return result if obj is None else replace(result, result=self._recovery.continued(obj))
 
 
 def _as_result(error: Exception, request: AddRequest) -> PromptResult:
-    """The answer to a prompt that was not applied, or not for certain.
+    """The result of a prompt that was not applied, or may not have been.
 
     Raises:
-        RuntimeError: a fault in the engine, which is raised as it is in this process.
+        RuntimeError: a fault in the engine, as in this process.
     """
-    if isinstance(error, ServerRefusal) and error.code == protocol.FAILED:
-        raise _as_exception(error) from error
     code, message = PromptCode.FAILED, str(error)
-    if isinstance(error, ServerRefusal) and error.code in (protocol.MALFORMED, protocol.TOO_LARGE):
-        code = PromptCode.INVALID_PROMPT
+    if isinstance(error, ServerRefusal):
+        cause = _as_exception(error)
+        if error.code == protocol.FAILED:
+            raise cause from error
+        if isinstance(cause, PromptError):
+            code = cause.code
+        elif error.code in (protocol.MALFORMED, protocol.TOO_LARGE):
+            code = PromptCode.INVALID_PROMPT
     if isinstance(error, NoAnswer):
-        message += "; whether it was applied will show"
+        message += "; the next frames show whether it was applied"
     return PromptResult(code, message, request.object_id or 0, request.name)
 
 
 def _as_exception(error: ServerRefusal) -> Exception:
-    """What the engine raised in the server, as it raises it in this process."""
+    """What an engine in this process would raise."""
     if error.code == protocol.PROMPT:
         return PromptError(PromptCode(int(error.header.get("prompt_code", PromptCode.FAILED))), str(error))
     if error.code in (protocol.INVALID, protocol.MALFORMED, protocol.TOO_LARGE):

@@ -23,7 +23,7 @@ from sam2_ros.remote.codec import to_wire
 from sam2_ros.remote.connection import LinkDown
 from sam2_ros.remote.server import Limits
 from sam2_ros.remote.server.metrics import MetricsPage
-from sam2_ros.tracking import ObjectState, TrackerConfig
+from sam2_ros.tracking import ObjectState, PromptCode, TrackerConfig
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
@@ -154,6 +154,9 @@ def test_limits_are_told_with_reasons() -> None:
         with connected(server, config) as second:
             second.connect(PATIENCE)
             assert second.step(picture(), 0).frame_index == 0
+            refused = second.add([boxed()] * 1025)
+            assert {answer.code for answer in refused} == {PromptCode.INVALID_PROMPT} and len(refused) == 1025
+            assert refused[0].message == "there are 1025 requests; accepted: up to 1024; send fewer"
 
 
 def test_the_newest_frame_wins_and_the_older_one_is_told() -> None:
