@@ -1,6 +1,6 @@
-"""How the C library is to keep the memory of images and tensors (glibc; elsewhere nothing happens).
+"""Makes glibc keep freed memory of images and tensors; with other C libraries nothing happens.
 
-By itself it gives the memory of each large block back to the kernel at once, to fault it in again for the next one.
+By default it returns each large block to the kernel at once, and the next block costs page faults again.
 """
 
 from __future__ import annotations
@@ -8,25 +8,24 @@ from __future__ import annotations
 import ctypes
 import os
 
-# Environment variables, which a process reads when it starts: for those that are started from here.
+# Environment variables for child processes: glibc reads them when a process starts.
 VARIABLES = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "67108864",
-    # One heap for all threads: those of its own that a thread gets are of 64 MiB at most, and what is warmed up in one
-    # thread is there for the next.
+    # One heap for all threads: a thread's own heap has 64 MiB at most, and other threads cannot reuse its free memory.
     "MALLOC_ARENA_MAX": "1",
 }
 # mallopt's, malloc.h
 _OPTIONS = {
     "MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_ARENA_MAX": -8
 }  # fmt: skip
-_LARGEST_THRESHOLD = 32 * 2**20  # of M_MMAP_THRESHOLD in older versions, which refuse more
-_RESERVED_AT_ONCE = 16 * 2**20  # less than from where on any version takes blocks from the kernel one by one
+_LARGEST_THRESHOLD = 32 * 2**20  # older versions refuse a larger M_MMAP_THRESHOLD
+_RESERVED_AT_ONCE = 16 * 2**20  # small enough that no version takes the block straight from the kernel
 
 
 def keep_freed_memory() -> None:
-    """Sets this process as :data:`VARIABLES` would have; what its environment says already is left alone."""
+    """Applies :data:`VARIABLES` to this process, except those that its environment already sets."""
     if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return
     try:
@@ -39,12 +38,12 @@ def keep_freed_memory() -> None:
 
 
 def reserve(size: int) -> None:
-    """Takes ``size`` bytes from the kernel for later.
+    """Takes ``size`` bytes from the kernel for later use.
 
-    The gaps between blocks let a heap grow for some thousand frames, by some known amount. A process that has it from
-    the beginning stays as large as it is.
+    Gaps between blocks make the heap grow during the first thousands of frames, by a known amount. A process that
+    reserves that amount does not grow later.
     """
-    import numpy as np  # the command line answers without
+    import numpy as np  # not at the top: the command line starts without it
 
-    blocks = [np.ones(_RESERVED_AT_ONCE, np.uint8) for _ in range(-(-size // _RESERVED_AT_ONCE))]  # each page written
+    blocks = [np.ones(_RESERVED_AT_ONCE, np.uint8) for _ in range(-(-size // _RESERVED_AT_ONCE))]  # writes every page
     blocks.clear()

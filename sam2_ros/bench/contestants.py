@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from sam2_ros.model import Sam2Model
-from sam2_ros.model.kernels import cache_bytes
+from sam2_ros.model.weight_cache import cache_bytes
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
 

@@ -23,7 +23,7 @@ class LocalBackend:
     """A :class:`~sam2_ros.inference.backend.Backend` that runs a :class:`~sam2_ros.tracking.Tracker`.
 
     Args:
-        model: "embedded"; an official size ("tiny", "small", "base_plus", "large", or one with "-2.0"); or a path.
+        model: "embedded"; an official size (a key of :data:`sam2_ros.model.HIERA`, or with "-2.0"); or a path.
         device: "auto" (the first GPU, else the CPU), or a torch device.
         dtype: "auto" (bfloat16 where the hardware supports it, else float32), "float32" or "bfloat16".
         config: settings of the tracker.
@@ -47,7 +47,7 @@ class LocalBackend:
         shared: SharedModel | None = None,
     ) -> None:
         network = shared or load_shared_model(model, device, dtype, image_size, threads)
-        from sam2_ros.model.kernels import cache_bytes
+        from sam2_ros.model.weight_cache import cache_bytes
         from sam2_ros.tracking.tracker import Tracker
 
         self._tracker: Tracker | None = Tracker(network.model, config, network.dtype, network)

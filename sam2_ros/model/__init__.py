@@ -1,6 +1,6 @@
-"""The SAM 2 network: plain PyTorch modules, tensors in, tensors out; knows nothing of time or ROS.
+"""The SAM 2 network: plain PyTorch modules, tensors in, tensors out, without time or ROS.
 
-The names below are imported when they are first asked for, so that fetching a checkpoint needs no torch.
+The names below are imported at first use, so that fetching a checkpoint needs no torch.
 """
 
 from __future__ import annotations

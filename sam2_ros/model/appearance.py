@@ -1,10 +1,10 @@
-"""Recognition by appearance: whether a mask shows the object that was prompted, and where in the image it may be.
+"""Recognition by appearance: whether a mask shows the prompted object, and where in the image the object may be.
 
-SAM 2 has nothing like it: its memory attention carries appearance and place in the same few channels, which in a small
-network lets a mask slide onto whatever passes. Here every cell of the image is matched with the cells of the prompted
-frames, those of the object and those beside it, in a metric that was trained for that alone (soft nearest neighbours:
-Goldberger et al., "Neighbourhood Components Analysis", 2004). Masks never enter the metric, so that what is taken for
-the object cannot teach it something wrong. Only models with ``ModelConfig.appearance_dim`` have it.
+SAM 2 has nothing like it. Its memory attention carries appearance and position in the same few channels, so that in a
+small network a mask can drift onto other things. Here, a metric compares every cell of the image with the cells of the
+prompted frames, on the object and beside it (soft nearest neighbours: Goldberger et al., "Neighbourhood Components
+Analysis", 2004). Tracked masks never enter the reference, so that a wrong mask cannot spoil it. Only models with
+``ModelConfig.appearance_dim`` have it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MATCH_LIMIT = 8.0  # logits of cells beyond this count as this
+MATCH_LIMIT = 8.0  # logits of cells are clamped to ± this
 SCORE_LIMIT = 8.0  # and object scores
-NO_AREA = 1e-4  # share of the frame added before the logarithm of an area
+NO_AREA = 1e-4  # share of the frame that is added before the logarithm of an area
 BINS = 8  # of brightness, and along each of two axes of chroma
-CHROMA_LIMIT = 0.4  # chroma beyond this counts as this; of 1 at most
-BEST, OTHERS = 5, 3  # cells that stand for the best match anywhere, and for the best outside of a mask
-COVERED, COVERED_OF_MOST = 0.6, 0.7  # coverage of an object's cell, and the same as a share of its fullest cell
+CHROMA_LIMIT = 0.4  # chroma is clamped to ± this; at most 1
+BEST, OTHERS = 5, 3  # cells whose mean is the best match anywhere, and outside the mask
+COVERED, COVERED_OF_MOST = 0.6, 0.7  # least coverage of an object's cell, and as a share of its fullest cell
 BESIDE = 0.03  # coverage up to which a cell lies beside the object
 TOUCHED = 0.2  # coverage from which a cell lies within a mask
 EVIDENCE = (
@@ -35,8 +35,8 @@ class Reference:
     """The prompted frames of ``B`` objects; ``M`` cells."""
 
     tokens: Tensor  # [B, M, D] as from Appearance.embed
-    coverage: Tensor  # [B, M] share of the cell that the object covers; negative where there is nothing
-    colors: Tensor  # [B, S, BINS² + BINS] as from color_shares, for each of the frames; all 0 where there is none
+    coverage: Tensor  # [B, M] share of the cell that the object covers; negative in unused cells
+    colors: Tensor  # [B, S, BINS² + BINS] as from color_shares, for each frame; all 0 in unused ones
 
     @property
     def known(self) -> Tensor:
@@ -48,14 +48,14 @@ class Reference:
 class Match:
     """How the cells of an image match those of ``B`` objects."""
 
-    logits: Tensor  # [B, h, w] that the cell shows the object
+    logits: Tensor  # [B, h, w] of the cell showing the object
     tokens: Tensor  # [1, hw, D] of the image
     prototype: Tensor  # [B, D] mean direction of the object's cells
     colors: Tensor  # [B, S, BINS² + BINS] of the reference
 
 
 class Appearance(nn.Module):
-    """The metric, and the judgement of a mask by it.
+    """The metric, and linear classifiers that judge masks by it.
 
     Args:
         fine, coarse: channels of the encoder's maps of stride 8 and 16.
@@ -67,17 +67,17 @@ class Appearance(nn.Module):
 
     def __init__(self, fine: int, coarse: int, hidden: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(coarse + fine))  # of each channel, and its standard deviation
+        self.register_buffer("mean", torch.zeros(coarse + fine))  # of each channel; its standard deviation is `spread`
         self.register_buffer("spread", torch.ones(coarse + fine))
         self.layers = nn.Sequential(nn.Linear(coarse + fine, hidden), nn.GELU(), nn.Linear(hidden, dim))
         self.sharpness = nn.Parameter(torch.tensor(12.0))  # of a match, per unit of cosine
         self.gain = nn.Parameter(torch.tensor(2.0))
         self.offset = nn.Parameter(torch.tensor(0.0))
-        self.tracked = nn.Linear(len(EVIDENCE), 1)  # of a mask that the memory gave
-        self.found = nn.Linear(len(EVIDENCE), 1)  # of one that was looked for anew
+        self.tracked = nn.Linear(len(EVIDENCE), 1)  # for a mask from the memory
+        self.found = nn.Linear(len(EVIDENCE), 1)  # for a mask from a search of the image
 
     def embed(self, stride_8: Tensor, stride_16: Tensor) -> Tensor:
-        """Unit vectors ``float32 [B, hw, dim]``, one for each cell of stride 16, from the encoder's maps."""
+        """Unit vectors ``float32 [B, hw, dim]`` of the cells of stride 16, from the encoder's maps."""
         with torch.autocast(stride_16.device.type, enabled=False):
             fine = F.avg_pool2d(stride_8.float(), 2)
             cells = torch.cat((stride_16.float(), fine), dim=1).flatten(2).transpose(1, 2)
@@ -100,27 +100,27 @@ class Appearance(nn.Module):
         )
 
     def _near(self, tokens: Tensor, known: Tensor, kinds: Tensor) -> Tensor:
-        """How near each cell is to all known cells of each of two kinds, ``[B, hw, 2]``."""
+        """Similarity of each cell to all reference cells of each of two kinds, ``[B, hw, 2]``."""
 
-        def of(cells: Tensor, others: Tensor, kind: Tensor) -> Tensor:
+        def similarity(cells: Tensor, others: Tensor, kind: Tensor) -> Tensor:
             cosines = cells @ others.transpose(1, 2)  # [B, hw, M]
-            # Cosines are 1 at most, so that nothing overflows.
+            # A cosine is at most 1, so that the exponential cannot overflow.
             if torch.is_grad_enabled():
                 return torch.exp(self.sharpness * (cosines - 1)) @ kind
             return cosines.sub_(1).mul_(self.sharpness).exp_() @ kind
 
         if torch.is_grad_enabled() or known.device.type != "cpu":
-            return of(tokens, known, kinds)
-        # One object after the other: with the frames of all at once this would be the most memory that a frame takes.
-        each = [slice(index, index + 1) for index in range(len(known))]
-        return torch.cat([of(tokens if len(tokens) == 1 else tokens[one], known[one], kinds[one]) for one in each])
+            return similarity(tokens, known, kinds)
+        # One object at a time: all at once would take more memory than anything else in a frame.
+        rows = [slice(index, index + 1) for index in range(len(known))]
+        return torch.cat([similarity(tokens if len(tokens) == 1 else tokens[b], known[b], kinds[b]) for b in rows])
 
     def evidence(self, match: Match, picture: Tensor, logits: Tensor, scores: Tensor, ious: Tensor) -> Tensor:
-        """What speaks for ``B`` masks, ``[B, len(EVIDENCE)]``.
+        """The evidence for ``B`` masks, ``[B, len(EVIDENCE)]``.
 
         Args:
             match: of the same objects.
-            picture: ``[1, 3, H, W]`` RGB of the image, 0 to 1, in the size of the masks.
+            picture: ``[1, 3, H, W]`` RGB image, 0 to 1, in the size of the masks.
             logits: ``[B, H, W]`` of the masks.
             scores, ious: ``[B]``, the decoder's object score (logit) and predicted IoU.
         """
@@ -159,10 +159,10 @@ def coverage_of(logits: Tensor, side: int) -> Tensor:
 
 
 def color_shares(picture: Tensor, logits: Tensor) -> Tensor:
-    """How the colours of the masks' pixels are distributed, ``[B, BINS² + BINS]``: over chroma (red against green, both
-    against blue), then over brightness; each sums to 1, or to 0 for an empty mask. Neighbouring bins share a pixel.
+    """Colour histograms of the masks' pixels, ``[B, BINS² + BINS]``: chroma, then brightness.
 
-    ``picture`` is ``[1, 3, H, W]`` (RGB, 0 to 1), ``logits`` ``[B, H, W]``.
+    Chroma is red minus green, and their mean minus blue. Each histogram sums to 1, or to 0 for an empty mask; two
+    neighbouring bins share a pixel. ``picture`` is ``[1, 3, H, W]`` (RGB, 0 to 1), ``logits`` ``[B, H, W]``.
     """
     red, green, blue = picture[0].float().flatten(1)
     warm, cold = _bins((red - green) / CHROMA_LIMIT), _bins((0.5 * (red + green) - blue) / CHROMA_LIMIT)
@@ -173,13 +173,15 @@ def color_shares(picture: Tensor, logits: Tensor) -> Tensor:
 
 
 def _bins(values: Tensor) -> Tensor:
-    """``[N]`` of -1 to 1 to the shares of ``BINS`` bins, ``[N, BINS]``."""
+    """Values ``[N]`` from -1 to 1 → their shares of ``BINS`` bins, ``[N, BINS]``."""
     place = (values.clamp(-1, 1) + 1) * ((BINS - 1) / 2)
     return F.relu(1 - (place[:, None] - torch.arange(BINS, device=values.device)).abs())
 
 
 def agreement(now: Tensor, known: Tensor) -> Tensor:
-    """Of chroma and brightness, ``[B, 2]``, 0 to 1: Bhattacharyya's coefficient with that of the ``S`` known frames
-    (``[B, S, BINS² + BINS]``) which agrees best."""
+    """Agreement of chroma and of brightness with the ``S`` known frames (``[B, S, BINS² + BINS]``), ``[B, 2]``, 0 to 1.
+
+    It is the Bhattacharyya coefficient with the frame that agrees best.
+    """
     both = (now[:, None] * known).clamp(min=0).sqrt()
     return torch.stack([part.sum(dim=2).amax(dim=1) for part in both.split((BINS**2, BINS), dim=2)], dim=1)

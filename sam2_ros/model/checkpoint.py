@@ -1,4 +1,4 @@
-"""Loading weights: official checkpoints as they are, our own with their configuration beside the weights."""
+"""Loads weights: official checkpoints, and our own, which also store their configuration."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ EMBEDDED = Path(__file__).parent.parent / "weights" / "embedded.pt"
 
 
 class CheckpointError(ValueError):
-    """A file that holds no weights for us; ``str(error)`` says what was wrong and what is accepted."""
+    """A file without usable weights; ``str(error)`` says what is wrong and what is accepted."""
 
 
 def load_model(source: str | Path = "embedded", device: str | torch.device = "cpu", image_size: int = 0) -> Sam2Model:
     """Builds a model and loads its weights, ready for inference.
 
     Args:
-        source: "embedded", the name of a downloaded official checkpoint (``sam2_ros download``: tiny, small, base_plus,
-            large, each also with "-2.0"), or a path.
+        source: "embedded", the name of a downloaded official checkpoint (a size of :data:`.config.HIERA`, with "-2.0"
+            the older version), or a path.
         device: where the model goes.
-        image_size: side of the square input in pixels; 0 keeps that of the checkpoint (1024 for the official ones).
+        image_size: side of the square input in pixels; 0 = the checkpoint's own (1024 for the official ones).
 
     Raises:
         FileNotFoundError: no such file, with the command that gets it.
-        CheckpointError: the file holds no weights for us.
-        ValueError: an image size that the network can't have.
+        CheckpointError: the file holds no usable weights.
+        ValueError: an image size that the network cannot have.
     """
     path = find_weights(source)
     state, config = read_checkpoint(path)
@@ -47,7 +47,7 @@ def load_model(source: str | Path = "embedded", device: str | torch.device = "cp
 
 
 def find_weights(source: str | Path) -> Path:
-    """The file that ``source`` means; a file in the working directory goes before an official name.
+    """The file that ``source`` names; an existing path takes precedence over an official name.
 
     Raises:
         FileNotFoundError: no such file, with the command that gets it.

@@ -1,12 +1,13 @@
-"""The sizes and switches of a SAM 2 network, and how they are read off a state dict."""
+"""The sizes of SAM 2, the settings of a network, and how to infer them from a state dict. Needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,28 @@ HIERA = {
     "base_plus": HieraConfig(112, 2, (2, 3, 16, 3), (12, 16, 20), position_grid=14),
     "large": HieraConfig(144, 2, (2, 6, 36, 4), (23, 33, 43), window_sizes=(8, 4, 16, 8)),
 }
+SIZES = ", ".join(HIERA)  # for messages and help
+
+# Bytes and SHA-256 of the official checkpoints: SAM 2.1, then 2.0. Meta publishes no checksums; independent projects
+# pin these, such as computational-cell-analytics/micro-sam.
+CHECKPOINT_FILES = {
+    "tiny": (
+        (156_008_466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
+        (155_906_050, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"),
+    ),
+    "small": (
+        (184_416_285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
+        (184_309_650, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"),
+    ),
+    "base_plus": (
+        (323_606_802, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
+        (323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"),
+    ),
+    "large": (
+        (898_083_611, "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"),
+        (897_952_466, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -46,15 +69,15 @@ class ModelConfig:
     memory_pool: int = 1  # memory tokens are averaged over squares of this side before they are stored
     fuser_layers: int = 2  # of the memory encoder
     high_res_channels: tuple[int, int] = (256, 256)  # of the encoder's stride-4 and stride-8 maps
-    image_code_scale: float = 1.0  # of the sine code at the memory attention's input, for features of another magnitude
+    image_code_scale: float = 1.0  # factor of the memory attention's sine code, for features of another magnitude
     occlusion_embedding: bool = True
     pointer_time_code: bool = True
     visibility_scale: float = 1.0  # visibility = sigmoid(scale * object score + bias); plain unless calibrated
     visibility_bias: float = 0.0
     remember_absence: bool = True  # frames without the object enter its memory, as in SAM 2; see memory_waits
-    appearance_dim: int = 0  # channels of the metric that recognises objects (model/appearance.py); 0 = there is none
+    appearance_dim: int = 0  # channels of the metric that recognises objects (model/appearance.py); 0 = no such metric
     appearance_hidden: int = 192  # width of its hidden layer
-    present_iou: float = 0.0  # a tracked object whose mask is predicted a lower IoU counts as not seen; 0 = off
+    present_iou: float = 0.0  # an object counts as not seen below this predicted IoU; 0 = off
 
     hidden_dim = 256
     num_memory_frames = 7  # a prompted one and six recent ones: rows of the temporal code
@@ -67,9 +90,9 @@ class ModelConfig:
 
     @property
     def memory_waits(self) -> bool:
-        """Whether the memory of when an object was seen waits, as old as it was, while it is not seen.
+        """Whether an object's memories stop ageing while the object is not seen.
 
-        So for a model that was trained that way, and for one that judges presence by predicted IoU.
+        True for a model that was trained that way, and for one that judges presence by predicted IoU.
         """
         return bool(self.present_iou) or not self.remember_absence
 
@@ -96,7 +119,7 @@ class ModelConfig:
             raise ValueError(f"memory_dim is {self.memory_dim}; accepted: divisors of {self.hidden_dim}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, as stored beside the weights of our own checkpoints."""
+        """Plain containers, as our own checkpoints store them beside the weights."""
         return asdict(self)
 
     @classmethod
@@ -116,8 +139,8 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in dict(values).items()}
 
 
-def infer_config(state: Mapping[str, torch.Tensor]) -> ModelConfig:
-    """Recognises size and version of an official checkpoint.
+def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
+    """Infers the configuration of an official checkpoint from its tensors.
 
     Raises:
         ValueError: the tensors are not those of a SAM 2 or 2.1 image-and-video model.
@@ -126,7 +149,7 @@ def infer_config(state: Mapping[str, torch.Tensor]) -> ModelConfig:
     if patch is None or patch.ndim != 4:
         raise ValueError(
             "not a SAM 2 checkpoint: 'image_encoder.trunk.patch_embed.proj.weight' is missing; accepted: the official "
-            "SAM 2.0 and 2.1 checkpoints (tiny, small, base_plus, large) and sam2_ros's own"
+            f"SAM 2.0 and 2.1 checkpoints ({SIZES}) and sam2_ros's own"
         )
     width = patch.shape[0]
     indices = [key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")]

@@ -1,9 +1,4 @@
-"""Fetches the official SAM 2 checkpoints: resumable, verified, standard library only (no torch, no ROS).
-
-The published files have no checksum beside them. The SHA-256 values below are those that independent projects pin for
-the same URLs (the table of computational-cell-analytics/micro-sam, and for every file at least one further project);
-the sizes likewise.
-"""
+"""Fetches the official SAM 2 checkpoints: resumable, verified, without torch or ROS."""
 
 from __future__ import annotations
 
@@ -19,7 +14,8 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+
+from sam2_ros.model.config import CHECKPOINT_FILES
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything_2"
 CACHE_VARIABLE = "SAM2_ROS_CACHE"
@@ -28,11 +24,11 @@ TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]  # bytes there, bytes in all
+Progress = Callable[[int, int], None]  # bytes so far, bytes in all
 
 
 class DownloadError(RuntimeError):
-    """A checkpoint that could not be had; ``str(error)`` says why and what to do."""
+    """A download that failed; ``str(error)`` says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,35 +41,10 @@ class Checkpoint:
     sha256: str
 
 
-_V20, _V21 = "072824", "092824"
 CHECKPOINTS = {
-    "tiny": Checkpoint(
-        "sam2.1_hiera_tiny.pt", _V21, 156_008_466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"
-    ),
-    "small": Checkpoint(
-        "sam2.1_hiera_small.pt", _V21, 184_416_285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"
-    ),
-    "base_plus": Checkpoint(
-        "sam2.1_hiera_base_plus.pt",
-        _V21,
-        323_606_802,
-        "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
-    ),
-    "large": Checkpoint(
-        "sam2.1_hiera_large.pt", _V21, 898_083_611, "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"
-    ),
-    "tiny-2.0": Checkpoint(
-        "sam2_hiera_tiny.pt", _V20, 155_906_050, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"
-    ),
-    "small-2.0": Checkpoint(
-        "sam2_hiera_small.pt", _V20, 184_309_650, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"
-    ),
-    "base_plus-2.0": Checkpoint(
-        "sam2_hiera_base_plus.pt", _V20, 323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"
-    ),
-    "large-2.0": Checkpoint(
-        "sam2_hiera_large.pt", _V20, 897_952_466, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"
-    ),
+    name + suffix: Checkpoint(f"{prefix}_hiera_{name}.pt", folder, *files[version])
+    for version, (suffix, prefix, folder) in enumerate((("", "sam2.1", "092824"), ("-2.0", "sam2", "072824")))
+    for name, files in CHECKPOINT_FILES.items()
 }
 
 
@@ -95,14 +66,14 @@ def find_checkpoint(name: str) -> Checkpoint:
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: ``$SAM2_ROS_CACHE``, else ``$XDG_CACHE_HOME/sam2_ros``, else ``~/.cache/sam2_ros``."""
-    if moved := os.environ.get(CACHE_VARIABLE):
-        return Path(moved).expanduser()
+    """The cache folder: ``$SAM2_ROS_CACHE``, else ``$XDG_CACHE_HOME/sam2_ros``, else ``~/.cache/sam2_ros``."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam2_ros"
 
 
 def checkpoint_path(name: str, directory: Path | None = None) -> Path:
-    """Where the checkpoint ``name`` lies once downloaded (it need not exist).
+    """The path of the checkpoint ``name`` after its download; the file need not exist.
 
     Raises:
         DownloadError: no such checkpoint.
@@ -111,7 +82,7 @@ def checkpoint_path(name: str, directory: Path | None = None) -> Path:
 
 
 def checkpoint_url(checkpoint: Checkpoint, base_url: str | None = None) -> str:
-    """Its URL below ``base_url``, ``$SAM2_ROS_BASE_URL`` or the official address; mirrors keep the official layout."""
+    """The URL of a file below ``base_url``, ``$SAM2_ROS_BASE_URL`` or the official address, in the official layout."""
     base = base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL
     if urllib.parse.urlsplit(base).scheme not in ("http", "https"):
         raise DownloadError(f"'{base}' is no address to download from; accepted: http://… or https://…")
@@ -123,12 +94,12 @@ def download(
     directory: Path | None = None,
     base_url: str | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = lambda have, size: None,
 ) -> Path:
-    """Makes sure that the checkpoint ``name`` is there, whole and genuine, and returns its path.
+    """Fetches the checkpoint ``name`` unless it is there, verifies its SHA-256 and returns its path.
 
-    A file that is there already is verified and kept unless ``force``. Data arrives in ``FILE.part``, which a later
-    call continues; a file whose hash is wrong is set aside as ``FILE.bad``.
+    ``force`` fetches it in any case. Data arrives in ``FILE.part``, which a later call continues. A file with a wrong
+    hash becomes ``FILE.bad``.
 
     Raises:
         DownloadError: unknown name, no connection, refused, truncated, or not the genuine file.
@@ -136,7 +107,7 @@ def download(
     checkpoint = find_checkpoint(name)
     url = checkpoint_url(checkpoint, base_url)
     path = checkpoint_path(name, directory)
-    part = path.with_name(path.name + ".part")
+    part, bad = (path.with_name(path.name + end) for end in (".part", ".bad"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if force:
@@ -145,7 +116,7 @@ def download(
         if path.is_file():
             if _sha256(path) == checkpoint.sha256:
                 return path
-            _log.warning("%s is not the genuine file; set aside as %s", path, _set_aside(path))
+            _log.warning("%s is not the genuine file; set aside as %s", path, path.replace(bad))
         if part.is_file() and part.stat().st_size > checkpoint.size:
             part.unlink()
         if not part.is_file() or part.stat().st_size < checkpoint.size:
@@ -154,7 +125,7 @@ def download(
         raise DownloadError(f"can't write {part}: {error.strerror or error}; free space or choose --dir") from error
     found = _sha256(part)
     if found != checkpoint.sha256:
-        bad = _set_aside(part, path)
+        part.replace(bad)
         raise DownloadError(
             f"what came from {url} is not the genuine file: SHA-256 {found}, expected {checkpoint.sha256}. "
             f"It was set aside as {bad}; try again, or use another --base-url"
@@ -163,18 +134,26 @@ def download(
     return path
 
 
-def _fetch(url: str, part: Path, size: int, progress: Progress | None) -> None:
-    """Appends to ``part`` what is missing of the ``size`` bytes at ``url``."""
+def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
+    """Appends the missing bytes of the ``size`` bytes at ``url`` to ``part``."""
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            # A server that knows no ranges answers 200 and sends the file from its beginning.
+            # A server without ranges answers 200 and sends the whole file.
             start = have if response.status == 206 else 0
             _check_offer(response, url, start, size)
-            _require_space(part, size - start)
+            free = shutil.disk_usage(part.parent).free
+            if free < size - start:
+                raise DownloadError(
+                    f"{size - start} bytes are to come, {part.parent} has {free} free; free space or choose --dir"
+                )
             with part.open("ab" if start else "wb") as file:
-                have = _copy(response, file, start, size, progress)
+                progress(have := start, size)
+                while chunk := response.read(CHUNK_BYTES):
+                    file.write(chunk)
+                    have += len(chunk)
+                    progress(have, size)
     except urllib.error.HTTPError as error:
         error.close()
         raise DownloadError(f"{url} answered {error.code} {error.reason}; check --base-url or try later") from error
@@ -190,7 +169,7 @@ def _fetch(url: str, part: Path, size: int, progress: Progress | None) -> None:
 
 
 def _check_offer(response: http.client.HTTPResponse, url: str, start: int, size: int) -> None:
-    """Refuses a wrong file before its body is read."""
+    """Refuses a wrong file before reading it."""
     announced = response.headers.get("Content-Length")
     if announced is not None and start + int(announced) != size:
         raise DownloadError(
@@ -201,33 +180,10 @@ def _check_offer(response: http.client.HTTPResponse, url: str, start: int, size:
         raise DownloadError(f"{url} answered with range '{content_range}', asked for was {start}-; use --force")
 
 
-def _require_space(part: Path, missing: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if free < missing:
-        raise DownloadError(f"{missing} bytes are to come, {part.parent} has {free} free; free space or choose --dir")
-
-
-def _copy(response: BinaryIO, file: BinaryIO, start: int, size: int, progress: Progress | None) -> int:
-    have = start
-    while True:
-        if progress is not None:
-            progress(have, size)
-        chunk = response.read(CHUNK_BYTES)
-        if not chunk:
-            return have
-        file.write(chunk)
-        have += len(chunk)
-
-
 def _resume_hint(part: Path) -> str:
     if part.is_file() and part.stat().st_size:
         return f"The {part.stat().st_size} bytes that came are kept in {part}; the same command continues there"
     return "Nothing was stored"
-
-
-def _set_aside(path: Path, final: Path | None = None) -> Path:
-    bad = (final or path).with_name((final or path).name + ".bad")
-    return path.replace(bad)
 
 
 def _sha256(path: Path) -> str:

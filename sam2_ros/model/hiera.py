@@ -11,20 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model import kernels
+from sam2_ros.model import dispatch
 from sam2_ros.model.config import HieraConfig
-from sam2_ros.model.kernels import Conv2d, Derived, Linear, attention, infers_on_cpu, is_for_triton
-from sam2_ros.model.layers import LayerNorm, Mlp
+from sam2_ros.model.dispatch import attention, infers_on_cpu, uses_triton
+from sam2_ros.model.layers import Conv2d, LayerNorm, Linear, Mlp
+from sam2_ros.model.weight_cache import DerivedTensor
 
 
 def max_pool(x_bhwc: Tensor) -> Tensor:
     """2×2 maximum over space."""
     even = x_bhwc.shape[1] % 2 == 0 and x_bhwc.shape[2] % 2 == 0
     if even and infers_on_cpu(x_bhwc.device):
-        # The pooling kernel copies what is not laid out for it, and gives indices that nobody wants.
+        # PyTorch's pooling kernel copies the map into its own layout first, and also computes indices.
         rows = torch.maximum(x_bhwc[:, :, 0::2], x_bhwc[:, :, 1::2])
         return torch.maximum(rows[:, 0::2], rows[:, 1::2])
-    if even and is_for_triton(x_bhwc):
+    if even and uses_triton(x_bhwc):
         from sam2_ros.model.gpu import image_kernels
 
         return image_kernels.max_pool(x_bhwc)
@@ -32,9 +33,9 @@ def max_pool(x_bhwc: Tensor) -> Tensor:
 
 
 def partition(x_bhwc: Tensor, size: int) -> Tensor:
-    """Cuts the map into windows, ``[B * windows, size, size, C]``; zeros fill up the last ones.
+    """Cuts the map into windows, ``[B * windows, size, size, C]``; zeros fill the last ones.
 
-    The zeros take part in attention unmasked: the weights were trained that way.
+    Attention does not mask the zeros: the weights were trained that way.
     """
     batch, height, width, channels = x_bhwc.shape
     x = F.pad(x_bhwc, (0, 0, 0, -width % size, 0, -height % size))
@@ -52,7 +53,7 @@ def unpartition(windows: Tensor, height: int, width: int) -> Tensor:
 
 
 class HieraAttention(nn.Module):
-    """Multi-head self-attention within a window; queries are max-pooled where a stage begins."""
+    """Multi-head self-attention within a window; with ``pool``, at the start of a stage, queries are max-pooled."""
 
     def __init__(self, dim: int, dim_out: int, num_heads: int, pool: bool) -> None:
         super().__init__()
@@ -81,11 +82,11 @@ class HieraBlock(nn.Module):
         self.norm1 = LayerNorm(dim, eps=1e-6)
         self.attn = HieraAttention(dim, dim_out, num_heads, pool)
         self.norm2 = LayerNorm(dim_out, eps=1e-6)
-        self.mlp = Mlp(dim_out, 4 * dim_out, dim_out, activation=nn.GELU)
+        self.mlp = Mlp(dim_out, 4 * dim_out, dim_out, gelu=True)
         self.proj = Linear(dim, dim_out) if dim != dim_out else None
 
     def forward(self, x: Tensor, pending: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The block of ``x + pending``, as two tensors that are still to be added."""
+        """The block of ``x + pending``, as two tensors whose sum it is: the next block's norm adds them."""
         x, normed = self.norm1.after(x, pending)
         shortcut = x
         if self.proj is not None:
@@ -127,18 +128,19 @@ class Hiera(nn.Module):
             for position in range(depth):
                 index = len(self.blocks)
                 first = position == 0 and stage > 0
-                # A stage's first block still has the window of the stage before: its input has that resolution.
+                # The input of a stage's first block has the resolution of the stage before, and its window.
                 window = 0 if index in config.global_blocks else config.window_sizes[stage - first]
                 dim_out, heads = (2 * dim, 2 * heads) if first else (dim, heads)
                 self.blocks.append(HieraBlock(dim, dim_out, heads, window, pool=first))
                 dim = dim_out
             self.stage_ends.append(len(self.blocks) - 1)
         self.channels = [config.embed_dim * 2**stage for stage in range(4)]
-        # For inference, by grid size; none is let go, since recordings read them where they are.
+        # For inference, by grid size; no entry is ever removed, since CUDA graphs read the tensors where they are.
         self._positions: dict[tuple[int, int], Tensor] = {}
+        self._taps = DerivedTensor()
 
     def position(self, height: int, width: int) -> Tensor:
-        """Position embedding ``[1, H, W, C]``: the coarse grid, resampled, plus the window's, tiled."""
+        """Position embedding ``[1, H, W, C]``: the coarse grid, resampled, plus the tiled embedding of a window."""
         cached = self._positions.get((height, width))
         if cached is not None and not torch.is_grad_enabled():
             return cached
@@ -147,7 +149,7 @@ class Hiera(nn.Module):
         tiled = window.tile(1, 1, height // window.shape[2], width // window.shape[3])
         position = (coarse + tiled).permute(0, 2, 3, 1).contiguous()
         if torch.is_grad_enabled():
-            self._positions.clear()  # training changes what they are made of
+            self._positions.clear()  # training changes the weights
         else:
             self._positions[height, width] = position
         return position
@@ -172,19 +174,18 @@ class Hiera(nn.Module):
         return maps
 
     def _embedded(self, images: Tensor) -> Tensor:
-        """Patches with their position, ``[B, S / 4, S / 4, C]``."""
-        if not is_for_triton(images):
+        """Patches with their position embedding, ``[B, S / 4, S / 4, C]``."""
+        if not uses_triton(images):
             # Channels last: what follows works on ``[B, H, W, C]``.
             x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
             return x + self.position(x.shape[1], x.shape[2])
         from sam2_ros.model.gpu import image_kernels
 
-        conv, dtype, grid = self.patch_embed.proj, kernels.TRITON_DTYPE, images.shape[3] // 4
-        taps: Derived = self.__dict__.setdefault("_taps", Derived())
+        conv, dtype, grid = self.patch_embed.proj, dispatch.TRITON_DTYPE, images.shape[3] // 4
         assert conv.bias is not None
         return image_kernels.embed(
             images.float().contiguous(),
-            taps.of((conv.weight,), lambda weight: image_kernels.pack_patch_taps(weight, dtype), dtype),
+            self._taps.get((conv.weight,), lambda weight: image_kernels.pack_patch_taps(weight, dtype), dtype),
             conv.bias,
             self.position(grid, grid),
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sam2_ros.model.config import HieraConfig
 from sam2_ros.model.hiera import Hiera
-from sam2_ros.model.kernels import Conv2d, Merged
+from sam2_ros.model.layers import Conv2d, MergedLinear
 
 
 class FpnNeck(nn.Module):
@@ -21,24 +21,23 @@ class FpnNeck(nn.Module):
         self.convs = nn.ModuleList(nn.Sequential() for _ in channels)
         for slot, width in zip(self.convs, reversed(channels), strict=True):
             slot.add_module("conv", Conv2d(width, dim, 1))
-        self.merged = Merged(), Merged()
+        self.merged = MergedLinear(), MergedLinear()
 
     def forward(self, maps: list[Tensor], after: tuple[Conv2d, Conv2d] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Four maps at strides 4 to 32 → three at strides 4, 8 and 16, each ``[B, dim, H, W]``.
 
-        With ``after``, 1×1 convolutions for strides 4 and 8, the result is what they make of these maps. Each is merged
-        with the lateral one, so that the wide maps, the largest of all, are never made.
+        ``after`` are 1×1 convolutions that are applied to strides 4 and 8. Each is merged with the lateral one, so that
+        the wide maps at these strides, the largest of all, are never computed.
         """
         stride_32, stride_16 = self.convs[0](maps[3]), self.convs[1](maps[2])
-        # In float32 also under autocast: that is how the weights were trained.
+        # In float32 under autocast too: the weights were trained that way.
         above = F.interpolate(stride_32.float(), scale_factor=2.0, mode="nearest")
         if after is None:
             return self.convs[3](maps[0]), self.convs[2](maps[1]), stride_16 + above
+        laterals = (cast(Conv2d, cast(nn.Sequential, self.convs[index])[0]) for index in (3, 2))
         stride_4, stride_8 = (
-            merged(level.permute(0, 2, 3, 1), cast(Conv2d, cast(nn.Sequential, lateral)[0]), own).permute(0, 3, 1, 2)
-            for merged, level, lateral, own in zip(
-                self.merged, maps, (self.convs[3], self.convs[2]), after, strict=False
-            )
+            merged(fine.permute(0, 2, 3, 1), lateral, conv).permute(0, 3, 1, 2)
+            for merged, fine, lateral, conv in zip(self.merged, maps, laterals, after, strict=False)
         )
         return stride_4, stride_8, stride_16 + above
 
@@ -53,5 +52,5 @@ class HieraEncoder(nn.Module):
 
     def forward(self, images: Tensor, after: tuple[Conv2d, Conv2d] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``after``: see :meth:`FpnNeck.forward`."""
-        stride_4, stride_8, stride_16 = self.neck(self.trunk(images), after)
-        return stride_4, stride_8, stride_16
+        maps: tuple[Tensor, Tensor, Tensor] = self.neck(self.trunk(images), after)
+        return maps

@@ -18,7 +18,7 @@ class ImagePrediction:
 
     logits: Tensor  # [B, M, S / 4, S / 4]; above 0 is the object; clamped to ±32 they serve as a mask prompt
     ious: Tensor  # [B, M] predicted, [0, 1]
-    object_score: Tensor  # [B, 1] logit; for video, it says nothing of a mask on a single image
+    object_score: Tensor  # [B, 1] logit; meaningful in video only
 
 
 def predict(
@@ -31,20 +31,20 @@ def predict(
     multimask: bool = True,
     stability_fallback: bool = True,
 ) -> ImagePrediction:
-    """Segments what ``B`` prompts mean; points, boxes and masks can be combined.
+    """Segments the objects of ``B`` prompts; points, boxes and masks can be combined.
 
     Args:
         model: the network.
         features: of the image, from :meth:`Sam2Model.encode_image`; batch 1 or ``B``.
         points: ``[B, N, 2]`` x, y in pixels of the network's square input of side S.
-        labels: ``[B, N]`` 1 on the object, 0 not on it, -1 a point that does not count.
+        labels: ``[B, N]`` 1 on the object, 0 not on it, -1 = ignore the point.
         boxes: ``[B, 4]`` x0, y0, x1, y1 in the same pixels.
         mask_logits: ``[B, 1, S / 4, S / 4]``, as in an earlier :class:`ImagePrediction`.
-        multimask: give all three candidates, for an ambiguous prompt such as one point; else the single answer.
-        stability_fallback: an unstable single answer gives way to the candidate of best predicted IoU.
+        multimask: return the three candidates, for an ambiguous prompt such as one point; else the single answer.
+        stability_fallback: replace an unstable single answer by the candidate of best predicted IoU.
 
     Raises:
-        ValueError: no prompt at all, points without labels, or shapes that don't fit each other.
+        ValueError: no prompt, points without labels, or shapes that do not fit each other.
     """
     batch = _check(model, points, labels, boxes, mask_logits)
     corners, corner_labels = [], []
@@ -59,7 +59,7 @@ def predict(
     if corners:
         tokens = encoder.tokens(torch.cat(corners, dim=1), torch.cat(corner_labels, dim=1))
     else:
-        tokens = image.new_zeros(batch, 0, image.shape[1])  # a mask alone brings no token, not even a padding one
+        tokens = image.new_zeros(batch, 0, image.shape[1])  # a mask alone adds no token, not even a padding token
     dense = encoder.dense(mask_logits)
     decoded = model.sam_mask_decoder(
         image, encoder.image_position(), tokens, dense, features.stride_8, features.stride_4

@@ -1,4 +1,4 @@
-"""Small building blocks shared by the parts of the network."""
+"""Layers that several parts of the network share; each runs the fastest implementation for its device."""
 
 from __future__ import annotations
 
@@ -8,29 +8,116 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model import kernels
-from sam2_ros.model.kernels import Linear, Merged, attention, autocast_dtype, is_for_triton
+from sam2_ros.model import cpu_kernels, dispatch
+from sam2_ros.model.dispatch import attention, autocast_dtype, linear, uses_triton
+from sam2_ros.model.weight_cache import DerivedTensor, WeightCache
+
+
+class Linear(nn.Linear):
+    """``nn.Linear``, which also applies the activation that follows, in one pass over memory where possible."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(*_in_autocast_dtype(self, x))
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """``F.gelu(self(x))``."""
+        return linear(*_in_autocast_dtype(self, x), activation="gelu")
+
+    def relu(self, x: Tensor) -> Tensor:
+        """``F.relu(self(x))``."""
+        x, weight, bias = _in_autocast_dtype(self, x)
+        if bias is None or not uses_triton(x):
+            return linear(x, weight, bias, activation="relu")
+        return torch._addmm_activation(bias, x.flatten(0, -2), weight.T).unflatten(0, x.shape[:-1])
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d``, which also applies the activation that follows, in one pass over memory where possible."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(x)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """``F.gelu(self(x))``."""
+        return self._run(x, activation="gelu")
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        """What :meth:`forward` gives before the bias is added."""
+        x, weight, _ = _in_autocast_dtype(self, x)
+        return self._conv_forward(x, weight, None)
+
+    def _run(self, x: Tensor, activation: str = "") -> Tensor:
+        x, weight, bias = _in_autocast_dtype(self, x)
+        if dispatch.uses_onednn(x) and not isinstance(self.padding, str):
+            geometry = list(self.padding), list(self.stride), list(self.dilation), self.groups
+            return cpu_kernels.convolution(x, weight, bias, geometry, activation)
+        return dispatch.activate(self._conv_forward(x, weight, bias), activation)
+
+
+def _in_autocast_dtype(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input, weight and bias in the dtype of autocast, which would round the weights again at each use."""
+    dtype = autocast_dtype(x.device)
+    if dtype is None or torch.is_grad_enabled():
+        return x, module.weight, module.bias
+    weight, bias = module.__dict__.setdefault("_rounded", (DerivedTensor(), DerivedTensor()))
+
+    def rounded(exact: Tensor) -> Tensor:
+        return exact.to(dtype)
+
+    return (
+        x.to(dtype),
+        weight.get((module.weight,), rounded, dtype),
+        None if module.bias is None else bias.get((module.bias,), rounded, dtype),
+    )
+
+
+class MergedLinear(WeightCache):
+    """One linear map over the last axis in place of two, ``second(first(x))``: linear layers or 1×1 convolutions."""
+
+    def __init__(self) -> None:
+        # By dtype; no entry is ever removed, since CUDA graphs read the tensors where they are.
+        self._cached: dict[torch.dtype, tuple[DerivedTensor, DerivedTensor]] = {}
+
+    def __call__(self, x: Tensor, first: nn.Linear | nn.Conv2d, second: nn.Linear | nn.Conv2d) -> Tensor:
+        assert first.bias is not None and second.bias is not None, "both maps need a bias"
+        dtype = autocast_dtype(x.device) or x.dtype
+        weight, bias = self._cached.setdefault(dtype, (DerivedTensor(), DerivedTensor()))
+        return linear(
+            x.to(dtype),
+            weight.get((second.weight, first.weight), lambda b, a: (b.flatten(1) @ a.flatten(1)).to(dtype), dtype),
+            bias.get(
+                (second.weight, first.bias, second.bias), lambda b, of_a, of_b: (b.flatten(1) @ of_a + of_b).to(dtype),
+                dtype,
+            ),
+        )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for pair in self._cached.values() for tensor in pair)
+
+    def __deepcopy__(self, memo: object) -> MergedLinear:
+        return MergedLinear()
 
 
 class LayerNorm(nn.LayerNorm):
     """``nn.LayerNorm`` over the last axis."""
 
     def after(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``x + delta`` (``x`` without ``delta``), and its norm for a matrix product to take."""
-        if is_for_triton(x):
+        """``x + delta`` (or ``x`` alone), and its norm in the dtype of the matrix products that follow."""
+        if uses_triton(x):
             from sam2_ros.model.gpu.norm_kernels import add_norm
 
             delta = None if delta is None else delta.contiguous()
-            return add_norm(x.contiguous(), delta, self, kernels.TRITON_DTYPE)
+            return add_norm(x.contiguous(), delta, self, dispatch.TRITON_DTYPE)
         x = x if delta is None else x + delta
         normed: Tensor = self(x)
         if torch.is_grad_enabled():
             return x, normed
-        return x, normed.to(autocast_dtype(x.device) or normed.dtype)  # once for all who take it
+        return x, normed.to(autocast_dtype(x.device) or normed.dtype)  # once for all products
 
     def of_sum(self, x: Tensor, delta: Tensor) -> Tensor:
         """``self(x + delta)``."""
-        if is_for_triton(x):
+        if uses_triton(x):
             from sam2_ros.model.gpu.norm_kernels import add_norm
 
             return add_norm(x.contiguous(), delta.contiguous(), self, torch.float32, keep=False)[1]
@@ -49,7 +136,7 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.weight) < 8 and x.device.type == "cpu":
-            # The kernel takes longer over a handful of channels than these few passes, its backward pass five times.
+            # With few channels PyTorch's kernel takes longer than these passes, its backward pass five times as long.
             wide = x.float()
             centred = wide - wide.mean(dim=1, keepdim=True)
             scaled = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + self.eps)
@@ -58,38 +145,37 @@ class LayerNorm2d(nn.Module):
         return normed.permute(0, 3, 1, 2)
 
     def gelu(self, x: Tensor) -> Tensor:
-        """``F.gelu(self(x))`` for a matrix product or convolution to take, in one pass over memory where it can be."""
-        if is_for_triton(x):
+        """``F.gelu(self(x))``; on a GPU in one pass over memory, and in the dtype of the products that follow."""
+        if uses_triton(x):
             from sam2_ros.model.gpu.norm_kernels import add_norm
 
             rows = x.permute(0, 2, 3, 1).contiguous()
-            return add_norm(rows, None, self, kernels.TRITON_DTYPE, gelu=True)[1].permute(0, 3, 1, 2)
+            return add_norm(rows, None, self, dispatch.TRITON_DTYPE, gelu=True)[1].permute(0, 3, 1, 2)
         return F.gelu(self(x))
 
 
 def with_position(x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """``x`` and ``x + position`` for matrix products to take (``[B, N, C]``, ``position`` of batch 1)."""
-    if is_for_triton(x):
+    """``x`` and ``x + position`` for the matrix products that follow (``[B, N, C]``, ``position`` of batch 1)."""
+    if uses_triton(x):
         from sam2_ros.model.gpu.norm_kernels import with_code
 
-        return with_code(x.contiguous(), position.contiguous(), kernels.TRITON_DTYPE)
+        return with_code(x.contiguous(), position.contiguous(), dispatch.TRITON_DTYPE)
     return x, x + position
 
 
 class Mlp(nn.Module):
-    """Linear layers with an activation between them."""
+    """Linear layers with ReLU or GELU between them; ``sigmoid`` ends them with one."""
 
-    def __init__(self, *widths: int, activation: type[nn.Module] = nn.ReLU, sigmoid: bool = False) -> None:
+    def __init__(self, *widths: int, gelu: bool = False, sigmoid: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
-        self.activation = activation()
-        self.is_gelu = activation is nn.GELU
+        self.gelu = gelu
         self.sigmoid = sigmoid
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             assert isinstance(layer, Linear)
-            x = layer.gelu(x) if self.is_gelu else self.activation(layer(x))
+            x = layer.gelu(x) if self.gelu else F.relu(layer(x))
         x = self.layers[-1](x)
         return x.sigmoid() if self.sigmoid else x
 
@@ -97,7 +183,7 @@ class Mlp(nn.Module):
 def weighted_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention, ``[B, heads, tokens, C]`` each."""
     if q.dtype == torch.bfloat16 and q.requires_grad and q.device.type == "cpu":
-        # Training on a CPU: the fused kernel's backward pass takes three times as long as these two products.
+        # Training on a CPU: the backward pass of PyTorch's attention takes three times as long as these two products.
         logits = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
         if mask is not None:
             logits = logits.masked_fill(~mask, -torch.inf)
@@ -108,7 +194,7 @@ def weighted_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -
 class Attention(nn.Module):
     """Multi-head attention with separate projections; queries, keys and values are ``[B, N, C]``.
 
-    A batch of 1 on any side is broadcast to the others.
+    A batch of 1 is broadcast.
     """
 
     def __init__(self, dim: int, num_heads: int, inner_dim: int | None = None, kv_dim: int | None = None) -> None:
@@ -120,21 +206,21 @@ class Attention(nn.Module):
         self.k_proj = Linear(kv_dim, inner_dim)
         self.v_proj = Linear(kv_dim, inner_dim)
         self.out_proj = Linear(inner_dim, dim)
-        self.out_of_values = Merged()
+        self.out_of_values = MergedLinear()
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def attend_narrow(self, q_bhnc: Tensor, k_bhnc: Tensor, kv: Tensor, mask: Tensor | None = None) -> Tensor:
-        """:meth:`attend` with the values' projection of ``kv`` (``[B, K, kv_dim]``).
+        """:meth:`attend` with values projected from ``kv`` (``[B, K, kv_dim]``).
 
-        Where the keys' side is narrower than the attention, has one head and runs on a CPU, ``kv`` itself is attended
-        and the mean projected, by both projections merged to one: the same, since the weights of a mean sum to one,
-        for a fraction of the products.
+        On a CPU, with one head and values narrower than the attention, it attends ``kv`` itself and projects the mean,
+        by both projections merged into one. The result is the same, since attention weights sum to one, and takes a
+        fraction of the multiplications.
         """
         narrow = self.num_heads == 1 and self.v_proj.in_features < self.v_proj.out_features
         if not narrow or kv.device.type != "cpu":
-            # A GPU's attention kernels want values as wide as keys.
+            # Attention kernels for GPUs need values as wide as keys.
             return self.attend(q_bhnc, k_bhnc, self.split_heads(self.v_proj(kv)), mask)
         batch = max(len(q_bhnc), len(k_bhnc), len(kv))
         q, k = (x.expand(batch, -1, -1, -1) for x in (q_bhnc, k_bhnc))

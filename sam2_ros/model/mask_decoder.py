@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model import kernels
-from sam2_ros.model.kernels import Conv2d, is_for_triton
-from sam2_ros.model.layers import Attention, LayerNorm, LayerNorm2d, Mlp, with_position
+from sam2_ros.model import dispatch
+from sam2_ros.model.dispatch import uses_triton
+from sam2_ros.model.layers import Attention, Conv2d, LayerNorm, LayerNorm2d, Mlp, with_position
 
 STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
 
@@ -33,7 +33,7 @@ class TwoWayBlock(nn.Module):
 
     def forward(self, tokens: Tensor, image: Tensor, tokens_pos: Tensor, image_pos: Tensor) -> tuple[Tensor, Tensor]:
         if self.first:
-            # The first layer's tokens are their own position code, so neither it nor a residual is added.
+            # The tokens are their own position code here, so neither the code nor a residual is added.
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
         else:
             query = tokens + tokens_pos
@@ -46,7 +46,7 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """Two :class:`TwoWayBlock` and a last look of the tokens at the image."""
+    """Two :class:`TwoWayBlock`, then attention of the tokens to the image."""
 
     def __init__(self, dim: int, heads: int = 8, hidden: int = 2048, depth: int = 2) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = LayerNorm(dim)
 
     def forward(self, image: Tensor, image_pos: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """``image`` ``[B, HW, C]``, ``tokens`` ``[B, N, C]`` → both, attended."""
+        """``image`` ``[B, HW, C]`` and ``tokens`` ``[B, N, C]`` → tokens and image after attention."""
         out = tokens
         for layer in self.layers:
             out, image = layer(out, image, tokens, image_pos)
@@ -66,7 +66,7 @@ class TwoWayTransformer(nn.Module):
 
 @dataclass(frozen=True)
 class DecodedMasks:
-    """What the decoder says; mask 0 is the single answer, masks 1 to 3 are the candidates of an ambiguous prompt."""
+    """The decoder's output; mask 0 is the single answer, masks 1 to 3 are the candidates of an ambiguous prompt."""
 
     logits: Tensor  # [B, 4, 4h, 4w]
     ious: Tensor  # [B, 4] predicted, [0, 1]
@@ -97,8 +97,8 @@ def choose(
 ) -> ChosenMask:
     """Picks one mask per object: the candidate of best predicted IoU, or the single answer.
 
-    With ``stability_fallback`` an unstable single answer gives way to the best candidate; the token stays the single
-    one's, as in the reference. ``candidate`` (``[B]``, 0 to 2) replaces the choice by predicted IoU.
+    With ``stability_fallback`` the best candidate replaces an unstable single answer, whose token is used all the
+    same, as in the reference. ``candidate`` (``[B]``, 0 to 2) replaces the choice by predicted IoU.
     """
     rows = torch.arange(len(decoded.ious), device=decoded.ious.device)
     best = 1 + (decoded.ious[:, 1:].argmax(dim=-1) if candidate is None else candidate)
@@ -168,21 +168,21 @@ class MaskDecoder(nn.Module):
         )
 
     def _upscaled(self, feature: Tensor, stride_8: Tensor, stride_4: Tensor) -> Tensor:
-        """``feature`` in a quarter of the image's side, with the finer maps added on the way."""
+        """``feature`` scaled up to stride 4, with the finer maps added on the way."""
         layers: list[Any] = list(self.output_upscaling)
         up1, norm, _, up2, act2 = layers
-        if not is_for_triton(feature):
+        if not uses_triton(feature):
             feature = norm.gelu(up1(feature) + stride_8)
             upscaled: Tensor = act2(up2(feature) + stride_4)
             return upscaled
         from sam2_ros.model.gpu.norm_kernels import add_gelu, add_norm
 
-        # A convolution adds its bias in a pass of its own; here to the finer map, once for all objects.
+        # A convolution would add its bias in a pass of its own. Here the finer map gets it, once for all objects.
         finer = [
             (fine + up.bias[:, None, None]).permute(0, 2, 3, 1).contiguous()
             for fine, up in ((stride_8, up1), (stride_4, up2))
         ]
         rows = F.conv_transpose2d(feature, up1.weight, None, stride=2).permute(0, 2, 3, 1).contiguous()
-        feature = add_norm(finer[0], rows, norm, kernels.TRITON_DTYPE, keep=False, gelu=True)[1].permute(0, 3, 1, 2)
+        feature = add_norm(finer[0], rows, norm, dispatch.TRITON_DTYPE, keep=False, gelu=True)[1].permute(0, 3, 1, 2)
         rows = F.conv_transpose2d(feature, up2.weight, None, stride=2).permute(0, 2, 3, 1).contiguous()
         return add_gelu(finer[1], rows).permute(0, 3, 1, 2)

@@ -1,15 +1,32 @@
-"""Memory attention: the current frame's features look at the memory bank (SAM 2 paper, section 4 and D.1)."""
+"""Memory attention conditions a frame's features on the memory bank (SAM 2 paper, section 4 and D.1)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Derived, Linear, infers_on_cpu
-from sam2_ros.model.layers import Attention
-from sam2_ros.model.position import as_turns, rotary_table, rotate, rotate_
+from sam2_ros.model.dispatch import infers_on_cpu
+from sam2_ros.model.layers import Attention, Linear
+from sam2_ros.model.position import as_complex, rotary_table, rotate, rotate_
+from sam2_ros.model.weight_cache import DerivedTensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memories of ``B`` objects."""
+
+    tokens: Tensor  # [B, K, memory_dim]
+    keys: Tensor  # [B, K, memory_dim] tokens with their position codes
+    num_pointers: int
+    mask: Tensor | None  # [1 or B, 1, 1, K] bool, False = ignore
+
+    def row(self, row: slice) -> Memory:
+        """The memory of one object."""
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[row]
+        return Memory(self.tokens[row], self.keys[row], self.num_pointers, mask)
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -27,37 +44,28 @@ class MemoryAttentionLayer(nn.Module):
 
     def attend_self(self, x: Tensor, table: Tensor) -> Tensor:
         attention, normed = self.self_attn, self.norm1(x)
-        q, k = (_turned(attention.split_heads(p(normed)), table) for p in (attention.q_proj, attention.k_proj))
+        q, k = (_rotated(attention.split_heads(p(normed)), table) for p in (attention.q_proj, attention.k_proj))
         return x + attention.attend(q, k, attention.split_heads(attention.v_proj(normed)))
 
-    def attend_memory(
-        self,
-        x: Tensor,
-        memory: Tensor,
-        keys: Tensor,
-        num_pointers: int,
-        table: Tensor,
-        memory_table: Tensor,
-        mask: Tensor | None,
-    ) -> Tensor:
-        attention = self.cross_attn_image
-        q = _turned(attention.split_heads(attention.q_proj(self.norm2(x))), table)
-        k = attention.k_proj(keys)
-        spatial = k.shape[1] - num_pointers
-        # Every stored frame repeats the same grid; pointers have no place in it.
+    def attend_memory(self, x: Tensor, memory: Memory, tables: tuple[Tensor, Tensor]) -> Tensor:
+        attention, (table, memory_table) = self.cross_attn_image, tables
+        q = _rotated(attention.split_heads(attention.q_proj(self.norm2(x))), table)
+        k = attention.k_proj(memory.keys)
+        spatial = k.shape[1] - memory.num_pointers
+        # Each stored frame has the same grid. Pointers have no position in it.
         frames = k[:, :spatial].unflatten(1, (-1, memory_table.shape[-2]))
         if torch.is_grad_enabled():
             k = torch.cat((rotate(frames, memory_table).flatten(1, 2), k[:, spatial:]), dim=1)
         else:
             rotate_(frames, memory_table)
-        return x + attention.attend_narrow(q, attention.split_heads(k), memory, mask)
+        return x + attention.attend_narrow(q, attention.split_heads(k), memory.tokens, memory.mask)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return x + self.linear2(self.linear1.relu(self.norm3(x)))
 
 
-def _turned(x: Tensor, table: Tensor) -> Tensor:
-    """``x``, which nobody else has, rotated."""
+def _rotated(x: Tensor, table: Tensor) -> Tensor:
+    """``x`` rotated, on a CPU in place."""
     if not infers_on_cpu(x.device):
         return rotate(x, table)
     rotate_(x, table)
@@ -67,8 +75,8 @@ def _turned(x: Tensor, table: Tensor) -> Tensor:
 class MemoryAttention(nn.Module):
     """Image features, conditioned on each object's memory.
 
-    What does not depend on the object, that is the first layer's self-attention and the query of its cross-attention,
-    is worked out once and broadcast: exact, and the larger part of the cost per object of that layer.
+    The first layer's self-attention and the query of its cross-attention are the same for all objects. They are
+    computed once and broadcast, which saves most of that layer's work and changes nothing.
     """
 
     table: Tensor
@@ -80,7 +88,7 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.register_buffer("table", rotary_table(dim, grid), persistent=False)
         self.register_buffer("memory_table", rotary_table(dim, grid, pool), persistent=False)
-        self.turns = Derived(), Derived()
+        self._complex_tables = DerivedTensor(), DerivedTensor()
 
     def forward(
         self,
@@ -96,57 +104,36 @@ class MemoryAttention(nn.Module):
         Args:
             image: ``[1 or B, N, C]`` tokens of the current frame.
             image_pos: ``[1, N, C]`` sine code.
-            memory: ``[B, K, memory_dim]``, whole frames first, then ``num_pointers`` pointer tokens.
+            memory: ``[B, K, memory_dim]``, whole frames first, then the pointer tokens.
             memory_pos: ``[B, K, memory_dim]`` code, added to keys only.
             num_pointers: pointer tokens at the end.
-            mask: ``[B, K]`` bool, False where a token is to be ignored; None: all count.
+            mask: ``[B, K]`` bool, False = ignore the token; None = all count.
 
         Returns:
             ``[B, N, C]``.
         """
-        first = cast(MemoryAttentionLayer, self.layers[0])
         tables = self._tables(memory.device)
-        x = first.attend_self(image + 0.1 * image_pos, tables[0])
-        keys = memory + memory_pos
-        attention_mask = None if mask is None else mask[:, None, None, :]
-        if not self._in_turn(memory):
-            return self._attend(x, memory, keys, num_pointers, tables, attention_mask)
-        each = [slice(index, index + 1) for index in range(len(memory))]
+        x = cast(MemoryAttentionLayer, self.layers[0]).attend_self(image + 0.1 * image_pos, tables[0])
+        whole = Memory(memory, memory + memory_pos, num_pointers, None if mask is None else mask[:, None, None, :])
+        if len(memory) == 1 or not infers_on_cpu(memory.device):
+            return self._after_first_self_attention(x, whole, tables)
+        # One object at a time, so that intermediate results stay in the processor's cache.
+        rows = [slice(index, index + 1) for index in range(len(memory))]
         return torch.cat(
-            [
-                self._attend(
-                    x if len(x) == 1 else x[one], memory[one], keys[one], num_pointers, tables,
-                    attention_mask if attention_mask is None or len(attention_mask) == 1 else attention_mask[one],
-                )
-                for one in each
-            ]
-        )  # fmt: skip
-
-    @staticmethod
-    def _in_turn(memory: Tensor) -> bool:
-        """One object at a time: what lies between two steps then stays in a processor's cache."""
-        return len(memory) > 1 and not torch.is_grad_enabled() and memory.device.type == "cpu"
+            [self._after_first_self_attention(x if len(x) == 1 else x[row], whole.row(row), tables) for row in rows]
+        )
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rotary tables of the frame and of a memory, as :func:`rotate` wants them there."""
+        """Rotary tables of the frame and of a memory, in the form that :func:`rotate` prefers on ``device``."""
         if not infers_on_cpu(device):
             return self.table, self.memory_table
-        return self.turns[0].of((self.table,), as_turns), self.turns[1].of((self.memory_table,), as_turns)
+        of_frame, of_memory = self._complex_tables
+        return of_frame.get((self.table,), as_complex), of_memory.get((self.memory_table,), as_complex)
 
-    def _attend(
-        self,
-        x: Tensor,
-        memory: Tensor,
-        keys: Tensor,
-        num_pointers: int,
-        tables: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-    ) -> Tensor:
-        """All that follows the first layer's self-attention."""
+    def _after_first_self_attention(self, x: Tensor, memory: Memory, tables: tuple[Tensor, Tensor]) -> Tensor:
         for index, module in enumerate(self.layers):
             layer = cast(MemoryAttentionLayer, module)
             if index:
                 x = layer.attend_self(x, tables[0])
-            x = layer.attend_memory(x, memory, keys, num_pointers, *tables, mask)
-            x = layer.feed_forward(x)
+            x = layer.feed_forward(layer.attend_memory(x, memory, tables))
         return self.norm(x)

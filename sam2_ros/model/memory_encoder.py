@@ -1,4 +1,4 @@
-"""The memory encoder: a frame's features and an object's mask become that frame's memory (SAM 2 paper, section D.1)."""
+"""The memory encoder makes a frame's memory from its features and an object's mask (SAM 2 paper, section D.1)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model import kernels
-from sam2_ros.model.kernels import Conv2d, Derived, Linear, is_for_triton
-from sam2_ros.model.layers import LayerNorm2d
+from sam2_ros.model import dispatch
+from sam2_ros.model.dispatch import uses_triton
+from sam2_ros.model.layers import Conv2d, LayerNorm2d, Linear
+from sam2_ros.model.weight_cache import DerivedTensor
 
 
 class MaskDownSampler(nn.Module):
@@ -23,6 +24,7 @@ class MaskDownSampler(nn.Module):
             width = 4 ** (level + 1)
             layers += [Conv2d(4**level, width, 3, stride=2, padding=1), LayerNorm2d(width), nn.GELU()]
         self.encoder = nn.Sequential(*layers, Conv2d(256, dim, 1))
+        self._packed = DerivedTensor(), DerivedTensor(), DerivedTensor()
 
     def forward(self, masks: Tensor) -> Tensor:
         x = masks
@@ -32,36 +34,32 @@ class MaskDownSampler(nn.Module):
         return out
 
     def _levels(self) -> list[tuple[Conv2d, LayerNorm2d]]:
-        each: list[Any] = list(self.encoder)
-        return list(zip(each[0:-1:3], each[1::3], strict=True))
+        layers: list[Any] = list(self.encoder)
+        return list(zip(layers[0:-1:3], layers[1::3], strict=True))
 
     def of_logits(self, logits: Tensor, binarize: Tensor | None, gain: float, shift: float) -> Tensor:
-        """On a GPU, without the last bias: what :meth:`forward` makes of ``gain * p + shift``, where ``p`` are the
-        probabilities of ``logits`` (``[B, 1, 4h, 4w]``) scaled up, or 0 and 1 where ``binarize`` (``[B]``) says so."""
+        """:meth:`forward` by Triton kernels, without the last bias, of ``gain * p + shift``.
+
+        ``p`` are the probabilities of ``logits`` (``[B, 1, 4h, 4w]``) scaled up, or 0 and 1 where ``binarize``
+        (``[B]`` bool).
+        """
         from sam2_ros.model.gpu.mask_downsampler_kernels import LevelWeights, mask_levels, pack_first, pack_taps
         from sam2_ros.model.gpu.norm_kernels import add_norm
 
-        dtype = kernels.TRITON_DTYPE
-        kept: tuple[Derived, ...] = self.__dict__.setdefault("_packed", (Derived(), Derived(), Derived()))
-        (one, norm_one), (two, norm_two), *others = self._levels()
-        assert one.bias is not None and two.bias is not None
-        first = kept[0].of(
-            (one.weight, one.bias, norm_one.weight, norm_one.bias),
-            lambda *given: pack_first(dtype, *given),
-            dtype,
+        dtype = dispatch.TRITON_DTYPE
+        (conv1, norm1), (conv2, norm2), *others = self._levels()
+        first = (conv1.weight, conv1.bias, norm1.weight, norm1.bias)
+        second = (conv2.bias, norm2.weight, norm2.bias)
+        weights = LevelWeights(
+            self._packed[0].get(cast(Any, first), lambda *tensors: pack_first(dtype, *tensors), dtype),
+            self._packed[1].get((conv2.weight,), lambda weight: pack_taps(weight, dtype), dtype),
+            self._packed[2].get(cast(Any, second), lambda *tensors: torch.cat([x.float() for x in tensors])),
         )
-        taps = kept[1].of((two.weight,), lambda weight: pack_taps(weight, dtype), dtype)
-        second = kept[2].of(
-            (two.bias, norm_two.weight, norm_two.bias), lambda *given: torch.cat([each.float() for each in given])
-        )
-        rows = mask_levels(
-            logits.float().contiguous(), binarize, LevelWeights(first, taps, second), gain, shift,
-            (norm_one.eps, norm_two.eps),
-        )  # fmt: skip
+        rows = mask_levels(logits.float().contiguous(), binarize, weights, gain, shift, (norm1.eps, norm2.eps))
         for conv, norm in others:
             assert conv.bias is not None
-            bare = conv.without_bias(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
-            rows = add_norm(conv.bias, bare, norm, dtype, keep=False, gelu=True)[1]
+            unbiased = conv.without_bias(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+            rows = add_norm(conv.bias, unbiased, norm, dtype, keep=False, gelu=True)[1]
         return self.last.without_bias(rows.permute(0, 3, 1, 2))
 
     @property
@@ -79,6 +77,7 @@ class ConvNextBlock(nn.Module):
         self.pwconv1 = Linear(dim, 4 * dim)
         self.pwconv2 = Linear(4 * dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
+        self._rounded = DerivedTensor(), DerivedTensor()
 
     def forward(self, x: Tensor) -> Tensor:
         normed: Tensor = self.norm(self.dwconv(x))
@@ -86,17 +85,24 @@ class ConvNextBlock(nn.Module):
         return x + y.permute(0, 3, 1, 2)
 
     def by_rows(self, x: Tensor, rounded: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-        """:meth:`forward` on a GPU, of ``x`` (``[B, H, W, C]``), also given in bfloat16; gives both, the first only to
-        ``keep``."""
+        """:meth:`forward` by Triton kernels.
+
+        Args:
+            x: ``[B, H, W, C]``.
+            rounded: ``x`` in bfloat16.
+            keep: whether the exact result is needed.
+
+        Returns:
+            The exact result (``x`` itself unless ``keep``), and the result in bfloat16.
+        """
         from sam2_ros.model.gpu.norm_kernels import add_scaled, depthwise_norm
 
-        taps, shift = self.__dict__.setdefault("_taps", (Derived(), Derived()))
-        conv, dtype = self.dwconv, kernels.TRITON_DTYPE
+        (taps, bias), conv, dtype = self._rounded, self.dwconv, dispatch.TRITON_DTYPE
         assert conv.bias is not None
         normed = depthwise_norm(
             rounded,
-            taps.of((conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous(), dtype),
-            shift.of((conv.bias,), lambda bias: bias.to(dtype), dtype),
+            taps.get((conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous(), dtype),
+            bias.get((conv.bias,), lambda exact: exact.to(dtype), dtype),
             self.norm,
         )
         return add_scaled(x, self.pwconv2(self.pwconv1.gelu(normed)), self.gamma, dtype, keep)
@@ -110,9 +116,9 @@ class Fuser(nn.Module):
         self.layers = nn.ModuleList(ConvNextBlock(dim) for _ in range(num_layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_for_triton(x):
+        if uses_triton(x):
             rows = x.permute(0, 2, 3, 1).contiguous()
-            rounded = rows.to(kernels.TRITON_DTYPE)
+            rounded = rows.to(dispatch.TRITON_DTYPE)
             for index, layer in enumerate(self.layers):
                 assert isinstance(layer, ConvNextBlock)
                 rows, rounded = layer.by_rows(rows, rounded, keep=index + 1 < len(self.layers))
@@ -123,7 +129,7 @@ class Fuser(nn.Module):
 
 
 class MemoryEncoder(nn.Module):
-    """Stride-16 features and full-resolution masks → ``[B, memory_dim, h / pool, w / pool]``."""
+    """Stride-16 features and full-resolution masks → memories ``[B, memory_dim, h / pool, w / pool]``."""
 
     def __init__(self, dim: int, memory_dim: int, pool: int, fuser_layers: int = 2) -> None:
         super().__init__()
@@ -134,15 +140,15 @@ class MemoryEncoder(nn.Module):
         self.out_proj = Conv2d(dim, memory_dim, 1)
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
-        """``features`` ``[1 or B, C, h, w]`` are the image encoder's, ``masks`` ``[B, 1, 16h, 16w]`` scaled."""
+        """Encodes ``features`` (``[1 or B, C, h, w]``) with scaled ``masks`` (``[B, 1, 16h, 16w]``)."""
         return self._fused(self.pix_feat_proj(features) + self.mask_downsampler(masks))
 
     def of_logits(self, features: Tensor, logits: Tensor, binarize: Tensor | None, gain: float, shift: float) -> Tensor:
-        """:meth:`forward` on a GPU, of masks as :meth:`MaskDownSampler.of_logits` takes them."""
+        """:meth:`forward` by Triton kernels, of masks as :meth:`MaskDownSampler.of_logits` takes them."""
         bias = self.mask_downsampler.last.bias
         assert bias is not None
-        # A convolution adds its bias in a pass of its own; here to the image's side, once for all objects.
-        image = self.pix_feat_proj(features) + bias.to(kernels.TRITON_DTYPE)[:, None, None]
+        # A convolution would add its bias in a pass of its own. Here the image gets it, once for all objects.
+        image = self.pix_feat_proj(features) + bias.to(dispatch.TRITON_DTYPE)[:, None, None]
         return self._fused(image + self.mask_downsampler.of_logits(logits, binarize, gain, shift))
 
     def _fused(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Memories of objects that hold different numbers of them, in tensors of one shape, as a CUDA graph wants them."""
+"""Memories of several objects in tensors of one fixed shape, as a CUDA graph needs them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PaddedMemory:
-    """What memory attention is given for ``B`` objects with up to ``S`` frames and ``T`` pointer tokens each; what is
-    beyond an object's own number is ignored."""
+    """Memories of ``B`` objects with up to ``S`` frames and ``T`` pointer tokens each.
+
+    Memory attention ignores rows beyond an object's own number.
+    """
 
     frames: Tensor  # [B, S, HW, memory_dim] as in the bank
     times: Tensor  # float32 [B, S, memory_dim] temporal code of each frame
-    num_frame_tokens: Tensor  # int32 [B] of the first so many frames, HW each
+    num_frame_tokens: Tensor  # int32 [B] tokens that count, HW for each of the first frames
     pointers: Tensor  # float32 [B, T, memory_dim]
     pointer_codes: Tensor  # float32 [B, T, memory_dim]
     num_pointer_tokens: Tensor  # int32 [B]
-    full: bool = False  # all frames and pointers of all objects count
+    full: bool = False  # every frame and pointer counts
 
     def flat(self, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens ``[B, K, memory_dim]``, their codes, and which count (``[B, K]`` bool), as the plain attention wants
-        them; ``code`` (``[HW, memory_dim]``) is a frame's position code."""
+        """Tokens ``[B, K, memory_dim]``, their codes, and which count (``[B, K]`` bool), for the plain attention.
+
+        ``code`` (``[HW, memory_dim]``) is a frame's position code.
+        """
         frames = self.frames.flatten(1, 2)
         tokens = torch.cat((frames.float(), self.pointers), dim=1)
         codes = torch.cat(((code + self.times[:, :, None]).flatten(1, 2), self.pointer_codes), dim=1)

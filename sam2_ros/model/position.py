@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import infers_on_cpu
+from sam2_ros.model.dispatch import infers_on_cpu
 
 
 def sine_code_2d(channels: int, side: int) -> Tensor:
@@ -71,30 +71,32 @@ def rotary_table(channels: int, side: int, pool: int = 1, theta: float = 10000.0
     return torch.stack((angle.cos(), angle.sin()))
 
 
-def as_turns(table: Tensor) -> Tensor:
+def as_complex(table: Tensor) -> Tensor:
     """A :func:`rotary_table` as complex numbers, ``[N, C / 2]``."""
     return torch.complex(table[0], table[1])
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Applies a :func:`rotary_table` to ``x`` (``[..., N, C]``) in float32; the result has the dtype of ``x``. On a CPU
-    the table may be given :func:`as_turns`."""
+    """Applies a :func:`rotary_table` to ``x`` (``[..., N, C]``) in float32; the result has the dtype of ``x``.
+
+    On a CPU the table may also be :func:`as_complex`.
+    """
     if x.device.type == "cpu":
-        # As a product of complex numbers it is one pass over memory, not seven, and as many fewer with gradients.
-        turns = table if table.is_complex() else as_turns(table)
-        return torch.view_as_real(_pairs(x) * turns).flatten(-2).type_as(x)
+        # A product of complex numbers takes one pass over memory in place of seven.
+        factors = table if table.is_complex() else as_complex(table)
+        return torch.view_as_real(_pairs(x) * factors).flatten(-2).type_as(x)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = table[0], table[1]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
 
 
 def rotate_(x: Tensor, table: Tensor) -> None:
-    """:func:`rotate` in place, on a CPU without gradients in fewer passes over memory."""
+    """:func:`rotate` in place; on a CPU without gradients it takes fewer passes over memory."""
     if not infers_on_cpu(x.device):
         x.copy_(rotate(x, table))
         return
     pairs = _pairs(x)
-    pairs *= table if table.is_complex() else as_turns(table)
+    pairs *= table if table.is_complex() else as_complex(table)
     if pairs.data_ptr() != x.data_ptr():
         x.copy_(torch.view_as_real(pairs).flatten(-2))
 

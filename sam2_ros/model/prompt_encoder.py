@@ -5,22 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Conv2d, Derived, autocast_dtype
-from sam2_ros.model.layers import LayerNorm2d
+from sam2_ros.model.dispatch import autocast_dtype
+from sam2_ros.model.layers import Conv2d, LayerNorm2d
 from sam2_ros.model.position import RandomFourierCode
+from sam2_ros.model.weight_cache import DerivedTensor
 
 PADDING, NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1, 0, 1, 2, 3
 
 
 class PromptEncoder(nn.Module):
-    """Turns prompts into tokens for, and a map to add to, what the mask decoder sees."""
+    """Turns prompts into tokens for the mask decoder, and masks into a map that is added to the image features."""
 
     def __init__(self, dim: int, image_size: int, mask_channels: int = 16) -> None:
         super().__init__()
         self.image_size = image_size
         self.grid = image_size // 16
-        # By the dtype that is computed in; none is let go, since recordings read them where they are.
-        self._image_positions: dict[torch.dtype | None, Derived] = {}
+        # By the dtype of autocast; no entry is ever removed, since CUDA graphs read the tensors where they are.
+        self._image_positions: dict[torch.dtype | None, DerivedTensor] = {}
         self.pe_layer = RandomFourierCode(dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
@@ -36,7 +37,7 @@ class PromptEncoder(nn.Module):
         )
 
     def tokens(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Points and box corners as tokens, followed by one padding token, which the official video path always adds.
+        """Points and box corners as tokens, then one padding token, as in the official video predictor.
 
         Args:
             points: ``[B, N, 2]`` x, y in pixels of the network's input.
@@ -52,7 +53,7 @@ class PromptEncoder(nn.Module):
         return torch.cat((code, padding.expand(len(code), 1, -1)), dim=1)
 
     def dense(self, mask_logits: Tensor | None) -> Tensor:
-        """A mask prompt (``[B, 1, 4 grid, 4 grid]`` logits) or none, as a map to add to ``[B, C, grid, grid]``."""
+        """The map that a mask prompt (``[B, 1, 4 grid, 4 grid]`` logits) or none adds to ``[B, C, grid, grid]``."""
         if mask_logits is None:
             return self.no_mask_embed.weight[:, :, None, None]
         return self.mask_downscaling(mask_logits)
@@ -62,5 +63,5 @@ class PromptEncoder(nn.Module):
         if torch.is_grad_enabled():
             return self.pe_layer.grid(self.grid)
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
-        kept = self._image_positions.setdefault(autocast_dtype(matrix.device), Derived())
-        return kept.of((matrix,), lambda _: self.pe_layer.grid(self.grid))
+        cached = self._image_positions.setdefault(autocast_dtype(matrix.device), DerivedTensor())
+        return cached.get((matrix,), lambda _: self.pe_layer.grid(self.grid))

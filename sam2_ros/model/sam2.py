@@ -1,7 +1,7 @@
 """The SAM 2 network (Ravi et al., "SAM 2: Segment Anything in Images and Videos", 2024): tensors in, tensors out.
 
-It knows nothing of time: which memories are looked at is the caller's business (:mod:`sam2_ros.tracking`). The state
-dict of the official configuration has the official names.
+It knows nothing of time: the caller chooses the memories (:mod:`sam2_ros.tracking`). The state dict of an official
+configuration has the official names.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.config import ModelConfig
+from sam2_ros.model.dispatch import uses_triton
 from sam2_ros.model.gpu import memory_attention as gpu_attention
 from sam2_ros.model.image_encoder import HieraEncoder
-from sam2_ros.model.kernels import Conv2d, Linear, is_for_triton
-from sam2_ros.model.layers import Mlp
+from sam2_ros.model.layers import Conv2d, Linear, Mlp
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
 from sam2_ros.model.memory_attention import MemoryAttention
 from sam2_ros.model.memory_encoder import MemoryEncoder
@@ -25,10 +25,10 @@ from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.position import sine_code_1d, sine_code_2d
 from sam2_ros.model.prompt_encoder import PromptEncoder
 
-ABSENT_LOGIT = -1024.0  # mask logit of an object whose score says that it is not there
+ABSENT_LOGIT = -1024.0  # mask logit of an absent object
 IOU_SHARPNESS = 20.0  # of the step from hidden to seen around ``present_iou``
 APPEARANCE_FINE = 128  # channels of TinyViT's map of stride 8
-MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a binary mask as logits, and a mask as the memory encoder wants it
+MASK_SCALE, MASK_BIAS = 20.0, -10.0  # from probabilities to the memory encoder's input
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class ImageFeatures:
     stride_16: Tensor  # [B, C, h, w]
     stride_8: Tensor  # [B, C / 4, 2h, 2w]
     stride_4: Tensor  # [B, C / 8, 4h, 4w]
-    appearance: Tensor | None = None  # [B, hw, D] unit vectors, of a model that recognises objects, and for it
-    picture: Tensor | None = None  # [B, 3, 4h, 4w] the image itself, RGB from 0 to 1
+    appearance: Tensor | None = None  # [B, hw, D] unit vectors; only of models that recognise objects
+    picture: Tensor | None = None  # [B, 3, 4h, 4w] the image itself, RGB from 0 to 1; likewise
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -48,7 +48,7 @@ class ImageFeatures:
 
 
 class Sam2Model(nn.Module):
-    """SAM 2 / 2.1 in every size, and the embedded model, by :class:`ModelConfig`."""
+    """SAM 2 and 2.1 in every size, and the embedded model; :class:`ModelConfig` says which."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -75,11 +75,11 @@ class Sam2Model(nn.Module):
         self.obj_ptr_proj = Mlp(dim, dim, dim, dim)
         self.maskmem_tpos_enc = nn.Parameter(torch.zeros(config.num_memory_frames, 1, 1, memory_dim))
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
-        self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, dim))  # in every checkpoint, used by nobody
+        self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, dim))  # in every checkpoint, never used
         self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))
         if config.occlusion_embedding:
             self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, memory_dim))
-        # Of TinyViT's maps of stride 8, and of its neck's.
+        # From TinyViT's map of stride 8 and its neck's of stride 16.
         self.appearance = (
             Appearance(APPEARANCE_FINE, dim, config.appearance_hidden, config.appearance_dim)
             if config.appearance_dim
@@ -100,14 +100,14 @@ class Sam2Model(nn.Module):
         return self.no_obj_ptr.device
 
     def preprocess(self, image: Tensor, scale: float = 1.0) -> Tensor:
-        """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, squashed to a square (antialiased).
+        """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, resized to a square (antialiased).
 
         ``scale`` makes S smaller than the model's input, to the nearest multiple of 32.
         """
         size = self.config.image_size if scale == 1 else max(64, 32 * round(scale * self.config.image_size / 32))
         pixels = image.to(self.device).permute(2, 0, 1)[None].float() / 255
         if pixels.shape[2:] != (size, size):
-            # A GPU's kernel for it is slow, and where no side shrinks there is nothing to do for it.
+            # Antialiasing is slow on a GPU and does nothing where no side shrinks.
             antialias = self.device.type != "cuda" or max(pixels.shape[2:]) > size
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=antialias)
         return (pixels - self.pixel_mean) / self.pixel_std
@@ -119,9 +119,9 @@ class Sam2Model(nn.Module):
         return resized(image, shape, self.pixel_mean, self.pixel_std, self.config.image_size)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Normalised ``float32 [B, 3, S, S]`` → features; the costly part of a frame, needed once for all objects.
+        """Normalised ``float32 [B, 3, S, S]`` → features; the slowest part of a frame, once for all objects.
 
-        Features of images of another size than the model's are resampled to its grid.
+        Features of images in another size than the model's are resampled to its grid.
         """
         encoder, decoder = self.image_encoder, self.sam_mask_decoder
         wide = None
@@ -132,50 +132,36 @@ class Sam2Model(nn.Module):
             stride_4, stride_8 = decoder.conv_s0(stride_4), decoder.conv_s1(wide)
         grid = self.config.grid
         if images.shape[-1] != self.config.image_size:
-            stride_4, stride_8, stride_16 = (
-                _resampled(each, side * grid) for each, side in ((stride_4, 4), (stride_8, 2), (stride_16, 1))
+            stride_4, stride_8, stride_16, wide = (
+                None if maps is None else F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)
+                for maps, side in ((stride_4, 4 * grid), (stride_8, 2 * grid), (stride_16, grid), (wide, 2 * grid))
             )
-            wide = None if wide is None else _resampled(wide, 2 * grid)
-        return ImageFeatures(
-            stride_16, stride_8, stride_4, self._appearance(wide, stride_16), self._picture(images)
-        )  # fmt: skip
-
-    def _appearance(self, stride_8: Tensor | None, stride_16: Tensor) -> Tensor | None:
-        """``stride_8`` as it leaves the encoder of a model that recognises objects."""
         if self.appearance is None:
-            return None
-        assert stride_8 is not None
-        return self.appearance.embed(stride_8, stride_16)
-
-    def _picture(self, images: Tensor) -> Tensor | None:
-        if self.appearance is None:
-            return None
-        small = F.adaptive_avg_pool2d(images.float(), 4 * self.config.grid)
-        return (small * self.pixel_std + self.pixel_mean).clamp(0, 1)
+            return ImageFeatures(stride_16, stride_8, stride_4)
+        assert wide is not None, "only TinyViT models recognise objects"
+        picture = F.adaptive_avg_pool2d(images.float(), 4 * grid) * self.pixel_std + self.pixel_mean
+        return ImageFeatures(stride_16, stride_8, stride_4, self.appearance.embed(wide, stride_16), picture.clamp(0, 1))
 
     def without_memory(self, features: ImageFeatures) -> Tensor:
-        """Features for a first prompt, ``[B, C, h, w]``: nothing is remembered yet."""
+        """Features for an object without memories, ``[B, C, h, w]``."""
         return features.stride_16 + self.no_mem_embed[0, 0, :, None, None]
 
     def with_memory(
         self, features: ImageFeatures, memory: Tensor, memory_pos: Tensor, num_pointers: int, mask: Tensor | None
     ) -> Tensor:
         """Features conditioned on ``B`` memories, ``[B, C, h, w]``; arguments as in :class:`MemoryAttention`."""
-        height, width = features.stride_16.shape[2:]
         tokens = features.stride_16.flatten(2).transpose(1, 2)
         out = self.memory_attention(tokens, self.image_code, memory, memory_pos, num_pointers, mask)
-        return out.transpose(1, 2).unflatten(2, (height, width))
+        return out.transpose(1, 2).unflatten(2, features.stride_16.shape[2:])
 
     def with_padded_memory(self, features: ImageFeatures, memory: PaddedMemory) -> Tensor:
-        """As :meth:`with_memory`, of objects that hold different numbers of memories."""
-        height, width = features.stride_16.shape[2:]
+        """As :meth:`with_memory`, for objects with different numbers of memories."""
         tokens = features.stride_16.flatten(2).transpose(1, 2)
-        if is_for_triton(tokens):
-            out = gpu_attention.condition(self.memory_attention, tokens, self.image_code, self.memory_code, memory)
-        else:
-            flat, codes, there = memory.flat(self.memory_code)
-            out = self.memory_attention(tokens, self.image_code, flat, codes, memory.pointers.shape[1], there)
-        return out.transpose(1, 2).unflatten(2, (height, width))
+        if not uses_triton(tokens):
+            flat, codes, valid = memory.flat(self.memory_code)
+            return self.with_memory(features, flat, codes, memory.pointers.shape[1], valid)
+        out = gpu_attention.condition(self.memory_attention, tokens, self.image_code, self.memory_code, memory)
+        return out.transpose(1, 2).unflatten(2, features.stride_16.shape[2:])
 
     def decode(
         self,
@@ -205,7 +191,7 @@ class Sam2Model(nn.Module):
         )
 
     def no_prompt(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Points and labels for :meth:`decode` where there is no prompt."""
+        """Points and labels for :meth:`decode` without a prompt."""
         return (
             torch.zeros(batch, 1, 2, device=self.device),
             torch.full((batch, 1), -1, dtype=torch.int64, device=self.device),
@@ -216,14 +202,15 @@ class Sam2Model(nn.Module):
         return torch.where(present[:, None], self.obj_ptr_proj(token).float(), self.no_obj_ptr)
 
     def mask_pointer(self, features: ImageFeatures, masks: Tensor) -> Tensor:
-        """Object pointer ``[B, C]`` of given binary ``masks`` (float ``[B, 1, S, S]``), without a look at the memory.
+        """Object pointer ``[B, C]`` of given binary ``masks`` (float ``[B, 1, S, S]``), without memory.
 
-        Both the decoder's own object score and an empty mask make it the "no object" pointer, as in the reference.
+        It is the "no object" pointer where the mask is empty or the decoder's object score says so, as in the
+        reference.
         """
         batch = len(masks)
         image = features.stride_16.expand(batch, -1, -1, -1)
         decoded = self.decode(image, features, *self.no_prompt(batch), self.mask_downsample(masks))
-        # The single answer's candidates count as in tracking: without points the reference asks for one mask here.
+        # Mask 0: without points, the reference asks for the single answer here.
         present = (decoded.object_score[:, 0] > 0) & (masks.flatten(1) > 0).any(dim=1)
         return self.pointer(decoded.tokens[:, 0], present)
 
@@ -236,7 +223,7 @@ class Sam2Model(nn.Module):
             features: of the image; batch 1 or ``B``.
             mask_logits: ``[B, 1, S, S]`` in the size of the square input.
             present: ``[B]`` bool, object score > 0.
-            binarize: ``[B]`` bool, where the mask enters as 0 or 1 and not as a probability.
+            binarize: ``[B]`` bool, where the mask enters as 0 or 1 in place of a probability; None = nowhere.
         """
         mask = mask_logits.float().sigmoid()
         if binarize is not None:
@@ -252,38 +239,33 @@ class Sam2Model(nn.Module):
     def encode_low_memory(
         self, features: ImageFeatures, mask_logits: Tensor, present: Tensor, binarize: Tensor | None = None
     ) -> Tensor:
-        """As :meth:`encode_memory`, of logits in the size in which they are decoded (``[B, 1, S / 4, S / 4]``)."""
+        """As :meth:`encode_memory`, from the decoder's logits (``[B, 1, S / 4, S / 4]``)."""
         size = self.config.image_size
-        if is_for_triton(mask_logits) and mask_logits.shape[2:] == (size // 4, size // 4):
+        if uses_triton(mask_logits) and mask_logits.shape[2:] == (size // 4, size // 4):
             encoder, image = self.memory_encoder, features.stride_16
             return self._memory(encoder.of_logits(image, mask_logits, binarize, MASK_SCALE, MASK_BIAS), present)
         full = F.interpolate(mask_logits, (size, size), mode="bilinear", align_corners=False)
         return self.encode_memory(features, full, present, binarize)
 
     def pointer_code(self, ages: Tensor) -> Tensor:
-        """Temporal code of pointers by ``ages`` in frames (``[...]`` → ``[..., memory_dim]``); zero in SAM 2.0."""
+        """Temporal code of pointers from ``ages`` in frames (``[...]`` → ``[..., memory_dim]``); zero in SAM 2.0."""
         if not self.config.pointer_time_code:
             return torch.zeros(*ages.shape, self.config.memory_dim, device=ages.device)
-        return self.obj_ptr_tpos_proj(
-            sine_code_1d(ages.float() / (self.config.max_pointers - 1), self.config.hidden_dim)
-        )
+        code = sine_code_1d(ages.float() / (self.config.max_pointers - 1), self.config.hidden_dim)
+        return self.obj_ptr_tpos_proj(code)
 
     def present(self, object_score: Tensor, iou: Tensor) -> Tensor:
         """Whether a tracked object is seen (``[B]`` bool), from its object score (logit) and predicted IoU.
 
-        The official rule is score > 0. A model whose score was trained on few absences may set ``present_iou``: its
-        predicted IoU breaks down when the object is covered, long before its score does.
+        The official rule is score > 0. A model whose score saw few absences in training may set ``present_iou``: its
+        predicted IoU drops when the object is covered, long before the score does.
         """
         return (object_score > 0) & (iou >= self.config.present_iou)
 
     def visibility(self, object_score: Tensor, iou: Tensor) -> Tensor:
-        """Probability that the object is seen; more than one half where :meth:`present` says so."""
+        """Probability that the object is seen; above one half where :meth:`present` is true."""
         config = self.config
         probability = torch.sigmoid(config.visibility_scale * object_score + config.visibility_bias)
         if not config.present_iou:
             return probability
         return torch.minimum(probability, torch.sigmoid(IOU_SHARPNESS * (iou - config.present_iou)))
-
-
-def _resampled(maps: Tensor, side: int) -> Tensor:
-    return F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)

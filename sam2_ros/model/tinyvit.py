@@ -1,9 +1,8 @@
-"""TinyViT image encoder of the embedded model: trunk and neck, for inference, with batch normalisation folded in.
+"""TinyViT image encoder of the embedded model: trunk and neck, with batch normalisation folded in.
 
 The trunk is TinyViT-5M (Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", ECCV 2022)
-as MobileSAM uses it (Zhang et al., "Faster Segment Anything", 2023): the last stage keeps stride 16. Each batch
-normalisation of the original follows a convolution, so the weights here are those of the convolutions after folding;
-``recipes/embedded/mobilesam.py`` does the folding.
+as MobileSAM uses it (Zhang et al., "Faster Segment Anything", 2023): the last stage keeps stride 16. Each convolution
+contains the batch normalisation that follows it in the original; ``recipes/embedded`` folds the weights.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model.kernels import Conv2d, Linear, attention
-from sam2_ros.model.layers import LayerNorm2d
+from sam2_ros.model.dispatch import attention
+from sam2_ros.model.hiera import partition, unpartition
+from sam2_ros.model.layers import Conv2d, LayerNorm2d, Linear
 
 WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
@@ -35,7 +35,7 @@ class ConvStem(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck (expansion 4) with the activation after the residual sum."""
+    """Inverted bottleneck (expansion 4); the activation follows the residual sum."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class MBConv(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Change of width, and of resolution by ``stride``, between two stages."""
+    """Changes the width between two stages, and the resolution by ``stride``."""
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def relative_offsets(window: int) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, with a learnt bias for each relative offset; normalises its input."""
+    """Layer norm, then multi-head attention inside windows, with a learnt bias for each relative offset."""
 
     offsets: Tensor
 
@@ -85,7 +85,7 @@ class WindowAttention(nn.Module):
         self._bias: Tensor | None = None
 
     def bias(self) -> Tensor:
-        """``[heads, window², window²]``; gathered once for inference, since the gather costs as much as the product."""
+        """``[heads, window², window²]``; cached for inference, since the gather takes as long as the attention."""
         source = self.attention_biases
         if torch.is_grad_enabled():
             return source[:, self.offsets]
@@ -131,17 +131,9 @@ class TinyViTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same shape."""
-        batch, channels, height, width = x.shape
-        window = self.attn.window
-        rows, columns = -(-height // window), -(-width // window)
-        tokens = x.permute(0, 2, 3, 1)
-        # The zero tokens of the padding take part in the attention, as they did in training.
-        padded = F.pad(tokens, (0, 0, 0, columns * window - width, 0, rows * window - height))
-        windows = padded.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
-        mixed = self.attn(windows.reshape(-1, window * window, channels))
-        mixed = mixed.view(batch, rows, columns, window, window, channels).transpose(2, 3)
-        mixed = mixed.reshape(batch, rows * window, columns * window, channels)[:, :height, :width]
-        x = self.local_conv((tokens + mixed).permute(0, 3, 1, 2))
+        tokens, window = x.permute(0, 2, 3, 1), self.attn.window
+        attended = self.attn(partition(tokens, window).flatten(1, 2)).unflatten(1, (window, window))
+        x = self.local_conv((tokens + unpartition(attended, *x.shape[2:])).permute(0, 3, 1, 2))
         tokens = x.permute(0, 2, 3, 1)
         return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
 
@@ -167,8 +159,10 @@ class Stage(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """The trunk. ``forward`` takes normalised RGB ``[B, 3, H, W]``, sides a multiple of 32, and gives three maps:
-    stride 4 with 64 channels, stride 8 with 128, stride 16 with 320."""
+    """The trunk: normalised RGB ``[B, 3, H, W]``, sides multiples of 32, to maps of strides 4, 8 and 16.
+
+    They have 64, 128 and 320 channels.
+    """
 
     channels = (WIDTHS[0], WIDTHS[1], WIDTHS[3])
 
@@ -178,7 +172,7 @@ class TinyViT(nn.Module):
         self.stages = nn.ModuleList([Stage(index) for index in range(len(WIDTHS))])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        # Channels last makes every change between convolution and token layout a view.
+        # With channels last, every change between the layouts of convolutions and tokens is a view.
         x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
         maps = []
         for index, stage in enumerate(self.stages):
@@ -206,7 +200,7 @@ class TinyViTNeck(nn.Module):
 
 
 class TinyViTEncoder(nn.Module):
-    """Trunk and neck. ``forward`` gives the maps of strides 4, 8 and 16 with 64, 128 and ``dim`` channels."""
+    """Trunk and neck: maps of strides 4, 8 and 16 with 64, 128 and ``dim`` channels."""
 
     def __init__(self, dim: int = 256) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from sam2_ros.inference.detections import DetectionSettings
+from sam2_ros.model.config import SIZES
 from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.settings import settings_of
@@ -101,7 +102,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "model.name",
         "embedded",
-        "The network: embedded; tiny, small, base_plus, large (downloaded before); or the path of a checkpoint. 'null' "
+        f"The network: embedded; {SIZES} (downloaded before); or the path of a checkpoint. 'null' "
         "tracks nothing (prompts stay where they are), needs no PyTorch, and shows what the node itself costs.",
     ),
     Parameter(

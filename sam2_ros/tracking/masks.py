@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam2_ros.model.kernels import is_on_triton
+from sam2_ros.model.dispatch import can_use_triton
 from sam2_ros.tracking.types import CroppedMask
 
 FILLED_LOGIT = 0.1
@@ -50,7 +50,7 @@ def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> l
 
 def pack_masks(logits: Tensor, height: int, width: int) -> Tensor:
     """Masks of ``logits`` (``[B, 1, h, w]``) in the size of the image, as :func:`pack_bits` gives them."""
-    if is_on_triton(logits):
+    if can_use_triton(logits):
         from sam2_ros.model.gpu.mask_packing_kernels import pack
 
         return pack(logits.float().contiguous(), height, width)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam2_ros.model.kernels import reason_of, triton_works
+from sam2_ros.model.dispatch import reason_of, triton_works
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, kept_slots
 from sam2_ros.tracking.config import TrackerConfig

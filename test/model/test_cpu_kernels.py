@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model import kernels
+from sam2_ros.model import cpu_kernels
+from sam2_ros.model.dispatch import attention, linear
 from sam2_ros.model.hiera import max_pool
 from sam2_ros.model.image_encoder import FpnNeck
-from sam2_ros.model.kernels import Conv2d, Linear, Merged, attention, cache_bytes, linear
-from sam2_ros.model.layers import Attention
+from sam2_ros.model.layers import Attention, Conv2d, Linear, MergedLinear
 from sam2_ros.model.position import rotary_table, rotate, rotate_
+from sam2_ros.model.weight_cache import cache_bytes
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -47,8 +48,8 @@ def test_attention(
     dtype: torch.dtype, masked: str, shape: tuple[int, ...], intel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small blocks, so that the last one is not whole; queries, keys and values are strided views."""
-    monkeypatch.setattr(kernels, "BLOCK_ELEMENTS", 5000)
-    monkeypatch.setattr(kernels, "IS_FROM_INTEL", intel)
+    monkeypatch.setattr(cpu_kernels, "BLOCK_ELEMENTS", 5000)
+    monkeypatch.setattr(cpu_kernels, "IS_FROM_INTEL", intel)
     batch, heads, queries, keys, width, values = shape
     q = draw(batch, queries, heads, width, dtype=dtype).transpose(1, 2)
     k = draw(batch, keys, heads, 3 * width, dtype=dtype, seed=1).chunk(3, dim=-1)[1].transpose(1, 2)
@@ -158,13 +159,13 @@ def test_maxima_are_those_of_the_pooling_kernel(dtype: torch.dtype) -> None:
 
 def test_merged_maps_of_several_dtypes_stay_where_they_are() -> None:
     """Recordings read them there."""
-    first, second, merged = nn.Linear(16, 64), nn.Linear(64, 8), Merged()
+    first, second, merged = nn.Linear(16, 64), nn.Linear(64, 8), MergedLinear()
     x, found = draw(5, 16), []
     for _ in range(2):
         assert_close(merged(x, first, second), second(first(x)), torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
             assert_close(merged(x, first, second), second(first(x)).float(), torch.bfloat16)
-        held = [one._found[1].data_ptr() for kept in merged._kept.values() for one in kept if one._found]
+        held = [one._cached[1].data_ptr() for kept in merged._cached.values() for one in kept if one._cached]
         found.append(held)
     assert found[0] == found[1] and len(found[0]) == 4 and merged.nbytes == (8 * 16 + 8) * (4 + 2)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sam2_ros.bench.weights import draw
-from sam2_ros.model import ModelConfig, Sam2Model, kernels
+from sam2_ros.model import ModelConfig, Sam2Model, dispatch
+from sam2_ros.model.dispatch import has_triton
 from sam2_ros.model.gpu import memory_attention
-from sam2_ros.model.kernels import has_triton
 from sam2_ros.model.memory_attention import MemoryAttention
 from sam2_ros.model.padded import PaddedMemory
 
@@ -38,7 +38,7 @@ def drawn(pool: int) -> MemoryAttention:
 def test_conditions_as_the_plain_one(pool: int, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Objects with different numbers of frames and pointers, one of them with none but a frame."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(kernels, "TRITON_DTYPE", torch.float32)  # the arithmetic, not the rounding
+        monkeypatch.setattr(dispatch, "TRITON_DTYPE", torch.float32)  # the arithmetic, not the rounding
     attention, cells = drawn(pool), 16 // pool**2
     counts, pointers = ([4 * cells] * 3, [8] * 3) if full else ([4 * cells, 2 * cells, cells], [8, 4, 0])
     memory = PaddedMemory(

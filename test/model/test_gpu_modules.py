@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sam2_ros.bench.weights import draw
-from sam2_ros.model import ModelConfig, Sam2Model, hiera, kernels, layers, mask_decoder, memory_encoder, sam2
-from sam2_ros.model.kernels import has_triton
+from sam2_ros.model import ModelConfig, Sam2Model, dispatch, hiera, layers, mask_decoder, memory_encoder, sam2
+from sam2_ros.model.dispatch import has_triton
 from sam2_ros.model.sam2 import ImageFeatures
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
@@ -48,9 +48,9 @@ def features() -> ImageFeatures:
 def run(function: Callable[[], list[Tensor]], fast: bool, rounds: bool) -> list[Tensor]:
     with ExitStack() as stack:
         for module in MODULES:
-            stack.enter_context(mock.patch.object(module, "is_for_triton", lambda _: fast))
+            stack.enter_context(mock.patch.object(module, "uses_triton", lambda _: fast))
         if not rounds:
-            stack.enter_context(mock.patch.object(kernels, "TRITON_DTYPE", torch.float32))
+            stack.enter_context(mock.patch.object(dispatch, "TRITON_DTYPE", torch.float32))
         stack.enter_context(torch.autocast(DEVICE, torch.bfloat16, enabled=rounds))
         stack.enter_context(torch.inference_mode())
         return [tensor.float() for tensor in function()]

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sam2_ros.model.kernels import has_triton
+from sam2_ros.model.dispatch import has_triton
 from sam2_ros.model.layers import LayerNorm2d
 from sam2_ros.model.memory_encoder import MaskDownSampler
 from sam2_ros.model.position import rotary_table, rotate

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from small_tracker import box, scene, small_model
 from torch import Tensor
 
-from sam2_ros.model.kernels import has_triton
+from sam2_ros.model.dispatch import has_triton
 from sam2_ros.tracking import AddRequest, Tracker, TrackerConfig, shared_model
 from sam2_ros.tracking.cuda_encoder import RawFrame
 from sam2_ros.tracking.shared_model import SharedModel

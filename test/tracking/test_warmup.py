@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from small_tracker import box, run, small_model, stepped
 
-from sam2_ros.model.kernels import cache_bytes
+from sam2_ros.model.weight_cache import cache_bytes
 from sam2_ros.tracking import Tracker, TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.warmup import OBJECTS_ON_CPU, warm_up

@@ -1,1 +1,1 @@
-"""What NVIDIA GPUs are given in place of PyTorch's own kernels: Triton kernels, and a memory attention made of them."""
+"""Triton kernels for NVIDIA GPUs in place of PyTorch's own, and a memory attention made of them."""

@@ -1,7 +1,7 @@
-"""Attention on a GPU, a Triton kernel. Needs ``triton``, which comes with PyTorch for GPUs.
+"""Attention on a GPU by Triton. Needs ``triton``, which PyTorch for GPUs installs.
 
-One head; keys and values may be of different widths, each object may have its own number of keys, and where there are
-few queries several programs share the keys of one object (as in Dao et al., "Flash-Decoding", 2023).
+One head. Keys and values may differ in width, and each object may have its own number of keys. With few queries,
+several programs share the keys of one object (as in Dao et al., "Flash-Decoding", 2023).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2_E = 1.4426950408889634
-PARALLEL = 132  # programs that a data-centre GPU runs at a time; with fewer rows of queries the keys are divided
+PARALLEL = 132  # programs that a data-centre GPU runs at a time; with fewer blocks of queries, split the keys
 
 
 @triton.jit
 def _look(q, k_at, v_at, stride_k, stride_v, start, count, acc, top, total, scale, MASKED: tl.constexpr,
           BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr):  # fmt: skip
-    """One block of keys: the weights' running maximum and sum, and the values' weighted sum."""
+    """Adds one block of keys to the running maximum and sum of the weights and the weighted sum of the values."""
     index = start + tl.arange(0, BLOCK)
     channel, value_channel = tl.arange(0, WIDTH), tl.arange(0, VALUE_WIDTH)
     k_place = k_at + index[:, None].to(tl.int64) * stride_k + channel[None, :]
@@ -51,7 +51,7 @@ def _attend(q_ptr, k_ptr, v_ptr, count_ptr, k2_ptr, v2_ptr, count2_ptr, out_ptr,
             COUNTED: tl.constexpr, SECOND: tl.constexpr, DIVIDED: tl.constexpr,
             ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK2: tl.constexpr,
             WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr):  # fmt: skip
-    """A block of queries of one object, over one share of the first keys; the first share has the second, too."""
+    """A block of queries of one object, over one share of the first keys; share 0 also has the second keys."""
     block, one, share = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     row = block * ROWS + tl.arange(0, ROWS)
     channel, value_channel = tl.arange(0, WIDTH), tl.arange(0, VALUE_WIDTH)
@@ -61,7 +61,7 @@ def _attend(q_ptr, k_ptr, v_ptr, count_ptr, k2_ptr, v2_ptr, count2_ptr, out_ptr,
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
 
-    if SECOND:  # known when it is compiled  # noqa: SIM102
+    if SECOND:  # a compile-time constant  # noqa: SIM102
         if share == 0:
             count2 = tl.load(count2_ptr + one)
             k_at, v_at = k2_ptr + one * k2_batch, v2_ptr + one * v2_batch
@@ -97,7 +97,7 @@ def _attend(q_ptr, k_ptr, v_ptr, count_ptr, k2_ptr, v2_ptr, count2_ptr, out_ptr,
 
 @triton.jit
 def _combine(partial_ptr, lse_ptr, out_ptr, rows, splits, ROWS: tl.constexpr, VALUE_WIDTH: tl.constexpr):
-    """The shares' means, weighted by their sums; ``rows`` are the queries of all objects."""
+    """Combines the means of all shares, weighted by their sums; ``rows`` are the queries of all objects."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     channel = tl.arange(0, VALUE_WIDTH)
@@ -119,7 +119,7 @@ def _combine(partial_ptr, lse_ptr, out_ptr, rows, splits, ROWS: tl.constexpr, VA
 
 @dataclass(frozen=True)
 class Tile:
-    """How the work is cut: rows of queries and keys at a time, warps, and stages of the pipeline."""
+    """The work of one program: rows of queries and keys at a time, warps, and stages of the pipeline."""
 
     rows: int = 128
     keys: int = 64
@@ -129,10 +129,10 @@ class Tile:
 
 @cache
 def tile_of(device: torch.device) -> Tile:
-    """The fastest tile (measured on an H100) that fits into the memory which programs share on ``device``.
+    """The fastest tile that fits into the shared memory of ``device``.
 
-    With 256 channels of keys and 64 of values the first one takes 184 KiB on Hopper (which has 227 KiB) and 144 on
-    Ampere's A100 (163), the second 72 where there are 99, as on GPUs for desktops.
+    With 256 channels of keys and 64 of values, the larger tile takes 184 KiB of 227 on Hopper and 144 KiB of 163 on an
+    A100. The smaller one takes 72 KiB of the 99 on desktop GPUs.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
     properties: dict[str, int] = triton.runtime.driver.active.utils.get_device_properties(index)
@@ -141,7 +141,7 @@ def tile_of(device: torch.device) -> Tile:
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys ``[B, K, C]`` and values ``[B, K, D]``; of each object the first ``count`` (int32 ``[B]``), or all."""
+    """Keys ``[B, K, C]`` and values ``[B, K, D]``; only the first ``count`` (int32 ``[B]``) of each object, or all."""
 
     keys: Tensor
     values: Tensor
@@ -152,11 +152,11 @@ def attend(q: Tensor, first: Keys, second: Keys | None = None, tile: Tile | None
     """Softmax attention with one head.
 
     Args:
-        q: ``[1 or B, N, C]``, channels side by side. C and D are powers of two.
-        first: the many.
-        second: a few more (with a ``count``).
-        tile: how the work is cut.
-        splits: shares of the first keys that are worked on beside each other; 0 = as many as fill a GPU.
+        q: ``[1 or B, N, C]``, contiguous channels. C and D are powers of two.
+        first: most of the keys.
+        second: a few more keys, with a ``count``.
+        tile: the work of one program; None = :func:`tile_of`.
+        splits: shares of the first keys that run in parallel; 0 = as many as fill a GPU.
 
     Returns:
         ``[B, N, D]`` in the dtype of ``q``.

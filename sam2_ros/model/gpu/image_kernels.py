@@ -1,4 +1,4 @@
-"""What an image goes through before and within the image encoder, on a GPU: Triton kernels. Needs ``triton``."""
+"""Triton kernels for an image before and within the image encoder. Needs ``triton``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sam2_ros.model.gpu.triton_helpers import neighbours
 
-TAPS, PADDED_TAPS = 49, 64  # of a patch's 7 × 7 pixels, and as many as a product wants
+TAPS, PADDED_TAPS = 49, 64  # a patch's 7 × 7 pixels, padded to a power of two
 
 
 @triton.jit
@@ -33,11 +33,11 @@ def _resize(image_ptr, shape_ptr, mean_ptr, std_ptr, out_ptr, size, PIXELS: tl.c
 
 
 def resized(image: Tensor, shape: Tensor, mean: Tensor, std: Tensor, size: int) -> Tensor:
-    """An RGB image → normalised ``float32 [1, 3, S, S]``, bilinear without antialiasing, for images that do not shrink.
+    """An RGB image that does not shrink → normalised ``float32 [1, 3, S, S]``, bilinear without antialiasing.
 
     Args:
-        image: ``uint8``, contiguous; its first ``H * W * 3`` numbers count.
-        shape: H and W, int32, on the device, so that a recording does for images of any size.
+        image: ``uint8``, contiguous; the first ``H * W * 3`` numbers are the image.
+        shape: H and W, int32, on the device, so that one CUDA graph serves images of any size.
         mean, std: float32, three numbers each.
     """
     assert image.is_contiguous() and image.dtype == torch.uint8 and shape.dtype == torch.int32
@@ -49,7 +49,7 @@ def resized(image: Tensor, shape: Tensor, mean: Tensor, std: Tensor, size: int) 
 @triton.jit
 def _embed(image_ptr, taps_ptr, bias_ptr, position_ptr, out_ptr, size, grid, channels,
            PIXELS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    """Some patches, all channels: one product of 7 × 7 pixels (padded to 64) for each colour."""
+    """Some patches, all channels: a matrix product of 7 × 7 pixels (padded to 64) for each colour."""
     one = tl.program_id(1).to(tl.int64)
     patch = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     there = patch < grid * grid
@@ -80,7 +80,7 @@ def pack_patch_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def embed(images: Tensor, taps: Tensor, bias: Tensor, position: Tensor) -> Tensor:
-    """Patches at stride 4, and their position embedding.
+    """Embeds patches at stride 4 and adds their position embedding.
 
     Args:
         images: float32 ``[B, 3, S, S]``, contiguous.
@@ -104,7 +104,7 @@ def embed(images: Tensor, taps: Tensor, bias: Tensor, position: Tensor) -> Tenso
 @triton.jit
 def _max_pool(x_ptr, out_ptr, count, height, columns, channels, step, row_step, pixel_step,
               PIXELS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    """Some pixels of what comes out, all channels."""
+    """Some pixels of the output, all channels."""
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, WIDTH)
     one, y, x = pixel // (height * columns), pixel // columns % height, pixel % columns
@@ -118,7 +118,7 @@ def _max_pool(x_ptr, out_ptr, count, height, columns, channels, step, row_step, 
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """2×2 maximum over space of ``[B, H, W, C]``, even sides, channels side by side."""
+    """2×2 maximum over space of ``[B, H, W, C]``; even sides, contiguous channels."""
     batch, height, columns, channels = x.shape
     assert x.stride(3) == 1 and height % 2 == 0 and columns % 2 == 0
     out = torch.empty(batch, height // 2, columns // 2, channels, dtype=x.dtype, device=x.device)

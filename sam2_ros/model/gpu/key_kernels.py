@@ -1,7 +1,7 @@
-"""Keys and queries for attention on a GPU: Triton kernels. Needs ``triton``.
+"""Triton kernels for the keys and queries of attention. Needs ``triton``.
 
-Channels that a rotary code turns in pairs lie apart here: the first of each pair in the first half, the second in the
-second half. Queries and keys are permuted alike, so that their products stay what they are.
+The rotary code rotates pairs of channels. Here the first channels of all pairs form the first half, the second channels
+the second half. Queries and keys are permuted alike, which leaves their products unchanged.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ PROGRAMS = 1024  # that keep a data-centre GPU busy
 def _project_keys(memory_ptr, code_ptr, time_ptr, count_ptr, weight_ptr, bias_ptr, cos_ptr, sin_ptr, out_ptr,
                   tokens, slots, frames, out_batch,
                   ROWS: tl.constexpr, MEMORY_WIDTH: tl.constexpr, HALF: tl.constexpr, PART: tl.constexpr):  # fmt: skip
-    """The same block of some frames' memories: their codes added, projected to some channels of both halves, and turned
-    by the rotary code. What all frames have in common is read once."""
+    """Adds codes to the same block of several frames, projects it to some channels of both halves and rotates these.
+
+    What all frames share is read once.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = (row < tokens)[:, None]
     channel, half = tl.arange(0, MEMORY_WIDTH), tl.program_id(2) * PART + tl.arange(0, PART)
@@ -34,7 +36,7 @@ def _project_keys(memory_ptr, code_ptr, time_ptr, count_ptr, weight_ptr, bias_pt
     sin = tl.load(sin_ptr + turn, mask=there, other=0.0)
     for frame in range(tl.program_id(1), frames, tl.num_programs(1)):
         one, slot = frame // slots, frame % slots
-        if slot * tokens < tl.load(count_ptr + one):  # nobody looks at the others
+        if slot * tokens < tl.load(count_ptr + one):  # attention ignores the others
             memory = memory_ptr + tl.cast(frame, tl.int64) * tokens * MEMORY_WIDTH
             given = tl.load(memory + place, mask=there, other=0.0).to(tl.float32) + code
             given += tl.load(time_ptr + frame * MEMORY_WIDTH + channel)[None, :]
@@ -50,14 +52,14 @@ def _project_keys(memory_ptr, code_ptr, time_ptr, count_ptr, weight_ptr, bias_pt
 def project_keys(
     memory: Tensor, code: Tensor, time: Tensor, count: Tensor, weight: Tensor, bias: Tensor, table: Tensor, out: Tensor
 ) -> Tensor:
-    """Writes the keys of stored frames into the first rows of ``out`` (``[B, S * HW or more, C]``), which is returned;
-    only those of the first ``count`` tokens (int32 ``[B]``) are made.
+    """Writes the keys of stored frames into the first rows of ``out`` (``[B, S * HW or more, C]``) and returns it.
 
     Args:
         memory: ``[B, S, HW, M]``.
         code: float32 ``[HW, M]`` position code of a frame.
         time: float32 ``[B, S, M]`` temporal code of each frame.
-        weight, bias: ``[C, M]`` and ``[C]`` of the projection, its channels permuted as this module has them.
+        count: int32 ``[B]``; only keys of the first ``count`` tokens are written.
+        weight, bias: ``[C, M]`` and ``[C]`` of the projection, with permuted channels (see above).
         table: float32 ``[2, HW, C / 2]``, see :func:`sam2_ros.model.position.rotary_table`.
     """
     batch, slots, tokens, memory_width = memory.shape
@@ -65,7 +67,7 @@ def project_keys(
     assert memory.is_contiguous() and time.is_contiguous() and weight.is_contiguous() and code.is_contiguous()
     assert out.is_contiguous() and out.shape[1] >= slots * tokens
     rows, frames, half = 64, batch * slots, width // 2
-    part = min(half, 64)  # with more of it programs run out of registers
+    part = min(half, 64)  # more would not fit into registers
     blocks, parts = triton.cdiv(tokens, rows), half // part
     _project_keys[(blocks, min(frames, triton.cdiv(PROGRAMS, blocks * parts)), parts)](
         memory, code, time, count, weight, bias, table[0], table[1], out, tokens, slots, frames, out.stride(0),
@@ -90,8 +92,10 @@ def _rotate(x_ptr, cos_ptr, sin_ptr, tokens, rows, row_stride, head_stride, ROWS
 
 
 def rotate_(x: Tensor, table: Tensor, heads: int) -> Tensor:
-    """Turns the first ``heads * C`` channels of ``x`` (``[B, N, ...]``, contiguous) in place by a rotary ``table``
-    (float32 ``[2, N, C / 2]``)."""
+    """Rotates the first ``heads * C`` channels of ``x`` (``[B, N, ...]``, contiguous) in place.
+
+    ``table`` is float32 ``[2, N, C / 2]``.
+    """
     rows, half, block = x.shape[0] * x.shape[1], table.shape[2], 16
     assert x.is_contiguous() and table.is_contiguous()
     _rotate[(triton.cdiv(rows, block), heads)](

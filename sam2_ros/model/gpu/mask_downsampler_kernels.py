@@ -1,8 +1,8 @@
-"""The first two levels of the memory encoder's mask branch on a GPU: Triton kernels. Needs ``triton``.
+"""Triton kernels for the first two levels of the memory encoder's mask downsampler. Needs ``triton``.
 
-A mask of the network's input size (1024 × 1024) has few channels there, one, then four: convolutions that work on eight
-at least spend their time on padding and on turning the layout. Here the logits are scaled up where they are looked at,
-so that nothing of the full size is ever stored.
+These levels have one and four channels at the network's input size (1024 × 1024). cuDNN pads them to eight, which takes
+longer than the convolutions. Here the logits are scaled up where they are read, so that no map of the full size is ever
+stored.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ FIRST, SECOND = 4, 16  # channels of the two levels
 @triton.jit
 def _first_level(logit_ptr, binary_ptr, weight_ptr, out_ptr, side, gain, shift, eps,
                  BINARY: tl.constexpr, PIXELS: tl.constexpr):  # fmt: skip
-    """Some pixels of half the input's side, all four channels: logits scaled up by 4, made probabilities (or 0 and 1),
-    convolved with stride 2, normed over the channels, GELU. ``weight_ptr``: 9 taps of 4, then bias, norm's weight and
-    norm's bias of 4 each."""
+    """Some pixels at half the input's side, all four channels.
+
+    Logits are scaled up by 4, made probabilities (or 0 and 1), convolved with stride 2, normed over the channels, then
+    GELU. ``weight_ptr``: 9 taps of 4, then bias, norm's weight and norm's bias of 4 each.
+    """
     half = 2 * side
     one = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -74,8 +76,11 @@ def _first_level(logit_ptr, binary_ptr, weight_ptr, out_ptr, side, gain, shift, 
 
 @triton.jit
 def _second_level(x_ptr, taps_ptr, weight_ptr, out_ptr, side, eps, PIXELS: tl.constexpr):
-    """Some pixels, all 16 channels: a convolution with stride 2 as one product of 3 × 3 × 4 (padded to 64) numbers of
-    each pixel, normed over the channels, GELU. ``weight_ptr``: bias, norm's weight and norm's bias of 16 each."""
+    """Some pixels, all 16 channels: a convolution with stride 2, normed over the channels, then GELU.
+
+    The convolution is one matrix product of 3 × 3 × 4 (padded to 64) numbers a pixel. ``weight_ptr``: bias, norm's
+    weight and norm's bias of 16 each.
+    """
     one = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     there = pixel < side * side
@@ -123,13 +128,13 @@ def pack_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
 def mask_levels(
     logits: Tensor, binarize: Tensor | None, weights: LevelWeights, gain: float, shift: float, eps: tuple[float, float]
 ) -> Tensor:
-    """What the first two levels make of masks.
+    """The first two levels of the mask downsampler.
 
     Args:
         logits: float32 ``[B, 1, s, s]``, contiguous, in a quarter of the input's side.
-        binarize: bool ``[B]``, where the mask enters as 0 or 1 and not as a probability; None: nowhere.
-        weights: in the dtype (``taps``) that comes out.
-        gain, shift: of the probabilities, before the first convolution.
+        binarize: bool ``[B]``, where the mask enters as 0 or 1 in place of a probability; None = nowhere.
+        weights: ``taps`` in the dtype of the result.
+        gain, shift: applied to the probabilities before the first convolution.
         eps: of the two norms.
 
     Returns:

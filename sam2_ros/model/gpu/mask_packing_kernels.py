@@ -1,4 +1,4 @@
-"""Masks in the size of the image, a bit a pixel, on a GPU: a Triton kernel. Needs ``triton``."""
+"""A Triton kernel that scales masks to the size of the image and packs them, one bit a pixel. Needs ``triton``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from sam2_ros.model.gpu.triton_helpers import neighbours
 
 
-# A kernel of its own for sizes that 16 divides would be compiled when a camera's first such image comes.
+# Without this, Triton would compile another kernel at a camera's first image whose size 16 divides.
 @triton.jit(do_not_specialize=["height", "width", "row_bytes", "scale_y", "scale_x"])
 def _pack(logit_ptr, out_ptr, side_y, side_x, height, width, row_bytes, scale_y, scale_x, BYTES: tl.constexpr):
     """Some bytes of one mask: eight pixels each, the leftmost the highest bit."""

@@ -1,8 +1,8 @@
 """Memory attention by the Triton kernels: the arithmetic of :class:`~sam2_ros.model.memory_attention.MemoryAttention`.
 
-The residual stream is float32 and what enters products bfloat16, as under autocast. Of the memory the values are
-attended at their own width, and projected after. Keys are worked out anew in every frame: that costs less than to read
-them from where they would be kept.
+As under autocast, the residual stream is float32 and the inputs of matrix products are bfloat16. Attention averages the
+memory at its own width and projects the mean. Keys are computed anew in every frame, which takes less time than to read
+them from a cache.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sam2_ros.model import kernels
-from sam2_ros.model.kernels import Derived, Kept
+from sam2_ros.model import dispatch
 from sam2_ros.model.padded import PaddedMemory
+from sam2_ros.model.weight_cache import DerivedTensor, WeightCache
 
 if TYPE_CHECKING:
     from sam2_ros.model.memory_attention import MemoryAttention, MemoryAttentionLayer
 
-CUDNN_OBJECTS = 4  # from so many on
+CUDNN_OBJECTS = 4  # with fewer, other kernels are faster than cuDNN's
 
 
 def condition(
@@ -34,49 +34,47 @@ def condition(
     from sam2_ros.model.gpu.key_kernels import rotate_
     from sam2_ros.model.gpu.norm_kernels import add_norm
 
-    look = _Look(attention, code, memory)
+    attend_memory = _MemoryReader(attention, code, memory)
     x, delta = (image.float() + 0.1 * image_pos).contiguous(), None
     for module in attention.layers:
         layer = cast("MemoryAttentionLayer", module)
         weights = layer.__dict__.setdefault("_gpu_weights", _Weights())
-        x, normed = add_norm(x, delta, layer.norm1, kernels.TRITON_DTYPE)
+        x, normed = add_norm(x, delta, layer.norm1, dispatch.TRITON_DTYPE)
         together = rotate_(F.linear(normed, *weights.together(layer)), attention.table, heads=2)
         q, k, v = together.split(x.shape[2], dim=2)
         delta = layer.self_attn.out_proj(_attend(q, k, v))
 
-        x, normed = add_norm(x, delta, layer.norm2, kernels.TRITON_DTYPE)
+        x, normed = add_norm(x, delta, layer.norm2, dispatch.TRITON_DTYPE)
         cross = layer.cross_attn_image
-        q = rotate_(F.linear(normed, *weights.turned(cross.q_proj)), attention.table, heads=1)
-        delta = cross.out_of_values(look(q, *weights.turned(cross.k_proj)), cross.v_proj, cross.out_proj)
+        q = rotate_(F.linear(normed, *weights.permuted(cross.q_proj)), attention.table, heads=1)
+        delta = cross.out_of_values(attend_memory(q, *weights.permuted(cross.k_proj)), cross.v_proj, cross.out_proj)
 
-        x, normed = add_norm(x, delta, layer.norm3, kernels.TRITON_DTYPE)
+        x, normed = add_norm(x, delta, layer.norm3, dispatch.TRITON_DTYPE)
         delta = layer.linear2(layer.linear1.relu(normed))
     return add_norm(x, delta, attention.norm, torch.float32, keep=False)[1]
 
 
-class _Look:
-    """Looks at one memory, layer by layer. Spatial tokens come first, pointers after them, in one tensor of keys."""
+class _MemoryReader:
+    """Attends to one memory, layer by layer. One tensor of keys holds the frames' tokens, then the pointers'."""
 
     def __init__(self, attention: MemoryAttention, code: Tensor, memory: PaddedMemory) -> None:
         self.memory, self.table, self.code = memory, attention.memory_table, code.contiguous()
-        self.frames, self.times = memory.frames.to(kernels.TRITON_DTYPE), memory.times.contiguous()
-        self.pointer_keys = (memory.pointers + memory.pointer_codes).to(kernels.TRITON_DTYPE)
-        self.values = torch.cat((self.frames.flatten(1, 2), memory.pointers.to(kernels.TRITON_DTYPE)), dim=1)
+        self.frames, self.times = memory.frames.to(dispatch.TRITON_DTYPE), memory.times.contiguous()
+        self.pointer_keys = (memory.pointers + memory.pointer_codes).to(dispatch.TRITON_DTYPE)
+        self.values = torch.cat((self.frames.flatten(1, 2), memory.pointers.to(dispatch.TRITON_DTYPE)), dim=1)
         self.spatial = self.values.shape[1] - memory.pointers.shape[1]
 
     def __call__(self, q: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """The mean of the values, ``[B, N, memory_dim]``; ``weight`` and ``bias`` are the keys' projection."""
+        """The attended values, ``[B, N, memory_dim]``; ``weight`` and ``bias`` project the keys."""
         from sam2_ros.model.gpu.attention_kernels import Keys, attend
         from sam2_ros.model.gpu.key_kernels import project_keys
 
         memory, values, cut = self.memory, self.values, self.spatial
         keys = values.new_empty(*values.shape[:2], len(weight))
-        project_keys(
-            self.frames, self.code, self.times, memory.num_frame_tokens, weight, bias, self.table, keys
-        )  # fmt: skip
+        project_keys(self.frames, self.code, self.times, memory.num_frame_tokens, weight, bias, self.table, keys)
         keys[:, cut:] = F.linear(self.pointer_keys, weight, bias)
         if memory.full and len(values) >= CUDNN_OBJECTS:
-            # cuDNN takes its result's layout from the queries'.
+            # cuDNN gives its result the layout of the queries.
             return _attend(q.expand(len(values), -1, -1).contiguous(), keys, values)
         if memory.full:
             return attend(q, Keys(keys, values))
@@ -85,34 +83,34 @@ class _Look:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """One head, ``[B, N, C]`` each. Of PyTorch's kernels, cuDNN's is the fastest where it has enough to do."""
+    """One head, ``[B, N, C]`` each. Of PyTorch's kernels, cuDNN's is the fastest with enough objects."""
     if q.device.type != "cuda":
         return F.scaled_dot_product_attention(q, k, v)
     first = SDPBackend.CUDNN_ATTENTION if len(q) >= CUDNN_OBJECTS else SDPBackend.FLASH_ATTENTION
-    others = [each for each in (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION) if each is not first]
-    with sdpa_kernel([first, *others, SDPBackend.MATH], set_priority=True):
+    backends = (first, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+    with sdpa_kernel(list(dict.fromkeys(backends)), set_priority=True):
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
 
-class _Weights(Kept):
-    """Those of a layer's weights that the kernels want in another order, worked out once."""
+class _Weights(WeightCache):
+    """A layer's weights in the order that the kernels need, computed once."""
 
     def __init__(self) -> None:
-        self._kept: dict[object, tuple[Derived, Derived]] = {}
+        self._cached: dict[object, tuple[DerivedTensor, DerivedTensor]] = {}
 
     @property
     def nbytes(self) -> int:
-        return sum(one.nbytes for pair in self._kept.values() for one in pair)
+        return sum(tensor.nbytes for pair in self._cached.values() for tensor in pair)
 
     def __deepcopy__(self, memo: object) -> _Weights:
         return _Weights()
 
-    def turned(self, module: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Its channels permuted as the rotary kernels want them."""
+    def permuted(self, module: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Weight and bias with channels permuted for the rotary kernels."""
         return self._of(module, (module,), _apart, _apart)
 
     def together(self, layer: MemoryAttentionLayer) -> tuple[Tensor, Tensor]:
-        """Queries, keys and values of the self-attention in one product."""
+        """Queries, keys and values of the self-attention in one matrix product."""
         own = layer.self_attn
 
         def joined(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -121,13 +119,13 @@ class _Weights(Kept):
         return self._of(own, (own.q_proj, own.k_proj, own.v_proj), joined, joined)
 
     def _of(self, key: object, modules: tuple[nn.Linear, ...], weights: Any, biases: Any) -> tuple[Tensor, Tensor]:
-        weight, bias = self._kept.setdefault(key, (Derived(), Derived()))
+        weight, bias = self._cached.setdefault(key, (DerivedTensor(), DerivedTensor()))
         return (
-            weight.of(tuple(m.weight for m in modules), lambda *w: weights(*w).to(kernels.TRITON_DTYPE).contiguous()),
-            bias.of(tuple(m.bias for m in modules), lambda *b: biases(*b).to(kernels.TRITON_DTYPE).contiguous()),
+            weight.get(tuple(m.weight for m in modules), lambda *w: weights(*w).to(dispatch.TRITON_DTYPE).contiguous()),
+            bias.get(tuple(m.bias for m in modules), lambda *b: biases(*b).to(dispatch.TRITON_DTYPE).contiguous()),
         )
 
 
 def _apart(x: Tensor) -> Tensor:
-    """The first of each pair of rows, then the second of each."""
+    """The first rows of all pairs, then the second rows."""
     return torch.cat((x[0::2], x[1::2]))

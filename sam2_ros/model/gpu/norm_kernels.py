@@ -1,5 +1,4 @@
-"""Sums, norms and depthwise convolutions on a GPU, all channels of a pixel at a time: Triton kernels. Needs
-``triton``."""
+"""Triton kernels for sums, norms and depthwise convolutions, all channels of a pixel at a time. Needs ``triton``."""
 
 from __future__ import annotations
 
@@ -53,12 +52,12 @@ def add_norm(
     """``x + delta`` (``x`` itself without ``delta``), and its layer norm in ``dtype``.
 
     Args:
-        x: ``[..., C]``, contiguous; with ``delta`` it may be shorter, and is then repeated along the first axes.
+        x: ``[..., C]``, contiguous; with ``delta`` it may lack the first axes, and is then repeated along them.
         delta: contiguous.
         norm: has ``weight``, ``bias`` and ``eps`` of a layer norm over C.
-        dtype: of the normed.
-        keep: the sum is wanted; else ``x`` is returned in its place.
-        gelu: the norm's GELU is wanted instead.
+        dtype: of the norm.
+        keep: return the sum; else ``x`` in its place.
+        gelu: return the norm's GELU in place of the norm.
     """
     like = x if delta is None else delta
     width = like.shape[-1]
@@ -141,7 +140,7 @@ def add_scaled(x: Tensor, y: Tensor, scale: Tensor, dtype: torch.dtype, keep: bo
 
     Args:
         scale: ``[C]``.
-        keep: the sum in float32 is wanted; else ``x`` is returned in its place.
+        keep: return the sum in float32; else ``x`` in its place.
     """
     assert x.is_contiguous() and y.is_contiguous() and x.shape == y.shape
     width = x.shape[-1]
@@ -174,14 +173,14 @@ def _depthwise_norm(x_ptr, taps_ptr, shift_ptr, weight_ptr, bias_ptr, out_ptr, h
             tap = tl.load(taps_ptr + (tap_y * SIDE + tap_x) * WIDTH + channel)
             acc += value.to(tl.float32) * tap.to(tl.float32)[None, :]
     acc += tl.load(shift_ptr + channel).to(tl.float32)[None, :]
-    acc = acc.to(out_ptr.dtype.element_ty).to(tl.float32)  # as a convolution gives it
+    acc = acc.to(out_ptr.dtype.element_ty).to(tl.float32)  # rounded as a convolution's output
     out = _normed(acc, weight_ptr, bias_ptr, channel, WIDTH, eps, False)
     place = out_ptr + ((image * height + y) * columns + x[:, None]) * WIDTH + channel[None, :]
     tl.store(place, out.to(out_ptr.dtype.element_ty), mask=(x < columns)[:, None])
 
 
 def depthwise_norm(x: Tensor, taps: Tensor, shift: Tensor, norm: Any) -> Tensor:
-    """A depthwise convolution that keeps the size, and the layer norm of what it gives over the channels.
+    """A depthwise convolution that keeps the size, then a layer norm over the channels.
 
     Args:
         x: ``[B, H, W, C]``, contiguous; C is a power of two.

@@ -1,4 +1,4 @@
-"""What several of the Triton kernels are made of. Needs ``triton``."""
+"""Functions that several Triton kernels share. Needs ``triton``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ def gelu(x):
 
 @triton.jit
 def neighbours(index, scale, side):
-    """Where pixels ``index`` of a resized axis lie on the one of ``side`` pixels that it is resized from (bilinear,
-    ``align_corners=False``): the pixel before, the one after, and the latter's weight. ``scale``: old size by new."""
+    """For bilinear resizing (``align_corners=False``): the two source pixels of target pixels ``index`` on one axis.
+
+    Returns the pixel before, the pixel after, and the weight of the latter. ``side`` is the size of the source, and
+    ``scale`` that size divided by the target's.
+    """
     place = tl.maximum((index.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
     low = place.to(tl.int32)
     part = place - low.to(tl.float32)
