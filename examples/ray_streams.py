@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Many camera streams on a cluster: each is a Ray actor, which Ray places where a CPU or a share of a GPU is free.
+"""Tracks many camera streams on a cluster. Ray places each stream where a CPU or a share of a GPU is free.
 
     pip install 'sam2_ros[ray]'
     python examples/ray_streams.py --streams 4                                # this machine
     python examples/ray_streams.py --streams 16 --gpus 0.25 --address auto    # a cluster, four streams a GPU
 
-Every actor is a process with a network of its own. Rendered images stand for the cameras; prints JSON.
+Every stream is a process with a network of its own. Rendered images stand for the cameras; the output is JSON.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
 
 
 class Stream:
-    """The objects and the memory of one camera. Ray runs its methods one after the other, in the order of the calls."""
+    """The tracker of one camera. Ray runs its methods one after the other, in the order of the calls."""
 
     def __init__(self, model: str, device: str) -> None:
-        # One thread, as Ray gives an actor one CPU: streams side by side, not each on all cores in turn.
+        # One thread, because Ray gives an actor one CPU.
         self._tracker = make_backend(model, device, config=TrackerConfig(max_objects=16), threads=1)
 
     def add(self, boxes: NDArray[np.float32]) -> list[int]:
@@ -38,7 +38,7 @@ class Stream:
     def step(self, image: NDArray[np.uint8], stamp: int) -> dict[int, int]:
         """Tracks in an image (H x W x 3, RGB) of time ``stamp`` (ns); pixels of each object's mask, by id."""
         result = self._tracker.step(image, stamp)
-        return {known.object_id: known.mask.area for known in result.objects}
+        return {obj.object_id: obj.mask.area for obj in result.objects}
 
     def process(self) -> int:
         """Where it runs."""
@@ -54,14 +54,14 @@ def track(args: argparse.Namespace) -> list[dict[str, Any]]:
     ids = ray.get([stream.add.remote(scene.boxes) for stream, scene in zip(streams, scenes, strict=True)])
     areas: list[list[dict[int, int]]] = [[] for _ in streams]
     for frame in range(1, args.frames + 1):
-        # All streams work on this frame; the next one is sent when all are done, so that none piles up.
+        # All streams work on one frame; the next frame follows when all are done, so that none queues up.
         steps = [stream.step.remote(scene.frame(frame), frame) for stream, scene in zip(streams, scenes, strict=True)]
-        for known, found in zip(areas, ray.get(steps), strict=True):
-            known.append(found)
+        for stream_areas, found in zip(areas, ray.get(steps), strict=True):
+            stream_areas.append(found)
     processes = ray.get([stream.process.remote() for stream in streams])
     return [
-        {"process": process, "ids": known, "areas": found}
-        for process, known, found in zip(processes, ids, areas, strict=True)
+        {"process": process, "ids": stream_ids, "areas": stream_areas}
+        for process, stream_ids, stream_areas in zip(processes, ids, areas, strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.remote.protocol import MALFORMED, ProtocolError
+from sam2_ros.remote.protocol import ProtocolError
 
 T = TypeVar("T")
 
@@ -38,9 +38,9 @@ def to_wire(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_wire(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
-        return [to_wire(each) for each in value]
+        return [to_wire(element) for element in value]
     if isinstance(value, dict):
-        return {str(key): to_wire(each) for key, each in value.items()}
+        return {str(key): to_wire(element) for key, element in value.items()}
     raise TypeError(f"{type(value).__name__} can't be sent")
 
 
@@ -58,17 +58,17 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _decode(next(each for each in arguments if each is not type(None)), value, where)
+        return _decode(next(kind for kind in arguments if kind is not type(None)), value, where)
     if origin is np.ndarray:
         return _array_from_wire(value, where)
     if origin is tuple:
-        return tuple(_decode(arguments[0], each, where) for each in _expect(value, list, where))
+        return tuple(_decode(arguments[0], element, where) for element in _expect(value, list, where))
     if origin is list:
-        return [_decode(arguments[0], each, where) for each in _expect(value, list, where)]
+        return [_decode(arguments[0], element, where) for element in _expect(value, list, where)]
     if origin is dict:
         return {
-            _expect(key, str, where): _decode(arguments[1], each, where)
-            for key, each in _expect(value, dict, where).items()
+            _expect(key, str, where): _decode(arguments[1], element, where)
+            for key, element in _expect(value, dict, where).items()
         }
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where)
@@ -76,7 +76,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         try:
             return kind(_expect(value, int, where))
         except ValueError as error:
-            raise _wrong(where, f"{value}; accepted: {[int(each) for each in kind]}") from error
+            raise _wrong(where, f"{value}; accepted: {[int(member) for member in kind]}") from error
     if kind is float:
         if type(value) not in (int, float):
             raise _wrong(where, f"{type(value).__name__}; accepted: a number")
@@ -90,7 +90,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     unknown = [str(key)[:40] for key in fields if key not in hints]
     if unknown:
         raise _wrong(where, f"a map with the unknown field {unknown[0]!r}; accepted: {', '.join(hints)}")
-    decoded = {key: _decode(hints[key], each, f"{where}.{key}") for key, each in fields.items()}
+    decoded = {key: _decode(hints[key], element, f"{where}.{key}") for key, element in fields.items()}
     try:
         return kind(**decoded)
     except TypeError as error:
@@ -130,4 +130,4 @@ def _array_from_wire(value: Any, where: str) -> NDArray[Any]:
 
 
 def _wrong(where: str, what: str) -> ProtocolError:
-    return ProtocolError(MALFORMED, f"{where} is {what}")
+    return ProtocolError(f"{where} is {what}")

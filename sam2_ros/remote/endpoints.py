@@ -21,11 +21,11 @@ def endpoints_for(written: str, camera: str = "") -> tuple[str, ...]:
         ValueError: it can't be read, or has no server for this camera.
     """
     lists: dict[str, tuple[str, ...]] = {}
-    for part in filter(None, (each.strip() for each in written.split(";"))):
+    for part in filter(None, map(str.strip, written.split(";"))):
         named = _CAMERA.fullmatch(part)
         name, listed = (named[1], named[2]) if named else ("", part)
-        endpoints = tuple(filter(None, (each.strip() for each in listed.split(","))))
-        wrong = [each for each in endpoints if not _ENDPOINT.fullmatch(each)]
+        endpoints = tuple(filter(None, map(str.strip, listed.split(","))))
+        wrong = [endpoint for endpoint in endpoints if not _ENDPOINT.fullmatch(endpoint)]
         if wrong or not endpoints or name in lists:
             raise ValueError(f"inference.endpoint is '{written}', of which '{(wrong or [part])[0]}' is no endpoint; "
                              f"accepted: {ACCEPTED}")  # fmt: skip

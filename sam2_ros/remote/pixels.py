@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.remote import protocol
-from sam2_ros.remote.protocol import MALFORMED, ProtocolError
+from sam2_ros.remote.protocol import ProtocolError
 
 MODES = ("auto", "raw", "jpeg", "shm")
 MAX_SIDE = 1 << 15  # pixels
@@ -115,22 +115,19 @@ class PixelReader:
         height, width = (protocol.integer(about, key, 1, MAX_SIDE) for key in ("height", "width"))
         size, encoding = height * width * 3, about.get("encoding")
         if size > self._max_bytes:
-            raise ProtocolError(
-                protocol.TOO_LARGE, f"a frame of {width} x {height} has {size} bytes; accepted: {self._max_bytes}"
-            )
+            reason = f"a frame of {width} x {height} has {size} bytes; accepted: {self._max_bytes}"
+            raise ProtocolError(reason, protocol.TOO_LARGE)
         if encoding == "shm":
             return np.frombuffer(self._shared(about, size), np.uint8, size, about["offset"]).reshape(height, width, 3)
         if part is None:
-            raise ProtocolError(MALFORMED, f"encoding {encoding!r} needs the pixels as the third part of the message")
+            raise ProtocolError(f"encoding {encoding!r} needs the pixels as the third part of the message")
         if encoding == "raw":
             if len(part) != size:
-                raise ProtocolError(
-                    MALFORMED, f"the pixels have {len(part)} bytes; {width} x {height} in RGB need {size}"
-                )
+                raise ProtocolError(f"the pixels have {len(part)} bytes; {width} x {height} in RGB need {size}")
             return np.frombuffer(part, np.uint8).reshape(height, width, 3)
         if encoding == "jpeg":
             return _decode_jpeg(part, height, width)
-        raise ProtocolError(MALFORMED, f"encoding is {str(encoding)[:40]!r}; accepted: raw, jpeg, shm")
+        raise ProtocolError(f"encoding is {str(encoding)[:40]!r}; accepted: raw, jpeg, shm")
 
     def _shared(self, about: Mapping[str, Any], size: int) -> mmap.mmap:
         pid, fd = protocol.integer(about, "pid", 1, 1 << 30), protocol.integer(about, "fd", 0, 1 << 20)
@@ -142,13 +139,12 @@ class PixelReader:
                 self._file = (pid, fd, inode)
         except (OSError, ValueError) as error:
             raise ProtocolError(
-                MALFORMED,
                 f"shared memory {path} can't be used ({error}); it needs the same machine, user and process "
                 "namespace; send raw pixels instead",
             ) from error
         protocol.integer(about, "offset", 0, max(0, len(self._memory) - size))
         if size > len(self._memory):
-            raise ProtocolError(MALFORMED, f"the shared memory has {len(self._memory)} bytes; the frame needs {size}")
+            raise ProtocolError(f"the shared memory has {len(self._memory)} bytes; the frame needs {size}")
         return self._memory
 
     def close(self) -> None:
@@ -180,12 +176,10 @@ def _decode_jpeg(part: memoryview, height: int, width: int) -> NDArray[np.uint8]
         with Image.open(io.BytesIO(part)) as header:
             kind, found = header.format, header.size
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ...
-        raise ProtocolError(MALFORMED, f"the pixels are no JPEG picture: {error}") from error
+        raise ProtocolError(f"the pixels are no JPEG picture: {error}") from error
     if kind != "JPEG" or found != (width, height):
-        raise ProtocolError(
-            MALFORMED, f"the pixels are {kind}, {found[0]} x {found[1]}; the header says JPEG, {width} x {height}"
-        )
+        raise ProtocolError(f"the pixels are {kind}, {found[0]} x {found[1]}; the header says JPEG, {width} x {height}")
     image = cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None or image.shape[:2] != (height, width):
-        raise ProtocolError(MALFORMED, "the JPEG picture can't be decoded")
+        raise ProtocolError("the JPEG picture can't be decoded")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)

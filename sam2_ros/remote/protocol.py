@@ -36,7 +36,7 @@ Header = dict[str, Any]
 class ProtocolError(ValueError):
     """A malformed or forbidden message; ``code`` is a constant of this module."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, message: str, code: str = MALFORMED) -> None:
         super().__init__(message)
         self.code = code
 
@@ -53,19 +53,18 @@ def unpack(parts: Sequence[memoryview | bytes], max_bytes: int) -> Header:
         ProtocolError: BAD_VERSION, MALFORMED or TOO_LARGE.
     """
     if not 2 <= len(parts) <= MAX_PARTS:
-        raise ProtocolError(MALFORMED, f"the message has {len(parts)} parts; accepted: 2 or {MAX_PARTS}")
+        raise ProtocolError(f"the message has {len(parts)} parts; accepted: 2 or {MAX_PARTS}")
     check_prefix(bytes(parts[0][: MAX_PREFIX_BYTES + 1]))
     size = sum(len(part) for part in parts)
     if size > max_bytes:
-        raise ProtocolError(
-            TOO_LARGE, f"the message has {size} bytes; accepted: up to {max_bytes}; send smaller images, or JPEG"
-        )
+        accepted = f"accepted: up to {max_bytes}; send smaller images, or JPEG"
+        raise ProtocolError(f"the message has {size} bytes; {accepted}", TOO_LARGE)
     try:
         header = msgpack.unpackb(parts[1], raw=False, strict_map_key=True)
     except Exception as error:  # msgpack raises ValueError, its own classes, RecursionError
-        raise ProtocolError(MALFORMED, f"the header is no msgpack map: {type(error).__name__}: {error}") from error
+        raise ProtocolError(f"the header is no msgpack map: {type(error).__name__}: {error}") from error
     if not isinstance(header, dict) or not all(isinstance(key, str) for key in header):
-        raise ProtocolError(MALFORMED, f"the header is {type(header).__name__}; accepted: a map with text keys")
+        raise ProtocolError(f"the header is {type(header).__name__}; accepted: a map with text keys")
     return header
 
 
@@ -78,10 +77,9 @@ def check_prefix(prefix: bytes) -> None:
         return
     if prefix.startswith(NAME):
         other = prefix[len(NAME) :].decode("ascii", "replace")
-        raise ProtocolError(
-            BAD_VERSION, f"protocol version {other[:8]!r}; accepted: {VERSION}; use the same sam2_ros on both sides"
-        )
-    raise ProtocolError(MALFORMED, f"the first part is {prefix!r}; accepted: {PREFIX!r}")
+        accepted = f"accepted: {VERSION}; use the same sam2_ros on both sides"
+        raise ProtocolError(f"protocol version {other[:8]!r}; {accepted}", BAD_VERSION)
+    raise ProtocolError(f"the first part is {prefix!r}; accepted: {PREFIX!r}")
 
 
 def integer(header: Mapping[str, Any], key: str, low: int, high: int) -> int:
@@ -92,7 +90,7 @@ def integer(header: Mapping[str, Any], key: str, low: int, high: int) -> int:
     """
     value = header.get(key)
     if type(value) is not int or not low <= value <= high:
-        raise ProtocolError(MALFORMED, f"{key} is {_short(value)}; accepted: a whole number from {low} to {high}")
+        raise ProtocolError(f"{key} is {_short(value)}; accepted: a whole number from {low} to {high}")
     return value
 
 
@@ -104,7 +102,7 @@ def text(header: Mapping[str, Any], key: str, most: int = 256) -> str:
     """
     value = header.get(key)
     if not isinstance(value, str) or len(value) > most:
-        raise ProtocolError(MALFORMED, f"{key} is {_short(value)}; accepted: text of up to {most} characters")
+        raise ProtocolError(f"{key} is {_short(value)}; accepted: text of up to {most} characters")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import zmq
@@ -155,14 +156,14 @@ class Server:
             if token in self._streams:
                 self._streams[token].last_heard = request.arrival
             return {"ok": True, "health": self.health()}
+        if self._draining:
+            raise ProtocolError("the server is stopping; use another one, or come back", protocol.DRAINING)
         if op == "hello":
             return self._hello(request)
-        if self._draining:
-            raise ProtocolError(protocol.DRAINING, "the server is stopping; use another one, or come back")
         token = self._clients.get(request.client)
         stream = self._streams.get(token) if token is not None else None
         if token is None or stream is None:
-            raise ProtocolError(protocol.NO_STREAM, "this connection has no stream; say hello first")
+            raise ProtocolError("this connection has no stream; say hello first", protocol.NO_STREAM)
         if op == "bye":
             self._end_stream(token)
             return {"ok": True}
@@ -174,33 +175,25 @@ class Server:
         return None
 
     def _hello(self, request: Request) -> Header | None:
-        if self._draining:
-            raise ProtocolError(protocol.DRAINING, "the server is stopping; use another one, or come back")
         token = protocol.text(request.header, "stream", _MAX_TOKEN)
         if len(token) < 16:
-            raise ProtocolError(protocol.MALFORMED, f"stream has {len(token)} characters; accepted: 16 to {_MAX_TOKEN}")
+            raise ProtocolError(f"stream has {len(token)} characters; accepted: 16 to {_MAX_TOKEN}")
         try:
             config = from_wire(TrackerConfig, request.header.get("tracker"))
         except ProtocolError:
             raise
         except ValueError as error:
-            raise ProtocolError(protocol.INVALID, f"tracker.{error}") from error
+            raise ProtocolError(f"tracker.{error}", protocol.INVALID) from error
         if config.max_objects > self._limits.objects:
-            raise ProtocolError(
-                protocol.LIMIT,
-                f"tracker.max_objects is {config.max_objects}; this server accepts up to {self._limits.objects}",
-            )
+            accepted = f"this server accepts up to {self._limits.objects}"
+            raise ProtocolError(f"tracker.max_objects is {config.max_objects}; {accepted}", protocol.LIMIT)
         if token in self._streams:  # its client starts anew
             self._end_stream(token)
         if len(self._streams) >= self._limits.streams:
-            raise ProtocolError(
-                protocol.LIMIT,
-                f"{len(self._streams)} streams are open, as many as this server serves; use another one, or raise "
-                "--max-streams",
-            )
-        self._streams[token] = Stream(
-            self._context, lambda: self._make_backend(config), request, self._limits, self.metrics
-        )
+            reason = f"{len(self._streams)} streams are open, as many as this server serves"
+            raise ProtocolError(f"{reason}; use another one, or raise --max-streams", protocol.LIMIT)
+        make_backend = partial(self._make_backend, config)
+        self._streams[token] = Stream(self._context, make_backend, request, self._limits, self.metrics)
         self._clients[request.client] = token
         return None
 

@@ -85,9 +85,8 @@ class Stream:
                 if replaced is not None:
                     self._waiting.remove(replaced)
             elif len(self._waiting) >= self._limits.waiting_commands:
-                raise ProtocolError(
-                    protocol.BUSY, f"{len(self._waiting)} requests of this stream wait already; wait for their answers"
-                )
+                reason = f"{len(self._waiting)} requests of this stream wait already; wait for their answers"
+                raise ProtocolError(reason, protocol.BUSY)
             self._waiting.append(request)
             self._changed.notify_all()
         return replaced
@@ -174,7 +173,7 @@ class Stream:
     def _read(self, request: Request) -> NDArray[np.uint8]:
         about = request.header.get("frame")
         if not isinstance(about, dict):
-            raise ProtocolError(protocol.MALFORMED, "'frame' is missing: a map with height, width and encoding")
+            raise ProtocolError("'frame' is missing: a map with height, width and encoding")
         return self._pixels.read(about, request.pixels)
 
 
@@ -187,8 +186,8 @@ def _command(backend: Backend, header: Header) -> Header:
     """Runs a command; the answer carries the objects as they are afterwards, and what changed."""
     op = protocol.text(header, "op")
     if op not in _COMMANDS:
-        known = ", ".join(["hello", "ping", "bye", "step", "pixels", *_COMMANDS])
-        raise ProtocolError(protocol.MALFORMED, f"op is {op[:40]!r}; accepted: {known}")
+        accepted = ", ".join(["hello", "ping", "bye", "step", "pixels", *_COMMANDS])
+        raise ProtocolError(f"op is {op[:40]!r}; accepted: {accepted}")
     result = _COMMANDS[op](backend, header)
     changes = backend.take_changes()
     return {"result": to_wire(result), "changes": to_wire(changes), "objects": to_wire(backend.objects())}
@@ -232,10 +231,10 @@ def _restore(backend: Backend, header: Header) -> Sequence[PromptResult]:
     results = []
     for request in _requests(header):
         if request.object_id is None or not 1 <= request.object_id < 1 << 62:
-            raise ProtocolError(protocol.MALFORMED, "an object is restored with its object_id, a number from 1 on")
+            raise ProtocolError("an object is restored with its object_id, a number from 1 on")
         living = backend.objects()
         if living is not None and any(obj.object_id == request.object_id for obj in living.objects):
-            raise ProtocolError(protocol.MALFORMED, f"object {request.object_id} lives; correct it with refine")
+            raise ProtocolError(f"object {request.object_id} lives; correct it with refine")
         backend.next_id = request.object_id
         results += backend.add([AddRequest(request.prompt, None, request.name, request.label, request.label_score)])
         next_id = max(next_id, request.object_id + 1)
