@@ -1,4 +1,4 @@
-"""``sam2_ros demo``: plays camera footage over a ROS 2 topic, tracks an object in it and leaves pictures of it."""
+"""``sam2_ros demo``: plays camera footage over a ROS 2 topic, tracks an object in it and writes pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sam2_ros.demo.clip_report import Report
     from sam2_ros.demo.footage import Clip
 
-DEFAULT_RATE = 10.0  # Hz; what two CPU cores follow with few drops
+DEFAULT_RATE = 10.0  # Hz; two CPU cores drop few frames at this rate
 CAMERA_FRAMES = 300
 
 
@@ -23,9 +23,9 @@ def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "demo",
-        help="track an object in camera footage over ROS 2 and leave pictures of it",
-        description="Publishes real camera footage (fetched once, then cached; offline a rendered scene), starts the "
-        "tracker node, adds an object through its service and leaves video, pictures and tables in --out.",
+        help="track an object in camera footage over ROS 2 and write pictures",
+        description="Publishes camera footage (fetched once, then cached; offline a rendered scene), starts the node, "
+        "adds an object by its service, and writes video, pictures and tables to --out.",
     )
     parser.add_argument("--source", metavar="VIDEO", help="your own video file, folder of images, or camera index")
     parser.add_argument(
@@ -38,7 +38,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: demo_output")
     parser.add_argument("--frames", type=int, metavar="N", help=f"play N frames (default: all; camera {CAMERA_FRAMES})")
     parser.add_argument("--rate", type=float, default=DEFAULT_RATE, help="frames published a second (default: 10)")
-    parser.add_argument("--rendered", action="store_true", help="play the rendered scene, without any download")
+    parser.add_argument("--rendered", action="store_true", help="play the rendered scene, without a download")
     parser.add_argument("--no-ros", action="store_true", help="run the engine directly, every frame, without ROS 2")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
     add_model_arguments(parser)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code, 1 when an object was never seen.
 
     Raises:
-        KeyboardInterrupt: the user ended it; what was tracked until then is written.
+        KeyboardInterrupt: the user stopped it; the tracks until then are written.
     """
     if args.box is not None and args.source is None:
         raise UserError("--box belongs to --source; the demo's own clips have theirs")
@@ -66,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
     reports: list[Report] = []
     for clip in clips:
         if args.no_ros:
-            reports.append(_track_directly(clip, args))
+            from sam2_ros.demo.without_ros import track
+
+            with closing(load_backend(args, 1)) as backend:
+                reports.append(track(clip, backend, args.out, args.frames, args.quiet))
         else:
             from sam2_ros.demo.clip_player import play
 
@@ -89,7 +92,7 @@ def _choose_clips(args: argparse.Namespace) -> list[Clip]:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.source is not None:
         if args.box is None:
-            _say("no --box was given: the object is what lies in the middle of the first frame")
+            _say("without --box, the object in the middle of the first frame is tracked")
         name = f"camera{args.source}" if _is_camera(args.source) else Path(args.source).stem
         return [Clip(args.source, name, "object", tuple(args.box) if args.box else None)]
     if not args.rendered:
@@ -98,45 +101,6 @@ def _choose_clips(args: argparse.Namespace) -> list[Clip]:
         except NoFootageError as error:
             _say(f"no real footage: {error}; playing a rendered scene instead")
     return [rendered_clip(args.out)]
-
-
-def _track_directly(clip: Clip, args: argparse.Namespace) -> Report:
-    """Tracks a clip with the engine in this process; every frame is processed."""
-    import numpy as np
-
-    from sam2_ros.demo.clip_report import Recording
-    from sam2_ros.inference.clip_tracker import ClipTracker
-    from sam2_ros.media.frame_sources import open_source
-    from sam2_ros.media.progress import bar
-    from sam2_ros.media.prompts_file import FramePrompt
-    from sam2_ros.tracking.types import Prompt
-
-    source = open_source(clip.source)
-    first = next(iter(source)).rgb
-    if clip.box is not None:
-        prompt = Prompt(box=np.asarray(clip.box, np.float32))
-    else:
-        middle = np.asarray([[first.shape[1] / 2, first.shape[0] / 2]], np.float32)
-        prompt = Prompt(points=middle, labels=np.ones(1, np.int32))
-    limit = args.frames or source.length
-    seconds, interrupted = 0.0, False
-    with (
-        closing(load_backend(args, 1)) as backend,
-        closing(Recording(args.out, clip.name, source.fps)) as recording,
-        bar(limit, "frame", args.quiet, clip.name) as progress,
-    ):
-        try:
-            for tracked in ClipTracker(backend, [FramePrompt(0, 1, prompt, clip.object_name)]).run(source):
-                seconds += tracked.seconds
-                recording.add(tracked.frame.rgb, tracked.result)
-                progress.update()
-                if recording.frames == limit:
-                    break
-        except KeyboardInterrupt:
-            if not recording.frames:
-                raise
-            interrupted = True
-        return recording.finish(0, recording.frames / seconds, interrupted)
 
 
 def _print_summary(reports: list[Report]) -> None:
@@ -148,7 +112,7 @@ def _print_summary(reports: list[Report]) -> None:
         for file in report.files:
             print(f"  {file}")
         if not report.visible:
-            print("  the object was never seen: nothing was tracked")
+            print("  the object was never seen")
 
 
 def _say(text: str) -> None:

@@ -20,9 +20,9 @@ def register(subparsers: Any) -> None:
         "Cache: checkpoints/ in $SAM2_ROS_CACHE, else in $XDG_CACHE_HOME/sam2_ros, else in ~/.cache/sam2_ros.",
     )
     parser.add_argument("name", metavar="NAME", help=f"{SIZES}; with -2.0 for SAM 2.0")
-    parser.add_argument("--dir", type=Path, help="folder to put the file into, instead of the cache")
+    parser.add_argument("--dir", type=Path, help="folder for the file, instead of the cache")
     parser.add_argument("--base-url", metavar="URL", help="mirror with the official layout (or $SAM2_ROS_BASE_URL)")
-    parser.add_argument("--force", action="store_true", help="fetch again, even when the file is there")
+    parser.add_argument("--force", action="store_true", help="fetch again, even if the file exists")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 

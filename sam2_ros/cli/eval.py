@@ -23,13 +23,15 @@ def register(subparsers: Any) -> None:
         "eval",
         help="measure tracking on a labelled data set (DAVIS, YouTube-VOS, MOSE, LVOS, SA-V)",
         description="Tracks the labelled objects of DATASET and reports J, F and J&F by the data set's protocol, "
-        "visibility, identity switches and speed. What is finished is kept: the same command goes on there.",
+        "visibility, identity switches and speed. After an interruption, the same command continues.",
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of the data set")
     parser.add_argument(
         "--layout", default="auto", choices=("auto", "davis", "youtube", "sav", "sav-train"), help="default: recognised"
     )
-    parser.add_argument("--list", type=Path, metavar="FILE", help="text file with the sequences to take, one a line")
+    parser.add_argument(
+        "--list", type=Path, metavar="FILE", help="text file with the names of the sequences, one on each line"
+    )
     parser.add_argument("--sequences", nargs="+", metavar="NAME", help="only these sequences")
     parser.add_argument(
         "--protocol",
@@ -48,16 +50,18 @@ def register(subparsers: Any) -> None:
     add_model_arguments(parser, several=True)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="sequences at a time (default: 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: eval_output/DATASET_MODEL_PROMPT")
-    parser.add_argument("--overwrite", action="store_true", help="throw away what --out holds and begin anew")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the report also to this file")
-    parser.add_argument("--compare", type=Path, metavar="FILE", help="report.json of an earlier run, to set beside")
-    parser.add_argument("--masks-out", type=Path, metavar="DIR", help="predicted masks as evaluation servers take them")
+    parser.add_argument("--overwrite", action="store_true", help="delete the results in --out and start again")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file too")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="report.json of an earlier run to compare with")
+    parser.add_argument(
+        "--masks-out", type=Path, metavar="DIR", help="predicted masks as evaluation servers accept them"
+    )
     parser.add_argument(
         "--present-from",
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="an object counts as present from this share of its median area on (default: 0.05)",
+        help="least share of its median area at which an object counts as present (default: 0.05)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no table")
     parser.set_defaults(run=run)
@@ -115,8 +119,8 @@ def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[
     results = {name: result for name in dataset.names if (result := finished(job, name)) is not None}
     left = [name for name in dataset.names if name not in results]
     if results and not args.quiet:
-        print(f"{len(results)} of {len(dataset.names)} sequences are finished in {job.out}", file=sys.stderr)
-    # How often a sequence is gone through shows itself where somebody clicks.
+        print(f"{len(results)} of {len(dataset.names)} sequences are already in {job.out}", file=sys.stderr)
+    # With clicks, the number of passes is not known.
     total = sum(len(dataset.open(name)) for name in left) if args.protocol == "vos" else None
     try:
         with bar(total, "frame", args.quiet, model) as progress:
@@ -134,14 +138,14 @@ def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[
     if not summary["objects_scored"] and args.protocol != "noc":
         print(
             "sam2_ros: nothing was measured: no object is labelled between the first and the last labelled frame. "
-            "Where a server keeps the labels, --masks-out writes what it takes.",
+            "If a server has the labels, --masks-out writes the files that it accepts.",
             file=sys.stderr,
         )
     return summary, len(results) == len(dataset.names)
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuses what does not go together, and fills in what the protocol says."""
+    """Refuses options that do not fit together, and sets the protocol's defaults."""
     clicked = args.protocol != "vos"
     args.prompt = args.prompt or ("click" if clicked else "mask")
     if clicked and args.prompt != "click":
@@ -152,9 +156,9 @@ def _check(args: argparse.Namespace) -> None:
         args.clicks = CLICKS[args.protocol] if args.prompt == "click" else 1
     check_least(("--clicks", args.clicks, 1), ("--jobs", args.jobs, 1), ("--interactions", args.interactions, 1))
     if args.interactions > 64:
-        raise UserError(f"--interactions is {args.interactions}; accepted: up to 64, what the tracker can remember")
+        raise UserError(f"--interactions is {args.interactions}; accepted: up to 64, which the tracker can remember")
     if args.masks_out and len(args.model) > 1:
-        raise UserError(f"--masks-out came with {len(args.model)} models; accepted: one model for a folder of masks")
+        raise UserError(f"--masks-out came with {len(args.model)} models; accepted: one model")
     if args.clicks > 1 and args.prompt != "click":
         raise UserError(f"--clicks {args.clicks} came with --prompt {args.prompt}; clicks belong to --prompt click")
     if not 0 < args.present_from <= 1:
@@ -162,7 +166,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _out(args: argparse.Namespace, model: str) -> Path:
-    """The folder of a model's results: --out, or one in it where there are several models."""
+    """The folder of a model's results: --out, or with several models a folder in it."""
     name = (Path(model).stem if "/" in model else model).replace(":", "-")
     if args.out:
         return Path(args.out) / name if len(args.model) > 1 else Path(args.out)

@@ -14,16 +14,16 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "keys",
         help="make keys for the inference server and its clients",
-        description="Keys for 'sam2_ros serve --keys --clients' and for those who connect to it.",
+        description="Keys for 'sam2_ros serve --keys --clients' and for its clients.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     new = actions.add_parser(
         "new",
         help="make a pair of keys",
-        description="Writes NAME.key, which may be handed out, and NAME.key_secret, which stays where it is.",
+        description="Writes NAME.key, which is public, and NAME.key_secret, which stays on this machine.",
     )
-    new.add_argument("name", metavar="NAME", help="of whom they are, e.g. server or robot1")
-    new.add_argument("--dir", type=Path, default=Path("."), metavar="DIR", help="where to (default: here)")
+    new.add_argument("name", metavar="NAME", help="the owner, e.g. server or robot1")
+    new.add_argument("--dir", type=Path, default=Path("."), metavar="DIR", help="folder (default: the current one)")
     new.set_defaults(run=run_new)
 
 

@@ -1,7 +1,8 @@
-"""The command line: ``sam2_ros VERB …``, one module a verb.
+"""The command line: ``sam2_ros VERB …``, one module for each verb.
 
-A verb's module has ``register(subparsers)``, which adds its parser and sets the default ``run`` to a function from
-parsed arguments to exit code. Modules import what is heavy inside that function, so that ``--help`` is quick.
+To add a verb, write ``cli/VERB.py`` and name it in :data:`VERBS`. Its function ``register(subparsers)`` adds a parser
+and sets the default ``run``, a function from parsed arguments to exit code. Heavy imports stand inside ``run``, so that
+``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ VERBS = (
 USER_ERROR = 2  # as argparse's own
 INTERRUPTED = 130
 
-# Read by libraries that are loaded later, and by child processes.
+# For libraries that are loaded later, and for child processes.
 ENVIRONMENT = {
-    # FFmpeg comments on streams that it decodes well; only what is fatal is of interest.
+    # FFmpeg prints comments on streams that it decodes well; show only fatal errors.
     "OPENCV_FFMPEG_LOGLEVEL": "8",
 }
 
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Runs the command line; returns the exit code: 0, 2 for an error of the user, 130 if interrupted."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     args = build_parser().parse_args(argv)

@@ -19,32 +19,32 @@ RECORDING_CURE = "recordings need ROS 2 and: python3 -m pip install mcap"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """The options that choose the engine; shared by the verbs that run one, or ``several`` after each other."""
+    """The options that choose the engine, or ``several`` models one after the other."""
     parser.add_argument(
         "--model",
         nargs="+" if several else None,
         default=["embedded"] if several else "embedded",
         metavar="MODEL",
-        help=f"embedded (default), a downloaded official one ({SIZES}), or a path",
+        help=f"embedded (default), a downloaded official model ({SIZES}), or a path",
     )
     parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument(
         "--dtype",
         default="auto",
         choices=("auto", "float32", "bfloat16"),
-        help="auto (default): bfloat16 where the hardware computes in it, else float32",
+        help="auto (default): bfloat16 if the hardware computes in it, else float32",
     )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
 
 
 def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that let an inference server run the engine."""
+    """The options that choose an inference server."""
     parser.add_argument(
         "--endpoint",
         action="append",
         metavar="ENDPOINT",
-        help="let a server (sam2_ros serve) track, with its model: tcp://HOST:PORT or ipc:///PATH; several times: the "
-        "next one takes over where one is lost",
+        help="let a server (sam2_ros serve) track with its model: tcp://HOST:PORT or ipc:///PATH; if given several "
+        "times, the next server takes over when one fails",
     )
     parser.add_argument(
         "--pixels",
@@ -52,12 +52,14 @@ def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "raw", "jpeg", "shm"),
         help="how frames go to the server (default: shared memory on this machine, else raw)",
     )
-    parser.add_argument("--key", metavar="FILE", help="this client's keys (NAME.key_secret), where the server asks")
+    parser.add_argument(
+        "--key", metavar="FILE", help="this client's keys (NAME.key_secret), if the server demands keys"
+    )
     parser.add_argument("--server-key", metavar="FILE", help="the server's public key (NAME.key)")
 
 
 def load_backend(args: argparse.Namespace, objects: int) -> Backend:
-    """The engine that ``args`` ask for, with room for ``objects``.
+    """The engine that ``args`` choose, with room for ``objects``.
 
     Raises:
         UserError: the model can't be loaded.
@@ -79,7 +81,7 @@ def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
         raise UserError("--key and --server-key belong together: this client's keys, and the server's public key")
     client_keys = ClientKeys(args.key, args.server_key) if args.key else None
     try:
-        # No frame is dropped here, so that there is patience for a slow one.
+        # No frame is dropped here, so a slow one may take its time.
         backend = RemoteBackend(args.endpoint, config, timeout=60.0, pixels=args.pixels, client_keys=client_keys)
         backend.connect(wait=5.0)
     except (ValueError, ConnectionError) as error:

@@ -1,4 +1,4 @@
-"""``sam2_ros serve``: one network for many cameras, robots and machines."""
+"""``sam2_ros serve``: one network for many cameras."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def register(subparsers: Any) -> None:
         "serve",
         help="serve one network to many cameras over ZeroMQ",
         description="Loads a network and tracks for every camera that connects: the node with inference.endpoint, or "
-        "'sam2_ros track --endpoint'. Ctrl-C or SIGTERM ends it once the frames under way are answered.",
+        "'sam2_ros track --endpoint'. After Ctrl-C or SIGTERM it answers the frames under way, then ends.",
     )
     parser.add_argument(
         "--bind",
@@ -32,20 +32,30 @@ def register(subparsers: Any) -> None:
         help=f"ipc:///PATH or tcp://ADDRESS:PORT, also several times (default: {DEFAULT_BIND})",
     )
     add_model_arguments(parser)
-    parser.add_argument("--image-size", type=int, default=0, metavar="PX", help="side of what the network sees")
-    parser.add_argument("--keys", type=Path, metavar="FILE", help="the server's keys, NAME.key_secret; needs --clients")
-    parser.add_argument("--clients", type=Path, metavar="DIR", help="public keys (*.key) of who is let in")
     parser.add_argument(
-        "--insecure", action="store_true", help="allow addresses that other machines reach without keys"
+        "--image-size", type=int, default=0, metavar="PX", help="side of the network's input (0: the model's own)"
+    )
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="the server's keys, NAME.key_secret; needs --clients")
+    parser.add_argument("--clients", type=Path, metavar="DIR", help="public keys (*.key) of accepted clients")
+    parser.add_argument(
+        "--insecure", action="store_true", help="without keys, allow addresses that other machines can reach"
     )
     parser.add_argument("--max-streams", type=int, default=16, metavar="N", help="cameras at a time (default: 16)")
-    parser.add_argument("--max-objects", type=int, default=64, metavar="N", help="of each camera (default: 64)")
-    parser.add_argument("--max-bytes", type=int, default=64 << 20, metavar="N", help="of a message (default: 64 MiB)")
+    parser.add_argument("--max-objects", type=int, default=64, metavar="N", help="objects of each camera (default: 64)")
     parser.add_argument(
-        "--idle", type=float, default=60.0, metavar="S", help="forget a camera that is silent for so long (default: 60)"
+        "--max-bytes", type=int, default=64 << 20, metavar="N", help="bytes of a message (default: 64 MiB)"
+    )
+    parser.add_argument(
+        "--idle",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="forget a camera after so many silent seconds (default: 60)",
     )
     parser.add_argument("--metrics", metavar="HOST:PORT", help="serve /metrics (Prometheus) and /health there")
-    parser.add_argument("--grace", type=float, default=10.0, metavar="S", help="to end what is under way (default: 10)")
+    parser.add_argument(
+        "--grace", type=float, default=10.0, metavar="S", help="seconds to finish frames under way (default: 10)"
+    )
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""``sam2_ros simulate``: tracks the simulated table scene through the node, and measures it against the truth."""
+"""``sam2_ros simulate``: tracks a simulated table scene by the node, and compares the tracks with the truth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = {
     "in sight": ("in sight, found", 2),
     "IoU": ("IoU", 3),
     "hidden": ("hidden", 0),
-    "told": ("hidden, told", 2),
+    "reported": ("hidden, reported", 2),
     "confused": ("confused", 0),
     "whole: mm p50": ("whole: position error p50 [mm]", 1),
     "p95": ("whole: position error p95 [mm]", 1),
@@ -29,10 +29,10 @@ def register(subparsers: Any) -> None:
     """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "simulate",
-        help="track a simulated table scene with depth over ROS 2, and measure it against the truth",
+        help="track a simulated table scene with depth over ROS 2, and compare with the truth",
         description="Starts the simulated camera and the tracker node (sim.launch.py), adds every object by its true "
-        "box, and compares masks, states and positions in ~/tracks with the truth. Leaves a picture, the figures and "
-        "both processes' log in --out.",
+        "box, and compares masks, states and positions in ~/tracks with the truth. Writes a picture, a report and the "
+        "log of both processes to --out.",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the scene (default: 0)")
     parser.add_argument("--frames", type=int, default=150, metavar="N", help="default: 150")
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb; returns the exit code, 1 when an object was never seen.
 
     Raises:
-        UserError: ROS 2 or MuJoCo is not there, or an option makes no sense.
+        UserError: ROS 2 or MuJoCo is missing, or an option is wrong.
     """
     check_positive(args, "frames", "rate", "speed")
     require_modules(("mujoco",), "MuJoCo renders the scene: python3 -m pip install mujoco")
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     args.out.mkdir(parents=True, exist_ok=True)
     played = play(args)
-    found = summaries([each for moment in played.moments for each in moment.samples])
+    found = summaries([sample for moment in played.moments for sample in moment.samples])
     report = {
         "seed": args.seed, "frames": args.frames, "rate": args.rate, "speed": args.speed, "size": list(args.size),
         "noise": args.noise, "model": args.model, "tracked": len(played.moments), "dropped": played.dropped,
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """The figures as aligned text, a row an object."""
+    """The figures as aligned text, a row for each object."""
     rows = [["object", *COLUMNS]]
     for name, figures in found.items():
         rows.append([name, *(number(figures[key], digits) for key, digits in COLUMNS.values())])

@@ -1,4 +1,4 @@
-"""``sam2_ros synthesize``: clips with occlusion and absence, made of photographs, to train and to evaluate on."""
+"""``sam2_ros synthesize``: labelled clips with occlusion and absence, to train and to evaluate on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def register(subparsers: Any) -> None:
         "--objects", type=int, nargs=2, default=(2, 4), metavar=("MIN", "MAX"), help="labelled objects (default: 2 4)"
     )
     parser.add_argument(
-        "--passers", type=int, default=1, metavar="N", help="up to N unlabelled things fly past in a clip (default: 1)"
+        "--passers", type=int, default=1, metavar="N", help="up to N unlabelled objects fly past in a clip (default: 1)"
     )
     parser.add_argument(
         "--look-alikes",

@@ -1,4 +1,4 @@
-"""``sam2_ros track``: follows objects through a video, a folder of images or a camera, and writes what it found."""
+"""``sam2_ros track``: tracks objects through a video, a folder of images or a camera, and writes the tracks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE.json", help="which objects, and where")
     add_model_arguments(parser)
     add_endpoint_arguments(parser)
-    parser.add_argument("--masks-out", type=Path, metavar="DIR", help="label images as PNG, one a frame")
+    parser.add_argument("--masks-out", type=Path, metavar="DIR", help="label images as PNG, one for each frame")
     parser.add_argument(
         "--video-out", type=Path, metavar="FILE", help="the frames with the objects drawn in: .mp4, .gif or .webp"
     )
@@ -40,10 +40,10 @@ def register(subparsers: Any) -> None:
         "--picture-out",
         type=Path,
         metavar="FILE.png",
-        help="one picture: frames around changes of state, states, scores",
+        help="one picture: frames around changes of state, and states and scores over time",
     )
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument("--fps", type=float, metavar="F", help="frame rate of SOURCE, where it says nothing or wrong")
+    parser.add_argument("--fps", type=float, metavar="F", help="frame rate of SOURCE, if its own is missing or wrong")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(run=run)
 
@@ -82,14 +82,14 @@ def run(args: argparse.Namespace) -> int:
             print(outputs.summary(backend))
     if tracker.pending and args.max_frames is None:
         raise UserError(
-            f"{args.prompts}: there is a prompt for frame {tracker.pending[0].frame}, {args.source} ended after "
+            f"{args.prompts}: there is a prompt for frame {tracker.pending[0].frame}, but {args.source} ended after "
             f"{outputs.count} frames (the first one is frame 0); the other prompts were applied"
         )
     return 0
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuses to write over what is read. A camera's index names no file, unless there is one of that name."""
+    """Refuses to overwrite the inputs."""
     outputs = (
         ("--masks-out", args.masks_out),
         ("--video-out", args.video_out),
@@ -104,7 +104,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argparse.Namespace) -> None:
-    """Says before the work starts that a prompt's frame can't come."""
+    """Refuses prompts for frames that can't come, before any work starts."""
     last, limit = prompts[-1].frame, args.max_frames
     if length is not None and last >= length:
         raise UserError(
@@ -148,7 +148,7 @@ class _Outputs:
         self._records.append(record(result, frame.index, frame.name, file_id))
         self._seconds.append(tracked.seconds)
         if self._args.masks_out:
-            objects = [(file_id(item.object_id), item) for item in result.objects]
+            objects = [(file_id(obj.object_id), obj) for obj in result.objects]
             labels = compose_labels(objects, result.height, result.width, self._wide)
             write_labels(self._args.masks_out / f"{frame.name}.png", labels)
         if self._video or self._story:

@@ -1,4 +1,4 @@
-"""``sam2_ros view``: a web page with the live picture of running trackers, on which objects are added by clicking."""
+"""``sam2_ros view``: a web page with live pictures of running trackers, where a click adds an object."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ def register(subparsers: Any) -> None:
         "view",
         help="show running trackers in the browser, and click on objects",
         description="Serves a web page with the picture, masks, states and timeline of every running tracker; a click "
-        "adds or refines an object. A client of the node's topics and services. Reachable from this machine alone, "
-        "unless --host says otherwise; then a token is needed, which the printed address holds.",
+        "adds or refines an object. It is a client of the node's topics and services. Only this machine can reach it, "
+        "unless --host says otherwise. Then browsers need a token, which is in the printed address.",
     )
     parser.add_argument("--node", default="", metavar="NAME", help="one tracker, or camera of one (default: all)")
-    parser.add_argument("--image", default="", metavar="TOPIC", help="pictures (default: what the tracker listens to)")
+    parser.add_argument(
+        "--image", default="", metavar="TOPIC", help="topic of the pictures (default: that of the tracker)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; all: 0.0.0.0)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"0 = a free one (default: {DEFAULT_PORT})")
-    parser.add_argument("--token", default="", help="secret that browsers must bring (default: none on this machine)")
+    parser.add_argument("--token", default="", help="secret that browsers must send (default: none on this machine)")
     parser.add_argument(
         "--max-side", type=int, default=1280, metavar="PX", help="shrink larger pictures (default: 1280)"
     )

@@ -1,4 +1,4 @@
-"""The demo's camera: the video publisher, which waits with its first frame for the tracker and for the recorder.
+"""The demo's camera: the video publisher, which sends its first frame once tracker and recorder subscribe.
 
 python -m sam2_ros.demo.camera_process SUBSCRIBERS --ros-args -p source:=cup.mp4
 """

@@ -1,4 +1,4 @@
-"""The demo over ROS 2: a camera node, the tracker through its launch file, and a recorder that is their client."""
+"""The demo over ROS 2: a camera process, the tracker by its launch file, and a recorder that subscribes to both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from vision_msgs.msg import BoundingBox2D, Point2D
 
-from sam2_ros.demo.clip_report import Recording, Report
+from sam2_ros.demo.clip_report import Report, ReportWriter
 from sam2_ros.demo.footage import Clip
 from sam2_ros.demo.page import DemoPage
 from sam2_ros.media.child_process import ChildProcess, signals_unwind
@@ -35,17 +35,17 @@ from sam2_ros.tracking.types import ObjectState
 
 NAMESPACE = "sam2_ros_demo"
 TRACKER = f"/{NAMESPACE}/tracker"
-START_TIMEOUT_S = 120.0  # a slow machine loads torch and the weights in this time
+START_TIMEOUT_S = 120.0  # a slow machine takes long to load torch and the weights
 PROMPT_TIMEOUT_S = 60.0
-IDLE_S = 2.0  # without a new result after the end of the source: everything is processed
-SUBSCRIBERS = 2  # tracker and recorder; with both there, the first frame reaches both
-KEPT_IMAGES = 60  # that wait for their result
+IDLE_S = 2.0  # without a new result after the end of the source, all frames are processed
+SUBSCRIBERS = 2  # tracker and recorder; then the first frame reaches both
+KEPT_IMAGES = 60  # which wait for their result
 
 
 def play(clip: Clip, args: argparse.Namespace) -> Report:
-    """Plays one clip; the processes that it starts have ended when it returns, however it returns.
+    """Plays one clip. All processes that it starts have ended when it returns or raises.
 
-    SIGINT ends it early: what was recorded until then is in the report.
+    SIGINT ends it early; the report then has the frames until that.
 
     Raises:
         UserError: the source can't be read, the node does not start, or it refuses the prompt.
@@ -53,12 +53,12 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
     """
     source = open_source(clip.source)
     request = _request(clip)
-    os.environ.update(environment())  # the launch files' transport, for the recorder and the camera
+    os.environ.update(environment())  # the transport of the launch files, for recorder and camera
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with (
         signals_unwind(),
         tempfile.TemporaryDirectory() as folder,
-        closing(Recording(args.out, clip.name, args.rate)) as recording,
+        closing(ReportWriter(args.out, clip.name, args.rate)) as recording,
         client_node("recorder", namespace=NAMESPACE) as node,
         ChildProcess(_tracker_command(args, Path(folder)), args.out / f"{clip.name}_node.log") as tracker,
         bar(args.frames or source.length, "frame", args.quiet, clip.name) as progress,
@@ -97,9 +97,9 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
 
 
 class Recorder:
-    """Subscribes to the images and to the tracks, and records each pair with equal stamps."""
+    """Subscribes to images and tracks, and records each pair with equal stamps."""
 
-    def __init__(self, node: Node, recording: Recording, check: Callable[[], None]) -> None:
+    def __init__(self, node: Node, recording: ReportWriter, check: Callable[[], None]) -> None:
         """``check`` raises when the tracker has died."""
         self._node = node
         self._recording = recording
@@ -107,14 +107,14 @@ class Recorder:
         self._images: dict[int, Image] = {}  # by stamp, in the order of arrival
         self._last: TrackedObjectArray | None = None
         self._last_time = time.monotonic()
-        self._span = (0, 0)  # steady clock of the node: start of the first frame, end of the last
+        self._span = (0, 0)  # ns of the node's steady clock: start of the first frame, end of the last
         qos = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
         node.create_subscription(Image, f"/{NAMESPACE}/image", self._on_image, qos)
         node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, qos)
 
     @property
     def received(self) -> int:
-        """Images that the tracker got."""
+        """Images that the tracker received."""
         return int(self._last.frames_received) if self._last else 0
 
     @property
@@ -124,7 +124,7 @@ class Recorder:
 
     @property
     def rate(self) -> float:
-        """Tracked frames a second, by the node's own clock."""
+        """Tracked frames a second, by the node's clock."""
         seconds = (self._span[1] - self._span[0]) / 1e9
         return self._recording.frames / seconds if seconds > 0 else 0.0
 
@@ -155,11 +155,11 @@ class Recorder:
     def _on_tracks(self, tracks: TrackedObjectArray) -> None:
         stamp = to_stamp(tracks.header.stamp)
         if not tracks.objects:
-            return  # the first frame, before the object is added to it; with the object it comes once more
+            return  # the first frame without the object; it is published again with it
         self._last, self._last_time = tracks, time.monotonic()
         self._span = (self._span[0] or tracks.start_time_ns, tracks.end_time_ns)
         image = self._images.get(stamp)
-        for older in [known for known in self._images if known <= stamp]:
+        for older in [kept for kept in self._images if kept <= stamp]:
             del self._images[older]
         if image is not None:
             self._recording.add(to_rgb(image), frame_result(tracks))
@@ -176,7 +176,7 @@ def _require_accepted(response: AddObjects.Response) -> None:
 
 
 def _request(clip: Clip) -> AddObjects.Request:
-    """A prompt for the first frame; the node keeps it until that frame has come."""
+    """A prompt for the first frame; the node keeps it until that frame arrives."""
     prompt = ObjectPrompt(name=clip.object_name)
     if clip.box is not None:
         x0, y0, x1, y1 = clip.box

@@ -1,4 +1,4 @@
-"""What the demo leaves behind for a clip: a video, a contact sheet, a table of the tracks and a timeline."""
+"""The demo's files for a clip: video, contact sheet, timeline, and the tracks as tables."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ SHEET_CELLS = 12
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a clip."""
+    """The result of a clip."""
 
     name: str
     frames: int  # tracked
-    dropped: int  # came while the engine was busy, and were replaced by newer ones
+    dropped: int  # replaced by newer frames while the engine was busy
     rate: float  # tracked frames a second
     visible: int  # frames in which the object was seen
     files: tuple[Path, ...]
-    interrupted: bool = False  # the user ended it early
+    interrupted: bool = False  # by the user
 
 
-class Recording:
-    """Collects the tracked frames of one clip and writes ``NAME_overlay.mp4`` as they come, the rest at the end.
+class ReportWriter:
+    """Collects the tracked frames of a clip. Writes ``NAME_overlay.mp4`` as they come, the other files at the end.
 
     The video runs at ``fps`` by the frames' stamps: each frame stays until the next tracked one, so that dropped frames
-    show as what they are.
+    are visible.
     """
 
     def __init__(self, folder: Path, name: str, fps: float) -> None:
@@ -41,7 +41,7 @@ class Recording:
         self._video_path = folder / f"{name}_overlay.mp4"
         self._video = VideoWriter(self._video_path, fps)
         self._records: list[FrameRecord] = []
-        self._held: Rgb | None = None
+        self._shown: Rgb | None = None  # the newest frame with its objects
         self._written = 0
 
     @property
@@ -60,8 +60,8 @@ class Recording:
         row = record(result, index, f"{index:06d}")
         seconds = (row.stamp - (self._records[0] if self._records else row).stamp) / 1e9
         self._hold_until(round(seconds * self._fps))
-        self._held = draw_overlay(rgb, result, caption=f"{seconds:.1f} s")
-        self._records.append(row)  # last: an interrupt leaves no record without its picture
+        self._shown = draw_overlay(rgb, result, caption=f"{seconds:.1f} s")
+        self._records.append(row)  # last, so that an interrupt leaves no record without its picture
 
     def finish(self, dropped: int, rate: float, interrupted: bool = False) -> Report:
         """Completes the video and writes the pictures and tables.
@@ -93,6 +93,6 @@ class Recording:
 
     def _hold_until(self, count: int) -> None:
         """Repeats the last frame until the video has ``count`` frames."""
-        while self._held is not None and self._written < count:
-            self._video.write(self._held)
+        while self._shown is not None and self._written < count:
+            self._video.write(self._shown)
             self._written += 1

@@ -1,7 +1,7 @@
-"""What the demo plays: real camera footage from Debian's package ``opencv-doc``, or a rendered scene.
+"""The demo's footage: two clips of Debian's package ``opencv-doc``, or a rendered scene.
 
-The package (about 95 MB, Apache-2.0) is fetched with ``apt-get download``, which verifies it and installs nothing; two
-clips of it, 3.4 MB, are kept in the cache.
+``apt-get download`` fetches and verifies the package (about 95 MB, Apache-2.0) and installs nothing. Two clips of it,
+3.4 MB, stay in the cache.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ BOX = Clip("box.mp4", "box", "box", (292, 11, 601, 242))
 
 
 class NoFootageError(RuntimeError):
-    """The real footage can't be had here; ``str(error)`` says why."""
+    """The footage can't be fetched; ``str(error)`` says why."""
 
 
 def real_clips(say: Say) -> list[Clip]:
-    """The two clips, fetched when they are not in the cache yet.
+    """The two clips; they are fetched if they are not in the cache.
 
     Raises:
         NoFootageError: no apt, no network, or another package than expected.
@@ -86,7 +86,7 @@ def _fetch(folder: Path, names: list[str], say: Say) -> None:
 
 
 def _apt_download(work: Path) -> Path:
-    """Fetches the package into ``work``; where the machine's package lists are missing, with lists of its own."""
+    """Fetches the package into ``work``; if the machine has no package lists, with lists in ``work``."""
     command = ["apt-get", "-qq", "download", PACKAGE]
     problem = _run(command, work)
     if problem:
@@ -101,7 +101,7 @@ def _apt_download(work: Path) -> Path:
 
 
 def _extract(package: Path, names: list[str], work: Path) -> None:
-    """Unpacks the clips ``names`` of ``package`` into ``work``; they lie gzipped or plain somewhere below its root."""
+    """Unpacks the clips ``names`` of ``package``, plain or gzipped in any of its folders, into ``work``."""
     wanted = {f"{name}{suffix}": name for name in names for suffix in ("", ".gz")}
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as unpacker:
         assert unpacker.stdout is not None
@@ -119,7 +119,7 @@ def _extract(package: Path, names: list[str], work: Path) -> None:
 
 
 def _run(command: list[str], work: Path) -> str:
-    """Runs a command in ``work``; returns its last line of complaint, or nothing on success."""
+    """Runs a command in ``work``; returns its last line on stderr, or nothing on success."""
     try:
         result = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""The demo's front: the viewer's page, whose address is printed, and a picture of it where there is no display."""
+"""The viewer's page during the demo: prints its address, and takes a picture of it if there is no display."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from sam2_ros.media.child_process import ChildProcess
 
-PICTURE_AT = 0.3  # of the clip: the object is being tracked, and the browser has time to start
+PICTURE_AT = 0.3  # of the clip: the object is tracked, and the browser has time to start
 BROWSER_TIMEOUT_S = 60.0
 
 
 class DemoPage:
-    """Serves the page while the demo runs; without aiohttp it does nothing. A context manager."""
+    """Serves the page while the demo runs; does nothing without aiohttp. A context manager."""
 
     def __init__(self, tracker: str, folder: Path, name: str, frames: int | None) -> None:
-        """``frames`` is how many the clip has; None where that is not known, and no picture is taken."""
+        """``frames`` is the clip's number of frames; if it is None, no picture is taken."""
         self._tracker, self._folder, self._name, self._frames = tracker, folder, name, frames
         self._stack = ExitStack()
         self._server: ChildProcess | None = None
@@ -35,7 +35,7 @@ class DemoPage:
 
     def __exit__(self, *_: object) -> None:
         if self._browser is not None and self._browser.poll() is None:
-            os.killpg(self._browser.pid, signal.SIGKILL)  # the browser that it drives, too
+            os.killpg(self._browser.pid, signal.SIGKILL)  # with the browser that it drives
             self._browser.wait()
         self._stack.close()
 
@@ -44,7 +44,7 @@ class DemoPage:
         return self._folder / f"{self._name}_viewer.png"
 
     def follow(self, frame: int) -> None:
-        """Called now and then with the number of frames so far."""
+        """To be called repeatedly with the number of frames so far."""
         if self._server is None:
             return
         if not self._address:
@@ -60,7 +60,7 @@ class DemoPage:
             )
 
     def finish(self) -> list[Path]:
-        """Waits for the picture; the files that there are. Why there is no picture is said."""
+        """Waits for the picture and returns its file, if any; prints why there is none."""
         if self._browser is None:
             return []
         try:

@@ -1,1 +1,1 @@
-"""A simulated robot camera over a table: images, depth and the truth about them. Needs MuJoCo, and no display."""
+"""A simulated robot camera over a table: images, depth and ground truth. Needs MuJoCo, but no display."""

@@ -1,4 +1,4 @@
-"""The camera: rays into the scene (MuJoCo's own, on the CPU), and what they meet as colour, depth and truth."""
+"""The simulated camera: casts rays into the scene by MuJoCo on the CPU; gives colour, depth and ground truth."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _FAR = 20.0  # metres
 _AMBIENT, _DIFFUSE = 0.42, 0.68
 _SHADOW_BIAS = 0.004  # metres
 _PIXEL_NOISE = 2.0  # of 255, standard deviation
-_DEPTH_NOISE = 0.0015  # metres at 1 m, standard deviation; it grows with the square, as that of a stereo camera
+_DEPTH_NOISE = 0.0015  # metres at 1 m, standard deviation; grows with the squared depth, as with a stereo camera
 _DROPOUT = 0.01  # share of depth pixels without a value
-_EDGE = 0.03  # metres of depth between neighbours that make both of them unmeasurable
+_EDGE = 0.03  # metres of depth between neighbours from which on both have no value
 
 
 @dataclass(frozen=True)
 class Truth:
-    """An object as it is, in the camera's optical frame (REP-103)."""
+    """The true pose of an object in the camera's optical frame (REP-103)."""
 
     object_id: int
     name: str
@@ -35,25 +35,25 @@ class Truth:
 
 @dataclass(frozen=True)
 class SimulatedFrame:
-    """One moment."""
+    """A frame and its ground truth."""
 
     index: int
     time: float  # seconds from the start
     rgb: NDArray[np.uint8]  # [H, W, 3]
-    depth: NDArray[np.float32]  # [H, W] metres along the optical axis, as measured: with noise, 0 = not measured
+    depth: NDArray[np.float32]  # [H, W] metres along the optical axis, with noise, 0 = not measured
     true_depth: NDArray[np.float32]  # [H, W] metres, exact
-    labels: NDArray[np.uint16]  # [H, W] id of the object that is seen there, 0 = none
+    labels: NDArray[np.uint16]  # [H, W] id of the visible object, 0 = none
     objects: tuple[Truth, ...]
 
 
 class SimulatedCamera:
-    """Renders the scene of a seed. ``noise`` scales the faults of image and depth; 0 = none."""
+    """Renders the scene of a seed. ``noise`` scales the errors of image and depth; 0 = none."""
 
     def __init__(self, seed: int = 0, width: int = 640, height: int = 480, rate: float = 10.0, noise: float = 1.0):
         self.seed, self.width, self.height, self.rate, self.noise = seed, width, height, rate, noise
         self.scene = Scene(seed)
         focal = 1.02 * width
-        # Row by row; a point addresses a pixel by its centre.
+        # K, row by row; whole numbers are the centres of pixels.
         self.matrix = (focal, 0.0, (width - 1) / 2, 0.0, focal, (height - 1) / 2, 0.0, 0.0, 1.0)
         forward = (LOOKS_AT - CAMERA) / np.linalg.norm(LOOKS_AT - CAMERA)
         right = np.cross(forward, (0, 0, 1.0))
@@ -68,7 +68,7 @@ class SimulatedCamera:
         self._rays = (rays / lengths) @ self.rotation
 
     def frame(self, index: int) -> SimulatedFrame:
-        """The frame ``index`` / ``rate`` seconds after the start; the same each time it is asked for."""
+        """The frame ``index`` / ``rate`` seconds after the start; each call gives the same."""
         time = index / self.rate
         self.scene.move_to(time)
         geoms, distances, normals = self._cast(CAMERA, self._rays)
@@ -88,7 +88,7 @@ class SimulatedCamera:
     def _cast(
         self, origin: NDArray, rays: NDArray, everything: bool = True
     ) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
-        """What each ray (unit vector) meets first: geom (-1 = nothing), distance, normal."""
+        """The first hit of each ray (unit vector): geom (-1 = none), distance, normal."""
         count = len(rays)
         geoms, distances, normals = np.full(count, -1, np.int32), np.zeros(count), np.zeros(3 * count)
         groups = None if everything else np.array([1, 0, 0, 0, 0, 0], np.uint8)
@@ -104,7 +104,7 @@ class SimulatedCamera:
         to_light = LIGHT - points
         away = np.linalg.norm(to_light, axis=1)
         to_light /= away[:, None]
-        # From the light outward: every shadow ray has the same origin then.
+        # From the light outward, so that all shadow rays have one origin.
         _, lit, _ = self._cast(LIGHT, -to_light)
         light = (lit > away - _SHADOW_BIAS).astype(np.float32).reshape(self.height, self.width)
         size = 1 + 2 * max(1, self.width // 160)
@@ -126,7 +126,7 @@ class SimulatedCamera:
         return colors
 
     def _develop(self, colors: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.uint8]:
-        blurred = cv2.GaussianBlur(colors, (3, 3), 0.7)  # the lens, and no jagged edges
+        blurred = cv2.GaussianBlur(colors, (3, 3), 0.7)  # the lens; smooths jagged edges
         values = 255 * np.clip(blurred, 0, 1) ** np.float32(1 / 1.25)
         if self.noise:
             values += self.noise * _PIXEL_NOISE * random.standard_normal(values.shape, np.float32)
@@ -143,26 +143,26 @@ class SimulatedCamera:
         return measured
 
     def _truth(self, geoms: NDArray, labels: NDArray[np.uint16]) -> tuple[Truth, ...]:
-        count = len(self.scene.things) + 1
+        count = len(self.scene.objects) + 1
         seen = np.bincount(labels, minlength=count)
         found = []
-        for number, thing in enumerate(self.scene.things, 1):
+        for number, obj in enumerate(self.scene.objects, 1):
             position, axes = self.scene.pose(number)
             whole = self._whole(number, geoms)
             found.append(
                 Truth(
-                    number, thing.name, self.rotation @ (position - CAMERA), self.rotation @ axes, thing.size,
+                    number, obj.name, self.rotation @ (position - CAMERA), self.rotation @ axes, obj.size,
                     float(seen[number] / whole) if whole else 0.0,
                 )
             )  # fmt: skip
         return tuple(found)
 
     def _whole(self, number: int, geoms: NDArray) -> int:
-        """Pixels that the object would have if nothing hid it: rays around it against its geoms alone."""
-        body = self.scene.model.body(self.scene.things[number - 1].name)
+        """The object's pixels if nothing hid it, by rays around it against its geoms alone."""
+        body = self.scene.model.body(self.scene.objects[number - 1].name)
         center = self.scene.data.xpos[body.id] - CAMERA
         distance = float(np.linalg.norm(center))
-        radius = float(np.linalg.norm(self.scene.things[number - 1].size)) / 2
+        radius = float(np.linalg.norm(self.scene.objects[number - 1].size)) / 2
         near = np.flatnonzero(self._rays @ (center / distance) > np.sqrt(1 - (radius / distance) ** 2))
         hidden = near[(geoms[near] < 0) | (self.scene.geom_ids[geoms[near]] != number)]
         groups = self.scene.model.geom_group

@@ -1,17 +1,17 @@
-"""The node ``camera``: publishes the simulated camera's image, depth, calibration, and the truth about its objects.
+"""The node ``camera``: publishes the simulated camera's image, depth, calibration and ground truth.
 
     python -m sam2_ros.simulation.camera_node --ros-args -p seed:=3 -p rate:=5.0
 
-Topics, all with one stamp a frame: ``image`` (rgb8), ``depth/image`` (registered, with noise), ``camera_info``,
-``truth/label_image`` (mono16, what is seen of each object), ``truth/label_info`` (latched), ``truth/depth/image``
-(32FC1, exact), ``truth/detections_3d`` (body, full size; score = share of the object that nothing hides).
+Topics, all of a frame with one stamp: ``image`` (rgb8), ``depth/image`` (registered, with noise), ``camera_info``,
+``truth/label_image`` (mono16, the visible pixels of each object), ``truth/label_info`` (latched), ``truth/depth/image``
+(32FC1, exact), ``truth/detections_3d`` (body, full size; score = visible share of the object).
 
 Parameters, all read at start: ``seed``, ``width``, ``height`` (pixels), ``rate`` (frames a second of the scene),
 ``speed`` (seconds of the scene in a second; below 1 is slow motion for a slow tracker), ``frames``
 (0 = endless), ``render_ahead`` (render all frames before the first is published; needs ``frames``), ``noise`` (0 = a
 perfect camera), ``depth_encoding`` (16UC1 or 32FC1), ``reliability`` (reliable or best_effort), ``subscribers`` (the
-first frame waits for so many on ``image``), ``stamps`` (clock, or frame: the time since the start of the scene plus one
-second, the same in every run), ``frame_id``.
+first frame waits for this many on ``image``), ``stamps`` (clock, or frame: the time since the start of the scene plus
+one second, the same in every run), ``frame_id``.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _STAMPS = ("clock", "frame")
 
 
 class SimulatedCameraNode(Node):
-    """Publishes at an even rate; where rendering takes longer, as fast as it goes. The scene's time is the frames'."""
+    """Publishes at an even rate, or as fast as it can render. The scene's time is that of its frames."""
 
     def __init__(self) -> None:
         """
         Raises:
-            UserError: a parameter that makes no sense.
+            UserError: a parameter is wrong.
         """
         super().__init__("camera")
         value = {name: self.declare_parameter(name, default).value for name, default in DEFAULTS.items()}
@@ -92,13 +92,13 @@ class SimulatedCameraNode(Node):
         self._infos.publish(camera_info(self._camera, header))
         self._depths.publish(depth_image(frame.depth, self._encoding, header))
         if frame.index == 0:
-            classes = [VisionClass(class_id=known.object_id, class_name=known.name) for known in frame.objects]
+            classes = [VisionClass(class_id=obj.object_id, class_name=obj.name) for obj in frame.objects]
             self._names.publish(LabelInfo(header=header, class_map=classes))
         self._labels.publish(_pixels(frame.labels.astype("<u2"), "mono16", header))
         if self._exact.get_subscription_count():
             self._exact.publish(depth_image(frame.true_depth, "32FC1", header))
         self._truth.publish(true_detections(frame.objects, header))
-        # last, so that its depth and truth are on their way when a tracker sees it
+        # last, so that depth and truth are sent before a tracker gets the image
         self._images.publish(rgb_image(frame.rgb, header))
 
 
@@ -122,7 +122,7 @@ DEFAULTS: dict[str, bool | int | float | str] = {
 def check(value: Mapping[str, Any]) -> None:
     """
     Raises:
-        UserError: a parameter that makes no sense, with what is accepted.
+        UserError: a parameter is wrong; the message says what is accepted.
     """
     choices = {"depth_encoding": _DEPTH_ENCODINGS, "reliability": tuple(frame_player.RELIABILITY), "stamps": _STAMPS}
     for name, accepted in choices.items():
@@ -151,7 +151,7 @@ def camera_info(camera: SimulatedCamera, header: Header) -> CameraInfo:
 
 
 def depth_image(depth: NDArray[np.float32], encoding: str, header: Header) -> Image:
-    """``depth`` in metres, 0 = not measured; as REP-118 has it: NaN in 32FC1, 0 in 16UC1."""
+    """``depth`` in metres, 0 = not measured; by REP-118 that is NaN in 32FC1 and 0 in 16UC1."""
     if encoding == "32FC1":
         return _pixels(np.where(depth > 0, depth, np.nan).astype("<f4"), encoding, header)
     return _pixels(np.rint(1000 * depth).astype("<u2"), encoding, header)
@@ -159,16 +159,16 @@ def depth_image(depth: NDArray[np.float32], encoding: str, header: Header) -> Im
 
 def true_detections(objects: Sequence[Truth], header: Header) -> Detection3DArray:
     array = Detection3DArray(header=header)
-    for known in objects:
-        detection = Detection3D(header=header, id=str(known.object_id), results=[ObjectHypothesisWithPose()])
+    for obj in objects:
+        detection = Detection3D(header=header, id=str(obj.object_id), results=[ObjectHypothesisWithPose()])
         (result,) = detection.results
-        result.hypothesis.class_id, result.hypothesis.score = known.name, known.seen
+        result.hypothesis.class_id, result.hypothesis.score = obj.name, obj.seen
         center = detection.bbox.center
-        center.position.x, center.position.y, center.position.z = (float(value) for value in known.position)
+        center.position.x, center.position.y, center.position.z = (float(value) for value in obj.position)
         turn = center.orientation
-        turn.x, turn.y, turn.z, turn.w = (float(value) for value in Rotation.from_matrix(known.axes).as_quat())
+        turn.x, turn.y, turn.z, turn.w = (float(value) for value in Rotation.from_matrix(obj.axes).as_quat())
         result.pose.pose = center
-        detection.bbox.size.x, detection.bbox.size.y, detection.bbox.size.z = known.size
+        detection.bbox.size.x, detection.bbox.size.y, detection.bbox.size.z = obj.size
         array.detections.append(detection)
     return array
 
@@ -182,7 +182,7 @@ def _pixels(values: NDArray, encoding: str, header: Header) -> Image:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; returns the process' exit code, 2 where the parameters are at fault."""
+    """Runs the node; returns the process' exit code, 2 if a parameter is wrong."""
     return frame_player.run(SimulatedCameraNode, "scene", (UserError, InvalidParameterTypeException), args)
 
 

@@ -1,4 +1,4 @@
-"""What the scene's surfaces look like: colours from a point in a body's own coordinates (metres), by material."""
+"""The scene's materials: functions from points in a body's coordinates (metres) to colours."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _GRAIN = 64  # texels along a side of the noise, which repeats
 
 @cache
 def _noise() -> NDArray[np.float32]:
-    """Noise in three sizes that repeats in every direction, ``[64, 64, 64]``, about -1 to 1."""
+    """Periodic noise of three sizes, ``[64, 64, 64]``, about -1 to 1."""
     random = np.random.default_rng(7)
     total = np.zeros((_GRAIN,) * 3, np.float32)
     for size, weight in ((8, 0.6), (16, 0.4), (64, 0.25)):
         coarse = random.standard_normal((size,) * 3).astype(np.float32)
         for axis in range(3):
             coarse = np.repeat(coarse, _GRAIN // size, axis=axis)
-            for _ in range(2 if size < _GRAIN else 0):  # what was repeated is smoothed
+            for _ in range(2 if size < _GRAIN else 0):  # smooths the repeated values
                 width = _GRAIN // size
                 coarse = np.mean([np.roll(coarse, shift, axis) for shift in range(width)], axis=0, dtype=np.float32)
         total += weight * coarse / coarse.std()
@@ -33,7 +33,7 @@ def _noise() -> NDArray[np.float32]:
 
 
 def grain(points: Points, scale: tuple[float, float, float]) -> NDArray[np.float32]:
-    """Noise at ``points``; ``scale`` is texels to a metre along each axis."""
+    """Noise at ``points``; ``scale`` is texels per metre along each axis."""
     x, y, z = (np.floor(points[:, axis] * scale[axis]).astype(np.int64) % _GRAIN for axis in range(3))
     return _noise()[x, y, z]
 
@@ -70,7 +70,7 @@ def _ball(points: Points) -> Colors:
 
 @cache
 def _print(kind: str) -> NDArray[np.float32]:
-    """The printed face of a package, ``[H, W, 3]``, 4 pixels to a millimetre and less."""
+    """The printed face of a package, ``[H, W, 3]``, at most 4 pixels per millimetre."""
     if kind == "carton":
         image = np.full((300, 200, 3), (38, 96, 150), np.uint8)
         cv2.rectangle(image, (0, 0), (200, 60), (236, 226, 196), -1)

@@ -1,4 +1,4 @@
-"""The picture of a simulated run: what the camera saw with masks and positions, and the table from above."""
+"""The picture of a simulated run: camera images with masks and positions, and the table from above."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BLACK, _WHITE, _DARK = (0, 0, 0), (255, 255, 255), (70, 70, 70)
 
 
 def scene_picture(path: Path, played: Played, seed: int, rate: float) -> None:
-    """Writes two moments below each other: one with everything in sight, one in which the arm hides something.
+    """Writes two moments: one with all objects in sight, and below it one in which the arm hides something.
 
     Raises:
         OSError: it can't be written there.
@@ -41,7 +41,7 @@ def scene_picture(path: Path, played: Played, seed: int, rate: float) -> None:
 
 
 def _moments(played: Played) -> list[int]:
-    """The last frame before the arm comes in with everything in sight, and the one with the most hidden objects."""
+    """The last frame with all objects in sight before the arm comes, and the one with the most hidden objects."""
     hidden = [sum(sample.seen < 0.05 for sample in moment.samples) for moment in played.moments]
     worst = int(np.argmax(hidden))
     clear = [n for n, moment in enumerate(played.moments) if all(sample.seen > 0.95 for sample in moment.samples)]
@@ -84,7 +84,7 @@ def _free(bar: tuple[int, int, int, int], taken: Sequence[tuple[int, int, int, i
 
 
 def _table_panel(moment: Moment, trail: Sequence[Moment], seed: int, rate: float) -> Rgb:
-    """From above, the camera below: true bodies as outlines, positions as dots, with their way up to now."""
+    """The table from above, the camera below it: true bodies as outlines, positions as dots with their trails."""
     from matplotlib.patches import Circle, Polygon
 
     camera = SimulatedCamera(seed, 32, 24, rate)
@@ -100,7 +100,7 @@ def _table_panel(moment: Moment, trail: Sequence[Moment], seed: int, rate: float
     for true in moment.truth.detections:
         place, turn = camera.scene.pose(int(true.id))
         size = true.bbox.size
-        if size.x == size.y or camera.scene.things[int(true.id) - 1].rolls:
+        if size.x == size.y or camera.scene.objects[int(true.id) - 1].rolls:
             axes.add_patch(Circle((place[1], place[0]), size.x / 2, fill=False, color="#666666"))
         else:
             corners = [place + turn @ (np.array(signs) * (size.x, size.y, 0) / 2) for signs in _CORNERS]
@@ -121,7 +121,7 @@ _CORNERS = ((1, 1, 0), (1, -1, 0), (-1, -1, 0), (-1, 1, 0))
 
 
 def _world(moment: Moment, object_id: int, camera: SimulatedCamera) -> NDArray[np.float64] | None:
-    """Where the tracker sees an object, in the world's frame; None where it says nothing."""
+    """The tracker's position of an object in the world's frame; None if it has none."""
     for obj in moment.tracks.objects:
         if obj.id == object_id and obj.depth_status == TrackedObject.DEPTH_OK:
             point = np.array([obj.position.x, obj.position.y, obj.position.z])

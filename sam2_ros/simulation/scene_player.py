@@ -1,4 +1,4 @@
-"""The simulated scene over ROS 2: camera and tracker through their launch file, and a recorder beside them."""
+"""The simulated scene over ROS 2: camera and tracker by their launch file, and a recorder of both."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from sam2_ros.tracking.types import CroppedMask
 
 NAMESPACE = "sam2_ros_simulation"
 TRACKER = f"/{NAMESPACE}/tracker"
-START_TIMEOUT_S = 180.0  # without a word from the processes or a message
-IDLE_S = 3.0  # without a new result after the last frame: everything is processed
-# The image last: the camera waits for its subscribers, and the others are known by then.
+START_TIMEOUT_S = 180.0  # without output from the processes or a message
+IDLE_S = 3.0  # without a new result after the last frame, all frames are processed
+# The image last: the camera waits for its subscribers, and by then it knows the others.
 TRUTH = {
     "camera_info": CameraInfo, "truth/label_image": Image, "truth/depth/image": Image,
     "truth/detections_3d": Detection3DArray, "image": Image,
@@ -44,7 +44,7 @@ TRUTH = {
 
 @dataclass(frozen=True)
 class Moment:
-    """One tracked frame beside its truth."""
+    """A tracked frame and its truth."""
 
     stamp: int  # ns
     rgb: NDArray[np.uint8]
@@ -56,7 +56,7 @@ class Moment:
 
 @dataclass
 class Played:
-    """What a run left."""
+    """The result of a run."""
 
     moments: list[Moment] = field(default_factory=list)
     matrix: tuple[float, ...] = ()  # the camera's K, row by row
@@ -64,12 +64,12 @@ class Played:
 
 
 def play(args: argparse.Namespace) -> Played:
-    """Plays the scene once; the processes that it starts have ended when it returns, however it returns.
+    """Plays the scene once. All processes that it starts have ended when it returns or raises.
 
     Raises:
         UserError: a process has died, or the tracker refuses the prompts.
     """
-    os.environ.update(environment())  # the launch files' transport, for the recorder too
+    os.environ.update(environment())  # the transport of the launch files, for the recorder too
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with (
         signals_unwind(),
@@ -86,7 +86,7 @@ def play(args: argparse.Namespace) -> Played:
             if problem := processes.error():
                 raise UserError(f"{problem} (see {processes.log})")
             if time.monotonic() > deadline:
-                raise UserError(f"nothing came for {START_TIMEOUT_S:.0f} s; see {processes.log}")
+                raise UserError(f"no message for {START_TIMEOUT_S:.0f} s; see {processes.log}")
             progress.n = recorder.received
             progress.set_postfix_str(f"{len(recorder.played.moments)} tracked")
 
@@ -96,16 +96,16 @@ def play(args: argparse.Namespace) -> Played:
 
 
 class Recorder:
-    """Puts tracks and truth with equal stamps together, as soon as both are there."""
+    """Joins tracks and truth with equal stamps as soon as both are there."""
 
     def __init__(self, node: Node) -> None:
         self.played = Played()
         self.received = 0  # frames of the camera
         self._node = node
-        self._parts: dict[int, dict[str, Any]] = {}  # by stamp, what has arrived of a frame
+        self._parts: dict[int, dict[str, Any]] = {}  # by stamp, the received messages of a frame
         self._tracks: dict[int, TrackedObjectArray] = {}
         self._processed: set[int] = set()  # stamps that the tracker knows
-        self._names: dict[str, int] = {}  # of the objects, to their true ids
+        self._names: dict[str, int] = {}  # true ids by name
         self._last_time = time.monotonic()
         self._log_size = 0  # bytes
         for topic, message_type in TRUTH.items():
@@ -113,7 +113,7 @@ class Recorder:
         node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, QoSProfile(depth=20))
 
     def add_objects(self, check: Callable[[float], None]) -> None:
-        """Prompts every object with its true box, on the first frame that the tracker has processed.
+        """Prompts each object by its true box, on the first frame that the tracker has processed.
 
         Raises:
             UserError: the tracker refuses.
@@ -126,7 +126,8 @@ class Recorder:
         first = self._wait(ready, check)
         labels = _values(first["truth/label_image"])
         self._names = {
-            each.results[0].hypothesis.class_id: int(each.id) for each in first["truth/detections_3d"].detections
+            detection.results[0].hypothesis.class_id: int(detection.id)
+            for detection in first["truth/detections_3d"].detections
         }
         self.played.matrix = tuple(first["camera_info"].k)
         prompts = []
@@ -144,13 +145,13 @@ class Recorder:
             raise UserError(f"the tracker refused the objects: {reasons}")
 
     def heard(self, log: Path) -> None:
-        """Takes it for a sign of life that the processes write: the camera says how far its rendering is."""
+        """Counts output in ``log`` as a sign of life: the camera logs the progress of its rendering."""
         size = log.stat().st_size
         if size != self._log_size and not self.received:
             self._log_size, self._last_time = size, time.monotonic()
 
     def record(self, frames: int, check: Callable[[float], None]) -> None:
-        """Until the camera's last frame is through the tracker."""
+        """Records until the tracker has processed the camera's last frame."""
 
         def ended() -> bool:
             return self.received >= frames and time.monotonic() - self._last_time > IDLE_S
@@ -191,27 +192,27 @@ class Recorder:
         parts, tracks = self._parts.get(stamp, {}), self._tracks.get(stamp)
         if tracks is None or len(parts) < len(TRUTH):
             return
-        for older in [known for known in self._parts if known <= stamp]:
+        for older in [kept for kept in self._parts if kept <= stamp]:
             del self._parts[older]
         del self._tracks[stamp]
         labels, (depth, _) = _values(parts["truth/label_image"]), depth_rows(parts["truth/depth/image"])
         truth = parts["truth/detections_3d"]
         samples = tuple(
-            self._sample(known, truth, labels, np.nan_to_num(depth)) for known in tracks.objects if not known.prompted
+            self._sample(obj, truth, labels, np.nan_to_num(depth)) for obj in tracks.objects if not obj.prompted
         )
         self.played.moments.append(Moment(stamp, to_rgb(parts["image"]), labels, truth, tracks, samples))
 
     def _sample(
-        self, known: TrackedObject, truth: Detection3DArray, labels: NDArray[np.uint16], depth: NDArray[np.float32]
+        self, obj: TrackedObject, truth: Detection3DArray, labels: NDArray[np.uint16], depth: NDArray[np.float32]
     ) -> Sample:
-        number = self._names[known.name]
-        body = next(each for each in truth.detections if int(each.id) == number)
-        ok = known.depth_status == TrackedObject.DEPTH_OK
-        visible = known.state == TrackedObject.STATE_VISIBLE
+        number = self._names[obj.name]
+        body = next(detection for detection in truth.detections if int(detection.id) == number)
+        ok = obj.depth_status == TrackedObject.DEPTH_OK
+        visible = obj.state == TrackedObject.STATE_VISIBLE
         return sample(
-            known.name, number, body.results[0].hypothesis.score, vector(body.bbox.center.position), labels, depth,
-            self.played.matrix, full_mask(known.mask) if visible else None,
-            vector(known.position) if ok else None, vector(known.extent) if ok else None,
+            obj.name, number, body.results[0].hypothesis.score, vector(body.bbox.center.position), labels, depth,
+            self.played.matrix, full_mask(obj.mask) if visible else None,
+            vector(obj.position) if ok else None, vector(obj.extent) if ok else None,
         )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""How well the tracker does in the simulated scene: its masks, states and positions against the truth."""
+"""Compares masks, states and positions of the simulated scene with the truth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from sam2_ros.tracking.types import BoolMask
 
-HIDDEN_BELOW = 0.05  # share of an object's pixels: less than this and it counts as hidden
+HIDDEN_BELOW = 0.05  # visible share of an object; below it the object counts as hidden
 SEEN_FROM = 0.5
 WHOLE_FROM = 0.95
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One object in one tracked frame. Distances in metres; NaN where there is none."""
+    """One object in one tracked frame. Distances in metres; NaN if there is none."""
 
     name: str
-    seen: float  # true share of its pixels that nothing hides
-    visible: bool  # the tracker says so
+    seen: float  # true visible share of its pixels
+    visible: bool  # by the tracker
     iou: float  # of its mask with the true one
     confused: bool  # its mask has more of another object than of its own
     error: float  # from its position to the middle of the true visible surface
@@ -64,7 +64,7 @@ def sample(
     Args:
         object_id, seen, body: the true id, share in sight, and middle of the body in the camera's frame.
         labels, depth: the true label image and the exact depth, ``[H, W]``.
-        mask, position, extent: what the tracker says; None where it says nothing.
+        mask, position, extent: of the tracker; None if it has none.
     """
     true = labels == object_id
     iou, confused, error, to_body, extent_error = math.nan, False, math.nan, math.nan, math.nan
@@ -83,33 +83,32 @@ def sample(
     return Sample(name, seen, mask is not None, iou, confused, error, to_body, extent_error)
 
 
-def summary(samples: Iterable[Sample]) -> dict[str, float]:
-    """Figures of some samples; shares and IoU 0 to 1, distances in millimetres, NaN where nothing was to measure."""
-    known = list(samples)
-    hidden = [each for each in known if each.seen < HIDDEN_BELOW]
-    clear = [each for each in known if each.seen >= SEEN_FROM]
-    whole = [each for each in known if each.seen >= WHOLE_FROM]
+def summary(samples: Sequence[Sample]) -> dict[str, float]:
+    """Figures of samples: shares and IoU from 0 to 1, distances in millimetres; NaN without samples."""
+    hidden = [s for s in samples if s.seen < HIDDEN_BELOW]
+    clear = [s for s in samples if s.seen >= SEEN_FROM]
+    whole = [s for s in samples if s.seen >= WHOLE_FROM]
     return {
-        "frames": len(known),
+        "frames": len(samples),
         "hidden": len(hidden),
-        "hidden, told": _mean([not each.visible for each in hidden]),
+        "hidden, reported": _mean([not s.visible for s in hidden]),
         "in sight": len(clear),
-        "in sight, found": _mean([each.visible for each in clear]),
-        "IoU": _mean([each.iou for each in clear if each.visible]),
-        "confused": sum(each.confused for each in known),
-        "position error p50 [mm]": _percentile([each.error for each in known], 50),
-        "position error p95 [mm]": _percentile([each.error for each in known], 95),
-        "whole: position error p50 [mm]": _percentile([each.error for each in whole], 50),
-        "whole: position error p95 [mm]": _percentile([each.error for each in whole], 95),
-        "whole: extent error p50 [mm]": _percentile([each.extent_error for each in whole], 50),
-        "whole: to the body's middle p50 [mm]": _percentile([each.to_body for each in whole], 50),
+        "in sight, found": _mean([s.visible for s in clear]),
+        "IoU": _mean([s.iou for s in clear if s.visible]),
+        "confused": sum(s.confused for s in samples),
+        "position error p50 [mm]": _percentile([s.error for s in samples], 50),
+        "position error p95 [mm]": _percentile([s.error for s in samples], 95),
+        "whole: position error p50 [mm]": _percentile([s.error for s in whole], 50),
+        "whole: position error p95 [mm]": _percentile([s.error for s in whole], 95),
+        "whole: extent error p50 [mm]": _percentile([s.extent_error for s in whole], 50),
+        "whole: to the body's middle p50 [mm]": _percentile([s.to_body for s in whole], 50),
     }
 
 
 def summaries(samples: Sequence[Sample]) -> Mapping[str, dict[str, float]]:
-    """By object, and of all together."""
-    names = list(dict.fromkeys(each.name for each in samples))
-    found = {name: summary(each for each in samples if each.name == name) for name in names}
+    """The figures of each object, and of all together."""
+    names = list(dict.fromkeys(s.name for s in samples))
+    found = {name: summary([s for s in samples if s.name == name]) for name in names}
     return found | {"all": summary(samples)}
 
 

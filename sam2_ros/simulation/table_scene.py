@@ -1,7 +1,7 @@
-"""A table with moving things on it, and a robot's arm that sweeps over them: MuJoCo's model, and where everything is.
+"""The simulated scene: a table with moving objects, and a robot's arm that sweeps over them; a MuJoCo model.
 
-World frame: the origin lies on the table's top, x away from the robot, y to its left, z up; metres. Everything moves on
-a path that seed and time determine, so a frame can be rendered alone, and equal seeds give equal scenes.
+World frame: the origin lies on the table's top, x points away from the robot, y to its left, z up; metres. Seed and
+time determine every pose, so a frame can be rendered alone, and equal seeds give equal scenes.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-# It would otherwise look for a window system at import; rays need none.
+# Otherwise MuJoCo looks for a window system at import; rays need none.
 os.environ.setdefault("MUJOCO_GL", "disable")
 
 import mujoco
 
 Vector = NDArray[np.float64]
 
-CAMERA = np.array([-0.48, 0.0, 0.46])  # the camera's place
+CAMERA = np.array([-0.48, 0.0, 0.46])
 LOOKS_AT = np.array([0.02, 0.0, 0.03])
 LIGHT = np.array([-0.5, 0.9, 1.9])
 SWEEP = 9.0  # seconds from one sweep of the arm to the next
 
 
 @dataclass(frozen=True)
-class Thing:
-    """An object of the scene: a name, its size along its own axes, and its geoms as MJCF, from its middle."""
+class SceneObject:
+    """An object: name, size along its own axes, and geoms as MJCF around its middle."""
 
     name: str
     size: tuple[float, float, float]  # metres
     geoms: str
-    rolls: bool = False  # about the horizontal, instead of turning about the vertical
+    rolls: bool = False  # about a horizontal axis, instead of turning about the vertical
 
 
 def _geom(material: str, kind: str, size: str, place: str = "0 0 0", more: str = "") -> str:
     return f'<geom name="{{name}}.{material}{{number}}" type="{kind}" size="{size}" pos="{place}" {more}/>'
 
 
-THINGS = (
-    Thing(
+OBJECTS = (
+    SceneObject(
         "mug",
         (0.13, 0.088, 0.1),
         _geom("ceramic", "cylinder", "0.044 0.05")
@@ -51,75 +51,75 @@ THINGS = (
         + _geom("ceramic", "capsule", "0.008", more='fromto="0.072 0 0.025 0.07 0 -0.02"')
         + _geom("ceramic", "capsule", "0.008", more='fromto="0.07 0 -0.02 0.04 0 -0.03"'),
     ),
-    Thing("carton", (0.06, 0.1, 0.15), _geom("carton", "box", "0.03 0.05 0.075")),
-    Thing("ball", (0.1, 0.1, 0.1), _geom("ball", "sphere", "0.05"), rolls=True),
-    Thing(
+    SceneObject("carton", (0.06, 0.1, 0.15), _geom("carton", "box", "0.03 0.05 0.075")),
+    SceneObject("ball", (0.1, 0.1, 0.1), _geom("ball", "sphere", "0.05"), rolls=True),
+    SceneObject(
         "can",
         (0.07, 0.07, 0.12),
         _geom("label", "cylinder", "0.035 0.058") + _geom("metal", "cylinder", "0.033 0.06"),
     ),
 )
 _PLACES = np.array([(0.13, -0.15), (0.13, 0.17), (-0.09, -0.11), (-0.09, 0.13)])
-_ROOM = 0.04  # metres that an object may move to each side of its place without touching another
+_ROOM = 0.04  # metres that an object can move to each side without touching another
 
 _SHOULDER = np.array([-0.16, -0.62, 0.12])
 _UPPER, _FOREARM = 0.42, 0.42  # metres
 
 
 class Scene:
-    """The model, brought to a time by :meth:`move_to`; object ids count from 1 in the order of ``things``."""
+    """The model at the time of the last :meth:`move_to`; object ids count from 1 in the order of ``objects``."""
 
     def __init__(self, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
-        self.things = THINGS
-        count = len(self.things)
+        self.objects = OBJECTS
+        count = len(self.objects)
         self._places = random.permutation(_PLACES)[:count]
         self._periods = random.uniform(7.0, 13.0, (count, 2))  # seconds, along x and y
         self._phases = random.uniform(0, 2 * np.pi, (count, 3))
         self._turns = random.uniform(0.15, 0.4, count) * random.choice((-1, 1), count)  # radians a second
-        self._side = float(random.uniform(-0.08, 0.08))  # metres that the arm reaches further
-        self.model = mujoco.MjModel.from_xml_string(_mjcf(self.things))
+        self._side = float(random.uniform(-0.08, 0.08))  # metres, added to the arm's reach
+        self.model = mujoco.MjModel.from_xml_string(_mjcf(self.objects))
         self.data = mujoco.MjData(self.model)
         names = [self.model.geom(index).name for index in range(self.model.ngeom)]
         self.materials = tuple(name.partition(".")[2].rstrip("0123456789") for name in names)
-        ids = {thing.name: number for number, thing in enumerate(self.things, 1)}
-        # of every geom, by its index: the object's id, 0 for what is none
+        ids = {obj.name: number for number, obj in enumerate(self.objects, 1)}
+        # by the index of a geom: the object's id, 0 for other geoms
         self.geom_ids = np.array([ids.get(name.partition(".")[0], 0) for name in names], np.uint16)
         self.move_to(0.0)
 
     def move_to(self, time: float) -> None:
-        """Puts everything where it is ``time`` seconds after the start."""
-        for index, thing in enumerate(self.things):
-            self.data.mocap_pos[index], self.data.mocap_quat[index] = self._pose(index, thing, time)
+        """Moves everything to its place ``time`` seconds after the start."""
+        for index, obj in enumerate(self.objects):
+            self.data.mocap_pos[index], self.data.mocap_quat[index] = self._pose(index, obj, time)
         self.data.qpos[:] = _reach(self._hand(time))
         mujoco.mj_kinematics(self.model, self.data)
 
     def pose(self, object_id: int) -> tuple[Vector, Vector]:
-        """Middle ``[3]`` and axes ``[3, 3]`` (columns) of an object in the world, as of the last :meth:`move_to`."""
-        body = self.model.body(self.things[object_id - 1].name).id
+        """Middle ``[3]`` and axes ``[3, 3]`` (columns) of an object in the world."""
+        body = self.model.body(self.objects[object_id - 1].name).id
         return self.data.xpos[body].copy(), self.data.xmat[body].reshape(3, 3).copy()
 
-    def _pose(self, index: int, thing: Thing, time: float) -> tuple[Vector, Vector]:
+    def _pose(self, index: int, obj: SceneObject, time: float) -> tuple[Vector, Vector]:
         angles = 2 * np.pi * time / self._periods[index] + self._phases[index, :2]
         place = self._places[index] + _ROOM * np.sin(angles)
-        if thing.rolls:  # it turns about y as far as it moves along x
-            turn, axis = _ROOM * math.sin(angles[0]) / (thing.size[2] / 2), (0.0, 1.0, 0.0)
+        if obj.rolls:  # it turns about y as far as it moves along x
+            turn, axis = _ROOM * math.sin(angles[0]) / (obj.size[2] / 2), (0.0, 1.0, 0.0)
         else:
             turn, axis = self._phases[index, 2] + self._turns[index] * time, (0.0, 0.0, 1.0)
         quaternion = Rotation.from_rotvec(turn * np.array(axis)).as_quat()
-        return np.array([*place, thing.size[2] / 2]), np.roll(quaternion, 1)  # MuJoCo's order is w, x, y, z
+        return np.array([*place, obj.size[2] / 2]), np.roll(quaternion, 1)  # MuJoCo's order is w, x, y, z
 
     def _hand(self, time: float) -> Vector:
-        """Where the hand is: it waits at the right, sweeps over the table, low and in the camera's view, and back."""
+        """The hand's place: it waits at the right, sweeps low over the table in the camera's view, and back."""
         share = (time / SWEEP) % 1.0
-        # 0 while it waits, for the first quarter; then to 1 and back
+        # 0 while it waits for the first quarter, then to 1 and back
         out = 0.5 - 0.5 * math.cos(2 * np.pi * max(0.0, share - 0.25) / 0.75)
         waiting, far = np.array([-0.10, -0.62, 0.30]), np.array([-0.12 + self._side, 0.20, 0.20])
         return waiting + out * (far - waiting) + np.array([0.0, 0.0, 0.06 * math.sin(np.pi * out)])
 
 
 def _reach(hand: Vector) -> list[float]:
-    """Yaw, shoulder and elbow (radians) that bring the wrist to ``hand``, or as far towards it as the arm goes."""
+    """Yaw, shoulder and elbow (radians) that bring the wrist to ``hand``, or as near as the arm reaches."""
     dx, dy, dz = hand - _SHOULDER
     distance = min(math.hypot(dx, dy, dz), 0.999 * (_UPPER + _FOREARM))
     inner = math.acos((_UPPER**2 + distance**2 - _FOREARM**2) / (2 * _UPPER * distance))
@@ -128,15 +128,15 @@ def _reach(hand: Vector) -> list[float]:
     return [math.atan2(dy, dx), -(lift + inner), elbow]  # a positive pitch turns x down
 
 
-def _mjcf(things: tuple[Thing, ...]) -> str:
+def _mjcf(objects: tuple[SceneObject, ...]) -> str:
     bodies = []
-    for thing in things:
-        number, geoms = 0, thing.geoms
-        while "{number}" in geoms:  # a name for every geom of its own
+    for obj in objects:
+        number, geoms = 0, obj.geoms
+        while "{number}" in geoms:  # each geom has its own name
             geoms = geoms.replace("{number}", str(number), 1)
             number += 1
-        geoms = geoms.replace("{name}", thing.name)
-        bodies.append(f'<body name="{thing.name}" mocap="true">{geoms}</body>')
+        geoms = geoms.replace("{name}", obj.name)
+        bodies.append(f'<body name="{obj.name}" mocap="true">{geoms}</body>')
     shoulder = " ".join(str(value) for value in _SHOULDER)
     return f"""<mujoco><worldbody>
       <geom name="floor.floor" type="plane" size="6 6 0.1" pos="0 0 -0.72"/>

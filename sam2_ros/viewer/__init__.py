@@ -1,10 +1,11 @@
-"""The web viewer: a page that shows what a running tracker sees, and on which objects are added by clicking.
+"""The web viewer: a page that shows the tracks of a running node, and adds objects by clicks.
 
-A ROS 2 client of the node's public topics and services on one side, a small web server on the other:
+It is a ROS 2 client of the node's topics and services, and a small web server:
 
-``discovery``, ``camera``, ``commands``  the ROS side: which cameras there are, pictures and tracks, services
-``packets``                              a picture with its tracks as bytes for the browser
-``hub``                                  between the ROS thread and the event loop
-``access``, ``session``, ``server``      the web side: who may connect, one browser's stream, the server
-``static/``                              the page: plain ES modules and CSS, served as they are
+``discovery``, ``tracked_camera``, ``commands``  the ROS side: cameras, pictures with tracks, service calls
+``packets``                                      a picture with its tracks as bytes for the browser
+``hub``                                          connects the ROS thread with the event loop
+``access``, ``session``, ``server``              the web side: access control, one browser's stream, the server
+``static/``                                      the page: plain ES modules and CSS
+``browser``                                      a headless browser for screenshots and tests
 """

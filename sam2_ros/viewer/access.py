@@ -1,4 +1,4 @@
-"""Who may see the page and click on it: this machine's browser, or who has the token; never another site's page."""
+"""Access control: a browser on this machine or one with the token, but never the page of another site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 COOKIE = "sam2_ros_token"
-# The page loads nothing from elsewhere, and nothing may frame it; pictures are made from received bytes.
+# The page loads nothing from other sites, and no site may frame it. Pictures are blobs of received bytes.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -22,7 +22,7 @@ _HEADERS = {
 
 
 def is_local(host: str) -> bool:
-    """Whether a host name or address means this machine alone."""
+    """Whether a host name or address is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -32,11 +32,10 @@ def is_local(host: str) -> bool:
 
 
 def guard(token: str) -> Middleware:
-    """The middleware that lets a request through or refuses it.
+    """Middleware that passes or refuses requests.
 
-    With a ``token`` every request must bring it: once in the address (``?token=…``), from then on in a cookie, or as
-    ``Authorization: Bearer``. Without one the page must have been called by a name of this machine, so that no name
-    that somebody else points at it (DNS rebinding) gets in.
+    With a ``token`` every request needs it: first in the address (``?token=…``) and then in a cookie, or as
+    ``Authorization: Bearer``. Without one, the address must name this machine, which stops DNS rebinding.
     """
 
     @web.middleware
@@ -64,8 +63,8 @@ def guard(token: str) -> Middleware:
 def _knows(request: web.Request, token: str) -> bool:
     bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
     given = (request.query.get("token", ""), request.cookies.get(COOKIE, ""), bearer)
-    # Each in constant time, so that the answer's delay tells nothing.
-    return any(hmac.compare_digest(each.encode(), token.encode()) for each in given)
+    # In constant time, so that the delay reveals nothing.
+    return any(hmac.compare_digest(text.encode(), token.encode()) for text in given)
 
 
 def _refuse(status: int, reason: str) -> web.Response:

@@ -1,4 +1,4 @@
-"""A headless Chromium that is installed here, driven by Playwright: for screenshots, measurements and tests."""
+"""A headless Chromium, driven by Playwright, for screenshots and tests."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# As root there is no sandbox; without a GPU, pictures are composed in software.
+# Root has no sandbox, and rendering needs no GPU.
 _OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 
 
 class NoBrowser(RuntimeError):
-    """There is no browser to drive here; ``str(error)`` says what is missing."""
+    """No browser can be driven; ``str(error)`` says what is missing."""
 
 
 def find_chromium() -> str:
@@ -63,7 +63,7 @@ def chromium() -> Iterator[Browser]:
 def screenshot(
     address: str, file: Path, width: int = 1440, height: int = 900, scheme: Any = "dark", settle_s: float = 2.0
 ) -> None:
-    """Saves what a browser shows of the viewer's page, once there is a picture.
+    """Saves a screenshot of the viewer's page, once it shows a picture.
 
     Raises:
         NoBrowser: as :func:`chromium`.

@@ -1,4 +1,4 @@
-"""What the page asks for, as calls of the node's services."""
+"""Turns the page's commands into calls of the node's services."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
+from std_msgs.msg import Header
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.prompts_file import read_prompt
 from sam2_ros.msg import ObjectPrompt, PromptResult
 from sam2_ros.ros.client_node import is_acquainted
+from sam2_ros.ros.interface import SERVICES
 from sam2_ros.ros.messages import to_time
 from sam2_ros.ros.prompt_messages import to_message
 from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
@@ -25,11 +27,11 @@ Command = Mapping[str, Any]
 
 
 class BadCommand(ValueError):
-    """A command that can't be understood; ``str(error)`` says why."""
+    """An invalid command; ``str(error)`` says why."""
 
 
 class Services:
-    """The services of one camera, ``prefix``/…. The answers come in the ROS thread."""
+    """Calls the services of one camera, ``prefix/…``. Responses come in the ROS thread."""
 
     def __init__(self, node: Node, prefix: str) -> None:
         self._node = node
@@ -37,27 +39,27 @@ class Services:
         self._clients: dict[str, Any] = {}
 
     def call(self, command: Command) -> Future[dict[str, object]]:
-        """Asks the node; the future holds ``success``, ``message`` and, for a prompt, its result.
+        """The future gets ``success``, ``message`` and, for a prompt, its result.
 
         Raises:
-            BadCommand: it can't be understood.
+            BadCommand: the command is invalid.
             ConnectionError: the node's service is not there.
         """
         kind = command.get("type")
         if kind not in _KINDS:
             raise BadCommand(f"unknown command {kind!r}; accepted: {', '.join(_KINDS)}")
-        service_type, name, make, read = _KINDS[kind]
+        name, make, read = _KINDS[kind]
         try:
             request = make(command)
         except (PromptError, UserError) as error:
             raise BadCommand(str(error)) from error
-        client = self._clients.get(name)
-        known = client is not None
-        if client is None:
-            client = self._clients[name] = self._node.create_client(service_type, f"{self._prefix}/{name}")
+        is_new = name not in self._clients
+        if is_new:
+            self._clients[name] = self._node.create_client(_TYPES[f"~/{name}"], f"{self._prefix}/{name}")
+        client = self._clients[name]
         if not client.wait_for_service(timeout_sec=2.0):
             raise ConnectionError(f"the service {self._prefix}/{name} is not there; is the tracker running?")
-        if not known:
+        if is_new:
             is_acquainted(self._node, self._prefix, 2.0, lambda: time.sleep(0.01))
         answer: Future[dict[str, object]] = Future()
 
@@ -87,15 +89,11 @@ def _prompt(command: Command) -> ObjectPrompt:
 
 
 def _add(command: Command) -> AddObjects.Request:
-    request = AddObjects.Request(prompts=[_prompt(command)])
-    request.request_header.stamp = to_time(_stamp(command))
-    return request
+    return AddObjects.Request(request_header=_header(command), prompts=[_prompt(command)])
 
 
 def _refine(command: Command) -> RefineObject.Request:
-    request = RefineObject.Request(prompt=_prompt(command))
-    request.request_header.stamp = to_time(_stamp(command))
-    return request
+    return RefineObject.Request(request_header=_header(command), prompt=_prompt(command))
 
 
 def _remove(command: Command) -> RemoveObject.Request:
@@ -114,8 +112,8 @@ def _added(response: AddObjects.Response) -> dict[str, object]:
 
 def _result(result: PromptResult) -> dict[str, object]:
     candidates = [
-        {"index": each.index, "area": each.area, "predicted_iou": round(float(each.predicted_iou), 3)}
-        for each in result.candidates
+        {"index": mask.index, "area": mask.area, "predicted_iou": round(float(mask.predicted_iou), 3)}
+        for mask in result.candidates
     ]
     return {
         "success": result.success, "message": result.message,
@@ -130,21 +128,23 @@ def _plain(response: Any) -> dict[str, object]:
     return {"success": response.success, "message": response.message}
 
 
-_KINDS: dict[Any, tuple[Any, str, Callable[[Command], Any], Callable[[Any], dict[str, object]]]] = {
-    "add": (AddObjects, "add_objects", _add, _added),
-    "refine": (RefineObject, "refine_object", _refine, lambda response: _result(response.result)),
-    "remove": (RemoveObject, "remove_object", _remove, _plain),
-    "rename": (RenameObject, "rename_object", _rename, _plain),
-    "reset": (Reset, "reset", lambda command: Reset.Request(), _plain),
+# By command: the service, the function that makes its request, and the one that reads its response.
+_KINDS: dict[Any, tuple[str, Callable[[Command], Any], Callable[[Any], dict[str, object]]]] = {
+    "add": ("add_objects", _add, _added),
+    "refine": ("refine_object", _refine, lambda response: _result(response.result)),
+    "remove": ("remove_object", _remove, _plain),
+    "rename": ("rename_object", _rename, _plain),
+    "reset": ("reset", lambda command: Reset.Request(), _plain),
 }
+_TYPES = {service.name: service.service_type for service in SERVICES}
 
 
-def _stamp(command: Command) -> int:
-    """Nanoseconds; 0 = the newest image."""
+def _header(command: Command) -> Header:
+    """With the stamp in nanoseconds; 0 = the newest image."""
     value = command.get("stamp", "0")
     if not isinstance(value, str) or not value.isdecimal() or int(value) >= 2**31 * 10**9:
         raise BadCommand(f"stamp {value!r}; accepted: nanoseconds as decimal digits")
-    return int(value)
+    return Header(stamp=to_time(int(value)))
 
 
 def _number(value: Any) -> int:

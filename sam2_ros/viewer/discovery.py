@@ -1,4 +1,4 @@
-"""Which cameras are tracked, read from the ROS graph: no configuration beside that of the nodes is needed."""
+"""Finds the tracked cameras in the ROS graph; needs no configuration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from rclpy.node import Node
 
-TRACKS_TYPE = "sam2_ros/msg/TrackedObjectArray"
+from sam2_ros.ros.interface import TRACKS
+
+_TRACKS_TYPE = TRACKS.type.replace("/", "/msg/")
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
@@ -21,7 +23,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What the page calls it: the camera's name below the node, else the node's own without its slash."""
+        """For the page: the camera's name below the node, else the node's own without its slash."""
         inside = self.prefix.removeprefix(self.node).strip("/")
         return inside or self.node.strip("/")
 
@@ -31,17 +33,17 @@ def find_sources(node: Node, only: str = "", image_topic: str = "") -> list[Sour
 
     Args:
         only: full name of a tracker, or of one of its cameras (``/tracker/left``); empty = all.
-        image_topic: taken instead of what the tracker subscribes to.
+        image_topic: used instead of the tracker's image topic.
     """
     found = []
     for topic, types in node.get_topic_names_and_types():
-        if TRACKS_TYPE not in types or not topic.endswith("/tracks"):
+        if _TRACKS_TYPE not in types or not topic.endswith("/tracks"):
             continue
         prefix = topic.removesuffix("/tracks")
         for publisher in node.get_publishers_info_by_topic(topic):
             owner = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
             if only not in ("", owner, prefix) or not prefix.startswith(owner):
-                continue  # such as a replayed recording without a node
+                continue  # for example a replayed recording without a node
             image, compressed = _images_of(node, publisher.node_name, publisher.node_namespace, prefix, owner)
             if image_topic:
                 image, compressed = image_topic, image_topic.endswith("/compressed")
@@ -51,10 +53,10 @@ def find_sources(node: Node, only: str = "", image_topic: str = "") -> list[Sour
 
 
 def _images_of(node: Node, name: str, namespace: str, prefix: str, owner: str) -> tuple[str, bool]:
-    """The topic of the colour images that a tracker listens to for a camera, and whether they are compressed."""
+    """The tracker's topic of colour images for a camera, and whether they are compressed."""
     try:
         subscribed = node.get_subscriber_names_and_types_by_node(name, namespace)
-    except RuntimeError:  # it left between two looks at the graph
+    except RuntimeError:  # the node left meanwhile
         return "", False
     images = [
         (topic, _COMPRESSED in types)
@@ -62,5 +64,5 @@ def _images_of(node: Node, name: str, namespace: str, prefix: str, owner: str) -
         if (_RAW in types or _COMPRESSED in types) and "depth" not in topic
     ]
     camera = prefix.removeprefix(owner).strip("/")
-    own = [each for each in images if f"/{camera}/" in f"{each[0]}/"] if camera else images
-    return next(iter(own or ([] if camera else images)), ("", False))
+    own = [image for image in images if f"/{camera}/" in f"{image[0]}/"] if camera else images
+    return own[0] if own else ("", False)

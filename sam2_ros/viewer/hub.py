@@ -1,4 +1,4 @@
-"""Between ROS and the browsers: the ROS thread on one side, the event loop on the other."""
+"""Connects the ROS thread with the browsers' sessions in the event loop."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rclpy.signals import SignalHandlerOptions
 
 from sam2_ros.msg import ObjectEvent
 from sam2_ros.ros.messages import to_stamp
-from sam2_ros.viewer.commands import BadCommand, Services
+from sam2_ros.viewer.commands import BadCommand
 from sam2_ros.viewer.discovery import find_sources
 from sam2_ros.viewer.tracked_camera import Camera
 
-LOOK_S = 0.5  # between looks at the ROS graph
+DISCOVERY_S = 0.5  # between two reads of the ROS graph
 _LEVELS = {b"\x00": "ok", b"\x01": "warn", b"\x02": "error", b"\x03": "stale"}
 _EVENTS = {
     ObjectEvent.ADDED: "added",
@@ -34,34 +34,32 @@ _EVENTS = {
 
 
 class Browser(Protocol):
-    """What the hub needs of a browser's session; called in the event loop."""
+    """What the hub needs of a browser's session. Called in the event loop."""
 
     watching: str  # name of the camera in front
 
     def wake(self) -> None:
-        """A newer picture is there."""
+        """Called when a newer picture is there."""
 
-    def tell(self, message: Mapping[str, object]) -> None:
-        """Sends something that happened."""
+    def send(self, message: Mapping[str, object]) -> None:
+        """Sends a message to the browser."""
 
 
 class Hub:
-    """Owns the ROS node and knows every browser. Made, used and closed in the event loop."""
+    """Owns the ROS node and the list of browsers. Made, used and closed in the event loop."""
 
     def __init__(self, only: str = "", image_topic: str = "", max_side: int = 1280) -> None:
-        """For ``only`` and ``image_topic`` see :func:`find_sources`; ``max_side`` bounds the pictures, in pixels."""
+        """``only`` and ``image_topic`` as for :func:`find_sources`; ``max_side``: of the pictures, in pixels."""
         self.cameras: dict[str, Camera] = {}
         self._only, self._image_topic, self._max_side = only, image_topic, max_side
         self._loop = asyncio.get_running_loop()
         self._sessions: set[Browser] = set()
-        self._services: dict[str, Services] = {}
-        self._events: dict[str, Any] = {}
         self._context = Context()
         rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node("sam2_ros_viewer", context=self._context, start_parameter_services=False)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._node.create_timer(LOOK_S, self._look, clock=steady)
+        self._node.create_timer(DISCOVERY_S, self._discover, clock=steady)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
@@ -78,15 +76,8 @@ class Hub:
     def join(self, session: Browser) -> None:
         self._sessions.add(session)
 
-    def leave(self, session: Browser, watching: str) -> None:
+    def leave(self, session: Browser) -> None:
         self._sessions.discard(session)
-        self.watch(watching, "")
-
-    def watch(self, before: str, now: str) -> None:
-        """A browser turns from one camera to another; the others are watched for their thumbnails."""
-        joins, leaves = (not before and bool(now)), (bool(before) and not now)
-        for camera in list(self.cameras.values()):
-            camera.watchers += int(joins) - int(leaves and camera.watchers > 0)
 
     def camera_names(self) -> list[str]:
         return sorted(self.cameras)
@@ -96,21 +87,21 @@ class Hub:
         return self.cameras.get(name) or next(iter(self.cameras.values()), None)
 
     def ros_time(self) -> int:
-        """Nanoseconds of the clock that stamps the images: the system's."""
+        """Nanoseconds of the system's clock, which stamps the images."""
         return int(self._node.get_clock().now().nanoseconds)
 
     async def call(self, command: dict[str, Any]) -> dict[str, object]:
-        """Passes a command on to the camera's node and waits for the answer.
+        """Calls a service of the camera's node and waits for the response.
 
         Raises:
-            BadCommand: it can't be understood.
+            BadCommand: the command is invalid.
             ConnectionError: the node is not there.
         """
         name = str(command.get("camera", ""))
-        services = self._services.get(name)
-        if services is None:
+        camera = self.cameras.get(name)
+        if camera is None:
             raise BadCommand(f"no camera '{name[:100]}'; tracked: {', '.join(self.camera_names()) or 'none'}")
-        future = await asyncio.to_thread(services.call, command)
+        future = await asyncio.to_thread(camera.services.call, command)
         return await asyncio.wrap_future(future)
 
     # ---- in the ROS thread ----
@@ -119,36 +110,27 @@ class Hub:
         with suppress(ExternalShutdownException):
             self._executor.spin()
 
-    def _look(self) -> None:
-        """Follows cameras that come and go, and what they listen to."""
+    def _discover(self) -> None:
+        """Finds new cameras, removes those that are gone, and follows their image topics."""
         sources = {source.name: source for source in find_sources(self._node, self._only, self._image_topic)}
-        changed = False
-        for name, source in sources.items():
-            camera = self.cameras.get(name)
-            if camera is None:
-                camera = Camera(self._node, source, self._max_side, self._on_shot)
-                camera.watchers = sum(1 for session in self._sessions if session.watching)
-                self._services[name] = Services(self._node, source.prefix)
-                self._events[name] = self._node.create_subscription(
-                    ObjectEvent, f"{source.prefix}/events", lambda event, name=name: self._on_event(name, event), 100
-                )
-                self.cameras = {**self.cameras, name: camera}  # a new dictionary: the event loop reads the old one
-                changed = True
-            camera.follow(source)
-        for name in [name for name in self.cameras if name not in sources]:
-            self.cameras[name].close()
-            self._services.pop(name).close()
-            self._node.destroy_subscription(self._events.pop(name))
-            self.cameras = {other: camera for other, camera in self.cameras.items() if other != name}
-            changed = True
-        if changed:
-            self._tell({"type": "cameras", "cameras": self.camera_names()})
+        before = self.cameras
+        self.cameras = {  # a new dictionary: the event loop may read the old one
+            name: before.get(name) or Camera(self._node, source, self._max_side, self._on_shot, self._on_event)
+            for name, source in sources.items()
+        }
+        watched = any(session.watching for session in tuple(self._sessions))  # also for the thumbnails
+        for name, camera in self.cameras.items():
+            camera.follow(sources[name], watched)
+        for name in before.keys() - sources.keys():
+            before[name].close()
+        if before.keys() != sources.keys():
+            self._send_all({"type": "cameras", "cameras": self.camera_names()})
 
-    def _on_shot(self, camera: Camera) -> None:
+    def _on_shot(self) -> None:
         self._in_loop(self._wake)
 
     def _on_event(self, camera: str, event: ObjectEvent) -> None:
-        self._tell(
+        self._send_all(
             {
                 "type": "event", "camera": camera, "event": _EVENTS.get(event.event, "state"), "id": event.id,
                 "name": event.name, "state": event.state, "previous": event.previous_state,
@@ -160,19 +142,19 @@ class Hub:
         for status in array.status:
             for camera in self.cameras.values():
                 if status.hardware_id == camera.source.prefix:
-                    values = {each.key: each.value for each in status.values}
+                    values = {value.key: value.value for value in status.values}
                     level = _LEVELS.get(status.level, "stale")
-                    self._tell(
+                    self._send_all(
                         {"type": "diagnostics", "camera": camera.source.name, "level": level,
                          "message": status.message, "values": values}
                     )  # fmt: skip
 
-    def _tell(self, message: dict[str, object]) -> None:
-        def tell_all() -> None:
+    def _send_all(self, message: dict[str, object]) -> None:
+        def send_all() -> None:
             for session in list(self._sessions):
-                session.tell(message)
+                session.send(message)
 
-        self._in_loop(tell_all)
+        self._in_loop(send_all)
 
     def _wake(self) -> None:
         for session in self._sessions:

@@ -26,7 +26,7 @@ STATES = {
     TrackedObject.STATE_OCCLUDED: "occluded",
     TrackedObject.STATE_LOST: "lost",
 }
-_BROWSER_FORMATS = (b"\xff\xd8\xff", b"\x89PNG")  # magic numbers: sent on as they came
+_BROWSER_FORMATS = (b"\xff\xd8\xff", b"\x89PNG")  # magic numbers of formats that are sent unchanged
 
 
 def packet(image: Any, tracks: TrackedObjectArray | None, max_side: int, extra: Mapping[str, object]) -> bytes:
@@ -35,8 +35,8 @@ def packet(image: Any, tracks: TrackedObjectArray | None, max_side: int, extra: 
     Args:
         image: ``sensor_msgs/Image`` or ``CompressedImage``.
         tracks: the objects to draw on it; None where there are none yet.
-        max_side: pixels; a larger picture is made smaller. Contours stay in the image's own pixels.
-        extra: goes into the header besides.
+        max_side: pixels; larger pictures are scaled down. Contours stay in pixels of the image.
+        extra: further fields of the header.
 
     Raises:
         ValueError: the image can't be decoded.
@@ -84,7 +84,7 @@ def encode(image: Any, max_side: int) -> tuple[bytes, int, int]:
 
 
 def describe(tracks: TrackedObjectArray, points: list[NDArray[np.int16]]) -> dict[str, object]:
-    """The JSON of a message; contour points are appended to ``points``, ``int16 [n, 2]`` a contour."""
+    """A message as JSON. Appends every contour to ``points``, ``int16 [n, 2]``."""
     return {
         "stamp": str(to_stamp(tracks.header.stamp)),
         "objects": [_object(obj, points) for obj in tracks.objects],
@@ -100,7 +100,7 @@ def describe(tracks: TrackedObjectArray, points: list[NDArray[np.int16]]) -> dic
 
 
 def css_color(object_id: int) -> str:
-    """The colour that an id has everywhere."""
+    """The colour of an id."""
     return "#{:02x}{:02x}{:02x}".format(*object_color(object_id))
 
 
@@ -129,7 +129,7 @@ def _object(obj: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, ob
 
 
 def contours(mask: ObjectMask) -> list[NDArray[np.int16]]:
-    """The borders of a mask and of its holes, as :func:`sam2_ros.media.label_images.contours` has them."""
+    """The contours of a mask and of its holes (:func:`sam2_ros.media.label_images.contours`)."""
     if not mask.width:
         return []
     return [contour for contour, _ in label_images.contours(crop_mask(mask), mask.x, mask.y)]

@@ -1,4 +1,4 @@
-"""The web server of the viewer: static files, one WebSocket a browser."""
+"""The web server of the viewer: static files, and one WebSocket for each browser."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ async def serve(make_hub: Callable[[], Hub], host: str, port: int, token: str, r
     """Serves until SIGINT or SIGTERM.
 
     Args:
-        host: address to bind to; one that other machines reach needs a token, and gets one where none is given.
+        host: address to bind to. If other machines reach it and ``token`` is empty, a token is made.
         port: 0 = a free one.
-        ready: is told the page's address, token included.
+        ready: called with the page's address, token included.
 
     Raises:
         UserError: the port is taken, or the address is not this machine's.

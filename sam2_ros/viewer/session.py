@@ -1,4 +1,4 @@
-"""One browser: the pictures that it gets, as many as it can show, and the commands that it sends."""
+"""One browser: sends as many pictures as it can show, and receives its commands."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sam2_ros.viewer.commands import BadCommand
 from sam2_ros.viewer.hub import Hub
 from sam2_ros.viewer.tracked_camera import Camera, Shot
 
-IN_FLIGHT = 2  # pictures under way to a browser; the next waits, and only the newest is sent
-THUMBNAIL_S = 1.0  # between pictures of the cameras that are not in front
+IN_FLIGHT = 2  # pictures sent and not yet painted; after that only the newest is sent
+THUMBNAIL_S = 1.0  # between pictures of each camera in the background
 ANSWER_S = 30.0
 PING_S = 2.0
 
 
 class Session:
-    """Lives as long as a WebSocket. Everything in here runs in the event loop."""
+    """Lives as long as a WebSocket, in the event loop."""
 
     def __init__(self, hub: Hub, socket: web.WebSocketResponse) -> None:
         self._hub = hub
@@ -32,12 +32,12 @@ class Session:
         self._fresh = asyncio.Event()
         self._room = asyncio.Semaphore(IN_FLIGHT)
         self._sent: dict[int, Shot] = {}  # by number, until the browser has painted it
-        self._round_trip = 0.0  # seconds, the shortest lately
+        self._round_trip = 0.0  # seconds, the shortest recently
         self._thumbnails: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Until the browser leaves."""
+        """Runs until the browser leaves."""
         self._hub.join(self)
         try:
             await self._send({"type": "cameras", "cameras": self._hub.camera_names()})
@@ -47,16 +47,16 @@ class Session:
                 if message.type == WSMsgType.TEXT:
                     self._start(self._receive(message.data))
         finally:
-            self._hub.leave(self, self.watching)
+            self._hub.leave(self)
             for task in self._tasks:
                 task.cancel()
 
     def wake(self) -> None:
-        """There is a newer picture."""
+        """Called when a newer picture is there."""
         self._fresh.set()
 
-    def tell(self, message: Mapping[str, object]) -> None:
-        """Sends something that happened."""
+    def send(self, message: Mapping[str, object]) -> None:
+        """Sends a message to the browser."""
         self._start(self._send(message))
 
     def _start(self, work: Any) -> None:
@@ -83,7 +83,7 @@ class Session:
             except ValueError as error:
                 self._room.release()
                 await self._send({"type": "notice", "level": "error", "message": str(error)})
-                await asyncio.sleep(1.0)  # the next image will hardly be better
+                await asyncio.sleep(1.0)  # the next image probably fails too
                 continue
             self._sent[shot.number] = shot
             try:
@@ -92,7 +92,7 @@ class Session:
                 return
 
     def _pick(self, shown: int) -> tuple[Camera, Shot] | None:
-        """The next picture to send: the newest of the camera in front, now and then one of another camera."""
+        """The next picture to send: the newest of the camera in front, or sometimes one of another camera."""
         now = time.monotonic()
         for camera in self._hub.cameras.values():
             name = camera.source.name
@@ -134,22 +134,22 @@ class Session:
             await self._command(message)
 
     async def _painted(self, message: dict[str, Any], received: int) -> None:
-        """The browser has painted a picture: there is room for the next one, and its age is known."""
+        """After the browser has painted a picture: makes room for the next one and reports the latency."""
         shot = self._sent.pop(message.get("number", 0), None) if isinstance(message.get("number"), int) else None
         if shot is None:
             return
         self._room.release()
         if message.get("skipped") is True:
             return
-        back = self._round_trip / 2  # this message's own way
+        back = self._round_trip / 2  # the way of this message
         screen = (received - shot.arrived) / 1e6 - back * 1e3
         age = (self._hub.ros_time() - shot.stamp) / 1e6 - back * 1e3
         await self._send(
             {
                 "type": "latency",
                 "number": shot.number,
-                "screen_ms": round(screen, 1),  # since the picture came to the viewer
-                # Since its stamp, where the stamps are of this machine's time; not those of a recording.
+                "screen_ms": round(screen, 1),  # since the viewer received the image
+                # Since its stamp, if stamps are of this machine's time, not of a recording.
                 "glass_ms": round(age, 1) if 0 <= age < 10_000 else None,
                 "round_trip_ms": round(self._round_trip * 1e3, 2),
             }
@@ -159,7 +159,6 @@ class Session:
         camera = self._hub.find(str(message.get("camera", "")))
         self._live = message.get("live") is True
         if camera is not None:
-            self._hub.watch(self.watching, camera.source.name)
             self.watching = camera.source.name
             history = [[str(stamp), states] for stamp, _, states in camera.history]
             await self._send({"type": "history", "camera": self.watching, "frames": history})

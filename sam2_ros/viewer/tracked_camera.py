@@ -1,4 +1,4 @@
-"""One tracked camera as the viewer sees it: its newest picture, with the tracks that belong to it."""
+"""One tracked camera: its newest picture, with the tracks of the same stamp."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from sam2_ros.msg import TrackedObjectArray
+from sam2_ros.msg import ObjectEvent, TrackedObjectArray
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.subscription import FollowingSubscription
+from sam2_ros.viewer.commands import Services
 from sam2_ros.viewer.discovery import Source
 from sam2_ros.viewer.packets import STATES, css_color, packet
 
-KEPT_IMAGES = 40  # that wait for their tracks; a slow engine's frame is this many images old at most
-KEPT_TRACKS = 3  # that overtook their image
-HISTORY_S = 90.0  # of every object's visibility, for a browser that comes later
-SILENCE_S, LONGEST_SILENCE_S = 1.0, 5.0  # without tracks, by how often they come: pictures are shown without
+WAITING_IMAGES = 40  # that may wait for their tracks, from a slow engine
+WAITING_TRACKS = 3  # that may wait for their image
+HISTORY_S = 90.0  # of every object's visibility, for browsers that connect later
+SILENCE_S, LONGEST_SILENCE_S = 1.0, 5.0  # without tracks, before pictures are shown without them
 
 _numbers = itertools.count(1)
 
 
 class Shot:
-    """A picture with its tracks; made into bytes once, whoever asks first."""
+    """A picture with its tracks, encoded once for all browsers."""
 
     def __init__(self, image: Any, tracks: TrackedObjectArray | None, arrived: int, max_side: int) -> None:
-        """``arrived`` is when the image came to the viewer, in nanoseconds of the steady clock."""
+        """``arrived``: when the viewer received the image, nanoseconds of the steady clock."""
         self.number = next(_numbers)
         self.stamp = to_stamp(image.header.stamp)
         self.arrived = arrived
-        # Milliseconds since 1970: when the image came, and when it was put together with its tracks.
+        # Milliseconds since 1970: when the image arrived, and when its tracks were there.
         now = time.time() * 1000
         self._times = {"image": now - (time.monotonic_ns() - arrived) / 1e6, "paired": now}
         self._image, self._tracks, self._max_side = image, tracks, max_side
@@ -56,13 +56,21 @@ class Shot:
 
 
 class Camera:
-    """Subscribes while somebody watches. Callbacks run in the ROS thread, ``on_shot`` too."""
+    """Subscribes to images while somebody watches. All callbacks run in the ROS thread."""
 
-    def __init__(self, node: Node, source: Source, max_side: int, on_shot: Callable[[Camera], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        source: Source,
+        max_side: int,
+        on_shot: Callable[[], None],
+        on_event: Callable[[str, ObjectEvent], None],
+    ) -> None:
+        """``on_event`` gets the camera's name too."""
         self.source = source
-        self.watchers = 0
-        self.newest: Shot | None = None  # the newest picture whose tracks are known
-        self.live: Shot | None = None  # the newest picture, with the newest tracks
+        self.services = Services(node, source.prefix)
+        self.newest: Shot | None = None  # the newest picture with its own tracks
+        self.live: Shot | None = None  # the newest picture with the newest tracks
         self.history: deque[tuple[int, float, list[list[Any]]]] = deque()  # stamp, steady seconds, [id, state, …]
         self._node = node
         self._max_side = max_side
@@ -71,35 +79,37 @@ class Camera:
         self._waiting: dict[int, TrackedObjectArray] = {}
         self._tracks: TrackedObjectArray | None = None
         self._tracks_time = 0.0
-        self._interval = 0.0  # seconds between tracks, the longest lately
+        self._interval = 0.0  # seconds between tracks, the longest recently
         self._image_subscription: FollowingSubscription | None = None
-        # Tracks are small; they are followed also while nobody watches, for the timeline.
-        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        self._tracks_subscription = node.create_subscription(
-            TrackedObjectArray, f"{source.prefix}/tracks", self._on_tracks, qos
-        )
+        # Always, because tracks are small and the timeline needs them.
+        self._subscriptions = [
+            node.create_subscription(TrackedObjectArray, f"{source.prefix}/tracks", self._on_tracks, 10),
+            node.create_subscription(
+                ObjectEvent, f"{source.prefix}/events", lambda event: on_event(source.name, event), 100
+            ),
+        ]
 
     @property
     def tracking(self) -> bool:
-        """Whether tracks came lately: within a second, or three of their intervals where the engine is slower."""
+        """Whether tracks came within the last second, or three intervals of a slower engine."""
         silence = min(LONGEST_SILENCE_S, max(SILENCE_S, 3 * self._interval))
         return time.monotonic() - self._tracks_time < silence
 
     def shot(self, live: bool) -> Shot | None:
-        """What to show now."""
+        """The picture to show now."""
         return self.live if live or not self.tracking else self.newest or self.live
 
-    def follow(self, source: Source) -> None:
-        """Subscribes to the images, or stops, as watchers and the tracker's topic demand."""
+    def follow(self, source: Source, watched: bool) -> None:
+        """Subscribes to the tracker's images while somebody watches, and follows when its topic changes."""
         moved = (source.image_topic, source.compressed) != (self.source.image_topic, self.source.compressed)
         if moved and source.image_topic:
             self.source = source
         running = self._image_subscription
-        if running is not None and (not self.watchers or (moved and source.image_topic)):
+        if running is not None and (not watched or (moved and source.image_topic)):
             running.destroy()
             self._image_subscription = running = None
             self._images.clear()
-        if running is None and self.watchers and self.source.image_topic:
+        if running is None and watched and self.source.image_topic:
             kind = CompressedImage if self.source.compressed else Image
             self._image_subscription = FollowingSubscription(
                 self._node, kind, self.source.image_topic, self._on_image, lambda: "auto"
@@ -109,18 +119,20 @@ class Camera:
     def close(self) -> None:
         if self._image_subscription is not None:
             self._image_subscription.destroy()
-        self._node.destroy_subscription(self._tracks_subscription)
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self.services.close()
 
     def _on_image(self, image: Any) -> None:
         stamp, arrived = to_stamp(image.header.stamp), time.monotonic_ns()
         self._images[stamp] = (image, arrived)
-        while len(self._images) > KEPT_IMAGES:
+        while len(self._images) > WAITING_IMAGES:
             del self._images[next(iter(self._images))]
         tracks = self._waiting.pop(stamp, None)
         if tracks is not None:
             self._pair(tracks)
         self.live = Shot(image, self._tracks if self.tracking else None, arrived, self._max_side)
-        self._on_shot(self)
+        self._on_shot()
 
     def _on_tracks(self, tracks: TrackedObjectArray) -> None:
         now = time.monotonic()
@@ -132,26 +144,25 @@ class Camera:
             return
         if to_stamp(tracks.header.stamp) in self._images:
             self._pair(tracks)
-            self._on_shot(self)
+            self._on_shot()
             return
         self._waiting[to_stamp(tracks.header.stamp)] = tracks
-        while len(self._waiting) > KEPT_TRACKS:
+        while len(self._waiting) > WAITING_TRACKS:
             del self._waiting[next(iter(self._waiting))]
 
     def _pair(self, tracks: TrackedObjectArray) -> None:
         stamp = to_stamp(tracks.header.stamp)
         image, arrived = self._images[stamp]
-        # The image itself stays: a prompt publishes the newest frame's tracks once more.
-        for older in [known for known in self._images if known < stamp]:
-            del self._images[older]
+        # The image itself stays: after a prompt the newest frame's tracks come once more.
+        self._images = {other: image for other, image in self._images.items() if other >= stamp}
         self.newest = Shot(image, tracks, arrived, self._max_side)
 
     def _remember(self, tracks: TrackedObjectArray) -> None:
         now, stamp = time.monotonic(), to_stamp(tracks.header.stamp)
         states = [
-            [known.id, known.name or known.label, STATES.get(known.state, "lost"), round(float(known.visibility), 3),
-             known.prompted, css_color(known.id)]
-            for known in tracks.objects
+            [obj.id, obj.name or obj.label, STATES.get(obj.state, "lost"), round(float(obj.visibility), 3),
+             obj.prompted, css_color(obj.id)]
+            for obj in tracks.objects
         ]  # fmt: skip
         if self.history and self.history[-1][0] == stamp:
             self.history.pop()

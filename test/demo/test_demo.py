@@ -15,7 +15,7 @@ import pytest
 from sam2_ros.cli import demo
 from sam2_ros.cli.main import main
 from sam2_ros.demo import footage
-from sam2_ros.demo.clip_report import Recording
+from sam2_ros.demo.clip_report import ReportWriter
 from sam2_ros.media import frame_sources
 from sam2_ros.media.frame_sources import Frame
 from sam2_ros.media.rendered_scene import bounding_box, render
@@ -53,7 +53,7 @@ def test_the_users_own_video_without_a_box_is_clicked_in_the_middle(
         cv2.imwrite(str(folder / f"{index}.png"), frame.rgb)
     options = ["demo", "--no-ros", "--model", "null", "--out", str(tmp_path / "out"), "--source", str(folder)]
     assert main(options) == 0
-    assert "the object is what lies in the middle" in capfd.readouterr().err
+    assert "the object in the middle of the first frame is tracked" in capfd.readouterr().err
     with (tmp_path / "out" / "frames_tracks.csv").open(encoding="utf-8") as file:
         row = next(csv.DictReader(file))
     assert int(row["x0"]) < 80 < int(row["x1"]) and int(row["y0"]) < 60 < int(row["y1"])
@@ -82,7 +82,7 @@ def test_a_mistake_ends_with_one_sentence_and_code_2(
 
 def test_dropped_frames_are_held_in_the_video(tmp_path: Path) -> None:
     """Frames tracked at 0, 0.1 and 0.5 s make six frames of a 10 Hz video: the second one stays for four."""
-    recording = Recording(tmp_path, "clip", 10.0)
+    recording = ReportWriter(tmp_path, "clip", 10.0)
     mask = np.zeros((120, 160), np.bool_)
     mask[90:110, 10:60] = True
     for stamp, level, state in ((0, 40, 1), (10**8, 120, 1), (5 * 10**8, 200, 2)):
@@ -144,7 +144,7 @@ def test_an_interrupted_demo_leaves_its_pictures(
 
 def test_nothing_tracked_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no frame of clip was tracked"):
-        Recording(tmp_path, "clip", 10.0).finish(0, 0.0)
+        ReportWriter(tmp_path, "clip", 10.0).finish(0, 0.0)
 
 
 def test_the_clips_are_taken_out_of_a_debian_package(tmp_path: Path) -> None:

@@ -73,15 +73,15 @@ def test_things_move_and_never_touch(camera: SimulatedCamera, frames: list[Simul
     places = []
     for index in range(0, 600, 5):
         camera.scene.move_to(index / 10)
-        places.append([camera.scene.pose(number)[0] for number in range(1, len(camera.scene.things) + 1)])
+        places.append([camera.scene.pose(number)[0] for number in range(1, len(camera.scene.objects) + 1)])
     moved = np.ptp(places, axis=0)[:, :2]
     assert (moved > 0.07).all()
     radii = {"mug": 0.08, "carton": 0.0584, "ball": 0.05, "can": 0.035}  # metres, of what turns about the vertical
     flat = np.array(places)[..., :2]
-    for one, thing in enumerate(camera.scene.things):
+    for one, thing in enumerate(camera.scene.objects):
         for other in range(one):
             gap = np.linalg.norm(flat[:, one] - flat[:, other], axis=1).min()
-            assert gap > radii[thing.name] + radii[camera.scene.things[other].name]
+            assert gap > radii[thing.name] + radii[camera.scene.objects[other].name]
 
 
 def test_depth_has_the_faults_of_a_camera(frames: list[SimulatedFrame]) -> None:
@@ -107,5 +107,5 @@ def test_the_score_knows_right_from_wrong(camera: SimulatedCamera, frames: list[
     assert (wrong.iou, wrong.confused) == (0.0, True)
     hidden = sample("mug", 1, 0.0, mug.position, *common, None, None, None)
     figures = summary([right, wrong, hidden])
-    assert figures["confused"] == 1 and figures["hidden, told"] == 1.0 and figures["IoU"] == 0.5
+    assert figures["confused"] == 1 and figures["hidden, reported"] == 1.0 and figures["IoU"] == 0.5
     assert figures["position error p50 [mm]"] == pytest.approx(5)
