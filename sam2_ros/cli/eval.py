@@ -128,7 +128,7 @@ def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[
                 results[result.name] = result
                 progress.set_postfix_str(result.name)
     except KeyboardInterrupt:
-        print(f"sam2_ros: stopped; {len(results)} sequences are finished, the same command goes on", file=sys.stderr)
+        print(f"sam2_ros: stopped; {len(results)} sequences are finished, the same command continues", file=sys.stderr)
         if not results:
             raise
     summary = write_report(job, [results[name] for name in dataset.names if name in results], args.present_from)

@@ -27,7 +27,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) 
         metavar="MODEL",
         help=f"embedded (default), a downloaded official model ({SIZES}), or a path",
     )
-    parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu, cuda, cuda:N")
+    parser.add_argument("--device", default="auto", help="auto (default: CUDA if there is a GPU), cpu, cuda, cuda:N")
     parser.add_argument(
         "--dtype",
         default="auto",

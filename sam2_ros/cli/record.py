@@ -26,7 +26,7 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "record",
         help="record images, tracks and prompts of a running tracker",
-        description="Writes what a tracker sees and does into an MCAP file, until Ctrl-C: images, tracks, events, "
+        description="Records a tracker into an MCAP file until Ctrl-C: images, tracks, events, "
         "and the prompts that its services answer. Foxglove and ros2 bag open it; 'sam2_ros replay' tracks it again.",
     )
     parser.add_argument("file", type=Path, help="such as run.mcap")

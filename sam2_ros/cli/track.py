@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
                 if outputs.count == args.max_frames:
                     break
         except KeyboardInterrupt:
-            print("sam2_ros: stopped; what was tracked so far is written", file=sys.stderr)
+            print("sam2_ros: stopped; the tracks so far are written", file=sys.stderr)
         outputs.write_json(backend)
         outputs.write_picture()
         if not args.quiet:

@@ -73,7 +73,7 @@ def _fetch(folder: Path, names: list[str], say: Say) -> None:
         if shutil.which(program) is None:
             raise NoFootageError(f"{program} is not there (the footage is part of Debian's package {PACKAGE})")
     say(
-        f"fetching the footage: Debian package {PACKAGE}, about 95 MB, Apache-2.0; {', '.join(names)} of it is kept in "
+        f"fetching the footage: Debian package {PACKAGE}, about 95 MB, Apache-2.0; {', '.join(names)} of it stay in "
         f"{folder}"
     )
     folder.mkdir(parents=True, exist_ok=True)

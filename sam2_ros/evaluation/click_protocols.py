@@ -95,8 +95,8 @@ def run_interactive(
         for budget in range(1, interactions + 1):
             earlier = {} if online else done.clicks
             limit = budget if online else 0
-            kept = None if worst is None else worst.empty()
-            done = _stream(sequence, backend, object_id, first, earlier, new, limit, clicks, tick, kept)
+            pass_worst = None if worst is None else worst.empty()
+            done = _stream(sequence, backend, object_id, first, earlier, new, limit, clicks, tick, pass_worst)
             order += sorted(done.clicks.keys() - set(order))
             scores = done.scores()
             j.append(scores[0])
@@ -104,8 +104,8 @@ def run_interactive(
             new = first if online else done.worst()
             if new is None or (online and len(done.clicks) < budget):
                 break  # more would change nothing
-        if worst is not None and kept is not None:
-            worst.take(*kept.kept)
+        if worst is not None and pass_worst is not None:
+            worst.take(*pass_worst.frames)
         rows += [replace(row, scored=row.j is not None) for row in done.rows]
         seconds += done.seconds
         size = done.size

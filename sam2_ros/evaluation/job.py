@@ -109,7 +109,7 @@ class Runner:
         else:
             result = self._run_vos(name, sequence, engine, tick, worst)
         result.extra["worst"] = self._write_worst(name, worst)
-        info, torch = engine.info, sys.modules.get("torch")  # the engine loads it where it needs it
+        info, torch = engine.info, sys.modules.get("torch")  # which only some engines load
         result.extra["engine"] = {
             "model": info.model,
             "device": info.device,
@@ -141,7 +141,7 @@ class Runner:
         folder = self.job.out / "worst"
         folder.mkdir(parents=True, exist_ok=True)
         bad: list[dict[str, object]] = []
-        for bad_frame in worst.kept:
+        for bad_frame in worst.frames:
             file = folder / f"{name.replace('/', '_')}_{bad_frame.frame:05d}_{bad_frame.object}.png"
             write_png(file, bad_frame.picture)
             bad.append({"file": file.name, "frame": bad_frame.frame, "object": bad_frame.object, "j": bad_frame.j})

@@ -18,7 +18,7 @@ class Row:
     frame: int  # index in the video, from 0
     name: str  # of the frame
     prompted: bool
-    state: str  # "visible", "occluded" or "lost": what the tracker says
+    state: str  # of the tracker: "visible", "occluded" or "lost"
     object_score: float  # score logit
     predicted_iou: float
     visibility: float  # [0, 1]
@@ -55,7 +55,7 @@ class SequenceResult:
     frames: int  # of the video
     rows: tuple[Row, ...]
     seconds: tuple[float, ...]  # of the engine, for each tracked frame without prompts
-    extra: dict[str, Any] = field(default_factory=dict)  # what a protocol adds
+    extra: dict[str, Any] = field(default_factory=dict)  # of one protocol
 
     @property
     def objects(self) -> list[int]:

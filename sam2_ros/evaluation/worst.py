@@ -31,7 +31,7 @@ class WorstFrames:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self.kept: list[BadFrame] = []
+        self.frames: list[BadFrame] = []
 
     def __call__(self, masks: FrameMasks) -> None:
         for row in masks.rows:
@@ -53,16 +53,16 @@ class WorstFrames:
                 self._keep(bad)
 
     def _fits(self, j: float, frame: int, object_id: int) -> bool:
-        full = len(self.kept) >= self._count and j >= self.kept[-1].j
+        full = len(self.frames) >= self._count and j >= self.frames[-1].j
         return j < GOOD and not full and all(bad.j > j for bad in self._near(frame, object_id))
 
     def _near(self, frame: int, object_id: int) -> list[BadFrame]:
-        return [bad for bad in self.kept if bad.object == object_id and abs(bad.frame - frame) < APART]
+        return [bad for bad in self.frames if bad.object == object_id and abs(bad.frame - frame) < APART]
 
     def _keep(self, new: BadFrame) -> None:
         near = self._near(new.frame, new.object)
-        kept = [bad for bad in self.kept if all(bad is not other for other in near)]
-        self.kept = sorted((*kept, new), key=lambda bad: (bad.j, bad.frame))[: self._count]
+        others = [bad for bad in self.frames if all(bad is not other for other in near)]
+        self.frames = sorted((*others, new), key=lambda bad: (bad.j, bad.frame))[: self._count]
 
 
 def draw_failure(rgb: Rgb, predicted: Mask, truth: Mask, object_id: int) -> Rgb:

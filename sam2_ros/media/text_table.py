@@ -19,5 +19,5 @@ def align(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
 
 
 def number(value: float | None, digits: int = 1, scale: float = 1.0) -> str:
-    """``scale * value`` with so many digits after the point; "-" for None and NaN."""
+    """``scale * value`` with ``digits`` decimals; "-" for None and NaN."""
     return "-" if value is None or math.isnan(value) else f"{scale * value:.{digits}f}"

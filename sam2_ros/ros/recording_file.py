@@ -1,4 +1,4 @@
-"""The MCAP file of ``sam2_ros record``: what a tracker saw, was asked and published. Needs the library mcap."""
+"""The MCAP file of ``sam2_ros record``: images, prompts and tracks. Needs the library mcap."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_an_interrupted_run_keeps_what_is_finished(jobs: str, first: str, davis:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to every process
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
+    assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
     assert [path.name for path in (tmp_path / "sequences").iterdir()] == [f"{first}.json"]
     evaluate(davis, tmp_path, "--model", "null:300", "--jobs", jobs)
     assert len(list((tmp_path / "sequences").iterdir())) == 2

@@ -66,8 +66,8 @@ def test_the_worst_frames_of_the_last_pass_are_drawn(moving: LabelledSequence) -
     worst = WorstFrames(3)
     run_interactive(moving, NullBackend(), online=False, interactions=2, clicks=1, worst=worst)
     # The first pass also misses frame 3, which the second one clicks on; what is left is the second jump.
-    assert [(bad.frame, bad.object, bad.j) for bad in worst.kept] == [(6, 1, 0.0)]
-    assert worst.kept[0].picture.shape == (clips.HEIGHT, clips.WIDTH, 3)
+    assert [(bad.frame, bad.object, bad.j) for bad in worst.frames] == [(6, 1, 0.0)]
+    assert worst.frames[0].picture.shape == (clips.HEIGHT, clips.WIDTH, 3)
 
 
 def test_what_no_click_mends_is_drawn(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_what_no_click_mends_is_drawn(tmp_path: Path) -> None:
     clips.write_davis(tmp_path, "a", [labels_of({1: square(60, 20, 17), 2: tall})] * 2)
     worst = WorstFrames(3)
     result = run_noc(open_dataset(tmp_path).open("a"), NullBackend(), target=0.9, most=5, worst=worst)
-    assert [(bad.frame, bad.object, bad.j) for bad in worst.kept] == [(0, 2, result.extra["noc"]["2"][-1])]
+    assert [(bad.frame, bad.object, bad.j) for bad in worst.frames] == [(0, 2, result.extra["noc"]["2"][-1])]
 
 
 def test_clicks_needed_counts_to_the_target_or_to_the_most() -> None:
