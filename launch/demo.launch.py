@@ -18,14 +18,14 @@ from sam2_ros.ros.dds_environment import environment
 ARGUMENTS = {
     "source": (None, "video file, folder of images, or camera index"),
     "rate": ("0.0", "frames a second; 0 = the source's own"),
-    "loop": ("false", "begin again at the end of a file"),
+    "loop": ("false", "restart at the end of a file"),
     "reliability": ("reliable", "of the image publisher: reliable or best_effort"),
-    "wait_for_subscriber": ("true", "hold the first frame back until somebody listens"),
+    "wait_for_subscriber": ("true", "wait for a subscriber before the first frame"),
     "model": ("", "as for tracker.launch.py"),
     "device": ("", "as for tracker.launch.py"),
     "params_file": ("", "as for tracker.launch.py"),
     "prompts_file": ("", "as for tracker.launch.py"),
-    "transport": ("shared_memory", "as for tracker.launch.py; publisher and tracker must agree on large_data"),
+    "transport": ("shared_memory", "as for tracker.launch.py; the same for publisher and tracker"),
     "viewer": ("false", "as for tracker.launch.py"),
     "viewer_port": ("8642", "as for tracker.launch.py"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
@@ -36,7 +36,7 @@ FOR_THE_TRACKER = (
 
 
 def start(context: LaunchContext) -> list:
-    """The actions, with every argument known."""
+    """The actions for the given arguments."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     camera = Node(
         executable=sys.executable,

@@ -21,19 +21,19 @@ def is_true(text: str) -> bool:
     return text.lower() == "true"
 
 
-# what the camera takes: the default, a converter, the meaning
+# arguments of the camera: default, converter, description
 CAMERA: dict[str, tuple[str, Callable, str]] = {
     "seed": ("0", int, "of the scene; equal seeds give equal images"),
     "width": ("640", int, "pixels"),
     "height": ("480", int, "pixels"),
     "rate": ("10.0", float, "frames a second of the scene"),
-    "speed": ("1.0", float, "seconds of the scene in a second; below 1 is slow motion"),
+    "speed": ("1.0", float, "seconds of the scene in one second; below 1 is slow motion"),
     "frames": ("0", int, "frames to publish; 0 = endless"),
     "render_ahead": ("false", is_true, "render all frames before the first is published"),
     "noise": ("1.0", float, "faults of image and depth; 0 = a perfect camera"),
     "depth_encoding": ("16UC1", str, "16UC1 or 32FC1"),
     "reliability": ("reliable", str, "of the publishers: reliable or best_effort"),
-    "subscribers": ("1", int, "the first frame waits for so many subscribers of the image"),
+    "subscribers": ("1", int, "subscribers of the image to wait for before the first frame"),
     "stamps": ("clock", str, "clock, or frame: the same stamps in every run"),
 }
 TRACKER = {
@@ -51,7 +51,7 @@ TRACKER = {
 
 
 def start(context: LaunchContext) -> list:
-    """The actions, with every argument known."""
+    """The actions for the given arguments."""
     given = {name: LaunchConfiguration(name).perform(context) for name in (*CAMERA, *TRACKER)}
     camera = Node(
         executable=sys.executable,

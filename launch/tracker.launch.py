@@ -26,16 +26,16 @@ ARGUMENTS = {
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "image": ("image", "topic of the camera's images (compressed ones: this name plus /compressed)"),
     "cameras": ("", "names of several cameras, as [left, right]; {camera} in topics stands for each name"),
-    "depth": ("", "topic of the depth images, registered to the camera's; given, it sets depth.enabled"),
-    "camera_info": ("camera_info", "topic of the camera's calibration, needed with depth"),
-    "transport": ("shared_memory", "how Fast DDS passes images on: shared_memory, large_data or default"),
+    "depth": ("", "topic of the depth images, registered to the camera's; sets depth.enabled"),
+    "camera_info": ("camera_info", "topic of the camera's calibration, needed for depth"),
+    "transport": ("shared_memory", "Fast DDS transport of images: shared_memory, large_data or default"),
     "model": ("", "replaces the parameter model.name"),
     "device": ("", "replaces the parameter model.device"),
     "prompts_file": ("", "replaces the parameter prompts_file"),
     "endpoint": ("", "replaces the parameter inference.endpoint: where an inference server tracks"),
-    "viewer": ("false", "serve a web page that shows the tracks, and on which objects are added by clicking"),
+    "viewer": ("false", "serve a web page that shows the tracks and adds objects by clicks"),
     "viewer_port": ("8642", "of the page"),
-    "viewer_host": ("127.0.0.1", "address that the page is served at; another one needs the token that is printed"),
+    "viewer_host": ("127.0.0.1", "address of the page; one that is not this machine's own needs the printed token"),
 }
 
 
@@ -48,7 +48,7 @@ REPLACED = {
 
 
 def start(context: LaunchContext) -> list:
-    """The actions, with every argument known."""
+    """The actions for the given arguments."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     overrides: dict[str, object] = {"use_sim_time": is_true(given, "use_sim_time")}
     for argument, parameter in REPLACED.items():
@@ -83,12 +83,12 @@ def start(context: LaunchContext) -> list:
 
 
 def names(text: str) -> list[str]:
-    """Of cameras: ``[left, right]``, with or without brackets and quotes."""
+    """The camera names in ``[left, right]``, with or without brackets and quotes."""
     return [name for name in (part.strip(" '\"") for part in text.strip(" []").split(",")) if name]
 
 
 def remappings(given: dict, camera: str) -> list[tuple[str, str]]:
-    """From the topics of one camera, whose name stands before them where there are several, to the robot's."""
+    """From the node's topics to the robot's; ``camera`` is empty if there is one camera."""
     topics = {"image": given["image"], "depth/image": given["depth"] or "depth/image"}
     topics["camera_info"] = given["camera_info"]
     pairs = []
@@ -100,8 +100,8 @@ def remappings(given: dict, camera: str) -> list[tuple[str, str]]:
             target = own
         elif camera:
             raise ValueError(
-                f"a topic of several cameras is '{target}'; accepted: one with {{camera}} in it, in whose place each "
-                "camera's name is put"
+                f"a topic of several cameras is '{target}'; accepted: one with {{camera}} in it, which stands for each "
+                "camera's name"
             )
         pairs.append((own, target))
         if topic == "image":

@@ -5,10 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 _RULE = "=" * 80
-_PRIMITIVES = {
-    "bool", "byte", "char", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
-    "uint64", "string", "wstring",
-}  # fmt: skip
 _SERVICE_EVENT = """service_msgs/ServiceEventInfo info
 {package}/{name}_Request[<=1] request
 {package}/{name}_Response[<=1] response
@@ -45,7 +41,7 @@ def _used(text: str, package: str) -> list[str]:
         if not words:
             continue
         kind = words[0].partition("[")[0].partition("<=")[0]
-        if kind not in _PRIMITIVES:
+        if "/" in kind or kind[0].isupper():  # else a primitive type
             found.append(kind if "/" in kind else f"{package}/{kind}")
     return found
 

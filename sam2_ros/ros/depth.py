@@ -176,16 +176,7 @@ class DepthInput:
         Raises:
             DepthRefused: it does not fit the image (``frame_id``, ``width``, ``height``).
         """
-        if message.header.frame_id != frame_id:
-            raise DepthRefused(
-                f"the depth image is in the frame '{message.header.frame_id}', the image in '{frame_id}'; give "
-                "depth/image one that is registered to the image"
-            )
-        if (message.width, message.height) != (width, height):
-            raise DepthRefused(
-                f"the depth image has {message.width} x {message.height} pixels, the image {width} x {height}; give "
-                "depth/image one that is registered to the image"
-            )
+        _check_fits("the depth image", message, frame_id, width, height)
         try:
             rows, unit = depth_rows(message)
         except ValueError as error:
@@ -197,15 +188,7 @@ class DepthInput:
             info = self._info
         if info is None:
             raise DepthRefused(f"no camera_info has arrived on {self._subscriptions[1].topic}")
-        if info.header.frame_id != frame_id:
-            raise DepthRefused(
-                f"camera_info is in the frame '{info.header.frame_id}', the image in '{frame_id}'; give camera_info "
-                "that of the image"
-            )
-        if (info.width, info.height) != (width, height):
-            raise DepthRefused(
-                f"camera_info is for {info.width} x {info.height} pixels, the image has {width} x {height}"
-            )
+        _check_fits("camera_info", info, frame_id, width, height)
         calibration = calibration_of(info, self._parameters["depth.rectified"] is True)
         if calibration != self._calibration or self._rays is None:
             try:
@@ -252,6 +235,19 @@ class DepthInput:
             new, self._problem = bool(problem) and problem != self._problem, problem
         if new:
             self._node.get_logger().warning(f"no positions: {problem}")
+
+
+def _check_fits(what: str, message: Image | CameraInfo, frame_id: str, width: int, height: int) -> None:
+    """
+    Raises:
+        DepthRefused: the message has another frame or size than the image.
+    """
+    cure = "give one that is registered to the image"
+    if message.header.frame_id != frame_id:
+        raise DepthRefused(f"{what} is in the frame '{message.header.frame_id}', the image in '{frame_id}'; {cure}")
+    if (message.width, message.height) != (width, height):
+        size = f"{message.width} x {message.height} pixels"
+        raise DepthRefused(f"{what} has {size}, the image {width} x {height}; {cure}")
 
 
 def calibration_of(info: CameraInfo, rectified: bool) -> Calibration:

@@ -1,4 +1,4 @@
-"""What the node tells about itself on ``/diagnostics``."""
+"""The node's statistics, and their publication on ``/diagnostics``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sam2_ros.tracking.types import FrameResult, ObjectState
 
 Task = Callable[[DiagnosticStatusWrapper], DiagnosticStatusWrapper]  # fills a status and returns it
 
-_WINDOW = 200  # frames that percentiles are taken of
-_RATE_WINDOW = 5.0  # seconds that the input rate is taken of, and that a failure is warned of
+_WINDOW = 200  # frames for percentiles
+_RATE_WINDOW = 5.0  # seconds for the input rate, and for the warning after a failure
 
 
 class Statistics:
@@ -61,7 +61,7 @@ class Statistics:
             return time.monotonic() - self._last_failure_time < _RATE_WINDOW
 
     def input_rate(self) -> float:
-        """Images a second that arrived lately."""
+        """Images a second, over the last seconds."""
         now = time.monotonic_ns()
         with self._lock:
             recent = [arrival for arrival in self._arrivals if now - arrival < _RATE_WINDOW * 1e9]

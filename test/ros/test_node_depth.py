@@ -224,7 +224,7 @@ def test_depth_that_does_not_fit_is_refused_with_a_reason(rig: Rig) -> None:
 
 def test_a_calibration_of_another_image_is_refused(rig: Rig) -> None:
     rig.calibrate(width=80)
-    assert "camera_info is for 80 x 120 pixels" in rig.track_object(plane()).depth_reason
+    assert "camera_info has 80 x 120 pixels" in rig.track_object(plane()).depth_reason
     rig.calibrate(k=[0.0] * 9)
     assert "the camera isn't calibrated" in rig.track_object(plane()).depth_reason
     rig.calibrate()
