@@ -19,7 +19,6 @@ from sam2_ros.evaluation.sequences import (
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import VideoFile
 
-LAYOUTS = ("davis", "youtube", "sav", "sav-train")
 MASKLET_FPS = 24.0
 _RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 _ACCEPTED = (
@@ -33,7 +32,7 @@ class Dataset:
     """The sequences of a data set by name; a sequence is read when it is opened."""
 
     root: Path
-    layout: str  # one of LAYOUTS
+    layout: str  # davis, youtube, sav or sav-train
     names: tuple[str, ...]
     open: Callable[[str], LabelledSequence]
 
@@ -44,7 +43,7 @@ def open_dataset(
     """Recognises the layout of ``root`` and lists its sequences.
 
     Args:
-        layout: "auto", or one of LAYOUTS.
+        layout: davis, youtube, sav, sav-train, or auto.
         listed: a text file with a sequence's name on each line; a relative path may also be one inside ``root``.
         only: the sequences to take.
 

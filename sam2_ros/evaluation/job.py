@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 WORST_KEPT = 6  # frames of a sequence
 NOC_TARGETS = (0.85, 0.90)  # intersection over union
-PROTOCOLS = ("vos", "offline", "online", "noc")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Settings:
     weights: str  # SHA-256 of the file
     device: str
     dtype: str
-    protocol: str
+    protocol: str  # vos, offline, online or noc
     prompt: str
     clicks: int  # on an object's first frame (vos), on each clicked frame (offline, online), at most (noc)
     interactions: int  # frames with clicks (offline, online)

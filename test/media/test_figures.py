@@ -1,17 +1,17 @@
-"""The picture of a run: it shows every change of state, however long the run."""
+"""Pictures of a run show every frame, state and change that they should, however long the run."""
 
 import numpy as np
 import pytest
 
-from sam2_ros.media.figures import CELL_WIDTH, Storyboard
+from sam2_ros.media.figures import CELL_WIDTH, Storyboard, contact_sheet, spread, timeline
 from sam2_ros.media.track_table import FrameRecord, TrackRow
 from sam2_ros.tracking.types import ObjectState
 
 HIDDEN = range(700, 720)
 
 
-def frame(index: int) -> FrameRecord:
-    state = ObjectState.OCCLUDED if index in HIDDEN else ObjectState.VISIBLE
+def frame(index: int, hidden: range = HIDDEN) -> FrameRecord:
+    state = ObjectState.OCCLUDED if index in hidden else ObjectState.VISIBLE
     stamp = index * 100_000_000
     row = TrackRow(index, stamp, 1, "cup", "", state, (0, 0, 1, 1), 1, 1.0, 0.9, 0.9, index == 0)
     return FrameRecord(index, f"{index:06d}", stamp, (row,))
@@ -49,3 +49,23 @@ def test_a_short_run_shows_all_it_has() -> None:
     for index in range(3):
         board.add(colored(index), frame(index))
     assert board.draw().shape[1] >= 3 * CELL_WIDTH
+
+
+def test_a_contact_sheet_holds_every_frame() -> None:
+    cells = [(np.full((48, 64, 3), level, np.uint8), "") for level in (10, 90, 170, 250, 50)]
+    sheet = contact_sheet(cells, columns=2, cell_width=64)
+    assert sheet.shape[0] > 3 * 48 and sheet.shape[1] > 2 * 64
+    assert {10, 90, 170, 250, 50} <= set(np.unique(sheet).tolist())
+    assert spread(217, 5) == [0, 54, 108, 162, 216]
+    assert spread(3, 5) == [0, 1, 2]
+
+
+def test_the_timeline_shows_states_at_their_times() -> None:
+    records = [frame(index, hidden=range(40, 60)) for index in range(100)]
+    picture = timeline(records, width=1130)  # the axis is 980 pixels wide
+    bar = picture[64 + 18]
+    green, amber = bar[130 + 100].tolist(), bar[130 + 490].tolist()
+    assert green != amber
+    amber_columns = np.flatnonzero((bar == amber).all(axis=1))
+    assert amber_columns[0] == pytest.approx(130 + 979 * 40 / 99, abs=2)
+    assert amber_columns[-1] == pytest.approx(130 + 979 * 60 / 99, abs=2)

@@ -1,11 +1,9 @@
-"""The overlay draws what it should and nothing else; the pictures show states and scores."""
+"""The overlay draws what it should and nothing else."""
 
 import numpy as np
 import pytest
 
-from sam2_ros.media.figures import contact_sheet, spread, timeline
 from sam2_ros.media.overlay import draw_overlay, object_color
-from sam2_ros.media.track_table import record
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 
@@ -75,28 +73,3 @@ def test_neighbouring_ids_have_distinct_colours() -> None:
 def test_a_result_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"image is \(10, 10, 3\), the result belongs to \(480, 640, 3\)"):
         draw_overlay(noise(10, 10), frame(480, 640))
-
-
-def test_a_contact_sheet_holds_every_frame() -> None:
-    cells = [(np.full((48, 64, 3), level, np.uint8), "") for level in (10, 90, 170, 250, 50)]
-    sheet = contact_sheet(cells, columns=2, cell_width=64)
-    assert sheet.shape[0] > 3 * 48 and sheet.shape[1] > 2 * 64
-    assert {10, 90, 170, 250, 50} <= set(np.unique(sheet).tolist())
-    assert spread(217, 5) == [0, 54, 108, 162, 216]
-    assert spread(3, 5) == [0, 1, 2]
-
-
-def test_the_timeline_shows_states_at_their_times() -> None:
-    mask, nothing = ellipse(48, 64, 0.5, 0.5), np.zeros((48, 64), np.bool_)
-    records = []
-    for index in range(100):
-        hidden = 40 <= index < 60
-        item = found(1, nothing if hidden else mask, ObjectState.OCCLUDED if hidden else ObjectState.VISIBLE)
-        records.append(record(frame(48, 64, item, stamp=index * 10**8), index, str(index)))
-    picture = timeline(records, width=1130)  # the axis is 980 pixels wide
-    bar = picture[64 + 18]
-    green, amber = bar[130 + 100].tolist(), bar[130 + 490].tolist()
-    assert green != amber
-    amber_columns = np.flatnonzero((bar == amber).all(axis=1))
-    assert amber_columns[0] == pytest.approx(130 + 979 * 40 / 99, abs=2)
-    assert amber_columns[-1] == pytest.approx(130 + 979 * 60 / 99, abs=2)
