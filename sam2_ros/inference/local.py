@@ -51,8 +51,8 @@ class LocalBackend:
         from sam2_ros.tracking.tracker import Tracker
 
         self._tracker: Tracker | None = Tracker(network.model, config, network.dtype, network)
-        self._encodes_ahead = network.ahead
-        self._info = BackendInfo(
+        self.encodes_ahead = network.ahead
+        self.info = BackendInfo(
             model=network.model.config.name,
             device=str(network.model.device),
             dtype=network.dtype,
@@ -62,10 +62,6 @@ class LocalBackend:
             history_bytes=self._tracker.history_bytes,
             cache_bytes=cache_bytes(network.model),
         )
-
-    @property
-    def info(self) -> BackendInfo:
-        return self._info
 
     @property
     def next_id(self) -> int:
@@ -91,10 +87,6 @@ class LocalBackend:
 
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         return self.tracker.step(frame, stamp)
-
-    @property
-    def encodes_ahead(self) -> bool:
-        return self._encodes_ahead
 
     def encode(self, frame: NDArray[np.uint8]) -> EncodedFrame:
         return self.tracker.encode(frame)
@@ -141,11 +133,8 @@ def load_shared_model(
     together: bool = True,
     ahead: bool = False,
 ) -> SharedModel:
-    """Loads a network for several :class:`LocalBackend`; arguments and errors as there.
-
-    With ``together``, frames that wait for the image encoder at the same time are encoded as one batch; with ``ahead``,
-    on a CPU, a frame is encoded while the one before it is tracked.
-    """
+    """Loads a network for several :class:`LocalBackend`; arguments and errors as there, and as for
+    :class:`~sam2_ros.inference.BackendFactory`."""
     # torch reads it when it is loaded. Its threads then sleep while they wait for each other: spinning threads slow
     # tracking down where other processes use the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

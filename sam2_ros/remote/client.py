@@ -82,11 +82,7 @@ class RemoteBackend:
         self._newest_frame: NDArray[np.uint8] | None = None
         self._frames = 0  # processed so far
         self._changes: list[ObjectChange] = []
-        self._info = BackendInfo("unknown", "not connected", "unknown", 0, 0, self._config.max_objects)
-
-    @property
-    def info(self) -> BackendInfo:
-        return self._info
+        self.info = BackendInfo("unknown", "not connected", "unknown", 0, 0, self._config.max_objects)
 
     @property
     def next_id(self) -> int:
@@ -188,13 +184,13 @@ class RemoteBackend:
     def link_values(self) -> Mapping[str, object]:
         return {
             **self._link.status(),
-            "model": self._info.model,
-            "device": self._info.device,
-            "dtype": self._info.dtype,
-            "image size [px]": self._info.image_size,
-            "bank [bytes]": self._info.bank_bytes,
-            "history at most [bytes]": self._info.history_bytes,
-            "caches of weights [bytes]": self._info.cache_bytes,
+            "model": self.info.model,
+            "device": self.info.device,
+            "dtype": self.info.dtype,
+            "image size [px]": self.info.image_size,
+            "bank [bytes]": self.info.bank_bytes,
+            "history at most [bytes]": self.info.history_bytes,
+            "caches of weights [bytes]": self.info.cache_bytes,
         }
 
     def close(self) -> None:
@@ -244,7 +240,7 @@ class RemoteBackend:
             self._writer = before
             raise
         before.close()
-        self._info = info
+        self.info = info
         if self._newest is None:
             return
         taken = [obj for obj in self._newest.objects if obj.object_id in done and done[obj.object_id].success]

@@ -36,14 +36,14 @@ class Scene:
         self.number += 1
         result = self.backend.step(IMAGE, self.number * SECOND)
         nothing = CroppedMask.empty(200, 100)
-        objects = [replace(known, predicted_iou=self.quality) for known in result.objects]
+        objects = [replace(obj, predicted_iou=self.quality) for obj in result.objects]
         objects = [
-            replace(known, mask=nothing, state=ObjectState.LOST) if known.object_id in self.hidden else known
-            for known in objects
+            replace(obj, mask=nothing, state=ObjectState.LOST) if obj.object_id in self.hidden else obj
+            for obj in objects
         ]
         objects = [
-            replace(known, mask=filled(self.shown[known.object_id])) if known.object_id in self.shown else known
-            for known in objects
+            replace(obj, mask=filled(self.shown[obj.object_id])) if obj.object_id in self.shown else obj
+            for obj in objects
         ]
         result = replace(result, objects=tuple(objects))
         self.feeder.note(result)
@@ -103,8 +103,8 @@ def test_something_new_becomes_an_object_after_n_images(scene: Scene) -> None:
         if step < 2:
             scene.frame()
     assert scene.ids == [1]
-    (known,) = scene.frame().objects
-    assert (known.label, known.label_score, known.mask.box) == ("person", 0.8, (22, 20, 42, 70))
+    (obj,) = scene.frame().objects
+    assert (obj.label, obj.label_score, obj.mask.box) == ("person", 0.8, (22, 20, 42, 70))
 
 
 def test_what_is_detected_now_and_then_becomes_none(scene: Scene) -> None:
@@ -147,7 +147,7 @@ def test_score_label_and_box_decide_what_is_ignored(scene: Scene) -> None:
         Detection(PERSON, "person", 0.59), Detection(PERSON, "car", 0.9), Detection((0, 0, 0, 5), "dog", 0.9),
         Detection((float("nan"), 0, 5, 5), "dog", 0.9), Detection(OTHER, "dog", 0.6), settings=settings,
     )  # fmt: skip
-    assert [known.label for known in scene.frame().objects] == ["dog"]
+    assert [obj.label for obj in scene.frame().objects] == ["dog"]
     assert scene.feeder.counts.ignored == 4
     unusable = Detection(OTHER, "dog\n", 0.9), Detection(OTHER, "x" * 257, 0.9), Detection(OTHER, "dog", float("inf"))
     scene.detect(*unusable, settings=AT_ONCE)
@@ -170,8 +170,8 @@ def test_a_matched_object_keeps_the_surest_label(scene: Scene) -> None:
     for label, score in (("person", 0.7), ("tree", 0.6), ("woman", 0.9)):
         scene.frame()
         scene.detect(Detection(PERSON, label, score))
-    (known,) = scene.frame().objects
-    assert (known.object_id, known.label, known.label_score) == (1, "woman", 0.9)
+    (obj,) = scene.frame().objects
+    assert (obj.object_id, obj.label, obj.label_score) == (1, "woman", 0.9)
 
 
 def test_a_bad_track_is_corrected_every_so_often(scene: Scene) -> None:
@@ -209,7 +209,7 @@ def test_a_mask_that_swells_over_the_scene_neither_hides_others_nor_keeps_its_ob
     scene.detect(OTHER, moved(PERSON, 3), settings=replace(AT_ONCE, correct_every=2))
     assert scene.ids == [1, 2]
     living = scene.backend.objects()
-    assert living is not None and [known.mask.box for known in living.objects] == [(23, 20, 43, 70), (120, 20, 140, 70)]
+    assert living is not None and [obj.mask.box for obj in living.objects] == [(23, 20, 43, 70), (120, 20, 140, 70)]
 
 
 def test_what_grows_as_the_detector_says_has_not_swollen(scene: Scene) -> None:

@@ -212,7 +212,7 @@ def test_changes_come_with_the_newest_frame(bench: Bench) -> None:
     bench.worker.call_on_frame(lambda backend: backend.add([BOX])).result(PATIENCE)
     (processed,), (changed,) = bench.recorder.processed, bench.recorder.changes
     assert [change.object_id for change in changed.result.changes] == [1]
-    assert [(known.object_id, known.prompted) for known in changed.result.objects] == [(1, True)]
+    assert [(obj.object_id, obj.prompted) for obj in changed.result.objects] == [(1, True)]
     assert changed.frame is processed.frame and changed.image is processed.image
     assert changed.counters == processed.counters and changed.end_time == processed.end_time
 
@@ -297,7 +297,7 @@ def test_pause_keeps_the_objects_and_counts_afresh(bench: Bench) -> None:
     bench.worker.resume()
     bench.process(3)
     assert bench.worker.counters == Counters(received=1, processed=1)
-    assert [known.object_id for known in bench.recorder.processed[-1].result.objects] == [1]
+    assert [obj.object_id for obj in bench.recorder.processed[-1].result.objects] == [1]
 
 
 def test_a_prompt_is_never_for_a_frame_from_before_a_pause(bench: Bench) -> None:

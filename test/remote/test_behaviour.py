@@ -32,7 +32,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Backend]:
 
 def masks(result: FrameResult | None) -> list[bytes]:
     assert result is not None
-    return [known.mask.full().tobytes() for known in result.objects]
+    return [obj.mask.full().tobytes() for obj in result.objects]
 
 
 def story(engine: Backend) -> list[object]:
@@ -42,15 +42,15 @@ def story(engine: Backend) -> list[object]:
     def note(result: FrameResult | None) -> None:
         assert result is not None
         told.append((result.frame_index, result.stamp, result.width, result.height, result.changes))
-        told.extend((known.object_id, known.state, known.object_score, known.name, known.first_seen, known.last_seen,
-                     known.frames_tracked, known.frames_since_seen, known.prompted, known.predicted_iou, known.mask.box)
-                    for known in result.objects)  # fmt: skip
+        told.extend((obj.object_id, obj.state, obj.object_score, obj.name, obj.first_seen, obj.last_seen,
+                     obj.frames_tracked, obj.frames_since_seen, obj.prompted, obj.predicted_iou, obj.mask.box)
+                    for obj in result.objects)  # fmt: skip
         told.extend(masks(result))
 
     note(engine.step(scene(0), 0))
     answers = engine.add([AddRequest(box(), name="cup", label="thing", label_score=0.5), AddRequest(click(90, 60))])
-    told.extend((each.code, each.message, each.object_id, each.name, each.applied_stamp, len(each.candidates))
-                for each in answers)  # fmt: skip
+    told.extend((given.code, given.message, given.object_id, given.name, given.applied_stamp, len(given.candidates))
+                for given in answers)  # fmt: skip
     note(engine.objects())
     for frame in range(1, 4):
         note(engine.step(scene(frame), frame * 1_000_000_000))

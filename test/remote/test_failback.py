@@ -91,8 +91,8 @@ def test_the_stream_goes_back_and_its_objects_never_notice(tmp_path: Path) -> No
                     assert shown.dropped == dropped, "no frame is lost on the way back"
                     assert told(shown) == [], "nor is an object hidden"
                 for result in shown.results:
-                    assert [(each.object_id, each.name) for each in result.objects] == [(1, "cup"), (2, "")]
-                    assert {each.state for each in result.objects} == {ObjectState.VISIBLE}
+                    assert [(obj.object_id, obj.name) for obj in result.objects] == [(1, "cup"), (2, "")]
+                    assert {obj.state for obj in result.objects} == {ObjectState.VISIBLE}
                 counted = [result.objects[0].frames_tracked for result in shown.results]
                 assert counted == sorted(counted) and len(set(counted)) == len(counted)
                 assert shown.client.add([boxed()])[0].object_id == 3
@@ -102,7 +102,7 @@ def test_the_stream_goes_back_and_its_objects_never_notice(tmp_path: Path) -> No
                 os.kill(first.process.pid, signal.SIGCONT)
                 shown.until("server", preferred)
                 found = shown.show()
-                assert found is not None and [each.object_id for each in found.objects] == [1, 2, 3]
+                assert found is not None and [obj.object_id for obj in found.objects] == [1, 2, 3]
         finally:
             first.close()
 
@@ -135,7 +135,7 @@ def test_a_hidden_object_keeps_the_stream_where_its_memory_is(tmp_path: Path) ->
             assert first.health()["streams"] == 1, "its stream is open already"
             Hiding.hidden.clear()
             shown.until("server", preferred)
-            assert [each.object_id for each in shown.show().objects] == [1, 2]  # type: ignore[union-attr]
+            assert [obj.object_id for obj in shown.show().objects] == [1, 2]  # type: ignore[union-attr]
 
 
 def test_a_lost_object_is_looked_for_again_by_the_preferred_server(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_lost_object_is_looked_for_again_by_the_preferred_server(tmp_path: Pat
             shown.until("server", preferred)
             shown.show()
             assert told(shown) == [(1, ObjectState.OCCLUDED), (1, ObjectState.VISIBLE)]
-            assert {each.state for each in shown.results[-1].objects} == {ObjectState.VISIBLE}
+            assert {obj.state for obj in shown.results[-1].objects} == {ObjectState.VISIBLE}
 
 
 def test_a_server_that_makes_no_engine_is_given_up_for_the_next(tmp_path: Path) -> None:

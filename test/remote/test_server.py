@@ -173,7 +173,7 @@ def test_the_newest_frame_wins_and_the_older_one_is_told() -> None:
             raw.step(seq)
         dropped = [raw.receive(), raw.receive()]
         # Whether frame 11 was taken before 12 came is the machine's to say.
-        assert all(each["code"] == protocol.DROPPED for each in dropped)
+        assert all(answer["code"] == protocol.DROPPED for answer in dropped)
         gate.release(4)
         rest = [raw.receive() for _ in range(4 - len(dropped))]
         assert rest[-1]["ok"] and rest[-1]["seq"] == 14
@@ -212,7 +212,7 @@ def test_a_frame_that_fails_in_the_engine_fails_alone() -> None:
         client.add([boxed()])
         with pytest.raises(RuntimeError, match="out of memory"):
             client.step(picture(), 1)
-        assert [known.object_id for known in client.step(picture(), 2).objects] == [1]
+        assert [obj.object_id for obj in client.step(picture(), 2).objects] == [1]
 
 
 def test_jpeg_is_close_and_smaller() -> None:
@@ -269,11 +269,11 @@ def test_the_next_server_takes_over_with_the_same_ids() -> None:
         with pytest.raises(FrameDropped):
             client.step(picture(), 2)
         lost = client.objects()
-        assert lost is not None and [each.state for each in lost.objects] == [ObjectState.OCCLUDED] * 2
+        assert lost is not None and [obj.state for obj in lost.objects] == [ObjectState.OCCLUDED] * 2
         assert [change.state for change in client.take_changes()] == [ObjectState.OCCLUDED] * 2
         after = client.step(picture(), 3)
-        assert [each.object_id for each in after.objects] == [2, 3]
-        assert [each.mask.box for each in after.objects] == [each.mask.box for each in before.objects]
+        assert [obj.object_id for obj in after.objects] == [2, 3]
+        assert [obj.mask.box for obj in after.objects] == [obj.mask.box for obj in before.objects]
         assert [change.state for change in after.changes] == [ObjectState.VISIBLE] * 2
         assert after.frame_index == 2 and after.objects[1].frames_tracked == before.objects[1].frames_tracked + 1
         assert client.add([boxed()])[0].object_id == 4
