@@ -1,8 +1,7 @@
-"""What each choice of a checkpoint is worth: ``python -m recipes.embedded ablate --help``.
+"""Measures a checkpoint with one setting changed at a time: ``python -m recipes.embedded ablate --help``.
 
-The same weights with one setting changed at a time, none of them trained anew, measured as ``sam2_ros eval`` does.
-Input size and pooling fit because positions are computed, not stored. What a network trained with the other setting
-would reach is another question.
+The weights stay the same, and the measurement is that of ``sam2_ros eval``. Input size and pooling can be changed
+because positions are computed, not stored. A network trained with the changed setting may score otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from sam2_ros.tracking import TrackerConfig
 
 @dataclass(frozen=True)
 class Variant:
-    """One setting changed."""
+    """A checkpoint with one setting changed."""
 
     name: str
     model: str
@@ -38,10 +37,10 @@ class Variant:
 
 
 def variants(model: str, folder: Path) -> Iterator[Variant]:
-    """The checkpoint as it is, then with one setting changed at a time; changed checkpoints go to ``folder``."""
+    """The unchanged checkpoint, then one setting changed at a time; writes changed checkpoints to ``folder``."""
     network = load_model(model)
     config = network.config
-    yield Variant("as it is", model)
+    yield Variant("unchanged", model)
     for size in (config.image_size - 128, config.image_size - 64, config.image_size + 64):
         yield Variant(f"input {size} px", model, image_size=size)
     for slots in (1, 2, 4):

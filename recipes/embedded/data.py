@@ -48,14 +48,13 @@ def read_sequence(root: Path, name: str) -> Clip:
 
 
 def approach(clip: Clip, rng: np.random.Generator, size: int, largest: float = 1.4) -> Clip:
-    """``clip`` by a camera that follows its objects and comes close, or moves away from them.
+    """``clip`` filmed by a camera that follows its objects and moves towards them or away.
 
-    What is labelled fills between a third and ``largest`` of the view's width or height, as far as the picture allows:
-    beyond 1 it is cut off all around. The view never leaves the picture. Where nothing is labelled the camera moves on
-    to where something is again.
+    The labelled area fills between a third and ``largest`` of the view's width or height, as far as the picture allows.
+    The view never leaves the picture. While nothing is labelled, the camera moves on to the next labelled area.
 
     Raises:
-        ValueError: nothing is labelled on any frame.
+        ValueError: no frame has a label.
     """
     steps, height, width = clip.labels.shape
     boxes = np.full((steps, 4), np.nan)  # x, y, width, height as shares of the picture
@@ -75,7 +74,7 @@ def approach(clip: Clip, rng: np.random.Generator, size: int, largest: float = 1
     share = boxes[:, 2:].max(axis=1) / np.exp(np.interp(np.arange(steps), (0, steps - 1), ends))
     sway = np.stack((smooth_path(rng, steps, 0.12), smooth_path(rng, steps, 0.12)), axis=1)
     centre = boxes[:, :2] + boxes[:, 2:] / 2 + sway * share[:, None]
-    kernel = np.ones(7) / 7  # a camera is steadier than a box is
+    kernel = np.ones(7) / 7  # a camera moves more smoothly than a box
     share, x, y = (np.convolve(np.pad(v, 3, mode="edge"), kernel, mode="valid") for v in (share, *centre.T))
     share = np.minimum(share, 1)
     flip = -1.0 if rng.random() < 0.5 else 1.0
@@ -98,7 +97,7 @@ def frame_count(davis: Path, names: list[str]) -> list[int]:
 
 
 def composites(args: argparse.Namespace) -> Iterator[Clip]:
-    """Clips of COCO and pantry photographs, with their instances and DAVIS' objects flying over them."""
+    """Clips of photographs; their instances and DAVIS' objects fly over them."""
     rng = np.random.default_rng(2)
     stills = read_stills(args.coco) + read_stills(args.stills)
     pieces: list[Cutout] = [piece for still in stills for piece in cutouts(still)]
@@ -113,7 +112,7 @@ def composites(args: argparse.Namespace) -> Iterator[Clip]:
 
 
 def filmed(args: argparse.Namespace) -> Iterator[Clip]:
-    """Every second frame of the fit sequences, seen by a moving virtual camera."""
+    """Every second frame of the fit sequences, filmed by a virtual camera."""
     rng = np.random.default_rng(1)
     for name in sequence_names(args.davis, "fit"):
         clip = read_sequence(args.davis, name)
@@ -121,7 +120,7 @@ def filmed(args: argparse.Namespace) -> Iterator[Clip]:
 
 
 def approached(args: argparse.Namespace) -> Iterator[Clip]:
-    """Every second frame of the fit sequences, seen by a camera that comes close to their objects."""
+    """Every second frame of the fit sequences, filmed by a camera that comes close to their objects."""
     rng = np.random.default_rng(3)
     for name in sequence_names(args.davis, "fit"):
         clip = read_sequence(args.davis, name)
@@ -165,7 +164,7 @@ def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> d
 def _stores(
     args: argparse.Namespace, plans: dict[str, tuple[Callable[[], Iterator[Clip]], int]], encoder: TinyViTEncoder
 ) -> dict[str, FeatureStore]:
-    """Encodes the clips of each plan, where that was not done before."""
+    """Encodes the clips of each plan, unless they are on disk already."""
     stores = {}
     for name, (source, total) in plans.items():
         folder = args.work / "features" / name

@@ -1,7 +1,7 @@
 """Features of a frozen image encoder on disk, so that a training step never runs the encoder.
 
-Stride 16 is kept in float16; the two high-resolution maps, which the decoder only refines edges with, in 8 bits with a
-scale per channel. A 448 px frame takes 1.8 MB.
+Stride 16 is stored in float16. The two high-resolution maps, which only refine edges, are stored in 8 bits with a scale
+per channel. A 448 px frame takes 1.8 MB.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class FeatureStore:
                 with torch.inference_mode():
                     maps = [m.float() for m in encoder(normalise(clip.frames[t : t + 1], dtype))]
                 if not scales:
-                    # Half as much again as the first frame's extreme, and never less than half of an average
-                    # channel's, since a channel may be silent in one frame; what lies beyond is clipped.
+                    # 1.5 times the first frame's extreme, but at least half of an average channel's, because a
+                    # channel may be near zero in one frame; larger values are clipped.
                     extremes = [m.abs().amax(dim=(0, 2, 3)) for m in maps[:2]]
                     scales = [torch.maximum(e, 0.5 * e.mean()) * (1.5 / 127) for e in extremes]
                     np.savez(folder / "scales.npz", stride_4=scales[0].numpy(), stride_8=scales[1].numpy())

@@ -1,13 +1,13 @@
 """The embedded model before its training: MobileSAM's encoder and decoder, and a memory that already matches features.
 
-At step 0 the first memory-attention layer is feature matching. A memory token carries whitened principal components of
-the image feature and the share of the cell that the object covers; queries and keys are those components, so the
-softmax over the memory is a sharp match; the value adds, in proportion to the matched coverage, what MobileSAM's mask
-prompt would have added for a foreground or a background mask. Everything else starts at zero or small.
+At step 0 the first memory-attention layer is feature matching. A memory token contains whitened principal components of
+the image feature, and the covered share of the cell. Queries and keys are these components, so the softmax over the
+memory is a sharp match. The value adds what MobileSAM's mask prompt would add for a foreground or background mask, in
+proportion to the matched coverage. Everything else starts at zero or small.
 
-Rotary embedding turns slow pairs of channels by almost nothing over the image: the components go there. A few faster
-pairs hold a constant, whose product falls with distance: for recent frames, but not for prompted ones, a match nearby
-counts more.
+The rotary embedding hardly turns slow pairs of channels over the image, so the components use those. A few faster pairs
+contain a constant, whose product falls with distance. So near matches count more in recent frames, but not in prompted
+ones.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from sam2_ros.model.memory_encoder import ConvNextBlock
 from sam2_ros.model.sam2 import MASK_BIAS, MASK_SCALE, Sam2Model
 from sam2_ros.model.tinyvit import HIGH_RES_CHANNELS
 
-# The sine code that is added to keys varies strongly over the image in its first 12 channels of each half; the rest is
-# almost constant and leaves room for content.
+# The sine code of keys varies strongly over the image in the first 12 channels of each half. The others are almost
+# constant and have room for content.
 CONTENT = [*range(12, 31), *range(44, 64)]
 RECENCY = 31  # constant in the sine code
 COVERAGE = 0
@@ -112,8 +112,10 @@ def _initialise_decoder(model: Sam2Model, state: StateDict) -> None:
 
 @torch.no_grad()
 def score_from_iou(model: Sam2Model) -> None:
-    """Lets the object score start as twice the mean predicted-IoU logit of the candidates, zero at an IoU of 0.4: the
-    predicted IoU of a covered object breaks down by itself, while a score that starts anew learns it slowly."""
+    """Starts the object score as twice the mean predicted-IoU logit of the candidates, zero at an IoU of 0.4.
+
+    The predicted IoU of a covered object is low without any training; a random score would learn that slowly.
+    """
     decoder = model.sam_mask_decoder
     decoder.obj_score_token.weight.copy_(decoder.iou_token.weight)
     score, iou = decoder.pred_obj_score_head.layers, decoder.iou_prediction_head.layers
@@ -127,8 +129,8 @@ def score_from_iou(model: Sam2Model) -> None:
 def deepened(model: Sam2Model, layers: int) -> Sam2Model:
     """``model`` with more layers of memory attention, which at first change nothing.
 
-    A new layer starts as a copy of the last one whose three branches end in zero: it already looks where the old one
-    looked, and learns what to make of it.
+    A new layer is a copy of the last one whose three branches end in zero: it attends to the same tokens, and learns
+    how to use them.
 
     Raises:
         ValueError: ``layers`` is less than the model has.
@@ -189,7 +191,7 @@ def _initialise_memory_encoder(model: Sam2Model, components: tuple[Tensor, Tenso
     last.bias.zero_()
     last.weight[COVERAGE, :, 0, 0] = solution[:-1]
     last.bias[COVERAGE] = solution[-1]
-    # Channels past the memory's width are free for the training to use.
+    # Channels beyond the memory's width are free for the training.
     spare = slice(model.config.memory_dim, None)
     nn.init.xavier_uniform_(last.weight[spare])
     nn.init.xavier_uniform_(encoder.pix_feat_proj.weight[spare])
@@ -276,7 +278,7 @@ def _initialise_pointers(model: Sam2Model) -> None:
     nn.init.zeros_(last.bias)
     model.obj_ptr_tpos_proj.weight.mul_(0.1)
     nn.init.zeros_(model.obj_ptr_tpos_proj.bias)
-    # Reads the binary mask as the logits that MobileSAM's mask prompt knows.
+    # Maps the binary mask to the logits of MobileSAM's mask prompt.
     assert model.mask_downsample.bias is not None
     nn.init.constant_(model.mask_downsample.weight, 16.0 / 16)
     nn.init.constant_(model.mask_downsample.bias, -8.0)

@@ -1,9 +1,14 @@
 """Makes the embedded checkpoint: ``python -m recipes.embedded make --help``.
 
-Features of the frozen encoder on disk; a first training, which turns feature matching into tracking; a second one on
-clips in which objects are covered and leave; a third one with a second layer of memory attention, which also sees
-objects from close by; where asked for, a fourth one on frames that the network has led itself to; a metric that
-recognises objects; export. What is there already is not made again, and an interrupted run goes on where it was.
+1. Features of the frozen encoder, stored on disk.
+2. A first training turns feature matching into tracking.
+3. A second training uses clips in which objects are covered and leave.
+4. A third training adds a second layer of memory attention, and close views of objects.
+5. On request, a fourth training on frames after some that the network tracked itself.
+6. A metric that recognises objects.
+7. Export.
+
+Existing results are reused, and an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -88,7 +93,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _trained(args: argparse.Namespace, model: Sam2Model, sampler: Sampler, schedule: Schedule, name: str) -> Sam2Model:
-    """The average that a training, whose state is in the folder ``name``, ends with."""
+    """Runs the training with the state in the folder ``name``; returns its averaged network."""
     trainer = Trainer(model, sampler, schedule, args.work / name)
     if not args.export_only:
         trainer.run(args.work / name / "log.jsonl")
@@ -96,7 +101,7 @@ def _trained(args: argparse.Namespace, model: Sam2Model, sampler: Sampler, sched
 
 
 def first_stage(args: argparse.Namespace, mobile: mobilesam.StateDict, stores: dict[str, FeatureStore]) -> Sam2Model:
-    """From feature matching to tracking."""
+    """Turns feature matching into tracking."""
     fit = stores["fit"]
     sample = torch.cat([fit[index].stride_16 for index in range(0, fit.count, 40)])
     model = initial_model(embedded_config(args.size), mobile, sample, Matching())
@@ -112,7 +117,7 @@ def _second_model(args: argparse.Namespace, mobile: mobilesam.StateDict, stores:
 
 
 def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
-    """From tracking what is seen to knowing when it is not."""
+    """Learns when an object is hidden."""
     model.config = replace(model.config, present_iou=0.0, remember_absence=False)
     score_from_iou(model)
     short, long = stores["occlusion"], stores["longer_occlusion"]
@@ -122,7 +127,7 @@ def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
 
 
 def third_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
-    """With a second look at the memory, and objects from close by."""
+    """Adds a second layer of memory attention, and close views of objects."""
     deeper = deepened(model, LAYERS)
     short, long = stores["occlusion"], stores["longer_occlusion"]
     shares = ((stores["fit"], 0.27, 5), (stores["approach"], 0.13, 3), (short, 0.2, 1), (long, 0.4, 1))
@@ -132,9 +137,9 @@ def third_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, Fe
 
 
 def fourth_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
-    """From short clips to long ones: what to do when one's own memory is wrong.
+    """Uses long clips, in which the memory contains the network's own mistakes.
 
-    Left out by default: it did not make the shipped checkpoint better (see the model card).
+    Not run by default: it did not improve the shipped checkpoint (see the model card).
     """
     long, longest = stores["longer_occlusion"], stores["longest_occlusion"]
     shares = ((stores["fit"], 0.22, 2), (stores["approach"], 0.08, 2), (long, 0.3, 1), (longest, 0.4, 1))
@@ -144,7 +149,7 @@ def fourth_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
 
 
 def metric_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
-    """With a metric that recognises objects; its judgement is only a first one (:mod:`recipes.embedded.judge`)."""
+    """Adds a metric that recognises objects, with a first judgement (see :mod:`recipes.embedded.judge`)."""
     chosen = {name: stores[name] for name in METRIC_SHARES}
     appearance = train(chosen, METRIC_SHARES, args.metric_steps, 0, METRIC_WIDTH, METRIC_DIM, args.work / "metric.pt")
     begin(appearance)

@@ -1,7 +1,7 @@
 """Trains the metric by which objects are recognised (:class:`~sam2_ros.model.appearance.Appearance`).
 
-An object is referred to by one frame; every cell of other frames of its clip is to be told whether it shows the object.
-The features are those of a frozen encoder (:class:`~recipes.embedded.features.FeatureStore`), so a step takes parts of
+One frame shows an object. For every cell of other frames of the clip, the metric learns whether it shows the object.
+The features are those of a frozen encoder (:class:`~recipes.embedded.features.FeatureStore`), so a step takes less than
 a second on a CPU. :mod:`recipes.embedded.judge` fits the judgement of masks afterwards.
 """
 
@@ -22,30 +22,30 @@ from recipes.embedded.features import CHANNELS, FeatureStore
 from sam2_ros.model.appearance import BINS, EVIDENCE, Appearance, Reference
 from sam2_ros.model.sam2 import Sam2Model
 
-SHOWN = 0.5  # coverage from which a cell shows the object
-HIDDEN = 0.05  # and up to which it does not; what lies between is not asked for
-GOOD = 0.6  # coverage of its fullest cell that a frame must have to refer to an object by
-FRAMES = 3  # that are asked about in a step, for each object
+SHOWN = 0.5  # a cell shows the object from this coverage on
+HIDDEN = 0.05  # and does not up to this one; cells between do not count
+GOOD = 0.6  # a reference frame needs a cell of at least this coverage
+FRAMES = 3  # searched in a step, for each object
 OBJECTS = 6  # in a step
-HARDEST = 0.03  # share of the cells whose wrong matches count once more
+HARDEST = 0.03  # share of the cells whose wrong matches count a second time
 HARDEST_WEIGHT = 0.25
 
 
 @dataclass(frozen=True)
 class Question:
-    """One object of a clip: a frame that shows it, and frames to find it on. Maps at stride 8 and 16."""
+    """One object of a clip: a reference frame and frames to search. Maps at stride 8 and 16."""
 
-    stride_8: Tensor  # [1 + FRAMES, C, 2h, 2w]; the referring frame first
+    stride_8: Tensor  # [1 + FRAMES, C, 2h, 2w]; the reference frame first
     stride_16: Tensor  # [1 + FRAMES, C, h, w]
     coverage: Tensor  # [1 + FRAMES, hw]
 
 
 @lru_cache(maxsize=4096)
 def coverages(store: FeatureStore, number: int) -> list[NDArray[np.float32]]:
-    """Of each object of a clip, the share of each cell of stride 16 that it covers, ``[T, hw]``."""
+    """For each object of a clip, the covered share of each cell of stride 16, ``[T, hw]``."""
     clip, side = store.clips[number], store.size // 16
     found: dict[int, NDArray[np.float32]] = {}
-    # Frame by frame: whole clips of masks between small arrays that stay would tear the heap to pieces.
+    # Frame by frame: whole clips of masks between small arrays that stay allocated would fragment the heap.
     for t in range(clip.length):
         labels = torch.from_numpy(store.label(clip.start + t))
         for value in labels.unique().tolist():
@@ -56,7 +56,7 @@ def coverages(store: FeatureStore, number: int) -> list[NDArray[np.float32]]:
 
 
 def draw(store: FeatureStore, rng: np.random.Generator) -> Question | None:
-    """An object of a random clip; None where the clip shows none well enough."""
+    """An object of a random clip; None if the clip shows none well enough."""
     number = int(rng.integers(len(store.clips)))
     clip, objects = store.clips[number], coverages(store, number)
     if not objects:
@@ -67,7 +67,7 @@ def draw(store: FeatureStore, rng: np.random.Generator) -> Question | None:
     good = np.flatnonzero(enough & (coverage.max(axis=1) > GOOD))
     if not len(good):
         return None
-    # The tracker is given the first good frame; others make the metric see more.
+    # The tracker gets the first good frame; other frames give the metric more variety.
     reference = int(good[0]) if rng.random() < 0.5 else int(rng.choice(good))
     asked = rng.choice(clip.length, size=min(FRAMES, clip.length), replace=False)
     frames = [reference, *asked.tolist()]
@@ -77,7 +77,7 @@ def draw(store: FeatureStore, rng: np.random.Generator) -> Question | None:
 
 
 def loss_of(appearance: Appearance, question: Question) -> Tensor:
-    """Cross-entropy of the cells, the object's and the others each averaged, and once more of the most wrong ones."""
+    """Mean cross-entropy of the object's cells, of the others, and once more of the hardest others."""
     tokens = appearance.embed(question.stride_8, question.stride_16)
     reference = Reference(tokens[:1], question.coverage[:1], torch.zeros(1, 1, BINS**2 + BINS))
     logits = appearance.match(tokens[1:], reference).logits.flatten()
@@ -92,7 +92,7 @@ def loss_of(appearance: Appearance, question: Question) -> Tensor:
 
 @torch.no_grad()
 def standardise(appearance: Appearance, samples: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Makes the metric see channels of mean 0 and variance 1, as ``samples`` (maps of both strides) have them."""
+    """Sets the metric's normalisation to the channels' mean and deviation in ``samples`` (maps of both strides)."""
     cells = torch.cat(
         [torch.cat((s16, F.avg_pool2d(s8, 2)), dim=1).flatten(2).transpose(1, 2).flatten(0, 1) for s8, s16 in samples]
     )
@@ -110,14 +110,15 @@ def train(
     save: Path | None = None,
     rate: float = 1e-3,
 ) -> Appearance:
-    """Trains a metric from nothing.
+    """Trains a metric.
 
     Args:
         stores: clips by name; objects are drawn from them in the proportion of ``shares``.
         steps: of ``OBJECTS`` objects each.
-        seed: decides everything.
+        seed: of all random numbers.
         hidden, dim: its sizes.
-        save: where its weights are written every 200 steps.
+        save: file for its weights, written every 200 steps.
+        rate: the learning rate.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -150,7 +151,7 @@ def train(
 
 @torch.no_grad()
 def begin(appearance: Appearance) -> None:
-    """A judgement to begin with: the mask's cells match."""
+    """Sets a first judgement: a mask is right if its cells match."""
     for layer, offset in ((appearance.tracked, 0.0), (appearance.found, -2.0)):
         layer.weight.zero_()
         layer.weight[0, EVIDENCE.index("match within")] = 1.0
@@ -158,7 +159,7 @@ def begin(appearance: Appearance) -> None:
 
 
 def with_appearance(model: Sam2Model, appearance: Appearance) -> Sam2Model:
-    """``model`` with this metric."""
+    """A copy of ``model`` with this metric."""
     first, last = appearance.layers[0], appearance.layers[-1]
     assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
     config = replace(model.config, appearance_hidden=first.out_features, appearance_dim=last.out_features)

@@ -16,7 +16,7 @@ from sam2_ros.training.rollout import FramePrompt
 from sam2_ros.training.simulated_user import make_prompt
 
 SEEN, ABSENT, BARELY = 1.0, 0.0, -1.0
-SEEN_FROM = 0.05  # share of an object's first area from which on it counts as seen; below, neither answer is wrong
+SEEN_FROM = 0.05  # an object counts as seen from this share of its first area on; below, any answer is right
 Mask = NDArray[np.bool_]
 
 
@@ -28,7 +28,7 @@ class Batch:
     targets: list[Tensor]  # per frame [B, 1, S, S] binary
     prompt: FramePrompt
     seen: list[Tensor]  # per frame [B]: SEEN, ABSENT or BARELY
-    lead: int = 0  # so many frames after the first only lead up to the others
+    lead: int = 0  # number of frames after the first that only fill the memory
 
 
 @dataclass(frozen=True)
@@ -46,37 +46,39 @@ def sighting(share: Tensor) -> Tensor:
 
 
 def disturb_masks(logits: Tensor, rng: np.random.Generator, share: float) -> Tensor:
-    """Spoils this share of the masks ``[B, 1, S, S]`` as tracking errors would: a side cut off, an ellipse added, the
-    whole too small or too large, or all of it forgotten. So the network learns to trust the prompted frame and to
-    recover; clips long enough to drift by themselves would cost too much."""
-    spoilt = []
+    """Disturbs this share of the masks ``[B, 1, S, S]`` as tracking errors would.
+
+    It cuts off a side, adds an ellipse, shrinks or grows the mask, or deletes it. So the network learns to recover from
+    errors, without the cost of clips that are long enough for real ones.
+    """
+    disturbed = []
     size = logits.shape[-1]
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     for mask in logits:
         inside = torch.nonzero(mask[0] > 0)
         if rng.random() >= share or not len(inside):
-            spoilt.append(mask)
+            disturbed.append(mask)
             continue
         row, column = inside[int(rng.integers(len(inside)))].tolist()
         error = rng.choice(4, p=(0.35, 0.35, 0.2, 0.1))
         if error == 0:
             angle = rng.uniform(0, 2 * np.pi)
             beyond = (x - column) * np.cos(angle) + (y - row) * np.sin(angle) > 0
-            spoilt.append(torch.where(beyond, mask.clamp(max=-8.0), mask))
+            disturbed.append(torch.where(beyond, mask.clamp(max=-8.0), mask))
         elif error == 1:
             cx, cy = rng.uniform(0, size, 2)
             rx, ry = rng.uniform(0.05, 0.25, 2) * size
             ellipse = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1
-            spoilt.append(torch.where(ellipse, mask.clamp(min=8.0), mask))
+            disturbed.append(torch.where(ellipse, mask.clamp(min=8.0), mask))
         elif error == 2:
-            spoilt.append(mask + float(rng.uniform(-6, 6)))
+            disturbed.append(mask + float(rng.uniform(-6, 6)))
         else:
-            spoilt.append(torch.full_like(mask, -10.0))
-    return torch.stack(spoilt)
+            disturbed.append(torch.full_like(mask, -10.0))
+    return torch.stack(disturbed)
 
 
 class Sampler:
-    """Endless random batches; what is drawn for a step depends on the seed and the step only (:meth:`begin`)."""
+    """Endless random batches; those of a step depend only on the seed and the step (:meth:`begin`)."""
 
     def __init__(self, sources: Sequence[Source], seed: int, smallest: float = 0.002, largest: float = 0.6) -> None:
         self.sources = sources
@@ -85,7 +87,7 @@ class Sampler:
         self.smallest, self.largest = smallest, largest
 
     def begin(self, step: int) -> None:
-        """Draws from here on what belongs to ``step``, so that a resumed training sees what it would have seen."""
+        """Seeds the generator for ``step``, so that a resumed training sees the same batches."""
         self.rng = np.random.default_rng((self.seed, step))
 
     def _draw(self, length: int) -> tuple[FeatureStore, list[int], int]:
@@ -108,7 +110,7 @@ class Sampler:
                 return source.store, indices, int(self.rng.choice(fitting))
 
     def batch(self, size: int, length: int, lead: int = 0) -> Batch:
-        """``size`` clips of ``length`` frames, after whose first come up to ``lead`` further ones that lead up."""
+        """``size`` clips of ``length`` frames, with up to ``lead`` more frames after the first one."""
         lead = int(self.rng.integers(lead + 1)) if lead else 0
         length += lead
         draws = [self._draw(length) for _ in range(size)]

@@ -1,8 +1,8 @@
-"""Objects in photographs that nobody labelled, found by MobileSAM: ``python -m recipes.embedded teacher --help``.
+"""Finds objects in unlabelled photographs by MobileSAM: ``python -m recipes.embedded teacher --help``.
 
-A grid of clicks, each with three candidates; what the network is sure of and what keeps its shape when the threshold
-moves is kept, the better of two that overlap (the idea of SAM's automatic masks: Kirillov et al., "Segment Anything",
-2023, appendix B). As cut-outs their outline is exact by construction, whatever the photograph really shows.
+Each click of a grid gives three candidates. Those with a high predicted IoU and a stable shape are selected, and the
+better one of two that overlap (SAM's automatic masks: Kirillov et al., "Segment Anything", 2023, appendix B). As
+cut-outs their labels are exact, whatever the photograph really shows.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ IMAGES = (".jpg", ".jpeg", ".png")
 
 def mobilesam_model(path: Path) -> Sam2Model:
     """MobileSAM at its own input size, in our modules; without memory it answers as MobileSAM does."""
-    statistics = torch.randn(2, 256, SIDE // 16, SIDE // 16)  # of the memory modules, which are not used
+    statistics = torch.randn(2, 256, SIDE // 16, SIDE // 16)  # for the memory modules, which are unused here
     return initial_model(embedded_config(SIDE), load_mobilesam(path), statistics, Matching()).eval()
 
 
 def _confident(model: Sam2Model, features: ImageFeatures, points: Tensor) -> list[tuple[float, Tensor]]:
-    """Quality and logits ``[h, w]`` of the candidates for single clicks ``[N, 1, 2]`` that are worth keeping."""
+    """Quality and logits ``[h, w]`` of the selected candidates for single clicks ``[N, 1, 2]``."""
     count = len(points)
     image = model.without_memory(features).expand(count, -1, -1, -1)
     decoded = model.decode(image, features, points, torch.ones(count, 1, dtype=torch.int64))
@@ -60,8 +60,8 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 def find_objects(model: Sam2Model, image: Image, grid: int = GRID) -> list[NDArray[np.uint8]]:
     """Masks ``uint8 [H, W]`` (0 or 1) of whole objects in ``image``, ``uint8 [H, W, 3]`` RGB, the surest first.
 
-    Each is one region; what the edge of the photograph cuts off on two sides is left out. There are
-    ``grid`` clicks along each side.
+    Each is one region; objects that touch two sides of the photograph are left out. There are ``grid`` clicks along
+    each side.
     """
     height, width = image.shape[:2]
     features = model.encode_image(model.preprocess(torch.from_numpy(image)))
@@ -88,7 +88,7 @@ def find_objects(model: Sam2Model, image: Image, grid: int = GRID) -> list[NDArr
 
 
 def polygons(mask: NDArray[np.uint8]) -> list[list[float]]:
-    """Outer outlines as COCO has them: ``[x, y, x, y, …]`` in pixels."""
+    """Outer outlines in COCO's format: ``[x, y, x, y, …]`` in pixels."""
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return [outline.ravel().astype(float).tolist() for outline in outlines if len(outline) >= 3]
 

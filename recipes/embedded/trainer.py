@@ -1,4 +1,4 @@
-"""The training of the embedded model: roll-outs of short clips on stored features of its frozen encoder."""
+"""Trains the embedded model on short clips, with stored features of its frozen encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sam2_ros.training.optimise import Group, LoopSettings, TrainingLoop
 
 @dataclass(frozen=True)
 class Phase:
-    """What a step is made of, up to step ``until``."""
+    """The clips of a step, for the steps before ``until``."""
 
     until: int
     clips: int
@@ -30,7 +30,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast; see :class:`~sam2_ros.training.optimise.LoopSettings`."""
+    """Settings of a training; see :class:`~sam2_ros.training.optimise.LoopSettings`."""
 
     phases: tuple[Phase, ...]  # in order; the last one's end is the training's
     rate: float = 4e-4  # of the memory modules
@@ -39,8 +39,8 @@ class Schedule:
     warmup: int = 100
     average: float = 0.995  # decay of the average of the weights
     gradient_norm: float = 1.0
-    disturbed: float = 0.3  # share of remembered masks that are spoilt, see disturb_masks
-    told: float = 0.5  # share of the frames on which the truth, not the object score, says what memory takes as present
+    disturbed: float = 0.3  # share of stored masks that are disturbed, see disturb_masks
+    told: float = 0.5  # share of the frames whose stored presence is the truth, not the object score
     bfloat16: bool = True
     save_every: int = 100
 
@@ -117,7 +117,7 @@ class Trainer(TrainingLoop[Batch]):
             yield [self.sampler.batch(phase.clips, phase.length, phase.lead)]
 
     def losses(self, part: Batch) -> dict[str, Tensor]:
-        # A score that still errs fills the memory with masks of what is not there; half the time it must bear that.
+        # A wrong score stores masks of absent objects. The network must cope with that on the other frames.
         told = [torch.where(self._chance(len(seen)) < self.schedule.told, seen, BARELY) for seen in part.seen]
         return clip_loss(self.model, part, self.weights, self._disturb, told)
 
@@ -125,5 +125,5 @@ class Trainer(TrainingLoop[Batch]):
         return torch.from_numpy(self.sampler.rng.random(count))
 
     def _disturb(self, logits: Tensor) -> Tensor:
-        # Goes on with the generator that drew the batch, so it too depends on the step only.
+        # The generator that drew the batch, so that the disturbance depends only on the step.
         return disturb_masks(logits, self.sampler.rng, self.schedule.disturbed)

@@ -67,7 +67,7 @@ def _combinations(grid: Grid, tell: Callable[[str], None]) -> Iterator[dict[str,
                     "weights": origin,
                     "image_size": config.image_size,
                     "objects": objects,
-                    "engines": [one.to_dict(objects) for one in series],
+                    "engines": [entry.to_dict(objects) for entry in series],
                     "ratios": ratios(series),
                 }
 
@@ -96,25 +96,28 @@ def contestants(grid: Grid, task: Task) -> list[Contestant]:
 
 def ratios(series: Sequence[Series]) -> list[dict[str, Any]]:
     """How many times as long each peer takes as ours: in the same dtype, and the best of both."""
-    ran = [one for one in series if one.latencies]
-    ours = [one for one in ran if isinstance(one.contestant, Ours)]
-    peers = [one for one in ran if not isinstance(one.contestant, Ours)]
+    ran = [entry for entry in series if entry.latencies]
+    ours = [entry for entry in ran if isinstance(entry.contestant, Ours)]
+    peers = [entry for entry in ran if not isinstance(entry.contestant, Ours)]
     pairs = [
-        ("same dtype", one, peer) for peer in peers for one in ours if one.contestant.dtype == peer.contestant.dtype
+        ("same dtype", entry, peer)
+        for peer in peers
+        for entry in ours
+        if entry.contestant.dtype == peer.contestant.dtype
     ]
     for family in ("official", "huggingface"):
-        related = [one for one in peers if one.contestant.name.startswith(family)]
+        related = [entry for entry in peers if entry.contestant.name.startswith(family)]
         if related and ours:
-            pairs.append(("best", min(ours, key=lambda one: one.p50), min(related, key=lambda one: one.p50)))
+            pairs.append(("best", min(ours, key=lambda entry: entry.p50), min(related, key=lambda entry: entry.p50)))
     return [
         {
             "kind": kind,
             "peer": peer.contestant.name,
             "peer_dtype": peer.contestant.dtype,
-            "ours_dtype": one.contestant.dtype,
-            **ratio(one, peer),
+            "ours_dtype": entry.contestant.dtype,
+            **ratio(entry, peer),
         }
-        for kind, one, peer in pairs
+        for kind, entry, peer in pairs
     ]
 
 

@@ -81,54 +81,54 @@ def measure(
     """
     start = time.monotonic()
     series = [Series(contestant) for contestant in contestants]
-    for one in series:
-        tell(f"{one.contestant.name} {one.contestant.dtype}: filling the memory")
+    for entry in series:
+        tell(f"{entry.contestant.name} {entry.contestant.dtype}: filling the memory")
         try:
-            _fill(one, scene, device)
+            _fill(entry, scene, device)
         except Exception as error:  # a peer that can't run must not end the others' measurement
-            one.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            release(one.contestant)
-    running = [one for one in series if not one.failure]
+            entry.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            release(entry.contestant)
+    running = [entry for entry in series if not entry.failure]
     index = FILL + 1
     while running and len(running[0].latencies) < frames:
         if running[0].latencies and time.monotonic() - start > seconds:
             break
-        for one in running:
-            tell(f"{one.contestant.name} {one.contestant.dtype}: frame {len(one.latencies)} of {frames}")
-            _turn(one, scene, index, device)
+        for entry in running:
+            tell(f"{entry.contestant.name} {entry.contestant.dtype}: frame {len(entry.latencies)} of {frames}")
+            _turn(entry, scene, index, device)
         running.append(running.pop(0))  # so that no contestant always follows the same one
         index += BLOCK
-    release(*(one.contestant for one in running))
+    release(*(entry.contestant for entry in running))
     return series
 
 
 def _fill(series: Series, scene: MovingScene, device: Any) -> None:
-    one, before = series.contestant, device_memory(device)
-    one.begin(scene.frame(0), scene.boxes)
+    contestant, before = series.contestant, device_memory(device)
+    contestant.begin(scene.frame(0), scene.boxes)
     for index in range(1, FILL + 1):
         start = time.perf_counter()
-        one.step(scene.frame(index))
+        contestant.step(scene.frame(index))
         synchronise(device)
         if index == 1:
             series.first_frame = (time.perf_counter() - start) * 1e3
     series.memory = {name: value - before[name] for name, value in device_memory(device).items()}
-    if isinstance(one, Ours):
-        series.memory |= one.memory()
+    if isinstance(contestant, Ours):
+        series.memory |= contestant.memory()
 
 
 def _turn(series: Series, scene: MovingScene, index: int, device: Any) -> None:
-    one = series.contestant
+    contestant = series.contestant
     for offset in range(BLOCK):
         frame = scene.frame(index + offset)
         synchronise(device)
         before, busy = time.perf_counter(), time.process_time()
-        shown = one.step(frame)
+        shown = contestant.step(frame)
         synchronise(device)
         series.latencies.append((time.perf_counter() - before) * 1e3)
         series.processor.append((time.process_time() - busy) * 1e3)
         series.shown += shown
-        if isinstance(one, Ours):
-            for name, value in one.stages.items():
+        if isinstance(contestant, Ours):
+            for name, value in contestant.stages.items():
                 series.stages.setdefault(name, []).append(value)
 
 

@@ -39,24 +39,24 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for combination in report["combinations"]:
         place = (combination["model"], str(combination["image_size"]), str(combination["objects"]))
         ratios = {(r["peer"], r["peer_dtype"]): r for r in combination["ratios"] if r["kind"] == "same dtype"}
-        for one in combination["engines"]:
-            name = (one["engine"], one["dtype"])
-            if "failure" in one:
-                yield (*place, *name, *["-"] * 7, one["failure"][:60])
+        for row in combination["engines"]:
+            name = (row["engine"], row["dtype"])
+            if "failure" in row:
+                yield (*place, *name, *["-"] * 7, row["failure"][:60])
                 continue
-            times = [f"{one['latency_ms'][share]:.1f}" for share in ("p50", "p90", "p99", "max")]
-            memory = one["memory_mib"].get("allocated", one["memory_mib"].get("resident", 0.0))
+            times = [f"{row['latency_ms'][share]:.1f}" for share in ("p50", "p90", "p99", "max")]
+            memory = row["memory_mib"].get("allocated", row["memory_mib"].get("resident", 0.0))
             shown = [f"{ratios[name][key]:.2f}" if name in ratios else "" for key in ("ratio", "processor_ratio")]
-            yield (*place, *name, *times, f"{one['frames_per_second']:.2f}", f"{memory:.0f}", *shown)
+            yield (*place, *name, *times, f"{row['frames_per_second']:.2f}", f"{memory:.0f}", *shown)
 
 
 def _stages(report: dict[str, Any]) -> str:
     return "\n".join(
-        f"- {combination['model']} at {combination['image_size']}, {combination['objects']} objects, {one['dtype']}: "
-        + ", ".join(f"{name} {value:.1f}" for name, value in one["stages_ms"].items())
+        f"- {combination['model']} at {combination['image_size']}, {combination['objects']} objects, {row['dtype']}: "
+        + ", ".join(f"{name} {value:.1f}" for name, value in row["stages_ms"].items())
         for combination in report["combinations"]
-        for one in combination["engines"]
-        if one.get("stages_ms")
+        for row in combination["engines"]
+        if row.get("stages_ms")
     )
 
 
@@ -116,14 +116,14 @@ def plot(report: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     bars = {
-        f"{combination['image_size']} px, {combination['objects']} objects, {one['engine']} {one['dtype']}": one
+        f"{combination['image_size']} px, {combination['objects']} objects, {row['engine']} {row['dtype']}": row
         for combination in report["combinations"]
-        for one in combination["engines"]
-        if "latency_ms" in one
+        for row in combination["engines"]
+        if "latency_ms" in row
     }
-    p50 = [one["latency_ms"]["p50"] for one in bars.values()]
-    p99 = [one["latency_ms"]["p99"] for one in bars.values()]
-    colors = ["tab:green" if one["engine"] == "sam2_ros" else "0.67" for one in bars.values()]
+    p50 = [row["latency_ms"]["p50"] for row in bars.values()]
+    p99 = [row["latency_ms"]["p99"] for row in bars.values()]
+    colors = ["tab:green" if row["engine"] == "sam2_ros" else "0.67" for row in bars.values()]
     figure = Figure(figsize=(9, 1.2 + 0.25 * len(bars)), layout="constrained")
     axes = figure.subplots()
     drawn = axes.barh(list(bars), p50, color=colors)

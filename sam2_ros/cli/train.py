@@ -164,7 +164,7 @@ def _validation_videos(options: TrainOptions) -> list[Video]:
 
 
 def _begin(out: Path, training: ClipTraining, options: TrainOptions) -> None:
-    """Writes what is going to be done; clears the curves of a training that this one replaces."""
+    """Writes ``train.json``; deletes the curves of a training that this one replaces."""
     import torch
 
     if training.step == 0:

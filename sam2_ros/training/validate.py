@@ -53,5 +53,5 @@ def validate(model: Sam2Model, videos: list[Video], kind: str, dtype: str) -> di
     """
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     scores = {video.name: video_jaccard(copied, video, kind, dtype) for video in videos}
-    known = {name: score for name, score in scores.items() if score is not None}
-    return {"mean": float(np.mean(list(known.values()))), **known} if known else {}
+    found = {name: score for name, score in scores.items() if score is not None}
+    return {"mean": float(np.mean(list(found.values()))), **found} if found else {}
