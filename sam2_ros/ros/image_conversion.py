@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 import cv2
@@ -51,9 +50,11 @@ def to_rgb(image: ImageLike) -> Rgb:
     """
     if image.encoding not in _READERS:
         return _by_cv_bridge(image)
-    channels, item, convert = _READERS[image.encoding]
-    order = ">" if image.is_bigendian else "<"
-    return convert(_rows(image, channels, np.dtype(f"{order}{item}")))
+    channels, item, code = _READERS[image.encoding]
+    pixels = _rows(image, channels, np.dtype(f"{'>' if image.is_bigendian else '<'}{item}"))
+    if channels == 2 and image.width % 2:
+        raise ValueError(f"a 4:2:2 image has two pixels to a colour; its width {image.width} is odd")
+    return _convert(pixels, code)
 
 
 def mono8_mask(image: ImageLike) -> NDArray[np.bool_]:
@@ -81,7 +82,7 @@ def decode_compressed(data: Buffer, encoding: str = "") -> Rgb:
         raise ValueError(
             f"compressed image (format '{encoding}', {buffer.size} bytes) can't be decoded; accepted: JPEG or PNG"
         )
-    return _bgr(np.asarray(bgr, np.uint8))
+    return _convert(np.asarray(bgr), cv2.COLOR_BGR2RGB)
 
 
 def depth_rows(image: ImageLike) -> tuple[NDArray, float]:
@@ -109,10 +110,7 @@ def _by_cv_bridge(image: ImageLike) -> Rgb:
         pixels = np.asarray(CvBridge().imgmsg_to_cv2(image, "passthrough" if plain else "rgb8"))
     except TypeError as error:  # a CvBridgeError, or too few bytes
         raise UnsupportedEncoding(image.encoding, f"cv_bridge can't convert it: {error}") from None
-    if plain is None:
-        return pixels
-    high_bytes = pixels if plain[1] == "8" else (pixels >> 8).astype(np.uint8)
-    return np.asarray(cv2.cvtColor(high_bytes, _PLAIN[plain[2]]), np.uint8)
+    return _convert(pixels, _PLAIN[plain[2]] if plain else None)
 
 
 def _rows(image: ImageLike, channels: int, dtype: np.dtype) -> NDArray:
@@ -131,49 +129,30 @@ def _rows(image: ImageLike, channels: int, dtype: np.dtype) -> NDArray:
     return pixels if channels == 1 else pixels.reshape(height, width, channels)
 
 
-def _same(pixels: NDArray) -> Rgb:
-    return pixels
+def _convert(pixels: NDArray, code: int | None) -> Rgb:
+    """Keeps the high byte of 16-bit pixels and converts the colours by an OpenCV code; None leaves them as they are."""
+    if pixels.dtype.itemsize == 2:
+        pixels = (pixels >> 8).astype(np.uint8)
+    return pixels if code is None else np.asarray(cv2.cvtColor(pixels, code), np.uint8)
 
 
-def _bgr(pixels: NDArray) -> Rgb:
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _mono16(pixels: NDArray) -> Rgb:
-    high_bytes = (pixels >> 8).astype(np.uint8)
-    return np.asarray(cv2.cvtColor(high_bytes, cv2.COLOR_GRAY2RGB), np.uint8)
-
-
-def _opencv(code: int) -> Callable[[NDArray], Rgb]:
-    return lambda pixels: np.asarray(cv2.cvtColor(pixels, code), np.uint8)
-
-
-def _yuv422(code: int) -> Callable[[NDArray], Rgb]:
-    def convert(pixels: NDArray) -> Rgb:
-        if pixels.shape[1] % 2:
-            raise ValueError(f"a 4:2:2 image has two pixels to a colour; its width {pixels.shape[1]} is odd")
-        return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
-
-    return convert
-
-
-# encoding: (channels, item, conversion). OpenCV names a Bayer pattern by the second row's second and third pixel,
-# ROS by the first row's first two and the second's: hence the crossed names.
-_READERS: dict[str, tuple[int, str, Callable[[NDArray], Rgb]]] = {
-    "rgb8": (3, "u1", _same),
-    "bgr8": (3, "u1", _bgr),
-    "rgba8": (4, "u1", _opencv(cv2.COLOR_RGBA2RGB)),
-    "bgra8": (4, "u1", _opencv(cv2.COLOR_BGRA2RGB)),
-    "mono8": (1, "u1", _opencv(cv2.COLOR_GRAY2RGB)),
-    "mono16": (1, "u2", _mono16),
-    "bayer_rggb8": (1, "u1", _opencv(cv2.COLOR_BayerBG2RGB)),
-    "bayer_bggr8": (1, "u1", _opencv(cv2.COLOR_BayerRG2RGB)),
-    "bayer_gbrg8": (1, "u1", _opencv(cv2.COLOR_BayerGR2RGB)),
-    "bayer_grbg8": (1, "u1", _opencv(cv2.COLOR_BayerGB2RGB)),
-    "yuv422": (2, "u1", _yuv422(cv2.COLOR_YUV2RGB_UYVY)),
-    "uyvy": (2, "u1", _yuv422(cv2.COLOR_YUV2RGB_UYVY)),  # its newer name
-    "yuv422_yuy2": (2, "u1", _yuv422(cv2.COLOR_YUV2RGB_YUY2)),
-    "yuyv": (2, "u1", _yuv422(cv2.COLOR_YUV2RGB_YUY2)),  # its newer name
+# By encoding: channels, item, OpenCV's code. OpenCV names a Bayer pattern by the second and third pixel of the second
+# row, ROS by the first two pixels of the first row and of the second: hence the crossed names.
+_READERS: dict[str, tuple[int, str, int | None]] = {
+    "rgb8": (3, "u1", None),
+    "bgr8": (3, "u1", cv2.COLOR_BGR2RGB),
+    "rgba8": (4, "u1", cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, "u1", cv2.COLOR_BGRA2RGB),
+    "mono8": (1, "u1", cv2.COLOR_GRAY2RGB),
+    "mono16": (1, "u2", cv2.COLOR_GRAY2RGB),
+    "bayer_rggb8": (1, "u1", cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, "u1", cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, "u1", cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, "u1", cv2.COLOR_BayerGB2RGB),
+    "yuv422": (2, "u1", cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (2, "u1", cv2.COLOR_YUV2RGB_UYVY),  # its newer name
+    "yuv422_yuy2": (2, "u1", cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (2, "u1", cv2.COLOR_YUV2RGB_YUY2),  # its newer name
 }
 
 ENCODINGS = tuple(_READERS)

@@ -19,17 +19,10 @@ from sam2_ros import __version__, srv
 from sam2_ros.media.errors import UserError
 from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.definitions import definition
-from sam2_ros.ros.interface import EVENTS, TRACKS, VIEWS
+from sam2_ros.ros.interface import EVENTS, SERVICES, TRACKS, VIEWS
 from sam2_ros.ros.messages import to_stamp
 
 _METADATA = "sam2_ros"  # name of the record that holds the node's parameters and topics
-_PROMPT_SERVICES = {
-    "add_objects": srv.AddObjects,
-    "refine_object": srv.RefineObject,
-    "remove_object": srv.RemoveObject,
-    "rename_object": srv.RenameObject,
-    "reset": srv.Reset,
-}
 
 
 class RecordingWriter:
@@ -60,10 +53,11 @@ class RecordingWriter:
         for topic in (TRACKS, EVENTS, *drawn):
             if topic.installed:
                 self._subscribe(topic.message_type, tracker + topic.name.removeprefix("~"))
-        for name, service in _PROMPT_SERVICES.items():
-            if hasattr(service, "Event"):  # Humble has no service introspection
-                kind = f"sam2_ros/srv/{service.__name__}_Event"
-                self._subscribe(service.Event, f"{tracker}/{name}/_service_event", kind)
+        for service in SERVICES:
+            # list_objects changes nothing; Humble has no service introspection
+            if service.name != "~/list_objects" and hasattr(service.service_type, "Event"):
+                topic_name = f"{tracker}{service.name.removeprefix('~')}/_service_event"
+                self._subscribe(service.service_type.Event, topic_name, service.type.replace("/", "/srv/") + "_Event")
 
     def close(self) -> None:
         """Completes the file."""

@@ -1,4 +1,4 @@
-// Puts the page together: pictures in, commands out.
+// The page: shows pictures and sends commands.
 
 import { Charts } from "./charts.js";
 import { $, element, toast } from "./dom.js";
@@ -46,7 +46,7 @@ function paint(shot, tell) {
     else if (stage.shot && shot.header.number < stage.shot.header.number && shot.header.camera === stage.shot.header.camera) shot.bitmap.close();
     else stage.show(shot);
     $("#empty").hidden = true;
-    // A task after the frame's callbacks: the browser has painted.
+    // A task after the frame's callbacks runs when the browser has painted.
     if (tell) setTimeout(() => painted(shot.header));
   });
 }
@@ -140,7 +140,7 @@ stage.addEventListener("prompt", async ({ detail: { point, positive, hit, box, h
 
 function select(id) {
   stage.selected = id;
-  const object = stage.objects.find((each) => each.id === id);
+  const object = stage.objects.find((object) => object.id === id);
   $("#refining").hidden = !id;
   if (id) {
     const title = object?.name || object?.label || `object ${id}`;

@@ -2,7 +2,7 @@
 
 const RETRY_MS = 1000;
 
-// Milliseconds since 1970, finer than Date: what header.times holds, of this picture's way.
+// Milliseconds since 1970, finer than Date; as in header.times.
 export const wallClock = () => performance.timeOrigin + performance.now();
 
 export class Link extends EventTarget {
@@ -30,7 +30,7 @@ export class Link extends EventTarget {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
   }
 
-  // Asks the tracker; resolves to its answer: {success, message, …}.
+  // Sends a command to the tracker; resolves to its response: {success, message, …}.
   ask(command) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return Promise.resolve({ success: false, message: "the viewer is not connected" });
     const id = this.#next++;
@@ -54,7 +54,7 @@ export class Link extends EventTarget {
 }
 
 // {header, picture: Blob}; every object of header.tracks gets `path`, its outline in pixels of the image, and `anchor`,
-// the edges [x0, y0, x1, y1] of its largest piece: specks elsewhere don't move its name.
+// the edges [x0, y0, x1, y1] of its largest piece, so that small specks don't move its name.
 export function decode(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
@@ -77,7 +77,7 @@ export function decode(buffer) {
   return { header, picture: new Blob([new Uint8Array(buffer, at)]) };
 }
 
-// Of pixels, given by their centres.
+// The points are centres of pixels.
 function edges(points) {
   let [x0, y0, x1, y1] = [Infinity, Infinity, -Infinity, -Infinity];
   for (let i = 0; i < points.length; i += 2) {

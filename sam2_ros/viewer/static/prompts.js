@@ -1,4 +1,4 @@
-// Sends a prompt, and tells what became of it.
+// Sends a prompt and shows its result.
 
 import { toast } from "./dom.js";
 
@@ -19,7 +19,7 @@ function told(answer, what) {
   return `${answer.name || `Object ${answer.object_id}`} ${what} · IoU ${answer.predicted_iou.toFixed(2)}${late}`;
 }
 
-// What else a single click may have meant, by size.
+// The candidates of a single click, by size.
 function choices(link, answer, command) {
   const offered = [...(answer.candidates ?? [])].sort((a, b) => a.area - b.area);
   return offered.map(({ index }, i) => [

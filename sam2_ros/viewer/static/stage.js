@@ -1,5 +1,5 @@
-// The picture with its masks, and what pointer and keyboard do on it. Coordinates of the image: (0, 0) is the centre of
-// the top-left pixel; a box is given by its edges, between pixels.
+// The picture with its masks; handles pointer and keyboard. In image coordinates, (0, 0) is the centre of the top-left
+// pixel, and the edges of a box lie between pixels.
 
 const DRAG = 7; // CSS pixels from which on a press is a box
 const CROSS_STEP = 8; // pixels of the image
@@ -56,7 +56,7 @@ export class Stage extends EventTarget {
     this.#drawn = requestAnimationFrame(() => this.draw());
   }
 
-  // The object whose mask covers a pixel of the image; the smallest where several do.
+  // The object whose mask covers a pixel of the image; of several, the smallest.
   objectAt(x, y) {
     this.#probe.lineWidth = 1;
     const hits = this.objects.filter((o) => o.contours.length && (this.#probe.isPointInPath(o.path, x, y, "evenodd") || this.#probe.isPointInStroke(o.path, x, y)));
@@ -71,10 +71,10 @@ export class Stage extends EventTarget {
 
   // ---- drawing ----
 
-  // Height of what shall be seen with the picture: header, tools and timeline, and the gaps between.
+  // Height of everything beside the picture: header, tools, timeline and gaps.
   #around(box) {
-    const others = [document.querySelector("header"), ...box.parentElement.children].filter((each) => each !== box);
-    return others.reduce((sum, each) => sum + each.offsetHeight + 12, 20);
+    const others = [document.querySelector("header"), ...box.parentElement.children].filter((element) => element !== box);
+    return others.reduce((sum, element) => sum + element.offsetHeight + 12, 20);
   }
 
   #fit() {

@@ -1,4 +1,4 @@
-// When each object was visible, occluded or lost: the last minute at most, by the stamps of the images.
+// Shows when each object was visible, occluded or lost, in the last minute of image stamps.
 
 import { $, color, prepared } from "./dom.js";
 
@@ -40,7 +40,7 @@ export class Timeline {
     }
   }
 
-  // Seconds that are shown: few at the beginning, so that they fill the width.
+  // Seconds shown; fewer at the beginning, so that they fill the width.
   get #span() {
     const oldest = Math.min(this.#newest, ...[...this.#rows.values()].map((row) => row.points[0][0]));
     return [15, 30].find((span) => this.#newest - oldest <= span) ?? SPAN_S;
