@@ -58,7 +58,7 @@ class BackendFactory:
 
                 warm_up(self._shared, config or TrackerConfig())
             else:
-                self._shared.record(config or TrackerConfig())  # CUDA graphs that these settings need
+                self._shared.capture_graphs(config or TrackerConfig())  # those that these settings need
         return LocalBackend(config=config, shared=self._shared)
 
     @property

@@ -23,6 +23,7 @@ from sam2_ros.tracking.types import (
     AddRequest,
     BoolMask,
     CroppedMask,
+    EventCode,
     FrameResult,
     ObjectChange,
     ObjectResult,
@@ -36,7 +37,6 @@ from sam2_ros.tracking.types import (
 _NAME = re.compile(r"null(?::(\d+))?")
 _POINT_RADIUS = 8  # pixels around a point that count as the object
 _SCORE = 10.0  # logit of an object in sight
-_ADDED, _CORRECTED, _REMOVED = 1, 3, 4  # ObjectEvent.*
 
 
 def is_null_model(model: str) -> bool:
@@ -107,7 +107,7 @@ class NullBackend:
         known = self._objects.get(object_id)
         if known is None:
             return False
-        self._note(_REMOVED, object_id, "removed by request")
+        self._note(EventCode.REMOVED, object_id, "removed by request")
         del self._objects[object_id]
         return True
 
@@ -159,7 +159,7 @@ class NullBackend:
             known = self._known(request.object_id)
             mask = self._mask(request.prompt)
             self._objects[request.object_id] = replace(known, mask=mask, prompted=True)
-            self._note(_CORRECTED, request.object_id, "corrected by request")
+            self._note(EventCode.CORRECTED, request.object_id, "corrected by request")
             return request.object_id
         self._check_name(request.name)
         if len(self._objects) >= self.info.max_objects:
@@ -170,7 +170,7 @@ class NullBackend:
         mask = self._mask(request.prompt)
         object_id, self.next_id = self.next_id, self.next_id + 1
         self._objects[object_id] = _Object(mask, request.name, request.label, request.label_score, self._stamp)
-        self._note(_ADDED, object_id, "added by request")
+        self._note(EventCode.ADDED, object_id, "added by request")
         return object_id
 
     def _known(self, object_id: int) -> _Object:
@@ -206,10 +206,10 @@ class NullBackend:
             )
         return CroppedMask.from_full(mask)
 
-    def _note(self, event: int, object_id: int, reason: str) -> None:
+    def _note(self, event: EventCode, object_id: int, reason: str) -> None:
         known, seen = self._objects[object_id], ObjectState.VISIBLE
-        before = None if event == _ADDED else seen
-        after = None if event == _REMOVED else seen
+        before = None if event is EventCode.ADDED else seen
+        after = None if event is EventCode.REMOVED else seen
         self._changes.append(
             ObjectChange(event, object_id, known.name, known.label, before, after, _SCORE, 1.0, self._stamp, reason)
         )

@@ -147,7 +147,7 @@ class RemoteBackend:
         del self._changes[earlier:]
         result = replace(result, frame_index=self._frames, changes=(*moved, *result.changes))
         self._frames += 1
-        self._take(replace(result, changes=(), timings_ms={}, economies=()), frame)
+        self._take(replace(result, changes=(), timings_ms={}, load_shedding=()), frame)
         return result
 
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sam2_ros.tracking.types import (
     AddRequest,
     CroppedMask,
+    EventCode,
     FrameResult,
     ObjectChange,
     ObjectResult,
@@ -18,7 +19,6 @@ from sam2_ros.tracking.types import (
     Prompt,
 )
 
-STATE_CHANGED, DROPPED = 2, 5  # ObjectEvent.*
 REASON = "the inference server was lost; the object is looked for again from its last mask"
 
 
@@ -102,7 +102,9 @@ class Recovery:
     def forget(self, known: ObjectResult, reason: str) -> ObjectChange:
         """An object that could not be re-created."""
         self._unseen.discard(known.object_id)
-        return _change(known, known.state, None, f"could not be re-created on another server: {reason}", DROPPED)
+        return _change(
+            known, known.state, None, f"could not be re-created on another server: {reason}", EventCode.DROPPED
+        )
 
     def go_on(self, result: FrameResult) -> FrameResult:
         """A server's result with the objects' history before it, in the order of their ids."""
@@ -133,7 +135,11 @@ class Recovery:
 
 
 def _change(
-    known: ObjectResult, before: ObjectState, after: ObjectState | None, reason: str, event: int = STATE_CHANGED
+    known: ObjectResult,
+    before: ObjectState,
+    after: ObjectState | None,
+    reason: str,
+    event: EventCode = EventCode.STATE_CHANGED,
 ) -> ObjectChange:
     return ObjectChange(
         event, known.object_id, known.name, known.label, before, after, known.object_score, known.visibility,

@@ -36,7 +36,7 @@ class Statistics:
             self._latencies: deque[float] = deque(maxlen=_WINDOW)  # ms, image callback to results
             self._engine_times: deque[float] = deque(maxlen=_WINDOW)  # ms
             self.states: Counter[str] = Counter()
-            self.economies: tuple[str, ...] = ()  # that the newest frame was worked on with
+            self.load_shedding: tuple[str, ...] = ()  # that the newest frame was worked on with
             self.last_failure = ""
             self._last_failure_time = -math.inf  # s, steady
 
@@ -49,7 +49,7 @@ class Statistics:
             self._latencies.append((processed.end_time - processed.frame.receive_time) / 1e6)
             self._engine_times.append((processed.end_time - processed.start_time) / 1e6)
             self.states = count_states(processed.result)
-            self.economies = processed.result.economies
+            self.load_shedding = processed.result.load_shedding
 
     def failed(self, error: Exception) -> None:
         with self._lock:
@@ -116,7 +116,7 @@ def active_values(counters: Counters, statistics: Statistics, age: float, info: 
         "failed": counters.failed,
         "last failure": statistics.last_failure,
         **statistics.percentiles(),
-        "economies for the deadline": ", ".join(statistics.economies) or "none",
+        "load shedding": ", ".join(statistics.load_shedding) or "none",
         "bank [bytes]": info.bank_bytes,
         "history at most [bytes]": info.history_bytes,
         "caches of weights [bytes]": info.cache_bytes,

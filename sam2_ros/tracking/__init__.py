@@ -12,6 +12,7 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import (
     AddRequest,
     CroppedMask,
+    EventCode,
     FrameResult,
     MaskCandidate,
     ObjectChange,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddRequest",
     "CroppedMask",
+    "EventCode",
     "FrameResult",
     "MaskCandidate",
     "ObjectChange",

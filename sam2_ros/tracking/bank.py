@@ -1,12 +1,12 @@
 """The memory bank: a fixed table of slots, allocated once, whatever the length of the stream.
 
-Every object owns one row. A row has slots for prompted frames, a ring of recent frames and a ring of recent object
-pointers (prompted frames keep theirs beside their memory). Which frame lies in which slot is known on the host, so that
-choosing memories never waits for the device.
+Every object owns one row. A row has slots for conditioning frames (prompted frames, and anchors of a memory policy), a
+ring of recent frames and a ring of recent object pointers. Conditioning frames keep their pointer beside their memory.
+The host knows which frame lies in which slot, so that choosing memories never waits for the device.
 
-Age is counted by a clock of each row's own. It ticks with every frame that is remembered and stands still while a
-hidden object's memory waits. What the clock said after each of the newest frames is kept, so that any of them can be
-worked on again, as if no later one had come.
+Each row counts age by a clock of its own. The clock ticks with every remembered frame and stands still while a hidden
+object's memory waits. The bank stores what the clock said after each of the newest frames, so that a late prompt can
+work on any of them as if no later one had come.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from sam2_ros.tracking.transfer import upload
 Table: TypeAlias = NDArray[np.int64]
 
 EMPTY = -1
-POINTER_FRAMES = 15  # frames before the current one whose pointers SAM 2 looks at
+POINTER_FRAMES = 15  # frames before the current one whose pointers SAM 2 attends to
 
 
 @dataclass(frozen=True)
 class Memories:
-    """What memory attention is given for ``B`` objects."""
+    """The input of memory attention for ``B`` objects."""
 
     tokens: Tensor  # [B, K, memory_dim] whole frames first, pointer tokens last
     codes: Tensor  # [B, K, memory_dim] position codes
@@ -43,17 +43,17 @@ class Memories:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where in the bank the memories of ``B`` objects lie, those that count first; S and P are the same for all."""
+    """Places in the bank of the memories of ``B`` objects, valid ones first; S and P are the same for all objects."""
 
     frames: Table  # [B, S] index among all slots of all rows
     codes: Table  # [B, S] row of the temporal code
-    num_frames: Table  # [B] that count
+    num_frames: Table  # [B] valid ones
     pointers: Table  # [B, P] index among all pointer slots of all rows
     ages: Table  # [B, P] in frames
-    num_pointers: Table  # [B] that count
+    num_pointers: Table  # [B] valid ones
 
     def cut(self, frames: int, pointers: int) -> Plan | None:
-        """The plan with so many frames and pointers of each object, if all objects have just as many."""
+        """The plan of exactly so many frames and pointers per object; None if an object has another number."""
         if not ((self.num_frames == frames).all() and (self.num_pointers == pointers).all()):
             return None
         return Plan(
@@ -63,7 +63,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Slots:
     slots: Table  # [B, S]
     valid: NDArray[np.bool_]  # [B, S]
     codes: Table  # [S] row of the temporal code
@@ -80,23 +80,23 @@ class RowBackup:
     tables: tuple[Table, ...]
 
 
-def kept_slots(config: TrackerConfig) -> int:
-    """Slots of an object for frames that newer ones don't push out: prompted ones and anchors."""
+def conditioning_slots(config: TrackerConfig) -> int:
+    """Slots of an object for prompted frames and anchors; recent frames don't push these out."""
     return config.prompted_slots + POLICIES[config.memory_policy].anchors
 
 
 class MemoryBank:
     """Memory of up to ``config.max_objects`` objects.
 
-    The newest frame and the ``config.history`` frames before it can be worked on again: the rings are longer by as many
-    slots, so that what each of those frames looks at is still there.
+    A late prompt may work again on the newest frame and the ``config.history`` frames before it. The rings are longer
+    by as many slots, so that the memories that each of those frames attends to are still there.
     """
 
     def __init__(self, model: Sam2Model, config: TrackerConfig) -> None:
         self.model = model
         self.config = config
-        self.kept = kept_slots(config)
-        rows, prompted, again = config.max_objects, self.kept, config.history + 1
+        self.conditioning = conditioning_slots(config)
+        rows, prompted, again = config.max_objects, self.conditioning, config.history + 1
         self.ring = config.recent_slots + again
         self.pointer_ring = POINTER_FRAMES + again
         tokens, channels = model.config.memory_grid**2, model.config.memory_dim
@@ -104,8 +104,8 @@ class MemoryBank:
         # bfloat16 as in the reference, also where the network computes in float32.
         self.spatial = torch.zeros(rows, prompted + self.ring, tokens, channels, dtype=torch.bfloat16, device=device)
         self.pointers = torch.zeros(rows, prompted + self.pointer_ring, pointer_dim, device=device)
-        # What the prompted frames looked like, cell by cell, and how much of each cell the object covers, and the same
-        # of the newest frame on which the object was surely recognised. For a model that can; else of no size.
+        # For recognition: appearance of the prompted frames by cell, and how much of each cell the object covers; the
+        # last slot is for the newest frame on which the object was surely recognised. Empty for other models.
         cells, looks = (model.config.grid**2, model.config.appearance_dim) if model.appearance is not None else (0, 0)
         slots = config.prompted_slots + 1
         self.looks = torch.zeros(rows, slots, cells, looks, dtype=torch.bfloat16, device=device)
@@ -115,11 +115,11 @@ class MemoryBank:
         self.recent_frames = np.full((rows, self.ring), EMPTY, np.int64)
         self.pointer_frames = np.full((rows, self.pointer_ring), EMPTY, np.int64)
         self.sure_frames = np.full((rows, 1), EMPTY, np.int64)
-        self.ticks = np.full((rows, again + 1), EMPTY, np.int64)  # of each row's clock after a frame, by frame
+        self.ticks = np.full((rows, again + 1), EMPTY, np.int64)  # what each row's clock said after a frame
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that it holds."""
+        """All tensors of the bank."""
         return self.spatial, self.pointers, self.looks, self.coverage, self.colors
 
     @property
@@ -132,38 +132,33 @@ class MemoryBank:
         for table in self._tables():
             table[row] = EMPTY
 
-    def hold(self, rows: list[int], frame: int) -> None:
-        """Lets ``frame`` pass without being remembered: on the next one the memory is as old as on this one."""
+    def pass_frame(self, rows: list[int], frame: int) -> None:
+        """Passes ``frame`` without remembering it: on the next one the memory is as old as on this one."""
         self.ticks[rows, frame % self.ticks.shape[1]] = self._before(np.asarray(rows), frame)
 
     def store_recent(self, rows: list[int], frame: int, memory: Tensor, pointers: Tensor) -> None:
-        """Keeps a tracked frame until newer ones need its slot.
-
-        ``memory`` is ``[B, HW, memory_dim]``, ``pointers`` ``[B, C]``.
-        """
+        """Stores a tracked frame (``memory`` ``[B, HW, memory_dim]``, ``pointers`` ``[B, C]``)."""
         self.write_recent(rows, frame, memory, pointers)
-        self.keep_recent(rows, frame)
+        self.commit_recent(rows, frame)
 
     def write_recent(self, rows: list[int], frame: int, memory: Tensor, pointers: Tensor) -> None:
-        """The first half of :meth:`store_recent`: puts memories where nobody looks until the second half was done.
-
-        The rings have a slot for the frame that is being worked on; if it is not kept, the next one gets that slot.
-        """
+        """The first half of :meth:`store_recent`. Nothing reads the slots until :meth:`commit_recent`; without it, the
+        next frame gets the same slots."""
         slots, pointer_slots = self._slots(self._before(np.asarray(rows), frame) + 1)
-        where = np.stack((np.asarray(rows), self.kept + slots, self.kept + pointer_slots))
+        where = np.stack((np.asarray(rows), self.conditioning + slots, self.conditioning + pointer_slots))
         index, slot, pointer_slot = upload(where, self.spatial.device)
         self.spatial[index, slot] = memory.to(self.spatial.dtype)
         self.pointers[index, pointer_slot] = pointers.float()
 
-    def keep_recent(self, rows: list[int], frame: int) -> None:
-        """The second half of :meth:`store_recent`: the clock ticks, and what was written counts."""
+    def commit_recent(self, rows: list[int], frame: int) -> None:
+        """The second half of :meth:`store_recent`: the clock ticks, and what was written is valid."""
         slots, pointer_slots = self._tick(rows, frame)
         self.recent_frames[rows, slots] = frame
         self.pointer_frames[rows, pointer_slots] = frame
 
     def store_anchor(self, row: int, frame: int, memory: Tensor, pointer: Tensor) -> None:
-        """Keeps a tracked frame as an anchor (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``) beside the prompted
-        frames; the oldest anchor gives way."""
+        """Stores a tracked frame as an anchor (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``), if need be in
+        place of the oldest anchor."""
         table = self.prompted_frames[row, self.config.prompted_slots :]
         slot = int(table.argmin())  # an empty one, or the oldest
         table[slot] = frame
@@ -171,7 +166,7 @@ class MemoryBank:
         self.pointers[row, self.config.prompted_slots + slot] = pointer.float()
 
     def forget_anchors(self, row: int, frame: int) -> None:
-        """Forgets the anchors from ``frame`` on, and the look of a tracked frame from then on."""
+        """Forgets the anchors from ``frame`` on, and the appearance of a tracked frame from then on."""
         for table in (self.prompted_frames[row, self.config.prompted_slots :], self.sure_frames[row]):
             table[table >= frame] = EMPTY
 
@@ -181,7 +176,7 @@ class MemoryBank:
             table[table < frame] = EMPTY
 
     def skip(self, row: int, frame: int) -> None:
-        """Lets the clock tick for a prompted frame: it must not also count as a recent one."""
+        """Ticks the clock for a prompted frame, which must not also count as a recent one."""
         slots, pointer_slots = self._tick([row], frame)
         self.recent_frames[row, slots] = EMPTY
         self.pointer_frames[row, pointer_slots] = EMPTY
@@ -195,14 +190,13 @@ class MemoryBank:
         features: ImageFeatures | None = None,
         logits: Tensor | None = None,
     ) -> int | None:
-        """Keeps a prompted frame (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``); tracking never overwrites it.
+        """Stores a prompted frame (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``); tracking never overwrites it.
 
-        The image's ``features`` and the mask's ``logits`` ``[h, w]`` are what the object is recognised by.
-
-        When all slots are taken, the oldest prompted frame but the first gives way; with a single slot, the first does.
+        Recognition compares with the image's ``features`` and the mask's ``logits`` ``[h, w]``. When all slots are
+        taken, the frame replaces the oldest prompted one but the first; with a single slot, it replaces the first.
 
         Returns:
-            The frame that was let go, or None.
+            The frame that was released, or None.
         """
         table = self.prompted_frames[row, : self.config.prompted_slots]
         released: int | None = None
@@ -224,7 +218,7 @@ class MemoryBank:
         return released
 
     def store_sure(self, row: int, frame: int, features: ImageFeatures, logits: Tensor) -> None:
-        """Keeps what a tracked frame looked like on which the object was surely recognised; the last such goes."""
+        """Stores the appearance on a tracked frame on which the object was surely recognised, in place of the last."""
         self._store_look(row, self.config.prompted_slots, features, logits)
         self.sure_frames[row] = frame
 
@@ -236,23 +230,22 @@ class MemoryBank:
         self.coverage[row, slot] = coverage_of(logits[None], self.model.config.grid)[0].to(self.coverage.dtype)
 
     def remembers(self, row: int, frame: int) -> bool:
-        """Whether a frame before ``frame`` is kept that :meth:`gather` would look at."""
+        """Whether there is a frame before ``frame`` that :meth:`gather` would use."""
         prompted, rows = self.prompted_frames[row], np.array([row])
         _, recent = self._recent(rows, frame, np.arange(1, self.config.recent_slots + 1))
         return bool(((prompted != EMPTY) & (prompted < frame)).any() or recent.any())
 
     def gather(self, rows: list[int], frame: int, recent: int | None = None) -> Memories:
-        """The memories that the objects in ``rows`` look at on ``frame``; objects may hold different numbers of them.
+        """The memories that the objects in ``rows`` attend to on ``frame``; their numbers may differ.
 
-        Each must hold one (:meth:`remembers`). ``recent`` bounds the recent frames further than the settings do.
+        Each object must have one (:meth:`remembers`). ``recent`` bounds the recent frames further than the settings do.
         """
         model = self.model
-        held = self._held(rows, frame, recent)
-        kept = [index for index in range(held.slots.shape[1]) if held.valid[:, index].any()]
-        pointer_kept = [index for index in range(held.pointer_slots.shape[1]) if held.pointer_valid[:, index].any()]
-        slots, pointer_slots = held.slots[:, kept], held.pointer_slots[:, pointer_kept]
-        columns, pointer_columns = held.valid[:, kept], held.pointer_valid[:, pointer_kept]
-        codes, ages = held.codes[kept], held.ages[:, pointer_kept]
+        all_slots = self._slots_at(rows, frame, recent)
+        used, pointer_used = all_slots.valid.any(axis=0), all_slots.pointer_valid.any(axis=0)
+        slots, pointer_slots = all_slots.slots[:, used], all_slots.pointer_slots[:, pointer_used]
+        columns, pointer_columns = all_slots.valid[:, used], all_slots.pointer_valid[:, pointer_used]
+        codes, ages = all_slots.codes[used], all_slots.ages[:, pointer_used]
 
         device, split = self.spatial.device, model.config.hidden_dim // model.config.memory_dim
         index = torch.as_tensor(rows, device=device)[:, None]
@@ -275,46 +268,46 @@ class MemoryBank:
                 ),
                 dim=1,
             )
-        return Memories(tokens, all_codes, len(pointer_kept) * split, mask)
+        return Memories(tokens, all_codes, ages.shape[1] * split, mask)
 
     def plan(self, rows: list[int], frame: int, recent: int | None = None) -> Plan:
-        """The same as :meth:`gather` looks at, as places in the bank, in tables of one shape whatever is held."""
-        held = self._held(rows, frame, recent)
-        order = np.argsort(~held.valid, axis=1, kind="stable")  # those that count come first
-        pointer_order = np.argsort(~held.pointer_valid, axis=1, kind="stable")
+        """The memories of :meth:`gather` as places in the bank, in tables of one shape whatever is stored."""
+        found = self._slots_at(rows, frame, recent)
+        order = np.argsort(~found.valid, axis=1, kind="stable")  # valid ones first
+        pointer_order = np.argsort(~found.pointer_valid, axis=1, kind="stable")
         table = np.asarray(rows)[:, None]
         return Plan(
-            np.take_along_axis(table * self.spatial.shape[1] + held.slots, order, axis=1),
-            held.codes[order],
-            held.valid.sum(axis=1),
-            np.take_along_axis(table * self.pointers.shape[1] + held.pointer_slots, pointer_order, axis=1),
-            np.take_along_axis(held.ages, pointer_order, axis=1),
-            held.pointer_valid.sum(axis=1),
+            np.take_along_axis(table * self.spatial.shape[1] + found.slots, order, axis=1),
+            found.codes[order],
+            found.valid.sum(axis=1),
+            np.take_along_axis(table * self.pointers.shape[1] + found.pointer_slots, pointer_order, axis=1),
+            np.take_along_axis(found.ages, pointer_order, axis=1),
+            found.pointer_valid.sum(axis=1),
         )
 
-    def _held(self, rows: list[int], frame: int, recent: int | None) -> _Held:
-        """All slots that the objects in ``rows`` could look at on ``frame``, and which of them hold something."""
-        config, prompted, table = self.config, self.kept, np.asarray(rows)
+    def _slots_at(self, rows: list[int], frame: int, recent: int | None) -> _Slots:
+        """All slots that the objects in ``rows`` could attend to on ``frame``, and which of them are valid."""
+        config, prompted, table = self.config, self.conditioning, np.asarray(rows)
         frames = self.prompted_frames[table]
-        held = (frames != EMPTY) & (frames < frame)
-        kept = np.broadcast_to(np.arange(prompted), held.shape)
+        stored = (frames != EMPTY) & (frames < frame)
+        first = np.broadcast_to(np.arange(prompted), stored.shape)
         last = config.recent_slots
-        if recent is not None and held.any():
+        if recent is not None and stored.any():
             last = min(last, recent)
         ages, pointer_ages = np.arange(1, config.recent_slots + 1), np.arange(1, POINTER_FRAMES + 1)
         slots, valid = self._recent(table, frame, ages)
         valid &= ages <= last
         pointer_slots, pointer_valid = self._recent(table, frame, pointer_ages, self.pointer_frames)
         oldest = self.model.config.num_memory_frames - 1
-        return _Held(
-            np.concatenate((kept, prompted + slots), axis=1),
-            np.concatenate((held, valid), axis=1),
+        return _Slots(
+            np.concatenate((first, prompted + slots), axis=1),
+            np.concatenate((stored, valid), axis=1),
             np.concatenate((np.full(prompted, oldest), np.arange(config.recent_slots))),
-            np.concatenate((kept, prompted + pointer_slots), axis=1),
-            np.concatenate((held, pointer_valid), axis=1),
+            np.concatenate((first, prompted + pointer_slots), axis=1),
+            np.concatenate((stored, pointer_valid), axis=1),
             np.concatenate(
                 (
-                    self._bounded(np.where(held, frame - frames, 0)),
+                    self._bounded(np.where(stored, frame - frames, 0)),
                     np.broadcast_to(pointer_ages, (len(table), POINTER_FRAMES)),
                 ),
                 axis=1,
@@ -322,21 +315,21 @@ class MemoryBank:
         )
 
     def references(self, rows: list[int], frame: int) -> Reference:
-        """What the objects in ``rows`` looked like before ``frame``: on the frames with a prompt, and on the newest one
+        """The appearance of the objects in ``rows`` before ``frame``: on their prompted frames, and on the newest frame
         on which they were surely recognised."""
         table, prompted = np.asarray(rows), self.config.prompted_slots
         frames = np.concatenate((self.prompted_frames[table, :prompted], self.sure_frames[table]), axis=1)
-        held = (frames != EMPTY) & (frames < frame)
-        used = np.flatnonzero(held.any(axis=0)).tolist()
+        valid = (frames != EMPTY) & (frames < frame)
+        used = np.flatnonzero(valid.any(axis=0)).tolist()
         index = torch.as_tensor(rows, device=self.looks.device)[:, None]
         slots = torch.as_tensor(used, device=index.device)
-        there = torch.as_tensor(held[:, used], device=index.device)[:, :, None]
-        coverage = torch.where(there, self.coverage[index, slots].float(), -1.0)
-        colors = torch.where(there, self.colors[index, slots], 0.0)
+        mask = torch.as_tensor(valid[:, used], device=index.device)[:, :, None]
+        coverage = torch.where(mask, self.coverage[index, slots].float(), -1.0)
+        colors = torch.where(mask, self.colors[index, slots], 0.0)
         return Reference(self.looks[index, slots].flatten(1, 2), coverage.flatten(1, 2), colors)
 
     def _bounded(self, ages: np.ndarray) -> np.ndarray:
-        """Ages of prompted pointers, no greater than training saw unless the reference is to be followed."""
+        """Ages of conditioning frames' pointers, no greater than training saw, except with reference_policy."""
         return ages if self.config.reference_policy else np.minimum(ages, self.config.max_pointer_age)
 
     def save(self, row: int) -> RowBackup:
@@ -358,7 +351,7 @@ class MemoryBank:
         return self.ticks[rows, (frame - 1) % self.ticks.shape[1]]
 
     def _tick(self, rows: list[int], frame: int) -> tuple[Table, Table]:
-        """Lets the rows' clocks tick on ``frame``; returns the slots of the rings that this gives them."""
+        """Ticks the rows' clocks on ``frame``; returns the slots of both rings for it."""
         now = self._before(np.asarray(rows), frame) + 1
         self.ticks[rows, frame % self.ticks.shape[1]] = now
         return self._slots(now)
@@ -373,7 +366,7 @@ class MemoryBank:
         """Slots of each row's memories that are ``ages`` (``[A]``) ticks old on ``frame``, and whether there is one
         (``[B, A]`` both).
 
-        ``frames`` is the table of the ring that is asked for, by default that of memory maps.
+        ``frames`` is the table of the ring, by default that of memory maps.
         """
         frames = self.recent_frames if frames is None else frames
         ticks = self._before(rows, frame)[:, None] + 1 - ages

@@ -1,9 +1,9 @@
-"""The image encoder as recordings."""
+"""The image encoder as CUDA graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
-from sam2_ros.tracking.cuda_graphs import Recorded
+from sam2_ros.tracking.cuda_graphs import CudaGraph
 from sam2_ros.tracking.transfer import Staged
-
-Encoder: TypeAlias = Callable[[Tensor], ImageFeatures]
 
 
 class RawFrame:
-    """An image on its way to a GPU that resizes it as part of a recording."""
+    """An image on its way to a GPU, which resizes it as part of a CUDA graph."""
 
-    HEAD = 16  # bytes, of which the first are the image's height and width
+    HEAD = 16  # bytes; the first of them are the image's height and width
 
     def __init__(self, image: NDArray[np.uint8], device: torch.device) -> None:
         self.shape = image.shape
@@ -29,32 +27,32 @@ class RawFrame:
         self.staged = Staged(device, head, image)
 
     def image(self) -> Tensor:
-        """``uint8 [H, W, 3]`` on the device; instead of sending ``staged`` elsewhere."""
+        """``uint8 [H, W, 3]`` on the device. Sends ``staged``, which can be sent only once."""
         return self.staged.tensor()[self.HEAD :].view(self.shape)
 
 
-class Encoding:
-    """``encoder`` for one frame, recorded; ``context`` gives the context of precision that it runs in."""
+class GraphEncoder:
+    """Encodes one preprocessed frame; ``context`` gives the autocast context."""
 
-    def __init__(self, model: Sam2Model, encoder: Encoder, context: Callable[[], Any], pool: Any) -> None:
+    def __init__(self, model: Sam2Model, context: Callable[[], Any], pool: Any) -> None:
         size = model.config.image_size
-        self._pixels = mine = torch.zeros(1, 3, size, size, device=model.device)
+        self._pixels = pixels = torch.zeros(1, 3, size, size, device=model.device)
 
         def encode() -> ImageFeatures:
             with context():
-                return encoder(mine)
+                return model.encode_image(pixels)
 
-        self._recorded = Recorded(encode, model.device, pool)
+        self._graph = CudaGraph(encode, model.device, pool)
 
     def __call__(self, pixels: Tensor) -> ImageFeatures:
         self._pixels.copy_(pixels)
-        return row_of(self._recorded(), 0)  # the next frame overwrites what was recorded
+        return row_of(self._graph(), 0)  # a copy: the next frame overwrites the graph's result
 
 
-class RawEncoding:
-    """As :class:`Encoding`, with the resizing: one recording for all sizes of images that do not shrink."""
+class RawFrameEncoder:
+    """As :class:`GraphEncoder`, with the resizing: one graph for images of all sizes that do not shrink."""
 
-    def __init__(self, model: Sam2Model, encoder: Encoder, context: Callable[[], Any], pool: Any) -> None:
+    def __init__(self, model: Sam2Model, context: Callable[[], Any], pool: Any) -> None:
         size = model.config.image_size
         self._bytes = torch.zeros(RawFrame.HEAD + 3 * size * size, dtype=torch.uint8, device=model.device)
         shape, image = self._bytes[:8].view(torch.int32), self._bytes[RawFrame.HEAD :]
@@ -62,15 +60,15 @@ class RawEncoding:
 
         def encode() -> ImageFeatures:
             with context():
-                return encoder(model.resized(image, shape))
+                return model.encode_image(model.resized(image, shape))
 
-        self._recorded = Recorded(encode, model.device, pool)
+        self._graph = CudaGraph(encode, model.device, pool)
 
     def __call__(self, raw: RawFrame) -> ImageFeatures:
         raw.staged.into(self._bytes)
-        return row_of(self._recorded(), 0)
+        return row_of(self._graph(), 0)
 
 
 def row_of(maps: ImageFeatures, row: int) -> ImageFeatures:
-    """One frame's features, copied: a stored view would keep those of the other cameras in memory too."""
+    """One frame's features, copied: a stored view would also keep those of the other cameras in memory."""
     return ImageFeatures(*(tensor[row : row + 1].clone() for tensor in maps.tensors))

@@ -1,7 +1,8 @@
-"""A frame's work on tensors that stay where they are, so that a GPU can be given it at once, as CUDA graphs.
+"""Tracks one frame by CUDA graphs, on tensors with fixed addresses.
 
-Launching a thousand kernels one by one takes a processor longer than a data-centre GPU takes for their work. Recorded
-once, they are launched together. Objects are padded to a power of two, so that a few recordings do for any number.
+A frame takes about a thousand kernels. Launching them one by one takes the CPU longer than a data-centre GPU needs to
+run them. A CUDA graph launches them together. Objects are padded to a power of two, so that a few graphs serve any
+number of objects.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank, Plan
 from sam2_ros.tracking.masks import pack_masks
-from sam2_ros.tracking.propagation import said_of
+from sam2_ros.tracking.propagation import summary_of
 from sam2_ros.tracking.transfer import upload
 
 T = TypeVar("T")
-REHEARSALS = 2  # runs before a recording: libraries then have their handles and workspaces
+WARM_UP_RUNS = 2  # before the capture, so that libraries have their handles and workspaces
 
 
-class Recorded(Generic[T]):
-    """``function()`` as a CUDA graph, recorded when this is made; without a GPU it is just called.
+class CudaGraph(Generic[T]):
+    """``function()`` as a CUDA graph, captured in the constructor; without a GPU, a plain call.
 
-    What it gives is overwritten by the next call.
+    The next call overwrites the result of the last one.
     """
 
     def __init__(self, function: Callable[[], T], device: torch.device, pool: Any = None) -> None:
@@ -41,7 +42,7 @@ class Recorded(Generic[T]):
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            for _ in range(REHEARSALS):
+            for _ in range(WARM_UP_RUNS):
                 function()
         torch.cuda.current_stream(device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
@@ -51,11 +52,11 @@ class Recorded(Generic[T]):
         # Other cameras' threads may use the GPU meanwhile.
         graph = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
         try:
-            with torch.cuda.stream(stream), graph:  # the first also where the second fails on its way out
+            with torch.cuda.stream(stream), graph:  # the stream also if the capture fails at its end
                 self._result = function()
         finally:
             torch._C._cuda_clearCublasWorkspaces()
-        self._function = None  # it refers to whoever holds this
+        self._function = None  # it refers to the owner of this object
 
     def __call__(self) -> T:
         if self._function is not None:
@@ -66,10 +67,10 @@ class Recorded(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Decided:
-    """What the decoder says of ``B`` objects."""
+class DecodedObjects:
+    """The decoder's output for ``B`` objects."""
 
-    table: Tensor  # float32 [4, B] as from said_of
+    table: Tensor  # float32 [4, B] see summary_of
     masks: Tensor  # uint8 [B, h, ceil(w / 8)] masks of `drawn`, a bit a pixel
     drawn: Tensor  # float32 [B, 1, h, w] the chosen mask's logits
     logits: Tensor  # float32 [B, 1, h, w] the same, of absent objects ABSENT_LOGIT
@@ -79,23 +80,23 @@ class Decided:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a recording has room for."""
+    """What a graph has room for."""
 
     objects: int
     frames: int  # of each object
     pointers: int  # of each object
-    full: bool = False  # every object has just as many, so that nothing need be left out
+    full: bool = False  # every object has exactly as many, so that nothing is masked
 
 
-class FrameWork:
-    """The work on one frame for up to ``capacity.objects`` objects, in three recordings; one after the other:
-    :meth:`load`, :attr:`condition`, :attr:`decide`, :attr:`remember`.
+class TrackingGraphs:
+    """Three graphs for up to ``capacity.objects`` objects. For each frame, call in this order: :meth:`load`,
+    :attr:`attend` (memory attention), :attr:`decode`, :attr:`encode_memory`.
 
     Args:
         model: the network.
         capacity: what there is room for.
         like: features of any frame, for shapes and dtypes.
-        context: gives the context of precision that everything runs in.
+        context: gives the autocast context.
         pool: of memory for CUDA graphs.
     """
 
@@ -109,38 +110,27 @@ class FrameWork:
             objects, capacity.frames, config.memory_grid**2, config.memory_dim, dtype=torch.bfloat16, device=device
         )
         self.pointers = torch.zeros(objects, capacity.pointers, config.hidden_dim, device=device)
-        # Columns: S rows of the temporal code, P ages, the numbers of frames and of pointers that count.
+        # Columns: S rows of the temporal code, P ages, the numbers of valid frames and pointers.
         self.table = torch.zeros(objects, capacity.frames + capacity.pointers + 2, dtype=torch.int32, device=device)
-        # Each one leaves its result for the next: a recording runs this Python only once, but always fills the tensors
-        # that it gave then.
+        # Each graph leaves its result for the next. The capture runs this Python once; every replay fills the same
+        # tensors.
         self._conditioned: Tensor
-        self._decided: Decided
-        self.condition = Recorded(self._run_condition, device, pool)
-        self.decide = Recorded(self._run_decide, device, pool)
-        self.remember = Recorded(self._run_remember, device, pool)
-
-    def _run_condition(self) -> Tensor:
-        self._conditioned = self._condition()
-        return self._conditioned
-
-    def _run_decide(self) -> Decided:
-        self._decided = self._decide(self._conditioned)
-        return self._decided
-
-    def _run_remember(self) -> Tensor:
-        return self._remember(self._decided)
+        self._decoded: DecodedObjects
+        self.attend = CudaGraph(self._attend, device, pool)
+        self.decode = CudaGraph(self._decode, device, pool)
+        self.encode_memory = CudaGraph(self._encode_memory, device, pool)
 
     def load(self, features: ImageFeatures, bank: MemoryBank, plan: Plan) -> None:
-        """Copies what the frame is about to where the recordings look for it; rows beyond ``plan``'s hold nothing."""
+        """Copies the frame's features and memories to where the graphs read them; further rows are padding."""
         room, count, device = self.capacity, len(plan.codes), self.table.device
         if plan.codes.shape[1] != room.frames or plan.pointers.shape[1] != room.pointers or count > room.objects:
-            raise ValueError(f"a recording with room for {room} was given {plan.codes.shape}, {plan.pointers.shape}")
-        for mine, given in zip(self.features.tensors, features.tensors, strict=False):
-            mine.copy_(given)
+            raise ValueError(f"a CUDA graph with room for {room} was given {plan.codes.shape}, {plan.pointers.shape}")
+        for target, given in zip(self.features.tensors, features.tensors, strict=False):
+            target.copy_(given)
         table = np.zeros((3, room.objects, self.table.shape[1]), np.int64)
         columns = (plan.codes, plan.ages, plan.num_frames[:, None], plan.num_pointers[:, None])
         if room.full:
-            table[0, count:, -2:] = room.frames, room.pointers  # the padding takes part, whatever comes of it
+            table[0, count:, -2:] = room.frames, room.pointers  # the padding takes part; nobody reads its result
         table[0, :count] = np.concatenate(columns, axis=1)
         table[1, :count, : room.frames] = plan.frames
         table[2, :count, : room.pointers] = plan.pointers
@@ -151,7 +141,7 @@ class FrameWork:
         slots = sent[2, :, : room.pointers].flatten()
         torch.index_select(bank.pointers.flatten(0, 1), 0, slots, out=self.pointers.view(-1, self.pointers.shape[2]))
 
-    def _condition(self) -> Tensor:
+    def _attend(self) -> Tensor:
         model, room = self.model, self.capacity
         split = model.config.hidden_dim // model.config.memory_dim
         codes, ages, numbers = self.table.split((room.frames, room.pointers, 2), dim=1)
@@ -166,10 +156,11 @@ class FrameWork:
                 numbers[:, 1] * split,
                 room.full,
             )
-            return model.with_padded_memory(self.features, memory)
+            self._conditioned = model.with_padded_memory(self.features, memory)
+        return self._conditioned
 
-    def _decide(self, conditioned: Tensor) -> Decided:
-        model = self.model
+    def _decode(self) -> DecodedObjects:
+        model, conditioned = self.model, self._conditioned
         with self._context():
             decoded = model.decode(conditioned, self.features, *model.no_prompt(len(conditioned)))
             chosen = choose(decoded, multimask=True, stability_fallback=False)
@@ -177,25 +168,26 @@ class FrameWork:
             present = model.present(scores, chosen.iou)
             pointers = model.pointer(chosen.token, present)
             drawn = chosen.logits.float()
-            return Decided(
-                said_of(scores, chosen.iou, present, drawn),
+            self._decoded = DecodedObjects(
+                summary_of(scores, chosen.iou, present, drawn),
                 pack_masks(drawn, *drawn.shape[2:]),
                 drawn,
                 torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT),
                 present,
                 pointers,
             )
+        return self._decoded
 
-    def _remember(self, decided: Decided) -> Tensor:
+    def _encode_memory(self) -> Tensor:
         """``[B, HW, memory_dim]``."""
         with self._context():
-            return self.model.encode_low_memory(self.features, decided.logits, decided.present)
+            return self.model.encode_low_memory(self.features, self._decoded.logits, self._decoded.present)
 
 
-def first(decided: Decided, count: int) -> Decided:
-    """Those of the first ``count`` objects."""
-    cut = {each.name: getattr(decided, each.name)[:count] for each in fields(Decided) if each.name != "table"}
-    return Decided(table=decided.table[:, :count], **cut)
+def first(decoded: DecodedObjects, count: int) -> DecodedObjects:
+    """The output for the first ``count`` objects."""
+    cut = {each.name: getattr(decoded, each.name)[:count] for each in fields(DecodedObjects) if each.name != "table"}
+    return DecodedObjects(table=decoded.table[:, :count], **cut)
 
 
 def bucket_of(objects: int, most: int) -> int:

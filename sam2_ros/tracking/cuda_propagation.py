@@ -1,7 +1,7 @@
-"""Tracking on a GPU: everything that a frame may need is given to it at once, before the host looks at any of it.
+"""Tracking on a GPU: memories are encoded before the host has judged the masks.
 
-While the GPU is at the memories, the host looks at the masks. What it then says otherwise, because a part of a mask is
-another object's, is worked out again. A CPU would work for nothing; it looks first (:mod:`.propagation`).
+Meanwhile the host looks at the masks. If it removes stray parts of a mask, the memories are encoded again. On a CPU
+that would be wasted work, so there the host decides first (:mod:`.propagation`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from sam2_ros.model.sam2 import ABSENT_LOGIT
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.cuda_graphs import Decided, FrameWork, first
+from sam2_ros.tracking.cuda_graphs import DecodedObjects, TrackingGraphs, first
 from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.mask_parts import own_masks
 from sam2_ros.tracking.masks import pack_masks
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from sam2_ros.tracking.shared_model import SharedModel
 
 
-class ReplayedPropagation(Propagation):
-    """:class:`Propagation` by the recordings of ``shared``, where it has any and the settings allow it."""
+class CudaPropagation(Propagation):
+    """:class:`Propagation` by the CUDA graphs of ``shared``, where it has any and the settings allow it."""
 
     def __init__(self, shared: SharedModel, bank: MemoryBank, config: TrackerConfig) -> None:
         self.shared = shared
@@ -36,57 +36,57 @@ class ReplayedPropagation(Propagation):
 
     def configure(self, config: TrackerConfig) -> None:
         super().configure(config)
-        self.replays = self.shared.replays_for(config)
+        self.use_graphs = self.shared.uses_graphs(config)
 
     def _track_due(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
-        if not self.replays:
+        if not self.use_graphs:
             return super()._track_due(objects, stored, lap)
-        rows = [one.row for one in objects]
-        plan = self.bank.plan(rows, stored.frame, self.measures.recent_frames)
-        found = self.shared.work_for(self.bank, plan, stored.features)
+        rows = [obj.row for obj in objects]
+        plan = self.bank.plan(rows, stored.frame, self.workload.recent_frames)
+        found = self.shared.graphs_for(self.bank, plan, stored.features)
         if found is None:
             return super()._track_due(objects, stored, lap)
-        work, plan = found
-        work.load(stored.features, self.bank, plan)
-        work.condition()
+        graphs, plan = found
+        graphs.load(stored.features, self.bank, plan)
+        graphs.attend()
         lap("memory_attention")
-        decided = first(work.decide(), len(rows))
-        table, small = Fetched(decided.table), Fetched(decided.masks)
-        packed = self._pack(decided.drawn, stored)  # so that the host has them while the GPU is at the memories
+        decoded = first(graphs.decode(), len(rows))
+        table, small = Fetched(decoded.table), Fetched(decoded.masks)
+        packed = self._pack(decoded.drawn, stored)  # so that the host has them while the GPU encodes memories
         lap("decode")
-        memory = work.remember()[: len(rows)]
-        # Before the host knows whether they are kept: then there is nothing left to do but to say so.
-        self.bank.write_recent(rows, stored.frame, memory, decided.pointers)
+        memory = graphs.encode_memory()[: len(rows)]
+        # Written before the host knows whether to remember them: then it only has to commit.
+        self.bank.write_recent(rows, stored.frame, memory, decoded.pointers)
         lap("memory_encode")
-        drawn, own = decided.drawn.clone(), None  # the next frame overwrites what was recorded
+        drawn, own = decoded.drawn.clone(), None  # a copy: the next frame overwrites the graph's result
 
-        said = table.tensor()
+        summary = table.tensor()
         if self.policy.looks:
             width = drawn.shape[3]
             masks = [CroppedMask.from_packed(bits, width) for bits in small.numpy()]
             own = own_masks(self.policy, drawn, objects, stored.frame, masks)
             if own.rejected.any():
-                said = torch.cat((said[:3], torch.from_numpy(own.areas).float()[None]))
+                summary = torch.cat((summary[:3], torch.from_numpy(own.areas).float()[None]))
                 drawn = own.logits
-                memory = self._again(work, decided, drawn)
-                self.bank.write_recent(rows, stored.frame, memory, decided.pointers)
+                memory = self._encode_again(graphs, decoded, drawn)
+                self.bank.write_recent(rows, stored.frame, memory, decoded.pointers)
                 packed = self._pack(drawn, stored)
-        findings = self._findings(said)
-        verdicts = self._judge(objects, stored, findings, own)
-        kept = [row for row, keep in zip(rows, verdicts.kept, strict=True) if keep]
-        if kept:
-            self.bank.keep_recent(kept, stored.frame)
-        changes = self._show(objects, stored, drawn, verdicts.sights, findings, packed)
+        observations = self._observations(summary)
+        presences, remembered, _ = self._judge(objects, stored, observations, own)
+        remembered_rows = [row for row, wanted in zip(rows, remembered, strict=True) if wanted]
+        if remembered_rows:
+            self.bank.commit_recent(remembered_rows, stored.frame)
+        changes = self._show(objects, stored, drawn, presences, observations, packed)
         lap("masks")
         return changes
 
     def _pack(self, drawn: Tensor, stored: StoredFrame) -> Fetched | None:
-        """Masks in the size of the image, unless they depend on what the host says."""
+        """Masks in the size of the image; None where they depend on what the host decides."""
         if self.config.non_overlap or self.config.hole_area:
             return None
         return Fetched(pack_masks(drawn, stored.height, stored.width))
 
-    def _again(self, work: FrameWork, decided: Decided, drawn: Tensor) -> Tensor:
-        """The memories, of masks without what is not the objects' own."""
-        decided.logits.copy_(torch.where(decided.present[:, None, None, None], drawn, ABSENT_LOGIT))
-        return work.remember()[: len(drawn)]
+    def _encode_again(self, graphs: TrackingGraphs, decoded: DecodedObjects, drawn: Tensor) -> Tensor:
+        """Memories of the masks without stray parts."""
+        decoded.logits.copy_(torch.where(decoded.present[:, None, None, None], drawn, ABSENT_LOGIT))
+        return graphs.encode_memory()[: len(drawn)]

@@ -1,4 +1,4 @@
-"""Keeps frames within a deadline: what a robot can best do without goes first, and comes back when there is time."""
+"""Sheds load where frames take longer than the deadline: what a robot misses least goes first and returns last."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ECONOMIES = ("lost objects rest", "fewer memory frames", "smaller input")  # in the order in which they are made
+SHEDDING_STEPS = ("lost objects rest", "fewer memory frames", "smaller input")  # in the order in which they are taken
 
-JUDGED = 5  # frames under the same economies, whose median decides whether to make one more
-CALM = 30  # frames in a row that must take little before one is taken back
+JUDGED = 5  # frames at one level, whose median decides on the next step
+CALM = 30  # fast frames in a row before a step is taken back
 MOST_CALM = 960
-SPARE = 0.7  # of the deadline: less than this is little
-RESTING = 10  # times as seldom as else a lost object is looked for
-FEW_FRAMES = 2  # recent frames that are attended to
+SPARE = 0.7  # share of the deadline below which a frame is fast
+RESTING = 10  # factor by which lost objects are searched for less often
+FEW_FRAMES = 2  # recent frames attended to
 SMALLER = 0.7  # of the side of the square input
 
 
 @dataclass(frozen=True)
-class Measures:
-    """What a frame is to be worked on with."""
+class Workload:
+    """How much work is put into a frame."""
 
-    search_factor: int = 1  # times as seldom as else lost objects are looked for
+    search_factor: int = 1  # by which lost objects are searched for less often
     recent_frames: int | None = None  # attended to at most; None: as configured
     input_scale: float = 1.0  # of the side of the square input
 
     @classmethod
-    def at(cls, level: int) -> Measures:
-        """The first ``level`` of :data:`ECONOMIES`."""
+    def at(cls, level: int) -> Workload:
+        """With the first ``level`` steps of :data:`SHEDDING_STEPS`."""
         return cls(
             RESTING if level > 0 else 1,
             FEW_FRAMES if level > 1 else None,
@@ -36,57 +36,47 @@ class Measures:
         )
 
 
-class Governor:
-    """Decides which economies the next frame is worked on with.
+class LoadShedder:
+    """Decides how many of :data:`SHEDDING_STEPS` the next frame takes.
 
-    One that had to be made again soon after it was taken back is kept twice as long the next time, so that a load at
-    the edge does not make it swing.
+    A step that is needed again soon after it was taken back stays twice as long the next time. So a load at the edge
+    does not make it swing.
 
     Args:
-        deadline: seconds that a frame may take; 0 makes no economies.
+        deadline: seconds that a frame may take; 0 sheds nothing. May be set at any time.
     """
 
     def __init__(self, deadline: float) -> None:
-        self.deadline = deadline  # s; may be set at any time
-        self._level = 0
+        self.deadline = deadline
+        self.level = 0  # steps that the next frame takes
         self._recent: deque[float] = deque(maxlen=JUDGED)  # ms
-        self._calm = 0  # frames in a row
+        self._calm = 0  # fast frames in a row
         self._calm_needed = CALM
-        self._since_release = MOST_CALM  # frames since the last one was taken back
+        self._since_release = MOST_CALM  # frames since the last step was taken back
 
     @property
-    def level(self) -> int:
-        """How many of :data:`ECONOMIES` the next frame is worked on with."""
-        return self._level
-
-    @property
-    def measures(self) -> Measures:
-        """For the next frame."""
-        return Measures.at(self._level)
-
-    @property
-    def economies(self) -> tuple[str, ...]:
-        """In force for the next frame, of :data:`ECONOMIES`."""
-        return ECONOMIES[: self._level]
+    def load_shedding(self) -> tuple[str, ...]:
+        """The steps that the next frame takes."""
+        return SHEDDING_STEPS[: self.level]
 
     def took(self, milliseconds: float, level: int | None = None) -> None:
-        """Learns how long a frame took that was worked on with ``level`` economies (None: as many as there are now)."""
-        if not self.deadline or level not in (None, self._level):
+        """Learns how long a frame took at ``level`` (None: the current one)."""
+        if not self.deadline or level not in (None, self.level):
             return
         self._recent.append(milliseconds)
         self._since_release += 1
         deadline = self.deadline * 1e3
         self._calm = self._calm + 1 if milliseconds < SPARE * deadline else 0
         if len(self._recent) == JUDGED and float(np.median(self._recent)) > deadline:
-            if self._level < len(ECONOMIES):
+            if self.level < len(SHEDDING_STEPS):
                 swung = self._since_release < 2 * self._calm_needed
                 self._calm_needed = min(MOST_CALM, 2 * self._calm_needed) if swung else CALM
-                self._set(self._level + 1)
-        elif self._calm >= self._calm_needed and self._level:
-            self._set(self._level - 1)
+                self._set(self.level + 1)
+        elif self._calm >= self._calm_needed and self.level:
+            self._set(self.level - 1)
             self._since_release = 0
 
     def _set(self, level: int) -> None:
-        self._level = level
+        self.level = level
         self._calm = 0
         self._recent.clear()

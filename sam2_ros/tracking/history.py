@@ -1,4 +1,4 @@
-"""The newest frames, as far as a prompt that comes late needs them: features, and the objects as they were."""
+"""Stores the newest frames for late prompts: their features, and the objects as they were."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class StoredFrame:
     features: ImageFeatures
     objects: dict[int, TrackedObject] = field(default_factory=dict)  # by id, as they were after this frame
 
-    def keep(self, objects: Iterable[TrackedObject]) -> None:
-        """Notes ``objects`` as they are now."""
-        self.objects.update({one.object_id: one.snapshot() for one in objects})
+    def store(self, objects: Iterable[TrackedObject]) -> None:
+        """Stores ``objects`` as they are now."""
+        self.objects.update({obj.object_id: obj.snapshot() for obj in objects})
 
     @property
     def nbytes(self) -> int:
         """Bytes of the features and of the objects' logits."""
         tensors = self.features.tensors
-        for one in self.objects.values():
-            tensors += [] if one.logits is None else [one.logits]
-            tensors += [] if one.candidates is None else [one.candidates.logits]
+        for obj in self.objects.values():
+            tensors += [] if obj.logits is None else [obj.logits]
+            tensors += [] if obj.candidates is None else [obj.candidates.logits]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class FrameHistory:
-    """The newest frame and up to ``config.history`` frames before it; an older one goes when a newer one comes."""
+    """The newest frame and up to ``config.history`` frames before it."""
 
     def __init__(self, config: TrackerConfig) -> None:
         self.config = config
@@ -51,12 +51,15 @@ class FrameHistory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held now; :func:`most_bytes` is what they never exceed."""
+        """Bytes in use now; :func:`most_bytes` is their limit."""
         return sum(stored.nbytes for stored in self._frames)
 
-    def hold(self, features: ImageFeatures) -> ImageFeatures:
-        """``features`` as they are to be stored. On a CPU they are copied into the memory of the frame that goes now:
-        what lives for some frames, allocated between all that lives for a moment, would leave the heap in pieces."""
+    def place(self, features: ImageFeatures) -> ImageFeatures:
+        """``features`` as they are to be stored.
+
+        On a CPU they are copied into the memory of the oldest frame, which is dropped. Allocating anew between the
+        short-lived tensors of a frame would fragment the heap.
+        """
         if features.stride_16.device.type != "cpu":
             return features
         gone = self._frames.popleft().features if len(self._frames) == self._frames.maxlen else None
@@ -73,15 +76,15 @@ class FrameHistory:
         self._frames.append(stored)
 
     def find(self, stamp: int) -> StoredFrame:
-        """The frame that a prompt stamped ``stamp`` (nanoseconds; 0 = the newest) is meant for.
+        """The frame that a prompt with ``stamp`` (nanoseconds; 0 = the newest) applies to.
 
         Raises:
-            PromptError: none is, with the stamps that are accepted.
+            PromptError: there is none; the message gives the accepted stamps.
         """
         return self._frames[find_frame([stored.stamp for stored in self._frames], stamp, self.config.history_tolerance)]
 
     def after(self, stored: StoredFrame) -> list[StoredFrame]:
-        """The frames that came after ``stored``, in their order."""
+        """The frames after ``stored``, in order."""
         return [later for later in self._frames if later.frame > stored.frame]
 
     def forget(self, object_id: int) -> None:
@@ -89,7 +92,7 @@ class FrameHistory:
             stored.objects.pop(object_id, None)
 
     def forget_candidates(self, object_id: int) -> None:
-        """Only an object's newest candidates are kept: three masks for an object, not for every frame of it."""
+        """Drops an object's older candidates, so that it has three masks in all, not three a frame."""
         for stored in self._frames:
             if object_id in stored.objects:
                 stored.objects[object_id].candidates = None
@@ -99,11 +102,10 @@ class FrameHistory:
 
 
 def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
-    """Bytes that a history never exceeds: features of every frame, one mask (logits, float32) for each object in it,
-    and three candidates for each object.
+    """The most bytes of a history: features of every frame, a mask (logits, float32) for each object in it, and three
+    candidates for each object.
 
-    ``dtype`` is the tracker's; with "bfloat16" the map of stride 16 still counts as float32, which it is in some
-    networks.
+    ``dtype`` is the tracker's. The map of stride 16 always counts as float32, which it is in some networks.
     """
     pixels, fine = model.grid**2, 4 if dtype == "float32" else 2
     features = pixels * (

@@ -1,4 +1,4 @@
-"""Shows a memory policy what it decides about: the decoder's candidates and the parts of masks, brought to the host."""
+"""Brings to the host what a memory policy decides about: the decoder's candidates and the connected parts of masks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.policies import MemoryPolicy, Parts, Trail, box_iou, parts_within
 from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import CroppedMask
-from sam2_ros.tracking.visibility import Evidence, Sight
+from sam2_ros.tracking.visibility import Observation, Presence
 
 STEADY_GAP = 15  # frames of another size after which that is the object's size now
-SPECK = 0.2  # share of the largest part below which a part does not count for the box
+SPECK = 0.2  # share of the largest part's area below which a part does not count for the box
 REJECTED_LOGIT = -10.0  # of pixels that are another object's
 
 Rule: TypeAlias = Callable[[Parts], NDArray[np.bool_]]
@@ -29,7 +29,7 @@ Rule: TypeAlias = Callable[[Parts], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class OwnMasks:
-    """Masks without what is not the object's own."""
+    """Masks without the parts that are not the object's own."""
 
     logits: Tensor  # [B, 1, h, w]
     boxes: NDArray[np.float64]  # [B, 4] x0, y0, x1, y1, shares of the frame
@@ -44,7 +44,7 @@ def choose_candidates(
     if not policy.chooses:
         return None
     ious, boxes = candidates_of(decoded)
-    chosen = policy.choose(ious, boxes, [one.trail for one in objects], frame)
+    chosen = policy.choose(ious, boxes, [obj.trail for obj in objects], frame)
     return torch.as_tensor(chosen, device=decoded.ious.device)
 
 
@@ -55,18 +55,18 @@ def own_masks(
     frame: int,
     masks: Sequence[CroppedMask] | None = None,
 ) -> OwnMasks:
-    """Leaves out the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that the policy takes for another's;
-    ``masks`` are where the logits are above 0, if that has been brought to the host."""
+    """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that the policy takes for another
+    object's; ``masks`` are those of logits above 0, if they are on the host already."""
 
-    def rule(one: TrackedObject) -> Rule:
-        return lambda parts: policy.own_parts(parts, one.trail, frame)
+    def rule(obj: TrackedObject) -> Rule:
+        return lambda parts: policy.own_parts(parts, obj.trail, frame)
 
-    return _keep_parts(logits, [rule(one) for one in objects], masks)
+    return _keep_parts(logits, [rule(obj) for obj in objects], masks)
 
 
 def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None]) -> OwnMasks:
-    """Leaves out the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that lie outside of the box (shares of
-    the frame) that it was prompted with; None: it is left as it is."""
+    """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that lie outside of the box (shares of the
+    frame) that prompted it; None leaves the mask as it is."""
 
     def rule(box: NDArray[np.float64] | None) -> Rule:
         return lambda parts: parts_within(parts, box) if box is not None else parts.all
@@ -75,8 +75,10 @@ def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None]) ->
 
 
 def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool) -> Trail:
-    """The trail after a prompt on ``frame`` whose mask is ``logits`` (``[1, h, w]``), whomever its pixels are given to;
-    ``bounded``: a box or a mask said how far the object reaches, so that its small parts are meant too."""
+    """The trail after a prompt on ``frame`` whose mask is ``logits`` (``[1, h, w]``, before non-overlap).
+
+    ``bounded``: a box or a mask said how far the object reaches, so that its small parts count too.
+    """
     box = _keep_parts(logits[None], [lambda parts: parts.all]).boxes[0]
     trail = trail.seen(frame, box.tolist(), float((logits > 0).float().mean()))
     mask = (logits[0] > 0).cpu().numpy()
@@ -88,8 +90,8 @@ def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool) 
 
 
 def agreements(decoded: DecodedMasks, boxes: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64]:
-    """How well each single answer fits the box that asked for it (``[B]``): IoU of the box (shares of the frame) and
-    that of the parts in it; 0 where the object is said to be absent, 1 where no box was given."""
+    """How well each single mask fits the box that prompted it (``[B]``): IoU of that box (shares of the frame) and the
+    box of the mask's parts in it; 0 where the object is absent, 1 where there is no box."""
     present = (decoded.object_score[:, 0] > 0).tolist()
     own = masks_within(decoded.logits[:, :1].float(), boxes)
     return np.array(
@@ -127,19 +129,23 @@ def _keep_parts(logits: Tensor, rules: Sequence[Rule], masks: Sequence[CroppedMa
     return OwnMasks(logits, boxes, areas, rejected)
 
 
-def remember(
+def update_trails(
     policy: MemoryPolicy,
     objects: Sequence[TrackedObject],
     frame: int,
     own: OwnMasks,
-    evidence: Sequence[Evidence],
-    sights: Sequence[Sight],
+    observations: Sequence[Observation],
+    presences: Sequence[Presence],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether the frame enters each object's memory where it is seen, and whether it is an anchor (both ``[B]``); takes
-    the sightings over into the objects' trails, but for those on which the object merges with another one."""
-    trails = [one.trail for one in objects]
-    ious, areas = np.array([each.predicted_iou for each in evidence]), np.array([each.area for each in evidence])
-    seen = np.array([sight.seen_run > 0 for sight in sights])
+    """Adds the frame to the trails of the objects that are seen, unless an object merges with another one.
+
+    Returns:
+        Whether the frame enters each object's memory, and whether as an anchor (both ``[B]``).
+    """
+    trails = [obj.trail for obj in objects]
+    ious = np.array([each.predicted_iou for each in observations])
+    areas = np.array([each.area for each in observations])
+    seen = np.array([presence.seen_run > 0 for presence in presences])
     enters = policy.enters(ious, areas, trails) | ~seen
     anchored = policy.anchored(ious, areas, own.rejected, trails, frame) & seen
     for index in np.flatnonzero(seen).tolist():

@@ -1,4 +1,4 @@
-"""What the tracker knows of one object beside its memory: who it is, and how it stands."""
+"""What the tracker knows of one object beside its memory: who it is, and its state after the newest frame."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.tracking.policies import Trail
-from sam2_ros.tracking.types import CroppedMask, ObjectResult, ObjectState
-from sam2_ros.tracking.visibility import Sight
+from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectChange, ObjectResult, ObjectState
+from sam2_ros.tracking.visibility import Presence
 
-_LASTING = ("object_id", "row", "name", "label", "label_score", "added_frame")
+_IDENTITY = ("object_id", "row", "name", "label", "label_score", "added_frame")
 
 
 @dataclass(eq=False)
@@ -27,11 +27,11 @@ class TrackedObject:
     label_score: float
     added_frame: int
 
-    sight: Sight = field(init=False)  # as of the newest frame
-    sight_before: Sight = field(init=False)  # as of the frame before
+    presence: Presence = field(init=False)  # after the newest frame
+    presence_before: Presence = field(init=False)  # after the frame before
     trail: Trail = field(default_factory=Trail)  # where it was seen lately, for policies that look at it
 
-    logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None where it was not looked for
+    logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None: not searched for there
     mask: CroppedMask | None = None
     object_score: float = 0.0
     visibility: float = 0.0
@@ -45,49 +45,57 @@ class TrackedObject:
     candidates: Candidates | None = None
 
     def __post_init__(self) -> None:
-        self.sight = self.sight_before = Sight(-1, absent_since=self.added_frame)
+        self.presence = self.presence_before = Presence(-1, absent_since=self.added_frame)
 
     @property
     def state(self) -> ObjectState:
-        return self.sight.state
+        return self.presence.state
 
     @property
     def newest_frame(self) -> int:
         """The frame that everything but identity and name belongs to; -1 before the first."""
-        return self.sight.frame
+        return self.presence.frame
 
-    @property
-    def last_seen(self) -> int:
-        """Stamp (ns) of the newest frame with a mask."""
-        return self.sight.last_seen
+    def presence_before_frame(self, frame: int) -> Presence:
+        """The presence before ``frame``. A prompt on a tracked frame starts from there, too."""
+        return self.presence_before if self.presence.frame == frame else self.presence
 
-    def sight_before_frame(self, frame: int) -> Sight:
-        """How it stood before ``frame``: a prompt's answer replaces what its frame gave so far."""
-        return self.sight_before if self.sight.frame == frame else self.sight
-
-    def stand(self, sight: Sight, mask: CroppedMask) -> ObjectState:
-        """Takes the outcome of a frame over; returns the state before."""
+    def set_presence(self, presence: Presence, mask: CroppedMask) -> ObjectState:
+        """Takes over the outcome of a frame; returns the state before."""
         before = self.state
-        self.sight_before = self.sight_before_frame(sight.frame)
-        self.sight, self.mask = sight, mask
+        self.presence_before = self.presence_before_frame(presence.frame)
+        self.presence, self.mask = presence, mask
         return before
 
-    def judge(self, object_score: float, visibility: float, predicted_iou: float) -> None:
-        """Takes over what the network says of its newest mask."""
+    def set_scores(self, object_score: float, visibility: float, predicted_iou: float) -> None:
+        """Takes over the network's scores of the newest mask."""
         self.object_score, self.visibility, self.predicted_iou = object_score, visibility, predicted_iou
 
     def snapshot(self) -> TrackedObject:
-        """The object as it is now; what is in it is replaced later, never changed in place."""
+        """The object as it is now. A shallow copy: its values are replaced later, never changed in place."""
         return copy.copy(self)
 
     def restore(self, past: TrackedObject) -> None:
-        """Makes it what it was in ``past``, but for its name and label, which belong to no frame."""
+        """Makes it what it was in ``past``, except its identity and name, which belong to no frame."""
         for name, value in vars(past).items():
-            if name not in _LASTING:
+            if name not in _IDENTITY:
                 setattr(self, name, value)
 
+    def change(self, event: EventCode, before: ObjectState | None, reason: str, gone: bool = False) -> ObjectChange:
+        """An event of this object, with its scores of now; ``gone``: it has no state any more."""
+        return ObjectChange(
+            event, self.object_id, self.name, self.label, before, None if gone else self.state, self.object_score,
+            self.visibility, self.presence.last_seen, reason,
+        )  # fmt: skip
+
+    def state_change(self, before: ObjectState) -> list[ObjectChange]:
+        """The event of a change from the state ``before``, or nothing."""
+        if self.state is before:
+            return []
+        return [self.change(EventCode.STATE_CHANGED, before, f"{before.name} became {self.state.name}")]
+
     def result(self, width: int, height: int) -> ObjectResult:
-        """The object as of its newest frame."""
+        """The object after its newest frame."""
         return ObjectResult(
             object_id=self.object_id,
             mask=self.mask if self.mask is not None else CroppedMask.empty(width, height),
@@ -99,16 +107,16 @@ class TrackedObject:
             name=self.name,
             label=self.label,
             label_score=self.label_score,
-            first_seen=self.sight.first_seen,
-            last_seen=self.sight.last_seen,
-            frames_since_seen=self.sight.absent_for,
+            first_seen=self.presence.first_seen,
+            last_seen=self.presence.last_seen,
+            frames_since_seen=self.presence.absent_for,
             frames_tracked=self.newest_frame - self.added_frame,
         )
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The three masks of an ambiguous prompt, kept while its frame is stored so that one can be chosen."""
+    """The three masks of an ambiguous prompt, stored with its frame so that the user can choose one."""
 
     frame: int
     logits: Tensor  # [3, h, w]

@@ -1,4 +1,4 @@
-"""Applies prompts to a frame: the first of an object without memory, later ones as corrections with it."""
+"""Decodes prompts on a frame: the first one of an object without memory, later ones as corrections with it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from torch import Tensor
 
 from sam2_ros.model.mask_decoder import DecodedMasks, choose, stability
 from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
-from sam2_ros.model.sam2 import (
-    ABSENT_LOGIT,
-    MASK_BIAS,
-    MASK_SCALE,
-    ImageFeatures,
-    Sam2Model,
-)
+from sam2_ros.model.sam2 import ABSENT_LOGIT, MASK_BIAS, MASK_SCALE, ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.mask_parts import agreements, masks_within
@@ -28,19 +22,19 @@ from sam2_ros.tracking.objects import Candidates, TrackedObject
 from sam2_ros.tracking.types import MaskCandidate, Prompt
 
 PREVIOUS_LOGIT_LIMIT = 32.0
-BELIEVED = 0.5  # IoU of a prompt's box and its mask's from which on the memory is believed
-NEARLY_AS_GOOD = 0.8  # of the best predicted IoU, for a candidate to be taken for its size
+BELIEVED = 0.5  # IoU of a prompt's box and the box of its mask from which on the memory is believed
+NEARLY_AS_GOOD = 0.8  # share of the best predicted IoU from which on a candidate's size decides
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a prompt gave for one object."""
+    """The outcome of a prompt for one object."""
 
     logits: Tensor  # [1, h, w] low resolution, float32
     object_score: float  # logit
     iou: float  # predicted
     stability: float
-    released: int | None  # prompted frame that the bank let go
+    released: int | None  # prompted frame that the bank released
 
 
 @dataclass(frozen=True)
@@ -51,12 +45,12 @@ class _Decoded:
     pointer: Tensor  # [C]
     object_score: float
     iou: float
-    anew: bool = False  # the prompt contradicts what was tracked so far
+    restarted: bool = False  # the prompt contradicts what was tracked so far
 
 
 def preferred_candidate(decoded: DecodedMasks, rule: str) -> Tensor | None:
-    """Which candidate of each of ``B`` single clicks is meant (``[B]``, 0 to 2) by a rule of CLICK_CANDIDATES; None
-    for the one of best predicted IoU."""
+    """The candidate that each of ``B`` single clicks selects (``[B]``, 0 to 2) by a rule of CLICK_CANDIDATES; None:
+    that of best predicted IoU."""
     if rule == "best":
         return None
     logits, ious = decoded.logits[:, 1:].float(), decoded.ious[:, 1:].float()
@@ -70,7 +64,7 @@ def preferred_candidate(decoded: DecodedMasks, rule: str) -> Tensor | None:
     return torch.where(fit, size, -torch.inf).argmax(dim=-1)
 
 
-class PromptApplier:
+class PromptDecoder:
     """Prompt handling of one tracker."""
 
     def __init__(self, model: Sam2Model, bank: MemoryBank, config: TrackerConfig) -> None:
@@ -81,72 +75,72 @@ class PromptApplier:
     def apply(
         self, prompts: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int, width: int, height: int
     ) -> list[Answer]:
-        """Applies checked ``prompts`` to ``frame`` and stores what comes out in the bank.
+        """Applies checked ``prompts`` to ``frame`` and stores the outcome in the bank.
 
-        Prompts of equal shape share one pass; padding them to one shape would change their numbers, since the padding
+        Prompts of equal shape share one pass. Padding them to one shape would change the result, since the padding
         token takes part in attention.
         """
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for index, (prompt, one) in enumerate(prompts):
-            groups[self._shape(prompt, one, frame)].append(index)
+        for index, (prompt, obj) in enumerate(prompts):
+            groups[self._shape(prompt, obj, frame)].append(index)
         decoded: dict[int, _Decoded] = {}
         for shape, members in groups.items():
             batch = [prompts[index] for index in members]
             if shape[0] == "mask":
                 out = self._from_masks(batch, features, frame)
             elif shape[0] == "candidate":
-                out = [self._from_candidate(prompt, one) for prompt, one in batch]
+                out = [self._from_candidate(prompt, obj) for prompt, obj in batch]
             else:
                 out = self._from_clicks(batch, features, frame, width, height)
             decoded.update(zip(members, out, strict=True))
-        return self._store([(one, decoded[index]) for index, (_, one) in enumerate(prompts)], features, frame)
+        return self._store([(obj, decoded[index]) for index, (_, obj) in enumerate(prompts)], features, frame)
 
-    def candidate_masks(self, one: TrackedObject, width: int, height: int) -> tuple[MaskCandidate, ...]:
-        """The candidates of the last prompt in the size of the image; none where it was not ambiguous."""
-        if one.candidates is None:
+    def candidate_masks(self, obj: TrackedObject, width: int, height: int) -> tuple[MaskCandidate, ...]:
+        """The candidates of the last prompt in the size of the image; none if it was not ambiguous."""
+        if obj.candidates is None:
             return ()
-        masks = image_masks(one.candidates.logits[:, None].float(), height, width, non_overlap=False)
+        masks = image_masks(obj.candidates.logits[:, None].float(), height, width, non_overlap=False)
         return tuple(
             MaskCandidate(
-                1 + index, mask, float(one.candidates.ious[index]), float(stability(one.candidates.logits[index]))
+                1 + index, mask, float(obj.candidates.ious[index]), float(stability(obj.candidates.logits[index]))
             )
             for index, mask in enumerate(masks)
         )
 
-    def _shape(self, prompt: Prompt, one: TrackedObject, frame: int) -> tuple[object, ...]:
-        """What must be equal for prompts to share a pass; takes new clicks over into ``one`` on the way."""
+    def _shape(self, prompt: Prompt, obj: TrackedObject, frame: int) -> tuple[object, ...]:
+        """What must be equal for prompts to share a pass. Adds the new clicks to ``obj``."""
         if prompt.mask is not None:
-            one.prompt_frame, one.candidates = frame, None
-            one.points, one.labels = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
+            obj.prompt_frame, obj.candidates = frame, None
+            obj.points, obj.labels = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
             return ("mask",)
         if prompt.points is None and prompt.box is None:
             return ("candidate",)
         points, labels = clicks_of(prompt)
-        # The network wants a box before all clicks, so a box begins anew.
-        if one.prompt_frame == frame and not prompt.replace and prompt.box is None:
-            points, labels = np.concatenate((one.points, points)), np.concatenate((one.labels, labels))
-        previous = one.logits is not None and one.newest_frame == frame
-        one.prompt_frame, one.points, one.labels = frame, points, labels
-        return ("clicks", len(labels), self._is_correction(one, frame), previous)
+        # The network expects a box before all clicks, so a box replaces earlier ones.
+        if obj.prompt_frame == frame and not prompt.replace and prompt.box is None:
+            points, labels = np.concatenate((obj.points, points)), np.concatenate((obj.labels, labels))
+        previous = obj.logits is not None and obj.newest_frame == frame
+        obj.prompt_frame, obj.points, obj.labels = frame, points, labels
+        return ("clicks", len(labels), self._is_correction(obj, frame), previous)
 
-    def _is_correction(self, one: TrackedObject, frame: int) -> bool:
+    def _is_correction(self, obj: TrackedObject, frame: int) -> bool:
         """Whether the object has been tracked to this frame, so that its memory counts.
 
-        With one prompted slot, a correction on the frame after the first prompt takes the place of all that was known;
-        the next prompt on that frame is then like a first one.
+        With one prompted slot, a correction on the frame after the first prompt replaces all memory. The next prompt on
+        that frame is then like a first one.
         """
-        return one.added_frame < frame and self.bank.remembers(one.row, frame)
+        return obj.added_frame < frame and self.bank.remembers(obj.row, frame)
 
     def _from_clicks(
         self, batch: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int, width: int, height: int
     ) -> list[_Decoded]:
         model = self.model
-        objects = [one for _, one in batch]
-        points = np.stack([self._network_points(one, width, height) for one in objects])
-        labels = torch.as_tensor(np.stack([one.labels for one in objects]), device=model.device)
+        objects = [obj for _, obj in batch]
+        points = np.stack([self._network_points(obj, width, height) for obj in objects])
+        labels = torch.as_tensor(np.stack([obj.labels for obj in objects]), device=model.device)
         correction = self._is_correction(objects[0], frame)
         if correction:
-            memories = self.bank.gather([one.row for one in objects], frame)
+            memories = self.bank.gather([obj.row for obj in objects], frame)
             conditioned = model.with_memory(
                 features, memories.tokens, memories.codes, memories.num_pointers, memories.mask
             )
@@ -154,32 +148,32 @@ class PromptApplier:
             conditioned = model.without_memory(features).expand(len(batch), -1, -1, -1)
         previous = None
         if objects[0].logits is not None and objects[0].newest_frame == frame:
-            stacked = torch.stack([one.logits for one in objects if one.logits is not None])
+            stacked = torch.stack([obj.logits for obj in objects if obj.logits is not None])
             previous = stacked.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
         decoded = model.decode(conditioned, features, torch.as_tensor(points, device=model.device), labels, previous)
-        anew: list[int] = []
+        restarted: list[int] = []
         if correction and not self.config.reference_policy:
-            decoded, anew = self._believe_boxes(batch, decoded, features, points, labels, width, height)
+            decoded, restarted = self._believe_boxes(batch, decoded, features, points, labels, width, height)
         multimask = labels.shape[1] <= 1
         candidate = preferred_candidate(decoded, self.config.click_candidate) if multimask else None
         chosen = choose(decoded, multimask, self.config.stability_fallback, candidate)
         present = decoded.object_score[:, 0] > 0
         scores = decoded.object_score[:, 0].float().tolist()
         out = []
-        for index, (prompt, one) in enumerate(batch):
+        for index, (prompt, obj) in enumerate(batch):
             logits, token, iou = chosen.logits[index], chosen.token[index], chosen.iou[index]
-            one.candidates = None
+            obj.candidates = None
             if multimask:
-                one.candidates = Candidates(
+                obj.candidates = Candidates(
                     frame, decoded.logits[index, 1:].float(), decoded.ious[index, 1:], decoded.tokens[index, 1:],
                     scores[index],
                 )  # fmt: skip
                 if prompt.candidate is not None:
-                    out.append(self._from_candidate(prompt, one))
+                    out.append(self._from_candidate(prompt, obj))
                     continue
             pointer = model.pointer(token[None], present[index, None])[0]
             logits = torch.where(present[index], logits.float(), ABSENT_LOGIT)
-            out.append(_Decoded(logits, pointer, scores[index], float(iou), index in anew))
+            out.append(_Decoded(logits, pointer, scores[index], float(iou), index in restarted))
         return self._within_boxes(batch, out, width, height) if self.config.rejects_strays else out
 
     def _believe_boxes(
@@ -192,43 +186,47 @@ class PromptApplier:
         width: int,
         height: int,
     ) -> tuple[DecodedMasks, list[int]]:
-        """A box says where the object is. Where the memory says that it is hidden, or elsewhere, the frame is looked at
-        without it; and for which of the batch that is so."""
+        """Decodes boxes without memory where it contradicts them: it may say that the object is hidden or elsewhere.
+
+        Returns:
+            The masks, and the indices of those for which that was better.
+        """
         boxes = [_shares(prompt, width, height) for prompt, _ in batch]
         agreement = agreements(decoded, boxes)
-        anew = [index for index, value in enumerate(agreement) if value < BELIEVED]
-        if not anew:
-            return decoded, anew
-        conditioned = self.model.without_memory(features).expand(len(anew), -1, -1, -1)
-        network_points = torch.as_tensor(points[anew], device=self.model.device)
-        alone = self.model.decode(conditioned, features, network_points, labels[anew], None)
-        better = agreements(alone, [boxes[index] for index in anew]) > agreement[anew]
+        restarted = [index for index, value in enumerate(agreement) if value < BELIEVED]
+        if not restarted:
+            return decoded, restarted
+        conditioned = self.model.without_memory(features).expand(len(restarted), -1, -1, -1)
+        network_points = torch.as_tensor(points[restarted], device=self.model.device)
+        alone = self.model.decode(conditioned, features, network_points, labels[restarted], None)
+        better = agreements(alone, [boxes[index] for index in restarted]) > agreement[restarted]
         taken = np.flatnonzero(better).tolist()
-        anew = [anew[index] for index in taken]
+        restarted = [restarted[index] for index in taken]
         merged = {}
         for field in fields(DecodedMasks):
             merged[field.name] = getattr(decoded, field.name).clone()
-            merged[field.name][anew] = getattr(alone, field.name)[taken].to(merged[field.name].dtype)
-        return DecodedMasks(**merged), anew
+            merged[field.name][restarted] = getattr(alone, field.name)[taken].to(merged[field.name].dtype)
+        return DecodedMasks(**merged), restarted
 
     def _within_boxes(
         self, batch: list[tuple[Prompt, TrackedObject]], decoded: list[_Decoded], width: int, height: int
     ) -> list[_Decoded]:
-        """A box says where the object is: parts of its mask elsewhere are not meant. A click may mean one, though."""
+        """Removes the parts of a mask outside of the box that prompted it. Clicks may mean such parts, so not there."""
         boxes = [None if prompt.points is not None else _shares(prompt, width, height) for prompt, _ in batch]
         if all(box is None for box in boxes):
             return decoded
         logits = masks_within(torch.stack([each.logits for each in decoded]), boxes).logits
         return [replace(each, logits=own) for each, own in zip(decoded, logits, strict=True)]
 
-    def _from_candidate(self, prompt: Prompt, one: TrackedObject) -> _Decoded:
-        """The mask that was chosen among the kept candidates; a person who chooses one says that it is there."""
-        kept = one.candidates
-        assert kept is not None and prompt.candidate is not None
+    def _from_candidate(self, prompt: Prompt, obj: TrackedObject) -> _Decoded:
+        """The chosen one of the stored candidates. Who chooses one says that the object is present."""
+        offered = obj.candidates
+        assert offered is not None and prompt.candidate is not None
         index = prompt.candidate - 1
-        present = torch.ones(1, dtype=torch.bool, device=kept.logits.device)
-        pointer = self.model.pointer(kept.tokens[index][None], present)[0]
-        return _Decoded(kept.logits[index][None], pointer, max(kept.object_score, 0.01), float(kept.ious[index]))
+        present = torch.ones(1, dtype=torch.bool, device=offered.logits.device)
+        pointer = self.model.pointer(offered.tokens[index][None], present)[0]
+        score = max(offered.object_score, 0.01)
+        return _Decoded(offered.logits[index][None], pointer, score, float(offered.ious[index]))
 
     def _from_masks(
         self, batch: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int
@@ -246,43 +244,43 @@ class PromptApplier:
     def _store(
         self, decoded: list[tuple[TrackedObject, _Decoded]], features: ImageFeatures, frame: int
     ) -> list[Answer]:
-        """Encodes the memory of every prompted mask in one pass and gives it its slot."""
+        """Encodes the memories of all prompted masks in one pass and stores each in its slot."""
         model = self.model
-        logits = torch.stack([one.logits.float() for _, one in decoded])
+        logits = torch.stack([out.logits.float() for _, out in decoded])
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
-        present = torch.tensor([one.object_score > 0 for _, one in decoded], device=model.device)
+        present = torch.tensor([out.object_score > 0 for _, out in decoded], device=model.device)
         binarize = torch.full_like(present, self.config.binarize_prompted_memory)
         memory = model.encode_low_memory(features, logits, present, binarize)
         stable = stability(logits[:, 0]).tolist()
         answers = []
-        for index, (owner, one) in enumerate(decoded):
+        for index, (obj, out) in enumerate(decoded):
             released = None
-            if one.anew:
-                self.bank.forget_recent(owner.row, frame)
-            if self.config.reference_policy and self._is_correction(owner, frame):
-                self.bank.store_recent([owner.row], frame, memory[index, None], one.pointer[None])
+            if out.restarted:
+                self.bank.forget_recent(obj.row, frame)
+            if self.config.reference_policy and self._is_correction(obj, frame):
+                self.bank.store_recent([obj.row], frame, memory[index, None], out.pointer[None])
             else:
                 released = self.bank.store_prompted(
-                    owner.row, frame, memory[index], one.pointer, features, logits[index, 0]
+                    obj.row, frame, memory[index], out.pointer, features, logits[index, 0]
                 )
-            answers.append(Answer(logits[index], one.object_score, one.iou, stable[index], released))
+            answers.append(Answer(logits[index], out.object_score, out.iou, stable[index], released))
         return answers
 
-    def _network_points(self, one: TrackedObject, width: int, height: int) -> NDArray[np.float32]:
-        clipped = np.clip(one.points, 0, np.array([width, height], np.float32))
+    def _network_points(self, obj: TrackedObject, width: int, height: int) -> NDArray[np.float32]:
+        clipped = np.clip(obj.points, 0, np.array([width, height], np.float32))
         return to_network(clipped, width, height, self.model.config.image_size).astype(np.float32)
 
 
 def _shares(prompt: Prompt, width: int, height: int) -> NDArray[np.float64] | None:
-    """A prompt's box in shares of the frame; what reaches out of the image is cut off."""
+    """A prompt's box in shares of the frame, clipped to it."""
     if prompt.box is None:
         return None
     return np.clip(prompt.box / np.array([width, height, width, height], np.float64), 0, 1)
 
 
 def clicks_of(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Box corners, then points, with their labels, in source pixels; empty for a mask."""
+    """Box corners, then points, in source pixels, and their labels; empty for a mask."""
     points, labels = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
     if prompt.box is not None:
         points = np.asarray(prompt.box, np.float32).reshape(2, 2)

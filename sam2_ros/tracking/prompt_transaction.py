@@ -1,28 +1,25 @@
-"""Prompts on one stored frame, from the request to the answer: checked, applied, rolled forward to now."""
+"""Applies prompts to one stored frame: checks them, decodes them, and tracks the objects from there to now."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import torch
 
-from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.tracking.bank import MemoryBank, RowBackup
-from sam2_ros.tracking.changes import ADDED, CORRECTED, PROMPT_RELEASED, change_of, state_change
-from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.bank import RowBackup
 from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.history import FrameHistory, StoredFrame
 from sam2_ros.tracking.mask_parts import trail_after_prompt
 from sam2_ros.tracking.masks import image_masks
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompt_checks import check_request
-from sam2_ros.tracking.prompt_decoder import Answer, PromptApplier
+from sam2_ros.tracking.prompt_decoder import Answer, PromptDecoder
 from sam2_ros.tracking.propagation import Propagation, autocast
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.types import (
     AddRequest,
     CroppedMask,
+    EventCode,
     ObjectChange,
     ObjectState,
     Prompt,
@@ -32,27 +29,12 @@ from sam2_ros.tracking.types import (
 )
 
 
-@dataclass
-class Engine:
-    """The parts of one tracker that a prompt goes through."""
-
-    model: Sam2Model
-    config: TrackerConfig
-    dtype: str
-    bank: MemoryBank
-    history: FrameHistory
-    registry: Registry
-    prompts: PromptApplier
-    propagation: Propagation
-    changes: deque[ObjectChange]
-
-
 @dataclass(frozen=True)
 class _Accepted:
-    """A checked request and its object; ``before`` is what to go back to where the network fails."""
+    """A checked request and its object; ``before`` is restored if the network fails."""
 
     request: AddRequest
-    one: TrackedObject
+    obj: TrackedObject
     before: _Backup | None  # None: a new object
 
 
@@ -63,23 +45,40 @@ class _Backup:
     past: dict[int, TrackedObject]  # by frame
 
 
-class PromptRun:
-    """The prompts of one call, for ``stored``. Where that is not the newest frame, everything is done as if no later
-    one had come; then the objects are rolled forward through the later ones, and no image is encoded again."""
+class PromptTransaction:
+    """The prompts of one call, all on the frame ``stored``.
 
-    def __init__(self, engine: Engine, stored: StoredFrame, asked: int) -> None:
-        self.engine = engine
+    If that is not the newest frame, the prompts are late. They are applied as if no later frame had come. Then the
+    objects are tracked through the later frames, whose images are not encoded again.
+
+    Args:
+        stored: the frame that the prompts apply to.
+        asked: the stamp that was asked for, nanoseconds; 0 = none.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        history: FrameHistory,
+        prompts: PromptDecoder,
+        propagation: Propagation,
+        stored: StoredFrame,
+        asked: int,
+    ) -> None:
+        self.registry, self.history, self.prompts, self.propagation = registry, history, prompts, propagation
+        self.bank, self.config = propagation.bank, propagation.config
         self.stored = stored
-        newest = engine.history.newest
+        newest = history.newest
         assert newest is not None
         self.newest = newest
         self.late = stored is not newest
+        self.later = history.after(stored)
         self.difference = abs(stored.stamp - asked) / 1e9 if asked else 0.0
         self._accepted: list[_Accepted] = []
 
     def holds(self, object_id: int | None) -> bool:
-        """Whether a prompt for this object waits to be applied."""
-        return any(a.one.object_id == object_id for a in self._accepted)
+        """Whether a prompt for this object was admitted and not yet applied."""
+        return any(a.obj.object_id == object_id for a in self._accepted)
 
     def admit(self, request: AddRequest) -> None:
         """Checks a request and gives a new object its row.
@@ -87,92 +86,94 @@ class PromptRun:
         Raises:
             PromptError: it can't be applied; nothing has changed then.
         """
-        engine, stored = self.engine, self.stored
-        if self.late and engine.config.reference_policy:
+        registry, stored = self.registry, self.stored
+        if self.late and self.config.reference_policy:
             raise PromptError(
                 PromptCode.UNSUPPORTED,
                 "with tracker.reference_policy prompts apply to the newest frame; send stamp 0, or turn it off",
             )
         check_request(request, (stored.width, stored.height))
         if request.object_id is None:
-            one = engine.registry.create(request, stored.frame)
-            engine.bank.clear(one.row)
-            self._accepted.append(_Accepted(request, one, None))
+            obj = registry.create(request, stored.frame)
+            self.bank.clear(obj.row)
+            self._accepted.append(_Accepted(request, obj, None))
             return
-        one = engine.registry.living(request.object_id)
-        then = stored.objects.get(one.object_id) if self.late else one
+        obj = registry.living(request.object_id)
+        then = stored.objects.get(obj.object_id) if self.late else obj
         if then is None:
             raise PromptError(
                 PromptCode.TOO_OLD,
-                f"object {one.object_id} was added after the frame stamped {seconds(stored.stamp)}; accepted: that of "
+                f"object {obj.object_id} was added after the frame stamped {seconds(stored.stamp)}; accepted: that of "
                 "its first prompt and later ones",
             )
         if request.prompt.candidate is not None:
             _check_candidate(request.prompt, then, stored.frame)
-        if request.name and request.name != one.name:
-            engine.registry.check_name(request.name, one.object_id)
-            one.name = request.name
+        if request.name and request.name != obj.name:
+            registry.check_name(request.name, obj.object_id)
+            obj.name = request.name
         if request.label:
-            one.label, one.label_score = request.label, request.label_score
-        past = [self.stored, *engine.history.after(self.stored)]
-        known = {each.frame: each.objects[one.object_id] for each in past if one.object_id in each.objects}
-        backup = _Backup(engine.bank.save(one.row), one.snapshot(), known)
-        self._accepted.append(_Accepted(request, one, backup))
+            obj.label, obj.label_score = request.label, request.label_score
+        frames = [stored, *self.later]
+        past = {each.frame: each.objects[obj.object_id] for each in frames if obj.object_id in each.objects}
+        backup = _Backup(self.bank.save(obj.row), obj.snapshot(), past)
+        self._accepted.append(_Accepted(request, obj, backup))
 
-    def apply(self) -> list[PromptResult]:
-        """Applies what was admitted since the last call; where the network fails, everything is as it was before.
+    def apply(self) -> tuple[list[PromptResult], list[ObjectChange]]:
+        """Applies what was admitted since the last call; if the network fails, restores everything.
 
-        The results are in the order of the requests.
+        Returns:
+            The results in the order of the requests, and the events.
         """
         accepted, self._accepted = self._accepted, []
-        objects = [a.one for a in accepted]
-        before = [one.state for one in objects]
+        objects = [a.obj for a in accepted]
+        before = [obj.state for obj in objects]
         try:
-            answers, results = self._apply_then(accepted)
-            self.engine.propagation.catch_up(objects, self.engine.history.after(self.stored))
+            answers, results = self._apply_on_frame(accepted)
+            self.propagation.catch_up(objects, self.later)
         except Exception:
             self._undo(accepted)
             raise
-        if self.late and self.engine.config.non_overlap:
+        if self.late and self.config.non_overlap:
             self._masks_on_newest(objects)
+        changes = []
         for a, answer, state in zip(accepted, answers, before, strict=True):
-            self._note(a, answer, state)
-        return results
+            changes += _events(a, answer, state)
+        return results, changes
 
-    def _apply_then(self, accepted: list[_Accepted]) -> tuple[list[Answer], list[PromptResult]]:
-        """The prompts on their frame, whatever came later."""
-        engine, stored, width, height = self.engine, self.stored, self.stored.width, self.stored.height
+    def _apply_on_frame(self, accepted: list[_Accepted]) -> tuple[list[Answer], list[PromptResult]]:
+        """Applies the prompts to their frame, as if no later one had come."""
+        model, stored = self.propagation.model, self.stored
         if self.late:
             for a in accepted:
                 if a.before is not None:
-                    a.one.restore(stored.objects[a.one.object_id])
-                    engine.bank.forget_anchors(a.one.row, stored.frame)
-        with torch.inference_mode(), autocast(engine.model, engine.dtype):
-            prompts = [(a.request.prompt, a.one) for a in accepted]
-            answers = engine.prompts.apply(prompts, stored.features, stored.frame, width, height)
+                    a.obj.restore(stored.objects[a.obj.object_id])
+                    self.bank.forget_anchors(a.obj.row, stored.frame)
+        with torch.inference_mode(), autocast(model, self.propagation.dtype):
+            prompts = [(a.request.prompt, a.obj) for a in accepted]
+            answers = self.prompts.apply(prompts, stored.features, stored.frame, stored.width, stored.height)
         for a, answer in zip(accepted, answers, strict=True):
-            a.one.logits, a.one.prompted = answer.logits, True
+            a.obj.logits, a.obj.prompted = answer.logits, True
         results = []
-        for a, answer, mask in zip(accepted, answers, self._prompted_masks([a.one for a in accepted]), strict=True):
-            one = a.one
-            visibility = float(engine.model.visibility(torch.tensor(answer.object_score), torch.tensor(answer.iou)))
+        for a, answer, mask in zip(accepted, answers, self._prompted_masks([a.obj for a in accepted]), strict=True):
+            obj = a.obj
+            visibility = float(model.visibility(torch.tensor(answer.object_score), torch.tensor(answer.iou)))
             area = mask.area / (stored.width * stored.height)
-            before = one.sight_before_frame(stored.frame)
-            one.judge(answer.object_score, visibility, answer.iou)
+            before = obj.presence_before_frame(stored.frame)
+            obj.set_scores(answer.object_score, visibility, answer.iou)
             bounded = a.request.prompt.box is not None or a.request.prompt.mask is not None
-            if engine.propagation.policy.looks and mask.crop.size:
-                one.trail = trail_after_prompt(one.trail, stored.frame, answer.logits, bounded)
-            one.stand(before.prompted(stored.frame, stored.stamp, area, bounded, engine.config), mask)
-            engine.history.forget_candidates(one.object_id)
+            if self.propagation.policy.looks and mask.crop.size:
+                obj.trail = trail_after_prompt(obj.trail, stored.frame, answer.logits, bounded)
+            obj.set_presence(before.prompted(stored.frame, stored.stamp, area, bounded, self.config), mask)
+            self.history.forget_candidates(obj.object_id)
             results.append(self._result(a, answer))
-        stored.keep(a.one for a in accepted)
+        stored.store(a.obj for a in accepted)
         return answers, results
 
     def _result(self, a: _Accepted, answer: Answer) -> PromptResult:
-        one, stored = a.one, self.stored
+        obj, stored = a.obj, self.stored
         caught_up = self.newest.frame - stored.frame
         age = (self.newest.stamp - stored.stamp) / 1e9
-        message = f"object {one.object_id} {'added' if a.before is None else 'corrected'} on frame {stored.frame}"
+        message = f"object {obj.object_id} {'added' if a.before is None else 'corrected'} on frame {stored.frame}"
         if caught_up:
             message += f", {age:.3f} s old; caught up through {caught_up} frames"
         if self.difference:
@@ -182,72 +183,70 @@ class PromptRun:
         return PromptResult(
             PromptCode.OK,
             message,
-            object_id=one.object_id,
-            name=one.name,
+            object_id=obj.object_id,
+            name=obj.name,
             applied_stamp=stored.stamp,
             prompt_age=age,
             frames_caught_up=caught_up,
             stamp_difference=self.difference,
-            result=one.result(stored.width, stored.height),
+            result=obj.result(stored.width, stored.height),
             stability=answer.stability,
-            candidates=self.engine.prompts.candidate_masks(one, stored.width, stored.height),
+            candidates=self.prompts.candidate_masks(obj, stored.width, stored.height),
         )
 
-    def _note(self, a: _Accepted, answer: Answer, before: ObjectState) -> None:
-        """The events of one prompt, with the object as it is now."""
-        changes, one = self.engine.changes, a.one
-        if a.before is None:
-            changes.append(change_of(one, ADDED, None, "added"))
-        else:
-            changes.append(change_of(one, CORRECTED, before, "corrected"))
-            changes.extend(state_change(one, before))
-        if answer.released is not None:
-            changes.append(
-                change_of(one, PROMPT_RELEASED, one.state, f"the prompt of frame {answer.released} was let go")
-            )
-
     def _prompted_masks(self, prompted: list[TrackedObject]) -> list[CroppedMask]:
-        """Masks of newly prompted objects on their frame; with non-overlap, the others on the newest one give way."""
-        if self.engine.config.non_overlap and not self.late:
+        """Masks of the prompted objects on their frame. With non-overlap, others lose pixels on the newest one."""
+        if self.config.non_overlap and not self.late:
             self._masks_on_newest(prompted)
-            return [one.mask for one in prompted if one.mask is not None]
-        logits = torch.stack([one.logits for one in prompted if one.logits is not None])
-        return image_masks(logits, self.stored.height, self.stored.width, self.engine.config.non_overlap)
+            return [obj.mask for obj in prompted if obj.mask is not None]
+        logits = torch.stack([obj.logits for obj in prompted if obj.logits is not None])
+        return image_masks(logits, self.stored.height, self.stored.width, self.config.non_overlap)
 
     def _masks_on_newest(self, prompted: list[TrackedObject]) -> None:
         """Gives every pixel of the newest frame to one object."""
-        living = self.engine.registry.objects.values()
-        shown = [one for one in living if one in prompted or one.newest_frame == self.newest.frame]
-        shown = [one for one in shown if one.logits is not None]
-        logits = torch.stack([one.logits for one in shown if one.logits is not None])
+        living = self.registry.objects.values()
+        shown = [obj for obj in living if obj in prompted or obj.newest_frame == self.newest.frame]
+        shown = [obj for obj in shown if obj.logits is not None]
+        logits = torch.stack([obj.logits for obj in shown if obj.logits is not None])
         masks = image_masks(logits, self.newest.height, self.newest.width, non_overlap=True)
-        for one, mask in zip(shown, masks, strict=True):
-            one.mask = mask
+        for obj, mask in zip(shown, masks, strict=True):
+            obj.mask = mask
 
     def _undo(self, accepted: list[_Accepted]) -> None:
-        engine = self.engine
-        frames = [self.stored, *engine.history.after(self.stored)]
         for a in accepted:
-            one = a.one
+            obj = a.obj
             if a.before is None:
-                del engine.registry.objects[one.object_id]
-                engine.history.forget(one.object_id)
+                del self.registry.objects[obj.object_id]
+                self.history.forget(obj.object_id)
                 continue
-            engine.bank.restore(one.row, a.before.row)
-            one.restore(a.before.now)
-            for stored in frames:
+            self.bank.restore(obj.row, a.before.row)
+            obj.restore(a.before.now)
+            for stored in (self.stored, *self.later):
                 if stored.frame in a.before.past:
-                    stored.objects[one.object_id] = a.before.past[stored.frame]
+                    stored.objects[obj.object_id] = a.before.past[stored.frame]
 
 
-def _check_candidate(prompt: Prompt, one: TrackedObject, frame: int) -> None:
-    """Refuses a choice where nothing is offered; ``one`` is the object as it was on ``frame``."""
-    if prompt.points is None and one.candidates is None:
+def _events(a: _Accepted, answer: Answer, before: ObjectState) -> list[ObjectChange]:
+    """The events of one prompt, with the object as it is now; ``before``: its state until then."""
+    obj = a.obj
+    if a.before is None:
+        changes = [obj.change(EventCode.ADDED, None, "added")]
+    else:
+        changes = [obj.change(EventCode.CORRECTED, before, "corrected"), *obj.state_change(before)]
+    if answer.released is not None:
+        reason = f"the prompt of frame {answer.released} was let go"
+        changes.append(obj.change(EventCode.PROMPT_RELEASED, obj.state, reason))
+    return changes
+
+
+def _check_candidate(prompt: Prompt, obj: TrackedObject, frame: int) -> None:
+    """Refuses a choice where no candidates are offered; ``obj`` is the object as it was on ``frame``."""
+    if prompt.points is None and obj.candidates is None:
         raise PromptError(
             PromptCode.INVALID_PROMPT,
             "no candidates are kept for this object on this frame; give the point again with the choice",
         )
-    if prompt.points is not None and one.prompt_frame == frame and len(one.labels) and not prompt.replace:
+    if prompt.points is not None and obj.prompt_frame == frame and len(obj.labels) and not prompt.replace:
         raise PromptError(
             PromptCode.INVALID_PROMPT,
             "candidates are offered for a single point, and this object has earlier ones on this frame; give the "

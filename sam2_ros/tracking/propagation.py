@@ -1,12 +1,10 @@
-"""Tracks objects on an encoded frame, all of them as one batch; it doesn't matter whether the frame is the newest."""
+"""Tracks objects on an encoded frame, all of them as one batch. The frame may be the newest or an older one."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,71 +12,19 @@ from torch import Tensor
 from sam2_ros.model.mask_decoder import choose
 from sam2_ros.model.sam2 import ABSENT_LOGIT, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
-from sam2_ros.tracking.changes import state_change
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.deadline import Measures
+from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import StoredFrame
-from sam2_ros.tracking.mask_parts import OwnMasks, choose_candidates, own_masks, remember
+from sam2_ros.tracking.mask_parts import OwnMasks, choose_candidates, own_masks, update_trails
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.policies import policy_of
 from sam2_ros.tracking.recognition import SURE, recognise, recognises
 from sam2_ros.tracking.transfer import Fetched, upload
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
-from sam2_ros.tracking.visibility import Evidence, Sight
+from sam2_ros.tracking.visibility import Observation, Presence
 
 Lap = Callable[[str], None]
-
-
-class Clock:
-    """Milliseconds per stage, on the steady clock."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = self.laps.get(name, 0.0) + (now - self._last) * 1e3
-        self._last = now
-
-    def finish(self) -> dict[str, float]:
-        """The laps."""
-        return self.laps
-
-
-class DeviceClock(Clock):
-    """Milliseconds per stage as a GPU works on them, without waiting for it; the last stage ends with
-    :meth:`finish`."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self._device = device
-        self._start = time.perf_counter()
-        self._marks = [("", self._mark())]
-
-    def _mark(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-    def lap(self, name: str) -> None:
-        self._marks.append((name, self._mark()))
-
-    def finish(self) -> dict[str, float]:
-        self._marks[-1][1].synchronize()
-        for (_, before), (name, after) in pairwise(self._marks):
-            self.laps[name] = self.laps.get(name, 0.0) + before.elapsed_time(after)
-        whole = (time.perf_counter() - self._start) * 1e3
-        last = self._marks[-1][0]
-        if last:  # what the host did while the GPU had nothing to do
-            self.laps[last] += max(0.0, whole - sum(self.laps.values()))
-        return self.laps
-
-
-def clock_of(device: torch.device) -> Clock:
-    """The clock for a network on ``device``."""
-    return DeviceClock(device) if device.type == "cuda" else Clock()
 
 
 def autocast(model: Sam2Model, dtype: str) -> AbstractContextManager[object]:
@@ -93,7 +39,7 @@ class Propagation:
         self.model = model
         self.bank = bank
         self.dtype = dtype
-        self.measures = Measures()
+        self.workload = Workload()
         self.configure(config)
 
     def configure(self, config: TrackerConfig) -> None:
@@ -104,26 +50,26 @@ class Propagation:
 
     @torch.inference_mode()
     def track(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
-        """Tracks ``objects`` from the frame before ``stored``, remembers what comes out, and says what changed.
+        """Tracks ``objects`` from the frame before ``stored``, updates their memory, and returns what changed.
 
-        Of the lost ones only those are looked for whose turn it is; the others pass the frame.
+        LOST objects are searched for on some frames only; they pass the others.
         """
-        self.bank.hold([one.row for one in objects], stored.frame)  # unless it is remembered below
+        self.bank.pass_frame([obj.row for obj in objects], stored.frame)  # unless it is remembered below
         changes = []
         due = []
-        for one in objects:
-            if self.config.reference_policy or one.sight.due(stored.frame, self.config, self.measures.search_factor):
-                due.append(one)
+        for obj in objects:
+            if self.config.reference_policy or obj.presence.due(stored.frame, self.config, self.workload.search_factor):
+                due.append(obj)
             else:
-                changes += self._pass(one, stored)
+                changes += self._pass(obj, stored)
         if due:
             changes += self._track_due(due, stored, lap)
         return changes
 
     def _track_due(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
         model, features, frame = self.model, stored.features, stored.frame
-        rows = [one.row for one in objects]
-        memories = self.bank.gather(rows, frame, self.measures.recent_frames)
+        rows = [obj.row for obj in objects]
+        memories = self.bank.gather(rows, frame, self.workload.recent_frames)
         with autocast(model, self.dtype):
             conditioned = model.with_memory(
                 features, memories.tokens, memories.codes, memories.num_pointers, memories.mask
@@ -142,94 +88,88 @@ class Propagation:
             own = own_masks(self.policy, drawn, objects, frame) if self.policy.looks else None
             drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
-            findings = self._findings(said_of(scores, chosen.iou, present, drawn).cpu())
-            verdicts = self._judge(objects, stored, findings, own)
+            observations = self._observations(summary_of(scores, chosen.iou, present, drawn).cpu())
+            presences, remembered, anchored = self._judge(objects, stored, observations, own)
             lap("decode")
-            self._remember(rows, stored, verdicts, pointers, lambda which: self._memory(stored, logits, present, which))
+            self._remember(rows, stored, logits, present, pointers, remembered, anchored)
             if self.recognises:
-                self._note_looks(rows, stored, logits, findings, verdicts.kept)
+                for i, (row, seen) in enumerate(zip(rows, observations, strict=True)):
+                    if remembered[i] and seen.score > SURE:
+                        self.bank.store_sure(row, frame, features, logits[i, 0])
         lap("memory_encode")
-        changes = self._show(objects, stored, drawn, verdicts.sights, findings)
+        changes = self._show(objects, stored, drawn, presences, observations)
         lap("masks")
         return changes
 
-    def _judge(
-        self, objects: list[TrackedObject], stored: StoredFrame, findings: list[Finding], own: OwnMasks | None
-    ) -> Verdicts:
-        """How the objects stand after the frame, and what of it is remembered; notes where they were seen."""
-        sights = [
-            one.sight.after(stored.frame, stored.stamp, finding.evidence, self.config)
-            for one, finding in zip(objects, findings, strict=True)
-        ]
-        kept = [self._is_kept(f.evidence, sight) for f, sight in zip(findings, sights, strict=True)]
-        if own is None:
-            return Verdicts(sights, kept, [False] * len(objects))
-        evidence = [finding.evidence for finding in findings]
-        enters, anchored = remember(self.policy, objects, stored.frame, own, evidence, sights)
-        return Verdicts(sights, (enters & kept).tolist(), anchored.tolist())
-
-    def _memory(self, stored: StoredFrame, logits: Tensor, present: Tensor, which: list[int]) -> Tensor:
-        if len(which) < len(logits):
-            logits, present = logits[which], present[which]
-        return self.model.encode_low_memory(stored.features, logits, present)
-
-    def _findings(self, table: Tensor) -> list[Finding]:
-        """What the network says of each object, from what :func:`said_of` gives, on the host."""
+    def _observations(self, table: Tensor) -> list[Observation]:
+        """What the network says of each object; ``table`` is :func:`summary_of` on the host."""
         visibilities = self.model.visibility(table[0], table[1])
         return [
-            Finding(score, visibility, Evidence(bool(there), area, iou, self.recognises and bool(there)))
+            Observation(bool(there), area, iou, self.recognises and bool(there), score, visibility)
             for score, iou, there, area, visibility in torch.cat((table, visibilities[None])).T.tolist()
         ]
 
-    def _is_kept(self, evidence: Evidence, sight: Sight) -> bool:
-        """Whether a frame is remembered. A doubted mask is not, nor a frame without an object that is lost. With some
-        models the memory of when an object was seen waits while it is hidden (``ModelConfig.memory_waits``)."""
+    def _judge(
+        self, objects: list[TrackedObject], stored: StoredFrame, observations: list[Observation], own: OwnMasks | None
+    ) -> tuple[list[Presence], list[bool], list[bool]]:
+        """Decides the presence of each object after the frame, whether its memory takes the frame, and whether as an
+        anchor; updates the trails."""
+        presences = [
+            obj.presence.after(stored.frame, stored.stamp, observation, self.config)
+            for obj, observation in zip(objects, observations, strict=True)
+        ]
+        remembered = [self._is_remembered(*pair) for pair in zip(observations, presences, strict=True)]
+        if own is None:
+            return presences, remembered, [False] * len(objects)
+        enters, anchored = update_trails(self.policy, objects, stored.frame, own, observations, presences)
+        return presences, (enters & remembered).tolist(), anchored.tolist()
+
+    def _is_remembered(self, observation: Observation, presence: Presence) -> bool:
+        """Not where the mask is doubted, nor where a LOST object is absent. With some models the memory of a hidden
+        object waits (``ModelConfig.memory_waits``)."""
         if self.config.reference_policy:
             return True
-        if sight.doubted or (sight.state is ObjectState.LOST and not evidence.present):
+        if presence.doubted or (presence.state is ObjectState.LOST and not observation.present):
             return False
-        return evidence.present or not self.model.config.memory_waits
+        return observation.present or not self.model.config.memory_waits
 
     def _remember(
         self,
         rows: list[int],
         stored: StoredFrame,
-        verdicts: Verdicts,
+        logits: Tensor,
+        present: Tensor,
         pointers: Tensor,
-        memory_of: Callable[[list[int]], Tensor],
+        remembered: list[bool],
+        anchored: list[bool],
     ) -> None:
-        """Stores what is to be kept; ``memory_of`` gives the memories (``[N, HW, memory_dim]``) of some of the rows, by
-        index."""
-        index = [i for i, keep in enumerate(verdicts.kept) if keep]
+        index = [i for i, wanted in enumerate(remembered) if wanted]
         if not index:
             return
-        memory = memory_of(index)
-        pointers = pointers if len(index) == len(rows) else pointers[index]
+        if len(index) < len(rows):
+            logits, present, pointers = logits[index], present[index], pointers[index]
+        memory = self.model.encode_low_memory(stored.features, logits, present)
         self.bank.store_recent([rows[i] for i in index], stored.frame, memory, pointers)
         for position, i in enumerate(index):
-            if verdicts.anchored[i]:
+            if anchored[i]:
                 self.bank.store_anchor(rows[i], stored.frame, memory[position], pointers[position])
-
-    def _note_looks(
-        self, rows: list[int], stored: StoredFrame, logits: Tensor, findings: list[Finding], kept: list[bool]
-    ) -> None:
-        """Objects turn and come closer: what they looked like when surely recognised is compared with, too."""
-        for index, (row, finding, keep) in enumerate(zip(rows, findings, kept, strict=True)):
-            if keep and finding.score > SURE:
-                self.bank.store_sure(row, stored.frame, stored.features, logits[index, 0])
 
     def _show(
         self,
         objects: list[TrackedObject],
         stored: StoredFrame,
         drawn: Tensor,
-        sights: list[Sight],
-        findings: list[Finding],
+        presences: list[Presence],
+        observations: list[Observation],
         packed: Fetched | None = None,
     ) -> list[ObjectChange]:
-        """Takes everything over into the objects; ``drawn`` is in memory that no later frame overwrites, ``packed`` are
-        these masks in the size of the image, if they are known (:func:`~sam2_ros.tracking.masks.pack_masks`)."""
-        logits = _shown(drawn, sights, findings)
+        """Takes the outcome over into the objects.
+
+        Args:
+            drawn: ``[B, 1, h, w]`` logits, in memory that no later frame overwrites.
+            packed: these masks in the size of the image, if known (:func:`~sam2_ros.tracking.masks.pack_masks`).
+        """
+        logits = _shown(drawn, presences, observations)
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
         if packed is None:
@@ -237,85 +177,66 @@ class Propagation:
         else:
             masks = [CroppedMask.from_packed(bits, stored.width) for bits in packed.numpy()]
         changes = []
-        for index, (one, sight, finding) in enumerate(zip(objects, sights, findings, strict=True)):
+        for index, (obj, presence, observation) in enumerate(zip(objects, presences, observations, strict=True)):
             mask = masks[index]
-            if sight.state is ObjectState.VISIBLE and not mask.crop.size:
+            if presence.state is ObjectState.VISIBLE and not mask.crop.size:
                 # Too small for the image's pixels, or another object's by non-overlap: there is no mask to show.
-                nothing = replace(finding.evidence, area=0.0)
-                sight = one.sight.after(stored.frame, stored.stamp, nothing, self.config)
-            elif sight.state is not ObjectState.VISIBLE:
+                nothing = replace(observation, area=0.0)
+                presence = obj.presence.after(stored.frame, stored.stamp, nothing, self.config)
+            elif presence.state is not ObjectState.VISIBLE:
                 mask = CroppedMask.empty(stored.width, stored.height)
-            one.logits, one.prompted, one.candidates = logits[index], False, None
-            one.judge(finding.score, finding.visibility, finding.evidence.predicted_iou)
-            changes += state_change(one, one.stand(sight, mask))
+            obj.logits, obj.prompted, obj.candidates = logits[index], False, None
+            obj.set_scores(observation.score, observation.visibility, observation.predicted_iou)
+            changes += obj.state_change(obj.set_presence(presence, mask))
         return changes
 
-    def _pass(self, one: TrackedObject, stored: StoredFrame) -> list[ObjectChange]:
-        """A lost object whose turn it is not."""
-        one.logits, one.prompted, one.candidates = None, False, None
-        sight = one.sight.passed(stored.frame, stored.stamp, self.config)
-        return state_change(one, one.stand(sight, CroppedMask.empty(stored.width, stored.height)))
+    def _pass(self, obj: TrackedObject, stored: StoredFrame) -> list[ObjectChange]:
+        """A LOST object that is not searched for on this frame."""
+        obj.logits, obj.prompted, obj.candidates = None, False, None
+        presence = obj.presence.passed(stored.frame, stored.stamp, self.config)
+        return obj.state_change(obj.set_presence(presence, CroppedMask.empty(stored.width, stored.height)))
 
     def catch_up(self, objects: list[TrackedObject], frames: list[StoredFrame]) -> None:
-        """Rolls ``objects`` forward through ``frames``, which they were seen in before or not, and notes what they
-        have become there.
+        """Tracks ``objects`` through later ``frames`` after a late prompt, and stores there what they have become.
 
-        A frame on which an object was prompted stays what it is for that object: tracking never overwrites a prompt.
+        A frame on which an object was prompted stays as it is for that object: tracking never overwrites a prompt.
         """
         for stored in frames:
             tracked = []
-            for one in objects:
-                known = stored.objects.get(one.object_id)
-                if known is None or not known.prompted:
-                    tracked.append(one)
+            for obj in objects:
+                then = stored.objects.get(obj.object_id)
+                if then is None or not then.prompted:
+                    tracked.append(obj)
                 else:
-                    self._pass_prompted(one, known, stored)
+                    self._pass_prompted(obj, then, stored)
             if tracked:
                 self.track(tracked, stored)
-            stored.keep(objects)
+            stored.store(objects)
 
-    def _pass_prompted(self, one: TrackedObject, known: TrackedObject, stored: StoredFrame) -> None:
-        self.bank.skip(one.row, stored.frame)
-        assert known.mask is not None
-        one.prompt_frame, one.points, one.labels = known.prompt_frame, known.points, known.labels
-        one.logits, one.prompted, one.candidates = known.logits, True, known.candidates
-        one.judge(known.object_score, known.visibility, known.predicted_iou)
-        sight = one.sight.prompted(
-            stored.frame, stored.stamp, known.sight.prompted_area, bool(known.sight.areas), self.config
+    def _pass_prompted(self, obj: TrackedObject, then: TrackedObject, stored: StoredFrame) -> None:
+        self.bank.skip(obj.row, stored.frame)
+        assert then.mask is not None
+        obj.prompt_frame, obj.points, obj.labels = then.prompt_frame, then.points, then.labels
+        obj.logits, obj.prompted, obj.candidates = then.logits, True, then.candidates
+        obj.set_scores(then.object_score, then.visibility, then.predicted_iou)
+        presence = obj.presence.prompted(
+            stored.frame, stored.stamp, then.presence.prompted_area, bool(then.presence.areas), self.config
         )
-        one.stand(sight, known.mask)
+        obj.set_presence(presence, then.mask)
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """What the host decides about each object after a frame."""
-
-    sights: list[Sight]
-    kept: list[bool]  # the frame enters its memory
-    anchored: list[bool]  # ... and stays there
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the network says of one object on one frame."""
-
-    score: float  # logit
-    visibility: float  # [0, 1]
-    evidence: Evidence
-
-
-def said_of(scores: Tensor, ious: Tensor, present: Tensor, drawn: Tensor) -> Tensor:
-    """What the host is told of ``B`` objects, float32 ``[4, B]``: object score, predicted IoU, whether it is there, and
+def summary_of(scores: Tensor, ious: Tensor, present: Tensor, drawn: Tensor) -> Tensor:
+    """What the host needs of ``B`` objects, float32 ``[4, B]``: object score, predicted IoU, whether it is present, and
     the share of the frame that its mask ``drawn`` (``[B, 1, h, w]``) covers."""
     areas = (drawn > 0).flatten(1).float().mean(dim=1)
     return torch.stack((scores.float(), ious.float(), present.float(), areas))
 
 
-def _shown(drawn: Tensor, sights: list[Sight], findings: list[Finding]) -> Tensor:
-    """The masks that are shown: the present objects', and those of the ones still VISIBLE without."""
+def _shown(drawn: Tensor, presences: list[Presence], observations: list[Observation]) -> Tensor:
+    """The logits of the masks to show: of present objects, and of absent ones that are still VISIBLE."""
     shown = [
-        finding.evidence.present or sight.state is ObjectState.VISIBLE
-        for finding, sight in zip(findings, sights, strict=True)
+        observation.present or presence.state is ObjectState.VISIBLE
+        for observation, presence in zip(observations, presences, strict=True)
     ]
     if all(shown):
         return drawn

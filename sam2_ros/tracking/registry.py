@@ -1,4 +1,4 @@
-"""Which objects live: permanent ids, unique names, rows of the memory bank."""
+"""The living objects: permanent ids, unique names, rows of the memory bank."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Registry:
         Raises:
             PromptError: DUPLICATE_NAME: another one than ``owner`` has it.
         """
-        for one in self.objects.values():
-            if name and one.name == name and one.object_id != owner:
+        for obj in self.objects.values():
+            if name and obj.name == name and obj.object_id != owner:
                 raise PromptError(
-                    PromptCode.DUPLICATE_NAME, f"object {one.object_id} is already named '{name}'; choose another name"
+                    PromptCode.DUPLICATE_NAME, f"object {obj.object_id} is already named '{name}'; choose another name"
                 )
 
     def create(self, request: AddRequest, frame: int) -> TrackedObject:
@@ -45,14 +45,14 @@ class Registry:
             PromptError: DUPLICATE_NAME, or FULL.
         """
         self.check_name(request.name, None)
-        taken = {one.row for one in self.objects.values()}
+        taken = {obj.row for obj in self.objects.values()}
         row = next((row for row in range(self._rows) if row not in taken), None)
         if row is None:
             raise PromptError(
                 PromptCode.FULL,
                 f"{self._rows} objects are tracked already (tracker.max_objects); remove one first",
             )
-        one = TrackedObject(self.next_id, row, request.name, request.label, request.label_score, frame)
+        obj = TrackedObject(self.next_id, row, request.name, request.label, request.label_score, frame)
         self.next_id += 1
-        self.objects[one.object_id] = one
-        return one
+        self.objects[obj.object_id] = obj
+        return obj

@@ -1,7 +1,7 @@
 """One network for several trackers, each in a thread of its own.
 
-The network does one thing at a time. Whoever wants it waits for a turn, first come first served; frames that wait for
-the image encoder at the same time are encoded together by the first of them whose turn comes.
+The network does one thing at a time; its users take turns, first come first served. Frames that wait for the image
+encoder at the same time are encoded together, by the first of them whose turn comes.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from torch import Tensor
 
 from sam2_ros.model.dispatch import reason_of, triton_works
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
-from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, kept_slots
+from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, conditioning_slots
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.cuda_encoder import Encoding, RawEncoding, RawFrame, row_of
-from sam2_ros.tracking.cuda_graphs import Capacity, FrameWork, bucket_of, buckets
+from sam2_ros.tracking.cuda_encoder import GraphEncoder, RawFrame, RawFrameEncoder, row_of
+from sam2_ros.tracking.cuda_graphs import Capacity, TrackingGraphs, bucket_of, buckets
 from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.transfer import on_device
 
-E = TypeVar("E", Encoding, RawEncoding)
-KEPT_RECORDINGS = 32  # of all kinds; then that goes which was not asked for the longest
+E = TypeVar("E", GraphEncoder, RawFrameEncoder)
+MAX_GRAPHS = 32  # of all capacities; beyond it the least recently used is dropped
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A frame that waits for the image encoder, and then what became of it."""
+    """A frame that waits for the image encoder, and later its outcome."""
 
     size: int  # of the square that is encoded, pixels
     pixels: Tensor | None = None  # [1, 3, S, S]
@@ -51,12 +51,12 @@ class _Waiting:
 
 
 class _Threads:
-    """CPU threads of this process, where some of its threads are told to do with half of them.
+    """CPU threads of this process, where some of its threads use half of them.
 
-    ``torch.set_num_threads`` is for the thread that calls it, and for all that have not begun to use PyTorch yet.
+    ``torch.set_num_threads`` counts for the thread that calls it, and for all that have not used PyTorch yet.
     """
 
-    whole = 0  # before the first was told so; 0: none was
+    whole = 0  # threads of the process before the first of its threads used half; 0: none did
 
     @classmethod
     def given(cls, threads: int) -> None:
@@ -71,7 +71,7 @@ class _Threads:
 
     @staticmethod
     def use(threads: int) -> None:
-        """Of them ``threads``, by the thread that this is; 0: as it is."""
+        """Gives the calling thread ``threads`` of them; 0 changes nothing."""
         if threads and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
@@ -84,7 +84,7 @@ class _Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._queue: deque[object] = deque()  # who waits; the first one has the turn
+        self._queue: deque[object] = deque()  # of waiting users; the first one has the turn
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -106,11 +106,11 @@ class SharedModel:
     Args:
         model: the network, on its device.
         dtype: as for :class:`~sam2_ros.tracking.Tracker`.
-        together: encode waiting frames as one batch. Which frames meet is chance, and a batch of another size differs
-            in the last bits of its numbers; False makes every run of the same frames the same.
-        replays: give a GPU its work as recordings (:mod:`.recordings`); None: if it is an NVIDIA or AMD one.
-        ahead: on a CPU, the image encoder has turns of its own, so that a frame can be encoded while the one before it
-            is tracked, and each of the two has half of the threads. A GPU is driven as without.
+        together: encode waiting frames as one batch. Which frames meet is chance, and batches of different sizes differ
+            in the last bits of their numbers. False makes every run of the same frames the same.
+        use_graphs: launch the work as CUDA graphs (:mod:`.cuda_graphs`); None: on an NVIDIA or AMD GPU.
+        ahead: on a CPU, the image encoder has turns of its own, so that it can encode a frame while the one before it
+            is tracked; each of the two has half of the threads. No effect on a GPU.
     """
 
     def __init__(
@@ -118,18 +118,18 @@ class SharedModel:
         model: Sam2Model,
         dtype: str = "float32",
         together: bool = True,
-        replays: bool | None = None,
+        use_graphs: bool | None = None,
         ahead: bool = False,
     ) -> None:
         self.model = model
         self.dtype = dtype
-        self.replays = model.device.type == "cuda" if replays is None else replays
-        if self.replays:
+        self.use_graphs = model.device.type == "cuda" if use_graphs is None else use_graphs
+        if self.use_graphs:
             lay_out(model)
-        self._pool = torch.cuda.graph_pool_handle() if self.replays and model.device.type == "cuda" else None
-        self._encodings: dict[type, Encoding | RawEncoding | None] = {}  # None: could not be made
+        self._pool = torch.cuda.graph_pool_handle() if self.use_graphs and model.device.type == "cuda" else None
+        self._encoders: dict[type, GraphEncoder | RawFrameEncoder | None] = {}  # None: the capture failed
         self._resizes = model.device.type == "cuda" and triton_works(model.device)
-        self._works: dict[Capacity, FrameWork | None] = {}
+        self._graphs: dict[Capacity, TrackingGraphs | None] = {}
         self.together = together
         self.batches: dict[int, int] = {}  # how many batches of each size were encoded
         self.ahead = ahead and model.device.type == "cpu"
@@ -141,7 +141,7 @@ class SharedModel:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Has the network to itself, but for the image encoder where that works ``ahead``. Not reentrant."""
+        """Reserves the network, but not an image encoder that works ``ahead``. Not reentrant."""
         with self._turns.turn(), self._placed():
             yield
 
@@ -152,17 +152,17 @@ class SharedModel:
             yield
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
-        """Features of one preprocessed frame (``float32 [1, 3, S, S]``), encoded with those that wait meanwhile."""
+        """Features of one preprocessed frame (``float32 [1, 3, S, S]``), encoded together with others that wait."""
         return self._encoded(_Waiting(pixels.shape[-1], pixels))
 
     def takes_raw(self, image: NDArray[np.uint8], scale: float) -> bool:
-        """Whether :meth:`encode_raw` is there for ``image``; ``scale`` as in :meth:`Sam2Model.preprocess`."""
+        """Whether :meth:`encode_raw` accepts ``image``; ``scale`` as in :meth:`Sam2Model.preprocess`."""
         grows = scale == 1 and max(image.shape[:2]) <= self.model.config.image_size
-        works = self._encodings.get(RawEncoding, True) is not None
-        return grows and self.replays and self._resizes and works
+        works = self._encoders.get(RawFrameEncoder, True) is not None
+        return grows and self.use_graphs and self._resizes and works
 
     def encode_raw(self, raw: RawFrame) -> ImageFeatures:
-        """As :meth:`encode`, of an image that is resized on the way."""
+        """As :meth:`encode`, of an image that the GPU resizes."""
         return self._encoded(_Waiting(self.model.config.image_size, raw=raw))
 
     def _encoded(self, mine: _Waiting) -> ImageFeatures:
@@ -177,7 +177,7 @@ class SharedModel:
         return mine.features
 
     def _take_batch(self, first: _Waiting) -> list[_Waiting]:
-        """``first`` and those of its size that wait; frames of another size wait for their own turn."""
+        """``first`` and the waiting frames of its size; others wait for their own turn."""
         with self._lock:
             batch = [each for each in self._waiting if each is first or (self.together and each.size == first.size)]
             self._waiting = [each for each in self._waiting if each not in batch]
@@ -198,9 +198,9 @@ class SharedModel:
 
     def _encode_batch(self, batch: list[_Waiting]) -> ImageFeatures:
         if len(batch) == 1 and batch[0].raw is not None:
-            recorded = self._recorded(RawEncoding)
-            if recorded is not None:
-                return recorded(batch[0].raw)
+            encoder = self._graph_encoder(RawFrameEncoder)
+            if encoder is not None:
+                return encoder(batch[0].raw)
         pixels = [self._pixels_of(each) for each in batch]
         return self._encode_image(pixels[0] if len(batch) == 1 else torch.cat(pixels))
 
@@ -210,82 +210,80 @@ class SharedModel:
         assert waiting.pixels is not None
         return waiting.pixels
 
-    def _recorded(self, kind: type[E]) -> E | None:
-        """The image encoder as a recording, made when it is first asked for; None where it could not be made."""
-        if kind not in self._encodings:
-            encoder, context = self.model.encode_image, partial(autocast, self.model, self.dtype)
+    def _graph_encoder(self, kind: type[E]) -> E | None:
+        """The image encoder as a CUDA graph, captured at first use; None where that failed."""
+        if kind not in self._encoders:
             try:
-                self._encodings[kind] = kind(self.model, encoder, context, self._pool)
+                self._encoders[kind] = kind(self.model, partial(autocast, self.model, self.dtype), self._pool)
             except Exception as error:
-                self._encodings[kind] = None
+                self._encoders[kind] = None
                 _warn("the image encoder", error)
-        return cast("E | None", self._encodings[kind])
+        return cast("E | None", self._encoders[kind])
 
-    def work_for(self, bank: MemoryBank, plan: Plan, like: ImageFeatures) -> tuple[FrameWork, Plan] | None:
-        """The recordings for the objects of ``plan``, made when they are first asked for, and the plan as these want
-        it; None where none could be made."""
+    def graphs_for(self, bank: MemoryBank, plan: Plan, like: ImageFeatures) -> tuple[TrackingGraphs, Plan] | None:
+        """The graphs for the objects of ``plan``, captured at first use, and the plan in their shape; None where no
+        capture succeeded."""
         for capacity in _capacities(bucket_of(len(plan.codes), bank.config.max_objects), bank.config):
             cut = plan.cut(capacity.frames, capacity.pointers) if capacity.full else plan
-            work = None if cut is None else self._work(capacity, like)
-            if work is not None and cut is not None:
-                return work, cut
+            graphs = None if cut is None else self._graphs_of(capacity, like)
+            if graphs is not None and cut is not None:
+                return graphs, cut
         return None
 
-    def record(self, config: TrackerConfig) -> None:
-        """Makes all recordings that a tracker with ``config`` may ask for, in turns of their own."""
-        if not self.replays:
+    def capture_graphs(self, config: TrackerConfig) -> None:
+        """Captures all graphs that a tracker with ``config`` may need, in turns of their own."""
+        if not self.use_graphs:
             return
         size, blank = self.model.config.image_size, np.zeros((64, 64, 3), np.uint8)
         if self.takes_raw(blank, 1.0):
             self.encode_raw(RawFrame(blank, self.model.device))
         features = self.encode(torch.zeros(1, 3, size, size, device=self.model.device))
-        if not self.replays_for(config):
+        if not self.uses_graphs(config):
             return
         for objects in buckets(config.max_objects):
             for capacity in _capacities(objects, config):
                 with self.turn(), torch.inference_mode():
-                    self._work(capacity, features)
+                    self._graphs_of(capacity, features)
 
-    def replays_for(self, config: TrackerConfig) -> bool:
-        """Whether a tracker with ``config`` tracks by recordings: not where the host has a say in which mask it is, and
-        has to look first, nor with anchors."""
+    def uses_graphs(self, config: TrackerConfig) -> bool:
+        """Whether a tracker with ``config`` tracks by CUDA graphs: not where the host has to choose the mask first, nor
+        with anchors."""
         policy = POLICIES[config.memory_policy]
-        return self.replays and not (recognises(self.model, config) or policy.chooses or policy.anchors)
+        return self.use_graphs and not (recognises(self.model, config) or policy.chooses or policy.anchors)
 
-    def _work(self, capacity: Capacity, like: ImageFeatures) -> FrameWork | None:
-        if capacity not in self._works:
+    def _graphs_of(self, capacity: Capacity, like: ImageFeatures) -> TrackingGraphs | None:
+        if capacity not in self._graphs:
             context = partial(autocast, self.model, self.dtype)
             try:
-                self._works[capacity] = FrameWork(self.model, capacity, like, context, self._pool)
-            except Exception as error:  # out of memory; Triton has its own
-                self._works[capacity] = None
+                self._graphs[capacity] = TrackingGraphs(self.model, capacity, like, context, self._pool)
+            except Exception as error:  # out of memory; Triton has exceptions of its own
+                self._graphs[capacity] = None
                 _warn(str(capacity), error)
-        self._works[capacity] = self._works.pop(capacity)  # the newest in use
-        while len(self._works) > KEPT_RECORDINGS:
-            del self._works[next(iter(self._works))]
-        return self._works[capacity]
+        self._graphs[capacity] = self._graphs.pop(capacity)  # the most recently used one comes last
+        while len(self._graphs) > MAX_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        return self._graphs[capacity]
 
     def _encode_image(self, pixels: Tensor) -> ImageFeatures:
         usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
-        recorded = self._recorded(Encoding) if self.replays and usual else None
-        return self.model.encode_image(pixels) if recorded is None else recorded(pixels)
+        encoder = self._graph_encoder(GraphEncoder) if self.use_graphs and usual else None
+        return self.model.encode_image(pixels) if encoder is None else encoder(pixels)
 
 
 def lay_out(model: Sam2Model) -> None:
-    """Lays convolutions' weights out so that they take and give what lies between them as it is. Once: recordings hold
-    on to the weights where they are."""
+    """Lays convolution weights out channels last, as their inputs are. Only once: graphs use their addresses."""
     maps = [each for each in model.parameters() if each.ndim == 4]
     if not all(each.is_contiguous(memory_format=torch.channels_last) for each in maps):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _capacities(objects: int, config: TrackerConfig) -> list[Capacity]:
-    """Of the recordings for so many objects, those for what is most frequent first: one prompted frame each, and as
-    many recent ones as can be."""
-    kept = kept_slots(config)
+    """Capacities of the graphs for so many objects. The most frequent case comes first: one prompted frame each, and
+    all recent ones."""
+    prompted = conditioning_slots(config)
     return [
         Capacity(objects, 1 + config.recent_slots, 1 + POINTER_FRAMES, full=True),
-        Capacity(objects, kept + config.recent_slots, kept + POINTER_FRAMES),
+        Capacity(objects, prompted + config.recent_slots, prompted + POINTER_FRAMES),
     ]
 
 

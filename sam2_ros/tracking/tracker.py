@@ -1,7 +1,7 @@
-"""The streaming tracker: one image encoding a frame, all objects as one batch, memory that never grows.
+"""The streaming tracker: encodes each image once, tracks all objects as one batch, and never grows.
 
-Nobody says how many frames will come. A prompt is applied to the frame it is stamped with, as long as that is stored;
-without a stamp to the newest, that of the last :meth:`Tracker.step`.
+A prompt applies to the frame of its stamp while that is stored; without a stamp, to the frame of the last
+:meth:`Tracker.step`.
 """
 
 from __future__ import annotations
@@ -17,30 +17,22 @@ from torch import Tensor
 
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
-from sam2_ros.tracking.changes import (
-    ADDED,
-    CORRECTED,
-    DROPPED,
-    PROMPT_RELEASED,
-    REMOVED,
-    STATE_CHANGED,
-    change_of,
-)
+from sam2_ros.tracking.clock import Clock, clock_of
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.cuda_encoder import RawFrame
-from sam2_ros.tracking.cuda_propagation import ReplayedPropagation
-from sam2_ros.tracking.deadline import ECONOMIES, Governor, Measures
+from sam2_ros.tracking.cuda_propagation import CudaPropagation
+from sam2_ros.tracking.deadline import SHEDDING_STEPS, LoadShedder, Workload
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import TrackedObject
 from sam2_ros.tracking.prompt_checks import check_names
-from sam2_ros.tracking.prompt_decoder import PromptApplier
-from sam2_ros.tracking.prompt_transaction import Engine, PromptRun
-from sam2_ros.tracking.propagation import Clock, clock_of
+from sam2_ros.tracking.prompt_decoder import PromptDecoder
+from sam2_ros.tracking.prompt_transaction import PromptTransaction
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import (
     AddRequest,
+    EventCode,
     FrameResult,
     ObjectChange,
     ObjectState,
@@ -49,19 +41,17 @@ from sam2_ros.tracking.types import (
     PromptResult,
 )
 
-__all__ = ["ADDED", "CORRECTED", "DROPPED", "KEPT_CHANGES", "PROMPT_RELEASED", "REMOVED", "STATE_CHANGED", "Tracker"]
-
-KEPT_CHANGES = 1000  # so that a program that never takes them does not grow
+MAX_CHANGES = 1000  # not taken yet; beyond it the oldest is dropped, so that the process does not grow
 
 
 @dataclass(frozen=True)
 class EncodedFrame:
-    """A frame that the image encoder has seen: what :meth:`Tracker.encode` gives."""
+    """The result of :meth:`Tracker.encode`."""
 
     width: int  # pixels
     height: int
     features: ImageFeatures
-    level: int  # of :data:`~sam2_ros.tracking.deadline.ECONOMIES`, how many were made
+    level: int  # of load shedding (:class:`~sam2_ros.tracking.deadline.LoadShedder`)
     laps: dict[str, float]  # ms by stage
 
 
@@ -72,7 +62,7 @@ class Tracker:
         model: network with loaded weights, on its device; several trackers may share one.
         config: settings; :meth:`configure` changes them.
         dtype: "float32", or "bfloat16" for autocast with float32 weights, as the official models are run.
-        shared: ``model`` as trackers in other threads use it at the same time.
+        shared: ``model`` as shared with trackers in other threads.
     """
 
     def __init__(
@@ -90,21 +80,17 @@ class Tracker:
         self._shared = shared or SharedModel(model, dtype)
         self.bank = MemoryBank(model, self.config)
         self.history = FrameHistory(self.config)
-        self._prompts = PromptApplier(model, self.bank, self.config)
-        self._propagation = ReplayedPropagation(self._shared, self.bank, self.config)
+        self._prompts = PromptDecoder(model, self.bank, self.config)
+        self._propagation = CudaPropagation(self._shared, self.bank, self.config)
         self._registry = Registry(self.config.max_objects)
         self._objects = self._registry.objects
-        self._governor = Governor(self.config.deadline)
+        self._load_shedder = LoadShedder(self.config.deadline)
         self._frame = -1  # index of the newest frame
-        self._changes: deque[ObjectChange] = deque(maxlen=KEPT_CHANGES)
-        self._engine = Engine(
-            model, self.config, dtype, self.bank, self.history, self._registry, self._prompts, self._propagation,
-            self._changes,
-        )  # fmt: skip
+        self._changes: deque[ObjectChange] = deque(maxlen=MAX_CHANGES)
 
     @property
     def next_id(self) -> int:
-        """Id of the next new object; may be set before the first, to go on from an earlier tracker."""
+        """Id of the next new object; may be set before the first one, to continue those of an earlier tracker."""
         return self._registry.next_id
 
     @next_id.setter
@@ -113,31 +99,34 @@ class Tracker:
 
     @property
     def history_bytes(self) -> int:
-        """Bytes that the stored frames never exceed (beside ``bank.nbytes``)."""
+        """The most bytes of the stored frames (beside ``bank.nbytes``)."""
         return most_bytes(self.model.config, self.config, self.dtype)
 
     def configure(self, config: TrackerConfig) -> None:
-        """Goes on with other settings, all of them from the next frame or prompt on.
+        """Applies other settings from the next frame or prompt on.
 
         Raises:
             ValueError: a setting differs that can't change while the tracker lives; nothing has changed then.
         """
         self.config.check_change(config)
         self.config = config
-        for part in (self.bank, self.history, self._prompts, self._engine):
+        for part in (self.bank, self.history, self._prompts):
             part.config = config
         self._propagation.configure(config)
-        self._governor.deadline = config.deadline
+        self._load_shedder.deadline = config.deadline
 
     # -- frames ------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def encode(self, frame: NDArray[np.uint8]) -> EncodedFrame:
-        """The part of :meth:`step` that depends on no other frame, RGB ``uint8 [H, W, 3]``. It may be done in another
-        thread, while the frame before is tracked.
+        """The part of :meth:`step` that depends on no other frame. Another thread may do it while the frame before is
+        tracked.
+
+        Args:
+            frame: RGB ``uint8 [H, W, 3]``.
 
         Raises:
-            ValueError: not such a frame.
+            ValueError: another dtype or shape.
         """
         clock = clock_of(self.model.device)
         features, level = self._encode(frame, clock)
@@ -146,15 +135,15 @@ class Tracker:
     def _encode(self, frame: NDArray[np.uint8], clock: Clock) -> tuple[ImageFeatures, int]:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
-        level = self._governor.level
-        scale = Measures.at(level).input_scale
+        level = self._load_shedder.level
+        scale = Workload.at(level).input_scale
         if self._shared.takes_raw(frame, scale):
             raw = RawFrame(frame, self.model.device)
             clock.lap("resize")
             features = self._shared.encode_raw(raw)
         else:
-            there = upload(np.require(frame, requirements="W"), self.model.device)
-            pixels = self.model.preprocess(there, scale)
+            image = upload(np.require(frame, requirements="W"), self.model.device)
+            pixels = self.model.preprocess(image, scale)
             clock.lap("resize")
             features = self._shared.encode(pixels)
         clock.lap("encode")
@@ -165,11 +154,11 @@ class Tracker:
         """Tracks every object in ``frame``.
 
         Args:
-            frame: RGB ``uint8 [H, W, 3]`` of any size, or what :meth:`encode` made of it.
+            frame: RGB ``uint8 [H, W, 3]`` of any size, or the result of :meth:`encode`.
             stamp: of the frame, nanoseconds.
 
         Raises:
-            ValueError: not such a frame; nothing has changed then.
+            ValueError: another dtype or shape; nothing has changed then.
         """
         clock = clock_of(self.model.device)
         if isinstance(frame, EncodedFrame):
@@ -178,8 +167,8 @@ class Tracker:
         else:
             features, level = self._encode(frame, clock)
             height, width, earlier = frame.shape[0], frame.shape[1], {}
-        self._propagation.measures = Measures.at(level)
-        features = self.history.hold(features)
+        self._propagation.workload = Workload.at(level)
+        features = self.history.place(features)
         clock.lap("encode")
         self._frame += 1
         stored = StoredFrame(self._frame, stamp, width, height, features)
@@ -191,13 +180,13 @@ class Tracker:
                 with self._shared.turn():
                     changes = self._propagation.track(objects, stored, clock.lap)
         finally:
-            stored.keep(objects)
+            stored.store(objects)
         changes += self._drop_lost(objects)
         laps = clock.finish()
         for name, taken in earlier.items():
             laps[name] = taken + laps.get(name, 0.0)
-        self._governor.took(sum(laps.values()), level)
-        return replace(self._result(stored, tuple(changes), laps), economies=ECONOMIES[:level])
+        self._load_shedder.took(sum(laps.values()), level)
+        return replace(self._result(stored, tuple(changes), laps), load_shedding=SHEDDING_STEPS[:level])
 
     # -- commands ----------------------------------------------------------------------------------------------
 
@@ -205,30 +194,33 @@ class Tracker:
         """Applies prompts to the frame stamped ``stamp`` (nanoseconds; 0 = the newest); one result each, refusals
         included.
 
-        A request without ``object_id`` makes a new object; with the id of a living one it corrects that object. On a
-        stored frame that is not the newest, the objects are rolled forward to now from there, and no other object
-        notices.
+        A request without ``object_id`` adds a new object; with the id of a living one it corrects that object. A late
+        prompt, on a stored frame that is not the newest, also tracks its object from there to now. Other objects are
+        not affected.
         """
         with self._shared.turn():
             return self._add(requests, stamp)
 
     def _add(self, requests: Sequence[AddRequest], stamp: int) -> list[PromptResult]:
         try:
-            run = PromptRun(self._engine, self.history.find(stamp), stamp)
+            stored = self.history.find(stamp)
         except PromptError as error:
             return [_refusal(error, request) for request in requests]
+        transaction = PromptTransaction(self._registry, self.history, self._prompts, self._propagation, stored, stamp)
         results: dict[int, PromptResult] = {}
         waiting: list[int] = []
 
         def apply() -> None:
-            results.update(zip(waiting, run.apply(), strict=True))
+            applied, changes = transaction.apply()
+            results.update(zip(waiting, applied, strict=True))
+            self._changes.extend(changes)
             waiting.clear()
 
         for index, request in enumerate(requests):
-            if run.holds(request.object_id):
+            if transaction.holds(request.object_id):
                 apply()  # a second prompt for the same object builds on the answer to the first
             try:
-                run.admit(request)
+                transaction.admit(request)
                 waiting.append(index)
             except PromptError as error:
                 results[index] = _refusal(error, request)
@@ -244,25 +236,25 @@ class Tracker:
 
     def remove(self, object_id: int) -> bool:
         """Forgets an object; its id is never used again. False when there is none of this id."""
-        one = self._objects.get(object_id)
-        if one is None:
+        obj = self._objects.get(object_id)
+        if obj is None:
             return False
-        self._forget(one)
-        self._changes.append(change_of(one, REMOVED, one.state, "removed by request", gone=True))
+        self._forget(obj)
+        self._changes.append(obj.change(EventCode.REMOVED, obj.state, "removed by request", gone=True))
         return True
 
     def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
-        """Changes name and label, and with ``label_score`` how sure the label is.
+        """Changes name and label, and the label's score unless ``label_score`` is None.
 
         Raises:
             PromptError: no such object, the name is another one's, or can't be used.
         """
         check_names(name, label, label_score)
-        one = self._registry.living(object_id)
+        obj = self._registry.living(object_id)
         self._registry.check_name(name, object_id)
-        one.name, one.label = name, label
+        obj.name, obj.label = name, label
         if label_score is not None:
-            one.label_score = label_score
+            obj.label_score = label_score
 
     def reset(self) -> int:
         """Forgets every object; returns how many there were. Ids go on from where they were."""
@@ -277,40 +269,40 @@ class Tracker:
         return None if newest is None else self._result(newest, (), {})
 
     def mask_logits(self, object_id: int) -> Tensor | None:
-        """Logits of a living object's mask on the newest frame before they are scaled to the image, ``[1, h, w]``, on
-        the model's device; None where it was not looked for there."""
-        one = self._objects.get(object_id)
-        return None if one is None else one.logits
+        """Low-resolution mask logits of a living object on the newest frame, ``[1, h, w]`` on the model's device; None
+        where it was not searched for."""
+        obj = self._objects.get(object_id)
+        return None if obj is None else obj.logits
 
     def take_changes(self) -> list[ObjectChange]:
-        """Changes since the last call that no :class:`FrameResult` carried; the newest thousand, if nobody asks."""
+        """Changes since the last call that no :class:`FrameResult` carried; at most the newest :data:`MAX_CHANGES`."""
         changes = list(self._changes)
         self._changes.clear()
         return changes
 
     def close(self) -> None:
-        """Lets memory and model go."""
+        """Forgets all objects and frames."""
         self.reset()
         self.history.clear()
 
     def _drop_lost(self, objects: list[TrackedObject]) -> list[ObjectChange]:
-        """Forgets those that have been lost for too long."""
+        """Forgets objects that have been LOST for longer than ``drop_after``."""
         longest = self.config.drop_after
         changes = []
-        for one in objects:
-            if longest and one.state is ObjectState.LOST and one.sight.absent_for > longest:
-                self._forget(one)
-                reason = f"not seen for {one.sight.absent_for} frames (tracker.drop_after)"
-                changes.append(change_of(one, DROPPED, one.state, reason, gone=True))
+        for obj in objects:
+            if longest and obj.state is ObjectState.LOST and obj.presence.absent_for > longest:
+                self._forget(obj)
+                reason = f"not seen for {obj.presence.absent_for} frames (tracker.drop_after)"
+                changes.append(obj.change(EventCode.DROPPED, obj.state, reason, gone=True))
         return changes
 
-    def _forget(self, one: TrackedObject) -> None:
-        del self._objects[one.object_id]
-        self.bank.clear(one.row)
-        self.history.forget(one.object_id)
+    def _forget(self, obj: TrackedObject) -> None:
+        del self._objects[obj.object_id]
+        self.bank.clear(obj.row)
+        self.history.forget(obj.object_id)
 
     def _result(self, stored: StoredFrame, changes: tuple[ObjectChange, ...], laps: dict[str, float]) -> FrameResult:
-        results = tuple(one.result(stored.width, stored.height) for one in self._objects.values())
+        results = tuple(obj.result(stored.width, stored.height) for obj in self._objects.values())
         return FrameResult(stored.frame, stored.stamp, stored.width, stored.height, results, changes, laps)
 
 

@@ -39,6 +39,17 @@ class PromptCode(IntEnum):
     UNSUPPORTED = 9
 
 
+class EventCode(IntEnum):
+    """What happened to an object; the numbers are those of ``ObjectEvent``'s constants."""
+
+    ADDED = 1
+    STATE_CHANGED = 2
+    CORRECTED = 3
+    REMOVED = 4
+    DROPPED = 5
+    PROMPT_RELEASED = 6
+
+
 class PromptError(ValueError):
     """A prompt that can't be applied; ``str(error)`` says what was wrong, what is accepted and what to do."""
 
@@ -193,9 +204,9 @@ class PromptResult:
 
 @dataclass(frozen=True)
 class ObjectChange:
-    """A change in the life of an object; fields as in ``ObjectEvent.msg`` (``event`` is one of its constants)."""
+    """A change in the life of an object; fields as in ``ObjectEvent.msg``."""
 
-    event: int
+    event: EventCode
     object_id: int
     name: str
     label: str
@@ -218,7 +229,7 @@ class FrameResult:
     objects: tuple[ObjectResult, ...]
     changes: tuple[ObjectChange, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)  # by stage; steady clock
-    economies: tuple[str, ...] = ()  # made for the deadline (governor.ECONOMIES)
+    load_shedding: tuple[str, ...] = ()  # in force for the deadline, of deadline.SHEDDING_STEPS
 
     def object(self, object_id: int) -> ObjectResult:
         """The result of one object.

@@ -38,7 +38,7 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
     tracker.close()
     with on_device(shared.model.device):
         _work_on_most(shared, config)
-    shared.record(config)
+    shared.capture_graphs(config)
     shared.batches.clear()
     if shared.model.device.type == "cpu":
         reserve(RESERVE)

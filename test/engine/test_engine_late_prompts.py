@@ -12,8 +12,7 @@ from small_tracker import add, box, click, rectangle, scene, small_model
 
 from sam2_ros.inference import Backend
 from sam2_ros.model import Sam2Model
-from sam2_ros.tracking import AddRequest, ObjectState, PromptCode, TrackerConfig
-from sam2_ros.tracking.tracker import ADDED, CORRECTED, PROMPT_RELEASED, STATE_CHANGED
+from sam2_ros.tracking import AddRequest, EventCode, ObjectState, PromptCode, TrackerConfig
 
 K = 8  # stored frames before the newest
 SECOND = 1_000_000_000
@@ -45,7 +44,7 @@ def test_the_banks_rule_lets_a_correction_go_and_says_so(make_engine: MakeEngine
     engine.take_changes()
     answer = engine.refine(AddRequest(click(60, 60), 1), stamp(10))
     assert "its prompt of frame 8 was let go" in answer.message
-    assert [change.event for change in engine.take_changes()] == [CORRECTED, PROMPT_RELEASED]
+    assert [change.event for change in engine.take_changes()] == [EventCode.CORRECTED, EventCode.PROMPT_RELEASED]
 
 
 def test_what_a_late_prompt_changes_is_told_as_of_now(make_engine: MakeEngine) -> None:
@@ -63,15 +62,15 @@ def test_what_a_late_prompt_changes_is_told_as_of_now(make_engine: MakeEngine) -
     assert answer.result is not None and (answer.result.prompted, answer.result.frames_tracked) == (True, 2)
     corrected, changed = engine.take_changes()
     assert (corrected.event, corrected.previous_state, corrected.state) == (
-        CORRECTED, ObjectState.OCCLUDED, ObjectState.VISIBLE,
+        EventCode.CORRECTED, ObjectState.OCCLUDED, ObjectState.VISIBLE,
     )  # fmt: skip
-    assert (changed.event, changed.last_seen) == (STATE_CHANGED, stamp(6))
+    assert (changed.event, changed.last_seen) == (EventCode.STATE_CHANGED, stamp(6))
     newest = engine.objects()
     assert newest is not None and newest.stamp == stamp(6)
     assert not newest.object(1).prompted and newest.object(1).frames_tracked == 5
     engine.add([AddRequest(click(), name="cup")], stamp(4))
     (added,) = engine.take_changes()
-    assert (added.event, added.previous_state, added.last_seen, added.name) == (ADDED, None, stamp(6), "cup")
+    assert (added.event, added.previous_state, added.last_seen, added.name) == (EventCode.ADDED, None, stamp(6), "cup")
 
 
 def test_overlap_is_settled_on_the_newest_frame_alone(make_engine: MakeEngine) -> None:

@@ -45,11 +45,11 @@ def test_what_is_allocated_stays_and_so_does_all_that_was_set_with_it(
         assert engine.step(scene(2), 3).object(one).state is ObjectState.OCCLUDED
 
 
-def test_a_deadline_that_is_set_later_makes_economies(make_engine: MakeEngine) -> None:
+def test_a_deadline_that_is_set_later_sheds_load(make_engine: MakeEngine) -> None:
     engine = make_engine(CONFIG)
     for frame in range(12):
         if frame == 6:
             engine.configure(replace(CONFIG, deadline=1e-6))
         result = engine.step(scene(frame), frame + 1)
-        assert frame >= 6 or not result.economies
-    assert result.economies
+        assert frame >= 6 or not result.load_shedding
+    assert result.load_shedding

@@ -10,8 +10,7 @@ from engines import MakeEngine
 from small_tracker import add, box, click, object_score, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.inference import Backend
-from sam2_ros.tracking import AddRequest, ObjectState, TrackerConfig
-from sam2_ros.tracking.tracker import ADDED, CORRECTED, DROPPED, REMOVED, STATE_CHANGED
+from sam2_ros.tracking import AddRequest, EventCode, ObjectState, TrackerConfig
 
 VISIBLE, OCCLUDED, LOST = ObjectState.VISIBLE, ObjectState.OCCLUDED, ObjectState.LOST
 SECOND = 1_000_000_000
@@ -57,9 +56,9 @@ def test_state_changes_come_with_the_frame(engine: Backend) -> None:
                 for change in engine.step(scene(frame), frame).changes
             ]
     assert {frame: found for frame, found in changes.items() if found} == {
-        2: [(STATE_CHANGED, one, VISIBLE, OCCLUDED, "VISIBLE became OCCLUDED")],
-        5: [(STATE_CHANGED, one, OCCLUDED, LOST, "OCCLUDED became LOST")],
-        7: [(STATE_CHANGED, one, LOST, VISIBLE, "LOST became VISIBLE")],
+        2: [(EventCode.STATE_CHANGED, one, VISIBLE, OCCLUDED, "VISIBLE became OCCLUDED")],
+        5: [(EventCode.STATE_CHANGED, one, OCCLUDED, LOST, "OCCLUDED became LOST")],
+        7: [(EventCode.STATE_CHANGED, one, LOST, VISIBLE, "LOST became VISIBLE")],
     }
     assert engine.take_changes() == []  # a frame's result carries them, and nothing else does
 
@@ -85,23 +84,26 @@ def test_events_of_commands(engine: Backend) -> None:
     with object_score(small_model(), 2.0):
         engine.add([AddRequest(box(), name="ball", label="toy"), AddRequest(click())])
     first, second = engine.take_changes()
-    assert (first.event, first.object_id, first.name, first.label) == (ADDED, 1, "ball", "toy")
+    assert (first.event, first.object_id, first.name, first.label) == (EventCode.ADDED, 1, "ball", "toy")
     assert (first.previous_state, first.state, first.last_seen) == (None, VISIBLE, 5)
     assert first.object_score == pytest.approx(2.0) and 0.8 < first.visibility < 0.9
-    assert (second.event, second.object_id) == (ADDED, 2)
+    assert (second.event, second.object_id) == (EventCode.ADDED, 2)
     assert engine.take_changes() == []
 
     with object_score(small_model(), -2.0):
         engine.step(scene(1), 6)
     engine.refine(AddRequest(click(60, 60), 1))
     corrected, changed = engine.take_changes()
-    assert (corrected.event, corrected.previous_state, corrected.state) == (CORRECTED, OCCLUDED, VISIBLE)
-    assert (changed.event, changed.previous_state, changed.state) == (STATE_CHANGED, OCCLUDED, VISIBLE)
+    assert (corrected.event, corrected.previous_state, corrected.state) == (EventCode.CORRECTED, OCCLUDED, VISIBLE)
+    assert (changed.event, changed.previous_state, changed.state) == (EventCode.STATE_CHANGED, OCCLUDED, VISIBLE)
 
     engine.remove(1)
     engine.reset()
     events = [(change.event, change.object_id, change.state, change.reason) for change in engine.take_changes()]
-    assert events == [(REMOVED, 1, None, "removed by request"), (REMOVED, 2, None, "removed by request")]
+    assert events == [
+        (EventCode.REMOVED, 1, None, "removed by request"),
+        (EventCode.REMOVED, 2, None, "removed by request"),
+    ]
 
 
 def test_refused_prompts_and_failed_removals_are_no_events(engine: Backend) -> None:
@@ -156,7 +158,7 @@ def test_an_object_that_is_lost_for_too_long_is_dropped(make_engine: MakeEngine)
         results = run(engine, 1, 8)
     assert [len(result.objects) for result in results] == [1] * 6 + [0, 0]
     (change,) = results[6].changes
-    assert (change.event, change.object_id, change.previous_state, change.state) == (DROPPED, one, LOST, None)
+    assert (change.event, change.object_id, change.previous_state, change.state) == (EventCode.DROPPED, one, LOST, None)
     assert change.reason == "not seen for 7 frames (tracker.drop_after)"
     assert engine.take_changes() == [] and not results[7].changes
     assert add(engine, box()) == [one + 1]

@@ -14,7 +14,6 @@ from sam2_ros.tracking import AddRequest, FrameResult, TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
 
 CONFIG = TrackerConfig(max_objects=3, lost_after=2)
-ADDED, STATE_CHANGED, CORRECTED, REMOVED = 1, 2, 3, 4
 
 
 def local(config: TrackerConfig) -> Backend:

@@ -21,6 +21,7 @@ from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.types import (
     AddRequest,
     CroppedMask,
+    EventCode,
     FrameResult,
     MaskCandidate,
     ObjectChange,
@@ -131,7 +132,9 @@ def test_prompt_result_and_event() -> None:
     refused = messages.prompt_result(PromptResult(PromptCode.FULL, "no room"), "mono8")
     assert (refused.code, refused.success, refused.object_id) == (PromptResultMessage.FULL, False, 0)
 
-    change = ObjectChange(2, 3, "cup", "dish", ObjectState.VISIBLE, ObjectState.LOST, -1.5, 0.25, 5, "gone")
+    change = ObjectChange(
+        EventCode.STATE_CHANGED, 3, "cup", "dish", ObjectState.VISIBLE, ObjectState.LOST, -1.5, 0.25, 5, "gone"
+    )
     event = messages.object_event(change, Header(frame_id="camera"))
     assert (event.event, event.id, event.name, event.label) == (ObjectEvent.STATE_CHANGED, 3, "cup", "dish")
     assert (event.previous_state, event.state) == (TrackedObject.STATE_VISIBLE, TrackedObject.STATE_LOST)
@@ -142,6 +145,9 @@ def test_prompt_result_and_event() -> None:
 def test_the_codes_are_the_messages() -> None:
     assert {code.name: int(code) for code in PromptCode} == {
         code.name: getattr(PromptResultMessage, code.name) for code in PromptCode
+    }
+    assert {code.name: int(code) for code in EventCode} == {
+        code.name: getattr(ObjectEvent, code.name) for code in EventCode
     }
     assert {f"STATE_{state.name}": int(state) for state in ObjectState} == {
         f"STATE_{state.name}": getattr(TrackedObject, f"STATE_{state.name}") for state in ObjectState

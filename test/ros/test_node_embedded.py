@@ -13,7 +13,7 @@ from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.msg import ObjectEvent, ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.messages import full_mask, rgb_image
 from sam2_ros.srv import RefineObject
-from sam2_ros.tracking.deadline import ECONOMIES
+from sam2_ros.tracking.deadline import SHEDDING_STEPS
 from sam2_ros.tracking.types import BoolMask
 
 BALL, BOOK = 1, 2
@@ -132,8 +132,8 @@ def test_who_chooses_what_a_click_means(folder: Path) -> None:
         assert chosen.success and chosen.area == other.area, chosen.message
 
 
-def test_economies_for_the_deadline_are_reported(folder: Path) -> None:
-    """No frame can be tracked in a millisecond, so every economy is made, in its order, and tracking goes on."""
+def test_load_shedding_is_reported(folder: Path) -> None:
+    """No frame can be tracked in a millisecond, so all steps are taken, in their order, and tracking goes on."""
     file = folder / "deadline.yaml"
     file.write_text(
         "/**:\n  ros__parameters:\n    model.image_size: 224\n    diagnostics.period: 0.05\n"
@@ -149,6 +149,6 @@ def test_economies_for_the_deadline_are_reported(folder: Path) -> None:
         for frame in frames[1:]:
             tracks = publish(node, frame.rgb)
             node.status()  # may have been under way already
-            told.append(node.status()["economies for the deadline"])
-        assert list(dict.fromkeys(told)) == ["none", *(", ".join(ECONOMIES[:count]) for count in (1, 2, 3))]
+            told.append(node.status()["load shedding"])
+        assert list(dict.fromkeys(told)) == ["none", *(", ".join(SHEDDING_STEPS[:count]) for count in (1, 2, 3))]
         assert tracks.objects[0].state == TrackedObject.STATE_VISIBLE

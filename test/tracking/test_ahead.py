@@ -48,17 +48,17 @@ def told(result: FrameResult) -> list[tuple[object, ...]]:
 
 
 def test_a_frame_may_be_encoded_before_its_turn() -> None:
-    alone = Tracker(small_model(), TrackerConfig(deadline=1e-9))  # the governor asks for economies at once
+    alone = Tracker(small_model(), TrackerConfig(deadline=1e-9))  # sheds load at once
     ahead = Tracker(small_model(), TrackerConfig(deadline=1e-9))
     for index in range(FRAMES):
-        ahead._governor._level = alone._governor._level  # it goes by the clock, which is not the same for both
+        ahead._load_shedder.level = alone._load_shedder.level  # it goes by the clock, which is not the same for both
         expected = alone.step(frame(index), index + 1)
         found = ahead.step(ahead.encode(frame(index)), index + 1)
         assert told(found) == told(expected) and found.width == 120 and found.height == 90
-        assert found.timings_ms.keys() == expected.timings_ms.keys() and found.economies == expected.economies
+        assert found.timings_ms.keys() == expected.timings_ms.keys() and found.load_shedding == expected.load_shedding
         if index == 0:
             assert alone.add([request()])[0].success and ahead.add([request()])[0].success
-    assert expected.economies, "the last frames were worked on with less"
+    assert expected.load_shedding, "the last frames were worked on with less"
     with pytest.raises(ValueError, match=r"uint8 of shape \[H, W, 3\]"):
         ahead.encode(np.zeros((9, 9), np.uint8))
 

@@ -41,21 +41,21 @@ class Stream:
         ):
             slots, there = bank._recent(np.array([0]), frame, np.arange(1, count + 1), table)
             found = [
-                tensor[0, bank.kept + int(slot)].item() if known else None
+                tensor[0, bank.conditioning + int(slot)].item() if known else None
                 for slot, known in zip(slots[0], there[0], strict=True)
             ]
             expected: list[float | None] = list(reversed(wanted[-count:]))
             assert found == expected + [None] * (count - len(expected))
 
     def track(self, frame: int, keeps: float) -> None:
-        self.bank.hold([0], frame)
+        self.bank.pass_frame([0], frame)
         self.check(frame)
         for _ in range(self.random.choice((1, 1, 2))):  # a second time where another's parts were left out
             self.number += 1
             self.bank.write_recent([0], frame, torch.full((1, 1, 1), self.number), torch.full((1, 1), self.number))
         before = self.after.get(frame - 1, ())
         if self.random.random() < keeps:
-            self.bank.keep_recent([0], frame)
+            self.bank.commit_recent([0], frame)
             before = (*before, self.number)
         self.after[frame] = before
 

@@ -1,6 +1,6 @@
-"""A GPU is given a frame's work before the host has looked, padded and recorded; the tracks are those of looking first.
+"""A GPU encodes memories before the host has judged the masks, in padded graphs; the tracks are those of looking first.
 
-Here the recordings run on the CPU, where they are plain calls on the same tensors.
+Here the graphs run on the CPU, where they are plain calls on the same tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sam2_ros.tracking import (
     mask_parts,
     shared_model,
 )
-from sam2_ros.tracking.cuda_graphs import Capacity, FrameWork, buckets
+from sam2_ros.tracking.cuda_graphs import Capacity, TrackingGraphs, buckets
 from sam2_ros.tracking.masks import image_masks, pack_masks
 from sam2_ros.tracking.policies import RecentPolicy
 from sam2_ros.tracking.shared_model import SharedModel
@@ -40,13 +40,13 @@ def own_model() -> Sam2Model:
 
 
 def tracked(
-    config: TrackerConfig, replays: bool, objects: int = 3
+    config: TrackerConfig, use_graphs: bool, objects: int = 3
 ) -> tuple[list[FrameResult], list[torch.Tensor], torch.Tensor]:
     """Results, last logits and the bank of a stream in which every object hides for a while and comes back, and one is
     new when the others have memories."""
-    shared = SharedModel(own_model(), replays=replays)
+    shared = SharedModel(own_model(), use_graphs=use_graphs)
     tracker = Tracker(shared.model, config, shared=shared)
-    assert tracker._propagation.replays == replays, "and not plainly the same"
+    assert tracker._propagation.use_graphs == use_graphs, "and not plainly the same"
     ids = stepped(tracker, [box(), box(60, 10, 100, 60)][: objects - 1])
     results = run(tracker, 1, 4)
     ids += stepped(tracker, [click(120, 90)], 5)
@@ -54,7 +54,7 @@ def tracked(
     with object_score(tracker.model, -5.0):
         results += run(tracker, 9, 13)
     results += run(tracker, 14, 27)
-    assert not replays or any(each.full for each in shared._works), "in the end all memories are full"
+    assert not use_graphs or any(each.full for each in shared._graphs), "in the end all memories are full"
     return results, [logits(tracker, each) for each in ids], tracker.bank.spatial
 
 
@@ -92,7 +92,7 @@ def test_gives_the_same(config: TrackerConfig, objects: int) -> None:
     torch.testing.assert_close(bank.float(), other_bank.float(), rtol=1e-2, atol=1e-2)
 
 
-def test_what_the_host_rejects_is_worked_out_again() -> None:
+def test_what_the_host_rejects_is_worked_out_encode_again() -> None:
     """Every mask loses all of its parts but the largest."""
 
     def largest(self: object, parts: mask_parts.Parts, *_: Any) -> Any:
@@ -101,7 +101,9 @@ def test_what_the_host_rejects_is_worked_out_again() -> None:
     config = TrackerConfig(max_objects=3, lost_after=3)
     with (
         mock.patch.object(RecentPolicy, "own_parts", largest),
-        mock.patch.object(cuda_propagation.ReplayedPropagation, "_again", autospec=True, side_effect=_AGAIN) as again,
+        mock.patch.object(
+            cuda_propagation.CudaPropagation, "_encode_again", autospec=True, side_effect=_AGAIN
+        ) as again,
     ):
         results, _, bank = tracked(config, False)
         assert not again.called
@@ -111,12 +113,12 @@ def test_what_the_host_rejects_is_worked_out_again() -> None:
     torch.testing.assert_close(bank.float(), other_bank.float(), rtol=1e-2, atol=1e-2)
 
 
-_AGAIN = cuda_propagation.ReplayedPropagation._again
+_AGAIN = cuda_propagation.CudaPropagation._encode_again
 
 
 def test_where_the_host_chooses_it_looks_first() -> None:
-    shared = SharedModel(own_model(), replays=True)
-    with mock.patch.object(FrameWork, "load", side_effect=AssertionError("not to be used")):
+    shared = SharedModel(own_model(), use_graphs=True)
+    with mock.patch.object(TrackingGraphs, "load", side_effect=AssertionError("not to be used")):
         tracker = Tracker(shared.model, TrackerConfig(max_objects=2, memory_policy="distractor_aware"), shared=shared)
         stepped(tracker, [box()])
         assert run(tracker, 1, 3)[-1].objects[0].mask.area
@@ -124,66 +126,66 @@ def test_where_the_host_chooses_it_looks_first() -> None:
 
 def test_it_looks_first_from_when_recognition_is_turned_on() -> None:
     plain = TrackerConfig(max_objects=2, recognition=False)
-    shared = SharedModel(load_model("embedded"), replays=True)
+    shared = SharedModel(load_model("embedded"), use_graphs=True)
     live = Tracker(shared.model, plain, shared=shared)
-    assert live._propagation.replays
+    assert live._propagation.use_graphs
     live.configure(replace(plain, recognition=True))
-    assert not live._propagation.replays
+    assert not live._propagation.use_graphs
     live.configure(plain)
-    assert live._propagation.replays
+    assert live._propagation.use_graphs
 
 
-def test_everything_is_recorded_before_the_first_live_frame() -> None:
-    shared, config = SharedModel(own_model(), replays=True), TrackerConfig(max_objects=5, lost_after=3)
+def test_every_graph_is_captured_before_the_first_live_frame() -> None:
+    shared, config = SharedModel(own_model(), use_graphs=True), TrackerConfig(max_objects=5, lost_after=3)
     warm_up(shared, config)
-    with mock.patch.object(FrameWork, "__init__", side_effect=AssertionError("recorded in a live frame")):
+    with mock.patch.object(TrackingGraphs, "__init__", side_effect=AssertionError("captured in a live frame")):
         tracker = Tracker(shared.model, config, shared=shared)
         stepped(tracker, [box(), box(60, 10, 100, 60), click(120, 90)])
         assert len(run(tracker, 1, 3)[-1].objects) == 3
     assert buckets(5) == [1, 2, 4, 5] and buckets(16) == [1, 2, 4, 8, 16] and buckets(1) == [1]
 
 
-def test_goes_on_without_what_cannot_be_recorded() -> None:
+def test_goes_on_without_a_graph_that_cannot_be_captured() -> None:
     """As when a GPU has too little memory for so many objects: first with room for less than full memories, then
-    without a recording."""
+    without a graph."""
     config = TrackerConfig(max_objects=3)
-    wanted, made = tracked(config, False)[0], FrameWork.__init__
+    wanted, made = tracked(config, False)[0], TrackingGraphs.__init__
 
     def refusing(what: Callable[[Capacity], bool]) -> Any:
-        def init(self: FrameWork, model: Any, capacity: Capacity, *others: Any) -> None:
+        def init(self: TrackingGraphs, model: Any, capacity: Capacity, *others: Any) -> None:
             if what(capacity):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             made(self, model, capacity, *others)
 
-        return mock.patch.object(FrameWork, "__init__", init)
+        return mock.patch.object(TrackingGraphs, "__init__", init)
 
     for what in (lambda capacity: capacity.full, lambda capacity: True):
         with refusing(what), pytest.warns(UserWarning, match="no CUDA graph .* CUDA out of memory"):
             the_same(wanted, tracked(config, True)[0])
 
 
-def test_goes_on_without_a_recorded_encoder() -> None:
+def test_goes_on_without_a_graph_of_the_encoder() -> None:
     config = TrackerConfig(max_objects=3)
     wanted = tracked(config, False)[0]
-    refused = mock.patch.object(cuda_encoder, "Recorded", side_effect=RuntimeError("no C compiler"))
+    refused = mock.patch.object(cuda_encoder, "CudaGraph", side_effect=RuntimeError("no C compiler"))
     with refused as asked, pytest.warns(UserWarning, match="no CUDA graph for the image encoder.* no C compiler"):
         the_same(wanted, tracked(config, True)[0])
     assert asked.call_count == 1, "it is not tried again in every frame"
 
 
-def test_old_recordings_go() -> None:
-    """Clients of a server choose their settings; what was recorded for those that left must not pile up."""
+def test_old_graphs_go() -> None:
+    """Clients of a server choose their settings; graphs for those that left must not pile up."""
     config = TrackerConfig(max_objects=3)
     wanted = tracked(config, False)[0]
-    with mock.patch.object(shared_model, "KEPT_RECORDINGS", 1):
+    with mock.patch.object(shared_model, "MAX_GRAPHS", 1):
         the_same(wanted, tracked(config, True)[0])
 
 
 def test_two_cameras_share_the_recordings() -> None:
     """What one leaves there is not taken for the other's."""
     config = TrackerConfig(max_objects=2)
-    shared = SharedModel(own_model(), replays=True)
-    alone = Tracker(shared.model, config, shared=SharedModel(small_model(), replays=False))
+    shared = SharedModel(own_model(), use_graphs=True)
+    alone = Tracker(shared.model, config, shared=SharedModel(small_model(), use_graphs=False))
     one, other = (Tracker(shared.model, config, shared=shared) for _ in range(2))
     stepped(alone, [box()])
     stepped(one, [box()])

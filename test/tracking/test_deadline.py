@@ -1,4 +1,4 @@
-"""Where frames would miss the deadline, economies are made one by one, and taken back when there is time."""
+"""Where frames would miss the deadline, load is shed step by step, and the steps are taken back when there is time."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from unittest import mock
 from small_tracker import box, object_score, run, small_model, stepped
 
 from sam2_ros.tracking import Tracker, TrackerConfig
-from sam2_ros.tracking.deadline import CALM, ECONOMIES, JUDGED, Governor, Measures
+from sam2_ros.tracking.deadline import CALM, JUDGED, SHEDDING_STEPS, LoadShedder, Workload
 
 DEADLINE = 0.1  # s
 
 
-def after(governor: Governor, frames: int, milliseconds: float) -> tuple[str, ...]:
+def after(shedder: LoadShedder, frames: int, milliseconds: float) -> tuple[str, ...]:
     for _ in range(frames):
-        governor.took(milliseconds)
-    return governor.economies
+        shedder.took(milliseconds)
+    return shedder.load_shedding
 
 
-def test_one_economy_after_the_other() -> None:
-    governor = Governor(DEADLINE)
-    assert after(governor, JUDGED - 1, 150) == ()
+def test_one_step_after_the_other() -> None:
+    shedder = LoadShedder(DEADLINE)
+    assert after(shedder, JUDGED - 1, 150) == ()
     for count in (1, 2, 3, 3):
-        assert after(governor, JUDGED, 150) == ECONOMIES[:count]
-    assert Measures.at(0) == Measures()
-    assert governor.measures == Measures.at(3)
+        assert after(shedder, JUDGED, 150) == SHEDDING_STEPS[:count]
+    assert Workload.at(0) == Workload()
+    assert shedder.level == 3
 
 
 def test_a_single_slow_frame_changes_nothing() -> None:
-    governor = Governor(DEADLINE)
+    shedder = LoadShedder(DEADLINE)
     for _ in range(20):
-        after(governor, 2, 90)
-        assert after(governor, 1, 500) == ()
+        after(shedder, 2, 90)
+        assert after(shedder, 1, 500) == ()
 
 
-def test_economies_are_taken_back_last_first() -> None:
-    governor = Governor(DEADLINE)
-    after(governor, 3 * JUDGED, 150)
-    assert after(governor, 10 * CALM, 90) == ECONOMIES, "90 of 100 ms is no spare time"
+def test_steps_are_taken_back_last_first() -> None:
+    shedder = LoadShedder(DEADLINE)
+    after(shedder, 3 * JUDGED, 150)
+    assert after(shedder, 10 * CALM, 90) == SHEDDING_STEPS, "90 of 100 ms is no spare time"
     for count in (2, 1, 0):
-        after(governor, CALM - 1, 20)
-        assert after(governor, 1, 20) == ECONOMIES[:count]
+        after(shedder, CALM - 1, 20)
+        assert after(shedder, 1, 20) == SHEDDING_STEPS[:count]
 
 
 def test_does_not_swing_at_the_edge() -> None:
-    """With the economy a frame takes 60 ms, without it 120."""
-    governor, changes = Governor(DEADLINE), 0
+    """With a step a frame takes 60 ms, without it 120."""
+    shedder, changes = LoadShedder(DEADLINE), 0
     before: tuple[str, ...] = ()
     for _ in range(2000):
-        governor.took(60 if governor.economies else 120)
-        changes += governor.economies != before
-        before = governor.economies
-    assert changes <= 14, "each time it is kept twice as long"
+        shedder.took(60 if shedder.load_shedding else 120)
+        changes += shedder.load_shedding != before
+        before = shedder.load_shedding
+    assert changes <= 14, "each time the step stays twice as long"
 
 
-def test_without_a_deadline_nothing_is_economised() -> None:
-    assert after(Governor(0.0), 100, 1e6) == ()
+def test_without_a_deadline_nothing_is_shed() -> None:
+    assert after(LoadShedder(0.0), 100, 1e6) == ()
 
 
 def slow(tracker: Tracker, seconds: float) -> Any:
@@ -94,9 +94,9 @@ def test_the_tracker_makes_and_reports_them() -> None:
         mock.patch.object(tracker.bank, "gather", remembered),
     ):
         results = run(tracker, 1, 3 * JUDGED + 2)
-    seen = [result.economies for result in results]
-    assert seen[0] == () and seen[-1] == ECONOMIES
-    assert [seen.index(ECONOMIES[:count]) for count in (1, 2, 3)] == [JUDGED - 1, 2 * JUDGED - 1, 3 * JUDGED - 1]
+    seen = [result.load_shedding for result in results]
+    assert seen[0] == () and seen[-1] == SHEDDING_STEPS
+    assert [seen.index(SHEDDING_STEPS[:count]) for count in (1, 2, 3)] == [JUDGED - 1, 2 * JUDGED - 1, 3 * JUDGED - 1]
     assert sizes[0] == 128 and sizes[-1] == 96
     assert memories[2 * JUDGED - 2] == 1 + 6 and memories[-1] == 1 + 2, "fewer frames are attended to"
     assert results[-1].object(one).mask.area > 0, "the object is tracked on"

@@ -51,10 +51,10 @@ def agree(late: Tracker, in_time: Tracker, object_id: int, other_id: int | None 
         assert np.count_nonzero(ours.mask.full() != theirs.mask.full()) <= 2  # a logit of zero, up to rounding
         assert ours.object_score == pytest.approx(theirs.object_score, abs=SAME)
         assert (ours.added_frame, ours.prompted) == (theirs.added_frame, theirs.prompted)
-        areas = (ours.sight.areas, theirs.sight.areas)
+        areas = (ours.presence.areas, theirs.presence.areas)
         assert areas[0] == pytest.approx(areas[1], abs=1e-2)
         equal = {"areas": (), "prompted_area": 0.0}
-        assert replace(ours.sight, **equal) == replace(theirs.sight, **equal)  # type: ignore[arg-type]
+        assert replace(ours.presence, **equal) == replace(theirs.presence, **equal)  # type: ignore[arg-type]
         play(late, frame, frame)
         play(in_time, frame, frame)
 

@@ -35,7 +35,7 @@ def image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def shared() -> SharedModel:
-    found = SharedModel(copy.deepcopy(small_model()).to(DEVICE), replays=True)
+    found = SharedModel(copy.deepcopy(small_model()).to(DEVICE), use_graphs=True)
     found._resizes = True  # by the interpreter, too
     return found
 
@@ -110,16 +110,16 @@ def test_that_wait_together_are_encoded_together() -> None:
         assert all(same(a, b) for a, b in zip(found[index].tensors, wanted[index].tensors, strict=True))
 
 
-@pytest.mark.parametrize("fails", ["RawEncoding", "Encoding"])
+@pytest.mark.parametrize("fails", ["RawFrameEncoder", "GraphEncoder"])
 @torch.inference_mode()
-def test_one_kind_of_recording_fails_without_the_other(fails: str) -> None:
+def test_one_kind_of_graph_fails_without_the_other(fails: str) -> None:
     one, frame = shared(), image(20, 30)
     pixels = one.model.preprocess(torch.from_numpy(frame))
     wanted = one.model.encode_image(pixels)
     with mock.patch.object(shared_model, fails, side_effect=RuntimeError("out of memory")) as kind:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            if fails == "RawEncoding":
+            if fails == "RawFrameEncoder":
                 assert one.takes_raw(frame, 1.0)
                 found = one.encode_raw(RawFrame(frame, DEVICE))
                 assert not one.takes_raw(frame, 1.0)

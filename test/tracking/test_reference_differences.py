@@ -26,9 +26,8 @@ from video_reference import (
 )
 
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, Tracker, TrackerConfig
+from sam2_ros.tracking import AddRequest, EventCode, ObjectState, Prompt, PromptCode, Tracker, TrackerConfig
 from sam2_ros.tracking.policies import Parts, Trail
-from sam2_ros.tracking.tracker import PROMPT_RELEASED
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_the_first_prompt_stays_and_the_oldest_other_one_goes(slots: int, kept: 
     for frame in range(1, 5):
         tracker.step(scene(frame), frame)
         messages.append(correct(tracker, one))
-        events += [change for change in tracker.take_changes() if change.event == PROMPT_RELEASED]
+        events += [change for change in tracker.take_changes() if change.event == EventCode.PROMPT_RELEASED]
     assert sorted(tracker.bank.prompted_frames[0].tolist()) == kept
     assert [change.reason for change in events] == [f"the prompt of frame {frame} was let go" for frame in released]
     named = [frame for frame in released if any(f"its prompt of frame {frame} was let go" in m for m in messages)]
@@ -168,7 +167,7 @@ def test_bounds_are_as_stated_for_slots_that_were_never_full() -> None:
     for _ in range(3):
         correct(tracker, one)
     assert tracker.bank.prompted_frames[0].tolist() == [0, 1]
-    assert not any(change.event == PROMPT_RELEASED for change in tracker.take_changes())
+    assert not any(change.event == EventCode.PROMPT_RELEASED for change in tracker.take_changes())
     assert np.count_nonzero(tracker.bank.recent_frames[0] == 1) == 0  # and it does not count twice
 
 

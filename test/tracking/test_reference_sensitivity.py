@@ -95,7 +95,7 @@ def no_previous_logits(pair: Pair) -> AbstractContextManager[Any]:
 
 @contextmanager
 def correction_without_memory(pair: Pair) -> Iterator[None]:
-    with mock.patch.object(prompt_decoder.PromptApplier, "_is_correction", lambda *_: False):
+    with mock.patch.object(prompt_decoder.PromptDecoder, "_is_correction", lambda *_: False):
         yield
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from small_tracker import add, box, run, scene, small_model
 
-from sam2_ros.tracking import AddRequest, ObjectState, Tracker, TrackerConfig
+from sam2_ros.tracking import AddRequest, EventCode, ObjectState, Tracker, TrackerConfig
 from sam2_ros.tracking.prompt_decoder import Answer
-from sam2_ros.tracking.tracker import KEPT_CHANGES, REMOVED
+from sam2_ros.tracking.tracker import MAX_CHANGES
 
 VISIBLE, OCCLUDED, LOST = ObjectState.VISIBLE, ObjectState.OCCLUDED, ObjectState.LOST
 SECOND = 1_000_000_000
@@ -37,11 +37,11 @@ def tracker() -> Tracker:
 def test_events_that_nobody_takes_do_not_pile_up(tracker: Tracker) -> None:
     tracker.step(scene(0), 0)
     with mock.patch.object(tracker._prompts, "apply", _answer_quickly(tracker)):
-        for _ in range(KEPT_CHANGES):
+        for _ in range(MAX_CHANGES):
             tracker.remove(add(tracker, box())[0])
     changes = tracker.take_changes()
-    assert len(changes) == KEPT_CHANGES
-    assert (changes[-1].event, changes[-1].object_id) == (REMOVED, KEPT_CHANGES + 1)
+    assert len(changes) == MAX_CHANGES
+    assert (changes[-1].event, changes[-1].object_id) == (EventCode.REMOVED, MAX_CHANGES + 1)
     assert tracker.take_changes() == []
 
 

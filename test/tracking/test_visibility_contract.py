@@ -18,23 +18,23 @@ from small_tracker import add, box, click, logits, object_score, rectangle, run,
 from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.tracking import AddRequest, ObjectState, Prompt, Tracker, TrackerConfig
-from sam2_ros.tracking.visibility import Evidence, Sight
+from sam2_ros.tracking.visibility import Observation, Presence
 
 VISIBLE, OCCLUDED, LOST = ObjectState.VISIBLE, ObjectState.OCCLUDED, ObjectState.LOST
-SEEN, FAINT, GONE = Evidence(True, 0.1, 0.9), Evidence(False, 0.1, 0.9), Evidence(False, 0.0, 0.9)
+SEEN, FAINT, GONE = Observation(True, 0.1, 0.9), Observation(False, 0.1, 0.9), Observation(False, 0.0, 0.9)
 
 
-def follow(evidence: list[Evidence], config: TrackerConfig, bounded: bool = True) -> list[Sight]:
+def follow(observation: list[Observation], config: TrackerConfig, bounded: bool = True) -> list[Presence]:
     """From a prompt of area 0.1 on frame 0 through one frame for each evidence."""
-    sights = [Sight(-1).prompted(0, 0, 0.1, bounded, config)]
-    for frame, one in enumerate(evidence, start=1):
-        sights.append(sights[-1].after(frame, frame, one, config))
-    return sights[1:]
+    presences = [Presence(-1).prompted(0, 0, 0.1, bounded, config)]
+    for frame, one in enumerate(observation, start=1):
+        presences.append(presences[-1].after(frame, frame, one, config))
+    return presences[1:]
 
 
-def states(evidence: list[Evidence], **options: float) -> str:
+def states(observation: list[Observation], **options: float) -> str:
     """One letter a frame."""
-    return "".join(sight.state.name[0] for sight in follow(evidence, TrackerConfig(**options)))  # type: ignore[arg-type]
+    return "".join(presence.state.name[0] for presence in follow(observation, TrackerConfig(**options)))  # type: ignore[arg-type]
 
 
 # -- hysteresis ----------------------------------------------------------------------------------------------
@@ -45,8 +45,8 @@ def test_by_default_what_is_seen_is_visible_at_once() -> None:
 
 
 def test_a_hidden_object_must_be_seen_on_some_frames_in_a_row() -> None:
-    evidence = [SEEN, GONE, SEEN, SEEN, GONE, SEEN, SEEN, SEEN, SEEN]
-    assert states(evidence, visible_after=3) == "VOOOOOOVV"
+    observation = [SEEN, GONE, SEEN, SEEN, GONE, SEEN, SEEN, SEEN, SEEN]
+    assert states(observation, visible_after=3) == "VOOOOOOVV"
 
 
 def test_a_visible_object_must_be_missed_on_some_frames_in_a_row() -> None:
@@ -57,14 +57,14 @@ def test_a_visible_object_must_be_missed_on_some_frames_in_a_row() -> None:
 
 def test_lost_after_frames_without_the_object() -> None:
     """Sightings that are too short to be believed do not count."""
-    evidence = [SEEN, GONE, GONE, SEEN, GONE, GONE, SEEN, SEEN]
-    assert states(evidence, lost_after=3, visible_after=2) == "VOOOLLLV"
+    observation = [SEEN, GONE, GONE, SEEN, GONE, GONE, SEEN, SEEN]
+    assert states(observation, lost_after=3, visible_after=2) == "VOOOLLLV"
 
 
 def test_last_seen_is_that_of_the_newest_visible_frame() -> None:
-    sights = follow([SEEN, FAINT, SEEN, SEEN], TrackerConfig(visible_after=2))
-    assert [(sight.last_seen, sight.absent_for) for sight in sights] == [(1, 0), (1, 1), (1, 2), (4, 0)]
-    assert [sight.first_seen for sight in sights] == [0] * 4
+    presences = follow([SEEN, FAINT, SEEN, SEEN], TrackerConfig(visible_after=2))
+    assert [(presence.last_seen, presence.absent_for) for presence in presences] == [(1, 0), (1, 1), (1, 2), (4, 0)]
+    assert [presence.first_seen for presence in presences] == [0] * 4
 
 
 def test_a_prompt_decides_at_once() -> None:
@@ -80,17 +80,17 @@ def test_a_prompt_decides_at_once() -> None:
 # -- masks that are not believed -----------------------------------------------------------------------------
 
 
-def of(area: float, iou: float = 0.5) -> Evidence:
-    return Evidence(True, area, iou)
+def of(area: float, iou: float = 0.5) -> Observation:
+    return Observation(True, area, iou)
 
 
 def test_a_mask_that_explodes_is_not_believed() -> None:
     """More than four times its area within three sightings, at a low predicted IoU; until it is itself again."""
-    evidence = [of(0.1), of(0.41), of(0.5), of(0.41), of(0.41), of(0.12), of(0.3)]
-    assert states(evidence) == "VOOOOVV"
-    assert states(evidence, explosion_factor=0) == "VVVVVVV"
-    assert states(evidence, explosion_factor=6) == "VVVVVVV"
-    assert [sight.doubted for sight in follow(evidence, TrackerConfig())] == [False, *[True] * 4, False, False]
+    observation = [of(0.1), of(0.41), of(0.5), of(0.41), of(0.41), of(0.12), of(0.3)]
+    assert states(observation) == "VOOOOVV"
+    assert states(observation, explosion_factor=0) == "VVVVVVV"
+    assert states(observation, explosion_factor=6) == "VVVVVVV"
+    assert [presence.doubted for presence in follow(observation, TrackerConfig())] == [False, *[True] * 4, False, False]
 
 
 def test_growth_in_steps_within_three_sightings_is_an_explosion_too() -> None:
@@ -125,12 +125,12 @@ def test_a_mask_that_fills_the_frame_is_not_believed() -> None:
     assert states([of(0.94, 0.9), of(0.96, 0.99), of(0.5, 0.9)]) == "VOV"
     assert states([of(0.94, 0.9), of(0.96, 0.99), of(0.5, 0.9)], max_area=1.0) == "VVV"
     config = TrackerConfig()
-    large = Sight(-1).prompted(0, 0, 0.97, True, config)
+    large = Presence(-1).prompted(0, 0, 0.97, True, config)
     assert large.after(1, 1, of(0.98, 0.9), config).state is VISIBLE
 
 
 def test_a_faint_mask_that_explodes_is_not_shown_either() -> None:
-    assert states([SEEN, Evidence(False, 0.5, 0.5)], occluded_after=3) == "VO"
+    assert states([SEEN, Observation(False, 0.5, 0.5)], occluded_after=3) == "VO"
 
 
 # -- lost objects --------------------------------------------------------------------------------------------
@@ -139,15 +139,15 @@ def test_a_faint_mask_that_explodes_is_not_shown_either() -> None:
 def test_a_lost_object_is_looked_for_now_and_then() -> None:
     """And again at once where something was seen."""
     config = TrackerConfig(lost_after=2, search_every=3, visible_after=2)
-    sight, due = follow([GONE, GONE], config)[-1], []
+    presence, due = follow([GONE, GONE], config)[-1], []
     for frame in range(3, 14):
-        if sight.due(frame, config):
+        if presence.due(frame, config):
             due.append(frame)
-            sight = sight.after(frame, frame, SEEN if frame in (9, 10) else GONE, config)
+            presence = presence.after(frame, frame, SEEN if frame in (9, 10) else GONE, config)
         else:
-            sight = sight.passed(frame, frame, config)
+            presence = presence.passed(frame, frame, config)
     assert due == [3, 6, 9, 10, 11, 12, 13]  # LOST on 3, VISIBLE on 10, OCCLUDED from then on
-    assert sight.state is LOST and sight.lost_since == 13
+    assert presence.state is LOST and presence.lost_since == 13
 
 
 @contextmanager
@@ -264,6 +264,6 @@ def test_late_prompts_and_lost_objects_go_together() -> None:
         see(in_time, 2, 4)
         assert in_time.refine(AddRequest(rectangle(0, 0, 0, 0), 1)).success
         see(in_time, 5, 8)
-    assert late._objects[1].sight == in_time._objects[1].sight
+    assert late._objects[1].presence == in_time._objects[1].presence
     assert late.bank.ticks.tolist() == in_time.bank.ticks.tolist()
-    assert replace(late._objects[1].sight, frame=0).state is LOST
+    assert replace(late._objects[1].presence, frame=0).state is LOST
