@@ -95,8 +95,8 @@ class MemoryBank:
     def __init__(self, model: Sam2Model, config: TrackerConfig) -> None:
         self.model = model
         self.config = config
-        self.conditioning = conditioning_slots(config)
-        rows, prompted, again = config.max_objects, self.conditioning, config.history + 1
+        self.conditioning_slots = conditioning_slots(config)
+        rows, prompted, again = config.max_objects, self.conditioning_slots, config.history + 1
         self.ring = config.recent_slots + again
         self.pointer_ring = POINTER_FRAMES + again
         tokens, channels = model.config.memory_grid**2, model.config.memory_dim
@@ -145,7 +145,7 @@ class MemoryBank:
         """The first half of :meth:`store_recent`. Nothing reads the slots until :meth:`commit_recent`; without it, the
         next frame gets the same slots."""
         slots, pointer_slots = self._slots(self._before(np.asarray(rows), frame) + 1)
-        where = np.stack((np.asarray(rows), self.conditioning + slots, self.conditioning + pointer_slots))
+        where = np.stack((np.asarray(rows), self.conditioning_slots + slots, self.conditioning_slots + pointer_slots))
         index, slot, pointer_slot = upload(where, self.spatial.device)
         self.spatial[index, slot] = memory.to(self.spatial.dtype)
         self.pointers[index, pointer_slot] = pointers.float()
@@ -259,15 +259,8 @@ class MemoryBank:
 
         mask = None
         if not (columns.all() and pointer_columns.all()):
-            per_slot = torch.as_tensor(columns, device=device)
-            per_pointer = torch.as_tensor(pointer_columns, device=device)
-            mask = torch.cat(
-                (
-                    per_slot.repeat_interleave(self.spatial.shape[2], dim=1),
-                    per_pointer.repeat_interleave(split, dim=1),
-                ),
-                dim=1,
-            )
+            per_token = columns.repeat(self.spatial.shape[2], axis=1), pointer_columns.repeat(split, axis=1)
+            mask = torch.as_tensor(np.concatenate(per_token, axis=1), device=device)
         return Memories(tokens, all_codes, ages.shape[1] * split, mask)
 
     def plan(self, rows: list[int], frame: int, recent: int | None = None) -> Plan:
@@ -287,7 +280,7 @@ class MemoryBank:
 
     def _slots_at(self, rows: list[int], frame: int, recent: int | None) -> _Slots:
         """All slots that the objects in ``rows`` could attend to on ``frame``, and which of them are valid."""
-        config, prompted, table = self.config, self.conditioning, np.asarray(rows)
+        config, prompted, table = self.config, self.conditioning_slots, np.asarray(rows)
         frames = self.prompted_frames[table]
         stored = (frames != EMPTY) & (frames < frame)
         first = np.broadcast_to(np.arange(prompted), stored.shape)

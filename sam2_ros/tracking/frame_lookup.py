@@ -1,4 +1,4 @@
-"""Which stored frame a prompt's stamp means. Free of torch, since an engine without a network needs it too."""
+"""Finds the stored frame that a prompt's stamp means. Free of torch: an engine without a network uses it, too."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from sam2_ros.tracking.types import PromptCode, PromptError
 
 
 def find_frame(stamps: Sequence[int], stamp: int, tolerance: float) -> int:
-    """Index of the stored frame that ``stamp`` means: the nearest within ``tolerance``; 0 means the newest.
+    """Index of the stored frame nearest to ``stamp``, within ``tolerance``; stamp 0 means the newest.
 
-    Cameras that start anew may give a stamp twice; of equally near frames the newer one is meant.
+    A restarted camera may give a stamp twice; of equally near frames the newer one is taken.
 
     Args:
-        stamps: of the stored frames, nanoseconds, in the order in which they came.
+        stamps: of the stored frames, nanoseconds, in order of arrival.
         stamp: of the prompt, nanoseconds.
         tolerance: seconds.
 
@@ -36,7 +36,7 @@ def find_frame(stamps: Sequence[int], stamp: int, tolerance: float) -> int:
         raise PromptError(PromptCode.TOO_OLD, f"{reason}; accepted: {window} or 0, which means the newest")
     reason = f"no frame stamped {seconds(stamp)} was processed"
     if stamp < max(stamps):
-        near = f"the nearest one that is kept is {abs(stamps[nearest] - stamp) / 1e9:.3f} s from it"
+        near = f"the nearest stored one is {abs(stamps[nearest] - stamp) / 1e9:.3f} s from it"
         raise PromptError(
             PromptCode.NO_FRAME,
             f"{reason}, and {near}; accepted: at most {tolerance:g} s (tracker.history_tolerance), or 0, which means "

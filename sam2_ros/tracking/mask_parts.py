@@ -24,7 +24,7 @@ SPECK = 0.2  # share of the largest part's area below which a part does not coun
 REJECTED_LOGIT = -10.0  # of pixels that are another object's
 
 Rule: TypeAlias = Callable[[Parts], NDArray[np.bool_]]
-"""Which parts of one mask are kept (``[N]``)."""
+"""Selects the parts of one mask that are its object's (``[N]``)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class OwnMasks:
     logits: Tensor  # [B, 1, h, w]
     boxes: NDArray[np.float64]  # [B, 4] x0, y0, x1, y1, shares of the frame
     areas: NDArray[np.float64]  # [B] share of the frame
-    rejected: NDArray[np.bool_]  # [B] whether a part was left out
+    rejected: NDArray[np.bool_]  # [B] whether a part was removed
 
 
 def choose_candidates(

@@ -1,4 +1,4 @@
-"""From low-resolution mask logits to masks in the size of the image."""
+"""Turns low-resolution mask logits into masks in the size of the image."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FILLED_LOGIT = 0.1
 def fill_holes(logits: Tensor, max_area: int) -> Tensor:
     """Gives 8-connected background regions of at most ``max_area`` pixels a small positive logit (``[B, 1, h, w]``)."""
     filled = []
-    for one in logits[:, 0]:
-        background = (one <= 0).cpu().numpy().astype(np.uint8)
+    for mask in logits[:, 0]:
+        background = (mask <= 0).cpu().numpy().astype(np.uint8)
         _, regions, stats, _ = cv2.connectedComponentsWithStats(background, connectivity=8)
         small = stats[:, cv2.CC_STAT_AREA] <= max_area
         small[0] = False  # label 0 is the foreground
-        filled.append(torch.where(torch.from_numpy(small[regions]).to(one.device), FILLED_LOGIT, one))
+        filled.append(torch.where(torch.from_numpy(small[regions]).to(mask.device), FILLED_LOGIT, mask))
     return torch.stack(filled)[:, None]
 
 
 def suppress_overlap(logits: Tensor) -> Tensor:
-    """Leaves every pixel of ``[B, 1, H, W]`` to the object of the highest logit; the others drop to -10 or below."""
+    """Gives every pixel of ``[B, 1, H, W]`` to the object of the highest logit; lowers the others to -10 or below."""
     if len(logits) == 1:
         return logits
     winner = logits.argmax(dim=0, keepdim=True)
@@ -36,16 +36,14 @@ def suppress_overlap(logits: Tensor) -> Tensor:
 
 
 def image_masks(logits: Tensor, height: int, width: int, non_overlap: bool) -> list[CroppedMask]:
-    """Low-resolution logits ``[B, 1, h, w]`` → binary masks of ``height`` × ``width``, cropped.
-
-    Bilinear up-sampling, then a threshold at 0.
-    """
+    """Low-resolution logits ``[B, 1, h, w]`` → binary masks of ``height`` × ``width``, cropped. Up-samples bilinearly,
+    threshold 0."""
     if non_overlap and len(logits) > 1:
         full = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
         return [CroppedMask.from_full(mask) for mask in (suppress_overlap(full)[:, 0] > 0).cpu().numpy()]
     if logits.device.type != "cpu":
         return [CroppedMask.from_packed(bits, width) for bits in pack_masks(logits, height, width).cpu().numpy()]
-    return [_image_mask(one, height, width) for one in logits.float()]
+    return [_image_mask(mask, height, width) for mask in logits.float()]
 
 
 def pack_masks(logits: Tensor, height: int, width: int) -> Tensor:
@@ -60,8 +58,8 @@ def pack_masks(logits: Tensor, height: int, width: int) -> Tensor:
 
 
 def pack_bits(masks: Tensor) -> Tensor:
-    """``masks`` (bool ``[B, H, W]``) as ``uint8 [B, H, ceil(W / 8)]`` on their device; the leftmost pixel of eight is
-    the highest bit, as :meth:`~sam2_ros.tracking.types.CroppedMask.from_packed` wants them."""
+    """``masks`` (bool ``[B, H, W]``) as ``uint8 [B, H, ceil(W / 8)]`` on their device, the leftmost pixel as the
+    highest bit; see :meth:`~sam2_ros.tracking.types.CroppedMask.from_packed`."""
     bits = F.pad(masks, (0, -masks.shape[2] % 8)).unflatten(2, (-1, 8))
     weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=masks.device)
     return (bits * weights).sum(dim=3, dtype=torch.uint8)
@@ -69,7 +67,7 @@ def pack_bits(masks: Tensor) -> Tensor:
 
 def _image_mask(logits: Tensor, height: int, width: int) -> CroppedMask:
     """One object (``[1, h, w]``)."""
-    if not bool((logits > 0).any()):  # up-sampling can't make it positive
+    if not bool((logits > 0).any()):  # up-sampling makes no logit positive
         return CroppedMask.empty(width, height)
     full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)
     return CroppedMask.from_full((full[0, 0] > 0).numpy())

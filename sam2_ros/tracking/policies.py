@@ -1,9 +1,9 @@
-"""Memory policies: which of the decoder's candidates an object is, and which frames it is remembered by.
+"""Memory policies: which of the decoder's candidates an object is, and which frames enter its memory.
 
-A policy answers four questions about the objects of a pass; what it must know of the past is each object's
-:class:`Trail`. Free of torch. The ideas are those of SAMURAI (Yang et al., 2024: a motion prior, and only good frames
-in the memory), SAM2Long (Ding et al., 2024: trust the predicted IoU) and DAM4SAM (Videnovic et al., 2025: keep frames
-on which a distractor was told apart); the rules are simpler than theirs, and ours.
+A policy answers four questions about the objects of a pass; each object's :class:`Trail` tells it about the past. To
+add one, derive it from :class:`MemoryPolicy` and list it in :data:`POLICIES`. Free of torch. The ideas are those of
+SAMURAI (Yang et al., 2024: a motion prior) and DAM4SAM (Videnovic et al., 2025: remember frames that tell a distractor
+apart); the rules are ours, and simpler.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 Numbers: TypeAlias = NDArray[np.float64]
 
-SIGHTINGS = 10  # that a trail keeps
-MOTION_GAP = 15  # frames since the last sighting after which nothing is predicted any more
-MOTION_WEIGHT = 0.3  # of the agreement with the motion, against the predicted IoU
-STEADY = 0.4  # share by which an area may differ from the median of the last ones to be the object's alone
-PART = 0.3  # share of that median from which on a part of a mask may be a look-alike
-NEAR = 0.25  # share of its size a frame by which a box is widened: parts with their middle in there are the object's
+SIGHTINGS = 10  # most in a trail
+MOTION_GAP = 15  # frames since the last sighting after which no position is predicted
+MOTION_WEIGHT = 0.3  # of the overlap with the predicted box, beside the predicted IoU
+STEADY = 0.4  # share by which an area may differ from the recent median; beyond it, objects may have merged
+PART = 0.3  # share of that median from which on a part of a mask counts as large
+NEAR = 0.25  # share of its size by which a box is widened each frame; parts with their centre inside are near
 SURE_IOU = 0.8  # from which on a frame may be an anchor
-ANCHOR_EVERY = 5  # frames between two anchors of an object
+ANCHOR_EVERY = 5  # least number of frames between two anchors of an object
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Trail:
     boxes: tuple[tuple[float, float, float, float], ...] = ()  # x0, y0, x1, y1, shares of the frame
     areas: tuple[float, ...] = ()  # shares of the frame
     anchor: int = -ANCHOR_EVERY  # its newest anchor frame
-    extent: tuple[float, float] = (0.0, 0.0)  # width and height of all that its newest prompt meant, likewise
+    extent: tuple[float, float] = (0.0, 0.0)  # width and height of its newest prompt's mask, shares of the frame
 
     def seen(self, frame: int, box: Sequence[float], area: float) -> Trail:
-        """The trail with a sighting more; one on the same frame, before a prompt, gives way to it."""
+        """The trail with one more sighting, which replaces one on the same frame."""
         x0, y0, x1, y1 = box
         before = len(self.frames) - (frame in self.frames[-1:])
         return replace(
@@ -54,12 +54,11 @@ class Trail:
         return float(np.median(self.areas)) if self.areas else 0.0
 
     def is_steady(self, area: float) -> bool:
-        """Whether ``area`` is about what it was lately: where the object merges with another one, it is not."""
+        """Whether ``area`` is near the recent median. Where the object merges with another one, it is not."""
         return not self.areas or abs(area - self.usual_area) <= STEADY * self.usual_area
 
     def predicted(self, frame: int) -> Numbers | None:
-        """The box (``[4]``) on ``frame`` if it goes on at the speed of its last five sightings, or stays where its only
-        one was; None where it was not seen, or not lately."""
+        """The box (``[4]``) on ``frame`` at the mean speed of the last five sightings; None if none is recent."""
         if not self.frames or frame - self.frames[-1] > MOTION_GAP:
             return None
         boxes = np.array(self.boxes[-5:], np.float64)
@@ -69,7 +68,7 @@ class Trail:
         return np.asarray(boxes[-1] + np.tile(step, 2), np.float64)
 
     def reach(self, frame: int) -> float:
-        """Share of its size by which the predicted box is widened on every side: the more, the longer unseen."""
+        """Share of its size by which the predicted box is widened on every side; grows while the object is unseen."""
         return NEAR * max(1, frame - self.frames[-1]) if self.frames else NEAR
 
 
@@ -82,17 +81,17 @@ class Parts:
 
     @property
     def all(self) -> NDArray[np.bool_]:
-        """The choice of every part (``[N]``)."""
+        """A selection of every part (``[N]``)."""
         return np.ones(len(self.areas), np.bool_)
 
 
 class MemoryPolicy:
-    """``recent`` without ``reject_strays``, as in SAM 2: the candidate of best predicted IoU, whole, and every frame is
-    remembered."""
+    """``recent`` without ``reject_strays``, as in SAM 2: takes the candidate of best predicted IoU whole, and remembers
+    every frame."""
 
     description = "as SAM 2"  # for the parameter memory_policy
-    looks = False  # whether it needs the parts of masks on the host, and keeps trails
-    chooses = False  # whether it needs the candidates there, too
+    looks = False  # whether it needs the parts of masks on the host, and trails
+    chooses = False  # whether it needs the candidates on the host, too
     anchors = 0  # slots of the memory bank for anchor frames, per object
 
     def choose(self, ious: Numbers, boxes: Numbers, trails: Sequence[Trail], frame: int) -> NDArray[np.int64]:
@@ -111,13 +110,12 @@ class MemoryPolicy:
     def anchored(
         self, ious: Numbers, areas: Numbers, rejected: NDArray[np.bool_], trails: Sequence[Trail], frame: int
     ) -> NDArray[np.bool_]:
-        """Whether such a frame is kept as an anchor (``[B]``); ``rejected``: parts of the mask were not its own."""
+        """Whether such a frame becomes an anchor (``[B]``); ``rejected``: parts of the mask were not its own."""
         return np.zeros(len(ious), np.bool_)
 
 
 class RecentPolicy(MemoryPolicy):
-    """``recent``: of a mask that falls into parts, only those near where the object was heading are shown and
-    remembered; otherwise as in SAM 2."""
+    """``recent``: as in SAM 2, but takes only the parts of a mask that are near where the object was heading."""
 
     looks = True
 
@@ -129,7 +127,7 @@ class RecentPolicy(MemoryPolicy):
         far = _distances(parts, home, trail.reach(frame), trail.extent)
         near = far <= 1
         if large.any() and not (near & large).any():
-            # It did not go on as it was heading: the large part that did so most is it, with what is about that.
+            # The object moved otherwise: take the large part that is least far off, with the parts near that.
             home = parts.boxes[np.flatnonzero(large)[far[large].argmin()]]
             near = _distances(parts, home, NEAR, trail.extent) <= 1
         return near if near.any() else np.ones_like(near)
@@ -139,7 +137,7 @@ class DistractorPolicy(RecentPolicy):
     """``distractor_aware``: tells look-alikes apart.
 
     Of candidates about as good it takes the one where the object was heading. It remembers all recent frames but those
-    on which objects merge, and keeps sure frames on which a look-alike was rejected as anchors.
+    on which objects merge. Sure frames on which a part was rejected become anchors.
     """
 
     description = "also keeps frames on which a look-alike was told apart; three more slots an object"
@@ -169,14 +167,13 @@ POLICIES: dict[str, type[MemoryPolicy]] = {"recent": RecentPolicy, "distractor_a
 
 
 def policy_of(name: str, rejects_strays: bool = True) -> MemoryPolicy:
-    """The policy of this name; without ``rejects_strays`` masks stay whole with ``recent`` (to leave parts out is what
-    the others are about)."""
+    """The policy of this name. Without ``rejects_strays``, ``recent`` keeps masks whole; others always remove parts."""
     return MemoryPolicy() if name == "recent" and not rejects_strays else POLICIES[name]()
 
 
 def parts_within(parts: Parts, box: Numbers) -> NDArray[np.bool_]:
-    """Which parts of the mask that a box prompt gave are meant (``[N]``): those with their middle in the box (shares of
-    the frame), or near it; all where there is none."""
+    """Which parts of a box prompt's mask count (``[N]``): those with their centre in or near the box (shares of the
+    frame), or all if there is none."""
     near = _distances(parts, box, NEAR) <= 1
     return near if near.any() else np.ones_like(near)
 
@@ -190,10 +187,10 @@ def box_iou(boxes: Numbers, box: Numbers) -> Numbers:
 
 
 def _distances(parts: Parts, home: Numbers, reach: float, extent: tuple[float, float] = (0.0, 0.0)) -> Numbers:
-    """How far the middle of each part lies from that of ``home`` (``[N]``); 1 at the edge of that box, no smaller than
-    ``extent``, widened by ``reach`` of its size on every side."""
-    middle, half = (home[:2] + home[2:]) / 2, np.maximum(home[2:] - home[:2], extent) * (0.5 + reach)
-    away = np.abs((parts.boxes[:, :2] + parts.boxes[:, 2:]) / 2 - middle) / np.maximum(half, 1e-9)
+    """Distance of each part's centre from that of the box ``home`` (``[N]``); 1 at the edge of the box, enlarged to
+    ``extent`` at least and widened by ``reach`` of its size on every side."""
+    centre, half = (home[:2] + home[2:]) / 2, np.maximum(home[2:] - home[:2], extent) * (0.5 + reach)
+    away = np.abs((parts.boxes[:, :2] + parts.boxes[:, 2:]) / 2 - centre) / np.maximum(half, 1e-9)
     return np.asarray(away.max(axis=1, initial=0.0))
 
 

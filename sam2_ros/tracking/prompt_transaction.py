@@ -179,7 +179,7 @@ class PromptTransaction:
         if self.difference:
             message += f"; the stored frame nearest to the stamp, {self.difference:.3f} s from it"
         if answer.released is not None:
-            message += f"; its prompt of frame {answer.released} was let go (tracker.prompted_slots)"
+            message += f"; its prompt of frame {answer.released} was released (tracker.prompted_slots)"
         return PromptResult(
             PromptCode.OK,
             message,
@@ -234,7 +234,7 @@ def _events(a: _Accepted, answer: Answer, before: ObjectState) -> list[ObjectCha
     else:
         changes = [obj.change(EventCode.CORRECTED, before, "corrected"), *obj.state_change(before)]
     if answer.released is not None:
-        reason = f"the prompt of frame {answer.released} was let go"
+        reason = f"the prompt of frame {answer.released} was released"
         changes.append(obj.change(EventCode.PROMPT_RELEASED, obj.state, reason))
     return changes
 
@@ -244,7 +244,7 @@ def _check_candidate(prompt: Prompt, obj: TrackedObject, frame: int) -> None:
     if prompt.points is None and obj.candidates is None:
         raise PromptError(
             PromptCode.INVALID_PROMPT,
-            "no candidates are kept for this object on this frame; give the point again with the choice",
+            "no candidates are stored for this object on this frame; give the point again with the choice",
         )
     if prompt.points is not None and obj.prompt_frame == frame and len(obj.labels) and not prompt.replace:
         raise PromptError(

@@ -1,9 +1,9 @@
 """Judges tracked masks by appearance, and looks for objects where the image resembles them.
 
-For models that have :class:`~sam2_ros.model.appearance.Appearance`. The judgement takes the place of the decoder's
-object score: it says that a mask which slid onto something else is not the object, so that nothing of it is shown or
-remembered. Where an object is not seen, the cells that match its prompted frames best are offered to the decoder as a
-box and a mask prompt, without the memory, and what comes out is judged in the same way.
+For models with :class:`~sam2_ros.model.appearance.Appearance`. The judgement replaces the decoder's object score. It
+is low for a mask that drifted onto something else, so that the mask is neither shown nor remembered. Where an object
+is not seen, the decoder gets the cells that match its prompted frames best as a box and a mask prompt, without memory.
+The result is judged in the same way.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 
-SURE = 5.0  # judgement (logit) from which on a tracked frame is compared with later on
-CORNERS = (2, 3)  # labels of a box' corners
-WORTH_A_LOOK = 0.0  # match of the best cells from which on an object is looked for
-BELOW_PEAK = 2.0  # cells that match worse than the best one by so much are not taken into the box, or those below 0
+SURE = 5.0  # judgement (logit) from which on later frames are compared with a tracked frame
+CORNERS = (2, 3)  # labels of a box's corners
+WORTH_A_LOOK = 0.0  # match of the best cells from which on an object is searched for
+BELOW_PEAK = 2.0  # cells that match worse than the best one by this much are not in the box, nor those below 0
 
 
 def recognises(model: Sam2Model, config: TrackerConfig) -> bool:
@@ -36,8 +36,11 @@ def recognises(model: Sam2Model, config: TrackerConfig) -> bool:
 def recognise(
     model: Sam2Model, reference: Reference, features: ImageFeatures, decoded: DecodedMasks, chosen: ChosenMask
 ) -> tuple[ChosenMask, Tensor]:
-    """The masks of ``B`` tracked objects as appearance has them: ``chosen``, some of them found anew, and the logit of
-    each that it shows the object (``float32 [B]``). An object whose prompts have left no reference keeps the decoder's.
+    """Judges the masks ``chosen`` of ``B`` tracked objects by appearance, and searches for objects that are not seen.
+
+    Returns:
+        The masks, some of them found elsewhere, and the logit that each shows its object (``float32 [B]``; that of the
+        decoder for an object without a reference).
     """
     appearance = model.appearance
     assert appearance is not None and features.appearance is not None and features.picture is not None
@@ -68,7 +71,7 @@ def recognise(
 
 
 def look_for(model: Sam2Model, features: ImageFeatures, match: Match, which: Tensor) -> tuple[ChosenMask, Tensor]:
-    """Decodes where the objects ``which`` (``[N]``) of ``match`` may be; the best candidate of each, and its logit."""
+    """Decodes where the objects ``which`` (``[N]``) of ``match`` may be: the best candidates and their logits."""
     appearance = model.appearance
     assert appearance is not None and features.picture is not None
     maps, count = match.logits[which], len(which)
@@ -103,8 +106,8 @@ def look_for(model: Sam2Model, features: ImageFeatures, match: Match, which: Ten
 
 
 def box_around(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Corners ``[2, 2]`` (x, y, in cells) of the cells of ``logits`` ``[h, w]`` that match as well as the best ones and
-    hang together with them."""
+    """Corners ``[2, 2]`` (x, y, in cells) of the box around the best cell of ``logits`` ``[h, w]`` and the cells
+    connected to it that match about as well."""
     smooth = 0.5 * logits + 0.5 * cv2.blur(logits, (3, 3), borderType=cv2.BORDER_REPLICATE)
     peak = np.unravel_index(int(smooth.argmax()), logits.shape)
     least = min(max(-1.0, min(0.0, float(logits.max()) - BELOW_PEAK)), float(logits[peak]) - 1e-3)

@@ -7,7 +7,7 @@ from sam2_ros.tracking.types import AddRequest, PromptCode, PromptError
 
 
 class Registry:
-    """Living objects by id, in the order of their ids. Ids are never used again."""
+    """Living objects by id, in the order of their ids. Ids are not reused."""
 
     def __init__(self, rows: int) -> None:
         self.objects: dict[int, TrackedObject] = {}
@@ -17,7 +17,7 @@ class Registry:
     def living(self, object_id: int) -> TrackedObject:
         """
         Raises:
-            PromptError: UNKNOWN_OBJECT, with those that live.
+            PromptError: UNKNOWN_OBJECT, with the living ones.
         """
         try:
             return self.objects[object_id]
@@ -30,7 +30,7 @@ class Registry:
     def check_name(self, name: str, owner: int | None) -> None:
         """
         Raises:
-            PromptError: DUPLICATE_NAME: another one than ``owner`` has it.
+            PromptError: DUPLICATE_NAME: another object than ``owner`` has it.
         """
         for obj in self.objects.values():
             if name and obj.name == name and obj.object_id != owner:

@@ -1,4 +1,4 @@
-"""Numbers on their way to a device and back, without waiting for what the device is at."""
+"""Sends arrays to a device and back without waiting for the device's other work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def upload(values: NDArray[Any] | Sequence[Any], device: torch.device) -> Tensor:
-    """``values`` on ``device``. To a GPU they go through memory that it reads by itself, when its turn comes."""
+    """``values`` on ``device``; to a GPU through pinned memory, which it reads by itself."""
     array = np.ascontiguousarray(values)
     if device.type != "cuda":
         return torch.from_numpy(array).to(device)
@@ -23,29 +23,29 @@ def upload(values: NDArray[Any] | Sequence[Any], device: torch.device) -> Tensor
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Where kernels of Triton are to run: it launches them on the current GPU, wherever their tensors are."""
+    """Makes ``device`` the current GPU. Triton launches kernels there, wherever their tensors are."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class Staged:
-    """Arrays, one after the other, in memory that a GPU reads by itself. To be sent once: then it is others' memory."""
+    """Arrays, one after the other, in pinned memory. Can be sent once; then others may use the memory."""
 
     def __init__(self, device: torch.device, *arrays: NDArray[Any]) -> None:
         self._device, self._count = device, sum(array.nbytes for array in arrays)
         buffer, self._event = _STAGING.take(device, self._count)
         start = 0
         for array in arrays:
-            # PyTorch's own copy wakes a thread on every core for this.
+            # PyTorch's own copy would wake a thread on every core.
             place = buffer.numpy()[start : start + array.nbytes]
             np.copyto(place.view(array.dtype).reshape(array.shape), array)
             start += array.nbytes
         self._buffer: Tensor | None = buffer
 
     def into(self, target: Tensor) -> None:
-        """Sends them to where ``target`` (``uint8 [N]``, on the device) begins, without waiting.
+        """Sends them to the beginning of ``target`` (``uint8 [N]``, on the device), without waiting.
 
         Raises:
-            RuntimeError: they have been sent.
+            RuntimeError: they were sent before.
         """
         buffer, self._buffer = self._buffer, None
         if buffer is None:
@@ -61,7 +61,7 @@ class Staged:
 
 
 class _Staging:
-    """Pinned memory, used again when what was sent from it has arrived. Thread-safe."""
+    """Pinned memory, reused when what was sent from it has arrived. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class _Staging:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
 
     def sent(self, device: torch.device, buffer: Tensor, event: torch.cuda.Event | None) -> None:
-        """Notes that the current stream has been told to read ``buffer``."""
+        """Notes that the current stream is about to read ``buffer``."""
         if event is None:
             return
         event.record(torch.cuda.current_stream(device))
@@ -94,7 +94,7 @@ _STAGING = _Staging()
 
 
 class Fetched:
-    """A tensor of a device on its way to the host."""
+    """Brings a tensor of a device to the host in the background."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
@@ -108,7 +108,7 @@ class Fetched:
             self._host = tensor.cpu()
 
     def tensor(self) -> Tensor:
-        """On the host; waits until it has arrived."""
+        """The tensor on the host; waits until it has arrived."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._host

@@ -1,4 +1,4 @@
-"""Runs the network before the first frame, so that no live frame pays for what is done only once."""
+"""Runs the network before the first frame, so that no live frame pays for one-time work."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sam2_ros.tracking.tracker import Tracker
 from sam2_ros.tracking.transfer import on_device
 from sam2_ros.tracking.types import AddRequest, Prompt
 
-RESERVE = 256 * 2**20  # bytes that a process grows by after this otherwise (measured with the embedded model)
-OBJECTS_ON_CPU = 4  # with more, memory grows once more when so many are first tracked, as few cameras ever see
+RESERVE = 256 * 2**20  # bytes; the heap grows by about this much over the first thousand frames otherwise
+OBJECTS_ON_CPU = 4  # most in the warm-up; with more, memory grows once when so many are first tracked
 
 
 def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
-    """Tracks an object on a blank frame, then works on as many as there may be, their memories full.
+    """Tracks an object on a blank frame, then runs the network on the most objects with full memories.
 
-    Rounded weights, prepared kernels and, on a GPU, the libraries' handles are then there, and the allocator has what a
-    frame takes at most. Nothing of it is remembered.
+    That prepares rounded weights, kernels and, on a GPU, library handles, and the allocator gets all that a frame takes
+    at most. No state remains.
 
     Args:
         shared: the network, on its device; nobody else uses it yet.

@@ -43,7 +43,7 @@ def test_the_banks_rule_lets_a_correction_go_and_says_so(make_engine: MakeEngine
     play(engine, 9, NOW)
     engine.take_changes()
     answer = engine.refine(AddRequest(click(60, 60), 1), stamp(10))
-    assert "its prompt of frame 8 was let go" in answer.message
+    assert "its prompt of frame 8 was released" in answer.message
     assert [change.event for change in engine.take_changes()] == [EventCode.CORRECTED, EventCode.PROMPT_RELEASED]
 
 
@@ -104,7 +104,7 @@ def test_a_dropped_frames_stamp_means_the_nearest_stored_one(
     ("asked", "code", "words"),
     [
         (3.9, PromptCode.TOO_OLD, "the frame stamped 3.900000000 is gone; accepted: 5.000000000 to 13.000000000, give"),
-        (7.5, PromptCode.NO_FRAME, "the nearest one that is kept is 0.500 s from it; accepted: at most 0.2 s"),
+        (7.5, PromptCode.NO_FRAME, "the nearest stored one is 0.500 s from it; accepted: at most 0.2 s"),
         (13.5, PromptCode.NO_FRAME, "no frame stamped 13.500000000 was processed; accepted: 5.000000000 to 13"),
     ],
 )

@@ -173,7 +173,7 @@ def test_a_setting_says_which_candidate_a_click_means(make_engine: MakeEngine, r
 def test_a_choice_is_refused_where_nothing_is_offered(engine: Backend) -> None:
     one, framed = stepped(engine, [click(), box()])
     before = state_of(engine)
-    kept_none = "no candidates are kept for this object on this frame; give the point again with the choice"
+    kept_none = "no candidates are stored for this object on this frame; give the point again with the choice"
     assert engine.refine(AddRequest(Prompt(candidate=3), framed)).message == kept_none
     answer = engine.refine(AddRequest(click(candidate=3), one))
     assert answer.code is PromptCode.INVALID_PROMPT and "this object has earlier ones on this frame" in answer.message

@@ -94,8 +94,8 @@ def test_the_first_prompt_stays_and_the_oldest_other_one_goes(slots: int, kept: 
         messages.append(correct(tracker, one))
         events += [change for change in tracker.take_changes() if change.event == EventCode.PROMPT_RELEASED]
     assert sorted(tracker.bank.prompted_frames[0].tolist()) == kept
-    assert [change.reason for change in events] == [f"the prompt of frame {frame} was let go" for frame in released]
-    named = [frame for frame in released if any(f"its prompt of frame {frame} was let go" in m for m in messages)]
+    assert [change.reason for change in events] == [f"the prompt of frame {frame} was released" for frame in released]
+    named = [frame for frame in released if any(f"its prompt of frame {frame} was released" in m for m in messages)]
     assert named == released
     assert "tracker.prompted_slots" in messages[-1]
 
@@ -160,7 +160,7 @@ def test_a_stream_has_no_length(pair: Pair) -> None:
 
 
 def test_bounds_are_as_stated_for_slots_that_were_never_full() -> None:
-    """A second prompt on the same frame takes that frame's slot; nothing is let go."""
+    """A second prompt on the same frame takes that frame's slot; nothing is released."""
     tracker = Tracker(small_model(), TrackerConfig(max_objects=1, prompted_slots=2))
     (one,) = stepped(tracker, [box()])
     tracker.step(scene(1), 1)
