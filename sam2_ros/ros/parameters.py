@@ -95,74 +95,74 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "cameras",
         NO_NAMES,
-        "Names of the cameras that the node serves with one network. Each has its own objects, and its name stands "
-        'before those of all its topics and services (left/image, ~/left/tracks); [""] = one camera without a name.',
+        "Names of the cameras; one network serves them all. Each camera has its own objects, and its name precedes "
+        'its topics and services (left/image, ~/left/tracks); [""] = one camera without a name.',
         change=Change.AT_START,
     ),
     Parameter(
         "model.name",
         "embedded",
         f"The network: embedded; {SIZES} (downloaded before); or the path of a checkpoint. 'null' "
-        "tracks nothing (prompts stay where they are), needs no PyTorch, and shows what the node itself costs.",
+        "tracks nothing: prompts stay where they are. It needs no PyTorch and shows the cost of the node itself.",
     ),
     Parameter(
         "model.device",
         "auto",
-        "Where the network runs: cpu, cuda, cuda:1, ...; auto takes CUDA where there is one.",
+        "Device of the network: cpu, cuda, cuda:1, ...; auto takes CUDA if there is any.",
     ),
     Parameter(
         "model.dtype",
         "auto",
-        "Number format of the network; auto takes bfloat16 where the hardware computes in it, else float32.",
+        "Number format of the network; auto takes bfloat16 if the hardware computes in it, else float32.",
         choices=("auto", "float32", "bfloat16"),
     ),
     Parameter(
         "model.image_size",
         0,
-        "Side of the square that the network sees, in pixels; 0 = what the model was trained with.",
+        "Side of the square input of the network, in pixels; 0 = as in training.",
         0,
         4096,
     ),
     Parameter(
         "model.threads",
         0,
-        "CPU threads of the network; 0 = as many as PyTorch chooses.",
+        "CPU threads of the network; 0 = PyTorch chooses.",
         0,
         1024,
     ),
     Parameter(
         "model.encode_ahead",
         False,
-        "On a CPU, encodes an image while the one before it is tracked, each with half of the threads: more images a "
-        "second, each of them older. A GPU is driven as without.",
+        "On a CPU, encode an image while the one before it is tracked, with half of the threads each. This raises "
+        "throughput and latency. It has no effect on a GPU.",
     ),
     Parameter(
         "inference.endpoint",
         "",
-        "Where 'sam2_ros serve' tracks in place of this process, which needs no PyTorch then and no model.*: "
-        "tcp://HOST:PORT or ipc:///PATH, several separated by commas (the next takes over where one is lost); for "
-        "cameras of their own 'left=tcp://a:5555; right=tcp://b:5555'. Empty = here.",
+        "Where 'sam2_ros serve' runs the network instead of this process, which then needs no PyTorch and ignores "
+        "model.*: tcp://HOST:PORT or ipc:///PATH. Separate several by commas: if one is lost, the next takes over. "
+        "Servers per camera: 'left=tcp://a:5555; right=tcp://b:5555'. Empty = in this process.",
     ),
     Parameter(
         "inference.timeout",
         5.0,
-        "Seconds that the server may take for an answer; a frame without one is dropped and counted.",
+        "Seconds to wait for the server's answer. A frame without one is dropped and counted.",
         0.05,
         600.0,
     ),
     Parameter(
         "inference.return_after",
         10.0,
-        "Seconds for which a server must have answered before a camera goes back to it from one after it in the list; "
-        "then at the next image with no object hidden. 0 = it stays until the server that it has is lost.",
+        "After a failover, return to a preferred server once it has answered for this many seconds, at the next "
+        "image with no hidden object; 0 = stay until the current server is lost.",
         0.0,
         86400.0,
     ),
     Parameter(
         "inference.pixels",
         "auto",
-        "How images go to the server: raw, jpeg (smaller, not exact), shm (shared memory on one machine); auto takes "
-        "shared memory where it can be had, else raw.",
+        "How images go to the server: raw, jpeg (smaller, not exact) or shm (shared memory on one machine); auto "
+        "takes shared memory if possible, else raw.",
         choices=("auto", "raw", "jpeg", "shm"),
     ),
     Parameter(
@@ -175,7 +175,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "inference.key_file",
         "",
-        "This node's keys (NAME.key_secret, from 'sam2_ros keys new'), for a server that asks for them; empty = none.",
+        "This node's keys (NAME.key_secret, made by 'sam2_ros keys new'), for a server that asks for them; empty = "
+        "none.",
     ),
     Parameter(
         "inference.server_key_file",
@@ -192,14 +193,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "input.reliability",
         "auto",
-        "QoS of the image subscription; auto follows the publisher (reliable where every publisher offers it).",
+        "QoS of the image subscription; auto is reliable if every publisher is, else best effort.",
         choices=("auto", "reliable", "best_effort"),
         change=Change.ANY_TIME,
     ),
     Parameter(
         "input.timeout",
         2.0,
-        "Seconds without an image after which /diagnostics says why none may arrive.",
+        "Seconds without an image after which /diagnostics reports an error with the likely reason.",
         0.1,
         3600.0,
         change=Change.ANY_TIME,
@@ -207,21 +208,21 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "input.every_frame",
         False,
-        "For replays: every image is processed, one after another, and the same bag gives the same results; frames of "
-        "several cameras are not encoded in batches. A live camera would lag ever further behind.",
+        "For replays: process every image in order, so that the same bag gives the same results. Frames of several "
+        "cameras are then not encoded as a batch. A live camera would fall behind.",
     ),
     Parameter(
         "input.queue",
         300,
-        "Images that may wait with input.every_frame; what comes when so many wait is lost, and /diagnostics says so.",
+        "Most images that wait with input.every_frame. Further ones are lost, and /diagnostics says so.",
         1,
         100_000,
     ),
     Parameter(
         "input.jump_back",
         1.0,
-        "An image stamped more than so many seconds before the last one starts anew: a bag loops, a simulation was "
-        "reset. Every object is forgotten, with a warning; 0 = never.",
+        "If an image's stamp is more than so many seconds before the last one, time was reset (a bag loops, a "
+        "simulation restarts): every object is forgotten, with a warning; 0 = never.",
         0.0,
         1_000_000.0,
         change=Change.ANY_TIME,
@@ -234,7 +235,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "depth.slop",
         0.05,
-        "Seconds that a depth image's stamp may be away from the image's; the nearest one is taken.",
+        "Most seconds between the stamps of an image and its depth image. The nearest one is taken.",
         0.0,
         10.0,
         change=Change.ANY_TIME,
@@ -242,15 +243,15 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "depth.queue",
         10,
-        "Depth images kept to choose from; together they should reach back as far as the engine takes for a frame.",
+        "Depth images stored to choose from. They should reach back as far as the engine takes for a frame.",
         1,
         1000,
     ),
     Parameter(
         "depth.wait",
         0.0,
-        "Seconds that a frame's results may wait for a depth image (and a transform) as new as the frame, while depth "
-        "images arrive at all; 0 = never.",
+        "Seconds that a frame's results may wait for a depth image (and a transform) as new as the frame, while "
+        "depth images arrive at all; 0 = never.",
         0.0,
         1.0,
         change=Change.ANY_TIME,
@@ -258,7 +259,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "depth.min_points",
         30,
-        "Valid depth pixels under a mask below which an object gets no position.",
+        "Least number of valid depth pixels under a mask for a position.",
         1,
         1_000_000,
         change=Change.ANY_TIME,
@@ -271,14 +272,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "depth.rectified",
         False,
-        "The images are rectified: camera_info's P is used instead of K and D.",
+        "The images are rectified: use P of camera_info instead of K and D.",
         change=Change.ANY_TIME,
     ),
     Parameter(
         "detections.enabled",
         False,
-        "Subscribe to 'detections' (vision_msgs/Detection2DArray), stamped with the image that the detector saw, and "
-        "prompt with its boxes.",
+        "Subscribe to 'detections' (vision_msgs/Detection2DArray) and prompt with its boxes. Their stamp must be "
+        "that of the image that the detector saw.",
     ),
     *_declared("detections", DetectionSettings),
     Parameter(
@@ -299,8 +300,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "prompts_file",
         "",
-        "JSON file with prompts that are applied to the first frame after configure (as for `sam2_ros track`, frame 0 "
-        "only); empty = none. With several cameras {camera} in it stands for a camera's name.",
+        "JSON file with prompts for the first frame after configure (as for `sam2_ros track`, frame 0 only); empty "
+        "= none. With several cameras, {camera} in it is replaced by the camera's name.",
     ),
     Parameter(
         "diagnostics.period",
