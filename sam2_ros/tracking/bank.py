@@ -12,7 +12,7 @@ work on any of them as if no later one had come.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -31,8 +31,7 @@ EMPTY = -1
 POINTER_FRAMES = 15  # frames before the current one whose pointers SAM 2 attends to
 
 
-@dataclass(frozen=True)
-class Memories:
+class Memories(NamedTuple):
     """The input of memory attention for ``B`` objects."""
 
     tokens: Tensor  # [B, K, memory_dim] whole frames first, pointer tokens last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, fields, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,10 +17,13 @@ from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 from sam2_ros.model.sam2 import ABSENT_LOGIT, MASK_BIAS, MASK_SCALE, ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.mask_parts import agreements, masks_within
 from sam2_ros.tracking.masks import fill_holes, image_masks
 from sam2_ros.tracking.objects import Candidates, TrackedObject
 from sam2_ros.tracking.types import MaskCandidate, Prompt
+
+Batch: TypeAlias = list[tuple[Prompt, TrackedObject]]
 
 PREVIOUS_LOGIT_LIMIT = 32.0
 BELIEVED = 0.5  # IoU of a prompt's box and the box of its mask from which on the memory is believed
@@ -72,38 +76,35 @@ class PromptDecoder:
         self.bank = bank
         self.config = config
 
-    def apply(
-        self, prompts: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int, width: int, height: int
-    ) -> list[Answer]:
-        """Applies checked ``prompts`` to ``frame`` and stores the outcome in the bank.
+    def apply(self, prompts: Batch, stored: StoredFrame) -> list[Answer]:
+        """Applies checked ``prompts`` to the frame ``stored`` and stores the outcome in the bank.
 
         Prompts of equal shape share one pass. Padding them to one shape would change the result, since the padding
         token takes part in attention.
         """
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for index, (prompt, obj) in enumerate(prompts):
-            groups[self._shape(prompt, obj, frame)].append(index)
+            groups[self._shape(prompt, obj, stored.frame)].append(index)
         decoded: dict[int, _Decoded] = {}
         for shape, members in groups.items():
             batch = [prompts[index] for index in members]
             if shape[0] == "mask":
-                out = self._from_masks(batch, features, frame)
+                out = self._from_masks(batch, stored.features)
             elif shape[0] == "candidate":
                 out = [self._from_candidate(prompt, obj) for prompt, obj in batch]
             else:
-                out = self._from_clicks(batch, features, frame, width, height)
+                out = self._from_clicks(batch, stored)
             decoded.update(zip(members, out, strict=True))
-        return self._store([(obj, decoded[index]) for index, (_, obj) in enumerate(prompts)], features, frame)
+        return self._store([(obj, decoded[index]) for index, (_, obj) in enumerate(prompts)], stored)
 
     def candidate_masks(self, obj: TrackedObject, width: int, height: int) -> tuple[MaskCandidate, ...]:
         """The candidates of the last prompt in the size of the image; none if it was not ambiguous."""
         if obj.candidates is None:
             return ()
         masks = image_masks(obj.candidates.logits[:, None].float(), height, width, non_overlap=False)
+        stable = stability(obj.candidates.logits)
         return tuple(
-            MaskCandidate(
-                1 + index, mask, float(obj.candidates.ious[index]), float(stability(obj.candidates.logits[index]))
-            )
+            MaskCandidate(1 + index, mask, float(obj.candidates.ious[index]), float(stable[index]))
             for index, mask in enumerate(masks)
         )
 
@@ -131,19 +132,14 @@ class PromptDecoder:
         """
         return obj.added_frame < frame and self.bank.remembers(obj.row, frame)
 
-    def _from_clicks(
-        self, batch: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int, width: int, height: int
-    ) -> list[_Decoded]:
-        model = self.model
+    def _from_clicks(self, batch: Batch, stored: StoredFrame) -> list[_Decoded]:
+        model, features, frame = self.model, stored.features, stored.frame
         objects = [obj for _, obj in batch]
-        points = np.stack([self._network_points(obj, width, height) for obj in objects])
+        points = np.stack([self._network_points(obj, stored) for obj in objects])
         labels = torch.as_tensor(np.stack([obj.labels for obj in objects]), device=model.device)
         correction = self._is_correction(objects[0], frame)
         if correction:
-            memories = self.bank.gather([obj.row for obj in objects], frame)
-            conditioned = model.with_memory(
-                features, memories.tokens, memories.codes, memories.num_pointers, memories.mask
-            )
+            conditioned = model.with_memory(features, *self.bank.gather([obj.row for obj in objects], frame))
         else:
             conditioned = model.without_memory(features).expand(len(batch), -1, -1, -1)
         previous = None
@@ -153,7 +149,7 @@ class PromptDecoder:
         decoded = model.decode(conditioned, features, torch.as_tensor(points, device=model.device), labels, previous)
         restarted: list[int] = []
         if correction and not self.config.reference_policy:
-            decoded, restarted = self._believe_boxes(batch, decoded, features, points, labels, width, height)
+            decoded, restarted = self._believe_boxes(batch, stored, decoded, points, labels)
         multimask = labels.shape[1] <= 1
         candidate = preferred_candidate(decoded, self.config.click_candidate) if multimask else None
         chosen = choose(decoded, multimask, self.config.stability_fallback, candidate)
@@ -174,31 +170,24 @@ class PromptDecoder:
             pointer = model.pointer(token[None], present[index, None])[0]
             logits = torch.where(present[index], logits.float(), ABSENT_LOGIT)
             out.append(_Decoded(logits, pointer, scores[index], float(iou), index in restarted))
-        return self._within_boxes(batch, out, width, height) if self.config.rejects_strays else out
+        return self._within_boxes(batch, stored, out) if self.config.rejects_strays else out
 
     def _believe_boxes(
-        self,
-        batch: list[tuple[Prompt, TrackedObject]],
-        decoded: DecodedMasks,
-        features: ImageFeatures,
-        points: NDArray[np.float32],
-        labels: Tensor,
-        width: int,
-        height: int,
+        self, batch: Batch, stored: StoredFrame, decoded: DecodedMasks, points: NDArray[np.float32], labels: Tensor
     ) -> tuple[DecodedMasks, list[int]]:
         """Decodes boxes without memory where it contradicts them: it may say that the object is hidden or elsewhere.
 
         Returns:
             The masks, and the indices of those for which that was better.
         """
-        boxes = [_shares(prompt, width, height) for prompt, _ in batch]
+        boxes = [_shares(prompt, stored) for prompt, _ in batch]
         agreement = agreements(decoded, boxes)
         restarted = [index for index, value in enumerate(agreement) if value < BELIEVED]
         if not restarted:
             return decoded, restarted
-        conditioned = self.model.without_memory(features).expand(len(restarted), -1, -1, -1)
+        conditioned = self.model.without_memory(stored.features).expand(len(restarted), -1, -1, -1)
         network_points = torch.as_tensor(points[restarted], device=self.model.device)
-        alone = self.model.decode(conditioned, features, network_points, labels[restarted], None)
+        alone = self.model.decode(conditioned, stored.features, network_points, labels[restarted], None)
         better = agreements(alone, [boxes[index] for index in restarted]) > agreement[restarted]
         taken = np.flatnonzero(better).tolist()
         restarted = [restarted[index] for index in taken]
@@ -208,11 +197,9 @@ class PromptDecoder:
             merged[field.name][restarted] = getattr(alone, field.name)[taken].to(merged[field.name].dtype)
         return DecodedMasks(**merged), restarted
 
-    def _within_boxes(
-        self, batch: list[tuple[Prompt, TrackedObject]], decoded: list[_Decoded], width: int, height: int
-    ) -> list[_Decoded]:
+    def _within_boxes(self, batch: Batch, stored: StoredFrame, decoded: list[_Decoded]) -> list[_Decoded]:
         """Removes the parts of a mask outside of the box that prompted it. Clicks may mean such parts, so not there."""
-        boxes = [None if prompt.points is not None else _shares(prompt, width, height) for prompt, _ in batch]
+        boxes = [None if prompt.points is not None else _shares(prompt, stored) for prompt, _ in batch]
         if all(box is None for box in boxes):
             return decoded
         logits = masks_within(torch.stack([each.logits for each in decoded]), boxes).logits
@@ -228,9 +215,7 @@ class PromptDecoder:
         score = max(offered.object_score, 0.01)
         return _Decoded(offered.logits[index][None], pointer, score, float(offered.ious[index]))
 
-    def _from_masks(
-        self, batch: list[tuple[Prompt, TrackedObject]], features: ImageFeatures, frame: int
-    ) -> list[_Decoded]:
+    def _from_masks(self, batch: Batch, features: ImageFeatures) -> list[_Decoded]:
         model, size = self.model, self.model.config.image_size
         given = [prompt.mask for prompt, _ in batch if prompt.mask is not None]
         masks = torch.cat([mask_to_network(mask, size, model.device) for mask in given])
@@ -241,17 +226,15 @@ class PromptDecoder:
         scores = torch.where(masks.flatten(1).any(dim=1), MASK_SCALE + MASK_BIAS, MASK_BIAS).tolist()
         return [_Decoded(low[i], pointers[i], scores[i], 1.0) for i in range(len(batch))]
 
-    def _store(
-        self, decoded: list[tuple[TrackedObject, _Decoded]], features: ImageFeatures, frame: int
-    ) -> list[Answer]:
+    def _store(self, decoded: list[tuple[TrackedObject, _Decoded]], stored: StoredFrame) -> list[Answer]:
         """Encodes the memories of all prompted masks in one pass and stores each in its slot."""
-        model = self.model
+        features, frame = stored.features, stored.frame
         logits = torch.stack([out.logits.float() for _, out in decoded])
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
-        present = torch.tensor([out.object_score > 0 for _, out in decoded], device=model.device)
+        present = torch.tensor([out.object_score > 0 for _, out in decoded], device=logits.device)
         binarize = torch.full_like(present, self.config.binarize_prompted_memory)
-        memory = model.encode_low_memory(features, logits, present, binarize)
+        memory = self.model.encode_low_memory(features, logits, present, binarize)
         stable = stability(logits[:, 0]).tolist()
         answers = []
         for index, (obj, out) in enumerate(decoded):
@@ -267,16 +250,16 @@ class PromptDecoder:
             answers.append(Answer(logits[index], out.object_score, out.iou, stable[index], released))
         return answers
 
-    def _network_points(self, obj: TrackedObject, width: int, height: int) -> NDArray[np.float32]:
-        clipped = np.clip(obj.points, 0, np.array([width, height], np.float32))
-        return to_network(clipped, width, height, self.model.config.image_size).astype(np.float32)
+    def _network_points(self, obj: TrackedObject, stored: StoredFrame) -> NDArray[np.float32]:
+        clipped = np.clip(obj.points, 0, np.array([stored.width, stored.height], np.float32))
+        return to_network(clipped, stored.width, stored.height, self.model.config.image_size).astype(np.float32)
 
 
-def _shares(prompt: Prompt, width: int, height: int) -> NDArray[np.float64] | None:
+def _shares(prompt: Prompt, stored: StoredFrame) -> NDArray[np.float64] | None:
     """A prompt's box in shares of the frame, clipped to it."""
     if prompt.box is None:
         return None
-    return np.clip(prompt.box / np.array([width, height, width, height], np.float64), 0, 1)
+    return np.clip(prompt.box / np.array([stored.width, stored.height] * 2, np.float64), 0, 1)
 
 
 def clicks_of(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

@@ -150,7 +150,7 @@ class PromptTransaction:
                     self.bank.forget_anchors(a.obj.row, stored.frame)
         with torch.inference_mode(), autocast(model, self.propagation.dtype):
             prompts = [(a.request.prompt, a.obj) for a in accepted]
-            answers = self.prompts.apply(prompts, stored.features, stored.frame, stored.width, stored.height)
+            answers = self.prompts.apply(prompts, stored)
         for a, answer in zip(accepted, answers, strict=True):
             a.obj.logits, a.obj.prompted = answer.logits, True
         results = []

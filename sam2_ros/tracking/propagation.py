@@ -71,9 +71,7 @@ class Propagation:
         rows = [obj.row for obj in objects]
         memories = self.bank.gather(rows, frame, self.workload.recent_frames)
         with autocast(model, self.dtype):
-            conditioned = model.with_memory(
-                features, memories.tokens, memories.codes, memories.num_pointers, memories.mask
-            )
+            conditioned = model.with_memory(features, *memories)
             lap("memory_attention")
             decoded = model.decode(conditioned, features, *model.no_prompt(len(rows)))
             index = choose_candidates(self.policy, decoded, objects, frame)

@@ -52,7 +52,7 @@ class EncodedFrame:
     height: int
     features: ImageFeatures
     level: int  # of load shedding (:class:`~sam2_ros.tracking.deadline.LoadShedder`)
-    laps: dict[str, float]  # ms by stage
+    laps: dict[str, float]  # ms by stage; empty within step
 
 
 class Tracker:
@@ -129,10 +129,9 @@ class Tracker:
             ValueError: another dtype or shape.
         """
         clock = clock_of(self.model.device)
-        features, level = self._encode(frame, clock)
-        return EncodedFrame(frame.shape[1], frame.shape[0], features, level, clock.finish())
+        return replace(self._encode(frame, clock), laps=clock.finish())
 
-    def _encode(self, frame: NDArray[np.uint8], clock: Clock) -> tuple[ImageFeatures, int]:
+    def _encode(self, frame: NDArray[np.uint8], clock: Clock) -> EncodedFrame:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
         level = self._load_shedder.level
@@ -147,7 +146,7 @@ class Tracker:
             clock.lap("resize")
             features = self._shared.encode(pixels)
         clock.lap("encode")
-        return features, level
+        return EncodedFrame(frame.shape[1], frame.shape[0], features, level, {})
 
     @torch.inference_mode()
     def step(self, frame: NDArray[np.uint8] | EncodedFrame, stamp: int = 0) -> FrameResult:
@@ -161,17 +160,13 @@ class Tracker:
             ValueError: another dtype or shape; nothing has changed then.
         """
         clock = clock_of(self.model.device)
-        if isinstance(frame, EncodedFrame):
-            width, height, earlier = frame.width, frame.height, frame.laps
-            features, level = frame.features, frame.level
-        else:
-            features, level = self._encode(frame, clock)
-            height, width, earlier = frame.shape[0], frame.shape[1], {}
+        encoded = frame if isinstance(frame, EncodedFrame) else self._encode(frame, clock)
+        level = encoded.level
         self._propagation.workload = Workload.at(level)
-        features = self.history.place(features)
+        features = self.history.place(encoded.features)
         clock.lap("encode")
         self._frame += 1
-        stored = StoredFrame(self._frame, stamp, width, height, features)
+        stored = StoredFrame(self._frame, stamp, encoded.width, encoded.height, features)
         self.history.append(stored)
         objects = list(self._objects.values())
         changes: list[ObjectChange] = []
@@ -183,7 +178,7 @@ class Tracker:
             stored.store(objects)
         changes += self._drop_lost(objects)
         laps = clock.finish()
-        for name, taken in earlier.items():
+        for name, taken in encoded.laps.items():
             laps[name] = taken + laps.get(name, 0.0)
         self._load_shedder.took(sum(laps.values()), level)
         return replace(self._result(stored, tuple(changes), laps), load_shedding=SHEDDING_STEPS[:level])

@@ -1,4 +1,4 @@
-"""What goes into the tracker and what comes out, in NumPy; this module never imports torch.
+"""The tracker's inputs and outputs, in NumPy; this module never imports torch.
 
 Coordinates are pixels of the source image, x to the right, y down. A point addresses a pixel by its centre: (0, 0) is
 the centre of the top-left pixel. A box is given by its edges, which lie between pixels: columns 10 to 19 are
@@ -25,7 +25,7 @@ class ObjectState(IntEnum):
 
 
 class PromptCode(IntEnum):
-    """What became of a prompt; the numbers are those of ``PromptResult``'s constants."""
+    """The outcome of a prompt; the numbers are those of ``PromptResult``'s constants."""
 
     OK = 0
     INVALID_PROMPT = 1
@@ -85,8 +85,8 @@ class CroppedMask:
 
     @classmethod
     def from_packed(cls, bits: NDArray[np.uint8], width: int) -> CroppedMask:
-        """Crops a mask of ``width`` columns that comes as ``uint8 [H, ceil(width / 8)]``, eight pixels a byte; the
-        leftmost is the highest bit. Only what lies in the bounding box is unpacked."""
+        """Crops a mask of ``width`` columns, packed as ``uint8 [H, ceil(width / 8)]`` with the leftmost of eight pixels
+        in the highest bit. Unpacks only the bounding box."""
         height = len(bits)
         rows = np.flatnonzero(bits.any(axis=1))
         if not rows.size:
@@ -126,7 +126,7 @@ class CroppedMask:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is wanted of one object on one frame, in source pixels.
+    """Marks one object on one frame, in source pixels.
 
     Accepted: ``points`` with ``labels``; ``box``; ``box`` and points; ``mask``. A mask excludes the others. An
     all-false mask says that the object is not in this frame.
@@ -136,7 +136,7 @@ class Prompt:
     labels: NDArray[np.int32] | None = None  # [N] 1 = on the object, 0 = not on it
     box: NDArray[np.float32] | None = None  # [4] x0, y0, x1, y1
     mask: BoolMask | None = None  # [H, W] of the frame's size
-    candidate: int | None = None  # 1 to 3: choose this mask of an ambiguous prompt; None: the tracker chooses
+    candidate: int | None = None  # 1 to 3: this mask of an ambiguous prompt; None: the tracker chooses
     replace: bool = False  # forget this object's earlier points on this frame
 
 
@@ -183,7 +183,7 @@ class ObjectResult:
 
 @dataclass(frozen=True)
 class PromptResult:
-    """What became of one prompt; fields as in ``PromptResult.msg``."""
+    """The outcome of one prompt; fields as in ``PromptResult.msg``."""
 
     code: PromptCode
     message: str

@@ -154,7 +154,7 @@ def test_a_candidate_may_be_chosen_frames_later() -> None:
     # Only the newest candidates of an object are kept.
     assert delayed.refine(AddRequest(click(60, 60), 1)).success
     refused = delayed.refine(AddRequest(Prompt(candidate=1), 1), delayed.history.find(0).stamp - SECOND)
-    assert refused.code is PromptCode.INVALID_PROMPT and "no candidates are kept" in refused.message
+    assert refused.code is PromptCode.INVALID_PROMPT and "no candidates are stored" in refused.message
 
 
 def test_a_hidden_object_is_corrected_as_in_time() -> None:
