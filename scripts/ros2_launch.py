@@ -1,6 +1,6 @@
-"""``ros2 launch`` for the environment built from wheels, where the ros2launch package does not exist.
+"""``ros2 launch`` for the environment built from wheels, which has no package ros2launch.
 
-It takes the same arguments as the original in its two common forms: ``ros2 launch PACKAGE FILE [NAME:=VALUE ...]`` and
+It accepts the two common forms of the original: ``ros2 launch PACKAGE FILE [NAME:=VALUE ...]`` and
 ``ros2 launch PATH [NAME:=VALUE ...]``, with ``--show-args`` and ``--debug``.
 """
 
@@ -18,7 +18,11 @@ from ros2cli.command import CommandExtension
 
 
 def find_launch_file(package_or_path: str, file_name: str | None) -> Path:
-    """The launch file that the arguments name; raises FileNotFoundError with what was looked for."""
+    """The launch file that the arguments name.
+
+    Raises:
+        FileNotFoundError: there is none; the message names what exists.
+    """
     if file_name is None:
         path = Path(package_or_path)
         if not path.is_file():
@@ -36,7 +40,7 @@ def find_launch_file(package_or_path: str, file_name: str | None) -> Path:
 
 
 class LaunchCommand(CommandExtension):
-    """Run a launch file."""
+    """Runs a launch file."""
 
     def add_arguments(self, parser: argparse.ArgumentParser, cli_name: str) -> None:
         parser.add_argument("-d", "--debug", action="store_true", help="launch's own debug output")

@@ -1,7 +1,7 @@
-"""The parts of ROS 2 that are no wheels of their own: launch, the command line, vision_msgs and a few more.
+"""Installs the parts of ROS 2 without wheels of their own: launch, the command line, vision_msgs and a few more.
 
-They are upstream ROS 2 packages under Apache-2.0 and BSD licences, carried by one large wheel. Only the packages named
-here are unpacked, into a cache; the Python ones are copied into the environment, the two interface packages are built.
+They are upstream ROS 2 packages under Apache-2.0 and BSD licences inside one large wheel. Only the packages named here
+are unpacked, into a cache. The Python packages are copied into the environment, the two interface packages are built.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ament_package()
 
 
 def unpack(wheel: Path, folder: Path) -> None:
-    """Unpack what is named above from ``wheel`` into ``folder``: ``python/``, ``share/`` and ``interfaces/``."""
+    """Unpacks the packages named above from ``wheel`` to ``folder``: ``python/``, ``share/`` and ``interfaces/``."""
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             target = _target(name)
@@ -70,7 +70,7 @@ def unpack(wheel: Path, folder: Path) -> None:
 
 
 def _target(name: str) -> str | None:
-    """Where a member of the wheel belongs in the unpacked folder; None where it is not wanted."""
+    """The path of a member of the wheel in the unpacked folder; None for unneeded members."""
     if not name.startswith(BASE):
         return None
     parts = name[len(BASE) :].split("/")
@@ -87,7 +87,7 @@ def _target(name: str) -> str | None:
 
 
 def install(folder: Path, venv: Path, site_packages: Path) -> None:
-    """Copy the unpacked Python packages, their ``share`` and the ``ros2`` command into the environment."""
+    """Copies the unpacked Python packages, their ``share`` and the ``ros2`` command into the environment."""
     shutil.copytree(folder / "python", site_packages, dirs_exist_ok=True)
     shutil.copytree(folder / "share", venv / "share", dirs_exist_ok=True)
     for command, module in COMMANDS.items():
@@ -107,9 +107,9 @@ def install(folder: Path, venv: Path, site_packages: Path) -> None:
 
 
 def patch_include_paths(venv: Path, python_include: str, numpy_include: str) -> int:
-    """Point the wheels' exported CMake targets to this Python; returns how many files were changed.
+    """Sets the include folders in the wheels' exported CMake targets to this Python's; returns how many files changed.
 
-    They carry the include folders of the machine that built the wheels, which CMake refuses because they do not exist.
+    They name folders of the machine that built the wheels. CMake refuses them because they do not exist here.
     """
     changed = 0
     for file in venv.glob("share/*/cmake/*Export.cmake"):

@@ -1,7 +1,8 @@
-"""Builds the development environment: ``make setup`` calls it, and every step that is up to date is skipped.
+"""Builds the development environment. ``make setup`` calls it; steps that are up to date are skipped.
 
-Two kinds: ROS 2 from wheels (needs Python, a C++ compiler and make, nothing else), or on top of a sourced ROS 2
-installation. All of it lies in the checkout (``.venv``, ``build``, ``install``, ``log``); downloads are cached outside.
+There are two kinds: ROS 2 from wheels, which needs only Python, a C++ compiler and make, or on top of a sourced ROS 2
+installation. The environment lies in the checkout (``.venv``, ``build``, ``install``, ``log``); downloads are cached
+outside.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ROS_PYTHON_DOWNLOAD = (
     "isaacsim-ros2 6.2.0.0, 133 MB: as a whole under NVIDIA's Omniverse licence; only the upstream ROS 2 packages in "
     "it (Apache-2.0, BSD) are unpacked"
 )
-# What a sourced ROS installation or another environment leaves behind and an environment of wheels must not see.
+# Set by a sourced ROS installation or another environment; an environment of wheels must not see them.
 FOREIGN_VARIABLES = (
     "AMENT_PREFIX_PATH",
     "CMAKE_PREFIX_PATH",
@@ -51,19 +52,19 @@ FOREIGN_VARIABLES = (
 
 
 def default_cache() -> Path:
-    """Where downloads are kept: SAM2_ROS_CACHE, else sam2_ros in the user's cache folder."""
+    """The folder of downloads: SAM2_ROS_CACHE, else sam2_ros in the user's cache folder."""
     user = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("SAM2_ROS_CACHE") or f"{user}/sam2_ros")
 
 
 def names_in(*folders: str) -> list[str]:
-    """Names of the checkout's files in these folders, without what Python leaves there."""
+    """Names of the checkout's files in these folders, without Python's caches."""
     files = (path for folder in folders for path in sorted((ROOT / folder).rglob("*")) if path.is_file())
     return [str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts]
 
 
 def answers(url: str) -> bool:
-    """Whether a package index is in reach."""
+    """Whether a package index answers."""
     try:
         with urllib.request.urlopen(urllib.request.Request(f"{url}/", method="HEAD"), timeout=INDEX_TIMEOUT):
             return True
@@ -72,7 +73,7 @@ def answers(url: str) -> bool:
 
 
 class Setup:
-    """The steps for one distribution; ``suffix`` tells its folders from those of another one (``-kilted``)."""
+    """The steps for one distribution; its folders end with ``suffix`` (``-kilted``)."""
 
     def __init__(self, distro: str, suffix: str, sourced: bool, torch_version: str, torch_index: str) -> None:
         self.distro = distro
@@ -108,7 +109,7 @@ class Setup:
         return env
 
     def steps(self) -> list[Step]:
-        """All steps in their order; the key of each contains those of the steps that it builds on."""
+        """All steps in their order; the key of a step depends on the keys of the steps that it builds on."""
         venv_key = digest([sys.version, sys.base_prefix, self.sourced, self.distro, str(self.venv)])
         torch_key = digest([venv_key, self.torch_version, self.torch_index, self.gpu])
         packages_key = digest([torch_key, REQUIREMENTS / "library.txt", REQUIREMENTS / "test.txt"])
@@ -175,7 +176,7 @@ class Setup:
 
     @staticmethod
     def _own_interface_files() -> list[Path]:
-        """Packages of messages of which there is neither a wheel nor a place in the one of ros-python.txt."""
+        """Message packages that are neither wheels nor part of the wheel in ros-python.txt."""
         return [ROOT / name for name in names_in("scripts/interfaces")]
 
     def _torch_download(self) -> str:
@@ -184,7 +185,7 @@ class Setup:
 
     def make_venv(self) -> None:
         if (self.stamps / "venv").is_file():
-            self.console.say(f"      {self.venv.name} belongs to another Python or ROS 2: making it anew")
+            self.console.say(f"      {self.venv.name} belongs to another Python or ROS 2: replacing it")
             shutil.rmtree(self.venv)
         if not self.python.exists():
             options = ["--system-site-packages"] if self.sourced else []
@@ -192,24 +193,24 @@ class Setup:
             hint = "Debian and Ubuntu have venv in the package python3-venv. Another Python: make setup PYTHON=..."
             self.run([base, "-m", "venv", *options, self.venv], hint=hint)
         elif not works([self.python, "-c", f"import sys; assert sys.version_info[:2] == {sys.version_info[:2]}"]):
-            raise StepError(f"{self.venv} exists, made with another Python. Remove it (make clean) or give PYTHON=...")
+            raise StepError(f"{self.venv} was made with another Python. Remove it (make clean) or give PYTHON=...")
         self.stamps.mkdir(exist_ok=True)
-        # pip reads this file at every later installation into the environment: none of them replaces torch, or brings
-        # torchvision, which would.
+        # pip reads this file at every later installation into the environment, so that none of them replaces torch.
+        # torchvision would replace it, too.
         constraints = self.venv / "constraints.txt"
         constraints.write_text(f"torch=={self.torch_version}\ntorchvision<0\n", encoding="utf-8")
         (self.venv / "pip.conf").write_text(f"[install]\nconstraint = {constraints}\n", encoding="utf-8")
 
     def install_torch(self) -> None:
         if self.sourced and works([self.python, "-c", "import torch"], self.env):
-            self.console.say("      the torch that is installed is used")
+            self.console.say("      using the installed torch")
             (self.venv / "constraints.txt").write_text("torchvision<0\n", encoding="utf-8")
             return
         index = self.torch_index
         if not index and not self.gpu:
             index = CPU_INDEX if answers(CPU_INDEX) else ""
             if not index:
-                self.console.say(f"      {CPU_INDEX} does not answer: taking the torch that pip finds")
+                self.console.say(f"      {CPU_INDEX} does not answer: using the torch that pip finds")
         where = ["--index-url", index] if index else []
         self.pip(
             "install", *where, f"torch=={self.torch_version}", hint="Another version: make setup TORCH_VERSION=..."
@@ -220,7 +221,7 @@ class Setup:
         if works([self.python, "-c", "import triton"], self.env):  # a torch for GPUs brought the version that it needs
             lines = [line for line in lines if not line.startswith("triton")]
         if self.sourced:
-            # pip doesn't know the distribution's OpenCV, because that one carries no Python metadata.
+            # pip doesn't know the distribution's OpenCV, because it has no Python metadata.
             if works([self.python, "-c", "import cv2"], self.env):
                 lines.remove("opencv-python-headless")
             if not shutil.which("colcon"):
@@ -237,20 +238,20 @@ class Setup:
         return list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
 
     def install_reference(self) -> None:
-        # Its build requirements name torch; without isolation the build uses the one that is here.
+        # Its build requirements include torch; without isolation the build uses the installed one.
         options = ["--no-deps", "--no-build-isolation", "--require-hashes", "-r", REQUIREMENTS / "reference.txt"]
         self.pip("install", *options, variables={"SAM2_BUILD_CUDA": "0", "PIP_CONSTRAINT": ""})
 
     @property
     def ros_python_folder(self) -> Path:
-        """Where the packages of scripts/ros_python.py lie unpacked."""
+        """The folder of the unpacked packages of scripts/ros_python.py."""
         return self.cache / f"ros-python-{self._ros_python_key()}"
 
     @contextmanager
     def cache_entry(self, folder: Path) -> Iterator[Path | None]:
-        """Make a folder of the cache once, also when several checkouts want it at the same time.
+        """Makes a folder of the cache once, also if several checkouts need it at the same time.
 
-        Yields an empty folder to fill, which then takes its place; None where the entry exists.
+        Yields an empty folder to fill, which then becomes the entry; None if the entry exists.
         """
         self.cache.mkdir(parents=True, exist_ok=True)
         with (self.cache / "lock").open("w", encoding="utf-8") as lock:
@@ -280,7 +281,7 @@ class Setup:
         wheel.unlink()
 
     def build_interfaces(self) -> None:
-        """Build the interface packages once for a set of ROS wheels, into the cache, and copy them from there."""
+        """Builds the interface packages once for a set of ROS wheels into the cache, and copies them from there."""
         self.patch_include_paths()
         wheels = sorted(path.name for path in self.site_packages.glob("ros_*.dist-info"))
         files = self._own_interface_files()
@@ -305,7 +306,7 @@ class Setup:
         ros_python.patch_include_paths(self.venv, sysconfig.get_path("include"), numpy)
 
     def build_package(self) -> None:
-        # CMake's cache remembers the tools and packages of the environment that it was configured in.
+        # CMake's cache contains the tools and packages of the environment in which it was configured.
         marker = self.build_base / "environment"
         names = ["venv"] if self.sourced else ["venv", "ros-wheels"]
         environment = digest(self.stamps / name for name in names)
@@ -329,7 +330,7 @@ class Setup:
         config = {
             "wheels": not self.sourced,
             "prefixes": [str(prefix)] if self.sourced else [str(prefix), str(self.venv)],
-            # The checkout comes first, so that edits and new files count at once; the built package adds the messages.
+            # The checkout comes first, so that edits take effect at once; the built package adds the messages.
             "site_packages": [str(ROOT), *(str(folder) for folder in folders if folder.is_dir())],
         }
         (self.site_packages / "_sam2_ros_env.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
@@ -353,8 +354,8 @@ def main() -> int:
     options = parser.parse_args()
     if not options.sourced and options.distro not in WHEEL_DISTROS:
         parser.error(
-            f"there are no wheels of ROS 2 '{options.distro}', only of {' and '.join(WHEEL_DISTROS)}; with an "
-            f"installation of it: . /opt/ros/{options.distro}/setup.bash, then make again"
+            f"there are no wheels of ROS 2 '{options.distro}', only of {' and '.join(WHEEL_DISTROS)}; install it, "
+            f"then: . /opt/ros/{options.distro}/setup.bash, and make again"
         )
     begin = time.monotonic()
     setup = Setup(**vars(options))

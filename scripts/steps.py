@@ -1,4 +1,4 @@
-"""Steps that are skipped while up to date, with readable progress: one line a step, the rest in a log file."""
+"""Setup steps, which are skipped if they are up to date. The terminal shows a line for each, a log file the rest."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-REPORT_INTERVAL = 30.0  # seconds between signs of life where there is no terminal to rewrite a line on
+REPORT_INTERVAL = 30.0  # seconds between progress lines if the output is no terminal
 TAIL_LINES = 25  # of a failed command's output
 
 
 class StepError(Exception):
-    """A step failed; the message says which command, with the end of its output, and what to do."""
+    """A failed step; the message has the command, the end of its output, and what to do."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: ``key`` is the hash of what it depends on, ``download`` says what it fetches (empty = nothing)."""
+    """One step: ``key`` is the hash of its inputs, ``download`` describes its downloads (empty = none)."""
 
     name: str
     title: str
@@ -31,13 +31,13 @@ class Step:
     download: str = ""
 
     def is_current(self, stamps: Path) -> bool:
-        """Whether it ran to its end with the same key; ``stamps`` is the folder of the stamp files."""
+        """Whether it succeeded before with the same key; ``stamps`` is the folder of the stamp files."""
         stamp = stamps / self.name
         return stamp.is_file() and stamp.read_text(encoding="utf-8") == self.key
 
 
 def digest(parts: Iterable[object]) -> str:
-    """Hash of values, and of the contents of files given as paths."""
+    """Hash of values, and of the contents of paths."""
     total = hashlib.sha256()
     for part in parts:
         data = part.read_bytes() if isinstance(part, Path) else str(part).encode()
@@ -55,7 +55,7 @@ def works(command: Sequence[object], env: Mapping[str, str] | None = None) -> bo
 
 
 class Console:
-    """Runs steps and commands: their output goes to ``log``, the terminal shows which one is running."""
+    """Runs steps and commands; their output goes to ``log``, the terminal shows the current one."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -64,14 +64,14 @@ class Console:
         print(text, flush=True)
 
     def run_steps(self, steps: Sequence[Step], stamps: Path, heading: str) -> bool:
-        """Run the steps that are not current, after saying what they download; False if there were none."""
+        """Lists the downloads and runs the steps that are not current; False if there were none."""
         pending = [step for step in steps if not step.is_current(stamps)]
         if not pending:
             return False
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_text("", encoding="utf-8")
         downloads = [step.download for step in pending if step.download]
-        self.say(f"{heading} Downloads, as far as they are not there yet:" if downloads else heading)
+        self.say(f"{heading} Downloads, unless they are cached:" if downloads else heading)
         for download in downloads:
             self.say(f"  - {download}")
         for index, step in enumerate(pending, 1):
@@ -83,7 +83,11 @@ class Console:
         return True
 
     def run(self, command: Sequence[object], env: Mapping[str, str], cwd: Path, hint: str = "") -> None:
-        """Run one command in ``cwd``; raise StepError with the end of its output and ``hint`` when it fails."""
+        """Runs a command in ``cwd``.
+
+        Raises:
+            StepError: it failed; the message has the end of its output and ``hint``.
+        """
         words = [str(word) for word in command]
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"\n$ {' '.join(words)}\n")
@@ -101,7 +105,7 @@ class Console:
             raise StepError(f"{message}\n{hint}" if hint else message)
 
     def _wait(self, words: Sequence[str], env: Mapping[str, str], cwd: Path, log: int) -> int:
-        """Run a command to its end and return its status, with signs of life on the way."""
+        """Runs a command with progress lines; returns its status."""
         process = subprocess.Popen(
             words, env=dict(env), cwd=cwd, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
@@ -119,7 +123,7 @@ class Console:
             watcher.join()
 
     def _watch(self, stop: threading.Event) -> None:
-        """Show the seconds and the newest line of the log until ``stop``."""
+        """Shows the seconds and the newest line of the log until ``stop`` is set."""
         terminal = sys.stdout.isatty()
         columns = os.get_terminal_size().columns - 1 if terminal else 119
         begin = time.monotonic()

@@ -116,7 +116,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     bars = {
-        f"{combination['image_size']} px, {combination['objects']} objects, {row['engine']} {row['dtype']}": row
+        f"{combination['model']} at {combination['image_size']}, {combination['objects']} objects, "
+        f"{row['engine']} {row['dtype']}": row
         for combination in report["combinations"]
         for row in combination["engines"]
         if "latency_ms" in row
