@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
         os.environ.update(environment())  # as the launch files do; before the first ROS context
         from sam2_ros.viewer.hub import Hub
-        from sam2_ros.viewer.server import serve
+        from sam2_ros.viewer.web_server import serve
     except ImportError as error:
         raise UserError(
             f"the viewer needs ROS 2, the built package and aiohttp ({error}); source ROS 2's setup file, and: "

@@ -12,8 +12,8 @@ from rclpy.lifecycle import LifecycleNode
 
 from sam2_ros.inference import Backend, BackendFactory, BackendInfo
 from sam2_ros.inference.worker import Frame, Processed, Worker
-from sam2_ros.ros.depth import DepthInput
-from sam2_ros.ros.detections import DetectionInput
+from sam2_ros.ros.depth_input import DepthInput
+from sam2_ros.ros.detection_input import DetectionInput
 from sam2_ros.ros.diagnostics import Statistics, active_values, to_text
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput

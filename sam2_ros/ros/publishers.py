@@ -27,7 +27,7 @@ from sam2_ros.media.label_images import MAX_ID, compose_labels
 from sam2_ros.media.overlay import draw_overlay
 from sam2_ros.msg import ObjectEvent, TrackedObject
 from sam2_ros.ros import messages
-from sam2_ros.ros.depth import DepthInput
+from sam2_ros.ros.depth_input import DepthInput
 from sam2_ros.ros.drawings import image_annotations, markers
 from sam2_ros.ros.interface import EVENTS, LABEL_INFO, TRACKS, VIEWS, Topic
 from sam2_ros.ros.messages import Position, bounding_box, byte_array, rgb_image

@@ -17,8 +17,8 @@ from rclpy.signals import SignalHandlerOptions
 
 from sam2_ros.msg import ObjectEvent
 from sam2_ros.ros.messages import to_stamp
-from sam2_ros.viewer.commands import BadCommand
 from sam2_ros.viewer.discovery import find_sources
+from sam2_ros.viewer.page_commands import BadCommand
 from sam2_ros.viewer.tracked_camera import Camera
 
 DISCOVERY_S = 0.5  # between two reads of the ROS graph

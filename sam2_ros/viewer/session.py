@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from sam2_ros.viewer.commands import BadCommand
 from sam2_ros.viewer.hub import Hub
+from sam2_ros.viewer.page_commands import BadCommand
 from sam2_ros.viewer.tracked_camera import Camera, Shot
 
 IN_FLIGHT = 2  # pictures sent and not yet painted; after that only the newest is sent

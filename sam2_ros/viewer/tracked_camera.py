@@ -15,9 +15,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from sam2_ros.msg import ObjectEvent, TrackedObjectArray
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.subscription import FollowingSubscription
-from sam2_ros.viewer.commands import Services
 from sam2_ros.viewer.discovery import Source
 from sam2_ros.viewer.packets import STATES, css_color, packet
+from sam2_ros.viewer.page_commands import ServiceCalls
 
 WAITING_IMAGES = 40  # that may wait for their tracks, from a slow engine
 WAITING_TRACKS = 3  # that may wait for their image
@@ -68,7 +68,7 @@ class Camera:
     ) -> None:
         """``on_event`` gets the camera's name too."""
         self.source = source
-        self.services = Services(node, source.prefix)
+        self.services = ServiceCalls(node, source.prefix)
         self.newest: Shot | None = None  # the newest picture with its own tracks
         self.live: Shot | None = None  # the newest picture with the newest tracks
         self.history: deque[tuple[int, float, list[list[Any]]]] = deque()  # stamp, steady seconds, [id, state, …]

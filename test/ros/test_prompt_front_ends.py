@@ -25,7 +25,7 @@ from sam2_ros.ros.prompt_messages import from_add_objects, from_prompt, to_messa
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.prompt_checks import MAX_PROMPTS
 from sam2_ros.tracking.types import AddRequest, Prompt, PromptError
-from sam2_ros.viewer import commands
+from sam2_ros.viewer import page_commands
 
 GOOD = Prompt(box=np.array([1, 1, 9, 9], np.float32))
 Refuse = Callable[[AddRequest, Path], str]
@@ -69,8 +69,8 @@ def refused_by_a_file(request: AddRequest, folder: Path) -> str:
 
 def refused_by_the_page(request: AddRequest, folder: Path) -> str:
     command = as_json(request) | {"type": "add", "candidate": request.prompt.candidate or 0}
-    with pytest.raises(commands.BadCommand) as caught:
-        commands.Services(None, "/tracker").call(command)  # the node is never asked
+    with pytest.raises(page_commands.BadCommand) as caught:
+        page_commands.ServiceCalls(None, "/tracker").call(command)  # the node is never asked
     return str(caught.value)
 
 

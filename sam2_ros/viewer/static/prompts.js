@@ -2,7 +2,7 @@
 
 import { toast } from "./dom.js";
 
-// command: {type: "add" | "refine", camera, stamp, …} as commands.py reads it.
+// command: {type: "add" | "refine", camera, stamp, …} as page_commands.py reads it.
 export async function prompt(link, command) {
   const answer = await link.ask(command);
   if (answer.success) {

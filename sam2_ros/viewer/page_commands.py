@@ -30,7 +30,7 @@ class BadCommand(ValueError):
     """An invalid command; ``str(error)`` says why."""
 
 
-class Services:
+class ServiceCalls:
     """Calls the services of one camera, ``prefix/…``. Responses come in the ROS thread."""
 
     def __init__(self, node: Node, prefix: str) -> None:
