@@ -23,6 +23,12 @@ def table(text: str, node: str) -> dict[str, str]:
     return {full(name, node): f"{package}/{kind}" for name, package, kind in rows}
 
 
+def diagnostics_keys() -> dict[str, set[str]]:
+    """The documented keys of ``/diagnostics`` by group, e.g. "depth"."""
+    rows = re.findall(r"^- ([^:`]+): (.*(?:\n  .*)*)", section("node.md", "Diagnostics"), re.M)
+    return {group: set(re.findall(r"`([^`]+)`", keys)) for group, keys in rows}
+
+
 def subscribed(node: str) -> dict[str, str]:
     """Topics that the node subscribes to, with their types."""
     return {full(topic.name, node): topic.type for topic in TOPICS if not topic.published}

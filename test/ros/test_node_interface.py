@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from documented import REFERENCE, published, section, services, subscribed, table
+from documented import REFERENCE, diagnostics_keys, published, section, services, subscribed, table
 from node_harness import running
 from sros2_policy import allowed, sometimes
 
@@ -26,7 +26,7 @@ def own(listed: list[tuple[str, list[str]]]) -> dict[str, str]:
     }
 
 
-def test_topics_and_services(folder: Path) -> None:
+def test_topics_services_and_diagnostics(folder: Path) -> None:
     file = folder / "interface.yaml"
     file.write_text(
         "/**:\n  ros__parameters:\n    model.name: 'null'\n    depth.enabled: true\n    detections.enabled: true\n"
@@ -48,6 +48,10 @@ def test_topics_and_services(folder: Path) -> None:
         same(peer.node.get_publisher_names_and_types_by_node, published(NODE))
         assert SHARED in published(NODE)
         same(peer.node.get_service_names_and_types_by_node, services(NODE))
+
+        peer.track()
+        documented = diagnostics_keys()
+        assert set(peer.status()) - {"level", "message"} == set().union(*documented.values()) - documented["server"]
 
         # config/sros2_policy.xml lists these and all that ROS adds to them, and nothing else.
         def names(list_of: Any) -> set[str]:

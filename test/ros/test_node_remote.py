@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from documented import diagnostics_keys
 from node_harness import Peer, box_prompt, running
 from served import ServerProcess
 
@@ -60,6 +61,7 @@ def test_objects_outlive_the_server_and_the_node_has_no_torch(node: Peer, endpoi
         assert node.add(box_prompt(5, 5, 25, 25)).results[0].object_id == 3
         node.wait_until(lambda: node.status()["link"] == "connected", "word of the server")
         assert float(node.status()["round trip p50 [ms]"]) > 0
+        assert diagnostics_keys()["server"] <= set(node.status())
         maps = Path(f"/proc/{pid}/maps").read_text()
         assert "zmq" in maps and "torch" not in maps
         assert node.launched is not None and node.launched.node_pid() == pid, "the node never started anew"
