@@ -35,9 +35,6 @@ class Shot:
         self.number = next(_numbers)
         self.stamp = to_stamp(image.header.stamp)
         self.arrived = arrived
-        # Milliseconds since 1970: when the image arrived, and when its tracks were there.
-        now = time.time() * 1000
-        self._times = {"image": now - (time.monotonic_ns() - arrived) / 1e6, "paired": now}
         self._image, self._tracks, self._max_side = image, tracks, max_side
         self._lock = threading.Lock()
         self._bytes: bytes | None = None
@@ -49,8 +46,7 @@ class Shot:
         """
         with self._lock:
             if self._bytes is None:
-                times = {**self._times, "asked": time.time() * 1000}
-                extra = {"number": self.number, "camera": camera, "times": times}
+                extra = {"number": self.number, "camera": camera}
                 self._bytes = packet(self._image, self._tracks, self._max_side, extra)
             return self._bytes
 

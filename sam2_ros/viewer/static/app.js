@@ -2,7 +2,7 @@
 
 import { Charts } from "./charts.js";
 import { $, element, toast } from "./dom.js";
-import { Link, wallClock } from "./link.js";
+import { Link } from "./link.js";
 import { ObjectList } from "./objects.js";
 import { prompt } from "./prompts.js";
 import { Stage } from "./stage.js";
@@ -22,7 +22,6 @@ link.addEventListener("shot", async ({ detail: { header, picture } }) => {
     link.send({ type: "painted", number: header.number, skipped: true });
   };
   if (!bitmap) return skip();
-  header.times.decoded = wallClock();
   if (header.camera !== camera) {
     thumbnail(header.camera, bitmap);
     return skip();
@@ -52,7 +51,6 @@ function paint(shot, tell) {
 }
 
 function painted(header) {
-  header.times.painted = wallClock();
   link.send({ type: "painted", number: header.number });
 }
 

@@ -2,9 +2,6 @@
 
 const RETRY_MS = 1000;
 
-// Milliseconds since 1970, finer than Date; as in header.times.
-export const wallClock = () => performance.timeOrigin + performance.now();
-
 export class Link extends EventTarget {
   #socket = null;
   #next = 1;
@@ -58,7 +55,6 @@ export class Link extends EventTarget {
 export function decode(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  header.times.received = wallClock();
   let at = 4 + length;
   for (const object of header.tracks?.objects ?? []) {
     object.path = new Path2D();
