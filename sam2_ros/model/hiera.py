@@ -5,8 +5,6 @@ Everything inside works on ``[B, H, W, C]``.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +13,7 @@ from sam2_ros.model import dispatch
 from sam2_ros.model.config import HieraConfig
 from sam2_ros.model.dispatch import attention, infers_on_cpu, uses_triton
 from sam2_ros.model.layers import Conv2d, LayerNorm, Linear, Mlp
-from sam2_ros.model.weight_cache import DerivedTensor
+from sam2_ros.model.weight_cache import cache_of
 
 
 def max_pool(x_bhwc: Tensor) -> Tensor:
@@ -135,33 +133,18 @@ class Hiera(nn.Module):
                 dim = dim_out
             self.stage_ends.append(len(self.blocks) - 1)
         self.channels = [config.embed_dim * 2**stage for stage in range(4)]
-        # For inference, by grid size; no entry is ever removed, since CUDA graphs read the tensors where they are.
-        self._positions: dict[tuple[int, int], Tensor] = {}
-        self._taps = DerivedTensor()
 
     def position(self, height: int, width: int) -> Tensor:
         """Position embedding ``[1, H, W, C]``: the coarse grid, resampled, plus the tiled embedding of a window."""
-        cached = self._positions.get((height, width))
-        if cached is not None and not torch.is_grad_enabled():
-            return cached
-        coarse = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
-        window = self.pos_embed_window
-        tiled = window.tile(1, 1, height // window.shape[2], width // window.shape[3])
-        position = (coarse + tiled).permute(0, 2, 3, 1).contiguous()
+
+        def compute(coarse: Tensor, window: Tensor) -> Tensor:
+            coarse = F.interpolate(coarse, size=(height, width), mode="bicubic")
+            tiled = window.tile(1, 1, height // window.shape[2], width // window.shape[3])
+            return (coarse + tiled).permute(0, 2, 3, 1).contiguous()
+
         if torch.is_grad_enabled():
-            self._positions.clear()  # training changes the weights
-        else:
-            self._positions[height, width] = position
-        return position
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._positions.clear()
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Hiera:
-        self._positions.clear()
-        super()._apply(*args, **kwargs)
-        return self
+            return compute(self.pos_embed, self.pos_embed_window)
+        return cache_of(self).get((height, width), (self.pos_embed, self.pos_embed_window), compute)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self._embedded(images)
@@ -185,7 +168,7 @@ class Hiera(nn.Module):
         assert conv.bias is not None
         return image_kernels.embed(
             images.float().contiguous(),
-            self._taps.get((conv.weight,), lambda weight: image_kernels.pack_patch_taps(weight, dtype), dtype),
+            cache_of(self).get(dtype, (conv.weight,), lambda weight: image_kernels.pack_patch_taps(weight, dtype)),
             conv.bias,
             self.position(grid, grid),
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sam2_ros.model.config import HieraConfig
 from sam2_ros.model.hiera import Hiera
-from sam2_ros.model.layers import Conv2d, MergedLinear
+from sam2_ros.model.layers import Conv2d, merged_linear
 
 
 class FpnNeck(nn.Module):
@@ -21,7 +21,6 @@ class FpnNeck(nn.Module):
         self.convs = nn.ModuleList(nn.Sequential() for _ in channels)
         for slot, width in zip(self.convs, reversed(channels), strict=True):
             slot.add_module("conv", Conv2d(width, dim, 1))
-        self.merged = MergedLinear(), MergedLinear()
 
     def forward(self, maps: list[Tensor], after: tuple[Conv2d, Conv2d] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Four maps at strides 4 to 32 → three at strides 4, 8 and 16, each ``[B, dim, H, W]``.
@@ -36,8 +35,8 @@ class FpnNeck(nn.Module):
             return self.convs[3](maps[0]), self.convs[2](maps[1]), stride_16 + above
         laterals = (cast(Conv2d, cast(nn.Sequential, self.convs[index])[0]) for index in (3, 2))
         stride_4, stride_8 = (
-            merged(fine.permute(0, 2, 3, 1), lateral, conv).permute(0, 3, 1, 2)
-            for merged, fine, lateral, conv in zip(self.merged, maps, laterals, after, strict=False)
+            merged_linear(fine.permute(0, 2, 3, 1), lateral, conv).permute(0, 3, 1, 2)
+            for fine, lateral, conv in zip(maps, laterals, after, strict=False)
         )
         return stride_4, stride_8, stride_16 + above
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sam2_ros.model import cpu_kernels, dispatch
 from sam2_ros.model.dispatch import attention, autocast_dtype, linear, uses_triton
-from sam2_ros.model.weight_cache import DerivedTensor, WeightCache
+from sam2_ros.model.weight_cache import cache_of
 
 
 class Linear(nn.Linear):
@@ -59,44 +59,37 @@ def _in_autocast_dtype(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor
     dtype = autocast_dtype(x.device)
     if dtype is None or torch.is_grad_enabled():
         return x, module.weight, module.bias
-    weight, bias = module.__dict__.setdefault("_rounded", (DerivedTensor(), DerivedTensor()))
+    cache = cache_of(module)
 
     def rounded(exact: Tensor) -> Tensor:
         return exact.to(dtype)
 
     return (
         x.to(dtype),
-        weight.get((module.weight,), rounded, dtype),
-        None if module.bias is None else bias.get((module.bias,), rounded, dtype),
+        cache.get(("weight", dtype), (module.weight,), rounded),
+        None if module.bias is None else cache.get(("bias", dtype), (module.bias,), rounded),
     )
 
 
-class MergedLinear(WeightCache):
-    """One linear map over the last axis in place of two, ``second(first(x))``: linear layers or 1×1 convolutions."""
+def merged_linear(x: Tensor, first: nn.Linear | nn.Conv2d, second: nn.Linear | nn.Conv2d) -> Tensor:
+    """``second(first(x))`` over the last axis as one linear map: linear layers or 1×1 convolutions, with biases.
 
-    def __init__(self) -> None:
-        # By dtype; no entry is ever removed, since CUDA graphs read the tensors where they are.
-        self._cached: dict[torch.dtype, tuple[DerivedTensor, DerivedTensor]] = {}
+    ``second`` always follows the same ``first``.
+    """
+    assert first.bias is not None and second.bias is not None, "both maps need a bias"
+    dtype, cache = autocast_dtype(x.device) or x.dtype, cache_of(second)
 
-    def __call__(self, x: Tensor, first: nn.Linear | nn.Conv2d, second: nn.Linear | nn.Conv2d) -> Tensor:
-        assert first.bias is not None and second.bias is not None, "both maps need a bias"
-        dtype = autocast_dtype(x.device) or x.dtype
-        weight, bias = self._cached.setdefault(dtype, (DerivedTensor(), DerivedTensor()))
-        return linear(
-            x.to(dtype),
-            weight.get((second.weight, first.weight), lambda b, a: (b.flatten(1) @ a.flatten(1)).to(dtype), dtype),
-            bias.get(
-                (second.weight, first.bias, second.bias), lambda b, of_a, of_b: (b.flatten(1) @ of_a + of_b).to(dtype),
-                dtype,
-            ),
-        )  # fmt: skip
+    def weight(b: Tensor, a: Tensor) -> Tensor:
+        return (b.flatten(1) @ a.flatten(1)).to(dtype)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for pair in self._cached.values() for tensor in pair)
+    def bias(b: Tensor, of_first: Tensor, of_second: Tensor) -> Tensor:
+        return (b.flatten(1) @ of_first + of_second).to(dtype)
 
-    def __deepcopy__(self, memo: object) -> MergedLinear:
-        return MergedLinear()
+    return linear(
+        x.to(dtype),
+        cache.get(("merged weight", dtype), (second.weight, first.weight), weight),
+        cache.get(("merged bias", dtype), (second.weight, first.bias, second.bias), bias),
+    )
 
 
 class LayerNorm(nn.LayerNorm):
@@ -206,7 +199,6 @@ class Attention(nn.Module):
         self.k_proj = Linear(kv_dim, inner_dim)
         self.v_proj = Linear(kv_dim, inner_dim)
         self.out_proj = Linear(inner_dim, dim)
-        self.out_of_values = MergedLinear()
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -227,7 +219,7 @@ class Attention(nn.Module):
         mean = weighted_mean(q, k, kv[:, None].to(q.dtype).expand(batch, -1, -1, -1), mask)[:, 0]
         if torch.is_grad_enabled():
             return self.out_proj(self.v_proj(mean))
-        return self.out_of_values(mean, self.v_proj, self.out_proj)
+        return merged_linear(mean, self.v_proj, self.out_proj)
 
     def attend(self, q_bhnc: Tensor, k_bhnc: Tensor, v_bhnc: Tensor, mask: Tensor | None = None) -> Tensor:
         batch = max(q_bhnc.shape[0], k_bhnc.shape[0], v_bhnc.shape[0])

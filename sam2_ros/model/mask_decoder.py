@@ -102,13 +102,9 @@ def choose(
     """
     rows = torch.arange(len(decoded.ious), device=decoded.ious.device)
     best = 1 + (decoded.ious[:, 1:].argmax(dim=-1) if candidate is None else candidate)
-    if multimask:
-        index, token_index = best, best
-    else:
-        token_index = torch.zeros_like(best)
-        index = token_index
-        if stability_fallback:
-            index = torch.where(stability(decoded.logits[:, 0]) >= STABILITY_THRESHOLD, token_index, best)
+    index = token_index = best if multimask else torch.zeros_like(best)
+    if stability_fallback and not multimask:
+        index = torch.where(stability(decoded.logits[:, 0]) >= STABILITY_THRESHOLD, index, best)
     return ChosenMask(
         decoded.logits[rows, index].unsqueeze(1), decoded.ious[rows, index], decoded.tokens[rows, token_index], index
     )

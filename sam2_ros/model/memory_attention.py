@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sam2_ros.model.dispatch import infers_on_cpu
 from sam2_ros.model.layers import Attention, Linear
 from sam2_ros.model.position import as_complex, rotary_table, rotate, rotate_
-from sam2_ros.model.weight_cache import DerivedTensor
+from sam2_ros.model.weight_cache import cache_of
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,6 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.register_buffer("table", rotary_table(dim, grid), persistent=False)
         self.register_buffer("memory_table", rotary_table(dim, grid, pool), persistent=False)
-        self._complex_tables = DerivedTensor(), DerivedTensor()
 
     def forward(
         self,
@@ -127,8 +126,8 @@ class MemoryAttention(nn.Module):
         """Rotary tables of the frame and of a memory, in the form that :func:`rotate` prefers on ``device``."""
         if not infers_on_cpu(device):
             return self.table, self.memory_table
-        of_frame, of_memory = self._complex_tables
-        return of_frame.get((self.table,), as_complex), of_memory.get((self.memory_table,), as_complex)
+        cache = cache_of(self)
+        return cache.get("frame", (self.table,), as_complex), cache.get("memory", (self.memory_table,), as_complex)
 
     def _after_first_self_attention(self, x: Tensor, memory: Memory, tables: tuple[Tensor, Tensor]) -> Tensor:
         for index, module in enumerate(self.layers):

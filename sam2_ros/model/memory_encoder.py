@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sam2_ros.model import dispatch
 from sam2_ros.model.dispatch import uses_triton
 from sam2_ros.model.layers import Conv2d, LayerNorm2d, Linear
-from sam2_ros.model.weight_cache import DerivedTensor
+from sam2_ros.model.weight_cache import cache_of
 
 
 class MaskDownSampler(nn.Module):
@@ -24,7 +24,6 @@ class MaskDownSampler(nn.Module):
             width = 4 ** (level + 1)
             layers += [Conv2d(4**level, width, 3, stride=2, padding=1), LayerNorm2d(width), nn.GELU()]
         self.encoder = nn.Sequential(*layers, Conv2d(256, dim, 1))
-        self._packed = DerivedTensor(), DerivedTensor(), DerivedTensor()
 
     def forward(self, masks: Tensor) -> Tensor:
         x = masks
@@ -46,14 +45,14 @@ class MaskDownSampler(nn.Module):
         from sam2_ros.model.gpu.mask_downsampler_kernels import LevelWeights, mask_levels, pack_first, pack_taps
         from sam2_ros.model.gpu.norm_kernels import add_norm
 
-        dtype = dispatch.TRITON_DTYPE
+        dtype, cache = dispatch.TRITON_DTYPE, cache_of(self)
         (conv1, norm1), (conv2, norm2), *others = self._levels()
         first = (conv1.weight, conv1.bias, norm1.weight, norm1.bias)
         second = (conv2.bias, norm2.weight, norm2.bias)
         weights = LevelWeights(
-            self._packed[0].get(cast(Any, first), lambda *tensors: pack_first(dtype, *tensors), dtype),
-            self._packed[1].get((conv2.weight,), lambda weight: pack_taps(weight, dtype), dtype),
-            self._packed[2].get(cast(Any, second), lambda *tensors: torch.cat([x.float() for x in tensors])),
+            cache.get(("first", dtype), cast(Any, first), lambda *tensors: pack_first(dtype, *tensors)),
+            cache.get(("taps", dtype), (conv2.weight,), lambda weight: pack_taps(weight, dtype)),
+            cache.get("second", cast(Any, second), lambda *tensors: torch.cat([x.float() for x in tensors])),
         )
         rows = mask_levels(logits.float().contiguous(), binarize, weights, gain, shift, (norm1.eps, norm2.eps))
         for conv, norm in others:
@@ -77,7 +76,6 @@ class ConvNextBlock(nn.Module):
         self.pwconv1 = Linear(dim, 4 * dim)
         self.pwconv2 = Linear(4 * dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
-        self._rounded = DerivedTensor(), DerivedTensor()
 
     def forward(self, x: Tensor) -> Tensor:
         normed: Tensor = self.norm(self.dwconv(x))
@@ -97,12 +95,12 @@ class ConvNextBlock(nn.Module):
         """
         from sam2_ros.model.gpu.norm_kernels import add_scaled, depthwise_norm
 
-        (taps, bias), conv, dtype = self._rounded, self.dwconv, dispatch.TRITON_DTYPE
+        cache, conv, dtype = cache_of(self), self.dwconv, dispatch.TRITON_DTYPE
         assert conv.bias is not None
         normed = depthwise_norm(
             rounded,
-            taps.get((conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous(), dtype),
-            bias.get((conv.bias,), lambda exact: exact.to(dtype), dtype),
+            cache.get(("taps", dtype), (conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous()),
+            cache.get(("bias", dtype), (conv.bias,), lambda bias: bias.to(dtype)),
             self.norm,
         )
         return add_scaled(x, self.pwconv2(self.pwconv1.gelu(normed)), self.gamma, dtype, keep)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sam2_ros.model.dispatch import autocast_dtype
 from sam2_ros.model.layers import Conv2d, LayerNorm2d
 from sam2_ros.model.position import RandomFourierCode
-from sam2_ros.model.weight_cache import DerivedTensor
+from sam2_ros.model.weight_cache import cache_of
 
 PADDING, NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1, 0, 1, 2, 3
 
@@ -20,8 +20,6 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.grid = image_size // 16
-        # By the dtype of autocast; no entry is ever removed, since CUDA graphs read the tensors where they are.
-        self._image_positions: dict[torch.dtype | None, DerivedTensor] = {}
         self.pe_layer = RandomFourierCode(dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
@@ -63,5 +61,4 @@ class PromptEncoder(nn.Module):
         if torch.is_grad_enabled():
             return self.pe_layer.grid(self.grid)
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
-        cached = self._image_positions.setdefault(autocast_dtype(matrix.device), DerivedTensor())
-        return cached.get((matrix,), lambda _: self.pe_layer.grid(self.grid))
+        return cache_of(self).get(autocast_dtype(matrix.device), (matrix,), lambda _: self.pe_layer.grid(self.grid))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sam2_ros.model.dispatch import attention
 from sam2_ros.model.hiera import partition, unpartition
 from sam2_ros.model.layers import Conv2d, LayerNorm2d, Linear
+from sam2_ros.model.weight_cache import cache_of
 
 WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
@@ -82,20 +83,12 @@ class WindowAttention(nn.Module):
         self.proj = Linear(channels, channels)
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         self.register_buffer("offsets", relative_offsets(window), persistent=False)
-        self._bias: Tensor | None = None
 
     def bias(self) -> Tensor:
         """``[heads, window², window²]``; cached for inference, since the gather takes as long as the attention."""
-        source = self.attention_biases
         if torch.is_grad_enabled():
-            return source[:, self.offsets]
-        if self._bias is None or self._bias.device != source.device or self._bias.dtype != source.dtype:
-            self._bias = source[:, self.offsets].contiguous()
-        return self._bias
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
-        self._bias = None
-        super()._load_from_state_dict(*args, **kwargs)
+            return self.attention_biases[:, self.offsets]
+        return cache_of(self).get("bias", (self.attention_biases,), lambda table: table[:, self.offsets].contiguous())
 
     def forward(self, windows: Tensor) -> Tensor:
         """``[N, window², C]`` to the same shape."""

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 
 class WeightCache:
-    """A cache that belongs to a module: an attribute of it, alone or within a tuple or a dict."""
+    """Tensors by name, each computed from parameters, and computed again only when one of these has changed.
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it holds now."""
-        raise NotImplementedError
-
-
-class DerivedTensor(WeightCache):
-    """A tensor computed from parameters, and computed again only when one of them has changed."""
+    No entry is ever removed, since CUDA graphs read the tensors where they are.
+    """
 
     def __init__(self) -> None:
-        self._cached: tuple[tuple[Any, ...], Tensor] | None = None  # one tuple, so that other threads see both or none
+        self._entries: dict[object, tuple[tuple[Any, ...], Tensor]] = {}
 
-    def get(self, parameters: tuple[Tensor, ...], compute: Callable[..., Tensor], variant: object = None) -> Tensor:
-        """``compute(*parameters)``, which may depend on ``variant`` too and on nothing else."""
-        key = (*((p.data_ptr(), None if p.is_inference() else p._version, p.device) for p in parameters), variant)
-        cached = self._cached
-        if cached is None or cached[0] != key:
-            cached = self._cached = key, compute(*(p.detach() for p in parameters))
-        return cached[1]
+    def get(self, name: object, parameters: tuple[Tensor, ...], compute: Callable[..., Tensor]) -> Tensor:
+        """``compute(*parameters)``, which may depend on ``name`` too and on nothing else."""
+        version = tuple((p.data_ptr(), None if p.is_inference() else p._version, p.device) for p in parameters)
+        entry = self._entries.get(name)
+        if entry is None or entry[0] != version:
+            entry = self._entries[name] = version, compute(*(p.detach() for p in parameters))
+        return entry[1]
 
     @property
     def nbytes(self) -> int:
-        return 0 if self._cached is None else self._cached[1].numel() * self._cached[1].element_size()
+        """Bytes of all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for _, tensor in self._entries.values())
 
-    def __deepcopy__(self, memo: object) -> DerivedTensor:
-        return DerivedTensor()
+    def __deepcopy__(self, memo: object) -> WeightCache:
+        return WeightCache()
+
+
+def cache_of(module: nn.Module) -> WeightCache:
+    """The cache of ``module``, which its first use creates."""
+    cache: WeightCache | None = module.__dict__.get("_weight_cache")
+    return cache or module.__dict__.setdefault("_weight_cache", WeightCache())
 
 
 def cache_bytes(model: nn.Module) -> int:
-    """Bytes of all :class:`WeightCache` of ``model``."""
-    attributes = (value for module in model.modules() for value in module.__dict__.values())
-    groups = (value.values() if isinstance(value, dict) else value for value in attributes)
-    entries = (entry for group in groups for entry in (group if isinstance(group, Iterable) else (group,)))
-    return sum(entry.nbytes for entry in entries if isinstance(entry, WeightCache))
+    """Bytes in the caches of all modules of ``model``."""
+    caches = (module.__dict__.get("_weight_cache") for module in model.modules())
+    return sum(cache.nbytes for cache in caches if cache is not None)

@@ -15,9 +15,9 @@ from sam2_ros.model import cpu_kernels
 from sam2_ros.model.dispatch import attention, linear
 from sam2_ros.model.hiera import max_pool
 from sam2_ros.model.image_encoder import FpnNeck
-from sam2_ros.model.layers import Attention, Conv2d, Linear, MergedLinear
+from sam2_ros.model.layers import Attention, Conv2d, Linear, merged_linear
 from sam2_ros.model.position import rotary_table, rotate, rotate_
-from sam2_ros.model.weight_cache import cache_bytes
+from sam2_ros.model.weight_cache import cache_bytes, cache_of
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -159,15 +159,14 @@ def test_maxima_are_those_of_the_pooling_kernel(dtype: torch.dtype) -> None:
 
 def test_merged_maps_of_several_dtypes_stay_where_they_are() -> None:
     """Recordings read them there."""
-    first, second, merged = nn.Linear(16, 64), nn.Linear(64, 8), MergedLinear()
+    first, second = nn.Linear(16, 64), nn.Linear(64, 8)
     x, found = draw(5, 16), []
     for _ in range(2):
-        assert_close(merged(x, first, second), second(first(x)), torch.float32)
+        assert_close(merged_linear(x, first, second), second(first(x)), torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
-            assert_close(merged(x, first, second), second(first(x)).float(), torch.bfloat16)
-        held = [one._cached[1].data_ptr() for kept in merged._cached.values() for one in kept if one._cached]
-        found.append(held)
-    assert found[0] == found[1] and len(found[0]) == 4 and merged.nbytes == (8 * 16 + 8) * (4 + 2)
+            assert_close(merged_linear(x, first, second), second(first(x)).float(), torch.bfloat16)
+        found.append([tensor.data_ptr() for _, tensor in cache_of(second)._entries.values()])
+    assert found[0] == found[1] and len(found[0]) == 4 and cache_bytes(second) == (8 * 16 + 8) * (4 + 2)
 
 
 def test_a_cpu_does_without_triton() -> None:

@@ -7,7 +7,8 @@ them from a cache.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam2_ros.model import dispatch
+from sam2_ros.model.layers import Attention, merged_linear
 from sam2_ros.model.padded import PaddedMemory
-from sam2_ros.model.weight_cache import DerivedTensor, WeightCache
+from sam2_ros.model.weight_cache import cache_of
 
 if TYPE_CHECKING:
     from sam2_ros.model.memory_attention import MemoryAttention, MemoryAttentionLayer
@@ -38,16 +40,15 @@ def condition(
     x, delta = (image.float() + 0.1 * image_pos).contiguous(), None
     for module in attention.layers:
         layer = cast("MemoryAttentionLayer", module)
-        weights = layer.__dict__.setdefault("_gpu_weights", _Weights())
         x, normed = add_norm(x, delta, layer.norm1, dispatch.TRITON_DTYPE)
-        together = rotate_(F.linear(normed, *weights.together(layer)), attention.table, heads=2)
+        together = rotate_(F.linear(normed, *_merged_projections(layer.self_attn)), attention.table, heads=2)
         q, k, v = together.split(x.shape[2], dim=2)
         delta = layer.self_attn.out_proj(_attend(q, k, v))
 
         x, normed = add_norm(x, delta, layer.norm2, dispatch.TRITON_DTYPE)
         cross = layer.cross_attn_image
-        q = rotate_(F.linear(normed, *weights.permuted(cross.q_proj)), attention.table, heads=1)
-        delta = cross.out_of_values(attend_memory(q, *weights.permuted(cross.k_proj)), cross.v_proj, cross.out_proj)
+        q = rotate_(F.linear(normed, *_permuted(cross.q_proj)), attention.table, heads=1)
+        delta = merged_linear(attend_memory(q, *_permuted(cross.k_proj)), cross.v_proj, cross.out_proj)
 
         x, normed = add_norm(x, delta, layer.norm3, dispatch.TRITON_DTYPE)
         delta = layer.linear2(layer.linear1.relu(normed))
@@ -92,38 +93,28 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
 
-class _Weights(WeightCache):
-    """A layer's weights in the order that the kernels need, computed once."""
+def _permuted(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias with channels permuted for the rotary kernels."""
+    return _cached(linear, (linear,), _apart)
 
-    def __init__(self) -> None:
-        self._cached: dict[object, tuple[DerivedTensor, DerivedTensor]] = {}
 
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for pair in self._cached.values() for tensor in pair)
+def _merged_projections(attention: Attention) -> tuple[Tensor, Tensor]:
+    """Weight and bias that give queries, keys and values in one matrix product."""
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return _cached(attention, projections, lambda q, k, v: torch.cat((_apart(q), _apart(k), v)))
 
-    def __deepcopy__(self, memo: object) -> _Weights:
-        return _Weights()
 
-    def permuted(self, module: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Weight and bias with channels permuted for the rotary kernels."""
-        return self._of(module, (module,), _apart, _apart)
+def _cached(owner: nn.Module, linears: tuple[nn.Linear, ...], order: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+    """Weights and biases of ``linears`` in the ``order`` that the kernels need."""
+    cache, dtype = cache_of(owner), dispatch.TRITON_DTYPE
 
-    def together(self, layer: MemoryAttentionLayer) -> tuple[Tensor, Tensor]:
-        """Queries, keys and values of the self-attention in one matrix product."""
-        own = layer.self_attn
+    def compute(*tensors: Tensor) -> Tensor:
+        return order(*tensors).to(dtype).contiguous()
 
-        def joined(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return torch.cat((_apart(q), _apart(k), v))
-
-        return self._of(own, (own.q_proj, own.k_proj, own.v_proj), joined, joined)
-
-    def _of(self, key: object, modules: tuple[nn.Linear, ...], weights: Any, biases: Any) -> tuple[Tensor, Tensor]:
-        weight, bias = self._cached.setdefault(key, (DerivedTensor(), DerivedTensor()))
-        return (
-            weight.get(tuple(m.weight for m in modules), lambda *w: weights(*w).to(dispatch.TRITON_DTYPE).contiguous()),
-            bias.get(tuple(m.bias for m in modules), lambda *b: biases(*b).to(dispatch.TRITON_DTYPE).contiguous()),
-        )
+    return (
+        cache.get(("ordered weight", dtype), tuple(linear.weight for linear in linears), compute),
+        cache.get(("ordered bias", dtype), tuple(linear.bias for linear in linears), compute),
+    )
 
 
 def _apart(x: Tensor) -> Tensor:
