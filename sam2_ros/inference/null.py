@@ -1,7 +1,7 @@
 """An engine without a network: every object stays where its prompt put it.
 
-It keeps the promises of :class:`~sam2_ros.inference.backend.Backend` about ids, names, refusals and changes, so that
-everything around the network can be tested, and its overhead measured, without torch.
+It handles ids, names, refusals and changes as :class:`~sam2_ros.inference.backend.Backend` says, so that the code
+around the network can be tested and measured without torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sam2_ros.tracking.types import (
 
 _NAME = re.compile(r"null(?::(\d+))?")
 _POINT_RADIUS = 8  # pixels around a point that count as the object
-_SCORE = 10.0  # logit of an object in sight
+_SCORE = 10.0  # logit of a visible object
 
 
 def is_null_model(model: str) -> bool:
@@ -87,11 +87,9 @@ class NullBackend:
         self._stamp = stamp
         self._stamps.append(stamp)
         size = (frame.shape[0], frame.shape[1])
-        for object_id, known in self._objects.items():
-            mask = known.mask if size == self._size else CroppedMask.empty(size[1], size[0])
-            self._objects[object_id] = replace(
-                known, mask=mask, frames_tracked=known.frames_tracked + 1, prompted=False
-            )
+        for object_id, obj in self._objects.items():
+            mask = obj.mask if size == self._size else CroppedMask.empty(size[1], size[0])
+            self._objects[object_id] = replace(obj, mask=mask, frames_tracked=obj.frames_tracked + 1, prompted=False)
         self._size = size
         return self._result()
 
@@ -104,8 +102,8 @@ class NullBackend:
         return self._answer(request, stamp)
 
     def remove(self, object_id: int) -> bool:
-        known = self._objects.get(object_id)
-        if known is None:
+        obj = self._objects.get(object_id)
+        if obj is None:
             return False
         self._note(EventCode.REMOVED, object_id, "removed by request")
         del self._objects[object_id]
@@ -113,11 +111,10 @@ class NullBackend:
 
     def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
         check_names(name, label, label_score)
-        known = self._known(object_id)
+        obj = self._living(object_id)
         self._check_name(name, object_id)
-        self._objects[object_id] = replace(known, name=name, label=label)
-        if label_score is not None:
-            self._objects[object_id] = replace(self._objects[object_id], label_score=label_score)
+        score = obj.label_score if label_score is None else label_score
+        self._objects[object_id] = replace(obj, name=name, label=label, label_score=score)
 
     def reset(self) -> int:
         ids = list(self._objects)
@@ -144,10 +141,10 @@ class NullBackend:
             object_id = self._apply(request)
         except PromptError as error:
             return PromptResult(error.code, str(error))
-        known, stamp = self._objects[object_id], self._stamps[index]
+        obj, stamp = self._objects[object_id], self._stamps[index]
         done = "tracking started" if request.object_id is None else "corrected"
         return PromptResult(
-            PromptCode.OK, f"object {object_id}: {done}", object_id, known.name, stamp,
+            PromptCode.OK, f"object {object_id}: {done}", object_id, obj.name, stamp,
             prompt_age=(self._stamp - stamp) / 1e9, frames_caught_up=len(self._stamps) - 1 - index,
             stamp_difference=abs(asked - stamp) / 1e9 if asked else 0.0,
             result=self._object_result(object_id), stability=1.0,
@@ -156,9 +153,9 @@ class NullBackend:
     def _apply(self, request: AddRequest) -> int:
         check_request(request, (self._size[1], self._size[0]))
         if request.object_id is not None:
-            known = self._known(request.object_id)
+            obj = self._living(request.object_id)
             mask = self._mask(request.prompt)
-            self._objects[request.object_id] = replace(known, mask=mask, prompted=True)
+            self._objects[request.object_id] = replace(obj, mask=mask, prompted=True)
             self._note(EventCode.CORRECTED, request.object_id, "corrected by request")
             return request.object_id
         self._check_name(request.name)
@@ -173,15 +170,15 @@ class NullBackend:
         self._note(EventCode.ADDED, object_id, "added by request")
         return object_id
 
-    def _known(self, object_id: int) -> _Object:
-        known = self._objects.get(object_id)
-        if known is None:
+    def _living(self, object_id: int) -> _Object:
+        obj = self._objects.get(object_id)
+        if obj is None:
             raise PromptError(PromptCode.UNKNOWN_OBJECT, f"no living object has the id {object_id}")
-        return known
+        return obj
 
     def _check_name(self, name: str, owner: int | None = None) -> None:
-        for object_id, known in self._objects.items():
-            if name and known.name == name and object_id != owner:
+        for object_id, obj in self._objects.items():
+            if name and obj.name == name and object_id != owner:
                 raise PromptError(
                     PromptCode.DUPLICATE_NAME, f"object {object_id} is called '{name}' already; choose another name"
                 )
@@ -207,18 +204,18 @@ class NullBackend:
         return CroppedMask.from_full(mask)
 
     def _note(self, event: EventCode, object_id: int, reason: str) -> None:
-        known, seen = self._objects[object_id], ObjectState.VISIBLE
+        obj, seen = self._objects[object_id], ObjectState.VISIBLE
         before = None if event is EventCode.ADDED else seen
         after = None if event is EventCode.REMOVED else seen
         self._changes.append(
-            ObjectChange(event, object_id, known.name, known.label, before, after, _SCORE, 1.0, self._stamp, reason)
+            ObjectChange(event, object_id, obj.name, obj.label, before, after, _SCORE, 1.0, self._stamp, reason)
         )
 
     def _object_result(self, object_id: int) -> ObjectResult:
-        known = self._objects[object_id]
+        obj = self._objects[object_id]
         return ObjectResult(
-            object_id, known.mask, ObjectState.VISIBLE, _SCORE, 1.0, 1.0, known.prompted, known.name, known.label,
-            known.label_score, known.first_seen, self._stamp, 0, known.frames_tracked,
+            object_id, obj.mask, ObjectState.VISIBLE, _SCORE, 1.0, 1.0, obj.prompted, obj.name, obj.label,
+            obj.label_score, obj.first_seen, self._stamp, 0, obj.frames_tracked,
         )  # fmt: skip
 
     def _result(self) -> FrameResult:

@@ -1,4 +1,4 @@
-"""What a client keeps of its objects, so that another server can go on with them, and how the story goes on then."""
+"""What a client keeps for failover: objects' last good frames and masks, and their history."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sam2_ros.tracking.types import (
     Prompt,
 )
 
-REASON = "the inference server was lost; the object is looked for again from its last mask"
+_REASON = "the inference server was lost; the object is looked for again from its last mask"
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,23 @@ class Sighting:
 
 
 class Recovery:
-    """Remembers, for every living object, its last good frame and mask. Objects that were seen together share a frame;
-    at most as many frames are kept as there are objects.
-    """
+    """Keeps the last good frame and mask of every living object: at most one frame per object."""
 
     def __init__(self) -> None:
         self._sightings: dict[int, Sighting] = {}
-        self._before: dict[int, ObjectResult] = {}  # as it stood when the server was lost, for what is counted on
-        self._unseen: set[int] = set()  # told to be OCCLUDED since the server was lost
+        self._before: dict[int, ObjectResult] = {}  # as they were when the server was lost
+        self._unseen: set[int] = set()  # reported as OCCLUDED since the server was lost
 
     def note(self, objects: Iterable[ObjectResult], frame: NDArray[np.uint8] | None, stamp: int) -> None:
-        """Takes note of every living object, on the newest frame."""
-        living = {known.object_id: known for known in objects}
-        for object_id in [each for each in self._sightings if each not in living]:
+        """Stores where every living object is on the newest frame."""
+        living = {obj.object_id: obj for obj in objects}
+        for object_id in [key for key in self._sightings if key not in living]:
             del self._sightings[object_id]
-        for object_id in [each for each in self._before if each not in living]:
+        for object_id in [key for key in self._before if key not in living]:
             del self._before[object_id]
-        for object_id, known in living.items():
-            if known.mask.area and frame is not None and known.state is ObjectState.VISIBLE:
-                self._sightings[object_id] = Sighting(frame, stamp, known.mask)
+        for object_id, obj in living.items():
+            if obj.mask.area and frame is not None and obj.state is ObjectState.VISIBLE:
+                self._sightings[object_id] = Sighting(frame, stamp, obj.mask)
 
     def clear(self) -> None:
         self._sightings.clear()
@@ -58,90 +56,87 @@ class Recovery:
         self._unseen.clear()
 
     def plan(self, objects: Sequence[ObjectResult]) -> list[tuple[Sighting, list[AddRequest]]]:
-        """Which frames to show to a new server, the oldest first, and which objects to add on each."""
+        """Frames to send to a new server, the oldest first, and the objects to add on each."""
         frames: dict[int, tuple[Sighting, list[AddRequest]]] = {}
-        for known in objects:
-            sighting = self._sightings.get(known.object_id)
+        for obj in objects:
+            sighting = self._sightings.get(obj.object_id)
             if sighting is not None:
                 prompt = Prompt(mask=sighting.mask.full())
-                request = AddRequest(prompt, known.object_id, known.name, known.label, known.label_score)
+                request = AddRequest(prompt, obj.object_id, obj.name, obj.label, obj.label_score)
                 frames.setdefault(sighting.stamp, (sighting, []))[1].append(request)
         return [frames[stamp] for stamp in sorted(frames)]
 
     def may_move(self, objects: Iterable[ObjectResult]) -> bool:
-        """Whether another server can take over at no great loss: every object was seen once, and none is hidden just
-        now, since what finds it again, its memory, stays behind.
-        """
-        return all(known.object_id in self._sightings and known.state is not ObjectState.OCCLUDED for known in objects)
+        """Whether failback loses nothing: every object was seen, and none is hidden. A hidden object is found again by
+        its memory, which stays behind."""
+        return all(obj.object_id in self._sightings and obj.state is not ObjectState.OCCLUDED for obj in objects)
 
     def lose(self, result: FrameResult, unseen_only: bool = False) -> tuple[FrameResult, list[ObjectChange]]:
-        """The objects as they stand while there is no server: OCCLUDED, without a mask; and the changes to that.
+        """Hides the objects while there is no server: OCCLUDED, without a mask; also returns the changes.
 
-        With ``unseen_only``, those in sight stay as they are: another server takes them over from the newest frame.
+        With ``unseen_only`` visible objects stay as they are, for failback from the newest frame.
         """
         objects, changes = [], []
-        for known in result.objects:
-            if unseen_only and known.state is ObjectState.VISIBLE:
-                objects.append(known)
+        for obj in result.objects:
+            if unseen_only and obj.state is ObjectState.VISIBLE:
+                objects.append(obj)
                 continue
             hidden = replace(
-                known, state=ObjectState.OCCLUDED, mask=CroppedMask.empty(result.width, result.height), prompted=False
+                obj, state=ObjectState.OCCLUDED, mask=CroppedMask.empty(result.width, result.height), prompted=False
             )
             objects.append(hidden)
-            if known.object_id in self._unseen:
+            if obj.object_id in self._unseen:
                 continue
-            self._unseen.add(known.object_id)
-            if known.state is not ObjectState.OCCLUDED:
-                changes.append(_change(known, known.state, ObjectState.OCCLUDED, REASON))
+            self._unseen.add(obj.object_id)
+            if obj.state is not ObjectState.OCCLUDED:
+                changes.append(_change(obj, obj.state, ObjectState.OCCLUDED, _REASON))
         return replace(result, objects=tuple(objects), changes=()), changes
 
     def restored(self, objects: Iterable[ObjectResult]) -> None:
-        """The objects live on another server; what they had counted goes on from here."""
-        self._before = {known.object_id: known for known in objects}
+        """The objects live on another server; their counters continue from here."""
+        self._before = {obj.object_id: obj for obj in objects}
 
-    def forget(self, known: ObjectResult, reason: str) -> ObjectChange:
-        """An object that could not be re-created."""
-        self._unseen.discard(known.object_id)
-        return _change(
-            known, known.state, None, f"could not be re-created on another server: {reason}", EventCode.DROPPED
-        )
+    def forget(self, obj: ObjectResult, reason: str) -> ObjectChange:
+        """Forgets an object that could not be re-created; returns the change."""
+        self._unseen.discard(obj.object_id)
+        return _change(obj, obj.state, None, f"could not be re-created on another server: {reason}", EventCode.DROPPED)
 
     def go_on(self, result: FrameResult) -> FrameResult:
-        """A server's result with the objects' history before it, in the order of their ids."""
+        """A server's result with the history of the objects, in the order of their ids."""
         changes = [
             change
             for change in result.changes
-            if not (change.object_id in self._unseen and change.state is ObjectState.OCCLUDED)  # told already
+            if not (change.object_id in self._unseen and change.state is ObjectState.OCCLUDED)  # reported already
         ]
-        objects = tuple(sorted((self.continued(known) for known in result.objects), key=lambda one: one.object_id))
-        for known in objects:
-            if known.object_id in self._unseen and known.state is ObjectState.VISIBLE:
-                changes.append(_change(known, ObjectState.OCCLUDED, known.state, "OCCLUDED became VISIBLE"))
+        objects = tuple(sorted((self.continued(obj) for obj in result.objects), key=lambda obj: obj.object_id))
+        for obj in objects:
+            if obj.object_id in self._unseen and obj.state is ObjectState.VISIBLE:
+                changes.append(_change(obj, ObjectState.OCCLUDED, obj.state, "OCCLUDED became VISIBLE"))
         self._unseen.clear()
         return replace(result, objects=objects, changes=tuple(changes))
 
-    def continued(self, known: ObjectResult) -> ObjectResult:
-        """An object with what it had counted before the server was lost."""
-        before = self._before.get(known.object_id)
+    def continued(self, obj: ObjectResult) -> ObjectResult:
+        """An object with its counters from before the server was lost."""
+        before = self._before.get(obj.object_id)
         if before is None:
-            return known
-        seen = known.mask.area > 0 and known.state is ObjectState.VISIBLE
+            return obj
+        seen = obj.mask.area > 0 and obj.state is ObjectState.VISIBLE
         return replace(
-            known,
+            obj,
             first_seen=before.first_seen,
-            last_seen=known.last_seen if seen else max(before.last_seen, known.last_seen),
-            frames_tracked=before.frames_tracked + known.frames_tracked,
+            last_seen=obj.last_seen if seen else max(before.last_seen, obj.last_seen),
+            frames_tracked=before.frames_tracked + obj.frames_tracked,
         )
 
 
 def _change(
-    known: ObjectResult,
+    obj: ObjectResult,
     before: ObjectState,
     after: ObjectState | None,
     reason: str,
     event: EventCode = EventCode.STATE_CHANGED,
 ) -> ObjectChange:
     return ObjectChange(
-        event, known.object_id, known.name, known.label, before, after, known.object_score, known.visibility,
-        known.last_seen, reason,
+        event, obj.object_id, obj.name, obj.label, before, after, obj.object_score, obj.visibility,
+        obj.last_seen, reason,
     )  # fmt: skip
