@@ -19,19 +19,19 @@ PARALLEL = 132  # programs that a data-centre GPU runs at a time; with fewer blo
 
 
 @triton.jit
-def _look(q, k_at, v_at, stride_k, stride_v, start, count, acc, top, total, scale, MASKED: tl.constexpr,
+def _look(q, k_base, v_base, stride_k, stride_v, start, count, acc, top, total, scale, MASKED: tl.constexpr,
           BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr):  # fmt: skip
     """Adds one block of keys to the running maximum and sum of the weights and the weighted sum of the values."""
     index = start + tl.arange(0, BLOCK)
     channel, value_channel = tl.arange(0, WIDTH), tl.arange(0, VALUE_WIDTH)
-    k_place = k_at + index[:, None].to(tl.int64) * stride_k + channel[None, :]
-    v_place = v_at + index[:, None].to(tl.int64) * stride_v + value_channel[None, :]
+    k_offset = k_base + index[:, None].to(tl.int64) * stride_k + channel[None, :]
+    v_offset = v_base + index[:, None].to(tl.int64) * stride_v + value_channel[None, :]
     if MASKED:
-        k = tl.load(k_place, mask=(index < count)[:, None], other=0.0)
-        v = tl.load(v_place, mask=(index < count)[:, None], other=0.0)
+        k = tl.load(k_offset, mask=(index < count)[:, None], other=0.0)
+        v = tl.load(v_offset, mask=(index < count)[:, None], other=0.0)
     else:
-        k = tl.load(k_place)
-        v = tl.load(v_place)
+        k = tl.load(k_offset)
+        v = tl.load(v_offset)
     logits = tl.dot(q, tl.trans(k)) * scale
     if MASKED:
         logits = tl.where((index < count)[None, :], logits, float("-inf"))
@@ -52,69 +52,69 @@ def _attend(q_ptr, k_ptr, v_ptr, count_ptr, k2_ptr, v2_ptr, count2_ptr, out_ptr,
             ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK2: tl.constexpr,
             WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr):  # fmt: skip
     """A block of queries of one object, over one share of the first keys; share 0 also has the second keys."""
-    block, one, share = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    block, obj, share = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     row = block * ROWS + tl.arange(0, ROWS)
     channel, value_channel = tl.arange(0, WIDTH), tl.arange(0, VALUE_WIDTH)
-    there = row < queries
-    q = tl.load(q_ptr + one * q_batch + row[:, None] * q_row + channel[None, :], mask=there[:, None], other=0.0)
+    valid = row < queries
+    q = tl.load(q_ptr + obj * q_batch + row[:, None] * q_row + channel[None, :], mask=valid[:, None], other=0.0)
     acc = tl.zeros((ROWS, VALUE_WIDTH), tl.float32)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
 
     if SECOND:  # a compile-time constant  # noqa: SIM102
         if share == 0:
-            count2 = tl.load(count2_ptr + one)
-            k_at, v_at = k2_ptr + one * k2_batch, v2_ptr + one * v2_batch
+            count2 = tl.load(count2_ptr + obj)
+            k_base, v_base = k2_ptr + obj * k2_batch, v2_ptr + obj * v2_batch
             for start in range(0, count2, BLOCK2):
-                acc, top, total = _look(q, k_at, v_at, k2_row, v2_row, start, count2, acc, top, total, scale,
+                acc, top, total = _look(q, k_base, v_base, k2_row, v2_row, start, count2, acc, top, total, scale,
                                         True, BLOCK2, WIDTH, VALUE_WIDTH)  # fmt: skip
 
     count = keys
     if COUNTED:
-        count = tl.load(count_ptr + one)
+        count = tl.load(count_ptr + obj)
     per_share = tl.cdiv(tl.cdiv(count, BLOCK), splits) * BLOCK
     low = share * per_share
     high = tl.minimum(count, low + per_share)
     whole = low + tl.maximum(high - low, 0) // BLOCK * BLOCK
-    k_at, v_at = k_ptr + one * k_batch, v_ptr + one * v_batch
+    k_base, v_base = k_ptr + obj * k_batch, v_ptr + obj * v_batch
     for start in range(low, whole, BLOCK):
-        acc, top, total = _look(q, k_at, v_at, k_row, v_row, start, count, acc, top, total, scale,
+        acc, top, total = _look(q, k_base, v_base, k_row, v_row, start, count, acc, top, total, scale,
                                 False, BLOCK, WIDTH, VALUE_WIDTH)  # fmt: skip
     for start in range(whole, high, BLOCK):
-        acc, top, total = _look(q, k_at, v_at, k_row, v_row, start, count, acc, top, total, scale,
+        acc, top, total = _look(q, k_base, v_base, k_row, v_row, start, count, acc, top, total, scale,
                                 True, BLOCK, WIDTH, VALUE_WIDTH)  # fmt: skip
 
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]
     if DIVIDED:
         lse = tl.where(total > 0, top + tl.math.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
-        place = (share * tl.num_programs(1) + one) * queries + row
-        tl.store(lse_ptr + place, lse, mask=there)
-        tl.store(partial_ptr + place[:, None] * VALUE_WIDTH + value_channel[None, :], acc, mask=there[:, None])
+        offset = (share * tl.num_programs(1) + obj) * queries + row
+        tl.store(lse_ptr + offset, lse, mask=valid)
+        tl.store(partial_ptr + offset[:, None] * VALUE_WIDTH + value_channel[None, :], acc, mask=valid[:, None])
     else:
-        place = out_ptr + one * out_batch + row[:, None] * out_row + value_channel[None, :]
-        tl.store(place, acc.to(out_ptr.dtype.element_ty), mask=there[:, None])
+        offset = out_ptr + obj * out_batch + row[:, None] * out_row + value_channel[None, :]
+        tl.store(offset, acc.to(out_ptr.dtype.element_ty), mask=valid[:, None])
 
 
 @triton.jit
 def _combine(partial_ptr, lse_ptr, out_ptr, rows, splits, ROWS: tl.constexpr, VALUE_WIDTH: tl.constexpr):
     """Combines the means of all shares, weighted by their sums; ``rows`` are the queries of all objects."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = row < rows
+    valid = row < rows
     channel = tl.arange(0, VALUE_WIDTH)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     for share in range(splits):
-        top = tl.maximum(top, tl.load(lse_ptr + share * rows + row, mask=there, other=0.0))
+        top = tl.maximum(top, tl.load(lse_ptr + share * rows + row, mask=valid, other=0.0))
     acc = tl.zeros((ROWS, VALUE_WIDTH), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     for share in range(splits):
-        lse = tl.load(lse_ptr + share * rows + row, mask=there, other=0.0)
+        lse = tl.load(lse_ptr + share * rows + row, mask=valid, other=0.0)
         weight = tl.where(lse == float("-inf"), 0.0, tl.math.exp2(lse - top))
-        place = partial_ptr + (share * rows + row[:, None]).to(tl.int64) * VALUE_WIDTH + channel[None, :]
-        acc += weight[:, None] * tl.load(place, mask=there[:, None], other=0.0)
+        offset = partial_ptr + (share * rows + row[:, None]).to(tl.int64) * VALUE_WIDTH + channel[None, :]
+        acc += weight[:, None] * tl.load(offset, mask=valid[:, None], other=0.0)
         total += weight
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]
-    place = out_ptr + row[:, None].to(tl.int64) * VALUE_WIDTH + channel[None, :]
-    tl.store(place, acc.to(out_ptr.dtype.element_ty), mask=there[:, None])
+    offset = out_ptr + row[:, None].to(tl.int64) * VALUE_WIDTH + channel[None, :]
+    tl.store(offset, acc.to(out_ptr.dtype.element_ty), mask=valid[:, None])
 
 
 @dataclass(frozen=True)

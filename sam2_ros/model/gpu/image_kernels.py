@@ -18,18 +18,18 @@ def _resize(image_ptr, shape_ptr, mean_ptr, std_ptr, out_ptr, size, PIXELS: tl.c
     height, width = tl.load(shape_ptr), tl.load(shape_ptr + 1)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.program_id(1)
-    there = pixel < size * size
+    valid = pixel < size * size
     scale_y, scale_x = height.to(tl.float32) / size, width.to(tl.float32) / size
     low_y, next_y, part_y = neighbours(pixel // size, scale_y, height)
     low_x, next_x, part_x = neighbours(pixel % size, scale_x, width)
     upper_row, lower_row = image_ptr + low_y * width * 3 + channel, image_ptr + next_y * width * 3 + channel
-    upper = tl.load(upper_row + low_x * 3, mask=there, other=0).to(tl.float32) * (1 - part_x)
-    upper += tl.load(upper_row + next_x * 3, mask=there, other=0).to(tl.float32) * part_x
-    lower = tl.load(lower_row + low_x * 3, mask=there, other=0).to(tl.float32) * (1 - part_x)
-    lower += tl.load(lower_row + next_x * 3, mask=there, other=0).to(tl.float32) * part_x
+    upper = tl.load(upper_row + low_x * 3, mask=valid, other=0).to(tl.float32) * (1 - part_x)
+    upper += tl.load(upper_row + next_x * 3, mask=valid, other=0).to(tl.float32) * part_x
+    lower = tl.load(lower_row + low_x * 3, mask=valid, other=0).to(tl.float32) * (1 - part_x)
+    lower += tl.load(lower_row + next_x * 3, mask=valid, other=0).to(tl.float32) * part_x
     value = (upper * (1 - part_y) + lower * part_y) / 255
     value = (value - tl.load(mean_ptr + channel)) / tl.load(std_ptr + channel)
-    tl.store(out_ptr + channel * size * size + pixel, value, mask=there)
+    tl.store(out_ptr + channel * size * size + pixel, value, mask=valid)
 
 
 def resized(image: Tensor, shape: Tensor, mean: Tensor, std: Tensor, size: int) -> Tensor:
@@ -50,25 +50,25 @@ def resized(image: Tensor, shape: Tensor, mean: Tensor, std: Tensor, size: int) 
 def _embed(image_ptr, taps_ptr, bias_ptr, position_ptr, out_ptr, size, grid, channels,
            PIXELS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """Some patches, all channels: a matrix product of 7 × 7 pixels (padded to 64) for each colour."""
-    one = tl.program_id(1).to(tl.int64)
+    image = tl.program_id(1).to(tl.int64)
     patch = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    there = patch < grid * grid
+    valid = patch < grid * grid
     y, x = patch // grid, patch % grid
     tap, channel = tl.arange(0, 64), tl.arange(0, WIDTH)
     from_y = 4 * y[:, None] + (tap // 7 - 3)[None, :]
     from_x = 4 * x[:, None] + (tap % 7 - 3)[None, :]
-    inside = there[:, None] & (tap < 49)[None, :] & (from_y >= 0) & (from_x >= 0) & (from_y < size) & (from_x < size)
-    place = from_y * size + from_x
+    inside = valid[:, None] & (tap < 49)[None, :] & (from_y >= 0) & (from_x >= 0) & (from_y < size) & (from_x < size)
+    offset = from_y * size + from_x
     acc = tl.zeros((PIXELS, WIDTH), tl.float32)
     for colour in tl.static_range(3):
-        given = tl.load(image_ptr + (one * 3 + colour) * size * size + place, mask=inside, other=0.0)
+        given = tl.load(image_ptr + (image * 3 + colour) * size * size + offset, mask=inside, other=0.0)
         taps = tl.load(taps_ptr + (colour * 64 + tap[:, None]) * WIDTH + channel[None, :])
         acc = tl.dot(given.to(taps.dtype), taps, acc)
-    known = there[:, None] & (channel < channels)[None, :]
+    known = valid[:, None] & (channel < channels)[None, :]
     acc += tl.load(bias_ptr + channel, mask=channel < channels, other=0.0)[None, :]
-    place = patch[:, None] * channels + channel[None, :]
-    acc += tl.load(position_ptr + place, mask=known, other=0.0)
-    tl.store(out_ptr + one * grid * grid * channels + place, acc, mask=known)
+    offset = patch[:, None] * channels + channel[None, :]
+    acc += tl.load(position_ptr + offset, mask=known, other=0.0)
+    tl.store(out_ptr + image * grid * grid * channels + offset, acc, mask=known)
 
 
 def pack_patch_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -107,14 +107,14 @@ def _max_pool(x_ptr, out_ptr, count, height, columns, channels, step, row_step, 
     """Some pixels of the output, all channels."""
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, WIDTH)
-    one, y, x = pixel // (height * columns), pixel // columns % height, pixel % columns
-    there = (pixel < count)[:, None] & (channel < channels)[None, :]
-    place = x_ptr + (one.to(tl.int64) * step + 2 * y * row_step + 2 * x * pixel_step)[:, None] + channel[None, :]
-    upper = tl.maximum(tl.load(place, mask=there, other=0.0), tl.load(place + pixel_step, mask=there, other=0.0))
-    place += row_step
-    lower = tl.maximum(tl.load(place, mask=there, other=0.0), tl.load(place + pixel_step, mask=there, other=0.0))
-    place = out_ptr + pixel[:, None].to(tl.int64) * channels + channel[None, :]
-    tl.store(place, tl.maximum(upper, lower), mask=there)
+    image, y, x = pixel // (height * columns), pixel // columns % height, pixel % columns
+    valid = (pixel < count)[:, None] & (channel < channels)[None, :]
+    offset = x_ptr + (image.to(tl.int64) * step + 2 * y * row_step + 2 * x * pixel_step)[:, None] + channel[None, :]
+    upper = tl.maximum(tl.load(offset, mask=valid, other=0.0), tl.load(offset + pixel_step, mask=valid, other=0.0))
+    offset += row_step
+    lower = tl.maximum(tl.load(offset, mask=valid, other=0.0), tl.load(offset + pixel_step, mask=valid, other=0.0))
+    offset = out_ptr + pixel[:, None].to(tl.int64) * channels + channel[None, :]
+    tl.store(offset, tl.maximum(upper, lower), mask=valid)
 
 
 def max_pool(x: Tensor) -> Tensor:

@@ -22,31 +22,31 @@ def _project_keys(memory_ptr, code_ptr, time_ptr, count_ptr, weight_ptr, bias_pt
     What all frames share is read once.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = (row < tokens)[:, None]
+    valid = (row < tokens)[:, None]
     channel, half = tl.arange(0, MEMORY_WIDTH), tl.program_id(2) * PART + tl.arange(0, PART)
-    place = row[:, None] * MEMORY_WIDTH + channel[None, :]
-    code = tl.load(code_ptr + place, mask=there, other=0.0)
-    weight_place = half[None, :] * MEMORY_WIDTH + channel[:, None]
-    even_weight = tl.load(weight_ptr + weight_place)
-    odd_weight = tl.load(weight_ptr + HALF * MEMORY_WIDTH + weight_place)
+    offset = row[:, None] * MEMORY_WIDTH + channel[None, :]
+    code = tl.load(code_ptr + offset, mask=valid, other=0.0)
+    weight_offset = half[None, :] * MEMORY_WIDTH + channel[:, None]
+    even_weight = tl.load(weight_ptr + weight_offset)
+    odd_weight = tl.load(weight_ptr + HALF * MEMORY_WIDTH + weight_offset)
     even_bias = tl.load(bias_ptr + half).to(tl.float32)[None, :]
     odd_bias = tl.load(bias_ptr + HALF + half).to(tl.float32)[None, :]
     turn = row[:, None] * HALF + half[None, :]
-    cos = tl.load(cos_ptr + turn, mask=there, other=0.0)
-    sin = tl.load(sin_ptr + turn, mask=there, other=0.0)
+    cos = tl.load(cos_ptr + turn, mask=valid, other=0.0)
+    sin = tl.load(sin_ptr + turn, mask=valid, other=0.0)
     for frame in range(tl.program_id(1), frames, tl.num_programs(1)):
-        one, slot = frame // slots, frame % slots
-        if slot * tokens < tl.load(count_ptr + one):  # attention ignores the others
+        obj, slot = frame // slots, frame % slots
+        if slot * tokens < tl.load(count_ptr + obj):  # attention ignores the others
             memory = memory_ptr + tl.cast(frame, tl.int64) * tokens * MEMORY_WIDTH
-            given = tl.load(memory + place, mask=there, other=0.0).to(tl.float32) + code
+            given = tl.load(memory + offset, mask=valid, other=0.0).to(tl.float32) + code
             given += tl.load(time_ptr + frame * MEMORY_WIDTH + channel)[None, :]
             given = given.to(even_weight.dtype)
             even = tl.dot(given, even_weight) + even_bias
             odd = tl.dot(given, odd_weight) + odd_bias
-            out = out_ptr + tl.cast(one, tl.int64) * out_batch
+            out = out_ptr + tl.cast(obj, tl.int64) * out_batch
             out += (slot * tokens + row[:, None]) * (2 * HALF) + half[None, :]
-            tl.store(out, (even * cos - odd * sin).to(out_ptr.dtype.element_ty), mask=there)
-            tl.store(out + HALF, (even * sin + odd * cos).to(out_ptr.dtype.element_ty), mask=there)
+            tl.store(out, (even * cos - odd * sin).to(out_ptr.dtype.element_ty), mask=valid)
+            tl.store(out + HALF, (even * sin + odd * cos).to(out_ptr.dtype.element_ty), mask=valid)
 
 
 def project_keys(
@@ -79,16 +79,16 @@ def project_keys(
 @triton.jit
 def _rotate(x_ptr, cos_ptr, sin_ptr, tokens, rows, row_stride, head_stride, ROWS: tl.constexpr, HALF: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = (row < rows)[:, None]
+    valid = (row < rows)[:, None]
     half = tl.arange(0, HALF)
-    place = x_ptr + row[:, None].to(tl.int64) * row_stride + tl.program_id(1) * head_stride + half[None, :]
-    even = tl.load(place, mask=there, other=0.0).to(tl.float32)
-    odd = tl.load(place + HALF, mask=there, other=0.0).to(tl.float32)
+    offset = x_ptr + row[:, None].to(tl.int64) * row_stride + tl.program_id(1) * head_stride + half[None, :]
+    even = tl.load(offset, mask=valid, other=0.0).to(tl.float32)
+    odd = tl.load(offset + HALF, mask=valid, other=0.0).to(tl.float32)
     turn = (row % tokens)[:, None] * HALF + half[None, :]
-    cos = tl.load(cos_ptr + turn, mask=there, other=0.0)
-    sin = tl.load(sin_ptr + turn, mask=there, other=0.0)
-    tl.store(place, (even * cos - odd * sin).to(x_ptr.dtype.element_ty), mask=there)
-    tl.store(place + HALF, (even * sin + odd * cos).to(x_ptr.dtype.element_ty), mask=there)
+    cos = tl.load(cos_ptr + turn, mask=valid, other=0.0)
+    sin = tl.load(sin_ptr + turn, mask=valid, other=0.0)
+    tl.store(offset, (even * cos - odd * sin).to(x_ptr.dtype.element_ty), mask=valid)
+    tl.store(offset + HALF, (even * sin + odd * cos).to(x_ptr.dtype.element_ty), mask=valid)
 
 
 def rotate_(x: Tensor, table: Tensor, heads: int) -> Tensor:

@@ -28,14 +28,14 @@ def _first_level(logit_ptr, binary_ptr, weight_ptr, out_ptr, side, gain, shift, 
     GELU. ``weight_ptr``: 9 taps of 4, then bias, norm's weight and norm's bias of 4 each.
     """
     half = 2 * side
-    one = tl.program_id(1).to(tl.int64)
+    obj = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    there = pixel < half * half
+    valid = pixel < half * half
     y, x = pixel // half, pixel % half
-    logits = logit_ptr + one * side * side
+    logits = logit_ptr + obj * side * side
     binary = 0
     if BINARY:
-        binary = tl.load(binary_ptr + one).to(tl.int32)
+        binary = tl.load(binary_ptr + obj).to(tl.int32)
     a = tl.zeros((PIXELS,), tl.float32) + tl.load(weight_ptr + 36)
     b = tl.zeros((PIXELS,), tl.float32) + tl.load(weight_ptr + 37)
     c = tl.zeros((PIXELS,), tl.float32) + tl.load(weight_ptr + 38)
@@ -46,7 +46,7 @@ def _first_level(logit_ptr, binary_ptr, weight_ptr, out_ptr, side, gain, shift, 
         for tap_x in tl.static_range(3):
             full_x = 2 * x + tap_x - 1
             low_x, next_x, part_x = neighbours(full_x, 0.25, side)
-            inside = there & (full_y >= 0) & (full_x >= 0)  # the last tap of the last pixel is the input's last pixel
+            inside = valid & (full_y >= 0) & (full_x >= 0)  # the last tap of the last pixel is the input's last pixel
             upper = tl.load(logits + low_y * side + low_x, mask=inside, other=0.0) * (1 - part_x)
             upper += tl.load(logits + low_y * side + next_x, mask=inside, other=0.0) * part_x
             lower = tl.load(logits + next_y * side + low_x, mask=inside, other=0.0) * (1 - part_x)
@@ -70,8 +70,8 @@ def _first_level(logit_ptr, binary_ptr, weight_ptr, out_ptr, side, gain, shift, 
     c = gelu(c * scale * tl.load(weight_ptr + 42) + tl.load(weight_ptr + 46))
     d = gelu(d * scale * tl.load(weight_ptr + 43) + tl.load(weight_ptr + 47))
     out = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (PIXELS, 4))
-    place = out_ptr + (one * half * half + pixel[:, None]) * 4 + tl.arange(0, 4)[None, :]
-    tl.store(place, out.to(out_ptr.dtype.element_ty), mask=there[:, None])
+    offset = out_ptr + (obj * half * half + pixel[:, None]) * 4 + tl.arange(0, 4)[None, :]
+    tl.store(offset, out.to(out_ptr.dtype.element_ty), mask=valid[:, None])
 
 
 @triton.jit
@@ -81,26 +81,26 @@ def _second_level(x_ptr, taps_ptr, weight_ptr, out_ptr, side, eps, PIXELS: tl.co
     The convolution is one matrix product of 3 × 3 × 4 (padded to 64) numbers a pixel. ``weight_ptr``: bias, norm's
     weight and norm's bias of 16 each.
     """
-    one = tl.program_id(1).to(tl.int64)
+    obj = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    there = pixel < side * side
+    valid = pixel < side * side
     y, x = pixel // side, pixel % side
     number, channel = tl.arange(0, 64), tl.arange(0, 16)
     tap = number // 4
     from_y = 2 * y[:, None] + (tap // 3 - 1)[None, :]
     from_x = 2 * x[:, None] + (tap % 3 - 1)[None, :]
-    inside = there[:, None] & (number < 36)[None, :] & (from_y >= 0) & (from_x >= 0)
+    inside = valid[:, None] & (number < 36)[None, :] & (from_y >= 0) & (from_x >= 0)
     half = 2 * side
-    place = x_ptr + one * half * half * 4 + (from_y * half + from_x) * 4 + (number % 4)[None, :]
-    given = tl.load(place, mask=inside, other=0.0)
+    offset = x_ptr + obj * half * half * 4 + (from_y * half + from_x) * 4 + (number % 4)[None, :]
+    given = tl.load(offset, mask=inside, other=0.0)
     taps = tl.load(taps_ptr + number[:, None] * 16 + channel[None, :])
     out = tl.dot(given, taps) + tl.load(weight_ptr + channel)[None, :]
     centred = out - (tl.sum(out, 1) / 16)[:, None]
     scale = 1 / tl.sqrt(tl.sum(centred * centred, 1) / 16 + eps)
     weight, bias = tl.load(weight_ptr + 16 + channel), tl.load(weight_ptr + 32 + channel)
     out = gelu(centred * scale[:, None] * weight[None, :] + bias[None, :])
-    place = out_ptr + (one * side * side + pixel[:, None]) * 16 + channel[None, :]
-    tl.store(place, out.to(out_ptr.dtype.element_ty), mask=there[:, None])
+    offset = out_ptr + (obj * side * side + pixel[:, None]) * 16 + channel[None, :]
+    tl.store(offset, out.to(out_ptr.dtype.element_ty), mask=valid[:, None])
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from sam2_ros.model.gpu.triton_helpers import neighbours
 @triton.jit(do_not_specialize=["height", "width", "row_bytes", "scale_y", "scale_x"])
 def _pack(logit_ptr, out_ptr, side_y, side_x, height, width, row_bytes, scale_y, scale_x, BYTES: tl.constexpr):
     """Some bytes of one mask: eight pixels each, the leftmost the highest bit."""
-    one = tl.program_id(1).to(tl.int64)
+    obj = tl.program_id(1).to(tl.int64)
     byte = tl.program_id(0) * BYTES + tl.arange(0, BYTES)
     bit = tl.arange(0, 8)
-    there = byte < height * row_bytes
+    valid = byte < height * row_bytes
     y, x = byte // row_bytes, (byte % row_bytes)[:, None] * 8 + bit[None, :]
-    inside = there[:, None] & (x < width)
+    inside = valid[:, None] & (x < width)
     low_y, next_y, part_y = neighbours(y, scale_y, side_y)
     low_x, next_x, part_x = neighbours(x, scale_x, side_x)
-    logits = logit_ptr + one * side_y * side_x
+    logits = logit_ptr + obj * side_y * side_x
     upper_row, lower_row = (low_y * side_x)[:, None], (next_y * side_x)[:, None]
     upper = tl.load(logits + upper_row + low_x, mask=inside, other=0.0) * (1 - part_x)
     upper += tl.load(logits + upper_row + next_x, mask=inside, other=0.0) * part_x
@@ -30,7 +30,7 @@ def _pack(logit_ptr, out_ptr, side_y, side_x, height, width, row_bytes, scale_y,
     lower += tl.load(logits + lower_row + next_x, mask=inside, other=0.0) * part_x
     logit = upper * (1 - part_y[:, None]) + lower * part_y[:, None]
     bits = tl.where(inside & (logit > 0), (1 << (7 - bit))[None, :], 0)
-    tl.store(out_ptr + one * height * row_bytes + byte, tl.sum(bits, 1).to(tl.uint8), mask=there)
+    tl.store(out_ptr + obj * height * row_bytes + byte, tl.sum(bits, 1).to(tl.uint8), mask=valid)
 
 
 def pack(logits: Tensor, height: int, width: int) -> Tensor:

@@ -15,11 +15,11 @@ from sam2_ros.model.gpu.triton_helpers import gelu
 @triton.jit
 def _normed(x, weight_ptr, bias_ptr, channel, width, eps, GELU: tl.constexpr):
     """The layer norm of rows ``x``, whose channels beyond ``width`` are 0."""
-    known = channel < width
-    centred = tl.where(known[None, :], x - (tl.sum(x, 1) / width)[:, None], 0.0)
+    valid_channel = channel < width
+    centred = tl.where(valid_channel[None, :], x - (tl.sum(x, 1) / width)[:, None], 0.0)
     scale = 1 / tl.sqrt(tl.sum(centred * centred, 1) / width + eps)
-    weight = tl.load(weight_ptr + channel, mask=known, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + channel, mask=known, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + channel, mask=valid_channel, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + channel, mask=valid_channel, other=0.0).to(tl.float32)
     out = centred * scale[:, None] * weight[None, :] + bias[None, :]
     if GELU:
         out = gelu(out)
@@ -32,18 +32,18 @@ def _add_norm(x_ptr, delta_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, rows, x_
               ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, WIDTH)
-    there = (row < rows)[:, None] & (channel < width)[None, :]
-    place = row[:, None].to(tl.int64) * width + channel[None, :]
-    x_place = (row % x_rows)[:, None].to(tl.int64) * width + channel[None, :]
-    x = tl.load(x_ptr + x_place, mask=there, other=0.0).to(tl.float32)
+    valid = (row < rows)[:, None] & (channel < width)[None, :]
+    offset = row[:, None].to(tl.int64) * width + channel[None, :]
+    x_offset = (row % x_rows)[:, None].to(tl.int64) * width + channel[None, :]
+    x = tl.load(x_ptr + x_offset, mask=valid, other=0.0).to(tl.float32)
     if ADDS:
-        x += tl.load(delta_ptr + place, mask=there, other=0.0).to(tl.float32)
+        x += tl.load(delta_ptr + offset, mask=valid, other=0.0).to(tl.float32)
         if ROUNDS:
             x = x.to(tl.bfloat16).to(tl.float32)
     if KEEPS:
-        tl.store(sum_ptr + place, x.to(sum_ptr.dtype.element_ty), mask=there)
+        tl.store(sum_ptr + offset, x.to(sum_ptr.dtype.element_ty), mask=valid)
     out = _normed(x, weight_ptr, bias_ptr, channel, width, eps, GELU)
-    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=there)
+    tl.store(out_ptr + offset, out.to(out_ptr.dtype.element_ty), mask=valid)
 
 
 def add_norm(
@@ -79,14 +79,14 @@ def add_norm(
 
 @triton.jit
 def _with_code(x_ptr, code_ptr, x_out_ptr, sum_ptr, size, BLOCK: tl.constexpr):
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     first = tl.program_id(1).to(tl.int64) * size
-    there = place < size
-    x = tl.load(x_ptr + first + place, mask=there, other=0.0).to(tl.float32)
-    code = tl.load(code_ptr + place, mask=there, other=0.0).to(tl.float32)
+    valid = offset < size
+    x = tl.load(x_ptr + first + offset, mask=valid, other=0.0).to(tl.float32)
+    code = tl.load(code_ptr + offset, mask=valid, other=0.0).to(tl.float32)
     kind = sum_ptr.dtype.element_ty
-    tl.store(x_out_ptr + first + place, x.to(kind), mask=there)
-    tl.store(sum_ptr + first + place, (x + code).to(kind), mask=there)
+    tl.store(x_out_ptr + first + offset, x.to(kind), mask=valid)
+    tl.store(sum_ptr + first + offset, (x + code).to(kind), mask=valid)
 
 
 def with_code(x: Tensor, code: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -102,13 +102,13 @@ def with_code(x: Tensor, code: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tens
 
 @triton.jit
 def _add_gelu(x_ptr, delta_ptr, out_ptr, size, x_step, BLOCK: tl.constexpr):
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    one = tl.program_id(1).to(tl.int64)
-    there = place < size
-    out = tl.load(x_ptr + one * x_step + place, mask=there, other=0.0).to(tl.float32)
-    out += tl.load(delta_ptr + one * size + place, mask=there, other=0.0).to(tl.float32)
+    offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    obj = tl.program_id(1).to(tl.int64)
+    valid = offset < size
+    out = tl.load(x_ptr + obj * x_step + offset, mask=valid, other=0.0).to(tl.float32)
+    out += tl.load(delta_ptr + obj * size + offset, mask=valid, other=0.0).to(tl.float32)
     out = gelu(out)
-    tl.store(out_ptr + one * size + place, out.to(out_ptr.dtype.element_ty), mask=there)
+    tl.store(out_ptr + obj * size + offset, out.to(out_ptr.dtype.element_ty), mask=valid)
 
 
 def add_gelu(x: Tensor, delta: Tensor) -> Tensor:
@@ -125,14 +125,14 @@ def add_gelu(x: Tensor, delta: Tensor) -> Tensor:
 def _add_scaled(x_ptr, y_ptr, scale_ptr, sum_ptr, out_ptr, rows, KEEPS: tl.constexpr,
                 ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     row, channel = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    there = (row < rows)[:, None]
-    place = row[:, None].to(tl.int64) * WIDTH + channel[None, :]
-    x = tl.load(x_ptr + place, mask=there, other=0.0).to(tl.float32)
-    y = tl.load(y_ptr + place, mask=there, other=0.0).to(tl.float32)
+    valid = (row < rows)[:, None]
+    offset = row[:, None].to(tl.int64) * WIDTH + channel[None, :]
+    x = tl.load(x_ptr + offset, mask=valid, other=0.0).to(tl.float32)
+    y = tl.load(y_ptr + offset, mask=valid, other=0.0).to(tl.float32)
     x += y * tl.load(scale_ptr + channel).to(tl.float32)[None, :]
     if KEEPS:
-        tl.store(sum_ptr + place, x, mask=there)
-    tl.store(out_ptr + place, x.to(out_ptr.dtype.element_ty), mask=there)
+        tl.store(sum_ptr + offset, x, mask=valid)
+    tl.store(out_ptr + offset, x.to(out_ptr.dtype.element_ty), mask=valid)
 
 
 def add_scaled(x: Tensor, y: Tensor, scale: Tensor, dtype: torch.dtype, keep: bool = True) -> tuple[Tensor, Tensor]:
@@ -168,15 +168,15 @@ def _depthwise_norm(x_ptr, taps_ptr, shift_ptr, weight_ptr, bias_ptr, out_ptr, h
         line = x_ptr + (image * height + from_y) * columns * WIDTH
         for tap_x in range(SIDE):
             from_x = x + tap_x - SIDE // 2
-            there = (inside & (from_x >= 0) & (from_x < columns))[:, None]
-            value = tl.load(line + from_x[:, None] * WIDTH + channel[None, :], mask=there, other=0.0)
+            valid = (inside & (from_x >= 0) & (from_x < columns))[:, None]
+            value = tl.load(line + from_x[:, None] * WIDTH + channel[None, :], mask=valid, other=0.0)
             tap = tl.load(taps_ptr + (tap_y * SIDE + tap_x) * WIDTH + channel)
             acc += value.to(tl.float32) * tap.to(tl.float32)[None, :]
     acc += tl.load(shift_ptr + channel).to(tl.float32)[None, :]
     acc = acc.to(out_ptr.dtype.element_ty).to(tl.float32)  # rounded as a convolution's output
     out = _normed(acc, weight_ptr, bias_ptr, channel, WIDTH, eps, False)
-    place = out_ptr + ((image * height + y) * columns + x[:, None]) * WIDTH + channel[None, :]
-    tl.store(place, out.to(out_ptr.dtype.element_ty), mask=(x < columns)[:, None])
+    offset = out_ptr + ((image * height + y) * columns + x[:, None]) * WIDTH + channel[None, :]
+    tl.store(offset, out.to(out_ptr.dtype.element_ty), mask=(x < columns)[:, None])
 
 
 def depthwise_norm(x: Tensor, taps: Tensor, shift: Tensor, norm: Any) -> Tensor:
