@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -54,26 +53,23 @@ def _combinations(grid: Grid, tell: Callable[[str], None]) -> Iterator[dict[str,
     for name in grid.models:
         for image_size in grid.image_sizes:
             model, origin = weights.find(name, image_size, grid.device)
-            config = model.config
             for objects in grid.objects:
                 task = Task(model, official_size(name, model), origin == weights.RANDOM)
-                where = f"{name} at {config.image_size}, {objects} objects: "
-                series = measure(
-                    contestants(grid, task), moving_scene(objects, grid.width, grid.height), model.device, grid.frames,
-                    grid.seconds, partial(_tell_where, tell, where),
-                )  # fmt: skip
-                yield {
-                    "model": config.name,
-                    "weights": origin,
-                    "image_size": config.image_size,
-                    "objects": objects,
-                    "engines": [entry.to_dict(objects) for entry in series],
-                    "ratios": ratios(series),
-                }
+                yield {"model": model.config.name, "weights": origin, **_combination(grid, task, objects, tell)}
 
 
-def _tell_where(tell: Callable[[str], None], where: str, text: str) -> None:
-    tell(where + text)
+def _combination(grid: Grid, task: Task, objects: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    config, scene = task.model.config, moving_scene(objects, grid.width, grid.height)
+    where = f"{config.name} at {config.image_size}, {objects} objects: "
+    series = measure(
+        contestants(grid, task), scene, task.model.device, grid.frames, grid.seconds, lambda text: tell(where + text)
+    )
+    return {
+        "image_size": config.image_size,
+        "objects": objects,
+        "engines": [entry.to_dict(objects) for entry in series],
+        "ratios": ratios(series),
+    }
 
 
 def official_size(name: str, model: Sam2Model) -> str:
