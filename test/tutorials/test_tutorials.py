@@ -1,4 +1,4 @@
-"""The tutorials run as they stand in the documents; how, says tutorial.py."""
+"""The commands of the tutorials run as they stand; tutorial.py explains how."""
 
 from __future__ import annotations
 

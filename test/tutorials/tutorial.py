@@ -1,14 +1,14 @@
 """Runs a page of docs/tutorials as it stands there, in an empty folder.
 
-What the fenced blocks of a page mean here, and for its reader:
+The fenced blocks of a page mean:
 
-- ``bash``: typed into a shell, one block after the other.
-- ``bash terminal``: typed into a terminal of its own, where it goes on running while the page is read.
-- ``text``: what the block before it prints. In a shell, its end; in a terminal, lines that appear there, waited for
-  before the next block. With ``text like``, figures may be others.
-- ``<!-- Ctrl-C: words -->``: Ctrl-C in the terminal whose command begins with these words. At the end of the page, in
-  every terminal that still runs.
-- Every other block is shown and not run.
+- ``bash``: the reader types it into a shell, one block after the other.
+- ``bash terminal``: the reader types it into a terminal of its own, where it keeps running.
+- ``text``: the output of the block before it. For a shell, the end of its output. For a terminal, lines that must
+  appear there before the next block runs. With ``text like``, numbers may differ.
+- ``<!-- Ctrl-C: words -->``: Ctrl-C in the terminal whose command begins with these words. The end of the page does the
+  same in every terminal that still runs.
+- The test does not run any other block.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLOCK = re.compile(r"^```(bash|text)( terminal| like)?\n(.*?)^```|^<!-- Ctrl-C:
 
 
 def environment() -> dict[str, str]:
-    """With this environment's programs on the PATH, as the pages ask for it."""
+    """This process's environment, with the programs of its Python on the PATH, as the pages ask for."""
     # no colon in front of the old value where there is none: that would put the working folder on the path
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -88,7 +88,7 @@ def run(page: Path, folder: Path) -> int:
     try:
         for language, kind, text, interrupted in _BLOCK.findall(page.read_text("utf-8")):
             if interrupted:
-                last = next(each for each in running if each.command.startswith(interrupted))
+                last = next(terminal for terminal in running if terminal.command.startswith(interrupted))
                 last.interrupt()
                 running.remove(last)
                 output = last.text
@@ -120,7 +120,7 @@ def _shell(command: str, folder: Path, terminals: list[Terminal]) -> str:
         ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True,
         timeout=PATIENCE_S, check=False,
     )  # fmt: skip
-    logs = "".join(f"\n--- {each.command}{each.text}" for each in terminals)
+    logs = "".join(f"\n--- {terminal.command}{terminal.text}" for terminal in terminals)
     assert done.returncode == 0, f"{command}\nfailed:\n{done.stdout}{done.stderr}{logs}"
     return done.stdout
 
