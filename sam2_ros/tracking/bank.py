@@ -199,14 +199,11 @@ class MemoryBank:
         """
         table = self.prompted_frames[row, : self.config.prompted_slots]
         released: int | None = None
-        if frame in table:
-            slot = int(np.flatnonzero(table == frame)[0])
-        elif (table == EMPTY).any():
-            slot = int(np.flatnonzero(table == EMPTY)[0])
+        free = [*np.flatnonzero(table == frame), *np.flatnonzero(table == EMPTY)]
+        if free:
+            slot = int(free[0])
         else:
-            first = int(table.argmin())
-            candidates = [index for index in range(len(table)) if index != first] or [first]
-            slot = min(candidates, key=lambda index: int(table[index]))
+            slot = int(table.argsort()[:2][-1])  # the oldest but the first
             released = int(table[slot])
         self.spatial[row, slot] = memory.to(self.spatial.dtype)
         self.pointers[row, slot] = pointer.float()

@@ -36,7 +36,7 @@ class CudaPropagation(Propagation):
 
     def configure(self, config: TrackerConfig) -> None:
         super().configure(config)
-        self.use_graphs = self.shared.uses_graphs(config)
+        self.use_graphs = self.shared.tracks_by_graphs(config)
 
     def _track_due(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
         if not self.use_graphs:

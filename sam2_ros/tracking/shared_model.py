@@ -238,14 +238,14 @@ class SharedModel:
         if self.takes_raw(blank, 1.0):
             self.encode_raw(RawFrame(blank, self.model.device))
         features = self.encode(torch.zeros(1, 3, size, size, device=self.model.device))
-        if not self.uses_graphs(config):
+        if not self.tracks_by_graphs(config):
             return
         for objects in buckets(config.max_objects):
             for capacity in _capacities(objects, config):
                 with self.turn(), torch.inference_mode():
                     self._graphs_of(capacity, features)
 
-    def uses_graphs(self, config: TrackerConfig) -> bool:
+    def tracks_by_graphs(self, config: TrackerConfig) -> bool:
         """Whether a tracker with ``config`` tracks by CUDA graphs: not where the host has to choose the mask first, nor
         with anchors."""
         policy = POLICIES[config.memory_policy]

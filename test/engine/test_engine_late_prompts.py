@@ -1,4 +1,4 @@
-"""Prompts for stored frames: which one is meant, and what is told. In this process and in a server."""
+"""Prompts for stored frames: which frame is meant, and which events follow. In this process and in a server."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_without_a_history_only_the_newest_frame_can_be_prompted(make_engine: Ma
 
 
 def test_of_equal_stamps_the_newer_frame_is_meant(make_engine: MakeEngine) -> None:
-    """A bag that starts anew."""
+    """A bag that starts again."""
     engine = engine_of(make_engine)
     play(engine, 0, 3)
     play(engine, 1, 2)

@@ -185,7 +185,7 @@ def test_a_choice_is_refused_where_nothing_is_offered(engine: Backend) -> None:
 
 
 def test_a_second_correction_with_one_prompted_slot(make_engine: MakeEngine) -> None:
-    """The first one has taken the place of all that was remembered; the second is like a first prompt."""
+    """The first one replaced all memory; the second is like a first prompt."""
     engine = make_engine(TrackerConfig(max_objects=1, prompted_slots=1))
     (one,) = stepped(engine, [box()])
     run(engine, 1, 1)

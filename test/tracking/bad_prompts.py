@@ -1,4 +1,4 @@
-"""Prompts that are refused, by name: each with the words in which it is.
+"""Refused prompts by name, each with the message of its refusal.
 
 ``BAD`` holds prompts on an image of 160 x 120 pixels, ``NEEDS_THE_IMAGE`` those of them that are good on another one,
 and ``BAD_NAMES`` what no object may be called.

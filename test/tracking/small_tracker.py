@@ -1,4 +1,4 @@
-"""A small network with drawn weights, and what the tests of the tracker's behaviour need around it."""
+"""A small network with random weights, and helpers for tests of the tracker's behaviour."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _scene() -> list[NDArray[np.uint8]]:
 
 
 def scene(index: int) -> NDArray[np.uint8]:
-    """Frame ``index`` of a moving scene, RGB ``uint8 [120, 160, 3]``; it begins anew every 24 frames."""
+    """Frame ``index`` of a moving scene, RGB ``uint8 [120, 160, 3]``; it repeats after 24 frames."""
     return _scene()[index % 24]
 
 
@@ -63,7 +63,7 @@ def click(x: float = 30, y: float = 80, label: int = 1, candidate: int | None = 
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int) -> Prompt:
-    """A rectangular mask; of size 0, it says that the object is not there."""
+    """A rectangular mask; of size 0, it says that the object is absent."""
     mask = np.zeros((HEIGHT, WIDTH), np.bool_)
     mask[y0:y1, x0:x1] = True
     return Prompt(mask=mask)

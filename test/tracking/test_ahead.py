@@ -24,7 +24,7 @@ PATIENCE = 60.0
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
-    """Two for every thread of this process; the number that computes a sum changes its last bits."""
+    """Every thread of this process uses two; their number changes the last bits of sums."""
     before, whole = torch.get_num_threads(), shared_model._Threads.whole
     shared_model._Threads.whole = 0
     torch.set_num_threads(2)
@@ -51,7 +51,7 @@ def test_a_frame_may_be_encoded_before_its_turn() -> None:
     alone = Tracker(small_model(), TrackerConfig(deadline=1e-9))  # sheds load at once
     ahead = Tracker(small_model(), TrackerConfig(deadline=1e-9))
     for index in range(FRAMES):
-        ahead._load_shedder.level = alone._load_shedder.level  # it goes by the clock, which is not the same for both
+        ahead._load_shedder.level = alone._load_shedder.level  # it depends on measured times, which differ
         expected = alone.step(frame(index), index + 1)
         found = ahead.step(ahead.encode(frame(index)), index + 1)
         assert told(found) == told(expected) and found.width == 120 and found.height == 90
@@ -89,7 +89,7 @@ def test_each_side_has_half_of_the_threads_however_often_a_network_is_loaded() -
     shared_model.give_threads(4)
 
     def threads_of(ahead: bool) -> tuple[int, int]:
-        """Of a helper that encodes, and of the thread that tracks."""
+        """Threads of the helper that encodes, and of the thread that tracks."""
         shared = SharedModel(model, ahead=ahead)
         with ThreadPoolExecutor(1) as helper:
             helper.submit(shared.encode, pixels).result(PATIENCE)

@@ -1,5 +1,5 @@
-"""The rings of the memory bank against lists that keep everything, over random streams: frames that are kept or not,
-written before that is known, worked on again after late prompts, and put back after a failure."""
+"""The memory bank's rings against plain lists over random streams: frames remembered or not, written before that is
+decided, tracked again after late prompts, and restored after a failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sam2_ros.tracking.config import TrackerConfig
 
 FRAMES = 120
 Kept = tuple[float | None, ...]
-"""What an object remembers after a frame, the newest last; None for a prompted frame, which lies elsewhere."""
+"""What an object remembers after a frame, the newest last; None for a prompted frame, which has another slot."""
 
 
 class Stream:
@@ -33,7 +33,7 @@ class Stream:
         self.number = 0.0
 
     def check(self, frame: int) -> None:
-        """That ``frame`` looks at what the lists say."""
+        """Checks that ``frame`` attends to what the lists say."""
         bank, wanted = self.bank, self.after.get(frame - 1, ())
         for count, tensor, table in (
             (bank.config.recent_slots, bank.spatial[..., 0, 0], bank.recent_frames),
@@ -50,7 +50,7 @@ class Stream:
     def track(self, frame: int, keeps: float) -> None:
         self.bank.pass_frame([0], frame)
         self.check(frame)
-        for _ in range(self.random.choice((1, 1, 2))):  # a second time where another's parts were left out
+        for _ in range(self.random.choice((1, 1, 2))):  # a second time where stray parts were removed
             self.number += 1
             self.bank.write_recent([0], frame, torch.full((1, 1, 1), self.number), torch.full((1, 1), self.number))
         before = self.after.get(frame - 1, ())
@@ -65,7 +65,7 @@ class Stream:
         self.after[frame] = (*self.after.get(frame - 1, ()), None)
 
     def prompt_late(self, frame: int, newest: int, keeps: float) -> None:
-        """A prompt on ``frame``, from which all later ones are worked on again; put back at times."""
+        """A prompt on ``frame``, after which all later frames are tracked again; at times restored."""
         backup = self.bank.save(0), dict(self.after)
         self.prompt(frame)
         for later in range(frame + 1, newest + 1):

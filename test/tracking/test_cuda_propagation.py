@@ -35,7 +35,7 @@ from sam2_ros.tracking.warmup import warm_up
 
 
 def own_model() -> Sam2Model:
-    """A copy: recordings lay weights out anew, and other tests compare to the last digit."""
+    """A copy: graphs change the layout of weights, and other tests compare to the last digit."""
     return copy.deepcopy(small_model())
 
 
@@ -181,8 +181,8 @@ def test_old_graphs_go() -> None:
         the_same(wanted, tracked(config, True)[0])
 
 
-def test_two_cameras_share_the_recordings() -> None:
-    """What one leaves there is not taken for the other's."""
+def test_two_cameras_share_the_graphs() -> None:
+    """Neither sees what the other left there."""
     config = TrackerConfig(max_objects=2)
     shared = SharedModel(own_model(), use_graphs=True)
     alone = Tracker(shared.model, config, shared=SharedModel(small_model(), use_graphs=False))

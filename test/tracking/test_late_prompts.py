@@ -1,4 +1,4 @@
-"""Prompts on frames that are past: as if they had come in time, and nobody else notices."""
+"""Late prompts: the result is as if they had come in time, and other objects do not change."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_candidate_may_be_chosen_frames_later() -> None:
     add(in_time, click(candidate=2))
     play(in_time, NOW - 4, NOW)
     agree(delayed, in_time, 1)
-    # Only the newest candidates of an object are kept.
+    # Only the newest candidates of an object are stored.
     assert delayed.refine(AddRequest(click(60, 60), 1)).success
     refused = delayed.refine(AddRequest(Prompt(candidate=1), 1), delayed.history.find(0).stamp - SECOND)
     assert refused.code is PromptCode.INVALID_PROMPT and "no candidates are stored" in refused.message

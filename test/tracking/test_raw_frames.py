@@ -1,5 +1,5 @@
-"""Images that are resized as part of the image encoder's recording, on a GPU or by Triton's interpreter; and how they
-get there, without either."""
+"""Images that are resized as part of the image encoder's CUDA graph, on a GPU or by Triton's interpreter; and how they
+get there."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 @by_triton
 @torch.inference_mode()
 def test_are_encoded_as_resized_ones() -> None:
-    """One recording for several sizes, in any order."""
+    """One graph for several sizes, in any order."""
     one = shared()
     side = one.model.config.image_size
     for size in ((side, side), (side // 2, side), (11, 7), (side // 2, side)):

@@ -1,4 +1,4 @@
-"""Recognition by appearance in the tracker: what is not the object is not shown, what hid is found again."""
+"""Recognition by appearance: the tracker hides masks that drifted, and finds hidden objects again."""
 
 import cv2
 import numpy as np
@@ -50,7 +50,7 @@ def region(left: int, top: int) -> NDArray[np.bool_]:
 
 
 def looking(model: Sam2Model, value: float) -> ImageFeatures:
-    """Features of which only the look counts."""
+    """Features of which only the appearance counts."""
     grid, nothing = model.config.grid, torch.empty(0)
     look = torch.full((1, grid**2, model.config.appearance_dim), value)
     return ImageFeatures(nothing, nothing, nothing, look, torch.zeros(1, 3, 4 * grid, 4 * grid))

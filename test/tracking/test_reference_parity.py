@@ -25,7 +25,7 @@ from video_reference import (
 
 BOX = np.array([15, 60, 40, 100], np.float32)
 FRAMES = 20
-SEEDS = {"tiny": 0, "large": 1}  # of weights whose masks are neither empty nor full
+SEEDS = {"tiny": 0, "large": 1}  # of random weights whose masks are neither empty nor full
 # Object 1 from a box, object 2 from a mask, object 3 at frame 8 from a click and, on the same frame, a second one;
 # corrections of tracked frames by clicks, a box with a click, and a mask.
 EVENTS = (

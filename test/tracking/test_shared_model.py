@@ -1,4 +1,4 @@
-"""One network for several trackers in threads: batches, turns, and results that don't depend on the company."""
+"""One network for several trackers in threads: batches, turns, and results that don't depend on other trackers."""
 
 from __future__ import annotations
 

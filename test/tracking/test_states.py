@@ -20,7 +20,7 @@ SECOND = 1_000_000_000
 
 
 def _answer_quickly(tracker: Tracker) -> Callable[..., list[Answer]]:
-    """What one real prompt gave, again and again."""
+    """Repeats the answer to one real prompt."""
     (one,) = add(tracker, box())
     found = tracker._objects[one]
     assert found.logits is not None
@@ -46,7 +46,7 @@ def test_events_that_nobody_takes_do_not_pile_up(tracker: Tracker) -> None:
 
 
 def test_the_memory_of_a_hidden_object_waits() -> None:
-    """Hidden for ten frames, an object is looked for with the same recent frames, as old as they were."""
+    """Hidden for ten frames, an object is searched for with the same recent frames at the same ages."""
     model = copy.copy(small_model())
     tracker = Tracker(model, TrackerConfig(max_objects=2))
     tracker.step(scene(0), 0)

@@ -25,7 +25,7 @@ SEEN, FAINT, GONE = Observation(True, 0.1, 0.9), Observation(False, 0.1, 0.9), O
 
 
 def follow(observation: list[Observation], config: TrackerConfig, bounded: bool = True) -> list[Presence]:
-    """From a prompt of area 0.1 on frame 0 through one frame for each evidence."""
+    """The presence after each observation, from a prompt of area 0.1 on frame 0."""
     presences = [Presence(-1).prompted(0, 0, 0.1, bounded, config)]
     for frame, one in enumerate(observation, start=1):
         presences.append(presences[-1].after(frame, frame, one, config))
@@ -56,7 +56,7 @@ def test_a_visible_object_must_be_missed_on_some_frames_in_a_row() -> None:
 
 
 def test_lost_after_frames_without_the_object() -> None:
-    """Sightings that are too short to be believed do not count."""
+    """Sightings of too few frames do not count."""
     observation = [SEEN, GONE, GONE, SEEN, GONE, GONE, SEEN, SEEN]
     assert states(observation, lost_after=3, visible_after=2) == "VOOOLLLV"
 
@@ -85,7 +85,7 @@ def of(area: float, iou: float = 0.5) -> Observation:
 
 
 def test_a_mask_that_explodes_is_not_believed() -> None:
-    """More than four times its area within three sightings, at a low predicted IoU; until it is itself again."""
+    """More than four times its area within three sightings, at a low predicted IoU, until its size is normal again."""
     observation = [of(0.1), of(0.41), of(0.5), of(0.41), of(0.41), of(0.12), of(0.3)]
     assert states(observation) == "VOOOOVV"
     assert states(observation, explosion_factor=0) == "VVVVVVV"
@@ -114,7 +114,7 @@ def test_after_an_absence_an_object_may_have_any_size() -> None:
 
 
 def test_clicks_may_have_meant_a_part() -> None:
-    """Their mask is not compared with, that of a box or a mask is."""
+    """A mask from clicks is no reference for the area; one from a box or a mask is."""
     config = TrackerConfig()
     assert follow([of(0.5)], config, bounded=True)[0].state is OCCLUDED
     assert follow([of(0.5)], config, bounded=False)[0].state is VISIBLE
@@ -244,7 +244,7 @@ def test_a_real_camera_that_moves_close_keeps_its_object() -> None:
 
 
 def test_late_prompts_and_lost_objects_go_together() -> None:
-    """The frames on which an object is looked for are the same as in time."""
+    """The frames on which an object is searched for are those of a prompt in time."""
     config = TrackerConfig(max_objects=1, lost_after=1, search_every=3)
     late, in_time = Tracker(small_model(), config), Tracker(small_model(), config)
     second = 1_000_000_000
