@@ -195,7 +195,7 @@ def frame_result(tracks: TrackedObjectArray) -> FrameResult:
 
 def object_event(change: ObjectChange, header: Header) -> ObjectEvent:
     return ObjectEvent(
-        header=header, event=change.event, id=change.object_id, name=change.name, label=change.label,
+        header=header, event=int(change.event), id=change.object_id, name=change.name, label=change.label,
         previous_state=int(change.previous_state or 0), state=int(change.state or 0),
         object_score=change.object_score, visibility=change.visibility, last_seen=to_time(change.last_seen),
         reason=change.reason,

@@ -25,16 +25,16 @@ from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.worker import Processed
 from sam2_ros.media.label_images import MAX_ID, compose_labels
 from sam2_ros.media.overlay import draw_overlay
-from sam2_ros.msg import ObjectEvent, TrackedObject
+from sam2_ros.msg import TrackedObject
 from sam2_ros.ros import messages
 from sam2_ros.ros.depth_input import DepthInput
 from sam2_ros.ros.drawings import image_annotations, markers
 from sam2_ros.ros.interface import EVENTS, LABEL_INFO, TRACKS, VIEWS, Topic
 from sam2_ros.ros.messages import Position, bounding_box, byte_array, rgb_image
 from sam2_ros.ros.node_parameters import NodeParameters
-from sam2_ros.tracking.types import FrameResult, ObjectResult
+from sam2_ros.tracking.types import EventCode, FrameResult, ObjectResult
 
-_NEW_MASK = (ObjectEvent.ADDED, ObjectEvent.CORRECTED)
+_NEW_MASK = (EventCode.ADDED, EventCode.CORRECTED)
 
 
 class Publishers:

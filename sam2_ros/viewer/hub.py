@@ -15,22 +15,12 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from sam2_ros.msg import ObjectEvent
-from sam2_ros.ros.messages import to_stamp
 from sam2_ros.viewer.discovery import find_sources
 from sam2_ros.viewer.page_commands import BadCommand
 from sam2_ros.viewer.tracked_camera import Camera
 
 DISCOVERY_S = 0.5  # between two reads of the ROS graph
 _LEVELS = {b"\x00": "ok", b"\x01": "warn", b"\x02": "error", b"\x03": "stale"}
-_EVENTS = {
-    ObjectEvent.ADDED: "added",
-    ObjectEvent.STATE_CHANGED: "state",
-    ObjectEvent.CORRECTED: "corrected",
-    ObjectEvent.REMOVED: "removed",
-    ObjectEvent.DROPPED: "dropped",
-    ObjectEvent.PROMPT_RELEASED: "released",
-}
 
 
 class Browser(Protocol):
@@ -115,7 +105,7 @@ class Hub:
         sources = {source.name: source for source in find_sources(self._node, self._only, self._image_topic)}
         before = self.cameras
         self.cameras = {  # a new dictionary: the event loop may read the old one
-            name: before.get(name) or Camera(self._node, source, self._max_side, self._on_shot, self._on_event)
+            name: before.get(name) or Camera(self._node, source, self._max_side, lambda: self._in_loop(self._wake))
             for name, source in sources.items()
         }
         watched = any(session.watching for session in tuple(self._sessions))  # also for the thumbnails
@@ -125,18 +115,6 @@ class Hub:
             before[name].close()
         if before.keys() != sources.keys():
             self._send_all({"type": "cameras", "cameras": self.camera_names()})
-
-    def _on_shot(self) -> None:
-        self._in_loop(self._wake)
-
-    def _on_event(self, camera: str, event: ObjectEvent) -> None:
-        self._send_all(
-            {
-                "type": "event", "camera": camera, "event": _EVENTS.get(event.event, "state"), "id": event.id,
-                "name": event.name, "state": event.state, "previous": event.previous_state,
-                "stamp": str(to_stamp(event.header.stamp)), "reason": event.reason,
-            }
-        )  # fmt: skip
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         for status in array.status:

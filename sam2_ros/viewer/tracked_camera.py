@@ -12,7 +12,7 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
-from sam2_ros.msg import ObjectEvent, TrackedObjectArray
+from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.viewer.discovery import Source
@@ -54,15 +54,7 @@ class Shot:
 class Camera:
     """Subscribes to images while somebody watches. All callbacks run in the ROS thread."""
 
-    def __init__(
-        self,
-        node: Node,
-        source: Source,
-        max_side: int,
-        on_shot: Callable[[], None],
-        on_event: Callable[[str, ObjectEvent], None],
-    ) -> None:
-        """``on_event`` gets the camera's name too."""
+    def __init__(self, node: Node, source: Source, max_side: int, on_shot: Callable[[], None]) -> None:
         self.source = source
         self.services = ServiceCalls(node, source.prefix)
         self.newest: Shot | None = None  # the newest picture with its own tracks
@@ -78,12 +70,9 @@ class Camera:
         self._interval = 0.0  # seconds between tracks, the longest recently
         self._image_subscription: FollowingSubscription | None = None
         # Always, because tracks are small and the timeline needs them.
-        self._subscriptions = [
-            node.create_subscription(TrackedObjectArray, f"{source.prefix}/tracks", self._on_tracks, 10),
-            node.create_subscription(
-                ObjectEvent, f"{source.prefix}/events", lambda event: on_event(source.name, event), 100
-            ),
-        ]
+        self._tracks_subscription = node.create_subscription(
+            TrackedObjectArray, f"{source.prefix}/tracks", self._on_tracks, 10
+        )
 
     @property
     def tracking(self) -> bool:
@@ -115,8 +104,7 @@ class Camera:
     def close(self) -> None:
         if self._image_subscription is not None:
             self._image_subscription.destroy()
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        self._node.destroy_subscription(self._tracks_subscription)
         self.services.close()
 
     def _on_image(self, image: Any) -> None:
