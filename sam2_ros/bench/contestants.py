@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sam2_ros.bench.moving_scene import Rgb
 from sam2_ros.model import Sam2Model
 from sam2_ros.model.weight_cache import cache_bytes
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
-from sam2_ros.tracking.shared_model import SharedModel
 
-Rgb = NDArray[np.uint8]
 MIB = 2**20
 
 
@@ -58,7 +57,6 @@ class Ours:
         self.dtype = dtype
         self.tracker: Tracker | None = None
         self.stages: dict[str, float] = {}  # ms, of the newest frame
-        self._shared: SharedModel | None = None
 
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
         config = TrackerConfig(
@@ -66,14 +64,11 @@ class Ours:
             # Masks of random weights have hundreds of parts; the tracker would reject most of them on every frame.
             reject_strays=not self.task.random_weights,
         )  # fmt: skip
-        if self._shared is None:
-            self._shared = SharedModel(self.task.model, self.dtype)
-        self.tracker = Tracker(self.task.model, config, self.dtype, self._shared)
+        self.tracker = Tracker(self.task.model, config, self.dtype)
         self.tracker.step(frame, 1)
-        answers = self.tracker.add([AddRequest(Prompt(box=box)) for box in boxes])
-        refused = [answer.message for answer in answers if not answer.success]
-        if refused:
-            raise RuntimeError(f"the engine refused a prompt of the benchmark: {refused[0]}")
+        for answer in self.tracker.add([AddRequest(Prompt(box=box)) for box in boxes]):
+            if not answer.success:
+                raise RuntimeError(f"the engine refused a prompt of the benchmark: {answer.message}")
 
     def step(self, frame: Rgb) -> int:
         assert self.tracker is not None, "begin first"
@@ -87,16 +82,14 @@ class Ours:
         return {"bank": self.tracker.bank.nbytes / MIB, "rounded weights": cache_bytes(self.task.model) / MIB}
 
     def end(self) -> None:
-        self.tracker, self._shared = None, None
+        self.tracker = None
 
 
 def device_memory(device: torch.device) -> dict[str, float]:
     """MiB of this process: allocated and reserved on a GPU, or resident in RAM for the CPU."""
     if device.type == "cuda":
-        return {
-            "allocated": torch.cuda.memory_allocated(device) / MIB,
-            "reserved": torch.cuda.memory_reserved(device) / MIB,
-        }
+        allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+        return {"allocated": allocated / MIB, "reserved": reserved / MIB}
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

@@ -9,13 +9,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.bench.moving_scene import Rgb
 from sam2_ros.bench.servers import ServerProcess, connected, serving
 from sam2_ros.bench.streams import StreamsRun, measure_streams
 from sam2_ros.evaluation.summary import machine
@@ -23,26 +24,24 @@ from sam2_ros.inference import Backend, NullBackend
 from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.tracking import AddRequest, Prompt
 
-SIZES = ((640, 480), (1280, 720))  # width, height of the camera's image, pixels
+SIZES = ("640x480", "1280x720")  # of the camera's image, pixels
 WARM_UP = 20  # frames that are not counted
 CAMERA_S = 0.03  # until a camera's next image
 
 Tell = Callable[[str], None]
-Rgb = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class EndpointRun:
     """What to measure."""
 
-    endpoint: str = ""  # a running server, of which only the steps are measured; "" = servers of our own
-    frames: int = 300  # of each way and size
-    streams: StreamsRun = field(default_factory=StreamsRun)
-    kills: int = 20
-    only_streams: bool = False
+    endpoint: str  # a running server, of which only the steps are measured; "" = servers of our own
+    frames: int  # of each way and size; 0: only the streams are measured
+    streams: StreamsRun
+    kills: int
 
 
-def measure(run: EndpointRun, tell: Tell = lambda _: None) -> dict[str, Any]:
+def measure(run: EndpointRun, tell: Tell) -> dict[str, Any]:
     """Measures ``run``; the result is what ``--json`` writes.
 
     Raises:
@@ -50,14 +49,14 @@ def measure(run: EndpointRun, tell: Tell = lambda _: None) -> dict[str, Any]:
         RuntimeError: a server of our own does not start.
     """
     measured: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine()}
-    if run.endpoint and not run.only_streams:
+    if run.endpoint and run.frames:
         return measured | {"steps": steps(run, tell)}
     with tempfile.TemporaryDirectory() as name:
-        if not run.only_streams:
+        if run.frames:
             measured["overhead"] = overhead(Path(name), run.frames, tell)
         tell(f"{run.streams.streams} streams of {run.streams.model} for {run.streams.seconds:g} s")
         measured["streams"] = measure_streams(run.streams)
-        if not run.only_streams:
+        if run.frames:
             measured["kills"] = kills(Path(name), run.kills, tell)
     return measured
 
@@ -65,11 +64,11 @@ def measure(run: EndpointRun, tell: Tell = lambda _: None) -> dict[str, Any]:
 def steps(run: EndpointRun, tell: Tell) -> list[dict[str, Any]]:
     """Steps through a running server, the time of its engine included."""
     rows = []
-    for width, height in SIZES:
-        tell(f"{run.endpoint}: {width}x{height}")
+    for size in SIZES:
+        tell(f"{run.endpoint}: {size}")
         with connected(run.endpoint) as client:
-            times = _step_times(client, _noise(width, height), run.frames)
-            rows.append({"size": f"{width}x{height}", "model": client.info.model, **_percentiles(times)})
+            times = _step_times(client, _noise(size), run.frames)
+            rows.append({"size": size, "model": client.info.model, **_percentiles(times)})
     return rows
 
 
@@ -78,20 +77,20 @@ def overhead(folder: Path, frames: int, tell: Tell) -> list[dict[str, Any]]:
     rows = []
     ways = (("ipc, raw", f"ipc://{folder}/s", "raw"), ("ipc, shared memory", f"ipc://{folder}/s", "shm"),
             ("tcp, raw", "tcp://127.0.0.1:*", "raw"))  # fmt: skip
-    for width, height in SIZES:
-        frame = _noise(width, height)
-        local = float(np.median(_step_times(NullBackend(), frame, frames)))
+    for size in SIZES:
+        frame = _noise(size)
+        local = np.median(_step_times(NullBackend(), frame, frames))
         for name, endpoint, pixels in ways:
-            tell(f"{width}x{height}, {name}")
+            tell(f"{size}, {name}")
             with serving(endpoint) as server, connected(server.endpoint, pixels=pixels) as client:
                 times = _step_times(client, frame, frames) - local
-            rows.append({"size": f"{width}x{height}", "way": name, **_percentiles(times)})
+            rows.append({"size": size, "way": name, **_percentiles(times)})
     return rows
 
 
 def kills(folder: Path, times: int, tell: Tell) -> dict[str, Any]:
     """Kills the server under load; seconds from its death to the next tracked frame, its restart included."""
-    endpoint, frame, stamp, ids_kept = f"ipc://{folder}/kills", _noise(640, 480), 0, 0
+    endpoint, frame, stamp, ids_kept = f"ipc://{folder}/kills", _noise(SIZES[0]), 0, 0
     seconds: list[float] = []
     server = ServerProcess(endpoint)
     try:
@@ -141,7 +140,8 @@ def _percentiles(times: NDArray[np.float64]) -> dict[str, float]:
     return {"p50_ms": p50, "p99_ms": p99}
 
 
-def _noise(width: int, height: int) -> Rgb:
+def _noise(size: str) -> Rgb:
+    width, height = map(int, size.split("x"))
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
 
 

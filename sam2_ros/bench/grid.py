@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,78 +13,68 @@ import torch
 
 from sam2_ros.bench import huggingface, official, weights
 from sam2_ros.bench.contestants import Contestant, Ours, Task
-from sam2_ros.bench.measure import Series, measure, ratio
+from sam2_ros.bench.measure import Series, Tell, measure, ratio
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.evaluation.summary import machine
-from sam2_ros.model import Sam2Model
 from sam2_ros.model.config import HIERA
+
+WIDTH, HEIGHT = 640, 480  # of the camera's image, pixels
 
 
 @dataclass(frozen=True)
 class Grid:
     """Every combination of model, image size and number of objects is measured, in every dtype."""
 
-    models: tuple[str, ...] = ("tiny",)
-    image_sizes: tuple[int, ...] = (1024, 512)  # pixels; 0 = the checkpoint's own
-    objects: tuple[int, ...] = (1, 4, 16, 64)
-    dtypes: tuple[str, ...] = ("float32", "bfloat16")
-    peers: tuple[str, ...] = ()  # of those that --peers accepts
-    frames: int = 30  # measured of each engine
-    seconds: float = float("inf")  # after which a combination ends early
-    device: str = "cpu"
-    threads: int = 0  # of the CPU; 0 = torch's choice
-    width: int = 640  # of the camera's image, pixels
-    height: int = 480
+    models: Sequence[str]
+    image_sizes: Sequence[int]  # pixels; 0 = the checkpoint's own
+    objects: Sequence[int]
+    dtypes: Sequence[str]
+    peers: Sequence[str]  # of those that --peers accepts
+    frames: int  # measured of each engine
+    seconds: float  # after which a combination ends early
+    device: str
+    threads: int  # of the CPU; 0 = torch's choice
 
 
-def run(grid: Grid, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def run(grid: Grid, tell: Tell) -> dict[str, Any]:
     """Measures the grid; the result is what ``--json`` writes. ``tell`` receives progress messages."""
     if grid.threads:
         torch.set_num_threads(grid.threads)
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": describe_machine(grid.device),
-        "image": [grid.width, grid.height],
+        "image": [WIDTH, HEIGHT],
         "combinations": list(_combinations(grid, tell)),
     }
 
 
-def _combinations(grid: Grid, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _combinations(grid: Grid, tell: Tell) -> Iterator[dict[str, Any]]:
     for name in grid.models:
         for image_size in grid.image_sizes:
             model, origin = weights.find(name, image_size, grid.device)
+            size = name.partition("-")[0]
+            official_size = size if size in HIERA and model.config.trunk == "hiera" else ""
+            task = Task(model, official_size, origin == weights.RANDOM)
             for objects in grid.objects:
-                task = Task(model, official_size(name, model), origin == weights.RANDOM)
                 yield {"model": model.config.name, "weights": origin, **_combination(grid, task, objects, tell)}
 
 
-def _combination(grid: Grid, task: Task, objects: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    config, scene = task.model.config, moving_scene(objects, grid.width, grid.height)
+def _combination(grid: Grid, task: Task, objects: int, tell: Tell) -> dict[str, Any]:
+    config, scene = task.model.config, moving_scene(objects, WIDTH, HEIGHT)
     where = f"{config.name} at {config.image_size}, {objects} objects: "
     series = measure(
         contestants(grid, task), scene, task.model.device, grid.frames, grid.seconds, lambda text: tell(where + text)
     )
-    return {
-        "image_size": config.image_size,
-        "objects": objects,
-        "engines": [entry.to_dict(objects) for entry in series],
-        "ratios": ratios(series),
-    }
-
-
-def official_size(name: str, model: Sam2Model) -> str:
-    """The official size of a model; "" for others."""
-    size = name.partition("-")[0]
-    return size if size in HIERA and model.config.trunk == "hiera" else ""
+    engines = [entry.to_dict(objects) for entry in series]
+    return {"image_size": config.image_size, "objects": objects, "engines": engines, "ratios": ratios(series)}
 
 
 def contestants(grid: Grid, task: Task) -> list[Contestant]:
     """The contestants of a combination, ours first."""
     entered: list[Contestant] = [Ours(task, dtype) for dtype in grid.dtypes]
-    if task.size_name:
-        for peer in ("official", "vos"):
-            if peer in grid.peers:
-                entered += [official.Official(task, dtype, peer == "vos") for dtype in grid.dtypes]
+    for peer in ("official", "vos"):
+        if task.size_name and peer in grid.peers:
+            entered += [official.Official(task, dtype, peer == "vos") for dtype in grid.dtypes]
     if task.size_name == "tiny" and "huggingface" in grid.peers:
         entered += [huggingface.HuggingFace(task, dtype) for dtype in grid.dtypes]
     return entered
@@ -95,8 +85,8 @@ def ratios(series: Sequence[Series]) -> list[dict[str, Any]]:
     ran = [entry for entry in series if entry.latencies]
     ours = [entry for entry in ran if isinstance(entry.contestant, Ours)]
     peers = [entry for entry in ran if not isinstance(entry.contestant, Ours)]
-    pairs = [
-        ("same dtype", entry, peer)
+    found = [
+        ratio("same dtype", entry, peer)
         for peer in peers
         for entry in ours
         if entry.contestant.dtype == peer.contestant.dtype
@@ -104,23 +94,16 @@ def ratios(series: Sequence[Series]) -> list[dict[str, Any]]:
     for family in ("official", "huggingface"):
         related = [entry for entry in peers if entry.contestant.name.startswith(family)]
         if related and ours:
-            pairs.append(("best", min(ours, key=lambda entry: entry.p50), min(related, key=lambda entry: entry.p50)))
-    return [
-        {
-            "kind": kind,
-            "peer": peer.contestant.name,
-            "peer_dtype": peer.contestant.dtype,
-            "ours_dtype": entry.contestant.dtype,
-            **ratio(entry, peer),
-        }
-        for kind, entry, peer in pairs
-    ]
+            found.append(
+                ratio("best", min(ours, key=lambda entry: entry.p50), min(related, key=lambda entry: entry.p50))
+            )
+    return found
 
 
 def describe_machine(device: str) -> dict[str, Any]:
     """Hardware and versions; ``load`` is the machine's load average before the measurement."""
-    found = {**machine(), "torch": torch.__version__, "python": platform.python_version()}
-    found["threads"] = torch.get_num_threads()
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    found = {**machine(), **versions, "threads": torch.get_num_threads()}
     if hasattr(os, "getloadavg"):
         found["load"] = round(os.getloadavg()[0], 2)
     if device != "cpu" and torch.cuda.is_available():

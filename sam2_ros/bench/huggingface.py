@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from sam2_ros.bench.contestants import Rgb, Task
+from sam2_ros.bench.contestants import Task
+from sam2_ros.bench.moving_scene import Rgb
 from sam2_ros.tracking.prompt_decoder import to_network
 from sam2_ros.tracking.propagation import autocast
 
@@ -32,17 +33,16 @@ class HuggingFace:
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
         from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
-        if self._model is None:
-            self._model = self._build()
+        self._model = self._build()
         device, (height, width) = self.task.model.device, frame.shape[:2]
         self._session = Sam2VideoInferenceSession(
             video_height=height, video_width=width, inference_device=device, inference_state_device=device,
             video_storage_device=device, dtype=torch.float32,
         )  # fmt: skip
         corners = torch.from_numpy(to_network(boxes.reshape(-1, 2), width, height, self.task.model.config.image_size))
+        labels = torch.tensor([[[2, 3]]], dtype=torch.int32)
         for number, box in enumerate(corners.float().reshape(-1, 1, 1, 2, 2)):
             index = self._session.obj_id_to_idx(number)
-            labels = torch.tensor([[[2, 3]]], dtype=torch.int32)
             self._session.add_point_inputs(index, 0, {"point_coords": box, "point_labels": labels})
         self._session.obj_with_new_inputs = list(range(len(boxes)))
         self.step(frame)

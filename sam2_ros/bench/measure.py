@@ -12,6 +12,7 @@ import numpy as np
 from sam2_ros.bench.contestants import Contestant, Ours, device_memory, release, synchronise
 from sam2_ros.bench.moving_scene import MovingScene
 
+Tell = Callable[[str], None]
 FILL = 17  # frames before measuring: after 16 all memory slots and all object pointers are in use
 BLOCK = 3  # frames of one contestant before the next one's turn
 
@@ -39,6 +40,7 @@ class Series:
         if self.failure:
             return {**head, "failure": self.failure}
         mean = float(np.mean(self.latencies))
+        stages = {name: round(float(np.median(times)), 2) for name, times in self.stages.items()}
         return {
             **head,
             "frames": len(self.latencies),
@@ -46,7 +48,7 @@ class Series:
             "processor_ms": {"p50": round(float(np.median(self.processor)), 2)},
             "first_frame_ms": round(self.first_frame, 1),
             "frames_per_second": round(1e3 / mean, 3),
-            "stages_ms": {name: round(float(np.median(v)), 2) for name, v in self.stages.items()},
+            "stages_ms": stages,
             "memory_mib": {name: round(value, 1) for name, value in self.memory.items()},
             "masks_shown": round(self.shown / (len(self.latencies) * objects), 3),
         }
@@ -59,25 +61,13 @@ def percentiles(values: Any) -> dict[str, float]:
 
 
 def measure(
-    contestants: Sequence[Contestant],
-    scene: MovingScene,
-    device: Any,
-    frames: int,
-    seconds: float = float("inf"),
-    tell: Callable[[str], None] = lambda _: None,
+    contestants: Sequence[Contestant], scene: MovingScene, device: Any, frames: int, seconds: float, tell: Tell
 ) -> list[Series]:
     """Runs every contestant through the same stream.
 
-    Each contestant fills its memory first. Then they take turns of :data:`BLOCK` frames. One that fails is left out,
-    and its series holds the reason.
-
-    Args:
-        contestants: they share ``scene``'s objects.
-        scene: the frames.
-        device: the torch device they run on.
-        frames: measured of each contestant, rounded up to whole turns.
-        seconds: after which no new round of turns begins; everyone gets at least one turn.
-        tell: receives progress messages.
+    Each contestant fills its memory first. Then they take turns of :data:`BLOCK` frames until each has at least
+    ``frames``, or until ``seconds`` have passed and each had a turn. One that fails is left out, and its series holds
+    the reason.
     """
     start = time.monotonic()
     series = [Series(contestant) for contestant in contestants]
@@ -89,15 +79,13 @@ def measure(
             entry.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             release(entry.contestant)
     running = [entry for entry in series if not entry.failure]
-    index = FILL + 1
-    while running and len(running[0].latencies) < frames:
-        if running[0].latencies and time.monotonic() - start > seconds:
+    for index in range(FILL + 1, FILL + 1 + frames, BLOCK):
+        if index > FILL + 1 and time.monotonic() - start > seconds:
             break
         for entry in running:
             tell(f"{entry.contestant.name} {entry.contestant.dtype}: frame {len(entry.latencies)} of {frames}")
             _turn(entry, scene, index, device)
-        running.append(running.pop(0))  # so that no contestant always follows the same one
-        index += BLOCK
+        running = running[1:] + running[:1]  # so that no contestant always follows the same one
     release(*(entry.contestant for entry in running))
     return series
 
@@ -132,14 +120,17 @@ def _turn(series: Series, scene: MovingScene, index: int, device: Any) -> None:
                 series.stages.setdefault(name, []).append(value)
 
 
-def ratio(ours: Series, peer: Series) -> dict[str, Any]:
+def ratio(kind: str, ours: Series, peer: Series) -> dict[str, Any]:
     """How many times as long the peer takes: the median over the frames of both, with quartiles; also in CPU time."""
-    count = min(len(ours.latencies), len(peer.latencies))
-    low, middle, high = np.percentile(
-        np.asarray(peer.latencies[:count]) / np.asarray(ours.latencies[:count]), (25, 50, 75)
-    )
+    shares = np.array(peer.latencies) / np.array(ours.latencies)  # all have the same number of frames
+    low, middle, high = np.percentile(shares, (25, 50, 75)).round(3).tolist()
+    processor = round(float(np.median(peer.processor) / np.median(ours.processor)), 3)
     return {
-        "ratio": round(float(middle), 3),
-        "quartiles": [round(float(low), 3), round(float(high), 3)],
-        "processor_ratio": round(float(np.median(peer.processor[:count]) / np.median(ours.processor[:count])), 3),
+        "kind": kind,
+        "peer": peer.contestant.name,
+        "peer_dtype": peer.contestant.dtype,
+        "ours_dtype": ours.contestant.dtype,
+        "ratio": middle,
+        "quartiles": [low, high],
+        "processor_ratio": processor,
     }

@@ -28,24 +28,25 @@ class MovingScene:
         return self.frames[index % len(self.frames)]
 
 
-def moving_scene(objects: int, width: int = 640, height: int = 480, period: int = PERIOD) -> MovingScene:
+def moving_scene(objects: int, width: int = 640, height: int = 480) -> MovingScene:
     """``objects`` discs; each circles in a cell of its own, so that none hides another.
 
     Raises:
         ValueError: no objects, or so many that a disc would have fewer than 6 pixels.
     """
-    columns = math.ceil(math.sqrt(objects * width / height)) if objects > 0 else 0
-    rows = math.ceil(objects / columns) if columns else 0
-    radius = 0.3 * min(width / columns, height / rows) if columns else 0.0
-    if radius < 3:
+    count = max(1, objects)
+    columns = math.ceil(math.sqrt(count * width / height))
+    rows = math.ceil(count / columns)
+    radius = 0.3 * min(width / columns, height / rows)
+    if objects < 1 or radius < 3:
         raise ValueError(f"{objects} objects in {width}x{height} pixels; accepted: 1 to about {width * height // 100}")
     ground = texture(2 * width, height, seed=1, base=(150, 145, 135), contrast=22)
     skins = [texture(width, height, seed=2 + i, base=base, contrast=45) for i, base in enumerate(_COLORS)]
     cells = np.array([((i % columns + 0.5) / columns, (i // columns + 0.5) / rows) for i in range(objects)])
     middles = cells * (width, height)
     frames, boxes = [], np.zeros((objects, 4), np.float32)
-    for index in range(period):
-        angle = 2 * math.pi * index / period
+    for index in range(PERIOD):
+        angle = 2 * math.pi * index / PERIOD
         shift = round(0.5 * width * (1 - math.cos(angle)))
         canvas = np.roll(ground, -shift, axis=1)[:, :width].copy()
         for number, (x, y) in enumerate(middles):
@@ -57,7 +58,7 @@ def moving_scene(objects: int, width: int = 640, height: int = 480, period: int 
             if index == 0:
                 r = round(radius)
                 boxes[number] = (center[0] - r, center[1] - r, center[0] + r + 1, center[1] + r + 1)
-        frames.append(np.ascontiguousarray(canvas))
+        frames.append(canvas)
     return MovingScene(tuple(frames), boxes)
 
 

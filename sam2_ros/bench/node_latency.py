@@ -44,13 +44,13 @@ class NodeRun:
     model: str
     width: int  # pixels of the camera's image
     height: int
-    objects: int = 1
+    objects: int
+    frames: int
     rate: float = 30.0  # Hz
-    frames: int = 300
     transport: str = "shared_memory"
 
 
-def measure(run: NodeRun, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def measure(run: NodeRun, tell: Callable[[str], None]) -> dict[str, Any]:
     """Runs the three processes and returns the entry of ``--json``.
 
     Raises:
@@ -58,32 +58,29 @@ def measure(run: NodeRun, tell: Callable[[str], None] = lambda _: None) -> dict[
     """
     os.environ.update(environment(run.transport))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    with (
-        signals_unwind(),
-        tempfile.TemporaryDirectory() as folder,
-        client_node("receiver", namespace=NAMESPACE) as node,
-    ):
-        receiver = _Receiver(node)
-        with ChildProcess(_tracker_command(run), Path(folder, "node.log")) as tracker:
+    receiver_node = client_node("receiver", namespace=NAMESPACE)
+    with signals_unwind(), tempfile.TemporaryDirectory() as folder, receiver_node as node:
+        arguments = (f"namespace:={NAMESPACE}", f"model:={run.model}", f"transport:={run.transport}")
+        command = ["ros2", "launch", "sam2_ros", "tracker.launch.py", *arguments]
+        with ChildProcess(command, Path(folder, "node.log")) as tracker:
             tell(f"{run.model}, {run.width}x{run.height}: starting the node")
             wait_until_active(node, TRACKER, tracker, PATIENCE)
             command = camera_command(NAMESPACE, run.width, run.height, run.rate, run.objects)
             with ChildProcess(command, Path(folder, "camera.log")) as camera:
-                receiver.add_objects(run, camera)
+                receiver = _Receiver(node, camera)
+                receiver.add_objects(moving_scene(run.objects, run.width, run.height))
                 tell(f"{run.model}, {run.width}x{run.height}: measuring {run.frames} frames")
-                receiver.collect(SETTLE, camera)
-                receiver.rows.clear()
+                receiver.collect(SETTLE)
                 before = receiver.counters
-                receiver.collect(run.frames, camera)
+                receiver.collect(run.frames)
     return _summary(run, np.array(receiver.rows) / 1e6, before, receiver.counters)
 
 
 def _summary(run: NodeRun, rows: Any, before: tuple[int, int, int], after: tuple[int, int, int]) -> dict[str, Any]:
     """``rows`` ``[frames, 5]``: camera to mask in ms, then :data:`PARTS`."""
     received, processed, dropped = (b - a for a, b in zip(before, after, strict=True))
-    overhead = rows[:, 0] - rows[:, 2] - rows[:, 3]
-    columns = {"camera to mask": rows[:, 0], "overhead": overhead}
-    columns |= {name: rows[:, 1 + index] for index, name in enumerate(PARTS)}
+    columns = {"camera to mask": rows[:, 0], "overhead": rows[:, 0] - rows[:, 2] - rows[:, 3]}
+    columns |= dict(zip(PARTS, rows.T[1:], strict=True))
     return {
         "model": run.model,
         "image": [run.width, run.height],
@@ -116,62 +113,48 @@ def prompt_scene(node: Node, tracker: str, scene: MovingScene, spin: Callable[[C
 class _Receiver:
     """The client of the node."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, camera: ChildProcess) -> None:
+        self._node, self._camera = node, camera
         self.rows: list[tuple[int, ...]] = []  # ns, see _summary
-        self.counters = (0, 0, 0)
-        self._objects = 0
+        self.counters = (0, 0, 0)  # frames received, processed, dropped
+        self._objects = 0  # added
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, qos)
 
     def _on_tracks(self, tracks: TrackedObjectArray) -> None:
         now, steady = time.time_ns(), time.monotonic_ns()
-        offset = now - steady  # from the node's steady clock to the camera's
-        stamp = to_stamp(tracks.header.stamp)
         self.counters = (tracks.frames_received, tracks.frames_processed, tracks.frames_dropped)
         if len(tracks.objects) < self._objects or not self._objects:
             return
-        self.rows.append(
-            (
-                now - stamp,
-                tracks.receive_time_ns + offset - stamp,
-                tracks.start_time_ns - tracks.receive_time_ns,
-                tracks.end_time_ns - tracks.start_time_ns,
-                steady - tracks.end_time_ns,
-            )
-        )
+        # The camera stamps with the system's clock, the node's times are of the steady one.
+        times = [to_stamp(tracks.header.stamp) + steady - now]
+        times += [tracks.receive_time_ns, tracks.start_time_ns, tracks.end_time_ns, steady]
+        self.rows.append((times[-1] - times[0], *np.diff(times).tolist()))
 
-    def add_objects(self, run: NodeRun, camera: ChildProcess) -> None:
-        self._spin(lambda: self.counters[1] > 0, camera)  # a prompt waits only briefly for a frame
-        prompt_scene(
-            self._node, TRACKER, moving_scene(run.objects, run.width, run.height),
-            lambda until: self._spin(until, camera),
-        )  # fmt: skip
-        self._objects = run.objects
+    def add_objects(self, scene: MovingScene) -> None:
+        self._spin(lambda: self.counters[1] > 0)  # a prompt waits only briefly for a frame
+        prompt_scene(self._node, TRACKER, scene, self._spin)
+        self._objects = len(scene.boxes)
 
-    def collect(self, frames: int, camera: ChildProcess) -> None:
-        wanted = len(self.rows) + frames
-        self._spin(lambda: len(self.rows) >= wanted, camera)
+    def collect(self, frames: int) -> None:
+        """Replaces the rows by those of the next ``frames`` frames."""
+        self.rows.clear()
+        self._spin(lambda: len(self.rows) >= frames)
 
-    def _spin(self, until: Callable[[], bool], camera: ChildProcess) -> None:
+    def _spin(self, until: Callable[[], bool]) -> None:
         newest, deadline = len(self.rows), time.monotonic() + PATIENCE
         while not until():
             rclpy.spin_once(self._node, timeout_sec=0.1)
-            camera.check()
+            self._camera.check()
             if len(self.rows) != newest:
                 newest, deadline = len(self.rows), time.monotonic() + PATIENCE
             if time.monotonic() > deadline:
                 raise UserError(f"no tracks for {PATIENCE:.0f} s; run sam2_ros track to see whether the tracker works")
 
 
-def _tracker_command(run: NodeRun) -> list[str]:
-    arguments = {"namespace": NAMESPACE, "model": run.model, "transport": run.transport}
-    return ["ros2", "launch", "sam2_ros", "tracker.launch.py", *(f"{k}:={v}" for k, v in arguments.items())]
-
-
 def camera_command(namespace: str, width: int, height: int, rate: float, objects: int) -> list[str]:
     """Starts the camera of the moving scene."""
     options = {"width": width, "height": height, "rate": float(rate), "objects": objects}
     parameters = [word for name, value in options.items() for word in ("-p", f"{name}:={value}")]
-    module = "sam2_ros.bench.node_camera"
-    return [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:=/{namespace}", *parameters]
+    command = [sys.executable, "-m", "sam2_ros.bench.node_camera"]
+    return [*command, "--ros-args", "-r", f"__ns:=/{namespace}", *parameters]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Any
 from unittest import mock
 
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sam2_ros.bench.contestants import Rgb, Task
+from sam2_ros.bench.contestants import Task
+from sam2_ros.bench.moving_scene import Rgb
 from sam2_ros.tracking.propagation import autocast
 
 _FILES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
-_COMPILED: dict[tuple[Any, str], Any] = {}  # by model and dtype; at most one
 ENDLESS = 1_000_000  # the length of the clip that the predictor expects, frames
 
 
@@ -32,7 +33,11 @@ def stream_state(images: Any, num_frames: int, height: int, width: int, device: 
         num_frames: length of the clip that the predictor expects.
         height, width: of the masks, pixels.
     """
-    state: dict[str, Any] = {
+    empty = (
+        "point_inputs_per_obj", "mask_inputs_per_obj", "cached_features", "constants", "output_dict_per_obj",
+        "temp_output_dict_per_obj", "frames_tracked_per_obj",
+    )  # fmt: skip
+    return {
         "images": images,
         "num_frames": num_frames,
         "offload_video_to_cpu": False,
@@ -44,20 +49,14 @@ def stream_state(images: Any, num_frames: int, height: int, width: int, device: 
         "obj_id_to_idx": OrderedDict(),
         "obj_idx_to_id": OrderedDict(),
         "obj_ids": [],
+        **{name: {} for name in empty},
     }
-    for name in (
-        "point_inputs_per_obj", "mask_inputs_per_obj", "cached_features", "constants", "output_dict_per_obj",
-        "temp_output_dict_per_obj", "frames_tracked_per_obj",
-    ):  # fmt: skip
-        state[name] = {}
-    return state
 
 
 class _OneFrame:
     """Stands for a clip: any index gives the newest frame."""
 
-    def __init__(self) -> None:
-        self.image: Any = None
+    image: Any = None
 
     def __getitem__(self, index: int) -> Any:
         return self.image[0]
@@ -76,66 +75,54 @@ class Official:
         self._frame = 0
 
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
-        if self._predictor is None:
-            self._predictor = self._build()
+        self._predictor = _compiled(self.task, self.dtype) if self._compiled else _build(self.task, compiled=False)
         self._state = stream_state(_OneFrame(), ENDLESS, frame.shape[0], frame.shape[1], self.task.model.device)
         self._frame = 0
         self._load(frame)
-        with self._autocast():
+        with autocast(self.task.model, self.dtype):
             for number, box in enumerate(boxes):
                 self._predictor.add_new_points_or_box(self._state, 0, number, box=box)
 
     def step(self, frame: Rgb) -> int:
         self._frame += 1
         self._load(frame)
-        with self._autocast(), mock.patch("sam2.sam2_video_predictor.tqdm", lambda frames, **_: frames):
+        tqdm = mock.patch("sam2.sam2_video_predictor.tqdm", lambda frames, **_: frames)
+        with autocast(self.task.model, self.dtype), tqdm:
             ((_, _, logits),) = self._predictor.propagate_in_video(self._state, self._frame, 0)
-        masks = (logits[:, 0] > 0).cpu().numpy()
-        return int(masks.any(axis=(1, 2)).sum())
+        return int((logits[:, 0] > 0).cpu().numpy().any(axis=(1, 2)).sum())
 
     def end(self) -> None:
         self._predictor, self._state = None, {}
 
-    def _autocast(self) -> Any:
-        return autocast(self.task.model, self.dtype)
-
     def _load(self, frame: Rgb) -> None:
         self._state["images"].image = self.task.model.preprocess(torch.from_numpy(frame))
 
-    def _build(self) -> Any:
-        """The predictor; a compiled one is cached for the next number of objects, since compilation takes minutes."""
-        key = self.task.model, self.dtype
-        if self._compiled and key in _COMPILED:
-            return _COMPILED[key]
-        predictor = self._build_new()
-        if self._compiled:
-            _COMPILED.clear()
-            _COMPILED[key] = predictor
-        return predictor
 
-    def _build_new(self) -> Any:
-        from sam2.build_sam import build_sam2_video_predictor
+@lru_cache(maxsize=1)  # reused for the next number of objects, because compilation takes minutes
+def _compiled(task: Task, dtype: str) -> Any:
+    """A compiled predictor for one ``dtype``."""
+    return _build(task, compiled=True)
 
-        model = self.task.model
-        grid, version = model.config.grid, model.config.version
-        folder = "sam2.1/sam2.1" if version == "2.1" else "sam2/sam2"
-        overrides = [f"++model.image_size={model.config.image_size}"]
-        overrides += [
-            f"++model.memory_attention.layer.{kind}_attention.feat_sizes=[{grid},{grid}]" for kind in ("self", "cross")
-        ]
-        with contextlib.redirect_stdout(sys.stderr):  # it prints that it compiles; stdout is for the report
-            predictor = build_sam2_video_predictor(
-                f"configs/{folder}_hiera_{_FILES[self.task.size_name]}.yaml",
-                None,
-                device=str(model.device),
-                apply_postprocessing=False,  # hole filling needs its CUDA extension; ours is off by default too
-                vos_optimized=self._compiled,
-                hydra_overrides_extra=overrides,
-            )
-        predictor.load_state_dict(model.state_dict())
-        if self._compiled:
-            # The next run of a compiled part overwrites its output. The predictor copies every output that it keeps
-            # except this one, and PyTorch 2.11 refuses to read an overwritten tensor.
-            attend = predictor.memory_attention.forward
-            predictor.memory_attention.forward = lambda *args, **named: attend(*args, **named).clone()
-        return predictor.requires_grad_(False)
+
+def _build(task: Task, compiled: bool) -> Any:
+    from sam2.build_sam import build_sam2_video_predictor
+
+    config, device = task.model.config, task.model.device
+    folder = "sam2.1/sam2.1" if config.version == "2.1" else "sam2/sam2"
+    sizes = f"_attention.feat_sizes=[{config.grid},{config.grid}]"
+    overrides = [f"++model.memory_attention.layer.{kind}{sizes}" for kind in ("self", "cross")]
+    with contextlib.redirect_stdout(sys.stderr):  # it prints that it compiles; stdout is for the report
+        predictor = build_sam2_video_predictor(
+            f"configs/{folder}_hiera_{_FILES[task.size_name]}.yaml",
+            device=str(device),
+            apply_postprocessing=False,  # hole filling needs its CUDA extension; ours is off by default too
+            vos_optimized=compiled,
+            hydra_overrides_extra=[f"++model.image_size={config.image_size}", *overrides],
+        )
+    predictor.load_state_dict(task.model.state_dict())
+    if compiled:
+        # The next run of a compiled part overwrites its output. The predictor copies every output that it keeps
+        # except this one, and PyTorch 2.11 refuses to read an overwritten tensor.
+        attend = predictor.memory_attention.forward
+        predictor.memory_attention.forward = lambda *args, **named: attend(*args, **named).clone()
+    return predictor.requires_grad_(False)

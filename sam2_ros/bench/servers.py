@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import signal
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -38,31 +41,21 @@ class ServerProcess:
             raise RuntimeError(f"the server did not start; try it: sam2_ros {shlex.join(words)}")
         self._metrics_port = int(self.process.stdout.readline().split()[-1])
 
-    def batches(self) -> dict[int, int]:
+    def batches(self) -> Counter[int]:
         """How many batches of each size the image encoder has processed, from the server's metrics."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=CONNECT_S) as page:
-            lines = page.read().decode().splitlines()
-        found = [line.split('"')[1::2] + line.split()[1:] for line in lines if line.startswith(_BATCHES)]
-        return {int(size): round(float(count)) for size, count in found}
+            found = re.findall(r'sam2_ros_encoder_batches_total\{\w+="(\d+)"\} (\S+)', page.read().decode())
+        return Counter({int(size): round(float(count)) for size, count in found})
 
     def kill(self) -> None:
         """Sends SIGKILL."""
-        self.process.kill()
-        self.process.wait()
-        self._close()
+        self.end(signal.SIGKILL)
 
-    def end(self) -> None:
-        """Sends SIGTERM."""
-        self.process.terminate()
-        self.process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-
-_BATCHES = "sam2_ros_encoder_batches_total{"
+    def end(self, by: signal.Signals = signal.SIGTERM) -> None:
+        """Sends a signal and waits for the end."""
+        with self.process:  # which closes the pipe
+            self.process.send_signal(by)
+            self.process.wait()
 
 
 @contextmanager

@@ -24,22 +24,21 @@ TIMEOUT_S = 120.0  # of a frame, which may wait for the frames of all other stre
 class StreamsRun:
     """What to measure."""
 
-    streams: int = 8
-    seconds: float = 5.0
+    streams: int
+    seconds: float
     model: str = "null:5"  # 5 ms a frame
-    endpoint: str = "tcp://127.0.0.1:*"
     options: Sequence[str] = ()  # for ``sam2_ros serve``
 
 
 def measure_streams(run: StreamsRun) -> dict[str, Any]:
     """Rates by stream, and batches by size; ``fairness_jain`` is 1 if all rates are equal (Jain et al. 1984)."""
     ready = threading.Barrier(run.streams + 1)
-    with serving(run.endpoint, run.model, run.options) as server, ThreadPoolExecutor(run.streams) as pool:
+    with serving("tcp://127.0.0.1:*", run.model, run.options) as server, ThreadPoolExecutor(run.streams) as pool:
         futures = [pool.submit(_track, server, run, index, ready) for index in range(run.streams)]
         ready.wait(READY_S)  # no stream has the server alone
         before = server.batches()
         times = [future.result() for future in futures]
-        after = server.batches()
+        batches = server.batches() - before
     rates = [len(seconds) / sum(seconds) for seconds in times]
     jain = sum(rates) ** 2 / (run.streams * sum(rate**2 for rate in rates))
     p50, p99 = np.percentile(1e3 * np.concatenate(times), (50, 99)).round(1).tolist()
@@ -51,7 +50,7 @@ def measure_streams(run: StreamsRun) -> dict[str, Any]:
         "frames_per_second": [round(rate, 2) for rate in rates],
         "fairness_jain": round(jain, 4),
         "frame_ms": {"p50": p50, "p99": p99},
-        "batches": {size: count - before.get(size, 0) for size, count in after.items() if count > before.get(size, 0)},
+        "batches": dict(batches),
     }
 
 

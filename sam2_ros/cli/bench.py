@@ -124,10 +124,10 @@ def _endpoint(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
     if args.model:  # a network in place of the null engine: how streams share it
         options = ("--device", args.device, "--threads", str(args.threads))
         streams = StreamsRun(count, args.seconds or 60.0, args.model[0], options=options)
-        run = endpoint.EndpointRun(streams=streams, only_streams=True)
+        run = endpoint.EndpointRun("", 0, streams, 0)
     else:
         streams = StreamsRun(count, args.seconds or (1.0 if args.quick else 5.0))
-        run = endpoint.EndpointRun(args.endpoint, args.frames or default, streams, kills=2 if args.quick else 20)
+        run = endpoint.EndpointRun(args.endpoint, args.frames or default, streams, 2 if args.quick else 20)
     try:
         measured = endpoint.measure(run, tell)
     except (ConnectionError, RuntimeError, ValueError) as error:
