@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sam2_ros.cli.options import ROS_MODULES, check_least, require_modules
 from sam2_ros.media.errors import UserError
 
 QUICK_SECONDS = 60.0  # of each number of objects, beside filling the memory
@@ -19,13 +20,11 @@ _PACKAGES = {
     "vos": ("sam2", "--no-deps sam2==1.1.0 hydra-core iopath"),
     "huggingface": ("transformers", "'sam2_ros[bench]'"),
 }
-PEERS = tuple(_PACKAGES)
 NODE_MODELS = ("null", "embedded")
 NODE_IMAGES = ((640, 480), (1280, 720))  # width, height, pixels
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "bench",
         help="measure latency, throughput and memory, beside the reference implementation",
@@ -33,15 +32,14 @@ def register(subparsers: Any) -> None:
         "that --peers names take turns with it on the same frames. Official sizes that were not downloaded get random "
         "weights: timings do not depend on them.",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--quick",
         action="store_true",
         help="measure less: tiny at 512, 1 and 4 objects; with --endpoint, fewer frames, streams and kills",
     )
-    parser.add_argument(
-        "--node", action="store_true", help="measure the node: camera stamp to masks in another process (ROS 2)"
-    )
-    parser.add_argument(
+    add("--node", action="store_true", help="measure the node: camera stamp to masks in another process (ROS 2)")
+    add(
         "--endpoint",
         nargs="?",
         const="",
@@ -49,40 +47,37 @@ def register(subparsers: Any) -> None:
         help="measure an inference server: overhead, eight streams, recovery from 20 kills; with ENDPOINT, the steps "
         "of a server that runs there, without keys; with --model, how eight streams share that network",
     )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        metavar="S",
-        help="duration of --endpoint's streams (default: 5; with --model: 60)",
+    add("--seconds", type=float, metavar="S", help="duration of --endpoint's streams (default: 5; with --model: 60)")
+    add("--model", nargs="+", metavar="NAME", help="embedded, tiny, ... or paths (default: tiny)")
+    add("--image-size", nargs="+", type=int, metavar="PX", help="default: 1024 512; 0: the model's own")
+    add("--objects", nargs="+", type=int, metavar="N", help="default: 1 4 16 64")
+    add("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: both")
+    add(
+        "--peers",
+        nargs="*",
+        default=(),
+        choices=[*_PACKAGES],
+        help="engines to compare with; they must be installed",
     )
-    parser.add_argument("--model", nargs="+", metavar="NAME", help="embedded, tiny, ... or paths (default: tiny)")
-    parser.add_argument("--image-size", nargs="+", type=int, metavar="PX", help="default: 1024 512; 0: the model's own")
-    parser.add_argument("--objects", nargs="+", type=int, metavar="N", help="default: 1 4 16 64")
-    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: both")
-    parser.add_argument(
-        "--peers", nargs="*", default=(), choices=PEERS, help="engines to compare with; they must be installed"
-    )
-    parser.add_argument("--frames", type=int, metavar="N", help="measured of each engine (default: 30; quick: 12)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the latencies")
-    parser.add_argument("--quiet", action="store_true", help="print no progress to stderr")
+    add("--frames", type=int, metavar="N", help="measured of each engine (default: 30; quick: 12)")
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    add("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
+    add("--json", type=Path, metavar="FILE", help="write the report here")
+    add("--plot", type=Path, metavar="FILE.png", help="draw the latencies")
+    add("--quiet", action="store_true", help="print no progress to stderr")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the node's engine does
-    _check(args)
+    check_least(args, objects=1, frames=1, threads=0, image_size=0)
+    for peer in args.peers:
+        package, command = _PACKAGES[peer]
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"--peers {peer} needs the package {package}; install it: pip install {command}")
     tell = (lambda _: None) if args.quiet else _tell
-    measured = {"command": _command()}
-    if args.endpoint is not None:
-        measured |= _endpoint(args, tell)
-    elif args.node:
-        measured |= _node(args, tell)
-    else:
-        measured |= _engine(args, tell)
+    measure = _endpoint if args.endpoint is not None else _node if args.node else _engine
+    measured = {"command": _command()} | measure(args, tell)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
@@ -107,8 +102,8 @@ def _engine(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
         ),
         tell,
     )
-    headline = report.headline(measured)
     print(report.engine(measured))
+    headline = report.headline(measured)
     for name, values in headline.items():
         print(f"{name}: " + ", ".join(f"{count} objects {value:.2f}" for count, value in values.items()))
     if args.plot:
@@ -137,12 +132,8 @@ def _endpoint(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
 
 
 def _node(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
-    from sam2_ros.bench import report
-
-    try:
-        from sam2_ros.bench import node_latency
-    except ImportError as error:
-        raise UserError(f"--node needs ROS 2 and the built messages of this package: {error}") from error
+    require_modules(ROS_MODULES, "source ROS 2's setup file and that of the workspace")
+    from sam2_ros.bench import node_latency, report
     from sam2_ros.bench.grid import describe_machine
 
     runs = [
@@ -154,19 +145,6 @@ def _node(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
     measured = {"machine": describe_machine("cpu"), "runs": runs}
     print(report.node(measured))
     return measured
-
-
-def _check(args: argparse.Namespace) -> None:
-    for name in ("objects", "frames", "threads", "image_size"):
-        given = getattr(args, name)
-        least = 0 if name in ("threads", "image_size") else 1
-        for value in given if isinstance(given, list) else [given]:
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; accepted: {least} or more")
-    for peer in args.peers:
-        package, command = _PACKAGES[peer]
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"--peers {peer} needs the package {package}; install it: pip install {command}")
 
 
 def _device(name: str) -> str:

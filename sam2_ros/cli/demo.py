@@ -20,7 +20,6 @@ CAMERA_FRAMES = 300
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "demo",
         help="track an object in camera footage over ROS 2 and write pictures",
@@ -46,11 +45,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code, 1 when an object was never seen.
-
-    Raises:
-        KeyboardInterrupt: the user stopped it; the tracks until then are written.
-    """
+    """Runs the verb; returns the exit code, 1 when an object was never seen."""
     if args.box is not None and args.source is None:
         raise UserError("--box belongs to --source; the demo's own clips have theirs")
     check_positive(args, "rate", "frames")

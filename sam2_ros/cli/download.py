@@ -11,7 +11,6 @@ from sam2_ros.model.config import SIZES
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "download",
         help="fetch an official SAM 2 checkpoint",
@@ -28,7 +27,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code."""
     from sam2_ros.media.progress import bar
     from sam2_ros.model.download import DownloadError, checkpoint_url, download, find_checkpoint
 

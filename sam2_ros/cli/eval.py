@@ -18,57 +18,52 @@ CLICKS = {"vos": 1, "offline": 3, "online": 3, "noc": 20}  # unless --clicks say
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "eval",
         help="measure tracking on a labelled data set (DAVIS, YouTube-VOS, MOSE, LVOS, SA-V)",
         description="Tracks the labelled objects of DATASET and reports J, F and J&F by the data set's protocol, "
         "visibility, identity switches and speed. After an interruption, the same command continues.",
     )
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of the data set")
-    parser.add_argument(
+    add = parser.add_argument
+    add("dataset", type=Path, metavar="DATASET", help="folder of the data set")
+    add(
         "--layout", default="auto", choices=("auto", "davis", "youtube", "sav", "sav-train"), help="default: recognised"
     )
-    parser.add_argument(
-        "--list", type=Path, metavar="FILE", help="text file with the names of the sequences, one on each line"
-    )
-    parser.add_argument("--sequences", nargs="+", metavar="NAME", help="only these sequences")
-    parser.add_argument(
+    add("--list", type=Path, metavar="FILE", help="text file with the names of the sequences, one on each line")
+    add("--sequences", nargs="+", metavar="NAME", help="only these sequences")
+    add(
         "--protocol",
         default="vos",
         choices=PROTOCOLS,
         help="vos (default): prompt once, track; offline, online: click on several frames; noc: click until good",
     )
-    parser.add_argument("--prompt", choices=("mask", "box", "click"), help="default: mask for vos, else click")
-    parser.add_argument(
+    add("--prompt", choices=("mask", "box", "click"), help="default: mask for vos, else click")
+    add(
         "--clicks",
         type=int,
         metavar="N",
         help="vos: on an object's first frame (1); offline, online: on each such frame (3); noc: at most (20)",
     )
-    parser.add_argument("--interactions", type=int, default=8, metavar="N", help="frames with clicks (default: 8)")
+    add("--interactions", type=int, default=8, metavar="N", help="frames with clicks (default: 8)")
     add_model_arguments(parser, several=True)
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="sequences at a time (default: 1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: eval_output/DATASET_MODEL_PROMPT")
-    parser.add_argument("--overwrite", action="store_true", help="delete the results in --out and start again")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file too")
-    parser.add_argument("--compare", type=Path, metavar="FILE", help="report.json of an earlier run to compare with")
-    parser.add_argument(
-        "--masks-out", type=Path, metavar="DIR", help="predicted masks as evaluation servers accept them"
-    )
-    parser.add_argument(
+    add("--jobs", type=int, default=1, metavar="N", help="sequences at a time (default: 1)")
+    add("--out", type=Path, metavar="DIR", help="default: eval_output/DATASET_MODEL_PROMPT")
+    add("--overwrite", action="store_true", help="delete the results in --out and start again")
+    add("--json", type=Path, metavar="FILE", help="write the report to this file too")
+    add("--compare", type=Path, metavar="FILE", help="report.json of an earlier run to compare with")
+    add("--masks-out", type=Path, metavar="DIR", help="predicted masks as evaluation servers accept them")
+    add(
         "--present-from",
         type=float,
         default=0.05,
         metavar="SHARE",
         help="least share of its median area at which an object counts as present (default: 0.05)",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no table")
+    add("--quiet", action="store_true", help="no progress bar and no table")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code."""
     from sam2_ros.evaluation.compare import comparison, models_table
     from sam2_ros.evaluation.datasets import open_dataset
     from sam2_ros.evaluation.report_files import read_report, write_json
@@ -154,7 +149,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--masks-out came with --protocol {args.protocol}; accepted with vos, which has one pass")
     if args.clicks is None:
         args.clicks = CLICKS[args.protocol] if args.prompt == "click" else 1
-    check_least(("--clicks", args.clicks, 1), ("--jobs", args.jobs, 1), ("--interactions", args.interactions, 1))
+    check_least(args, clicks=1, jobs=1, interactions=1)
     if args.interactions > 64:
         raise UserError(f"--interactions is {args.interactions}; accepted: up to 64, which the tracker can remember")
     if args.masks_out and len(args.model) > 1:

@@ -10,7 +10,6 @@ from sam2_ros.media.errors import UserError
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "keys",
         help="make keys for the inference server and its clients",

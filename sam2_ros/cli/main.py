@@ -28,7 +28,7 @@ INTERRUPTED = 130
 # For libraries that are loaded later, and for child processes.
 ENVIRONMENT = {
     # FFmpeg prints comments on streams that it decodes well; show only fatal errors.
-    "OPENCV_FFMPEG_LOGLEVEL": "8",
+    "OPENCV_FFMPEG_LOGLEVEL": "8"
 }
 
 

@@ -101,15 +101,17 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}; accepted: more than 0")
 
 
-def check_least(*options: tuple[str, float, float]) -> None:
-    """Refuses values below their least; ``options`` are name, value and least.
+def check_least(args: argparse.Namespace, **least: float) -> None:
+    """Refuses numbers below their ``least``, also in a list; None is accepted.
 
     Raises:
         UserError: with the option and its value.
     """
-    for option, value, least in options:
-        if value < least:
-            raise UserError(f"{option} is {value}; accepted: {least} or more")
+    for name, limit in least.items():
+        given = getattr(args, name)
+        for value in given if isinstance(given, list | tuple) else (given,):
+            if value is not None and value < limit:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; accepted: {limit} or more")
 
 
 def require_modules(modules: Sequence[str], cure: str) -> None:

@@ -22,7 +22,6 @@ SETTLE_S = 5.0  # after this the recorder says that it runs, whatever it receive
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "record",
         help="record images, tracks and prompts of a running tracker",
@@ -36,11 +35,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code.
-
-    Raises:
-        UserError: ROS 2 or the library is missing, the tracker is not there, or the file exists.
-    """
     if args.file.exists():
         raise UserError(f"{args.file} exists; name another file or remove it")
     require_modules(("mcap", "rclpy"), RECORDING_CURE)

@@ -14,7 +14,6 @@ DIFFERENT = 1  # exit code: the tracks are not the same
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "replay",
         help="track a recording again and compare",
@@ -29,11 +28,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code.
-
-    Raises:
-        UserError: the file is no recording of a tracker, or the model can't be loaded.
-    """
     if not args.file.is_file():
         raise UserError(f"{args.file}: no such file")
     require_modules(("mcap", "rclpy"), RECORDING_CURE)

@@ -26,7 +26,6 @@ COLUMNS = {
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "simulate",
         help="track a simulated table scene with depth over ROS 2, and compare with the truth",
@@ -50,11 +49,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code, 1 when an object was never seen.
-
-    Raises:
-        UserError: ROS 2 or MuJoCo is missing, or an option is wrong.
-    """
+    """Runs the verb; returns the exit code, 1 when an object was never seen."""
     check_positive(args, "frames", "rate", "speed")
     require_modules(("mujoco",), "MuJoCo renders the scene: python3 -m pip install mujoco")
     require_modules(ROS_MODULES, "in a checkout run 'make setup'; with ROS 2 installed, source it and the workspace")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "synthesize",
         help="make labelled clips with occlusion and absence out of photographs",
@@ -60,7 +59,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code."""
     import cv2
 
     from sam2_ros.media.figures import contact_sheet, spread, write_png
@@ -68,15 +66,10 @@ def run(args: argparse.Namespace) -> int:
     from sam2_ros.media.progress import bar
     from sam2_ros.training.synthetic import outlined
 
-    check_least(
-        ("--clips", args.clips, 1),
-        ("--steps", args.steps, 8),
-        ("--size", args.size, 64),
-        ("--objects MIN", args.objects[0], 1),
-        ("--objects MAX", args.objects[1], args.objects[0]),
-        ("--passers", args.passers, 0),
-        ("--look-alikes", args.look_alikes, 0),
-    )
+    check_least(args, clips=1, steps=8, size=64, objects=1, passers=0, look_alikes=0)
+    least, most = args.objects
+    if most < least:
+        raise UserError(f"--objects MAX is {most}; accepted: {least} or more")
     if (args.out / "JPEGImages").exists():
         raise UserError(f"{args.out} holds clips already; use another folder, or remove that one")
     make_clip = _twins(args) if args.twins else _photograph_clips(args)

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from sam2_ros.media.prompts_file import FramePrompt
     from sam2_ros.media.track_table import FrameRecord
 
+OUTPUTS = ("masks_out", "video_out", "json_out", "picture_out")
+
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "track",
         help="track objects through a video, a folder of images or a camera",
@@ -49,7 +50,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code."""
     from sam2_ros.inference.clip_tracker import ClipTracker
     from sam2_ros.media.frame_sources import open_source
     from sam2_ros.media.progress import bar
@@ -75,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
                     break
         except KeyboardInterrupt:
             print("sam2_ros: stopped; the tracks so far are written", file=sys.stderr)
-        outputs.write_json(backend)
-        outputs.write_picture()
+        outputs.write(backend)
         if not args.quiet:
             progress.close()
             print(outputs.summary(backend))
@@ -90,16 +89,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Refuses to overwrite the inputs."""
-    outputs = (
-        ("--masks-out", args.masks_out),
-        ("--video-out", args.video_out),
-        ("--json-out", args.json_out),
-        ("--picture-out", args.picture_out),
-    )
-    for option, output in outputs:
+    for name in OUTPUTS:
+        output = getattr(args, name)
         for what, read in (("SOURCE", Path(args.source)), ("the --prompts file", args.prompts)):
             if output and output.exists() and read.exists() and output.samefile(read):
                 kind = "folder" if output.is_dir() else "file"
+                option = f"--{name.replace('_', '-')}"
                 raise UserError(f"{option} {output} is {what} itself and would be overwritten; use another {kind}")
 
 
@@ -158,25 +153,17 @@ class _Outputs:
             if self._story:
                 self._story.add(drawn, self._records[-1])
 
-    def write_picture(self) -> None:
+    def write(self, backend: Backend) -> None:
+        """Writes the picture and the table."""
         from sam2_ros.media.figures import write_png
+        from sam2_ros.media.track_table import write_json
 
         if self._story and self._records:
             write_png(self._args.picture_out, self._story.draw())
-
-    def write_json(self, backend: Backend) -> None:
-        from sam2_ros.media.track_table import write_json
-
         if self._args.json_out:
-            about = {
-                "source": self._args.source,
-                "model": backend.info.model,
-                "device": backend.info.device,
-                "dtype": backend.info.dtype,
-                "width": self._size[0],
-                "height": self._size[1],
-                "fps": self._source.fps,
-            }
+            info, (width, height) = backend.info, self._size
+            about = {"source": self._args.source, "model": info.model, "device": info.device, "dtype": info.dtype}
+            about |= {"width": width, "height": height, "fps": self._source.fps}
             write_json(self._args.json_out, self._records, about)
 
     def summary(self, backend: Backend) -> str:
@@ -186,9 +173,8 @@ class _Outputs:
         rate = f"{len(self._seconds) / seconds:.1f}" if seconds else "-"
         size = f"{self._size[0]}x{self._size[1]}"
         line = f"{self.count} frames of {size}, {backend.info.model} on {backend.info.device}: {rate} frames/s"
-        asked = (self._args.masks_out, self._args.video_out, self._args.json_out, self._args.picture_out)
-        written = [str(file) for file in asked if file]
-        return "\n".join([summary_table(self._records), line, *(f"written: {file}" for file in written)])
+        written = [f"written: {file}" for name in OUTPUTS if (file := getattr(self._args, name))]
+        return "\n".join([summary_table(self._records), line, *written])
 
     def close(self) -> None:
         if self._video:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     from sam2_ros.training.options import add_arguments
 
     parser = subparsers.add_parser(
@@ -66,7 +65,6 @@ def read_options(args: argparse.Namespace) -> TrainOptions:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb; returns the exit code."""
     options = read_options(args)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products need, read at start

@@ -7,13 +7,13 @@ import asyncio
 import os
 from typing import Any
 
+from sam2_ros.cli.options import check_least, require_modules
 from sam2_ros.media.errors import UserError
 
 DEFAULT_PORT = 8642
 
 
 def register(subparsers: Any) -> None:
-    """Adds the verb to the command line."""
     parser = subparsers.add_parser(
         "view",
         help="show running trackers in the browser, and click on objects",
@@ -21,44 +21,28 @@ def register(subparsers: Any) -> None:
         "adds or refines an object. It is a client of the node's topics and services. Only this machine can reach it, "
         "unless --host says otherwise. Then browsers need a token, which is in the printed address.",
     )
-    parser.add_argument("--node", default="", metavar="NAME", help="one tracker, or camera of one (default: all)")
-    parser.add_argument(
-        "--image", default="", metavar="TOPIC", help="topic of the pictures (default: that of the tracker)"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; all: 0.0.0.0)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"0 = a free one (default: {DEFAULT_PORT})")
-    parser.add_argument("--token", default="", help="secret that browsers must send (default: none on this machine)")
-    parser.add_argument(
-        "--max-side", type=int, default=1280, metavar="PX", help="shrink larger pictures (default: 1280)"
-    )
-    parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+    add = parser.add_argument
+    add("--node", default="", metavar="NAME", help="one tracker, or camera of one (default: all)")
+    add("--image", default="", metavar="TOPIC", help="topic of the pictures (default: that of the tracker)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; all: 0.0.0.0)")
+    add("--port", type=int, default=DEFAULT_PORT, help=f"0 = a free one (default: {DEFAULT_PORT})")
+    add("--token", default="", help="secret that browsers must send (default: none on this machine)")
+    add("--max-side", type=int, default=1280, metavar="PX", help="shrink larger pictures (default: 1280)")
+    add("--open", action="store_true", help="open the page in this machine's browser")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb until Ctrl-C; returns the exit code.
-
-    Raises:
-        UserError: ROS 2 or aiohttp is missing, or the address can't be listened on.
-    """
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port is {args.port}; accepted: 0 to 65535")
-    if args.max_side < 64:
-        raise UserError(f"--max-side is {args.max_side}; accepted: 64 and more")
-    try:
-        import aiohttp  # noqa: F401
-        import rclpy  # noqa: F401
+    check_least(args, max_side=64)
+    cure = "source the setup files of ROS 2 and the workspace, and: python3 -m pip install aiohttp"
+    require_modules(("rclpy", "sam2_ros.msg", "aiohttp"), cure)
+    from sam2_ros.ros.dds_environment import environment
 
-        from sam2_ros.ros.dds_environment import environment
-
-        os.environ.update(environment())  # as the launch files do; before the first ROS context
-        from sam2_ros.viewer.hub import Hub
-        from sam2_ros.viewer.web_server import serve
-    except ImportError as error:
-        raise UserError(
-            f"the viewer needs ROS 2, the built package and aiohttp ({error}); source ROS 2's setup file, and: "
-            "python3 -m pip install aiohttp"
-        ) from None
+    os.environ.update(environment())  # as the launch files do; before the first ROS context
+    from sam2_ros.viewer.hub import Hub
+    from sam2_ros.viewer.web_server import serve
 
     def ready(address: str) -> None:
         print(f"sam2_ros: viewer at {address}", flush=True)

@@ -14,9 +14,9 @@ numbers differ from those of an engine that also propagates backwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import dropwhile
+from itertools import dropwhile, islice
 
 import numpy as np
 
@@ -45,17 +45,11 @@ class _Pass:
     size: tuple[int, int] = (0, 0)
     clicks: dict[int, list[Click]] = field(default_factory=dict)  # by frame
 
-    @property
-    def measured(self) -> list[Row]:
-        return [row for row in self.rows if row.j is not None]
-
-    def scores(self) -> tuple[float, float]:
-        return mean(row.j for row in self.measured), mean(row.f for row in self.measured)
-
     def worst(self) -> int | None:
         """The frame of least J without clicks; None if nothing is wrong on those."""
-        left = [row for row in self.measured if row.frame not in self.clicks and row.j is not None and row.j < 1]
-        return min(left, key=lambda row: (row.j or 0.0, row.frame)).frame if left else None
+        left = [(row.j, row.frame) for row in self.rows if row.frame not in self.clicks and row.j is not None]
+        j, frame = min(left, default=(1.0, 0))
+        return frame if j < 1 else None
 
 
 def run_interactive(
@@ -64,7 +58,7 @@ def run_interactive(
     online: bool,
     interactions: int,
     clicks: int,
-    tick: Callable[[], object] | None = None,
+    tick: Callable[[], object] = lambda: None,
     worst: WorstFrames | None = None,
 ) -> SequenceResult:
     """Runs the protocol for every object of ``sequence``; the rows are those of each object's last pass.
@@ -83,6 +77,7 @@ def run_interactive(
         raise UserError(
             f"sequence '{sequence.name}': labels on first frames alone; accepted: labels on later frames too"
         )
+    worst = worst or WorstFrames(0)
     rows: list[Row] = []
     seconds: list[float] = []
     size = (0, 0)
@@ -95,17 +90,15 @@ def run_interactive(
         for budget in range(1, interactions + 1):
             earlier = {} if online else done.clicks
             limit = budget if online else 0
-            pass_worst = None if worst is None else worst.empty()
+            pass_worst = worst.empty()
             done = _stream(sequence, backend, object_id, first, earlier, new, limit, clicks, tick, pass_worst)
             order += sorted(done.clicks.keys() - set(order))
-            scores = done.scores()
-            j.append(scores[0])
-            f.append(scores[1])
+            j.append(mean(row.j for row in done.rows))
+            f.append(mean(row.f for row in done.rows))
             new = first if online else done.worst()
             if new is None or (online and len(done.clicks) < budget):
                 break  # more would change nothing
-        if worst is not None and pass_worst is not None:
-            worst.take(*pass_worst.frames)
+        worst.take(*pass_worst.frames)
         rows += [replace(row, scored=row.j is not None) for row in done.rows]
         seconds += done.seconds
         size = done.size
@@ -126,15 +119,15 @@ def _stream(
     new: int | None,
     limit: int,
     clicks: int,
-    tick: Callable[[], object] | None,
-    worst: WorstFrames | None,
+    tick: Callable[[], object],
+    worst: WorstFrames,
 ) -> _Pass:
     """Tracks object ``object_id`` from its ``first`` frame on.
 
     On the frames of ``earlier`` it repeats the clicks of earlier passes. It makes new clicks on frame ``new`` and on
     each frame below the threshold, while fewer than ``limit`` frames have clicks.
     """
-    done = _Pass(clicks={})
+    done = _Pass()
     tracker = ClipTracker(backend, [])
     try:
         for tracked in tracker.run(dropwhile(lambda frame: frame.index < first, sequence)):
@@ -148,31 +141,29 @@ def _stream(
                     obj = tracker.correct([FramePrompt(index, object_id, click(position, label))]).objects[0]
                 done.clicks[index] = earlier[index]
             elif index == new or (low and len(done.clicks) < limit):
-                obj, done.clicks[index] = _interact(tracker, object_id, index, obj, truth[object_id], clicks)
+                made = list(islice(_correct(tracker, object_id, index, obj, truth[object_id]), clicks))
+                done.clicks[index] = [given for given, _ in made]
+                obj = made[-1][1] if made else obj
             else:
                 done.seconds.append(tracked.seconds)
             assert obj is not None, "the first frame has clicks"
             own = {object_id: obj.mask.full()}
             done.rows.append(make_row(object_id, index, tracked.frame.name, obj, own, truth))
-            if worst:
-                worst(FrameMasks(index, tracked.frame.name, tracked.frame.rgb, own, truth, (done.rows[-1],)))
-            if tick:
-                tick()
+            worst(FrameMasks(index, tracked.frame.name, tracked.frame.rgb, own, truth, (done.rows[-1],)))
+            tick()
     finally:
         backend.reset()
         backend.take_changes()
     return done
 
 
-def _interact(
-    tracker: ClipTracker, object_id: int, frame: int, obj: ObjectResult | None, truth: Mask, count: int
-) -> tuple[ObjectResult | None, list[Click]]:
-    """Up to ``count`` clicks on the newest frame, each where the mask is most wrong."""
-    given: list[Click] = []
-    while len(given) < count and (wrong := correction(_mask(obj, truth), truth)) is not None:
+def _correct(
+    tracker: ClipTracker, object_id: int, frame: int, obj: ObjectResult | None, truth: Mask
+) -> Iterator[tuple[Click, ObjectResult]]:
+    """Clicks on the newest frame where the mask is most wrong, until nothing is; yields click and corrected object."""
+    while (wrong := correction(_mask(obj, truth), truth)) is not None:
         obj = tracker.correct([FramePrompt(frame, object_id, click(*wrong))]).objects[0]
-        given.append(wrong)
-    return obj, given
+        yield wrong, obj
 
 
 def _mask(obj: ObjectResult | None, like: Mask) -> Mask:
@@ -184,7 +175,7 @@ def run_noc(
     backend: Backend,
     target: float,
     most: int,
-    tick: Callable[[], object] | None = None,
+    tick: Callable[[], object] = lambda: None,
     worst: WorstFrames | None = None,
 ) -> SequenceResult:
     """Clicks on each object's first labelled frame until its intersection over union reaches ``target``.
@@ -192,44 +183,32 @@ def run_noc(
     This is NoC@85 and NoC@90 of interactive image segmentation. ``extra["noc"]`` holds for each object the intersection
     over union after each of at most ``most`` clicks. ``worst`` keeps objects that are bad after the last click.
     """
+    worst = worst or WorstFrames(0)
     first = sequence.first_frames
     curves: dict[str, list[float]] = {}
     size = (0, 0)
     last = max(first.values(), default=-1)
     for frame in sequence:
-        begun = sorted(object_id for object_id, index in first.items() if index == frame.index)
-        for object_id in begun:
+        for object_id in sorted(object_id for object_id, index in first.items() if index == frame.index):
             tracker = ClipTracker(backend, [])
             try:
                 result = next(iter(tracker.run([frame]))).result
                 size = (result.width, result.height)
                 truth = labels_for(sequence, frame.index, size)[object_id]
-                mask, curves[str(object_id)] = _click_until(tracker, object_id, frame.index, truth, target, most)
-                if worst and curves[str(object_id)]:
-                    picture = draw_failure(frame.rgb, mask, truth, object_id)
-                    worst.take(BadFrame(curves[str(object_id)][-1], frame.index, object_id, picture))
+                reached = curves[str(object_id)] = []
+                for _, obj in islice(_correct(tracker, object_id, frame.index, None, truth), most):
+                    reached.append(jaccard(obj.mask.full(), truth))
+                    if reached[-1] >= target:
+                        break
+                picture = draw_failure(frame.rgb, obj.mask.full(), truth, object_id)
+                worst.take(BadFrame(reached[-1], frame.index, object_id, picture))
             finally:
                 backend.reset()
                 backend.take_changes()
-        if tick:
-            tick()
+        tick()
         if frame.index == last:
             break
     return SequenceResult(sequence.name, *size, len(sequence), (), (), {"noc": curves})
-
-
-def _click_until(
-    tracker: ClipTracker, object_id: int, frame: int, truth: Mask, target: float, most: int
-) -> tuple[Mask, list[float]]:
-    """The last mask, and the intersection over union after each click."""
-    mask = np.zeros_like(truth)
-    reached: list[float] = []
-    while len(reached) < most and (wrong := correction(mask, truth)) is not None:
-        mask = tracker.correct([FramePrompt(frame, object_id, click(*wrong))]).objects[0].mask.full()
-        reached.append(jaccard(mask, truth))
-        if reached[-1] >= target:
-            break
-    return mask, reached
 
 
 def clicks_needed(reached: list[float], target: float, most: int) -> int:

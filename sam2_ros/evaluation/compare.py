@@ -12,7 +12,7 @@ from sam2_ros.media.text_table import align, number
 def models_table(reports: Sequence[dict[str, Any]]) -> str:
     """A table with a line for each model: means over objects in percent, and the figures of the click protocols."""
     lines: list[tuple[str, ...]] = [
-        ("model", "prompt", "J&F", "J", "F", "absent recall", "switches", "frames/s", "NoC@90", "J&F by frames"),
+        ("model", "prompt", "J&F", "J", "F", "absent recall", "switches", "frames/s", "NoC@90", "J&F by frames")
     ]
     for report in reports:
         means, seen = report["mean_over_objects"], report["visibility"]

@@ -8,16 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam2_ros.evaluation.sequences import (
-    LabelImages,
-    LabelledSequence,
-    Masklets,
-    ObjectImages,
-    frames_by_name,
-    match_names,
-)
+from sam2_ros.evaluation.sequences import LabelImages, LabelledSequence, Masklets, ObjectImages
 from sam2_ros.media.errors import UserError
-from sam2_ros.media.frame_sources import VideoFile
+from sam2_ros.media.frame_sources import ImageFolder, VideoFile
 
 MASKLET_FPS = 24.0
 _RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
@@ -27,14 +20,16 @@ _ACCEPTED = (
 )
 
 
+Opener = Callable[[str], LabelledSequence]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The sequences of a data set by name; a sequence is read when it is opened."""
 
-    root: Path
     layout: str  # davis, youtube, sav or sav-train
     names: tuple[str, ...]
-    open: Callable[[str], LabelledSequence]
+    open: Opener
 
 
 def open_dataset(
@@ -54,21 +49,18 @@ def open_dataset(
         raise UserError(f"{root}: no such folder; {_ACCEPTED}")
     layout = _recognise(root) if layout == "auto" else layout
     names, opener = {"davis": _davis, "youtube": _youtube, "sav": _sav, "sav-train": _sav_train}[layout](root)
-    wanted = list(names)
-    if listed is not None:
-        wanted = _read_list(root, listed)
+    wanted = names if listed is None else _read_list(root, listed)
     if only:
         wanted = [name for name in wanted if name in only] if listed is not None else list(only)
         missing = set(only) - set(wanted)
         if missing:
             raise UserError(f"{listed}: sequence '{min(missing)}' is not on this list")
     available = set(names)
-    for name in wanted:
-        if name not in available:
-            raise UserError(f"{root}: no labelled sequence '{name}'; there are {len(names)}: {_some(names)}")
+    if unknown := [name for name in wanted if name not in available]:
+        raise UserError(f"{root}: no labelled sequence '{unknown[0]}'; there are {len(names)}: {_some(names)}")
     if not wanted:
         raise UserError(f"{root}: no labelled sequences; {_ACCEPTED}")
-    return Dataset(root, layout, tuple(dict.fromkeys(wanted)), opener)
+    return Dataset(layout, tuple(dict.fromkeys(wanted)), opener)
 
 
 def _some(names: Sequence[str], count: int = 8) -> str:
@@ -93,12 +85,8 @@ def _read_list(root: Path, listed: Path) -> list[str]:
     path = listed if listed.is_file() else root / listed
     if not path.is_file():
         raise UserError(f"{listed}: no such list of sequences (looked in {root} too)")
-    names = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        words = line.split()
-        if words:
-            names.append(words[0].split("/")[-2] if "/" in words[0] else words[0])
-    return list(dict.fromkeys(names))
+    words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [word.split("/")[-2] if "/" in word else word for word in words]
 
 
 def _folders(root: Path) -> tuple[Path, Path]:
@@ -118,33 +106,35 @@ def _both(images: Path, labels: Path) -> list[str]:
     return sorted(path.name for path in labels.iterdir() if path.is_dir() and (images / path.name).is_dir())
 
 
-def _label_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png")
+def _label_files(folder: Path, frames: ImageFolder) -> dict[int, Path]:
+    """The label images of a folder, by the frame of the same name.
+
+    Raises:
+        UserError: labels without a frame, or none at all.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png")
+    if not files:
+        raise UserError(f"{folder}: no label images; accepted: PNG files named as the frames are")
+    indices = {name: index for index, name in enumerate(frames.names)}
+    if unknown := [file for file in files if file.stem not in indices]:
+        raise UserError(f"{unknown[0]}: there is no frame of this name among the {len(indices)} images")
+    return {indices[file.stem]: file for file in files}
 
 
-def _davis(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
+def _davis(root: Path, meta: dict[str, Any] | None = None) -> tuple[list[str], Opener]:
     images, labels = _folders(root)
 
     def opener(name: str) -> LabelledSequence:
-        frames, indices = frames_by_name(images / name)
-        files = match_names(_label_files(labels / name), indices, labels / name)
-        return LabelledSequence(name, frames, LabelImages(files))
+        frames = ImageFolder(images / name)
+        objects = tuple(sorted(int(value) for value in meta[name])) if meta and name in meta else None
+        return LabelledSequence(name, frames, LabelImages(_label_files(labels / name, frames), objects))
 
     return _both(images, labels), opener
 
 
-def _youtube(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
+def _youtube(root: Path) -> tuple[list[str], Opener]:
     """As DAVIS, but ``meta.json`` lists the objects, so that not every label image must be read."""
-    images, labels = _folders(root)
-    meta = _read_meta(root)
-
-    def opener(name: str) -> LabelledSequence:
-        frames, indices = frames_by_name(images / name)
-        files = match_names(_label_files(labels / name), indices, labels / name)
-        objects = tuple(sorted(int(value) for value in meta[name])) if name in meta else None
-        return LabelledSequence(name, frames, LabelImages(files, objects))
-
-    return _both(images, labels), opener
+    return _davis(root, _read_meta(root))
 
 
 def _meta_file(root: Path) -> Path | None:
@@ -158,30 +148,28 @@ def _read_meta(root: Path) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return {
-            name: video["objects"] for name, video in json.loads(path.read_text(encoding="utf-8"))["videos"].items()
-        }
+        videos = json.loads(path.read_text(encoding="utf-8"))["videos"]
+        return {name: video["objects"] for name, video in videos.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a list of objects ({error!r}); accepted: the meta.json of YouTube-VOS") from None
 
 
-def _sav(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
+def _sav(root: Path) -> tuple[list[str], Opener]:
     images, labels = root / "JPEGImages_24fps", root / "Annotations_6fps"
     if not labels.is_dir():
         raise UserError(f"{labels}: no such folder; {_ACCEPTED}")
 
     def opener(name: str) -> LabelledSequence:
-        frames, indices = frames_by_name(images / name)
-        files = {}
-        for folder in sorted(path for path in (labels / name).iterdir() if path.is_dir()):
-            # Folders count from 000, ids from 1: 0 is the background of a label image.
-            files[int(folder.name) + 1] = match_names(_label_files(folder), indices, folder)
+        frames = ImageFolder(images / name)
+        folders = [path for path in (labels / name).iterdir() if path.is_dir()]
+        # Folders count from 000, ids from 1: 0 is the background of a label image.
+        files = {int(folder.name) + 1: _label_files(folder, frames) for folder in folders}
         return LabelledSequence(name, frames, ObjectImages(files))
 
     return _both(images, labels), opener
 
 
-def _sav_train(root: Path) -> tuple[list[str], Callable[[str], LabelledSequence]]:
+def _sav_train(root: Path) -> tuple[list[str], Opener]:
     """Videos with the masklets that people made; automatic masklets are no ground truth."""
 
     def opener(name: str) -> LabelledSequence:

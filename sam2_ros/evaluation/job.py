@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +15,10 @@ import numpy as np
 
 from sam2_ros import __version__
 from sam2_ros.evaluation.click_protocols import run_interactive, run_noc
-from sam2_ros.evaluation.datasets import Dataset, open_dataset
+from sam2_ros.evaluation.datasets import open_dataset
 from sam2_ros.evaluation.results import SequenceResult, load, save
 from sam2_ros.evaluation.semi_supervised import FrameMasks, run_sequence
-from sam2_ros.evaluation.sequences import LabelledSequence
+from sam2_ros.evaluation.sequences import Truth
 from sam2_ros.evaluation.worst import WorstFrames
 from sam2_ros.inference import is_null_model, make_backend
 from sam2_ros.media.errors import UserError, engine_errors
@@ -90,7 +89,7 @@ class Runner:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._dataset = _dataset(job.settings.dataset, job.settings.layout)
+        self._dataset = open_dataset(Path(job.settings.dataset), job.settings.layout)
         self._backend: Backend | None = None
 
     def run(self, name: str, tick: Callable[[], object]) -> SequenceResult:
@@ -106,7 +105,14 @@ class Runner:
             online = settings.protocol == "online"
             result = run_interactive(sequence, engine, online, settings.interactions, settings.clicks, tick, worst)
         else:
-            result = self._run_vos(name, sequence, engine, tick, worst)
+
+            def observe(masks: FrameMasks) -> None:
+                worst(masks)
+                if job.masks_out:
+                    _write_masks(job.masks_out / name, sequence.truth, masks)
+                tick()
+
+            result = run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
         result.extra["worst"] = self._write_worst(name, worst)
         info, torch = engine.info, sys.modules.get("torch")  # which only some engines load
         result.extra["engine"] = {
@@ -119,21 +125,6 @@ class Runner:
         job.result_path(name).parent.mkdir(parents=True, exist_ok=True)
         save(result, job.result_path(name), settings.digest)
         return result
-
-    def _run_vos(
-        self, name: str, sequence: LabelledSequence, engine: Backend, tick: Callable[[], object], worst: WorstFrames
-    ) -> SequenceResult:
-        """The semi-supervised protocol."""
-        job, settings = self.job, self.job.settings
-        writer = _MaskWriter(job.masks_out / name, sequence) if job.masks_out else None
-
-        def observe(masks: FrameMasks) -> None:
-            worst(masks)
-            if writer:
-                writer(masks)
-            tick()
-
-        return run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
 
     def _write_worst(self, name: str, worst: WorstFrames) -> list[dict[str, object]]:
         """Writes the pictures; returns what they show."""
@@ -176,28 +167,17 @@ def finished(job: Job, name: str) -> SequenceResult | None:
     return result if digest == job.settings.digest else None
 
 
-class _MaskWriter:
+def _write_masks(folder: Path, truth: Truth, masks: FrameMasks) -> None:
     """Writes what evaluation servers accept: a label image for each frame, or a mask for each object and frame."""
-
-    def __init__(self, folder: Path, sequence: LabelledSequence) -> None:
-        self._folder, self._each = folder, sequence.truth.overlapping
-        self._wide = max(sequence.truth.objects, default=0) > 255
-
-    def __call__(self, masks: FrameMasks) -> None:
-        shape = masks.rgb.shape[:2]
-        if self._each:
-            for object_id, mask in masks.predicted.items():
-                folder = self._folder / f"{object_id - 1:03d}"
-                folder.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(folder / f"{masks.name}.png"), 255 * mask.astype(np.uint8))
-            return
-        labels = np.zeros(shape, np.uint16 if self._wide else np.uint8)
+    if truth.overlapping:
         for object_id, mask in masks.predicted.items():
-            labels[mask] = object_id
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_labels(self._folder / f"{masks.name}.png", labels)
-
-
-@lru_cache(maxsize=4)
-def _dataset(root: str, layout: str) -> Dataset:
-    return open_dataset(Path(root), layout)
+            file = folder / f"{object_id - 1:03d}" / f"{masks.name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), 255 * mask.astype(np.uint8))
+        return
+    wide = max(truth.objects, default=0) > 255
+    labels = np.zeros(masks.rgb.shape[:2], np.uint16 if wide else np.uint8)
+    for object_id, mask in masks.predicted.items():
+        labels[mask] = object_id
+    folder.mkdir(parents=True, exist_ok=True)
+    write_labels(folder / f"{masks.name}.png", labels)

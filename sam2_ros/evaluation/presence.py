@@ -20,15 +20,6 @@ BINS = 15
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """One counted frame of an object."""
-
-    present: bool  # by its label
-    seen: bool  # by the tracker
-    visibility: float  # by the tracker, probability of being seen
-
-
-@dataclass(frozen=True)
 class VisibilityScore:
     """Counts of frames, and their ratios; a ratio is None if its divisor is 0."""
 
@@ -61,37 +52,24 @@ def presence(areas: Sequence[int], present_from: float = PRESENT_FROM) -> list[b
     return [None if 0 < area < least else area > 0 for area in areas]
 
 
-def sightings(rows: Sequence[Row], present_from: float = PRESENT_FROM) -> tuple[list[Sighting], int]:
-    """The counted frames of one object, and how many labelled ones were not counted."""
-    labelled = [(row, row.truth_area) for row in rows if row.truth_area is not None]
-    found, left_out = [], 0
-    for (row, _), present in zip(labelled, presence([area for _, area in labelled], present_from), strict=True):
-        if row.prompted:
-            continue
-        if present is None:
-            left_out += 1
-        else:
-            found.append(Sighting(present, row.state == "visible", row.visibility))
-    return found, left_out
-
-
 def visibility_score(results: Iterable[SequenceResult], present_from: float = PRESENT_FROM) -> VisibilityScore:
     """Counts over every object of ``results``."""
-    counted: list[Sighting] = []
-    left_out = 0
+    frames: list[tuple[Row, bool | None]] = []  # whether the object is present
     for result in results:
         for object_id in result.objects:
-            found, skipped = sightings(result.of(object_id), present_from)
-            counted += found
-            left_out += skipped
-    error, bins = calibration([s.visibility for s in counted], [s.present for s in counted])
+            labelled = [row for row in result.of(object_id) if row.truth_area is not None]
+            shown = presence([row.truth_area or 0 for row in labelled], present_from)
+            frames += [pair for pair in zip(labelled, shown, strict=True) if not pair[0].prompted]
+    counted = [(row, present) for row, present in frames if present is not None]
+    truth, seen = [present for _, present in counted], [row.state == "visible" for row, _ in counted]
+    error, bins = calibration([row.visibility for row, _ in counted], truth)
     return VisibilityScore(
-        absent=sum(not s.present for s in counted),
-        present=sum(s.present for s in counted),
-        not_counted=left_out,
-        called_absent=sum(not s.seen for s in counted),
-        absent_found=sum(not s.seen and not s.present for s in counted),
-        present_found=sum(s.seen and s.present for s in counted),
+        absent=truth.count(False),
+        present=truth.count(True),
+        not_counted=len(frames) - len(counted),
+        called_absent=seen.count(False),
+        absent_found=sum(not s and not t for s, t in zip(seen, truth, strict=True)),
+        present_found=sum(s and t for s, t in zip(seen, truth, strict=True)),
         calibration_error=error,
         bins=bins,
     )

@@ -58,12 +58,7 @@ def click(point: np.ndarray, label: int) -> Prompt:
 
 
 def run_sequence(
-    sequence: LabelledSequence,
-    backend: Backend,
-    kind: str,
-    clicks: int,
-    rule: str,
-    observer: Observer | None = None,
+    sequence: LabelledSequence, backend: Backend, kind: str, clicks: int, rule: str, observer: Observer = lambda _: None
 ) -> SequenceResult:
     """Tracks every object of ``sequence`` from its first labelled frame on, and measures every labelled frame.
 
@@ -101,8 +96,7 @@ def run_sequence(
                 make_row(tracker.file_id(obj.object_id), index, name, obj, predicted, truth) for obj in result.objects
             )
             rows.extend(new)
-            if observer:
-                observer(FrameMasks(index, name, tracked.frame.rgb, predicted, truth, new))
+            observer(FrameMasks(index, name, tracked.frame.rgb, predicted, truth, new))
     finally:
         backend.reset()
         backend.take_changes()

@@ -12,7 +12,7 @@ import numpy as np
 
 from sam2_ros.evaluation.mask_metrics import Mask
 from sam2_ros.media.errors import UserError
-from sam2_ros.media.frame_sources import Frame, ImageFolder, Source
+from sam2_ros.media.frame_sources import Frame, Source
 from sam2_ros.media.label_images import read_labels, read_mask
 
 VOID = 255
@@ -96,13 +96,11 @@ class LabelImages:
         self._given = objects
 
     @cached_property
-    def _values(self) -> frozenset[int]:
+    def _values(self) -> set[int]:
         if self._given is not None:
-            return frozenset(self._given)
-        found: set[int] = set()
-        for file in self._files.values():
-            found.update(np.flatnonzero(np.bincount(read_labels(file).ravel())).tolist())
-        return frozenset(found - {0})
+            return set(self._given)
+        counts = (np.bincount(read_labels(file).ravel()) for file in self._files.values())
+        return {int(value) for count in counts for value in np.flatnonzero(count)} - {0}
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -192,23 +190,3 @@ def decode_run_lengths(rle: Mapping[str, Any]) -> Mask:
     if pixels is None or coco.encode(pixels)["counts"] != counts:
         raise ValueError(f"damaged run lengths; accepted: COCO's compressed text for {rle['size']} pixels")
     return np.asarray(pixels, np.bool_)
-
-
-def frames_by_name(folder: Path) -> tuple[ImageFolder, dict[str, int]]:
-    """The images of a folder, and the index of each by its name without suffix."""
-    images = ImageFolder(folder)
-    return images, {name: index for index, name in enumerate(images.names)}
-
-
-def match_names(files: list[Path], indices: dict[str, int], where: Path) -> dict[int, Path]:
-    """Label files by the frame of the same name.
-
-    Raises:
-        UserError: labels without a frame, or none at all.
-    """
-    if not files:
-        raise UserError(f"{where}: no label images; accepted: PNG files named as the frames are")
-    unknown = [file for file in files if file.stem not in indices]
-    if unknown:
-        raise UserError(f"{unknown[0]}: there is no frame of this name among the {len(indices)} images")
-    return {indices[file.stem]: file for file in files}

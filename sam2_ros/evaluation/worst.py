@@ -53,7 +53,7 @@ class WorstFrames:
                 self._keep(bad)
 
     def _fits(self, j: float, frame: int, object_id: int) -> bool:
-        full = len(self.frames) >= self._count and j >= self.frames[-1].j
+        full = len(self.frames) >= self._count and (not self.frames or j >= self.frames[-1].j)
         return j < GOOD and not full and all(bad.j > j for bad in self._near(frame, object_id))
 
     def _near(self, frame: int, object_id: int) -> list[BadFrame]:

@@ -32,11 +32,7 @@ class ChildProcess:
         with log.open("w", encoding="utf-8") as output:
             try:
                 self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
                 )
             except FileNotFoundError:
                 raise UserError(f"there is no program '{command[0]}' here") from None

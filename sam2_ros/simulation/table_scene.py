@@ -54,9 +54,7 @@ OBJECTS = (
     SceneObject("carton", (0.06, 0.1, 0.15), _geom("carton", "box", "0.03 0.05 0.075")),
     SceneObject("ball", (0.1, 0.1, 0.1), _geom("ball", "sphere", "0.05"), rolls=True),
     SceneObject(
-        "can",
-        (0.07, 0.07, 0.12),
-        _geom("label", "cylinder", "0.035 0.058") + _geom("metal", "cylinder", "0.033 0.06"),
+        "can", (0.07, 0.07, 0.12), _geom("label", "cylinder", "0.035 0.058") + _geom("metal", "cylinder", "0.033 0.06")
     ),
 )
 _PLACES = np.array([(0.13, -0.15), (0.13, 0.17), (-0.09, -0.11), (-0.09, 0.13)])
