@@ -10,6 +10,7 @@ from sam2_ros.ros.node_services import (
     add_verb,
     print_answer,
     print_result,
+    prompt_header,
     prompt_message,
     tracker_services,
 )
@@ -23,5 +24,5 @@ def register(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     with tracker_services(args) as call:
-        response = call("add_objects", prompts=[prompt_message(args)])
+        response = call("add_objects", request_header=prompt_header(args), prompts=[prompt_message(args)])
     return print_result(response.results[0]) if response.results else print_answer(response)

@@ -6,7 +6,14 @@ import argparse
 from typing import Any
 
 from sam2_ros.media.errors import UserError
-from sam2_ros.ros.node_services import add_prompt_arguments, add_verb, print_result, prompt_message, tracker_services
+from sam2_ros.ros.node_services import (
+    add_prompt_arguments,
+    add_verb,
+    print_result,
+    prompt_header,
+    prompt_message,
+    tracker_services,
+)
 
 
 def register(subparsers: Any) -> None:
@@ -20,7 +27,7 @@ def _run(args: argparse.Namespace) -> int:
     with tracker_services(args) as call:
         prompt = prompt_message(args)
         prompt.object_id = _find_id(args.object, call("list_objects"))
-        return print_result(call("refine_object", prompt=prompt).result)
+        return print_result(call("refine_object", request_header=prompt_header(args), prompt=prompt).result)
 
 
 def _find_id(name_or_id: str, listed: Any) -> int:

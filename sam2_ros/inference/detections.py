@@ -45,7 +45,7 @@ class DetectionSettings:
     """
 
     min_score: float = setting(0.5, "Ignore detections with a lower score.", 0, 1)
-    labels: tuple[str, ...] = setting((), 'Class ids that are not ignored; [""] = all.')
+    labels: tuple[str, ...] = setting((), 'Classes to use, as the detector writes them; [""] = all.')
     match_iou: float = setting(
         0.3, "IoU of a detection's box with an object's from which on the detection may be that object.", 0.01, 1
     )

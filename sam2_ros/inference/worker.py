@@ -49,7 +49,7 @@ class Counters:
 
     received: int = 0
     processed: int = 0
-    dropped: int = 0  # a newer frame came before the engine was free, or no engine could be reached
+    dropped: int = 0  # replaced by a newer frame, refused by a full queue, or no server answered
     failed: int = 0  # could not be decoded or tracked
 
 

@@ -11,6 +11,7 @@ from diagnostic_updater import DiagnosticStatusWrapper
 from rclpy.lifecycle import LifecycleNode
 
 from sam2_ros.inference import Backend, BackendFactory, BackendInfo
+from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.inference.worker import Frame, Processed, Worker
 from sam2_ros.ros.depth_input import DepthInput
 from sam2_ros.ros.detection_input import DetectionInput
@@ -191,8 +192,9 @@ class CameraStream:
                 self._refused_encodings.add(error.encoding)
                 logger.error(where + str(error))
             return
+        outcome = "was dropped" if isinstance(error, FrameDropped) else "failed"
         logger.error(
-            f"{where}a frame failed: {type(error).__name__}: {error} (logged every 5 s at most)",
+            f"{where}a frame {outcome}: {type(error).__name__}: {error} (logged every 5 s at most)",
             throttle_duration_sec=5.0,
         )
 

@@ -1,7 +1,8 @@
 """ROS images as RGB arrays: NumPy where a view serves, OpenCV for other common encodings, cv_bridge for the rest.
 
-Any ``step`` and both byte orders are accepted. ``sensor_msgs/image_encodings.hpp`` defines the encodings. To add one,
-add its row to ``_READERS``.
+Any ``step`` and both byte orders are accepted. ``sensor_msgs/image_encodings.hpp`` defines the encodings. To add a
+packed one, add its row to ``_READERS``. Two channels mean 4:2:2, and 16-bit values keep their high byte. Planar
+encodings, such as NV12, need code of their own.
 """
 
 from __future__ import annotations

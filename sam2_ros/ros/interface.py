@@ -1,7 +1,8 @@
 """Every topic and service of the node, declared once. Needs no ROS 2, so that documents are made from it too.
 
-:mod:`sam2_ros.ros.publishers` and :mod:`sam2_ros.ros.services` make what stands here. To add a published topic, add its
-row to :data:`VIEWS` and the function that makes its message to ``publishers.MESSAGES``.
+:mod:`sam2_ros.ros.publishers` and :mod:`sam2_ros.ros.services` create these topics and services. To add a published
+topic, add its row to :data:`VIEWS`, the function that makes its message to ``publishers.MESSAGES``, and its name to
+``config/sros2_policy.xml``.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ CAMERA_INFO = Topic(
     parameter="depth.enabled: true", depth=1,
 )  # fmt: skip
 DETECTIONS = Topic(
-    "detections", "vision_msgs/Detection2DArray", "a detector's boxes, stamped with the image that it saw",
+    "detections", "vision_msgs/Detection2DArray", "input: a detector's boxes, stamped with the image that it saw",
     published=False, parameter="detections.enabled: true",
 )  # fmt: skip
 
@@ -99,7 +100,7 @@ LABEL_INFO = Topic(
 VIEWS = (
     Topic("~/overlay", "sensor_msgs/Image", "rgb8, the image with masks and names"),
     Topic("~/label_image", "sensor_msgs/Image", "mono16, a pixel is the id of the object seen there, 0 = none"),
-    Topic("~/detections", "vision_msgs/Detection2DArray", "the visible objects; id = track id"),
+    Topic("~/detections", "vision_msgs/Detection2DArray", "output: the visible objects; id = track id"),
     Topic("~/detections_3d", "vision_msgs/Detection3DArray", "the objects whose position is known"),
     Topic("~/markers", "visualization_msgs/MarkerArray", "box and name of each object whose position is known"),
     Topic("~/annotations", "foxglove_msgs/ImageAnnotations", "outlines, names and visibility, to draw over the image"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from sam2_ros.media.errors import UserError
 from sam2_ros.ros.interface import SERVICES
 
 if TYPE_CHECKING:
+    from std_msgs.msg import Header
     from vision_msgs.msg import BoundingBox2D
 
     from sam2_ros.msg import ObjectPrompt, PromptResult
@@ -38,6 +40,31 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask", type=Path, metavar="PNG", help="the object's mask, > 0 = object")
     parser.add_argument("--name", default="", help="a name for the object")
     parser.add_argument("--label", default="", help="its class")
+    parser.add_argument(
+        "--stamp", type=stamp_in_seconds, default=0, metavar="S",
+        help="stamp of the image that the coordinates belong to, in seconds such as 12.340000000; 0 = the newest image",
+    )  # fmt: skip
+
+
+def stamp_in_seconds(text: str) -> int:
+    """A stamp in nanoseconds.
+
+    Raises:
+        ValueError: ``text`` is no number of seconds from 0 on.
+    """
+    match = re.fullmatch(r"(\d+)(?:\.(\d{1,9}))?", text)
+    if match is None:
+        raise ValueError(text)
+    return int(match[1]) * 10**9 + int((match[2] or "").ljust(9, "0"))
+
+
+def prompt_header(args: argparse.Namespace) -> Header:
+    """The header that names the image of ``--stamp``."""
+    from std_msgs.msg import Header
+
+    from sam2_ros.ros.messages import to_time
+
+    return Header(stamp=to_time(args.stamp))
 
 
 @contextmanager

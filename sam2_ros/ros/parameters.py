@@ -17,6 +17,7 @@ from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.model.config import SIZES
 from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.prompt_checks import MAX_TEXT, text_problem
 from sam2_ros.tracking.settings import settings_of
 
 Value: TypeAlias = bool | int | float | str | list[str]
@@ -42,6 +43,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     change: Change = Change.UNCONFIGURED
     fixed: str = ""  # why it can't change while the node is configured
+    free_text: bool = False  # a list holds any text, not only names of cameras
 
     @property
     def accepted(self) -> str:
@@ -50,7 +52,7 @@ class Parameter:
             return ", ".join(self.choices)
         if self.low is not None and self.high is not None:
             return f"{_number(self.low)} to {_number(self.high)}"
-        return _ACCEPTED[type(self.default)]
+        return _TEXTS if self.free_text else _ACCEPTED[type(self.default)]
 
     def check(self, value: object) -> None:
         """
@@ -59,8 +61,9 @@ class Parameter:
         """
         fits = type(value) is type(self.default) and (not self.choices or value in self.choices)
         if fits and isinstance(value, list):
-            names = [name for name in value if name]
-            fits = len(set(names)) == len(names) and all(_NAME.fullmatch(str(name)) for name in names)
+            texts = [str(text) for text in value if text]
+            allowed = [not text_problem(text) if self.free_text else bool(_NAME.fullmatch(text)) for text in texts]
+            fits = len(set(texts)) == len(texts) and all(allowed)
         if fits and self.low is not None and self.high is not None and isinstance(value, (int, float)):
             fits = math.isfinite(value) and self.low <= value <= self.high
         if not fits:
@@ -69,6 +72,7 @@ class Parameter:
 
 _TEXT = "text"
 _NAMES = 'a list of different names of letters, digits and _, each beginning with a letter; [""] = none'
+_TEXTS = f'a list of different texts of up to {MAX_TEXT} printable characters; [""] = none'
 _ACCEPTED = {bool: "true or false", int: "a whole number", float: "a number", str: _TEXT, list: _NAMES}
 NO_NAMES = [""]  # ROS has no way to write an empty list of strings
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
@@ -86,6 +90,7 @@ def _declared(group: str, config: type) -> list[Parameter]:
             each.choices,
             Change.UNCONFIGURED if each.fixed else Change.ANY_TIME,
             each.fixed,
+            free_text=isinstance(each.default, tuple),
         )
         for each in settings_of(config)
     ]
@@ -95,7 +100,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "cameras",
         NO_NAMES,
-        "Names of the cameras; one network serves them all. Each camera has its own objects, and its name precedes "
+        "Names of the cameras; one network serves them all. Each camera has its own objects, and its name is part of "
         'its topics and services (left/image, ~/left/tracks); [""] = one camera without a name.',
         change=Change.AT_START,
     ),

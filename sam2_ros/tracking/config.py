@@ -50,13 +50,13 @@ class TrackerConfig:
     explosion_factor: float = setting(
         4.0,
         "Reject a mask that grows to more than so many times its area while its predicted IoU is below explosion_iou: "
-        "it is neither VISIBLE nor remembered; 0 = off.",
+        "it is neither VISIBLE nor remembered; 0 = off. Masks that recognition accepts may grow.",
         0,
         1000,
     )
     explosion_iou: float = setting(0.7, "Predicted IoU from which on a mask may grow without limit.", 0, 1)
     explosion_frames: int = setting(
-        3, "Newest frames with the object whose smallest area explosion_factor is compared with.", 1, 100
+        3, "explosion_factor refers to the smallest area in this many newest sightings.", 1, 100
     )
     reject_strays: bool = setting(
         True,

@@ -1,7 +1,8 @@
 """Memory policies: which of the decoder's candidates an object is, and which frames enter its memory.
 
 A policy answers four questions about the objects of a pass; each object's :class:`Trail` tells it about the past. To
-add one, derive it from :class:`MemoryPolicy` and list it in :data:`POLICIES`. Free of torch. The ideas are those of
+add one, derive it from :class:`RecentPolicy`, which removes stray parts, give it a ``description`` and list it in
+:data:`POLICIES`. Free of torch. The ideas are those of
 SAMURAI (Yang et al., 2024: a motion prior) and DAM4SAM (Videnovic et al., 2025: remember frames that tell a distractor
 apart); the rules are ours, and simpler.
 """
@@ -167,7 +168,8 @@ POLICIES: dict[str, type[MemoryPolicy]] = {"recent": RecentPolicy, "distractor_a
 
 
 def policy_of(name: str, rejects_strays: bool = True) -> MemoryPolicy:
-    """The policy of this name. Without ``rejects_strays``, ``recent`` keeps masks whole; others always remove parts."""
+    """The policy of this name. Without ``rejects_strays``, ``recent`` keeps masks whole; the setting changes no other
+    policy."""
     return MemoryPolicy() if name == "recent" and not rejects_strays else POLICIES[name]()
 
 

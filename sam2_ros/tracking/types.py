@@ -17,7 +17,7 @@ BoolMask = NDArray[np.bool_]
 
 
 class ObjectState(IntEnum):
-    """Visibility of an object; the numbers are those of ``TrackedObject.STATE_*``."""
+    """State of an object; the numbers are those of ``TrackedObject.STATE_*``."""
 
     VISIBLE = 1
     OCCLUDED = 2

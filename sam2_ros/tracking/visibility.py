@@ -8,13 +8,13 @@
    areas at which the object was seen.
 
    A prompt's mask counts among those areas if a box or a mask gave it its size; clicks may have meant a part. An object
-   that comes close is not doubted: either it grows slowly, or the network is sure of it. The mask of a recognised
-   object (:mod:`~sam2_ros.tracking.recognition`) does not explode. The areas stay while masks are doubted; every frame
-   with nothing to see forgets the oldest of them.
+   that comes close is not doubted: either it grows slowly, or the network is sure of it. With recognition
+   (:mod:`~sam2_ros.tracking.recognition`) no mask of a present object explodes. The areas stay while masks are doubted;
+   every frame with nothing to see forgets the oldest of them.
 3. *VISIBLE.* An object becomes VISIBLE when it was seen on ``visible_after`` frames in a row, and stays so while it is
    seen. While it is missed on fewer than ``occluded_after`` frames in a row, it stays VISIBLE with the mask that the
    decoder draws all the same, unless that is empty or doubted. VISIBLE always means that this frame has a mask.
-4. *OCCLUDED* it is otherwise, and *LOST* when it has not been VISIBLE for more than ``lost_after`` frames.
+4. Otherwise it is *OCCLUDED*; after more than ``lost_after`` frames without VISIBLE, *LOST*.
 5. A prompt decides at once: VISIBLE with a mask, OCCLUDED or LOST without.
 6. *LOST* objects are searched for on every ``search_every``-th frame, and on the next one after something was seen.
 """
@@ -34,7 +34,7 @@ class Observation:
     present: bool  # object score > 0, and predicted IoU high enough where the model asks for it
     area: float  # of the decoder's mask, share of the frame, whatever ``present`` says
     predicted_iou: float
-    recognised: bool = False  # its appearance was compared with that of the prompts, and matched
+    recognised: bool = False  # present, and the tracker recognises objects by appearance
     score: float = 0.0  # logit
     visibility: float = 0.0  # [0, 1]
 

@@ -42,6 +42,14 @@ def test_the_life_of_an_object(node: Peer, tmp_path: Path) -> None:
     code, text = sam2_ros("refine", "cup", "--box", "10", "20", "50", "60")
     assert code == 0 and "1600 px" in text
 
+    newest = node.tracks[-1].header.stamp
+    assert (
+        sam2_ros("refine", "cup", "--box", "10", "20", "40", "60", "--stamp", f"{newest.sec}.{newest.nanosec:09d}")[0]
+        == 0
+    )
+    code, text = sam2_ros("add", "--box", "10", "20", "40", "60", "--stamp", "0.5")
+    assert code == 1 and "the frame stamped 0.500000000 is gone" in text
+
     assert sam2_ros("rename", "cup", "--name", "mug")[0] == 0
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[1:3, 1:4] = 255

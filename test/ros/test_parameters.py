@@ -70,10 +70,22 @@ def test_the_ranges_are_the_engines() -> None:
         ("input.transport", "theora", 'input.transport is "theora"; accepted: raw, compressed'),
         ("tracker.non_overlap", 1, "tracker.non_overlap is 1; accepted: true or false"),
         ("model.name", 5, "model.name is 5; accepted: text"),
+        (
+            "cameras",
+            ["0"],
+            'cameras is ["0"]; accepted: a list of different names of letters, digits and _, each beginning with a '
+            'letter; [""] = none',
+        ),
+        (
+            "detections.labels",
+            ["cup", "a\nb"],
+            'detections.labels is ["cup", "a\nb"]; accepted: a list of different texts of up to 256 printable '
+            'characters; [""] = none',
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_accepted(name: str, value: Value, complaint: str) -> None:
-    parameters.check(DEFAULTS)
+    parameters.check(DEFAULTS | {"detections.labels": ["0", "traffic light", "coco/cup"]})
     with pytest.raises(ValueError) as caught:
         parameters.check(DEFAULTS | {name: value})
     assert str(caught.value) == complaint
