@@ -28,6 +28,7 @@ from sam2_ros.model import load_model
 from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.sam2 import APPEARANCE_FINE, ImageFeatures, Sam2Model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking.cuda_encoder import RawFrame
 from sam2_ros.tracking.shared_model import SharedModel
 
 RIGHT = {"tracked": 0.3, "found": 0.5}  # least IoU with the label of a mask that is right
@@ -76,9 +77,9 @@ class SharedEncoding(SharedModel):
 
     features: ImageFeatures | None = None
 
-    def encode(self, pixels: Tensor) -> ImageFeatures:
+    def encode(self, frame: Tensor | RawFrame) -> ImageFeatures:
         if self.features is None:
-            self.features = super().encode(pixels)
+            self.features = super().encode(frame)
         return self.features
 
 

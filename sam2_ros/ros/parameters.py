@@ -111,9 +111,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "tracks nothing: prompts stay where they are. It needs no PyTorch and shows the cost of the node itself.",
     ),
     Parameter(
-        "model.device",
-        "auto",
-        "Device of the network: cpu, cuda, cuda:1, ...; auto takes CUDA if there is any.",
+        "model.device", "auto", "Device of the network: cpu, cuda, cuda:1, ...; auto takes CUDA if there is any."
     ),
     Parameter(
         "model.dtype",
@@ -122,19 +120,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=("auto", "float32", "bfloat16"),
     ),
     Parameter(
-        "model.image_size",
-        0,
-        "Side of the square input of the network, in pixels; 0 = as in training.",
-        0,
-        4096,
+        "model.image_size", 0, "Side of the square input of the network, in pixels; 0 = as in training.", 0, 4096
     ),
-    Parameter(
-        "model.threads",
-        0,
-        "CPU threads of the network; 0 = PyTorch chooses.",
-        0,
-        1024,
-    ),
+    Parameter("model.threads", 0, "CPU threads of the network; 0 = PyTorch chooses.", 0, 1024),
     Parameter(
         "model.encode_ahead",
         False,
@@ -170,24 +158,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "takes shared memory if possible, else raw.",
         choices=("auto", "raw", "jpeg", "shm"),
     ),
-    Parameter(
-        "inference.jpeg_quality",
-        90,
-        "Quality of JPEG images for the server.",
-        1,
-        100,
-    ),
+    Parameter("inference.jpeg_quality", 90, "Quality of JPEG images for the server.", 1, 100),
     Parameter(
         "inference.key_file",
         "",
         "This node's keys (NAME.key_secret, made by 'sam2_ros keys new'), for a server that asks for them; empty = "
         "none.",
     ),
-    Parameter(
-        "inference.server_key_file",
-        "",
-        "The server's public key (NAME.key); empty = none.",
-    ),
+    Parameter("inference.server_key_file", "", "The server's public key (NAME.key); empty = none."),
     *_declared("tracker", TrackerConfig),
     Parameter(
         "input.transport",
@@ -309,12 +287,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "= none. With several cameras, {camera} in it is replaced by the camera's name.",
     ),
     Parameter(
-        "diagnostics.period",
-        1.0,
-        "Seconds between messages on /diagnostics.",
-        0.05,
-        3600.0,
-        change=Change.AT_START,
+        "diagnostics.period", 1.0, "Seconds between messages on /diagnostics.", 0.05, 3600.0, change=Change.AT_START
     ),
 )
 

@@ -26,6 +26,7 @@ from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.transfer import upload
 
 Table: TypeAlias = NDArray[np.int64]
+RowBackup: TypeAlias = tuple[list[Tensor], list[Table]]
 
 EMPTY = -1
 POINTER_FRAMES = 15  # frames before the current one whose pointers SAM 2 attends to
@@ -71,14 +72,6 @@ class _Slots:
     ages: Table  # [B, P] in frames
 
 
-@dataclass(frozen=True)
-class RowBackup:
-    """One row as it was."""
-
-    tensors: tuple[Tensor, ...]
-    tables: tuple[Table, ...]
-
-
 def conditioning_slots(config: TrackerConfig) -> int:
     """Slots of an object for prompted frames and anchors; recent frames don't push these out."""
     return config.prompted_slots + POLICIES[config.memory_policy].anchors
@@ -118,7 +111,6 @@ class MemoryBank:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors of the bank."""
         return self.spatial, self.pointers, self.looks, self.coverage, self.colors
 
     @property
@@ -198,13 +190,9 @@ class MemoryBank:
             The frame that was released, or None.
         """
         table = self.prompted_frames[row, : self.config.prompted_slots]
-        released: int | None = None
         free = [*np.flatnonzero(table == frame), *np.flatnonzero(table == EMPTY)]
-        if free:
-            slot = int(free[0])
-        else:
-            slot = int(table.argsort()[:2][-1])  # the oldest but the first
-            released = int(table[slot])
+        slot = int(free[0] if free else table.argsort()[:2][-1])  # else the oldest but the first
+        released = None if free else int(table[slot])
         self.spatial[row, slot] = memory.to(self.spatial.dtype)
         self.pointers[row, slot] = pointer.float()
         if features is not None and logits is not None:
@@ -280,6 +268,9 @@ class MemoryBank:
         frames = self.prompted_frames[table]
         stored = (frames != EMPTY) & (frames < frame)
         first = np.broadcast_to(np.arange(prompted), stored.shape)
+        stored_ages = np.where(stored, frame - frames, 0)
+        if not config.reference_policy:
+            stored_ages = np.minimum(stored_ages, config.max_pointer_age)  # training saw no greater ones
         last = config.recent_slots
         if recent is not None and stored.any():
             last = min(last, recent)
@@ -294,13 +285,7 @@ class MemoryBank:
             np.concatenate((np.full(prompted, oldest), np.arange(config.recent_slots))),
             np.concatenate((first, prompted + pointer_slots), axis=1),
             np.concatenate((stored, pointer_valid), axis=1),
-            np.concatenate(
-                (
-                    self._bounded(np.where(stored, frame - frames, 0)),
-                    np.broadcast_to(pointer_ages, (len(table), POINTER_FRAMES)),
-                ),
-                axis=1,
-            ),
+            np.concatenate((stored_ages, np.broadcast_to(pointer_ages, (len(table), POINTER_FRAMES))), axis=1),
         )
 
     def references(self, rows: list[int], frame: int) -> Reference:
@@ -317,19 +302,15 @@ class MemoryBank:
         colors = torch.where(mask, self.colors[index, slots], 0.0)
         return Reference(self.looks[index, slots].flatten(1, 2), coverage.flatten(1, 2), colors)
 
-    def _bounded(self, ages: np.ndarray) -> np.ndarray:
-        """Ages of conditioning frames' pointers, no greater than training saw, except with reference_policy."""
-        return ages if self.config.reference_policy else np.minimum(ages, self.config.max_pointer_age)
-
     def save(self, row: int) -> RowBackup:
         """A copy of a row, for :meth:`restore` after a failure."""
-        tables = tuple(table[row].copy() for table in self._tables())
-        return RowBackup(tuple(tensor[row].clone() for tensor in self.tensors), tables)
+        return [tensor[row].clone() for tensor in self.tensors], [table[row].copy() for table in self._tables()]
 
     def restore(self, row: int, backup: RowBackup) -> None:
-        for tensor, values in zip(self.tensors, backup.tensors, strict=True):
+        tensors, tables = backup
+        for tensor, values in zip(self.tensors, tensors, strict=True):
             tensor[row] = values
-        for table, past in zip(self._tables(), backup.tables, strict=True):
+        for table, past in zip(self._tables(), tables, strict=True):
             table[row] = past
 
     def _tables(self) -> tuple[Table, ...]:

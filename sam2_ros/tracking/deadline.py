@@ -29,11 +29,7 @@ class Workload:
     @classmethod
     def at(cls, level: int) -> Workload:
         """With the first ``level`` steps of :data:`SHEDDING_STEPS`."""
-        return cls(
-            RESTING if level > 0 else 1,
-            FEW_FRAMES if level > 1 else None,
-            SMALLER if level > 2 else 1.0,
-        )
+        return cls(RESTING if level > 0 else 1, FEW_FRAMES if level > 1 else None, SMALLER if level > 2 else 1.0)
 
 
 class LoadShedder:

@@ -49,8 +49,7 @@ class Registry:
         row = next((row for row in range(self._rows) if row not in taken), None)
         if row is None:
             raise PromptError(
-                PromptCode.FULL,
-                f"{self._rows} objects are tracked already (tracker.max_objects); remove one first",
+                PromptCode.FULL, f"{self._rows} objects are tracked already (tracker.max_objects); remove one first"
             )
         obj = TrackedObject(self.next_id, row, request.name, request.label, request.label_score, frame)
         self.next_id += 1

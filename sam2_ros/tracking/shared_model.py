@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -31,30 +32,22 @@ from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.transfer import on_device
 
-E = TypeVar("E", GraphEncoder, RawFrameEncoder)
+_Encoder: TypeAlias = Callable[[Any], ImageFeatures]
 MAX_GRAPHS = 32  # of all capacities; beyond it the least recently used is dropped
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A frame that waits for the image encoder, and later its outcome."""
+    """A frame that waits for the image encoder."""
 
+    frame: Tensor | RawFrame
     size: int  # of the square that is encoded, pixels
-    pixels: Tensor | None = None  # [1, 3, S, S]
-    raw: RawFrame | None = None  # or this
-    features: ImageFeatures | None = None
-    error: Exception | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.features is not None or self.error is not None
+    features: Future[ImageFeatures] = field(default_factory=Future)
 
 
 class _Threads:
-    """CPU threads of this process, where some of its threads use half of them.
-
-    ``torch.set_num_threads`` counts for the thread that calls it, and for all that have not used PyTorch yet.
-    """
+    """CPU threads of this process. ``torch.set_num_threads`` counts for the thread that calls it, and for all that have
+    not used PyTorch yet."""
 
     whole = 0  # threads of the process before the first of its threads used half; 0: none did
 
@@ -68,12 +61,6 @@ class _Threads:
     def half(cls) -> int:
         cls.whole = cls.whole or torch.get_num_threads()
         return max(1, cls.whole // 2)
-
-    @staticmethod
-    def use(threads: int) -> None:
-        """Gives the calling thread ``threads`` of them; 0 changes nothing."""
-        if threads and torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
 
 
 give_threads = _Threads.given
@@ -127,7 +114,7 @@ class SharedModel:
         if self.use_graphs:
             lay_out(model)
         self._pool = torch.cuda.graph_pool_handle() if self.use_graphs and model.device.type == "cuda" else None
-        self._encoders: dict[type, GraphEncoder | RawFrameEncoder | None] = {}  # None: the capture failed
+        self._encoders: dict[object, _Encoder | None] = {}  # None: the capture failed
         self._resizes = model.device.type == "cuda" and triton_works(model.device)
         self._graphs: dict[Capacity, TrackingGraphs | None] = {}
         self.together = together
@@ -147,34 +134,31 @@ class SharedModel:
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
-        _Threads.use(self._threads)
+        if self._threads and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
         with on_device(self.model.device):
             yield
 
-    def encode(self, pixels: Tensor) -> ImageFeatures:
-        """Features of one preprocessed frame (``float32 [1, 3, S, S]``), encoded together with others that wait."""
-        return self._encoded(_Waiting(pixels.shape[-1], pixels))
-
     def takes_raw(self, image: NDArray[np.uint8], scale: float) -> bool:
-        """Whether :meth:`encode_raw` accepts ``image``; ``scale`` as in :meth:`Sam2Model.preprocess`."""
+        """Whether :meth:`encode` takes ``image`` as a RawFrame; ``scale`` as in :meth:`Sam2Model.preprocess`."""
         grows = scale == 1 and max(image.shape[:2]) <= self.model.config.image_size
         works = self._encoders.get(RawFrameEncoder, True) is not None
         return grows and self.use_graphs and self._resizes and works
 
-    def encode_raw(self, raw: RawFrame) -> ImageFeatures:
-        """As :meth:`encode`, of an image that the GPU resizes."""
-        return self._encoded(_Waiting(self.model.config.image_size, raw=raw))
+    def encode(self, frame: Tensor | RawFrame) -> ImageFeatures:
+        """Features of one frame, encoded together with others that wait.
 
-    def _encoded(self, mine: _Waiting) -> ImageFeatures:
+        Args:
+            frame: a preprocessed one (``float32 [1, 3, S, S]``), or an image that the GPU resizes.
+        """
+        size = frame.shape[-1] if isinstance(frame, Tensor) else self.model.config.image_size
+        mine = _Waiting(frame, size)
         with self._lock:
             self._waiting.append(mine)
         with self._encoder_turns.turn(), self._placed():
-            if not mine.done:
+            if not mine.features.done():
                 self._encode(self._take_batch(mine))
-        if mine.error is not None:
-            raise mine.error
-        assert mine.features is not None
-        return mine.features
+        return mine.features.result()
 
     def _take_batch(self, first: _Waiting) -> list[_Waiting]:
         """``first`` and the waiting frames of its size; others wait for their own turn."""
@@ -187,30 +171,27 @@ class SharedModel:
     def _encode(self, batch: list[_Waiting]) -> None:
         try:
             with autocast(self.model, self.dtype):
-                maps = self._encode_batch(batch)
+                maps = self._encode_batch([each.frame for each in batch])
         except Exception as error:
             for each in batch:
-                each.error = error
+                each.features.set_exception(error)
             return
         self.batches[len(batch)] = self.batches.get(len(batch), 0) + 1
         for row, each in enumerate(batch):
-            each.features = maps if len(batch) == 1 else row_of(maps, row)
+            each.features.set_result(maps if len(batch) == 1 else row_of(maps, row))
 
-    def _encode_batch(self, batch: list[_Waiting]) -> ImageFeatures:
-        if len(batch) == 1 and batch[0].raw is not None:
+    def _encode_batch(self, frames: list[Tensor | RawFrame]) -> ImageFeatures:
+        if len(frames) == 1 and isinstance(frames[0], RawFrame):
             encoder = self._graph_encoder(RawFrameEncoder)
             if encoder is not None:
-                return encoder(batch[0].raw)
-        pixels = [self._pixels_of(each) for each in batch]
-        return self._encode_image(pixels[0] if len(batch) == 1 else torch.cat(pixels))
+                return encoder(frames[0])
+        parts = [each if isinstance(each, Tensor) else self.model.preprocess(each.image()) for each in frames]
+        pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
+        usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
+        encoder = self._graph_encoder(GraphEncoder) if self.use_graphs and usual else None
+        return self.model.encode_image(pixels) if encoder is None else encoder(pixels)
 
-    def _pixels_of(self, waiting: _Waiting) -> Tensor:
-        if waiting.raw is not None:
-            return self.model.preprocess(waiting.raw.image())
-        assert waiting.pixels is not None
-        return waiting.pixels
-
-    def _graph_encoder(self, kind: type[E]) -> E | None:
+    def _graph_encoder(self, kind: Callable[..., _Encoder]) -> _Encoder | None:
         """The image encoder as a CUDA graph, captured at first use; None where that failed."""
         if kind not in self._encoders:
             try:
@@ -218,7 +199,7 @@ class SharedModel:
             except Exception as error:
                 self._encoders[kind] = None
                 _warn("the image encoder", error)
-        return cast("E | None", self._encoders[kind])
+        return self._encoders[kind]
 
     def graphs_for(self, bank: MemoryBank, plan: Plan, like: ImageFeatures) -> tuple[TrackingGraphs, Plan] | None:
         """The graphs for the objects of ``plan``, captured at first use, and the plan in their shape; None where no
@@ -236,7 +217,7 @@ class SharedModel:
             return
         size, blank = self.model.config.image_size, np.zeros((64, 64, 3), np.uint8)
         if self.takes_raw(blank, 1.0):
-            self.encode_raw(RawFrame(blank, self.model.device))
+            self.encode(RawFrame(blank, self.model.device))
         features = self.encode(torch.zeros(1, 3, size, size, device=self.model.device))
         if not self.tracks_by_graphs(config):
             return
@@ -263,11 +244,6 @@ class SharedModel:
         while len(self._graphs) > MAX_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
         return self._graphs[capacity]
-
-    def _encode_image(self, pixels: Tensor) -> ImageFeatures:
-        usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
-        encoder = self._graph_encoder(GraphEncoder) if self.use_graphs and usual else None
-        return self.model.encode_image(pixels) if encoder is None else encoder(pixels)
 
 
 def lay_out(model: Sam2Model) -> None:

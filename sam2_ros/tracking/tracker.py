@@ -136,15 +136,14 @@ class Tracker:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
         level = self._load_shedder.level
         scale = Workload.at(level).input_scale
+        pixels: Tensor | RawFrame
         if self._shared.takes_raw(frame, scale):
-            raw = RawFrame(frame, self.model.device)
-            clock.lap("resize")
-            features = self._shared.encode_raw(raw)
+            pixels = RawFrame(frame, self.model.device)
         else:
             image = upload(np.require(frame, requirements="W"), self.model.device)
             pixels = self.model.preprocess(image, scale)
-            clock.lap("resize")
-            features = self._shared.encode(pixels)
+        clock.lap("resize")
+        features = self._shared.encode(pixels)
         clock.lap("encode")
         return EncodedFrame(frame.shape[1], frame.shape[0], features, level, {})
 
@@ -181,7 +180,9 @@ class Tracker:
         for name, taken in encoded.laps.items():
             laps[name] = taken + laps.get(name, 0.0)
         self._load_shedder.took(sum(laps.values()), level)
-        return replace(self._result(stored, tuple(changes), laps), load_shedding=SHEDDING_STEPS[:level])
+        return replace(
+            self._result(stored), changes=tuple(changes), timings_ms=laps, load_shedding=SHEDDING_STEPS[:level]
+        )
 
     # -- commands ----------------------------------------------------------------------------------------------
 
@@ -193,10 +194,6 @@ class Tracker:
         prompt, on a stored frame that is not the newest, also tracks its object from there to now. Other objects are
         not affected.
         """
-        with self._shared.turn():
-            return self._add(requests, stamp)
-
-    def _add(self, requests: Sequence[AddRequest], stamp: int) -> list[PromptResult]:
         try:
             stored = self.history.find(stamp)
         except PromptError as error:
@@ -211,16 +208,17 @@ class Tracker:
             self._changes.extend(changes)
             waiting.clear()
 
-        for index, request in enumerate(requests):
-            if transaction.holds(request.object_id):
-                apply()  # a second prompt for the same object builds on the answer to the first
-            try:
-                transaction.admit(request)
-                waiting.append(index)
-            except PromptError as error:
-                results[index] = _refusal(error, request)
-        if waiting:
-            apply()
+        with self._shared.turn():
+            for index, request in enumerate(requests):
+                if transaction.holds(request.object_id):
+                    apply()  # a second prompt for the same object builds on the answer to the first
+                try:
+                    transaction.admit(request)
+                    waiting.append(index)
+                except PromptError as error:
+                    results[index] = _refusal(error, request)
+            if waiting:
+                apply()
         return [results[index] for index in range(len(requests))]
 
     def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
@@ -253,21 +251,12 @@ class Tracker:
 
     def reset(self) -> int:
         """Forgets every object; returns how many there were. Ids go on from where they were."""
-        count = len(self._objects)
-        for object_id in list(self._objects):
-            self.remove(object_id)
-        return count
+        return sum(self.remove(object_id) for object_id in list(self._objects))
 
     def objects(self) -> FrameResult | None:
         """Every living object as of the newest frame; None before the first."""
         newest = self.history.newest
-        return None if newest is None else self._result(newest, (), {})
-
-    def mask_logits(self, object_id: int) -> Tensor | None:
-        """Low-resolution mask logits of a living object on the newest frame, ``[1, h, w]`` on the model's device; None
-        where it was not searched for."""
-        obj = self._objects.get(object_id)
-        return None if obj is None else obj.logits
+        return None if newest is None else self._result(newest)
 
     def take_changes(self) -> list[ObjectChange]:
         """Changes since the last call that no :class:`FrameResult` carried; at most the newest :data:`MAX_CHANGES`."""
@@ -296,9 +285,9 @@ class Tracker:
         self.bank.clear(obj.row)
         self.history.forget(obj.object_id)
 
-    def _result(self, stored: StoredFrame, changes: tuple[ObjectChange, ...], laps: dict[str, float]) -> FrameResult:
+    def _result(self, stored: StoredFrame) -> FrameResult:
         results = tuple(obj.result(stored.width, stored.height) for obj in self._objects.values())
-        return FrameResult(stored.frame, stored.stamp, stored.width, stored.height, results, changes, laps)
+        return FrameResult(stored.frame, stored.stamp, stored.width, stored.height, results)
 
 
 def _refusal(error: PromptError, request: AddRequest) -> PromptResult:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,28 +76,16 @@ class CroppedMask:
     @classmethod
     def from_full(cls, mask: BoolMask) -> CroppedMask:
         """Crops ``mask`` (``bool [H, W]``) to its bounding box."""
-        height, width = mask.shape
-        columns = np.flatnonzero(mask.any(axis=0))
-        if columns.size == 0:
-            return cls.empty(width, height)
-        rows = np.flatnonzero(mask.any(axis=1))
-        x0, x1, y0, y1 = int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
-        return cls(np.ascontiguousarray(mask[y0:y1, x0:x1]), x0, y0, width, height)
+        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+        return cls(np.ascontiguousarray(mask[y : y + height, x : x + width]), x, y, mask.shape[1], mask.shape[0])
 
     @classmethod
     def from_packed(cls, bits: NDArray[np.uint8], width: int) -> CroppedMask:
         """Crops a mask of ``width`` columns, packed as ``uint8 [H, ceil(width / 8)]`` with the leftmost of eight pixels
         in the highest bit. Unpacks only the bounding box."""
-        height = len(bits)
-        rows = np.flatnonzero(bits.any(axis=1))
-        if not rows.size:
-            return cls.empty(width, height)
-        y0, y1 = int(rows[0]), int(rows[-1]) + 1
-        columns = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(bits[y0:y1], axis=0), count=width))
-        x0, x1 = int(columns[0]), int(columns[-1]) + 1
-        first = x0 // 8
-        crop = np.unpackbits(bits[y0:y1, first : -(-x1 // 8)], axis=1)[:, x0 - 8 * first : x1 - 8 * first]
-        return cls(np.ascontiguousarray(crop).view(np.bool_), x0, y0, width, height)
+        first, y, columns, rows = cv2.boundingRect(bits)  # first and columns in bytes
+        inner = cls.from_full(np.unpackbits(bits[y : y + rows, first : first + columns], axis=1).view(np.bool_))
+        return cls(inner.crop, 8 * first + inner.x, y, width, len(bits))
 
     @classmethod
     def empty(cls, width: int, height: int) -> CroppedMask:
@@ -119,8 +108,6 @@ class CroppedMask:
     def box(self) -> tuple[int, int, int, int]:
         """(x0, y0, x1, y1), edges in pixels; all zero for an empty mask."""
         crop_height, crop_width = self.crop.shape
-        if crop_width == 0:
-            return (0, 0, 0, 0)
         return (self.x, self.y, self.x + crop_width, self.y + crop_height)
 
 

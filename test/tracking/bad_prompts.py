@@ -55,10 +55,7 @@ BAD = {
         Prompt(points=ONE, labels=np.array([0], np.int32)),
         "a new object needs a positive point (label 1), a box or a mask; only negative points came",
     ),
-    "box of three": (
-        Prompt(box=np.zeros(3, np.float32)),
-        "a box is four finite numbers: x0, y0, x1, y1 in pixels",
-    ),
+    "box of three": (Prompt(box=np.zeros(3, np.float32)), "a box is four finite numbers: x0, y0, x1, y1 in pixels"),
     "infinite box": (
         Prompt(box=np.array([0, 0, np.inf, 9], np.float32)),
         "a box is four finite numbers: x0, y0, x1, y1 in pixels",
@@ -83,10 +80,7 @@ BAD = {
         Prompt(mask=np.ones((120, 160), np.uint8)),
         "the mask is of type uint8; accepted: bool, for example mask > 0",
     ),
-    "candidate 4": (
-        click(candidate=4),
-        "candidate is 4; accepted: 1, 2 or 3, as offered by the answer before",
-    ),
+    "candidate 4": (click(candidate=4), "candidate is 4; accepted: 1, 2 or 3, as offered by the answer before"),
     "candidate of nothing": (
         Prompt(candidate=1),
         "a candidate is chosen for an existing object; give its id, or a point for a new object",

@@ -53,7 +53,7 @@ def test_are_encoded_as_resized_ones() -> None:
     for size in ((side, side), (side // 2, side), (11, 7), (side // 2, side)):
         frame = image(*size)
         assert one.takes_raw(frame, 1.0)
-        found = one.encode_raw(RawFrame(frame, DEVICE))
+        found = one.encode(RawFrame(frame, DEVICE))
         wanted = one.encode(one.model.preprocess(torch.from_numpy(frame)))
         assert all(same(a, b) for a, b in zip(found.tensors, wanted.tensors, strict=True))
 
@@ -94,7 +94,7 @@ def test_that_wait_together_are_encoded_together() -> None:
     @torch.inference_mode()
     def encode(index: int) -> None:
         given = pixels[index] if index == 2 else RawFrame(frames[index], DEVICE)
-        found[index] = one.encode_raw(given) if isinstance(given, RawFrame) else one.encode(given)
+        found[index] = one.encode(given)
 
     threads = [threading.Thread(target=encode, args=(index,)) for index in range(3)]
     deadline = time.monotonic() + 30
@@ -121,7 +121,7 @@ def test_one_kind_of_graph_fails_without_the_other(fails: str) -> None:
             warnings.simplefilter("always")
             if fails == "RawFrameEncoder":
                 assert one.takes_raw(frame, 1.0)
-                found = one.encode_raw(RawFrame(frame, DEVICE))
+                found = one.encode(RawFrame(frame, DEVICE))
                 assert not one.takes_raw(frame, 1.0)
             else:
                 found = one.encode(pixels)
