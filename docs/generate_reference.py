@@ -35,6 +35,7 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
     "sam2_ros.inference.backend": ("FrameDropped",),
     "sam2_ros.inference.local": ("LocalBackend",),
     "sam2_ros.remote.client": ("RemoteBackend",),
+    "sam2_ros.ros.messages": ("full_mask",),
 }
 
 
@@ -72,8 +73,9 @@ def parameters() -> str:
 
 def topics() -> str:
     intro = (
-        "`~/` is the node's name, such as `/tracker/`. With several cameras, the camera's name comes first. [The node]"
-        "(node.md) says what the topics promise; [services and messages](services.md) has the fields."
+        "`~/` is the node's name, such as `/tracker/`. With several cameras, the camera's name follows: "
+        "`~/left/tracks`, and `left/image`. [The node](node.md) says what the topics promise; [services and messages]"
+        "(services.md) has the fields."
     )
     subscribed, published = [], []
     for topic in TOPICS:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from node_harness import PATIENCE, ROOT
 
@@ -15,9 +16,12 @@ from node_harness import PATIENCE, ROOT
 def test_the_subscriber_prints_visible_objects() -> None:
     rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
     from sam2_ros.msg import TrackedObject, TrackedObjectArray
+    from sam2_ros.ros.messages import object_mask
+    from sam2_ros.tracking.types import CroppedMask
 
     (code,) = re.findall(r"```python\n(import rclpy.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
-    seen = TrackedObject(id=3, name="cup", state=TrackedObject.STATE_VISIBLE, area=99)
+    seen = TrackedObject(id=3, name="cup", state=TrackedObject.STATE_VISIBLE)
+    seen.mask = object_mask(CroppedMask(np.ones((9, 11), bool), 7, 30, 64, 48), "mono8")
     seen.bbox.center.position.x, seen.bbox.center.position.y = 12.0, 34.0
     hidden = TrackedObject(id=4, name="box", state=TrackedObject.STATE_OCCLUDED)
     context = rclpy.Context()
