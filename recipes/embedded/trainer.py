@@ -14,7 +14,7 @@ from recipes.embedded.evaluate import project
 from recipes.embedded.rollout import roll_out
 from recipes.embedded.sampler import BARELY, Batch, Sampler, disturb_masks
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.training.losses import LossWeights, frame_loss
+from sam2_ros.training.losses import frame_loss
 from sam2_ros.training.optimise import Group, LoopSettings, TrainingLoop
 
 
@@ -57,6 +57,7 @@ class Schedule:
             warmup=self.warmup,
             average=self.average,
             gradient_norm=self.gradient_norm,
+            betas=(0.9, 0.98),
             bfloat16=self.bfloat16,
             save_every=self.save_every,
         )
@@ -65,7 +66,6 @@ class Schedule:
 def clip_loss(
     model: Sam2Model,
     batch: Batch,
-    weights: LossWeights,
     disturb: Callable[[Tensor], Tensor] | None = None,
     told: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ def clip_loss(
     for t, (output, target, seen) in enumerate(zip(outputs, batch.targets, batch.seen, strict=True)):
         if t in leading:
             continue
-        losses = frame_loss(output, target, weights, seen)
+        losses = frame_loss(output, target, seen)
         counted += bool(losses)
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros(())) + value
@@ -107,7 +107,7 @@ class Trainer(TrainingLoop[Batch]):
 
     def __init__(self, model: Sam2Model, sampler: Sampler, schedule: Schedule, folder: Path) -> None:
         self.sampler, self.schedule = sampler, schedule
-        self.weights = LossWeights()
+
         super().__init__(model, parameter_groups(model, schedule), schedule.loop(), folder)
 
     def batches(self, first: int) -> Iterator[Sequence[Batch]]:
@@ -119,7 +119,7 @@ class Trainer(TrainingLoop[Batch]):
     def losses(self, part: Batch) -> dict[str, Tensor]:
         # A wrong score stores masks of absent objects. The network must cope with that on the other frames.
         told = [torch.where(self._chance(len(seen)) < self.schedule.told, seen, BARELY) for seen in part.seen]
-        return clip_loss(self.model, part, self.weights, self._disturb, told)
+        return clip_loss(self.model, part, self._disturb, told)
 
     def _chance(self, count: int) -> Tensor:
         return torch.from_numpy(self.sampler.rng.random(count))

@@ -116,7 +116,7 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
             )
     try:
         with bar(options.steps, "step", quiet or not world.first, initial=training.step) as progress:
-            Reports(training, options, videos, board, progress).run()
+            Reports(training, videos, board, progress).run()
     except DataError as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:

@@ -97,8 +97,7 @@ def camera_path(
         scale_x, scale_y = size / (width * s), size / (height * s)
         cos, sin = np.cos(a), np.sin(a)
         linear = np.array([[flip * scale_x, 0], [0, scale_y]]) @ np.array([[cos, -sin], [sin, cos]])
-        offset = np.array([size / 2, size / 2]) - linear @ np.array([cx, cy])
-        matrices.append(np.column_stack((linear, offset)))
+        matrices.append(np.column_stack((linear, size / 2 - linear @ np.array([cx, cy]))))
     return matrices
 
 
@@ -119,9 +118,8 @@ def film(clip: Clip, rng: np.random.Generator, size: int) -> Clip:
         np.clip(warp(frame, matrix, size).astype(np.float32) * gain + offset, 0, 255).astype(np.uint8)
         for frame, matrix in zip(clip.frames, path, strict=True)
     ]
-    labels = [
-        warp(label, matrix, size, linear=False) for label, matrix in zip(clip.labels, path, strict=True)
-    ]  # reflected like the image, so that the labels fit
+    # Reflected like the image, so that the labels fit.
+    labels = [warp(label, matrix, size, linear=False) for label, matrix in zip(clip.labels, path, strict=True)]
     return Clip(clip.name + "+camera", np.stack(frames), np.stack(labels))
 
 
@@ -130,10 +128,8 @@ def cutouts(still: Still, smallest: float = 0.01, largest: float = 0.5) -> list[
     found = []
     for value in np.unique(still.labels)[1:]:
         mask = (still.labels == value).astype(np.uint8)
-        if not smallest <= mask.mean() <= largest:
-            continue
         x, y, w, h = cv2.boundingRect(mask)
-        if min(w, h) >= 24:
+        if smallest <= mask.mean() <= largest and min(w, h) >= 24:
             found.append((still.image[y : y + h, x : x + w].copy(), mask[y : y + h, x : x + w] * 255))
     return found
 
@@ -188,11 +184,8 @@ def composite(background: Still, pieces: list[Cutout], rng: np.random.Generator,
     frames = [warp(background.image, matrix, size) for matrix in path]
     # Beyond its edge the photograph is mirrored. The labels are not: a mirror image is not the object.
     labels = [warp(background.labels, matrix, size, linear=False, reflect=False) for matrix in path]
-    value = int(background.labels.max())
-    for image, mask in pieces:
-        if value == 255:
-            break
-        value += 1
+    first = int(background.labels.max()) + 1
+    for value, (image, mask) in enumerate(pieces[: 256 - first], first):
         extent = rng.uniform(0.2, 0.6) * size / max(mask.shape)
         scale = extent * np.exp(smooth_path(rng, steps, 0.25))
         stretch = np.exp(rng.uniform(-0.2, 0.2) + smooth_path(rng, steps, 0.15))

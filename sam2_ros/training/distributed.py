@@ -34,7 +34,7 @@ class World:
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replaces each tensor by its mean over all processes, in place; all must pass the same shapes."""
-        if self.size == 1 or not tensors:
+        if self.size == 1:
             return
         flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
         dist.all_reduce(flat)
@@ -49,18 +49,20 @@ class World:
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Means over the processes; all must pass the same names."""
-        names = sorted(values)
-        if self.size == 1 or not names:
+        if self.size == 1:
             return dict(values)
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        names, device = sorted(values), "cuda" if dist.get_backend() == "nccl" else "cpu"
         stacked = torch.tensor([values[name] for name in names], dtype=torch.float64, device=device)
         dist.all_reduce(stacked)
         return dict(zip(names, (stacked / self.size).tolist(), strict=True))
 
     def close(self) -> None:
         """Leaves the group."""
-        if self.size > 1 and dist.is_initialized():
+        if self.size > 1:
             dist.destroy_process_group()
+
+
+SINGLE = World()  # one process alone
 
 
 def connect(device: str) -> tuple[World, torch.device]:
@@ -87,7 +89,6 @@ def connect(device: str) -> tuple[World, torch.device]:
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
     if size == 1:
-        return World(), chosen
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+        return SINGLE, chosen
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     return World(dist.get_rank(), dist.get_world_size()), chosen

@@ -18,7 +18,7 @@ from sam2_ros.training.clips import ClipSettings
 from sam2_ros.training.data.draw import PROMPTS, ClipSource, Sample, open_data
 from sam2_ros.training.distributed import World
 from sam2_ros.training.interactive import InteractiveRollOut, keep, recompute
-from sam2_ros.training.losses import LossWeights, frame_loss
+from sam2_ros.training.losses import frame_loss
 from sam2_ros.training.optimise import LoopSettings, TrainingLoop, write_whole
 from sam2_ros.training.options import FREE, TrainOptions, flag
 from sam2_ros.training.parts import trainable_groups
@@ -54,13 +54,7 @@ def open_source(options: TrainOptions, size: int, world: World) -> ClipSource:
         ValueError: data of an unknown layout.
     """
     settings = ClipSettings(
-        size=size,
-        length=options.clip_length,
-        objects=options.objects,
-        stride=options.stride,
-        camera=options.camera,
-        occlusion=options.occlusion,
-        pieces=options.pieces,
+        size, options.clip_length, options.objects, options.stride, options.camera, options.occlusion, options.pieces
     )
     sets = [open_data(Path(path).expanduser(), settings) for path in options.data]
     shares = options.shares or [1.0] * len(sets)
@@ -100,26 +94,18 @@ class ClipTraining(TrainingLoop[Sample]):
     def __init__(
         self, model: Sam2Model, options: TrainOptions, source: ClipSource, bfloat16: bool, world: World
     ) -> None:
-        self.options, self.source, self.recipe = options, source, options.recipe()
-        self.loss_weights = LossWeights()
-        self.fingerprint = {
-            name: value for name, value in options.to_dict().items() if name not in FREE
-        } | {"world": world.size, "bfloat16": bfloat16}  # fmt: skip
+        self.options, self.source = options, source
+        self.fingerprint = {name: value for name, value in options.to_dict().items() if name not in FREE}
+        self.fingerprint |= {"world": world.size, "bfloat16": bfloat16}
         encoder_rate = 0.3 * options.lr if options.encoder_lr is None else options.encoder_lr
         groups = trainable_groups(
             model, options.freeze, options.lr, encoder_rate, options.layer_decay, options.weight_decay
         )
-        self.roll_out = InteractiveRollOut(model, self.recipe.anywhere, recompute if options.checkpointing else keep)
+        self.roll_out = InteractiveRollOut(model, recompute if options.checkpointing else keep)
         settings = LoopSettings(
-            options.steps,
-            warmup=options.warmup_steps(),
-            average=options.ema,
-            gradient_norm=options.gradient_norm,
-            betas=(0.9, 0.999),
-            bfloat16=bfloat16,
-            save_every=options.save_every,
-            log_every=options.log_every,
-        )
+            options.steps, options.warmup_steps(), options.ema, options.gradient_norm, betas=(0.9, 0.999),
+            bfloat16=bfloat16, save_every=options.save_every, log_every=options.log_every,
+        )  # fmt: skip
         world.share(list(model.parameters()))
         super().__init__(model, groups, settings, Path(options.out), world, resume=options.resume != "never")
 
@@ -145,11 +131,8 @@ class ClipTraining(TrainingLoop[Sample]):
         images = (pixels - model.pixel_mean) / model.pixel_std
         targets = [torch.from_numpy(masks[:, None]).to(model.device).float() for masks in part.masks]
         rng = part.rng(PROMPTS)
-        plan = draw_plan(self.recipe, part.visible, rng)
+        plan = draw_plan(self.options, part.visible, rng)
         frames = self.roll_out.encode(images, "encoder" in self.options.freeze)
-        found = [
-            frame_loss(output, targets[t], self.loss_weights)
-            for t, output in self.roll_out.run(frames, targets, plan, rng)
-        ]
-        found = [losses for losses in found if losses]
+        outputs = self.roll_out.run(frames, targets, plan, rng)
+        found = [losses for t, output in outputs if (losses := frame_loss(output, targets[t]))]
         return {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}

@@ -57,25 +57,19 @@ class InteractiveRollOut:
 
     Args:
         model: the network.
-        anywhere: see :class:`~sam2_ros.training.simulated_user.PromptRecipe`.
         call: :func:`keep` or :func:`recompute`.
     """
 
-    def __init__(self, model: Sam2Model, anywhere: float = 0.1, call: Call = keep) -> None:
-        self.model, self.anywhere, self.call = model, anywhere, call
+    def __init__(self, model: Sam2Model, call: Call = keep) -> None:
+        self.model, self.call = model, call
 
     def encode(self, images: Tensor, frozen: bool) -> list[ImageFeatures]:
         """Features by frame of normalised ``images`` ``[T, 3, S, S]``; no gradients into a ``frozen`` encoder."""
-        model = self.model
-        if frozen:
-            with torch.no_grad():
-                maps = [model.image_encoder(images)]
-        elif self.call is recompute:
-            maps = [self.call(model.image_encoder, image[None]) for image in images]
-        else:
-            maps = [model.image_encoder(images)]
+        batches = images.split(1) if self.call is recompute and not frozen else [images]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            maps = [self.call(self.model.image_encoder, batch) for batch in batches]
         stride_4, stride_8, stride_16 = (torch.cat([part[level] for part in maps]) for level in range(3))
-        decoder = model.sam_mask_decoder
+        decoder = self.model.sam_mask_decoder
         high, mid = decoder.conv_s0(stride_4), decoder.conv_s1(stride_8)
         return [ImageFeatures(stride_16[t, None], mid[t, None], high[t, None]) for t in range(len(images))]
 
@@ -119,10 +113,7 @@ class InteractiveRollOut:
         model, batch = self.model, len(wanted)
         passes: list[_Pass] = []
         if memory.maps:
-            recall = memory.recall()
-            conditioned = self.call(
-                model.with_memory, features, recall.tokens, recall.codes, recall.num_pointers, recall.mask
-            )
+            conditioned = self.call(model.with_memory, features, *memory.recall())
             passes.append(self._decode(conditioned, features, *model.no_prompt(batch), None, multimask=True))
         else:
             conditioned = model.without_memory(features).expand(batch, -1, -1, -1)
@@ -131,15 +122,15 @@ class InteractiveRollOut:
         for click in range(-1, clicks):
             new = prompt
             if click >= 0:
-                new = self._on_device(correction_clicks(self._seen(passes[-1]), wanted, rng, self.anywhere))
+                seen = (self._full(passes[-1])[:, 0] > 0).cpu().numpy()
+                new = self._on_device(correction_clicks(seen, wanted, rng))
             if new is None:
                 continue
             assert new.points is not None and new.labels is not None
             points = new.points if points is None else torch.cat((points, new.points), dim=1)
             labels = new.labels if labels is None else torch.cat((labels, new.labels), dim=1)
-            previous = passes[-1].output.logits.detach().float() if passes else None
-            if previous is not None:
-                previous = previous.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
+            limit = PREVIOUS_LOGIT_LIMIT
+            previous = passes[-1].output.logits.detach().float().clamp(-limit, limit) if passes else None
             single_click = labels.shape[1] == 1
             passes.append(self._decode(conditioned, features, points, labels, previous, multimask=single_click))
         return passes
@@ -160,21 +151,15 @@ class InteractiveRollOut:
         return _Pass(FrameOutput(decoded, logits, multimask), chosen, present)
 
     def _remember(self, memory: Memory, features: ImageFeatures, last: _Pass, prompted: bool) -> None:
-        model, size = self.model, self.model.config.image_size
-        full = F.interpolate(last.output.logits.float(), (size, size), mode="bilinear", align_corners=False)
-        binarize = torch.full_like(last.present, prompted)
-        encoded = self.call(model.encode_memory, features, full, last.present, binarize)
-        memory.add(encoded, model.pointer(last.chosen.token, last.present), prompted, last.present)
+        full, binarize = self._full(last), torch.full_like(last.present, prompted)
+        encoded = self.call(self.model.encode_memory, features, full, last.present, binarize)
+        memory.add(encoded, self.model.pointer(last.chosen.token, last.present), prompted, last.present)
 
-    def _seen(self, last: _Pass) -> np.ndarray:
-        """The answer's masks ``bool [B, S, S]``."""
+    def _full(self, last: _Pass) -> Tensor:
+        """The answer's mask logits ``[B, 1, S, S]``."""
         size = self.model.config.image_size
-        logits = last.output.logits.detach().float()
-        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
-        return (full[:, 0] > 0).cpu().numpy()
+        return F.interpolate(last.output.logits.float(), (size, size), mode="bilinear", align_corners=False)
 
     def _on_device(self, prompt: FramePrompt) -> FramePrompt:
-        device = self.model.device
-        return FramePrompt(
-            *(None if part is None else part.to(device) for part in (prompt.mask, prompt.points, prompt.labels))
-        )
+        parts = (prompt.mask, prompt.points, prompt.labels)
+        return FramePrompt(*(None if part is None else part.to(self.model.device) for part in parts))

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sam2_ros.training.rollout import FrameOutput
 
-
-@dataclass(frozen=True)
-class LossWeights:
-    focal: float = 20.0
-    dice: float = 1.0
-    iou: float = 1.0
-    presence: float = 1.0
+FOCAL_WEIGHT = 20.0  # the other losses weigh 1
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -36,16 +28,13 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - (overlap + 1) / (total + 1)
 
 
-def frame_loss(
-    output: FrameOutput, targets: Tensor, weights: LossWeights, seen: Tensor | None = None
-) -> dict[str, Tensor]:
+def frame_loss(output: FrameOutput, targets: Tensor, seen: Tensor | None = None) -> dict[str, Tensor]:
     """Losses of one frame, means over the batch; empty for a mask prompt.
 
     Args:
         output: the network's answer.
         targets: ``[B, 1, S, S]`` binary; masks are compared at half that size. The mask loss counts for the best
             candidate only, the IoU loss for each. Only presence counts if the object is not in the frame.
-        weights: of the losses.
         seen: ``[B]``, replaces the presence in ``targets``: 1 seen, 0 absent, negative: too small to count.
     """
     decoded = output.decoded
@@ -60,8 +49,7 @@ def frame_loss(
     visible, judged = (seen > 0).float(), (seen >= 0).float()
     count = visible.sum().clamp(min=1)
 
-    focal, dice = focal_loss(logits, target), dice_loss(logits, target)
-    mask_loss = weights.focal * focal + weights.dice * dice
+    mask_loss = FOCAL_WEIGHT * focal_loss(logits, target) + dice_loss(logits, target)
     best = mask_loss.argmin(dim=1, keepdim=True)
     with torch.no_grad():
         inside, wanted = logits > 0, target > 0.5
@@ -71,6 +59,6 @@ def frame_loss(
     presence = F.binary_cross_entropy_with_logits(decoded.object_score[:, 0].float(), visible, reduction="none")
     return {
         "mask": (mask_loss.gather(1, best)[:, 0] * visible).sum() / count,
-        "iou": weights.iou * (iou_loss * visible).sum() / count,
-        "presence": weights.presence * (presence * judged).sum() / judged.sum().clamp(min=1),
+        "iou": (iou_loss * visible).sum() / count,
+        "presence": (presence * judged).sum() / judged.sum().clamp(min=1),
     }

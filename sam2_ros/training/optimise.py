@@ -21,24 +21,28 @@ import torch
 from torch import Tensor, nn
 
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.training.distributed import World
+from sam2_ros.training.distributed import SINGLE, World
 
 Part = TypeVar("Part")
 Group = dict[str, Any]
+Report = Callable[[dict[str, float]], None]
+
+
+def _ignore(*_: Any) -> None:
+    """Reports nothing."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """The rate rises for ``warmup`` steps, then falls to the share ``floor`` along half a cosine."""
+    """The rate rises for ``warmup`` steps, then falls to a twentieth along half a cosine."""
 
     steps: int
-    warmup: int = 100
-    floor: float = 0.05
-    average: float = 0.995  # decay of the average of the weights; 0 = none
-    gradient_norm: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.98)
-    bfloat16: bool = True  # autocast; the weights stay float32
-    save_every: int = 100
+    warmup: int
+    average: float  # decay of the average of the weights; 0 = none
+    gradient_norm: float
+    betas: tuple[float, float]
+    bfloat16: bool  # autocast; the weights stay float32
+    save_every: int
     log_every: int = 20
 
     def factor(self, step: int) -> float:
@@ -46,7 +50,7 @@ class LoopSettings:
         if step < self.warmup:
             return (step + 1) / self.warmup
         progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class TrainingLoop(ABC, Generic[Part]):
@@ -67,11 +71,11 @@ class TrainingLoop(ABC, Generic[Part]):
         groups: list[Group],
         settings: LoopSettings,
         folder: Path,
-        world: World | None = None,
+        world: World = SINGLE,
         resume: bool = True,
     ) -> None:
-        self.model, self.settings, self.folder = model, settings, folder
-        self.world = world or World()
+        self.model, self.settings, self.world = model, settings, world
+        self.state_path = folder / "state.pt"
         self.optimizer = torch.optim.AdamW(groups, betas=settings.betas)
         self.trained: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -96,10 +100,6 @@ class TrainingLoop(ABC, Generic[Part]):
     def check_state(self, state: dict[str, Any]) -> None:
         """Raises ValueError if ``state`` belongs to another training."""
 
-    @property
-    def state_path(self) -> Path:
-        return self.folder / "state.pt"
-
     def _restore(self, state: dict[str, Any]) -> None:
         self.check_state(state)
         self.model.load_state_dict(state["model"])
@@ -111,14 +111,9 @@ class TrainingLoop(ABC, Generic[Part]):
         """Writes the state to a new file, then renames it, so that an interruption leaves the old one."""
         if not self.world.first:
             return
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            **self.extra_state(),
-        }
-        write_whole(state, self.state_path)
+        parts: dict[str, Any] = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        write_whole({**state, "step": self.step, **self.extra_state()}, self.state_path)
 
     def train_step(self) -> dict[str, float]:
         """One update; returns the losses and the gradient's norm."""
@@ -155,41 +150,31 @@ class TrainingLoop(ABC, Generic[Part]):
                 mean.lerp_(value, 1 - decay)
 
     def run(
-        self,
-        log: Path,
-        on_step: Callable[[dict[str, float]], None] | None = None,
-        on_log: Callable[[dict[str, float]], None] | None = None,
-        on_save: Callable[[], None] | None = None,
+        self, log: Path, on_step: Report = _ignore, on_log: Report = _ignore, on_save: Callable[[], None] = _ignore
     ) -> None:
         """Trains to the last step; appends a JSON line of means to ``log`` every ``log_every`` steps.
 
         Calls ``on_step`` after every step, ``on_log`` with the logged means, ``on_save`` before it writes the state.
         """
-        settings = self.settings
         if self.world.first:
             forget_lines(log, self.step)
-        sums: dict[str, float] = {}
-        started, count = time.monotonic(), 0
+        settings, started = self.settings, time.monotonic()
+        window: list[dict[str, float]] = []  # losses of the steps since the last line
         while self.step < settings.steps:
-            losses = self.train_step()
-            count += 1
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
-            if on_step:
-                on_step(losses)
+            window.append(self.train_step())
+            on_step(window[-1])
             if self.step % settings.log_every == 0 or self.step == settings.steps:
-                means = self.world.mean({name: value / count for name, value in sums.items()})
-                seconds = (time.monotonic() - started) / count
+                means = {name: sum(losses[name] for losses in window) / len(window) for name in window[0]}
+                means = self.world.mean(means)
+                seconds = (time.monotonic() - started) / len(window)
                 line = {"step": self.step, "s_per_step": round(seconds, 3)}
                 line |= {name: round(value, 5) for name, value in means.items()}
                 if self.world.first:
                     append_line(log, line)
-                if on_log:
-                    on_log(means)
-                sums, count, started = {}, 0, time.monotonic()
+                on_log(means)
+                window, started = [], time.monotonic()
             if self.step % settings.save_every == 0 or self.step == settings.steps:
-                if on_save:
-                    on_save()
+                on_save()
                 self.save()
 
 

@@ -18,28 +18,6 @@ MAIN, CLIPS, OPTIMISATION, RUNNING = "options", "clips and prompts", "optimisati
 FREE = ("out", "workers", "save_every", "log_every", "resume", "val", "val_every", "val_prompt", "device", "threads")
 
 
-@dataclass(frozen=True)
-class PromptRecipe:
-    """How prompts are simulated; the defaults are those of the SAM 2 paper.
-
-    Raises:
-        ValueError: unknown kinds or negative shares.
-    """
-
-    kinds: Mapping[str, float] = field(default_factory=lambda: {"mask": 0.5, "box": 0.25, "click": 0.25})
-    prompted_frames: int = 2  # at most; the first frame always is
-    corrected_frames: int = 2  # at most
-    clicks: int = 7  # at most on a corrected frame
-    anywhere: float = 0.1  # share of correcting clicks that fall on the object, wherever the prediction is wrong
-
-    def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in PROMPT_KINDS]
-        if unknown or min(self.kinds.values(), default=0) < 0 or sum(self.kinds.values()) <= 0:
-            raise ValueError(
-                f"prompts are {dict(self.kinds)}; accepted: shares from 0 on, not all 0, for {', '.join(PROMPT_KINDS)}"
-            )
-
-
 def option(
     default: Any,
     text: str,
@@ -150,10 +128,10 @@ class TrainOptions:
                 raise ValueError(f"{flag(name)} is missing; see sam2_ros train --help")
         if self.shares and (len(self.shares) != len(self.data) or min(self.shares) < 0 or sum(self.shares) <= 0):
             raise ValueError(f"--shares {list(self.shares)} does not fit {len(self.data)} data sets; one number each")
-        self.recipe()
-
-    def recipe(self) -> PromptRecipe:
-        return PromptRecipe(self.prompts, self.prompted_frames, self.corrected_frames, self.clicks)
+        shares = self.prompts.values()
+        if not set(self.prompts) <= set(PROMPT_KINDS) or min(shares, default=0) < 0 or sum(shares) <= 0:
+            kinds = ", ".join(PROMPT_KINDS)
+            raise ValueError(f"prompts are {dict(self.prompts)}; accepted: shares from 0 on, not all 0, for {kinds}")
 
     def warmup_steps(self) -> int:
         return min(500, self.steps // 20) if self.warmup is None else self.warmup

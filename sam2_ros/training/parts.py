@@ -25,17 +25,14 @@ def part_of(name: str) -> str:
 
 def encoder_depths(model: Sam2Model) -> dict[str, int]:
     """Distance of each parameter of the image encoder from its output, in blocks; 0 is the neck."""
-    names = [name for name, _ in model.named_parameters() if name.startswith("image_encoder.")]
-    blocks: list[str] = []
-    of: dict[str, str] = {}
-    for name in names:
-        match = _BLOCK.match(name)
-        # Position embeddings and patches come first, wherever they are registered.
-        of[name] = "" if match is None else "first" if "embed" in match[0] else match[0]
-        if of[name] not in ("", "first", *blocks):
-            blocks.append(of[name])
-    depth = {"": 0, "first": len(blocks) + 1} | {block: len(blocks) - index for index, block in enumerate(blocks)}
-    return {name: depth[of[name]] for name in names}
+    block_of: dict[str, str] = {}
+    for name, _ in model.named_parameters():
+        if name.startswith("image_encoder."):
+            match = _BLOCK.match(name)
+            # Position embeddings and patches come first, wherever they are registered.
+            block_of[name] = "neck" if match is None else "first" if "embed" in match[0] else match[0]
+    blocks = ["first", *dict.fromkeys(block for block in block_of.values() if block not in ("first", "neck")), "neck"]
+    return {name: len(blocks) - 1 - blocks.index(block) for name, block in block_of.items()}
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -45,12 +42,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def trainable_groups(
-    model: Sam2Model,
-    frozen: Collection[str],
-    rate: float,
-    encoder_rate: float,
-    layer_decay: float,
-    weight_decay: float,
+    model: Sam2Model, frozen: Collection[str], rate: float, encoder_rate: float, layer_decay: float, weight_decay: float
 ) -> list[Group]:
     """Sets which parameters require gradients, and groups them for the optimizer.
 

@@ -9,7 +9,6 @@ from typing import Any
 from sam2_ros.training.data.videos import Video
 from sam2_ros.training.finetune import ClipTraining, save_checkpoint
 from sam2_ros.training.optimise import append_line
-from sam2_ros.training.options import TrainOptions
 from sam2_ros.training.validate import validate
 
 
@@ -26,22 +25,12 @@ def open_board(folder: Path, step: int) -> Any:
 
 
 class Reports:
-    """Runs a training and reports on it.
+    """Runs a training, validates it on ``videos``; reports to ``board`` (of :func:`open_board`) and a progress bar."""
 
-    Args:
-        training: the training.
-        options: its options.
-        videos: to validate on.
-        board: of :func:`open_board`.
-        progress: a progress bar.
-    """
-
-    def __init__(
-        self, training: ClipTraining, options: TrainOptions, videos: list[Video], board: Any, progress: Any
-    ) -> None:
-        self.training, self.options, self.videos = training, options, videos
+    def __init__(self, training: ClipTraining, videos: list[Video], board: Any, progress: Any) -> None:
+        self.training, self.options, self.videos = training, training.options, videos
         self.board, self.progress = board, progress
-        self.out = Path(options.out)
+        self.out = Path(self.options.out)
         self.log = self.out / "log.jsonl"
 
     def run(self) -> None:
@@ -49,16 +38,15 @@ class Reports:
 
     def _on_step(self, losses: dict[str, float]) -> None:
         self.progress.update()
-        shown = {name: f"{value:.3f}" for name, value in losses.items() if name != "norm"}
-        self.progress.set_postfix(shown, refresh=False)
+        self.progress.set_postfix({name: f"{losses[name]:.3f}" for name in losses if name != "norm"}, refresh=False)
         step, every = self.training.step, self.options.val_every or self.options.save_every
         if self.videos and (step % every == 0 or step == self.options.steps):
             self._validate()
 
     def _on_log(self, means: dict[str, float]) -> None:
-        self._draw("loss", {name: value for name, value in means.items() if name != "norm"})
         rate = max(group["lr"] for group in self.training.optimizer.param_groups)
         self._draw("optimizer", {"rate": rate, "gradient_norm": means["norm"]})
+        self._draw("loss", {name: mean for name, mean in means.items() if name != "norm"})
 
     def _on_save(self) -> None:
         if self.training.world.first:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from sam2_ros.model.mask_decoder import DecodedMasks
 from sam2_ros.model.sam2 import MASK_BIAS, MASK_SCALE, ImageFeatures, Sam2Model
+
+RECENT = 6  # frames
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,7 @@ class FrameOutput:
     multimask: bool
 
 
-@dataclass(frozen=True)
-class Recall:
+class Recall(NamedTuple):
     """The memory for the next frame: arguments of :meth:`Sam2Model.with_memory`."""
 
     tokens: Tensor  # [B, K, memory_dim]
@@ -52,13 +54,12 @@ class Memory:
     """Stores the memory of every frame, and selects the part for the next frame as the tracker's bank does.
 
     Every prompted frame is selected at any age, with the temporal code of prompted frames. Of the others, the last
-    ``recent`` frames are selected (SAM 2 paper, section 4). With :attr:`ModelConfig.memory_waits`, a frame without the
-    object does not count for it: it is not selected, and the ages of the others do not rise.
+    six frames are selected (SAM 2 paper, section 4). With :attr:`ModelConfig.memory_waits`, a frame without the object
+    does not count for it: it is not selected, and the ages of the others do not rise.
     """
 
-    def __init__(self, model: Sam2Model, recent: int = 6) -> None:
+    def __init__(self, model: Sam2Model) -> None:
         self.model = model
-        self.recent = recent
         self.maps: list[Tensor] = []  # [B, n, memory_dim] by frame
         self.pointers: list[Tensor] = []  # [B, C] by frame
         self.prompted: list[bool] = []  # by frame; the first is
@@ -79,9 +80,8 @@ class Memory:
         stored = torch.stack(self.stored, dim=1)  # [B, T]
         batch = torch.arange(len(stored), device=device)
         ages = stored.sum(dim=1, keepdim=True) - stored.cumsum(dim=1) + 1  # [B, T] of stored frames; the newest has 1
-        by_age = torch.where(stored, torch.arange(count, device=device), -1).argsort(
-            dim=1, descending=True, stable=True
-        )
+        numbers = torch.where(stored, torch.arange(count, device=device), -1)
+        by_age = numbers.argsort(dim=1, descending=True, stable=True)
         prompted = torch.tensor(self.prompted, device=device)
         first = [t for t in range(count) if self.prompted[t]]
         limit = model.config.max_pointers - 1
@@ -91,7 +91,7 @@ class Memory:
             counts = stored[batch, frame] & ~prompted[frame]
             if bool(counts.any()):
                 recent[age] = (frame, counts)
-        near = [age for age in sorted(recent, reverse=True) if age <= self.recent]
+        near = [age for age in sorted(recent, reverse=True) if age <= RECENT]
 
         code, rows = model.memory_code, model.maskmem_tpos_enc[:, 0, 0]
         everywhere = torch.ones(len(stored), dtype=torch.bool, device=device)
@@ -107,8 +107,7 @@ class Memory:
         pointer_codes = model.pointer_code(torch.stack(pointer_ages, dim=1).clamp(max=limit))
         pointer_counted = [everywhere] * len(first) + [recent[age][1] for age in recent]
 
-        area = len(code)
-        mask = torch.stack(counted, dim=1).repeat_interleave(area, dim=1)
+        mask = torch.stack(counted, dim=1).repeat_interleave(len(code), dim=1)
         mask = torch.cat((mask, torch.stack(pointer_counted, dim=1).repeat_interleave(parts, dim=1)), dim=1)
         positions = torch.cat(codes)[None].expand(len(stored), -1, -1)
         return Recall(

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from sam2_ros.evaluation.clicks import deepest_point
-from sam2_ros.training.options import PROMPT_KINDS, PromptRecipe
+from sam2_ros.training.options import PROMPT_KINDS, TrainOptions
 from sam2_ros.training.rollout import FramePrompt
 
 Masks = NDArray[np.bool_]
@@ -29,30 +29,30 @@ class Plan:
     clicks: Mapping[int, int]  # correcting clicks by frame
 
 
-def draw_plan(recipe: PromptRecipe, visible: Masks, rng: np.random.Generator) -> Plan:
+def draw_plan(options: TrainOptions, visible: Masks, rng: np.random.Generator) -> Plan:
     """Draws a plan.
 
     Half of the plans have a second prompted frame, in which every object is visible. A frame with a mask prompt
     receives no clicks, because there is nothing to correct.
 
     Args:
-        recipe: its shares and limits.
+        options: of the training, whose defaults are those of the SAM 2 paper.
         visible: ``[T, B]``, which objects are in which frame; all are in frame 0.
         rng: source of all random numbers.
     """
-    names = [kind for kind in PROMPT_KINDS if recipe.kinds.get(kind, 0) > 0]
-    shares = np.array([recipe.kinds[kind] for kind in names], np.float64)
+    names = [kind for kind in PROMPT_KINDS if options.prompts.get(kind, 0) > 0]
+    shares = np.array([options.prompts[kind] for kind in names], np.float64)
     kind = str(rng.choice(names, p=shares / shares.sum()))
     length = len(visible)
     prompted = [0]
     later = 1 + np.flatnonzero(visible[1:].all(axis=1))
     # Not in clips of two frames: two mask prompts would leave nothing to learn from.
-    if rng.integers(recipe.prompted_frames) and len(later) and length > 2:
+    if rng.integers(options.prompted_frames) and len(later) and length > 2:
         prompted.append(int(rng.choice(later)))
     open_frames = [t for t in range(length) if kind != "mask" or t not in prompted]
-    count = min(int(rng.integers(recipe.corrected_frames + 1)), len(open_frames))
+    count = min(int(rng.integers(options.corrected_frames + 1)), len(open_frames))
     corrected = sorted(int(t) for t in rng.choice(open_frames, count, replace=False)) if count else []
-    return Plan(kind, tuple(prompted), {t: int(rng.integers(1, recipe.clicks + 1)) for t in corrected})
+    return Plan(kind, tuple(prompted), {t: int(rng.integers(1, options.clicks + 1)) for t in corrected})
 
 
 def box_prompt(mask: Masks, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
@@ -75,21 +75,15 @@ def click_prompt(mask: Masks, rng: np.random.Generator | None = None) -> NDArray
 
 
 def make_prompt(kind: str, masks: Sequence[Masks], rng: np.random.Generator | None = None) -> FramePrompt:
-    """The prompt of this kind for the objects' masks on the first frame.
-
-    Raises:
-        ValueError: another kind.
-    """
+    """The prompt of this kind, one of ``PROMPT_KINDS``, for the objects' masks on the first frame."""
     if kind == "mask":
         return FramePrompt(mask=torch.from_numpy(np.stack(masks)[:, None]).float())
-    if kind in ("box", "click"):
-        prompt, labels = (box_prompt, [[2, 3]]) if kind == "box" else (click_prompt, [[1]])
-        points = torch.from_numpy(np.stack([prompt(mask, rng) for mask in masks]))
-        return FramePrompt(points=points, labels=torch.tensor(labels).expand(len(masks), -1))
-    raise ValueError(f"prompt kind '{kind}'; accepted: {', '.join(PROMPT_KINDS)}")
+    prompt, labels = (box_prompt, [[2, 3]]) if kind == "box" else (click_prompt, [[1]])
+    points = torch.from_numpy(np.stack([prompt(mask, rng) for mask in masks]))
+    return FramePrompt(points=points, labels=torch.tensor(labels).expand(len(masks), -1))
 
 
-def correction_clicks(predicted: Masks, wanted: Masks, rng: np.random.Generator, anywhere: float) -> FramePrompt:
+def correction_clicks(predicted: Masks, wanted: Masks, rng: np.random.Generator, anywhere: float = 0.1) -> FramePrompt:
     """One click for each object on a random pixel where the masks ``[B, S, S]`` differ.
 
     It is positive on a missed pixel of the object, negative on a wrong pixel of the mask. If nothing is wrong, and in a

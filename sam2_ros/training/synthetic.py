@@ -27,48 +27,48 @@ from sam2_ros.training.clips import (
     paint,
     smooth_path,
     warp,
-)
+)  # fmt: skip
 
 EVENTS = {"none": 0.2, "cover": 0.35, "wall": 0.15, "leave": 0.2, "vanish": 0.1}
 Curve = NDArray[np.float64]  # one value a frame
 
 
+# Durations are shares of the clip's length, distances of the picture's side.
+ABSENT = (0.15, 0.4)  # shortest and longest absence
+RAMP = 0.15  # longest duration of leaving or covering
+EXTENT = (0.22, 0.45)  # longest side of an object
+WANDER = 0.25  # how far objects move
+
+
 @dataclass(frozen=True)
 class SceneSettings:
-    """How much happens in a clip; durations are shares of the clip's length."""
+    """How much happens in a clip."""
 
-    absent: tuple[float, float] = (0.15, 0.4)  # duration of an absence
-    ramp: float = 0.15  # longest duration of leaving or covering
-    extent: tuple[float, float] = (0.22, 0.45)  # longest side of an object as a share of the picture's side
-    wander: float = 0.25  # how far objects move, as a share of the picture's side
     passers: int = 1  # up to this many further cut-outs fly past, unlabelled
     look_alike: float = 0.25  # share of clips with a mirrored, unlabelled copy of an object
 
 
-def presence_curve(rng: np.random.Generator, steps: int, settings: SceneSettings, back: bool) -> Curve:
+def presence_curve(rng: np.random.Generator, steps: int, back: bool) -> Curve:
     """``[steps]``: 0 while an object is present, 1 while it is absent, smooth between; never absent on frame 0."""
-    ramp = max(1.0, rng.uniform(0.3, 1) * settings.ramp * steps)
-    away = max(2.0, rng.uniform(*settings.absent) * steps)
+    ramp = max(1.0, rng.uniform(0.3, 1) * RAMP * steps)
+    away = max(2.0, rng.uniform(*ABSENT) * steps)
     latest = max(ramp + 1, steps - 1 - away - (ramp if back else 0))
     start = rng.uniform(ramp, latest)
     t = np.arange(steps, dtype=np.float64)
     rise = np.clip((t - start + ramp) / ramp, 0, 1)
     fall = np.clip((start + away + ramp - t) / ramp, 0, 1) if back else 1.0
-    share = np.minimum(rise, fall)
-    return 0.5 - 0.5 * np.cos(np.pi * share)
+    return 0.5 - 0.5 * np.cos(np.pi * np.minimum(rise, fall))
 
 
-def moving(
-    piece: Cutout, value: int, rng: np.random.Generator, size: int, steps: int, settings: SceneSettings
-) -> Sprite:
+def moving(piece: Cutout, value: int, rng: np.random.Generator, size: int, steps: int) -> Sprite:
     """``piece`` on a smooth path near the middle of the picture, with small changes of angle and scale."""
     image, mask = piece
     if rng.random() < 0.5:
-        image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
+        image, mask = _mirrored(image), _mirrored(mask)
     knots = int(rng.integers(2, 5))
     place = rng.uniform(0.25, 0.75, 2)
-    ways = [np.clip(p + smooth_path(rng, steps, settings.wander, knots), 0.08, 0.92) for p in place]
-    scale = rng.uniform(*settings.extent) * size / max(mask.shape)
+    ways = [np.clip(p + smooth_path(rng, steps, WANDER, knots), 0.08, 0.92) for p in place]
+    scale = rng.uniform(*EXTENT) * size / max(mask.shape)
     return Sprite(
         image,
         mask,
@@ -100,6 +100,15 @@ def patch(photograph: Image, rng: np.random.Generator, side: int = 160) -> Cutou
     return photograph[y : y + h, x : x + w].copy(), mask
 
 
+def _mirrored(image: Image) -> Image:
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+def _reach(sprite: Sprite) -> float:
+    """The largest distance of a sprite's pixels from its centre, pixels."""
+    return 0.5 * float(np.hypot(*sprite.mask.shape)) * float(sprite.scale.max())
+
+
 def _direction(rng: np.random.Generator) -> Curve:
     angle = rng.uniform(0, 2 * np.pi)
     return np.array([np.cos(angle), np.sin(angle)])
@@ -107,10 +116,9 @@ def _direction(rng: np.random.Generator) -> Curve:
 
 def _cover(target: Sprite, cover: Cutout, curve: Curve, rng: np.random.Generator) -> Sprite:
     """A cover that moves over ``target`` while ``curve`` rises, stays on it, and moves on when it falls."""
-    radius = 0.5 * float(np.hypot(*target.mask.shape)) * target.scale
-    shape = cover[1].shape
-    grown = rng.uniform(0.7, 1.15) * float(radius.max()) / (0.5 * min(shape))
-    ahead = _direction(rng) * (radius.max() + 0.6 * grown * max(shape))
+    radius, shape = _reach(target), cover[1].shape
+    grown = rng.uniform(0.7, 1.15) * radius / (0.5 * min(shape))
+    ahead = _direction(rng) * (radius + 0.6 * grown * max(shape))
     # It leaves on the side opposite to where it came from.
     side = np.where(np.arange(len(curve)) < curve.argmax(), -1.0, 1.0)
     return _rigid(cover, target.centre + (side * (1 - curve))[:, None] * ahead, grown, rng.uniform(-0.5, 0.5))
@@ -126,27 +134,22 @@ def _behind_wall(
     target: Sprite, cover: Cutout, rng: np.random.Generator, size: int, steps: int
 ) -> tuple[Sprite, Sprite]:
     """``target`` on a straight path behind a wall, and the wall."""
-    radius = 0.5 * float(np.hypot(*target.mask.shape)) * float(target.scale.max())
-    target = replace(target, scale=target.scale * min(1.0, 0.15 * size / radius))
+    radius = _reach(target)
+    scale = target.scale * min(1.0, 0.15 * size / radius)
     radius = min(radius, 0.15 * size)
     half = radius * rng.uniform(0.8, 1.3)
-    upright = rng.random() < 0.6
-    axis = 0 if upright else 1
+    axis = 0 if rng.random() < 0.6 else 1
     place = size * rng.uniform(0.4, 0.6)
     reach = half + radius
-    begin, end = place - reach * rng.uniform(0.9, 1.3), place + reach * rng.uniform(0.4, 1.3)
-    way = np.linspace(begin, end, steps)
-    if rng.random() < 0.5:
-        way = 2 * place - way
-    centre = target.centre.copy()
-    centre[:, axis] = way
-    wall_centre = np.full((steps, 2), size / 2.0)
+    way = np.linspace(place - reach * rng.uniform(0.9, 1.3), place + reach * rng.uniform(0.4, 1.3), steps)
+    centre, wall_centre = target.centre.copy(), np.full((steps, 2), size / 2.0)
+    centre[:, axis] = 2 * place - way if rng.random() < 0.5 else way
     wall_centre[:, axis] = place
-    long, short = 1.1 * size, 2 * half
-    width, height = (short, long) if upright else (long, short)
-    resized = np.asarray(cv2.resize(cover[0], (max(2, int(width)), max(2, int(height)))), np.uint8)
+    sides = [int(1.1 * size)] * 2
+    sides[axis] = max(2, int(2 * half))
+    resized = np.asarray(cv2.resize(cover[0], sides), np.uint8)
     wall = _rigid((resized, np.full(resized.shape[:2], 255, np.uint8)), wall_centre, 1.0, rng.uniform(-0.15, 0.15))
-    return replace(target, centre=centre), wall
+    return replace(target, centre=centre, scale=scale), wall
 
 
 def occlusion_clip(
@@ -178,26 +181,25 @@ def occlusion_clip(
     labels = [np.zeros((size, size), np.uint8) for _ in path]
     sprites: list[Sprite] = []
     for value, piece in enumerate(pieces, start=1):
-        target = moving(piece, value, rng, size, steps, settings)
+        target = moving(piece, value, rng, size, steps)
         cover = occluders[int(rng.integers(len(occluders)))]
         event = rng.choice(list(EVENTS), p=list(EVENTS.values()))
         if event == "wall":
             sprites += _behind_wall(target, cover, rng, size, steps)
             continue
-        curve = presence_curve(rng, steps, settings, back=event != "vanish" and bool(rng.random() < 0.85))
+        curve = presence_curve(rng, steps, back=event != "vanish" and bool(rng.random() < 0.85))
         if event in ("leave", "vanish"):
-            away = 0.75 * size + 0.5 * float(np.hypot(*target.mask.shape)) * float(target.scale.max())
+            away = 0.75 * size + _reach(target)
             target = replace(target, centre=target.centre + curve[:, None] * _direction(rng) * away)
         sprites.append(target)
         if event == "cover":
             sprites.append(_cover(target, cover, curve, rng))
     if rng.random() < settings.look_alike:
         twin = sprites[0]
-        image, mask = (np.ascontiguousarray(part[:, ::-1]) for part in (twin.image, twin.mask))
-        other = moving((image, mask), 0, rng, size, steps, settings)
+        other = moving((_mirrored(twin.image), _mirrored(twin.mask)), 0, rng, size, steps)
         sprites.insert(0, replace(other, scale=twin.scale * rng.uniform(0.8, 1.2)))
     for _ in range(int(rng.integers(settings.passers + 1))):
-        passer = moving(occluders[int(rng.integers(len(occluders)))], 0, rng, size, steps, settings)
+        passer = moving(occluders[int(rng.integers(len(occluders)))], 0, rng, size, steps)
         straight = np.linspace(-0.2, 1.2, steps)[:, None] * np.array([[1.0, 0.0]])
         if rng.random() < 0.5:
             straight = straight[:, ::-1]
@@ -216,8 +218,7 @@ def occlusion_clip(
 def first_good_view(masks: NDArray[np.bool_]) -> int:
     """The first frame of ``[T, H, W]`` that shows at least half of the object's median area; T if none does."""
     areas = masks.sum(axis=(1, 2))
-    good = np.flatnonzero(areas >= 0.5 * np.median(areas[areas > 0])) if areas.any() else np.empty(0)
-    return int(good[0]) if good.size else len(masks)
+    return int(np.argmax(areas >= 0.5 * np.median(areas[areas > 0]))) if areas.any() else len(masks)
 
 
 def _degrade(frames: list[Image], rng: np.random.Generator) -> list[Image]:
@@ -237,9 +238,8 @@ def outlined(clip: Clip, t: int) -> Image:
     """Frame ``t`` with the outlines of its objects, RGB."""
     picture = clip.frames[t].copy()
     for value in np.unique(clip.labels[t])[1:]:
-        outlines, _ = cv2.findContours(
-            (clip.labels[t] == value).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-        )
+        mask = (clip.labels[t] == value).astype(np.uint8)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(picture, outlines, -1, object_color(int(value)), max(1, len(picture) // 150))
     return picture
 

@@ -76,7 +76,7 @@ def test_stills_become_clips_in_which_objects_vanish(data: Path) -> None:
     shares = []
     for occlusion in (0.0, 1.0):
         settings = ClipSettings(SIZE, length=6, occlusion=occlusion)
-        clips = ClipSource([open_data(data / "yolo", settings)], [1.0], settings, seed=0, clips=1)
+        clips = ClipSource([open_data(data / "yolo", settings)], [1.0], settings, seed=0, clips=1, rank=0)
         drawn = [clips[step][0] for step in range(24)]
         assert all(one.visible[0].all() for one in drawn)
         shares.append(np.mean([not one.visible.all() for one in drawn]))

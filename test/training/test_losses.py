@@ -6,7 +6,7 @@ import torch
 from small_training import SIZE
 
 from sam2_ros.model.mask_decoder import DecodedMasks
-from sam2_ros.training.losses import LossWeights, frame_loss
+from sam2_ros.training.losses import frame_loss
 from sam2_ros.training.rollout import FrameOutput
 from sam2_ros.training.simulated_user import make_prompt
 
@@ -22,7 +22,7 @@ def test_a_perfect_mask_costs_nothing_and_only_the_best_candidate_is_corrected()
     target[..., 16:48, 16:48] = 1
     coarse = torch.nn.functional.avg_pool2d(target, 4) * 40 - 20
     logits = torch.cat((torch.zeros_like(coarse), -coarse, coarse, -coarse), dim=1).requires_grad_()
-    losses = frame_loss(output_of(logits), target, LossWeights())
+    losses = frame_loss(output_of(logits), target)
     assert losses["mask"] < 0.1
     losses["mask"].backward()
     assert logits.grad is not None
@@ -33,8 +33,8 @@ def test_a_perfect_mask_costs_nothing_and_only_the_best_candidate_is_corrected()
 def test_an_absent_object_costs_presence_only() -> None:
     logits = torch.randn(1, 4, 16, 16)
     absent = torch.zeros(1, 1, SIZE, SIZE)
-    wrong = frame_loss(output_of(logits, score=4.0), absent, LossWeights())
-    right = frame_loss(output_of(logits, score=-4.0), absent, LossWeights())
+    wrong = frame_loss(output_of(logits, score=4.0), absent)
+    right = frame_loss(output_of(logits, score=-4.0), absent)
     assert wrong["mask"] == wrong["iou"] == 0
     assert wrong["presence"] > 3 > 0.1 > right["presence"]
 

@@ -12,9 +12,10 @@ from sam2_ros.model import Sam2Model
 from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig, prompt_decoder
 from sam2_ros.training import interactive
 from sam2_ros.training.interactive import InteractiveRollOut, keep, recompute
-from sam2_ros.training.losses import LossWeights, frame_loss
+from sam2_ros.training.losses import frame_loss
+from sam2_ros.training.options import TrainOptions
 from sam2_ros.training.rollout import FrameOutput, FramePrompt
-from sam2_ros.training.simulated_user import NEGATIVE, POSITIVE, Plan, PromptRecipe, correction_clicks, draw_plan
+from sam2_ros.training.simulated_user import NEGATIVE, POSITIVE, Plan, correction_clicks, draw_plan
 
 SIZE = 128
 
@@ -113,7 +114,7 @@ def gradients(model: Sam2Model, call: interactive.Call) -> dict[str, torch.Tenso
     targets = squares(4)
     total = torch.zeros(())
     for t, output in outputs:
-        total = total + sum(frame_loss(output, targets[t], LossWeights()).values())
+        total = total + sum(frame_loss(output, targets[t]).values())
     total.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -158,11 +159,11 @@ def test_clicks_correct_errors() -> None:
     assert all(labels is not None and labels[:, 0].tolist() == [POSITIVE, POSITIVE, NEGATIVE] for labels in anywhere)
 
 
-def test_plans_follow_the_recipe() -> None:
+def test_plans_follow_the_options() -> None:
     visible = np.ones((8, 2), np.bool_)
     visible[4:, 1] = False
     rng = np.random.default_rng(0)
-    plans = [draw_plan(PromptRecipe(), visible, rng) for _ in range(2000)]
+    plans = [draw_plan(TrainOptions(["data"], "out"), visible, rng) for _ in range(2000)]
     share = {kind: np.mean([plan.kind == kind for plan in plans]) for kind in ("mask", "box", "click")}
     assert abs(share["mask"] - 0.5) < 0.05 and abs(share["box"] - 0.25) < 0.05
     second = [plan.prompted[1] for plan in plans if len(plan.prompted) == 2]
@@ -174,4 +175,4 @@ def test_plans_follow_the_recipe() -> None:
     assert {len(plan.clicks) for plan in plans} == {0, 1, 2}
     assert any(0 in plan.clicks for plan in plans)
     with pytest.raises(ValueError, match="mask, box, click"):
-        PromptRecipe({"scribble": 1.0})
+        TrainOptions(["data"], "out", prompts={"scribble": 1.0})

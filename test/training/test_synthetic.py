@@ -37,11 +37,11 @@ def redness(frames: np.ndarray) -> np.ndarray:
 
 def test_objects_are_there_at_first_go_and_come_back() -> None:
     for seed in range(40):
-        curve = presence_curve(np.random.default_rng(seed), STEPS, SceneSettings(), back=True)
+        curve = presence_curve(np.random.default_rng(seed), STEPS, back=True)
         assert curve[0] == 0 and curve.max() == 1 and (curve == 1).sum() >= 2
         gone = np.flatnonzero(curve == 1)
         assert (np.diff(gone) == 1).all()
-        forever = presence_curve(np.random.default_rng(seed), STEPS, SceneSettings(), back=False)
+        forever = presence_curve(np.random.default_rng(seed), STEPS, back=False)
         assert forever[0] == 0 and forever[-1] == 1
 
 

@@ -109,13 +109,7 @@ class ClipSource(Dataset[list[Sample]]):
     """
 
     def __init__(
-        self,
-        sets: Sequence[ClipSet],
-        shares: Sequence[float],
-        settings: ClipSettings,
-        seed: int,
-        clips: int,
-        rank: int = 0,
+        self, sets: Sequence[ClipSet], shares: Sequence[float], settings: ClipSettings, seed: int, clips: int, rank: int
     ) -> None:
         self.sets, self.settings, self.seed = list(sets), settings, seed
         self.shares = np.array(shares, np.float64) / np.sum(shares)
@@ -140,8 +134,10 @@ class ClipSource(Dataset[list[Sample]]):
                 raise DataError(str(error)) from error
             if clip is None:
                 continue
-            values = self._objects(clip.labels[0], rng)
-            if len(values):
+            shares = np.bincount(clip.labels[0].ravel(), minlength=2)[1:] / clip.labels[0].size
+            fitting = 1 + np.flatnonzero((shares >= self.settings.smallest) & (shares <= self.settings.largest))
+            if len(fitting):
+                values = rng.permutation(fitting)[: self.settings.objects]
                 masks = clip.labels[:, None] == values[None, :, None, None]
                 return Sample(clip.name, np.ascontiguousarray(clip.frames), masks, key)
         raise DataError(
@@ -149,27 +145,16 @@ class ClipSource(Dataset[list[Sample]]):
             f"{self.settings.largest:.0%} of its first frame; are the label images those of the frames?"
         )
 
-    def _objects(self, first: Image, rng: np.random.Generator) -> np.ndarray:
-        """Numbers of the objects to track, drawn from those in the first frame."""
-        shares = np.bincount(first.ravel(), minlength=2)[1:] / first.size
-        fitting = 1 + np.flatnonzero((shares >= self.settings.smallest) & (shares <= self.settings.largest))
-        chosen: np.ndarray = rng.permutation(fitting)[: self.settings.objects]
-        return chosen
-
     def batches(self, first: int, workers: int) -> Iterator[list[Sample]]:
         """The clips of the steps from ``first`` on, drawn ahead by ``workers`` processes, or here if that is 0."""
         if workers == 0:
             return (self[step] for step in count(first))
         loader: DataLoader[Any] = DataLoader(
-            self,
-            batch_size=None,
-            sampler=count(first),
-            num_workers=workers,
-            collate_fn=list,
+            self, batch_size=None, sampler=count(first), num_workers=workers, collate_fn=list,
             worker_init_fn=_one_thread,
             # Not "fork": locks that OpenCV's threads hold in this process would never be released in its copies.
             multiprocessing_context="forkserver",
-        )
+        )  # fmt: skip
         return iter(loader)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,58 +23,41 @@ CACHED_STILLS = 64  # decoded photographs in memory
 Rings = list[NDArray[np.int32]]  # polygons of one instance, each [N, 2] x, y in pixels
 
 
-class Photo(Protocol):
+@dataclass(frozen=True)
+class Photo:
     """A photograph on disk and its instances."""
 
-    @property
-    def path(self) -> Path: ...
-
-    def instances(self, width: int, height: int) -> list[Rings]:
-        """The instances in a picture of this size, large ones first."""
-        ...
-
-
-@dataclass(frozen=True)
-class YoloPhoto:
-    """A photograph with a file of polygons."""
-
     path: Path
-    labels: Path
-
-    def instances(self, width: int, height: int) -> list[Rings]:
-        """One polygon each; lines with fewer than three corners (boxes) are left out.
-
-        Raises:
-            ValueError: names the line that holds something else.
-        """
-        found: Rings = []
-        for number, line in enumerate(self.labels.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                values = np.array(line.split()[1:], np.float64)
-                if values.size >= 6:
-                    found.append((values.reshape(-1, 2) * (width, height)).astype(np.int32))
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.labels}, line {number}: expected a class and x y pairs, found '{line[:40]}'"
-                ) from error
-        return [[ring] for ring in sorted(found, key=lambda ring: -abs(float(cv2.contourArea(ring))))]
+    instances: Callable[[int, int], list[Rings]]  # in a picture of this width and height, large ones first
 
 
-@dataclass(frozen=True)
-class CocoPhoto:
-    """A photograph of a COCO file; ``shapes``, large ones first, are in pixels of ``width`` × ``height``."""
+def _yolo_instances(labels: Path, width: int, height: int) -> list[Rings]:
+    """One polygon each; lines with fewer than three corners (boxes) are left out.
 
-    path: Path
-    shapes: list[list[list[float]]]
-    width: int
-    height: int
+    Raises:
+        ValueError: names the line that holds something else.
+    """
+    found: Rings = []
+    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            values = np.array(line.split()[1:], np.float64)
+            if values.size >= 6:
+                found.append((values.reshape(-1, 2) * (width, height)).astype(np.int32))
+        except ValueError as error:
+            expected = f"expected a class and x y pairs, found '{line[:40]}'"
+            raise ValueError(f"{labels}, line {number}: {expected}") from error
+    return [[ring] for ring in sorted(found, key=lambda ring: -abs(float(cv2.contourArea(ring))))]
 
-    def instances(self, width: int, height: int) -> list[Rings]:
-        scale = np.array([width / self.width, height / self.height])
-        return [
-            [(np.array(ring, np.float64).reshape(-1, 2) * scale).astype(np.int32) for ring in shape if len(ring) >= 6]
-            for shape in self.shapes
-        ]
+
+def _coco_instances(
+    shapes: list[list[list[float]]], own_width: int, own_height: int, width: int, height: int
+) -> list[Rings]:
+    """``shapes``, large ones first, are in pixels of the photograph's own size."""
+    scale = np.array([width / own_width, height / own_height])
+    return [
+        [(np.array(ring, np.float64).reshape(-1, 2) * scale).astype(np.int32) for ring in shape if len(ring) >= 6]
+        for shape in shapes
+    ]
 
 
 def yolo_photos(root: Path) -> list[Photo]:
@@ -87,12 +71,12 @@ def yolo_photos(root: Path) -> list[Photo]:
         if path.suffix.lower() in SUFFIXES:
             key = path.relative_to(root / "images").with_suffix("").as_posix()
             images[key] = images[path.stem] = path
-    photos: list[Photo] = []
+    photos = []
     for path in sorted((root / "labels").rglob("*.txt")):
         key = path.relative_to(root / "labels").with_suffix("").as_posix()
         image = images.get(key, images.get(path.stem))
         if image is not None:
-            photos.append(YoloPhoto(image, path))
+            photos.append(Photo(image, partial(_yolo_instances, path)))
     if not photos:
         raise ValueError(f"{root} has no labelled photograph; expected images/X.jpg and labels/X.txt")
     return photos
@@ -115,11 +99,11 @@ def coco_photos(file: Path, unlabelled: bool = False) -> list[Photo]:
         entries = [(e["file_name"], e["width"], e["height"], by_image.get(e["id"], [])) for e in content["images"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not in COCO's format (images, annotations with polygons): {error}") from error
-    photos: list[Photo] = []
+    photos = []
     for name, width, height, shapes in entries:
         path = next((p for p in (file.parent / "images" / name, file.parent / name) if p.is_file()), None)
         if path is not None and (shapes or unlabelled):
-            photos.append(CocoPhoto(path, shapes, width, height))
+            photos.append(Photo(path, partial(_coco_instances, shapes, width, height)))
     if not photos:
         raise ValueError(f"{file}: none of its photographs with instances lies in {file.parent / 'images'}")
     return photos
@@ -146,6 +130,9 @@ def read_still(photo: Photo, longest: int) -> Still:
     return Still(photo.path.stem, image, labels)
 
 
+_cached_still = lru_cache(CACHED_STILLS)(read_still)
+
+
 def read_stills(root: Path) -> list[Still]:
     """Labelled photographs: ``images/`` with ``annotations.json`` (COCO; reduced to 900 pixels) or with
     ``labels/*.txt`` (YOLO polygons).
@@ -165,16 +152,10 @@ class StillSet:
 
     def __init__(self, photos: list[Photo], settings: ClipSettings) -> None:
         self.photos, self.settings = photos, settings
-        self._cache: OrderedDict[int, Still] = OrderedDict()
 
-    def _still(self, index: int) -> Still:
-        """The photograph, from the cache if it was used lately."""
-        if index not in self._cache:
-            self._cache[index] = read_still(self.photos[index], longest=2 * self.settings.size)
-            if len(self._cache) > CACHED_STILLS:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(index)
-        return self._cache[index]
+    def _still(self, rng: np.random.Generator) -> Still:
+        """A photograph drawn at random."""
+        return _cached_still(self.photos[rng.integers(len(self.photos))], 2 * self.settings.size)
 
     def draw(self, rng: np.random.Generator) -> Clip | None:
         """A photograph under a moving camera, with objects cut out of other photographs.
@@ -184,14 +165,14 @@ class StillSet:
         (:func:`~sam2_ros.training.clips.composite`).
         """
         settings = self.settings
-        background = self._still(int(rng.integers(len(self.photos))))
+        background = self._still(rng)
         if rng.random() >= settings.occlusion:
             pieces = self._pieces(rng, int(rng.integers(settings.pieces + 1)))
             return composite(background, pieces, rng, settings.size, settings.length)
         pieces = self._pieces(rng, int(rng.integers(1, settings.pieces + 1)))
         if not pieces:
             return None
-        textures = [patch(self._still(int(rng.integers(len(self.photos)))).image, rng) for _ in range(3)]
+        textures = [patch(self._still(rng).image, rng) for _ in range(3)]
         occluders = [*textures, *self._pieces(rng, 1)]
         return occlusion_clip(background, pieces, occluders, rng, settings.size, settings.length)
 
@@ -199,7 +180,7 @@ class StillSet:
         """Up to ``count`` cut-out objects; a photograph may have none of a fitting size."""
         found = []
         for _ in range(count):
-            pieces = cutouts(self._still(int(rng.integers(len(self.photos)))))
+            pieces = cutouts(self._still(rng))
             if pieces:
                 found.append(pieces[rng.integers(len(pieces))])
         return found
