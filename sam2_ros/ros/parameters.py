@@ -18,7 +18,7 @@ from sam2_ros.model.config import SIZES
 from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import MAX_TEXT, text_problem
-from sam2_ros.tracking.settings import settings_of
+from sam2_ros.tracking.settings import Setting, settings_of
 
 Value: TypeAlias = bool | int | float | str | list[str]
 
@@ -32,17 +32,10 @@ class Change(Enum):
 
 
 @dataclass(frozen=True)
-class Parameter:
+class Parameter(Setting):
     """One parameter; its type is that of ``default``."""
 
-    name: str
-    default: Value
-    description: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
     change: Change = Change.UNCONFIGURED
-    fixed: str = ""  # why it can't change while the node is configured
     free_text: bool = False  # a list holds any text, not only names of cameras
 
     @property
@@ -82,14 +75,9 @@ def _declared(group: str, config: type) -> list[Parameter]:
     """The parameters of a class of settings (:mod:`sam2_ros.tracking.settings`)."""
     return [
         Parameter(
-            f"{group}.{each.name}",
-            NO_NAMES if each.default == () else each.default,
-            each.description,
-            each.low,
-            each.high,
-            each.choices,
-            Change.UNCONFIGURED if each.fixed else Change.ANY_TIME,
-            each.fixed,
+            **vars(each)
+            | {"name": f"{group}.{each.name}", "default": NO_NAMES if each.default == () else each.default},
+            change=Change.UNCONFIGURED if each.fixed else Change.ANY_TIME,
             free_text=isinstance(each.default, tuple),
         )
         for each in settings_of(config)

@@ -143,9 +143,7 @@ class MemoryBank:
 
     def commit_recent(self, rows: list[int], frame: int) -> None:
         """The second half of :meth:`store_recent`: the clock ticks, and what was written is valid."""
-        slots, pointer_slots = self._tick(rows, frame)
-        self.recent_frames[rows, slots] = frame
-        self.pointer_frames[rows, pointer_slots] = frame
+        self._tick(rows, frame, frame)
 
     def store_anchor(self, row: int, frame: int, memory: Tensor, pointer: Tensor) -> None:
         """Stores a tracked frame as an anchor (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``), if need be in
@@ -168,9 +166,7 @@ class MemoryBank:
 
     def skip(self, row: int, frame: int) -> None:
         """Ticks the clock for a prompted frame, which must not also count as a recent one."""
-        slots, pointer_slots = self._tick([row], frame)
-        self.recent_frames[row, slots] = EMPTY
-        self.pointer_frames[row, pointer_slots] = EMPTY
+        self._tick([row], frame, EMPTY)
 
     def store_prompted(
         self,
@@ -320,11 +316,13 @@ class MemoryBank:
         """What the rows' clocks said after the frame before ``frame``."""
         return self.ticks[rows, (frame - 1) % self.ticks.shape[1]]
 
-    def _tick(self, rows: list[int], frame: int) -> tuple[Table, Table]:
-        """Ticks the rows' clocks on ``frame``; returns the slots of both rings for it."""
+    def _tick(self, rows: list[int], frame: int, stored: int) -> None:
+        """Ticks the rows' clocks on ``frame``; ``stored`` is what both rings then hold for it."""
         now = self._before(np.asarray(rows), frame) + 1
         self.ticks[rows, frame % self.ticks.shape[1]] = now
-        return self._slots(now)
+        slots, pointer_slots = self._slots(now)
+        self.recent_frames[rows, slots] = stored
+        self.pointer_frames[rows, pointer_slots] = stored
 
     def _slots(self, ticks: Table) -> tuple[Table, Table]:
         """The slots of both rings that belong to ``ticks`` of a row's clock."""

@@ -63,7 +63,7 @@ class CudaPropagation(Propagation):
         summary = table.tensor()
         if self.policy.looks:
             width = drawn.shape[3]
-            masks = [CroppedMask.from_packed(bits, width) for bits in small.numpy()]
+            masks = [CroppedMask.from_packed(bits, width) for bits in small.tensor().numpy()]
             own = own_masks(self.policy, drawn, objects, stored.frame, masks)
             if own.rejected.any():
                 summary = torch.cat((summary[:3], torch.from_numpy(own.areas).float()[None]))

@@ -50,11 +50,6 @@ class LoadShedder:
         self._calm_needed = CALM
         self._since_release = MOST_CALM  # frames since the last step was taken back
 
-    @property
-    def load_shedding(self) -> tuple[str, ...]:
-        """The steps that the next frame takes."""
-        return SHEDDING_STEPS[: self.level]
-
     def took(self, milliseconds: float, level: int | None = None) -> None:
         """Learns how long a frame took at ``level`` (None: the current one)."""
         if not self.deadline or level not in (None, self.level):

@@ -28,15 +28,6 @@ class StoredFrame:
         """Stores ``objects`` as they are now."""
         self.objects.update({obj.object_id: obj.snapshot() for obj in objects})
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the features and of the objects' logits."""
-        tensors = self.features.tensors
-        for obj in self.objects.values():
-            tensors += [] if obj.logits is None else [obj.logits]
-            tensors += [] if obj.candidates is None else [obj.candidates.logits]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
 
 class FrameHistory:
     """The newest frame and up to ``config.history`` frames before it."""
@@ -48,11 +39,6 @@ class FrameHistory:
     @property
     def newest(self) -> StoredFrame | None:
         return self._frames[-1] if self._frames else None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in use now; :func:`most_bytes` is their limit."""
-        return sum(stored.nbytes for stored in self._frames)
 
     def place(self, features: ImageFeatures) -> ImageFeatures:
         """``features`` as they are to be stored.

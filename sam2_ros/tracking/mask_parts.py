@@ -23,8 +23,8 @@ STEADY_GAP = 15  # frames of another size after which that is the object's size 
 SPECK = 0.2  # share of the largest part's area below which a part does not count for the box
 REJECTED_LOGIT = -10.0  # of pixels that are another object's
 
-Rule: TypeAlias = Callable[[Parts], NDArray[np.bool_]]
-"""Selects the parts of one mask that are its object's (``[N]``)."""
+Rule: TypeAlias = Callable[[int, Parts], NDArray[np.bool_]]
+"""Selects the parts of the mask of this index that are its object's (``[N]``)."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,19 @@ def choose_candidates(
     """The policy's choice for each object (``[B]``, 0 to 2); None: that of best predicted IoU."""
     if not policy.chooses:
         return None
-    ious, boxes = candidates_of(decoded)
-    chosen = policy.choose(ious, boxes, [obj.trail for obj in objects], frame)
+    masks = decoded.logits[:, 1:] > 0  # [B, 3, h, w]
+    height, width = masks.shape[2:]
+    columns, rows = masks.any(dim=2), masks.any(dim=3)  # [B, 3, w], [B, 3, h]
+    edges = [
+        columns.float().argmax(dim=2) / width,
+        rows.float().argmax(dim=2) / height,
+        1 - columns.flip(2).float().argmax(dim=2) / width,
+        1 - rows.flip(2).float().argmax(dim=2) / height,
+    ]
+    filled = columns.any(dim=2).float()
+    table = torch.stack((decoded.ious[:, 1:].float(), *(edge * filled for edge in edges)), dim=2)
+    values = table.double().cpu().numpy()  # [B, 3, 5]
+    chosen = policy.choose(values[..., 0], values[..., 1:], [obj.trail for obj in objects], frame)
     return torch.as_tensor(chosen, device=decoded.ious.device)
 
 
@@ -57,21 +68,18 @@ def own_masks(
 ) -> OwnMasks:
     """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that the policy takes for another
     object's; ``masks`` are those of logits above 0, if they are on the host already."""
-
-    def rule(obj: TrackedObject) -> Rule:
-        return lambda parts: policy.own_parts(parts, obj.trail, frame)
-
-    return _keep_parts(logits, [rule(obj) for obj in objects], masks)
+    return _keep_parts(logits, lambda i, parts: policy.own_parts(parts, objects[i].trail, frame), masks)
 
 
 def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None]) -> OwnMasks:
     """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that lie outside of the box (shares of the
     frame) that prompted it; None leaves the mask as it is."""
 
-    def rule(box: NDArray[np.float64] | None) -> Rule:
-        return lambda parts: parts_within(parts, box) if box is not None else parts.all
+    def rule(index: int, parts: Parts) -> NDArray[np.bool_]:
+        box = boxes[index]
+        return parts.all if box is None else parts_within(parts, box)
 
-    return _keep_parts(logits, [rule(box) for box in boxes])
+    return _keep_parts(logits, rule)
 
 
 def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool) -> Trail:
@@ -79,14 +87,13 @@ def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool) 
 
     ``bounded``: a box or a mask said how far the object reaches, so that its small parts count too.
     """
-    box = _keep_parts(logits[None], [lambda parts: parts.all]).boxes[0]
+    mask = CroppedMask.from_full((logits[0] > 0).cpu().numpy())
+    box = _keep_parts(logits[None], lambda _, parts: parts.all, [mask]).boxes[0]
     trail = trail.seen(frame, box.tolist(), float((logits > 0).float().mean()))
-    mask = (logits[0] > 0).cpu().numpy()
-    height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not bounded or not len(rows):
+    if not bounded or not mask.crop.size:
         return replace(trail, extent=(float(box[2] - box[0]), float(box[3] - box[1])))
-    return replace(trail, extent=((columns[-1] + 1 - columns[0]) / width, (rows[-1] + 1 - rows[0]) / height))
+    height, width = mask.crop.shape
+    return replace(trail, extent=(width / mask.width, height / mask.height))
 
 
 def agreements(decoded: DecodedMasks, boxes: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64]:
@@ -94,27 +101,23 @@ def agreements(decoded: DecodedMasks, boxes: Sequence[NDArray[np.float64] | None
     box of the mask's parts in it; 0 where the object is absent, 1 where there is no box."""
     present = (decoded.object_score[:, 0] > 0).tolist()
     own = masks_within(decoded.logits[:, :1].float(), boxes)
-    return np.array(
-        [
-            1.0 if box is None else present[index] * float(box_iou(own.boxes[index][None], box)[0])
-            for index, box in enumerate(boxes)
-        ]
-    )
+    found = zip(present, own.boxes[:, None], boxes, strict=True)
+    return np.array([1.0 if box is None else there * float(box_iou(mask, box)[0]) for there, mask, box in found])
 
 
-def _keep_parts(logits: Tensor, rules: Sequence[Rule], masks: Sequence[CroppedMask] | None = None) -> OwnMasks:
+def _keep_parts(logits: Tensor, rule: Rule, masks: Sequence[CroppedMask] | None = None) -> OwnMasks:
     if masks is None:
         masks = [CroppedMask.from_full(mask) for mask in (logits[:, 0] > 0).cpu().numpy()]
-    height, width = logits.shape[2:]
-    boxes, areas, rejected = np.zeros((len(rules), 4)), np.zeros(len(rules)), np.zeros(len(rules), np.bool_)
-    for index, (rule, mask) in enumerate(zip(rules, masks, strict=True)):
+    count, _, height, width = logits.shape
+    boxes, areas, rejected = np.zeros((count, 4)), np.zeros(count), np.zeros(count, np.bool_)
+    for index, mask in enumerate(masks):
         if not mask.crop.size:
             continue
         _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.crop.view(np.uint8), connectivity=8)
         left, top, wide, high, area = stats[1:].T.astype(np.float64)  # part 0 is the background
         left, top = left + mask.x, top + mask.y
         edges = np.stack((left / width, top / height, (left + wide) / width, (top + high) / height), axis=1)
-        own = rule(Parts(area / (width * height), edges))
+        own = rule(index, Parts(area / (width * height), edges))
         areas[index] = area[own].sum() / (width * height)
         body = own & (area >= SPECK * area[own].max())
         boxes[index] = (*edges[body, :2].min(axis=0), *edges[body, 2:].max(axis=0))
@@ -153,20 +156,3 @@ def update_trails(
             trail = trails[index].seen(frame, own.boxes[index], areas[index])
             objects[index].trail = replace(trail, anchor=frame) if anchored[index] else trail
     return enters, anchored
-
-
-def candidates_of(decoded: DecodedMasks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The candidates on the host: predicted IoU (``[B, 3]``) and box (``[B, 3, 4]``) of each."""
-    masks = decoded.logits[:, 1:] > 0  # [B, 3, h, w]
-    height, width = masks.shape[2:]
-    columns, rows = masks.any(dim=2), masks.any(dim=3)  # [B, 3, w], [B, 3, h]
-    edges = [
-        columns.float().argmax(dim=2) / width,
-        rows.float().argmax(dim=2) / height,
-        1 - columns.flip(2).float().argmax(dim=2) / width,
-        1 - rows.flip(2).float().argmax(dim=2) / height,
-    ]
-    filled = columns.any(dim=2).float()
-    table = torch.stack((decoded.ious[:, 1:].float(), *(edge * filled for edge in edges)), dim=2)
-    values = table.double().cpu().numpy()  # [B, 3, 5]
-    return values[..., 0], values[..., 1:]

@@ -68,10 +68,6 @@ class Trail:
         step = (centre[-1] - centre[0]) / elapsed * (frame - self.frames[-1])
         return np.asarray(boxes[-1] + np.tile(step, 2), np.float64)
 
-    def reach(self, frame: int) -> float:
-        """Share of its size by which the predicted box is widened on every side; grows while the object is unseen."""
-        return NEAR * max(1, frame - self.frames[-1]) if self.frames else NEAR
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -125,7 +121,8 @@ class RecentPolicy(MemoryPolicy):
         if home is None:
             return parts.all
         large = parts.areas >= PART * trail.usual_area
-        far = _distances(parts, home, trail.reach(frame), trail.extent)
+        reach = NEAR * max(1, frame - trail.frames[-1])  # grows while the object is unseen
+        far = _distances(parts, home, reach, trail.extent)
         near = far <= 1
         if large.any() and not (near & large).any():
             # The object moved otherwise: take the large part that is least far off, with the parts near that.

@@ -167,13 +167,19 @@ class Propagation:
             drawn: ``[B, 1, h, w]`` logits, in memory that no later frame overwrites.
             packed: these masks in the size of the image, if known (:func:`~sam2_ros.tracking.masks.pack_masks`).
         """
-        logits = _shown(drawn, presences, observations)
+        shown = [
+            observation.present or presence.state is ObjectState.VISIBLE
+            for observation, presence in zip(observations, presences, strict=True)
+        ]
+        logits = drawn
+        if not all(shown):
+            logits = torch.where(upload(shown, drawn.device)[:, None, None, None], drawn, ABSENT_LOGIT)
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
         if packed is None:
             masks = image_masks(logits, stored.height, stored.width, self.config.non_overlap)
         else:
-            masks = [CroppedMask.from_packed(bits, stored.width) for bits in packed.numpy()]
+            masks = [CroppedMask.from_packed(bits, stored.width) for bits in packed.tensor().numpy()]
         changes = []
         for index, (obj, presence, observation) in enumerate(zip(objects, presences, observations, strict=True)):
             mask = masks[index]
@@ -228,14 +234,3 @@ def summary_of(scores: Tensor, ious: Tensor, present: Tensor, drawn: Tensor) -> 
     the share of the frame that its mask ``drawn`` (``[B, 1, h, w]``) covers."""
     areas = (drawn > 0).flatten(1).float().mean(dim=1)
     return torch.stack((scores.float(), ious.float(), present.float(), areas))
-
-
-def _shown(drawn: Tensor, presences: list[Presence], observations: list[Observation]) -> Tensor:
-    """The logits of the masks to show: of present objects, and of absent ones that are still VISIBLE."""
-    shown = [
-        observation.present or presence.state is ObjectState.VISIBLE
-        for observation, presence in zip(observations, presences, strict=True)
-    ]
-    if all(shown):
-        return drawn
-    return torch.where(upload(shown, drawn.device)[:, None, None, None], drawn, ABSENT_LOGIT)

@@ -32,17 +32,9 @@ class Setting:
             raise ValueError(f"{self.name} is {value}; accepted: {self.low} to {self.high}")
 
 
-def setting(
-    default: Any,
-    description: str,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    fixed: str = "",
-) -> Any:
+def setting(default: Any, description: str, low: float | None = None, high: float | None = None, **more: Any) -> Any:
     """A dataclass field; the arguments are those of :class:`Setting`."""
-    declared = {"description": description, "low": low, "high": high, "choices": choices, "fixed": fixed}
-    return field(default=default, metadata=declared)
+    return field(default=default, metadata={"description": description, "low": low, "high": high, **more})
 
 
 def settings_of(config: Any) -> list[Setting]:

@@ -98,13 +98,12 @@ class Fetched:
 
     def __init__(self, tensor: Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
-        self._host = tensor
         if tensor.device.type == "cuda":
             self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._host.copy_(tensor, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record(torch.cuda.current_stream(tensor.device))
-        elif tensor.device.type != "cpu":
+        else:
             self._host = tensor.cpu()
 
     def tensor(self) -> Tensor:
@@ -112,8 +111,3 @@ class Fetched:
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._host
-
-    def numpy(self) -> NDArray[Any]:
-        """As :meth:`tensor`."""
-        array: NDArray[Any] = self.tensor().numpy()
-        return array
