@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         first = factory.make(TrackerConfig(max_objects=1))
     info = first.info
     first.close()
+    del first  # with its memory bank
     metrics = Metrics()
     metrics.watch_batches(lambda: factory.batches)
     try:

@@ -139,14 +139,9 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
 
 def _bfloat16(dtype: str, device: torch.device) -> bool:
     """Whether to compute in bfloat16."""
-    import torch
+    from sam2_ros.model.bfloat16 import has_bfloat16
 
-    from sam2_ros.inference.local import cpu_has_bfloat16
-
-    if dtype != "auto":
-        return dtype == "bfloat16"
-    # GPUs before Ampere (8.0) emulate it.
-    return cpu_has_bfloat16() if device.type == "cpu" else torch.cuda.get_device_capability(device)[0] >= 8
+    return dtype == "bfloat16" or (dtype == "auto" and has_bfloat16(device))
 
 
 def _validation_videos(options: TrainOptions) -> list[Video]:

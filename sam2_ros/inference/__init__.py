@@ -47,18 +47,18 @@ class BackendFactory:
             ImportError: torch is missing.
             FileNotFoundError, ValueError: the model can't be loaded.
         """
+        config = config or TrackerConfig()
         if is_null_model(self._model):
-            return NullBackend.from_name(self._model, config)
+            return NullBackend(config, delay=int(self._model.removeprefix("null").lstrip(":") or 0) / 1000)
         from sam2_ros.inference.local import LocalBackend, load_shared_model
+        from sam2_ros.tracking.warmup import warm_up
 
         with self._lock:
             if self._shared is None:
                 self._shared = load_shared_model(self._model, *self._arguments)
-                from sam2_ros.tracking.warmup import warm_up  # after the check for torch
-
-                warm_up(self._shared, config or TrackerConfig())
+                warm_up(self._shared, config)
             else:
-                self._shared.capture_graphs(config or TrackerConfig())  # those that these settings need
+                self._shared.capture_graphs(config)  # those that these settings need
         return LocalBackend(config=config, shared=self._shared)
 
     @property

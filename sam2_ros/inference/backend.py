@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -95,10 +95,6 @@ class Backend(Protocol):
         """Changes since the last call that no :class:`FrameResult` carries (added, corrected, removed)."""
         ...
 
-    def link_values(self) -> Mapping[str, object]:
-        """State of the connection to a server, by name, for diagnostics; empty without one. Thread-safe."""
-        ...
-
     def close(self) -> None:
         """Frees model and memory."""
         ...
@@ -114,9 +110,7 @@ class EncodesAhead(Protocol):
         ...
 
     def encode(self, frame: NDArray[np.uint8]) -> object:
-        """The first half of :meth:`Backend.step`; one thread at a time."""
+        """The first half of :meth:`Backend.step`, which takes its result in the frame's place; one thread at a time."""
         ...
 
-    def step_encoded(self, encoded: Any, stamp: int) -> FrameResult:
-        """The second half, with the result of :meth:`encode`."""
-        ...
+    def step(self, frame: Any, stamp: int) -> FrameResult: ...

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.prompt_checks import check_names, check_request
 from sam2_ros.tracking.types import (
     AddRequest,
-    BoolMask,
     CroppedMask,
     EventCode,
     FrameResult,
@@ -34,25 +33,13 @@ from sam2_ros.tracking.types import (
     PromptResult,
 )
 
-_NAME = re.compile(r"null(?::(\d+))?")
 _POINT_RADIUS = 8  # pixels around a point that count as the object
 _SCORE = 10.0  # logit of a visible object
 
 
 def is_null_model(model: str) -> bool:
     """Whether ``model`` names this engine: "null", or "null:MS" for one that takes MS milliseconds a frame."""
-    return _NAME.fullmatch(model) is not None
-
-
-@dataclass(frozen=True)
-class _Object:
-    mask: CroppedMask
-    name: str
-    label: str
-    label_score: float
-    first_seen: int
-    frames_tracked: int = 0
-    prompted: bool = True
+    return re.fullmatch(r"null(:\d+)?", model) is not None
 
 
 class NullBackend:
@@ -62,20 +49,12 @@ class NullBackend:
         self._config = config = config or TrackerConfig()
         self.info = BackendInfo("null", "none", "none", 0, 0, config.max_objects)
         self._delay = delay
-        self._objects: dict[int, _Object] = {}
+        self._objects: dict[int, ObjectResult] = {}
         self.next_id = 1
         self._frame_index = -1
-        self._stamp = 0
         self._stamps: deque[int] = deque(maxlen=config.history + 1)  # of the stored frames
-        self._size = (0, 0)  # height, width
+        self._size = (0, 0)  # width, height
         self._changes: list[ObjectChange] = []
-
-    @classmethod
-    def from_name(cls, model: str, config: TrackerConfig | None = None) -> NullBackend:
-        match = _NAME.fullmatch(model)
-        if match is None:
-            raise ValueError(f"'{model}' is no null engine; accepted: null or null:MILLISECONDS")
-        return cls(config, int(match[1] or 0) / 1000)
 
     def configure(self, config: TrackerConfig) -> None:
         self._config.check_change(config)
@@ -84,13 +63,13 @@ class NullBackend:
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         time.sleep(self._delay)
         self._frame_index += 1
-        self._stamp = stamp
         self._stamps.append(stamp)
-        size = (frame.shape[0], frame.shape[1])
+        before, self._size = self._size, (frame.shape[1], frame.shape[0])
         for object_id, obj in self._objects.items():
-            mask = obj.mask if size == self._size else CroppedMask.empty(size[1], size[0])
-            self._objects[object_id] = replace(obj, mask=mask, frames_tracked=obj.frames_tracked + 1, prompted=False)
-        self._size = size
+            mask = obj.mask if self._size == before else CroppedMask.empty(*self._size)
+            self._objects[object_id] = replace(
+                obj, mask=mask, last_seen=stamp, frames_tracked=obj.frames_tracked + 1, prompted=False
+            )
         return self._result()
 
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
@@ -102,12 +81,10 @@ class NullBackend:
         return self._answer(request, stamp)
 
     def remove(self, object_id: int) -> bool:
-        obj = self._objects.get(object_id)
-        if obj is None:
-            return False
-        self._note(EventCode.REMOVED, object_id, "removed by request")
-        del self._objects[object_id]
-        return True
+        obj = self._objects.pop(object_id, None)
+        if obj is not None:
+            self._note(EventCode.REMOVED, obj, "removed by request")
+        return obj is not None
 
     def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
         check_names(name, label, label_score)
@@ -117,10 +94,7 @@ class NullBackend:
         self._objects[object_id] = replace(obj, name=name, label=label, label_score=score)
 
     def reset(self) -> int:
-        ids = list(self._objects)
-        for object_id in ids:
-            self.remove(object_id)
-        return len(ids)
+        return sum(self.remove(object_id) for object_id in list(self._objects))
 
     def objects(self) -> FrameResult | None:
         return self._result() if self._frame_index >= 0 else None
@@ -129,52 +103,48 @@ class NullBackend:
         changes, self._changes = self._changes, []
         return changes
 
-    def link_values(self) -> Mapping[str, object]:
-        return {}
-
     def close(self) -> None:
         self._objects.clear()
 
     def _answer(self, request: AddRequest, asked: int) -> PromptResult:
         try:
             index = find_frame(self._stamps, asked, self._config.history_tolerance)
-            object_id = self._apply(request)
+            obj = self._apply(request)
         except PromptError as error:
             return PromptResult(error.code, str(error))
-        obj, stamp = self._objects[object_id], self._stamps[index]
+        stamp = self._stamps[index]
         done = "tracking started" if request.object_id is None else "corrected"
         return PromptResult(
-            PromptCode.OK, f"object {object_id}: {done}", object_id, obj.name, stamp,
-            prompt_age=(self._stamp - stamp) / 1e9, frames_caught_up=len(self._stamps) - 1 - index,
-            stamp_difference=abs(asked - stamp) / 1e9 if asked else 0.0,
-            result=self._object_result(object_id), stability=1.0,
+            PromptCode.OK, f"object {obj.object_id}: {done}", obj.object_id, obj.name, stamp,
+            prompt_age=(self._stamps[-1] - stamp) / 1e9, frames_caught_up=len(self._stamps) - 1 - index,
+            stamp_difference=abs(asked - stamp) / 1e9 if asked else 0.0, result=obj, stability=1.0,
         )  # fmt: skip
 
-    def _apply(self, request: AddRequest) -> int:
-        check_request(request, (self._size[1], self._size[0]))
+    def _apply(self, request: AddRequest) -> ObjectResult:
+        check_request(request, self._size)
         if request.object_id is not None:
-            obj = self._living(request.object_id)
-            mask = self._mask(request.prompt)
-            self._objects[request.object_id] = replace(obj, mask=mask, prompted=True)
-            self._note(EventCode.CORRECTED, request.object_id, "corrected by request")
-            return request.object_id
-        self._check_name(request.name)
-        if len(self._objects) >= self.info.max_objects:
-            raise PromptError(
-                PromptCode.FULL,
-                f"{len(self._objects)} objects are tracked already; raise tracker.max_objects or remove one",
-            )
-        mask = self._mask(request.prompt)
-        object_id, self.next_id = self.next_id, self.next_id + 1
-        self._objects[object_id] = _Object(mask, request.name, request.label, request.label_score, self._stamp)
-        self._note(EventCode.ADDED, object_id, "added by request")
-        return object_id
-
-    def _living(self, object_id: int) -> _Object:
-        obj = self._objects.get(object_id)
-        if obj is None:
-            raise PromptError(PromptCode.UNKNOWN_OBJECT, f"no living object has the id {object_id}")
+            obj = replace(self._living(request.object_id), mask=self._mask(request.prompt), prompted=True)
+            self._note(EventCode.CORRECTED, obj, "corrected by request")
+        else:
+            self._check_name(request.name)
+            if len(self._objects) >= self.info.max_objects:
+                raise PromptError(
+                    PromptCode.FULL,
+                    f"{len(self._objects)} objects are tracked already; raise tracker.max_objects or remove one",
+                )
+            obj = ObjectResult(
+                self.next_id, self._mask(request.prompt), ObjectState.VISIBLE, _SCORE, 1.0, 1.0, True, request.name,
+                request.label, request.label_score, first_seen=self._stamps[-1], last_seen=self._stamps[-1],
+            )  # fmt: skip
+            self.next_id += 1
+            self._note(EventCode.ADDED, obj, "added by request")
+        self._objects[obj.object_id] = obj
         return obj
+
+    def _living(self, object_id: int) -> ObjectResult:
+        if object_id not in self._objects:
+            raise PromptError(PromptCode.UNKNOWN_OBJECT, f"no living object has the id {object_id}")
+        return self._objects[object_id]
 
     def _check_name(self, name: str, owner: int | None = None) -> None:
         for object_id, obj in self._objects.items():
@@ -185,7 +155,6 @@ class NullBackend:
 
     def _mask(self, prompt: Prompt) -> CroppedMask:
         """The prompt's own mask, its box, or the squares around its points."""
-        mask: BoolMask = np.zeros(self._size, np.bool_)
         if prompt.mask is not None:
             return CroppedMask.from_full(prompt.mask)
         boxes: list[NDArray[np.float32]] = []
@@ -194,6 +163,7 @@ class NullBackend:
         elif prompt.points is not None and prompt.labels is not None:
             inside = prompt.points[prompt.labels == 1]
             boxes.extend(np.concatenate([inside - _POINT_RADIUS, inside + _POINT_RADIUS + 1], axis=1))
+        mask = np.zeros(self._size[::-1], np.bool_)
         for box in boxes:
             x0, y0, x1, y1 = (max(0, round(float(edge))) for edge in box)
             mask[y0:y1, x0:x1] = True
@@ -203,22 +173,14 @@ class NullBackend:
             )
         return CroppedMask.from_full(mask)
 
-    def _note(self, event: EventCode, object_id: int, reason: str) -> None:
-        obj, seen = self._objects[object_id], ObjectState.VISIBLE
-        before = None if event is EventCode.ADDED else seen
-        after = None if event is EventCode.REMOVED else seen
+    def _note(self, event: EventCode, obj: ObjectResult, reason: str) -> None:
+        before = None if event is EventCode.ADDED else obj.state
+        after = None if event is EventCode.REMOVED else obj.state
         self._changes.append(
-            ObjectChange(event, object_id, obj.name, obj.label, before, after, _SCORE, 1.0, self._stamp, reason)
+            ObjectChange(
+                event, obj.object_id, obj.name, obj.label, before, after, _SCORE, 1.0, self._stamps[-1], reason
+            )
         )
 
-    def _object_result(self, object_id: int) -> ObjectResult:
-        obj = self._objects[object_id]
-        return ObjectResult(
-            object_id, obj.mask, ObjectState.VISIBLE, _SCORE, 1.0, 1.0, obj.prompted, obj.name, obj.label,
-            obj.label_score, obj.first_seen, self._stamp, 0, obj.frames_tracked,
-        )  # fmt: skip
-
     def _result(self) -> FrameResult:
-        height, width = self._size
-        objects = tuple(self._object_result(object_id) for object_id in self._objects)
-        return FrameResult(self._frame_index, self._stamp, width, height, objects)
+        return FrameResult(self._frame_index, self._stamps[-1], *self._size, tuple(self._objects.values()))

@@ -12,7 +12,9 @@ from rclpy.lifecycle import LifecycleNode
 
 from sam2_ros.inference import Backend, BackendFactory, BackendInfo
 from sam2_ros.inference.backend import FrameDropped
-from sam2_ros.inference.worker import Frame, Processed, Worker
+from sam2_ros.inference.frames import Frame, Processed
+from sam2_ros.inference.worker import Worker
+from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.ros.depth_input import DepthInput
 from sam2_ros.ros.detection_input import DetectionInput
 from sam2_ros.ros.diagnostics import Statistics, active_values, to_text
@@ -75,6 +77,7 @@ class CameraStream:
         self._input = ImageInput(node, settings, self._on_frame, name)
         self._worker: Worker | None = None
         self._listener: _WorkerListener | None = None
+        self._remote: RemoteBackend | None = None
         self._info: BackendInfo | None = None
         self._depth: DepthInput | None = None
         self._detections: DetectionInput | None = None
@@ -230,7 +233,7 @@ class CameraStream:
         if self._worker is None or self._info is None:
             return {}
         values = active_values(self._worker.counters, self._statistics, self._input.age(), self._info)
-        values |= self._worker.link_values()
+        values |= self._remote.link_values() if self._remote is not None else {}
         for part in (self.health, self._depth, self._detections):
             values |= dict(part.values()) if part else {}
         return values
@@ -244,7 +247,8 @@ class CameraStream:
         self._node.get_logger().warning(f"camera {self.name}: {problem}" if self.name else problem)
 
     def _make_backend(self, factory: BackendFactory, config: TrackerConfig) -> Backend:
-        backend = remote_backend(self._settings.values, self.name, config) or factory.make(config)
+        self._remote = remote_backend(self._settings.values, self.name, config)
+        backend = self._remote or factory.make(config)
         backend.next_id = self._next_id
         return backend
 

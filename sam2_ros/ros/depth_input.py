@@ -19,7 +19,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 
-from sam2_ros.inference.worker import Processed
+from sam2_ros.inference.frames import Processed
 from sam2_ros.msg import TrackedObject
 from sam2_ros.ros.depth_surface import Calibration, PixelRays, valid_pixels, visible_surface
 from sam2_ros.ros.image_conversion import depth_rows

@@ -12,7 +12,8 @@ from rclpy.subscription import Subscription
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from sam2_ros.inference.detections import Detection, DetectionFeeder
-from sam2_ros.inference.worker import Processed, Worker
+from sam2_ros.inference.frames import Processed
+from sam2_ros.inference.worker import Worker
 from sam2_ros.ros.interface import DETECTIONS
 from sam2_ros.ros.messages import box_edges, to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters

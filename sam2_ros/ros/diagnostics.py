@@ -14,7 +14,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from sam2_ros.inference.backend import BackendInfo
-from sam2_ros.inference.worker import Counters, Processed
+from sam2_ros.inference.frames import Counters, Processed
 from sam2_ros.tracking.types import FrameResult, ObjectState
 
 Task = Callable[[DiagnosticStatusWrapper], DiagnosticStatusWrapper]  # fills a status and returns it

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from sam2_ros.inference.worker import Frame
+from sam2_ros.inference.frames import Frame
 from sam2_ros.ros.dds_environment import profile_file
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.interface import COMPRESSED_IMAGE, IMAGE, Topic

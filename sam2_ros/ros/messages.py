@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D
 
 from sam2_ros.inference.backend import BackendInfo
-from sam2_ros.inference.worker import Counters, Processed
+from sam2_ros.inference.frames import Counters, Processed
 from sam2_ros.msg import MaskCandidate as MaskCandidateMessage
 from sam2_ros.msg import ObjectEvent, ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.msg import PromptResult as PromptResultMessage

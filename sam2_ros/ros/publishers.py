@@ -22,7 +22,7 @@ from vision_msgs.msg import (
 )
 
 from sam2_ros.inference.backend import BackendInfo
-from sam2_ros.inference.worker import Processed
+from sam2_ros.inference.frames import Processed
 from sam2_ros.media.label_images import MAX_ID, compose_labels
 from sam2_ros.media.overlay import draw_overlay
 from sam2_ros.msg import TrackedObject

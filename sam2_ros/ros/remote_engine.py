@@ -6,13 +6,12 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from sam2_ros.inference.backend import Backend
 from sam2_ros.remote.client import ClientKeys, RemoteBackend
 from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.tracking.config import TrackerConfig
 
 
-def remote_backend(values: Mapping[str, Any], camera: str, config: TrackerConfig) -> Backend | None:
+def remote_backend(values: Mapping[str, Any], camera: str, config: TrackerConfig) -> RemoteBackend | None:
     """The engine of ``camera`` in a server, or None if this process runs it.
 
     A server that does not answer yet is no error: every image tries it again.

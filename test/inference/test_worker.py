@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from sam2_ros.inference import NullBackend
-from sam2_ros.inference.worker import Counters, Frame, Processed, Worker
+from sam2_ros.inference.frames import Counters, Frame, Processed
+from sam2_ros.inference.worker import Worker
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, FrameResult, Prompt, PromptCode, PromptError, PromptResult
 
@@ -389,9 +390,9 @@ class AheadBackend(GatedBackend):
             raise fault
         return ("encoded", frame)
 
-    def step_encoded(self, encoded: object, stamp: int) -> FrameResult:
+    def step(self, encoded: Any, stamp: int) -> FrameResult:
         assert isinstance(encoded, tuple) and encoded[0] == "encoded"
-        return self.step(encoded[1], stamp)
+        return super().step(encoded[1], stamp)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Point2D
 
 from sam2_ros.inference.backend import BackendInfo
-from sam2_ros.inference.worker import Counters, Frame, Processed
+from sam2_ros.inference.frames import Counters, Frame, Processed
 from sam2_ros.msg import ObjectEvent, ObjectMask, ObjectPrompt, TrackedObject
 from sam2_ros.msg import PromptResult as PromptResultMessage
 from sam2_ros.ros import messages, prompt_messages

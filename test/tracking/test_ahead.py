@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from small_tracker import small_model
 
 from sam2_ros.inference import BackendFactory
 from sam2_ros.inference.backend import EncodesAhead
-from sam2_ros.inference.worker import Frame, Processed, Worker
+from sam2_ros.inference.frames import Frame, Processed
+from sam2_ros.inference.worker import Worker
 from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker, TrackerConfig, shared_model
 from sam2_ros.tracking.shared_model import SharedModel
 
@@ -141,10 +143,11 @@ def test_the_embedded_model_tracks_encoding_ahead() -> None:
     listener = _Listener()
     worker = Worker(factory.make, listener, queue=FRAMES)
     worker.start().result(PATIENCE)
-    assert isinstance(worker._backend, EncodesAhead) and worker._backend.encodes_ahead
+    ahead = worker.call(lambda backend: isinstance(backend, EncodesAhead) and backend.encodes_ahead)
+    assert ahead.result(PATIENCE)
     worker.resume()
     for index in range(FRAMES):
-        worker.submit(Frame(index + 1, lambda index=index: frame(index), 0))
+        worker.submit(Frame(index + 1, partial(frame, index), 0))
         if index == 0:
             added = worker.call_on_frame(lambda backend: backend.add([request()], 1), 1, PATIENCE)
             assert added.result(PATIENCE)[0].success

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ import pytest
 import torch
 from small_tracker import box, click, logits, rectangle, run, scene, small_model, stepped
 
+from sam2_ros.inference import make_backend
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.local import LocalBackend
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
@@ -173,8 +175,7 @@ def test_the_local_backend_is_the_tracker(checkpoint: Path, order: Callable[[Eng
     backend = LocalBackend(str(checkpoint), device="cpu", dtype="float32", config=config)
     results = [repr(session(engine, order)) for engine in (backend, Tracker(small_model(), config))]
     assert results[0] == results[1]
-    tracker = backend.tracker
-    assert backend.info == BackendInfo("small", "cpu", "float32", 128, tracker.bank.nbytes, 2, tracker.history_bytes)
+    assert backend.info == BackendInfo("small", "cpu", "float32", 128, backend.bank.nbytes, 2, backend.history_bytes)
 
 
 def test_the_local_backend_after_its_end(checkpoint: Path) -> None:
@@ -197,8 +198,10 @@ def test_the_local_backend_takes_the_image_size_of_its_choice(checkpoint: Path) 
 
 
 def test_without_torch_the_local_backend_says_what_is_missing() -> None:
-    with mock.patch.dict("sys.modules", {"torch": None}), pytest.raises(ImportError, match="needs PyTorch"):
-        LocalBackend("embedded")
+    with mock.patch.dict("sys.modules", {"torch": None}):
+        del sys.modules["sam2_ros.inference.local"]
+        with pytest.raises(ImportError, match="needs PyTorch"):
+            make_backend("embedded")
 
 
 def test_the_local_backend_raises_what_the_tracker_raises(checkpoint: Path) -> None:

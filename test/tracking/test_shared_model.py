@@ -125,8 +125,8 @@ def test_backends_of_one_factory_share_one_network() -> None:
     factory = BackendFactory("embedded", "cpu", "float32")
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(lambda _: factory.make(), range(2))
-    assert first.tracker.model is second.tracker.model  # type: ignore[attr-defined]
-    assert first.tracker.bank is not second.tracker.bank  # type: ignore[attr-defined]
+    assert first.model is second.model  # type: ignore[attr-defined]
+    assert first.bank is not second.bank  # type: ignore[attr-defined]
     first.step(scene(0, 0), 1)
     assert second.objects() is None
     assert sum(factory.batches.values()) == 1

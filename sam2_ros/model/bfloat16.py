@@ -1,0 +1,18 @@
+"""Which processors compute in bfloat16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def has_bfloat16(device: torch.device | str) -> bool:
+    """Whether ``device`` multiplies bfloat16 in hardware; emulated, it would be slower than float32."""
+    if torch.device(device).type != "cpu":
+        return torch.cuda.get_device_capability(device)[0] >= 8  # Ampere
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False  # not Linux: float32 is right everywhere
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
