@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,6 +75,8 @@ class CroppedMask:
     @classmethod
     def from_full(cls, mask: BoolMask) -> CroppedMask:
         """Crops ``mask`` (``bool [H, W]``) to its bounding box."""
+        import cv2  # here, because documents are made without it
+
         x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
         return cls(np.ascontiguousarray(mask[y : y + height, x : x + width]), x, y, mask.shape[1], mask.shape[0])
 
@@ -83,6 +84,8 @@ class CroppedMask:
     def from_packed(cls, bits: NDArray[np.uint8], width: int) -> CroppedMask:
         """Crops a mask of ``width`` columns, packed as ``uint8 [H, ceil(width / 8)]`` with the leftmost of eight pixels
         in the highest bit. Unpacks only the bounding box."""
+        import cv2
+
         first, y, columns, rows = cv2.boundingRect(bits)  # first and columns in bytes
         inner = cls.from_full(np.unpackbits(bits[y : y + rows, first : first + columns], axis=1).view(np.bool_))
         return cls(inner.crop, 8 * first + inner.x, y, width, len(bits))
