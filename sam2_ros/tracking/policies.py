@@ -114,6 +114,7 @@ class MemoryPolicy:
 class RecentPolicy(MemoryPolicy):
     """``recent``: as in SAM 2, but takes only the parts of a mask that are near where the object was heading."""
 
+    description = "every frame on which the mask is trusted"
     looks = True
 
     def own_parts(self, parts: Parts, trail: Trail, frame: int) -> NDArray[np.bool_]:
