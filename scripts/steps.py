@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 REPORT_INTERVAL = 30.0  # seconds between progress lines if the output is no terminal
 TAIL_LINES = 25  # of a failed command's output
+INDEX_TIMEOUT = 4.0  # seconds
 
 
 class StepError(Exception):
@@ -52,6 +57,35 @@ def works(command: Sequence[object], env: Mapping[str, str] | None = None) -> bo
         return done.returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+def answers(url: str) -> bool:
+    """Whether a package index answers."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/", method="HEAD"), timeout=INDEX_TIMEOUT):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def cache_entry(folder: Path) -> Iterator[Path | None]:
+    """Makes a folder of the cache once, also if several checkouts need it at the same time.
+
+    Yields an empty folder to fill, which then becomes the entry; None if the entry exists.
+    """
+    cache = folder.parent
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            yield None
+            return
+        partial = cache / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        partial.rename(folder)
 
 
 class Console:
