@@ -78,5 +78,5 @@ def test_when_parameters_may_be_set() -> None:
 
 
 def test_every_state_has_its_transitions() -> None:
-    rows = re.findall(r"^\| (\w+) \|", section("node.md", "States"), re.M)
+    rows = re.findall(r"^\| (\w+) \|", section("node.md", "Lifecycle"), re.M)
     assert rows == ["transition", "configure", "activate", "deactivate", "cleanup"]
