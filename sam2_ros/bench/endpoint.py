@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,43 +30,40 @@ CAMERA_S = 0.03  # until a camera's next image
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class EndpointRun:
-    """What to measure."""
+def measure(endpoint: str, frames: int, streams: StreamsRun, times: int, tell: Tell) -> dict[str, Any]:
+    """Measures an inference server; the result is what ``--json`` writes.
 
-    endpoint: str  # a running server, of which only the steps are measured; "" = servers of our own
-    frames: int  # of each way and size; 0: only the streams are measured
-    streams: StreamsRun
-    kills: int
-
-
-def measure(run: EndpointRun, tell: Tell) -> dict[str, Any]:
-    """Measures ``run``; the result is what ``--json`` writes.
+    Args:
+        endpoint: a running server, of which only the steps are measured; "": servers of our own.
+        frames: of each way and size; 0: only the streams are measured.
+        streams: that share a server.
+        times: that a server is killed.
+        tell: receives progress messages.
 
     Raises:
-        ConnectionError: ``run.endpoint`` does not answer.
+        ConnectionError: ``endpoint`` does not answer.
         RuntimeError: a server of our own does not start.
     """
     measured: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine()}
-    if run.endpoint and run.frames:
-        return measured | {"steps": steps(run, tell)}
+    if endpoint:
+        return measured | {"steps": steps(endpoint, frames, tell)}
     with tempfile.TemporaryDirectory() as name:
-        if run.frames:
-            measured["overhead"] = overhead(Path(name), run.frames, tell)
-        tell(f"{run.streams.streams} streams of {run.streams.model} for {run.streams.seconds:g} s")
-        measured["streams"] = measure_streams(run.streams)
-        if run.frames:
-            measured["kills"] = kills(Path(name), run.kills, tell)
+        if frames:
+            measured["overhead"] = overhead(Path(name), frames, tell)
+        tell(f"{streams.streams} streams of {streams.model} for {streams.seconds:g} s")
+        measured["streams"] = measure_streams(streams)
+        if frames:
+            measured["kills"] = kills(Path(name), times, tell)
     return measured
 
 
-def steps(run: EndpointRun, tell: Tell) -> list[dict[str, Any]]:
+def steps(endpoint: str, frames: int, tell: Tell) -> list[dict[str, Any]]:
     """Steps through a running server, the time of its engine included."""
     rows = []
     for size in SIZES:
-        tell(f"{run.endpoint}: {size}")
-        with connected(run.endpoint) as client:
-            times = _step_times(client, _noise(size), run.frames)
+        tell(f"{endpoint}: {size}")
+        with connected(endpoint) as client:
+            times = _step_times(client, _noise(size), frames)
             rows.append({"size": size, "model": client.info.model, **_percentiles(times)})
     return rows
 

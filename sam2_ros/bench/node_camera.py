@@ -8,6 +8,7 @@ It makes all messages before it sends the first, and stamps each right before it
 from __future__ import annotations
 
 import time
+from itertools import cycle
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
@@ -16,6 +17,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from sam2_ros.bench.moving_scene import moving_scene
+from sam2_ros.ros import frame_player
 from sam2_ros.ros.messages import rgb_image, to_time
 
 
@@ -28,19 +30,17 @@ def main(args: list[str] | None = None) -> int:
             int(node.declare_parameter(name, default).value or default)
             for name, default in (("width", 640), ("height", 480), ("objects", 1))
         )
-        period = 1 / float(node.declare_parameter("rate", 30.0).value or 30.0)
+        rate = float(node.declare_parameter("rate", 30.0).value or 30.0)
         scene = moving_scene(objects, width, height)
         images = [rgb_image(frame, Header(frame_id="camera_optical_frame")) for frame in scene.frames]
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         publisher = node.create_publisher(Image, "image", qos)
-        due, index = time.monotonic(), 0
-        while rclpy.ok():
-            time.sleep(max(0.0, due - time.monotonic()))
-            message = images[index % len(images)]
-            message.header.stamp = to_time(time.time_ns())
-            publisher.publish(message)
-            index += 1
-            due = max(due + period, time.monotonic())
+
+        def publish(image: Image) -> None:
+            image.header.stamp = to_time(time.time_ns())
+            publisher.publish(image)
+
+        frame_player.play(node, publisher, cycle(images), 1 / rate, publish, subscribers=0)
     except (ExternalShutdownException, KeyboardInterrupt):
         pass
     finally:

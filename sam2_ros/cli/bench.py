@@ -115,16 +115,16 @@ def _endpoint(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
     from sam2_ros.bench import endpoint, report
     from sam2_ros.bench.streams import StreamsRun
 
-    count, default = (4, 60) if args.quick else (8, 300)
+    count, default, kills = (4, 60, 2) if args.quick else (8, 300, 20)
     if args.model:  # a network in place of the null engine: how streams share it
         options = ("--device", args.device, "--threads", str(args.threads))
-        streams = StreamsRun(count, args.seconds or 60.0, args.model[0], options=options)
-        run = endpoint.EndpointRun("", 0, streams, 0)
+        streams = StreamsRun(count, args.seconds or 60.0, args.model[0], options)
+        address, frames = "", 0
     else:
         streams = StreamsRun(count, args.seconds or (1.0 if args.quick else 5.0))
-        run = endpoint.EndpointRun(args.endpoint, args.frames or default, streams, 2 if args.quick else 20)
+        address, frames = args.endpoint, args.frames or default
     try:
-        measured = endpoint.measure(run, tell)
+        measured = endpoint.measure(address, frames, streams, kills, tell)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(str(error)) from error
     print(report.endpoint(measured))

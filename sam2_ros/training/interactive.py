@@ -114,7 +114,7 @@ class InteractiveRollOut:
         passes: list[_Pass] = []
         if memory.maps:
             conditioned = self.call(model.with_memory, features, *memory.recall())
-            passes.append(self._decode(conditioned, features, *model.no_prompt(batch), None, multimask=True))
+            passes.append(self._decode(conditioned, features, *model.no_prompt(batch), None))
         else:
             conditioned = model.without_memory(features).expand(batch, -1, -1, -1)
         points: Tensor | None = None
@@ -131,20 +131,14 @@ class InteractiveRollOut:
             labels = new.labels if labels is None else torch.cat((labels, new.labels), dim=1)
             limit = PREVIOUS_LOGIT_LIMIT
             previous = passes[-1].output.logits.detach().float().clamp(-limit, limit) if passes else None
-            single_click = labels.shape[1] == 1
-            passes.append(self._decode(conditioned, features, points, labels, previous, multimask=single_click))
+            passes.append(self._decode(conditioned, features, points, labels, previous))
         return passes
 
     def _decode(
-        self,
-        conditioned: Tensor,
-        features: ImageFeatures,
-        points: Tensor,
-        labels: Tensor,
-        previous: Tensor | None,
-        multimask: bool,
+        self, conditioned: Tensor, features: ImageFeatures, points: Tensor, labels: Tensor, previous: Tensor | None
     ) -> _Pass:
         decoded: DecodedMasks = self.call(self.model.decode, conditioned, features, points, labels, previous)
+        multimask = labels.shape[1] == 1  # a single click, or no prompt
         chosen = choose(decoded, multimask, stability_fallback=False)
         present = decoded.object_score[:, 0] > 0
         logits = torch.where(present[:, None, None, None], chosen.logits, ABSENT_LOGIT)

@@ -79,11 +79,16 @@ class TrainingLoop(ABC, Generic[Part]):
         self.optimizer = torch.optim.AdamW(groups, betas=settings.betas)
         self.trained: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self._parts: dict[str, Any] = {"model": model, "average": self.average, "optimizer": self.optimizer}
         self.step = 0
         self._batches: Iterator[Sequence[Part]] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         if resume and self.state_path.exists():
-            self._restore(torch.load(self.state_path, weights_only=True, map_location=model.device))
+            state = torch.load(self.state_path, weights_only=True, map_location=model.device)
+            self.check_state(state)
+            for name, part in self._parts.items():
+                part.load_state_dict(state[name])
+            self.step = state["step"]
 
     @abstractmethod
     def batches(self, first: int) -> Iterator[Sequence[Part]]:
@@ -100,19 +105,11 @@ class TrainingLoop(ABC, Generic[Part]):
     def check_state(self, state: dict[str, Any]) -> None:
         """Raises ValueError if ``state`` belongs to another training."""
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.check_state(state)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-
     def save(self) -> None:
         """Writes the state to a new file, then renames it, so that an interruption leaves the old one."""
         if not self.world.first:
             return
-        parts: dict[str, Any] = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {name: part.state_dict() for name, part in self._parts.items()}
         write_whole({**state, "step": self.step, **self.extra_state()}, self.state_path)
 
     def train_step(self) -> dict[str, float]:

@@ -6,31 +6,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from sam2_ros.training.clips import Clip, ClipSettings, Image
+from sam2_ros.training.clips import ClipSettings, Image
 from sam2_ros.training.data.stills import StillSet, coco_photos, yolo_photos
 from sam2_ros.training.data.videos import FRAMES, VideoSet
 
 TRIES = 200
 CLIP, PROMPTS = 0, 1  # purposes of a random generator
+ClipSet = VideoSet | StillSet
 
 
 class DataError(ValueError):
     """Unusable data; ``str(error)`` says which file and why."""
-
-
-class ClipSet(Protocol):
-    """A data set from which clips are drawn."""
-
-    def draw(self, rng: np.random.Generator) -> Clip | None:
-        """A clip, or None if this attempt failed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,15 +56,13 @@ def open_data(path: Path, settings: ClipSettings) -> ClipSet:
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no data at {path}; give a folder or a file that exists")
-    if path.is_file():
-        if path.suffix == ".json":
-            return StillSet(coco_photos(path), settings)
-        root, names = sequence_list(path)
-        return VideoSet(root, names, settings)
+    if path.is_file() and path.suffix != ".json":
+        return VideoSet(*sequence_list(path), settings)
     if (path / FRAMES).is_dir():
         return VideoSet(path, None, settings)
-    if (path / "annotations.json").is_file():
-        return StillSet(coco_photos(path / "annotations.json"), settings)
+    annotations = path if path.is_file() else path / "annotations.json"
+    if annotations.is_file():
+        return StillSet(coco_photos(annotations), settings)
     if (path / "labels").is_dir() and (path / "images").is_dir():
         return StillSet(yolo_photos(path), settings)
     raise ValueError(

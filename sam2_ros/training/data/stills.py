@@ -162,7 +162,7 @@ class StillSet:
 
         A share of the clips shows occlusion (:func:`~sam2_ros.training.synthetic.occlusion_clip`). In the others the
         cut-outs fly over the photograph's own objects, which are labelled, too
-        (:func:`~sam2_ros.training.clips.composite`).
+        (:func:`~sam2_ros.training.clips.composite`). None if no object fits.
         """
         settings = self.settings
         background = self._still(rng)
@@ -178,9 +178,5 @@ class StillSet:
 
     def _pieces(self, rng: np.random.Generator, count: int) -> list[Cutout]:
         """Up to ``count`` cut-out objects; a photograph may have none of a fitting size."""
-        found = []
-        for _ in range(count):
-            pieces = cutouts(self._still(rng))
-            if pieces:
-                found.append(pieces[rng.integers(len(pieces))])
-        return found
+        drawn = (cutouts(self._still(rng)) for _ in range(count))
+        return [pieces[rng.integers(len(pieces))] for pieces in drawn if pieces]

@@ -65,7 +65,7 @@ def find_videos(root: Path, names: list[str] | None = None) -> list[Video]:
         frames = {path.stem: path for path in (root / FRAMES / place).glob("*") if path.suffix.lower() in SUFFIXES}
         pairs = [(frames[path.stem], path) for path in labels if path.stem in frames]
         if pairs:
-            found[place.name] = Video(place.name, tuple(p[0] for p in pairs), tuple(p[1] for p in pairs))
+            found[place.name] = Video(place.name, *zip(*pairs, strict=True))
     missing = [name for name in names or () if name not in found]
     if missing:
         raise ValueError(f"{root} has no labelled sequence '{missing[0]}'; there are: {', '.join(sorted(found)[:20])}")
@@ -88,7 +88,7 @@ class VideoSet:
                 f"use --clip-length {longest}, or longer videos"
             )
 
-    def draw(self, rng: np.random.Generator) -> Clip | None:
+    def draw(self, rng: np.random.Generator) -> Clip:
         """A part of a video, backwards half the time, often filmed by a virtual camera."""
         settings = self.settings
         video = self.videos[rng.integers(len(self.videos))]
