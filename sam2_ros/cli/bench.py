@@ -85,8 +85,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _engine(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
+    import torch
+
     from sam2_ros.bench import grid, report
 
+    best = "cuda" if torch.cuda.is_available() else "cpu"
     default = ((512,), (1, 4), 12, QUICK_SECONDS) if args.quick else ((1024, 512), (1, 4, 16, 64), 30, float("inf"))
     measured = grid.run(
         grid.Grid(
@@ -97,7 +100,7 @@ def _engine(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
             peers=tuple(args.peers),
             frames=args.frames or default[2],
             seconds=default[3],
-            device=_device(args.device),
+            device=best if args.device == "auto" else args.device,
             threads=args.threads,
         ),
         tell,
@@ -145,14 +148,6 @@ def _node(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
     measured = {"machine": describe_machine("cpu"), "runs": runs}
     print(report.node(measured))
     return measured
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _command() -> str:

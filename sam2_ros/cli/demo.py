@@ -57,9 +57,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.frames is None and args.source is not None and _is_camera(args.source):
         args.frames = CAMERA_FRAMES
-    clips = _choose_clips(args)
     reports: list[Report] = []
-    for clip in clips:
+    for clip in _choose_clips(args):
         if args.no_ros:
             from sam2_ros.demo.without_ros import track
 

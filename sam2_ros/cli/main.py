@@ -25,12 +25,6 @@ VERBS = (
 USER_ERROR = 2  # as argparse's own
 INTERRUPTED = 130
 
-# For libraries that are loaded later, and for child processes.
-ENVIRONMENT = {
-    # FFmpeg prints comments on streams that it decodes well; show only fatal errors.
-    "OPENCV_FFMPEG_LOGLEVEL": "8"
-}
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every verb that is installed."""
@@ -48,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for an error of the user, 130 if interrupted."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    # FFmpeg prints comments on streams that it decodes well; show only fatal errors, also of child processes.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
     args = build_parser().parse_args(argv)
     keep_freed_memory()
     try:

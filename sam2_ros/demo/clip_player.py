@@ -16,22 +16,22 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
-from vision_msgs.msg import BoundingBox2D, Point2D
 
 from sam2_ros.demo.clip_report import Report, ReportWriter
-from sam2_ros.demo.footage import Clip
+from sam2_ros.demo.footage import Clip, clip_prompt
 from sam2_ros.demo.page import DemoPage
 from sam2_ros.media.child_process import ChildProcess, signals_unwind
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import open_source
 from sam2_ros.media.progress import bar
-from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
+from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, tracker_client, wait_until_active
 from sam2_ros.ros.dds_environment import environment
 from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import frame_result, to_stamp
+from sam2_ros.ros.prompt_messages import to_message
 from sam2_ros.srv import AddObjects
-from sam2_ros.tracking.types import ObjectState
+from sam2_ros.tracking.types import AddRequest, ObjectState
 
 NAMESPACE = "sam2_ros_demo"
 TRACKER = f"/{NAMESPACE}/tracker"
@@ -52,7 +52,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         KeyboardInterrupt: SIGINT before anything was recorded.
     """
     source = open_source(clip.source)
-    request = _request(clip)
+    prompt = to_message(AddRequest(clip_prompt(clip, source), name=clip.object_name))
     os.environ.update(environment())  # the transport of the launch files, for recorder and camera
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with (
@@ -69,14 +69,17 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         try:
             wait_until_active(node, TRACKER, tracker, START_TIMEOUT_S)
             adder = tracker_client(node, AddObjects, TRACKER, "add_objects", PROMPT_TIMEOUT_S)
-            answer = adder.call_async(request)
+            # Without a stamp: the node keeps the prompt until the first frame arrives.
+            answer = adder.call_async(AddObjects.Request(prompts=[prompt]))
             with ChildProcess(_camera_command(clip, args), args.out / f"{clip.name}_camera.log") as camera:
                 recorder.spin(lambda: answer.done() or not camera.running, PROMPT_TIMEOUT_S)
                 if not answer.done():
                     raise UserError(
                         f"the tracker had no image to apply the prompt to; see {tracker.log} and {camera.log}"
                     )
-                _require_accepted(answer.result())
+                if not (response := answer.result()).success:
+                    reasons = "; ".join(result.message for result in response.results) or response.message
+                    raise UserError(f"the tracker refused the object: {reasons}")
 
                 def ended() -> bool:
                     progress.n = recorder.received
@@ -85,7 +88,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
                     return not camera.running or (args.frames is not None and recorder.received >= args.frames)
 
                 recorder.spin(ended)
-            recorder.spin(lambda: recorder.idle_s > IDLE_S)
+            recorder.spin(lambda: time.monotonic() - recorder.last_time > IDLE_S)
         except KeyboardInterrupt:
             if not recording.frames:
                 raise
@@ -105,8 +108,8 @@ class Recorder:
         self._recording = recording
         self._check = check
         self._images: dict[int, Image] = {}  # by stamp, in the order of arrival
-        self._last: TrackedObjectArray | None = None
-        self._last_time = time.monotonic()
+        self._last = TrackedObjectArray()  # the newest
+        self.last_time = time.monotonic()  # of the newest result
         self._span = (0, 0)  # ns of the node's steady clock: start of the first frame, end of the last
         qos = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
         node.create_subscription(Image, f"/{NAMESPACE}/image", self._on_image, qos)
@@ -115,12 +118,12 @@ class Recorder:
     @property
     def received(self) -> int:
         """Images that the tracker received."""
-        return int(self._last.frames_received) if self._last else 0
+        return int(self._last.frames_received)
 
     @property
     def dropped(self) -> int:
         """Images that the tracker replaced by a newer one."""
-        return int(self._last.frames_dropped) if self._last else 0
+        return int(self._last.frames_dropped)
 
     @property
     def rate(self) -> float:
@@ -128,22 +131,15 @@ class Recorder:
         seconds = (self._span[1] - self._span[0]) / 1e9
         return self._recording.frames / seconds if seconds > 0 else 0.0
 
-    @property
-    def idle_s(self) -> float:
-        """Seconds since the last result."""
-        return time.monotonic() - self._last_time
-
     def status(self) -> str:
         """One line for the progress bar."""
-        states = (
-            ", ".join(f"{o.name} {ObjectState(o.state).name.lower()}" for o in self._last.objects) if self._last else ""
-        )
+        states = ", ".join(f"{obj.name} {ObjectState(obj.state).name.lower()}" for obj in self._last.objects)
         return f"{self._recording.frames} tracked, {self.rate:.1f}/s, {self.dropped} dropped; {states}"
 
-    def spin(self, until: Callable[[], bool], timeout_s: float | None = None) -> None:
+    def spin(self, until: Callable[[], bool], timeout_s: float = float("inf")) -> None:
         """Receives until ``until()`` or for ``timeout_s``."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not until() and (deadline is None or time.monotonic() < deadline):
+        deadline = time.monotonic() + timeout_s
+        while not until() and time.monotonic() < deadline:
             rclpy.spin_once(self._node, timeout_sec=0.1)
             self._check()
 
@@ -153,41 +149,15 @@ class Recorder:
             del self._images[next(iter(self._images))]
 
     def _on_tracks(self, tracks: TrackedObjectArray) -> None:
-        stamp = to_stamp(tracks.header.stamp)
         if not tracks.objects:
             return  # the first frame without the object; it is published again with it
-        self._last, self._last_time = tracks, time.monotonic()
+        self._last, self.last_time = tracks, time.monotonic()
         self._span = (self._span[0] or tracks.start_time_ns, tracks.end_time_ns)
+        stamp = to_stamp(tracks.header.stamp)
         image = self._images.get(stamp)
-        for older in [kept for kept in self._images if kept <= stamp]:
-            del self._images[older]
+        self._images = {later: waiting for later, waiting in self._images.items() if later > stamp}
         if image is not None:
             self._recording.add(to_rgb(image), frame_result(tracks))
-
-
-def _require_accepted(response: AddObjects.Response) -> None:
-    """
-    Raises:
-        UserError: the prompt was refused.
-    """
-    if not response.success:
-        reasons = "; ".join(result.message for result in response.results) or response.message
-        raise UserError(f"the tracker refused the object: {reasons}")
-
-
-def _request(clip: Clip) -> AddObjects.Request:
-    """A prompt for the first frame; the node keeps it until that frame arrives."""
-    prompt = ObjectPrompt(name=clip.object_name)
-    if clip.box is not None:
-        x0, y0, x1, y1 = clip.box
-        box = BoundingBox2D(size_x=float(x1 - x0), size_y=float(y1 - y0))
-        box.center.position.x, box.center.position.y = (x0 + x1) / 2, (y0 + y1) / 2
-        prompt.box = [box]
-    else:
-        height, width = next(iter(open_source(clip.source))).rgb.shape[:2]
-        prompt.points = [Point2D(x=width / 2, y=height / 2)]
-        prompt.point_labels = [1]
-    return AddObjects.Request(prompts=[prompt])
 
 
 def _tracker_command(args: argparse.Namespace, folder: Path) -> list[str]:
@@ -196,13 +166,7 @@ def _tracker_command(args: argparse.Namespace, folder: Path) -> list[str]:
     prompts = f"prompts: {{wait: {PROMPT_TIMEOUT_S}}}"
     parameters.write_text(f"/**:\n  ros__parameters:\n    {model}\n    {prompts}\n", encoding="utf-8")
     arguments = {"namespace": NAMESPACE, "params_file": parameters, "model": args.model, "device": args.device}
-    return [
-        "ros2",
-        "launch",
-        "sam2_ros",
-        "tracker.launch.py",
-        *(f"{name}:={value}" for name, value in arguments.items()),
-    ]
+    return ["ros2", "launch", "sam2_ros", "tracker.launch.py", *(f"{k}:={v}" for k, v in arguments.items())]
 
 
 def _camera_command(clip: Clip, args: argparse.Namespace) -> list[str]:

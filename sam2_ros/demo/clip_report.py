@@ -46,7 +46,6 @@ class ReportWriter:
 
     @property
     def frames(self) -> int:
-        """Frames recorded so far."""
         return len(self._records)
 
     @property

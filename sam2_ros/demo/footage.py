@@ -12,10 +12,14 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from sam2_ros.media.frame_sources import Source
 from sam2_ros.model.download import cache_dir
+from sam2_ros.tracking.types import Prompt
 
 PACKAGE = "opencv-doc"
 APT_TIMEOUT_S = 600
@@ -32,8 +36,15 @@ class Clip:
     box: tuple[int, int, int, int] | None  # x0, y0, x1, y1; None: a click in the middle of the image
 
 
-CUP = Clip("cup.mp4", "cup", "cup", (305, 122, 416, 385))
-BOX = Clip("box.mp4", "box", "box", (292, 11, 601, 242))
+def clip_prompt(clip: Clip, source: Source) -> Prompt:
+    """The prompt for the first frame: the clip's box, or a click in the middle of the image."""
+    if clip.box is not None:
+        return Prompt(box=np.asarray(clip.box, np.float32))
+    height, width = next(iter(source)).rgb.shape[:2]
+    return Prompt(points=np.asarray([[width / 2, height / 2]], np.float32), labels=np.ones(1, np.int32))
+
+
+CLIPS = (Clip("cup.mp4", "cup", "cup", (305, 122, 416, 385)), Clip("box.mp4", "box", "box", (292, 11, 601, 242)))
 
 
 class NoFootageError(RuntimeError):
@@ -47,10 +58,10 @@ def real_clips(say: Say) -> list[Clip]:
         NoFootageError: no apt, no network, or another package than expected.
     """
     folder = cache_dir() / "footage"
-    missing = [clip for clip in (CUP, BOX) if not (folder / clip.source).is_file()]
+    missing = [clip.source for clip in CLIPS if not (folder / clip.source).is_file()]
     if missing:
-        _fetch(folder, [clip.source for clip in missing], say)
-    return [Clip(str(folder / clip.source), clip.name, clip.object_name, clip.box) for clip in (CUP, BOX)]
+        _fetch(folder, missing, say)
+    return [replace(clip, source=str(folder / clip.source)) for clip in CLIPS]
 
 
 def rendered_clip(folder: Path, frames: int = 150) -> Clip:
@@ -79,8 +90,7 @@ def _fetch(folder: Path, names: list[str], say: Say) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = Path(name)
-        package = _apt_download(work)
-        _extract(package, names, work)
+        _extract(_apt_download(work), names, work)
         for clip in names:
             (work / clip).replace(folder / clip)
 
@@ -108,13 +118,10 @@ def _extract(package: Path, names: list[str], work: Path) -> None:
         with tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive:
             for member in archive:
                 found = Path(member.name).name
-                stream = archive.extractfile(member) if found in wanted and member.isfile() else None
-                if stream is None:
-                    continue
-                content = stream.read()
-                (work / wanted[found]).write_bytes(gzip.decompress(content) if found.endswith(".gz") else content)
-    missing = [name for name in names if not (work / name).is_file()]
-    if missing:
+                if found in wanted and member.isfile() and (stream := archive.extractfile(member)):
+                    content = stream.read()
+                    (work / wanted[found]).write_bytes(gzip.decompress(content) if found.endswith(".gz") else content)
+    if missing := [name for name in names if not (work / name).is_file()]:
         raise NoFootageError(f"{package.name} does not contain {', '.join(missing)}")
 
 
@@ -122,13 +129,7 @@ def _run(command: list[str], work: Path) -> str:
     """Runs a command in ``work``; returns its last line on stderr, or nothing on success."""
     try:
         result = subprocess.run(
-            command,
-            cwd=work,
-            capture_output=True,
-            text=True,
-            timeout=APT_TIMEOUT_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
+            command, cwd=work, input="", capture_output=True, text=True, timeout=APT_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {APT_TIMEOUT_S} s"

@@ -21,7 +21,8 @@ class DemoPage:
 
     def __init__(self, tracker: str, folder: Path, name: str, frames: int | None) -> None:
         """``frames`` is the clip's number of frames; if it is None, no picture is taken."""
-        self._tracker, self._folder, self._name, self._frames = tracker, folder, name, frames
+        self._tracker, self._frames = tracker, frames
+        self._log, self._picture = folder / f"{name}_viewer.log", folder / f"{name}_viewer.png"
         self._stack = ExitStack()
         self._server: ChildProcess | None = None
         self._browser: subprocess.Popen[str] | None = None
@@ -30,7 +31,7 @@ class DemoPage:
     def __enter__(self) -> DemoPage:
         if importlib.util.find_spec("aiohttp") is not None:
             command = [sys.executable, "-m", "sam2_ros", "view", "--node", self._tracker, "--port", "0"]
-            self._server = self._stack.enter_context(ChildProcess(command, self._folder / f"{self._name}_viewer.log"))
+            self._server = self._stack.enter_context(ChildProcess(command, self._log))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,10 +39,6 @@ class DemoPage:
             os.killpg(self._browser.pid, signal.SIGKILL)  # with the browser that it drives
             self._browser.wait()
         self._stack.close()
-
-    @property
-    def picture(self) -> Path:
-        return self._folder / f"{self._name}_viewer.png"
 
     def follow(self, frame: int) -> None:
         """To be called repeatedly with the number of frames so far."""
@@ -53,8 +50,9 @@ class DemoPage:
             if self._address:
                 print(f"\nsam2_ros: watch it, and click on it: {self._address}", file=sys.stderr, flush=True)
         late = self._frames is not None and frame >= PICTURE_AT * self._frames
-        if self._address and late and self._browser is None and not has_display():
-            command = [sys.executable, "-m", "sam2_ros.viewer.browser", self._address, str(self.picture)]
+        has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        if self._address and late and self._browser is None and not has_display:
+            command = [sys.executable, "-m", "sam2_ros.viewer.browser", self._address, str(self._picture)]
             self._browser = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
             )
@@ -68,12 +66,7 @@ class DemoPage:
         except subprocess.TimeoutExpired:
             reason = f"the browser was not done within {BROWSER_TIMEOUT_S:.0f} s"
         if self._browser.returncode == 0:
-            return [self.picture]
+            return [self._picture]
         last = (reason or "").strip().splitlines()
         print(f"sam2_ros: no picture of the page: {last[-1] if last else 'the browser failed'}", file=sys.stderr)
         return []
-
-
-def has_display() -> bool:
-    """Whether a person can see a window here."""
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -5,16 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
-
 from sam2_ros.demo.clip_report import Report, ReportWriter
-from sam2_ros.demo.footage import Clip
+from sam2_ros.demo.footage import Clip, clip_prompt
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.clip_tracker import ClipTracker
 from sam2_ros.media.frame_sources import open_source
 from sam2_ros.media.progress import bar
 from sam2_ros.media.prompts_file import FramePrompt
-from sam2_ros.tracking.types import Prompt
 
 
 def track(clip: Clip, backend: Backend, folder: Path, frames: int | None, quiet: bool) -> Report:
@@ -24,11 +21,7 @@ def track(clip: Clip, backend: Backend, folder: Path, frames: int | None, quiet:
         KeyboardInterrupt: SIGINT before the first frame was tracked; later it ends the report early.
     """
     source = open_source(clip.source)
-    if clip.box is not None:
-        prompt = Prompt(box=np.asarray(clip.box, np.float32))
-    else:
-        height, width = next(iter(source)).rgb.shape[:2]
-        prompt = Prompt(points=np.asarray([[width / 2, height / 2]], np.float32), labels=np.ones(1, np.int32))
+    prompt = clip_prompt(clip, source)
     limit = frames or source.length
     seconds, interrupted = 0.0, False
     with (

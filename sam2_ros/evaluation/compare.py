@@ -15,20 +15,13 @@ def models_table(reports: Sequence[dict[str, Any]]) -> str:
         ("model", "prompt", "J&F", "J", "F", "absent recall", "switches", "frames/s", "NoC@90", "J&F by frames")
     ]
     for report in reports:
-        means, seen = report["mean_over_objects"], report["visibility"]
-        curve = report.get("interactive")
-        lines.append(
-            (
-                report["settings"]["model"],
-                report["settings"]["prompt"],
-                *(number(means[key], 1, 100) for key in ("jf", "j", "f")),
-                number(seen["absent_recall"], 1, 100),
-                str(report["identity_switches"]),
-                number(report["speed"]["fps"]),
-                number(report["noc"]["noc90"]) if "noc" in report else "-",
-                number(curve["jf_mean"], 1, 100) if curve else "-",
-            )
-        )
+        settings, means = report["settings"], report["mean_over_objects"]
+        shares = (means["jf"], means["j"], means["f"], report["visibility"]["absent_recall"])
+        percent = [number(share, 1, 100) for share in shares]
+        rest = (str(report["identity_switches"]), number(report["speed"]["fps"]))
+        noc = number(report["noc"]["noc90"]) if "noc" in report else "-"
+        curve = number(report["interactive"]["jf_mean"], 1, 100) if "interactive" in report else "-"
+        lines.append((settings["model"], settings["prompt"], *percent, *rest, noc, curve))
     return align(lines)
 
 

@@ -114,14 +114,9 @@ class Runner:
 
             result = run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
         result.extra["worst"] = self._write_worst(name, worst)
-        info, torch = engine.info, sys.modules.get("torch")  # which only some engines load
-        result.extra["engine"] = {
-            "model": info.model,
-            "device": info.device,
-            "dtype": info.dtype,
-            "image_size": info.image_size,
-            "threads": torch.get_num_threads() if torch else None,
-        }
+        torch = sys.modules.get("torch")  # which only some engines load
+        about = {name: getattr(engine.info, name) for name in ("model", "device", "dtype", "image_size")}
+        result.extra["engine"] = about | {"threads": torch.get_num_threads() if torch else None}
         job.result_path(name).parent.mkdir(parents=True, exist_ok=True)
         save(result, job.result_path(name), settings.digest)
         return result

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.tracking.types import CroppedMask
+
 Mask = NDArray[np.bool_]
 BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 
@@ -43,9 +45,11 @@ def boundary_f(predicted: Mask, truth: Mask, tolerance: float = BOUNDARY_TOLERAN
     the whole image). The result is 1 if both masks have no boundary, 0 if only one has.
     """
     radius = math.ceil(tolerance * float(np.linalg.norm(predicted.shape)))
-    area = _surroundings(predicted | truth)
-    if area is None:
+    x0, y0, x1, y1 = CroppedMask.from_full(predicted | truth).box
+    if x1 == 0:
         return 1.0
+    # The box of both masks with a pixel around it is all that the boundary maps depend on.
+    area = slice(max(0, y0 - 1), y1 + 1), slice(max(0, x0 - 1), x1 + 1)
     ours, theirs = boundary_map(predicted[area]), boundary_map(truth[area])
     count_ours, count_theirs = np.count_nonzero(ours), np.count_nonzero(theirs)
     if count_ours == 0 or count_theirs == 0:
@@ -53,14 +57,6 @@ def boundary_f(predicted: Mask, truth: Mask, tolerance: float = BOUNDARY_TOLERAN
     precision = np.count_nonzero(ours & _near(theirs, radius)) / count_ours
     recall = np.count_nonzero(theirs & _near(ours, radius)) / count_theirs
     return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
-
-
-def _surroundings(mask: Mask) -> tuple[slice, slice] | None:
-    """The box of a mask with a pixel around it, all that a boundary map depends on; None if it is empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return None
-    return slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2), slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2)
 
 
 def _near(pixels: Mask, radius: int) -> Mask:

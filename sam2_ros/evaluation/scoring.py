@@ -47,9 +47,8 @@ def measure(object_id: int, predicted: Mask, truth: Mapping[int, Mask]) -> Frame
                 if iou > other_iou:
                     other, other_iou = other_id, iou
     own = truth[object_id]
-    return FrameMeasures(
-        int(np.count_nonzero(own)), jaccard(predicted, own), boundary_f(predicted, own), other, other_iou
-    )
+    area = int(np.count_nonzero(own))
+    return FrameMeasures(area, jaccard(predicted, own), boundary_f(predicted, own), other, other_iou)
 
 
 def mark_scored(rows: Sequence[Row], truth: Truth, rule: str) -> tuple[Row, ...]:

@@ -27,15 +27,12 @@ class Truth(Protocol):
     @property
     def objects(self) -> tuple[int, ...]:
         """Ids, ascending."""
-        ...
 
     def annotated(self, object_id: int) -> tuple[int, ...]:
         """The frames on which this object is labelled, also as absent; ascending."""
-        ...
 
     def masks(self, frame: int) -> dict[int, Mask]:
         """The masks, also empty ones, of the objects that are labelled on ``frame``; read from disk at each call."""
-        ...
 
 
 @dataclass(frozen=True)

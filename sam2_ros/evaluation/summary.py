@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -105,24 +106,17 @@ def speed(seconds: np.ndarray) -> dict[str, float | None]:
     """The engine's frames a second, from the mean step, and its steps in milliseconds; without prompted frames."""
     if not seconds.size:
         return {"fps": None, "step_mean_ms": None, "step_p50_ms": None}
-    step = float(seconds.mean())
-    return {
-        "fps": 1 / step if step else None,
-        "step_mean_ms": 1e3 * step,
-        "step_p50_ms": 1e3 * float(np.median(seconds)),
-    }
+    step, median = float(seconds.mean()), float(np.median(seconds))
+    return {"fps": 1 / step if step else None, "step_mean_ms": 1e3 * step, "step_p50_ms": 1e3 * median}
 
 
 def machine() -> dict[str, Any]:
     """The processor's name and how many cores this process may use."""
-    name = platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
+        found = re.search(r"^model name\s*: *(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
-        pass  # not Linux
+        found = None  # not Linux
+    name = found[1].strip() if found else platform.processor() or platform.machine()
     return {"processor": name, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None}
 
 
@@ -130,15 +124,10 @@ def table(summary: dict[str, Any]) -> str:
     """A line for each sequence, and the means; J, F and J&F in percent, as papers give them."""
     if "noc" in summary:
         return _noc_table(summary["noc"])
-    heading = ("sequence", "frames", "objects", "J&F", "J", "F", "switches", "frames/s")
-    lines: list[tuple[str, ...]] = [heading]
+    lines = [("sequence", "frames", "objects", "J&F", "J", "F", "switches", "frames/s")]
     for row in summary["sequences"]:
-        lines.append(
-            (
-                row["sequence"], str(row["frames"]), str(row["objects"]), *_percent(row),
-                str(row["identity_switches"]), number(row["fps"]),
-            )
-        )  # fmt: skip
+        about = (row["sequence"], str(row["frames"]), str(row["objects"]))
+        lines.append((*about, *_percent(row), str(row["identity_switches"]), number(row["fps"])))
     total = (str(summary["frames"]), str(summary["objects_scored"]))
     rest = (str(summary["identity_switches"]), number(summary["speed"]["fps"]))
     lines.append(("mean over objects", *total, *_percent(summary["mean_over_objects"]), *rest))

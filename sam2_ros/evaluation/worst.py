@@ -40,7 +40,7 @@ class WorstFrames:
             truth, predicted = masks.truth[row.object], masks.predicted[row.object]
             j = row.j if row.j is not None else jaccard(predicted, truth)
             if self._fits(j, row.frame, row.object):
-                self._keep(BadFrame(j, row.frame, row.object, draw_failure(masks.rgb, predicted, truth, row.object)))
+                self.take(BadFrame(j, row.frame, row.object, draw_failure(masks.rgb, predicted, truth, row.object)))
 
     def empty(self) -> WorstFrames:
         """A new one for as many frames."""
@@ -48,21 +48,18 @@ class WorstFrames:
 
     def take(self, *drawn: BadFrame) -> None:
         """Keeps the given frames if they are among the worst."""
-        for bad in drawn:
-            if self._fits(bad.j, bad.frame, bad.object):
-                self._keep(bad)
+        for new in drawn:
+            if self._fits(new.j, new.frame, new.object):
+                others = [bad for bad in self.frames if not _near(bad, new.frame, new.object)]
+                self.frames = sorted((*others, new), key=lambda bad: (bad.j, bad.frame))[: self._count]
 
     def _fits(self, j: float, frame: int, object_id: int) -> bool:
         full = len(self.frames) >= self._count and (not self.frames or j >= self.frames[-1].j)
-        return j < GOOD and not full and all(bad.j > j for bad in self._near(frame, object_id))
+        return j < GOOD and not full and all(bad.j > j for bad in self.frames if _near(bad, frame, object_id))
 
-    def _near(self, frame: int, object_id: int) -> list[BadFrame]:
-        return [bad for bad in self.frames if bad.object == object_id and abs(bad.frame - frame) < APART]
 
-    def _keep(self, new: BadFrame) -> None:
-        near = self._near(new.frame, new.object)
-        others = [bad for bad in self.frames if all(bad is not other for other in near)]
-        self.frames = sorted((*others, new), key=lambda bad: (bad.j, bad.frame))[: self._count]
+def _near(bad: BadFrame, frame: int, object_id: int) -> bool:
+    return bad.object == object_id and abs(bad.frame - frame) < APART
 
 
 def draw_failure(rgb: Rgb, predicted: Mask, truth: Mask, object_id: int) -> Rgb:

@@ -48,16 +48,17 @@ class ChildProcess:
         """
         if self.running:
             return
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = " | ".join(line.strip() for line in lines[-LOG_LINES:]) or "nothing"
+        last = " | ".join(line.strip() for line in self._lines()[-LOG_LINES:]) or "nothing"
         raise UserError(
             f"{self._name} has ended with code {self._process.returncode}; it said: {last} (see {self.log})"
         )
 
     def error(self) -> str:
         """The text of the first error that the process has logged in ROS's format; empty if there is none."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.rpartition("]:")[2].strip() for line in lines if "[ERROR]" in line), "")
+        return next((line.rpartition("]:")[2].strip() for line in self._lines() if "[ERROR]" in line), "")
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
 
     def stop(self) -> None:
         """Ends the process and its children."""

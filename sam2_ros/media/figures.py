@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,12 +177,6 @@ def _draw_legend(figure: Figure, height: float) -> None:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Shot:
-    index: int  # of the frame in the run
-    picture: Rgb
-
-
 class Storyboard:
     """One picture of a run: frames around each change of state, and below them states and scores over time.
 
@@ -193,9 +186,10 @@ class Storyboard:
     def __init__(self, title: str, cells: int = 2 * COLUMNS) -> None:
         self._title, self._cells = title, cells
         self._records: list[FrameRecord] = []
-        self._spread: list[_Shot] = []
-        self._changes: list[_Shot] = []
-        self._last: _Shot | None = None
+        # Frames by their index in the run: every n-th one, those in which a state changed, and the last one.
+        self._spread: dict[int, Rgb] = {}
+        self._changes: dict[int, Rgb] = {}
+        self._last: dict[int, Rgb] = {}
         self._every = 1
         self._states: dict[int, ObjectState] = {}
 
@@ -203,17 +197,18 @@ class Storyboard:
         """Adds the next frame with its objects drawn in, ``uint8 [H, W, 3]``."""
         height, width = drawn.shape[:2]
         size = (CELL_WIDTH, round(CELL_WIDTH * height / width))
-        shot = _Shot(len(self._records), np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8))
-        self._last = shot
-        if shot.index % self._every == 0:
-            self._spread.append(shot)
-            if len(self._spread) > _MOST_SHOTS:
-                self._spread = self._spread[::2]
-                self._every *= 2
+        picture = np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8)
+        index = len(self._records)
+        self._last = {index: picture}
+        if index % self._every == 0:
+            self._spread[index] = picture
+        if len(self._spread) > _MOST_SHOTS:
+            self._every *= 2
+            self._spread = {i: shot for i, shot in self._spread.items() if i % self._every == 0}
         states = {row.id: row.state for row in record.objects}
         changed = any(self._states.get(object_id, state) is not state for object_id, state in states.items())
         if changed and len(self._changes) < _MOST_SHOTS:
-            self._changes.append(shot)
+            self._changes[index] = picture
         self._states = states
         self._records.append(record)
 
@@ -223,24 +218,21 @@ class Storyboard:
         Raises:
             ValueError: no frame was added.
         """
-        if self._last is None:
+        if not self._records:
             raise ValueError("a storyboard needs at least one frame")
+        shots = self._spread | self._changes | self._last
         start = self._records[0].stamp
-        cells = [
-            (shot.picture, f"{(self._records[shot.index].stamp - start) / 1e9:.1f} s")
-            for shot in self._choose(self._last)
-        ]
+        cells = [(shots[i], f"{(self._records[i].stamp - start) / 1e9:.1f} s") for i in self._choose(set(shots))]
         sheet = contact_sheet(cells, COLUMNS, CELL_WIDTH)
         return np.concatenate((sheet, timeline(self._records, sheet.shape[1], self._title)))
 
-    def _choose(self, last: _Shot) -> list[_Shot]:
+    def _choose(self, shots: set[int]) -> list[int]:
         """First and last frame, then changes of state, then frames from the widest gaps between those."""
-        shots = {shot.index: shot for shot in (*self._spread, *self._changes, last)}
-        chosen = {0, last.index}
-        for shot in self._changes:
+        chosen = {0, max(shots)}
+        for index in self._changes:
             if len(chosen) < self._cells:
-                chosen.add(shot.index)
+                chosen.add(index)
         while len(chosen) < min(self._cells, len(shots)):
-            rest = shots.keys() - chosen
+            rest = shots - chosen
             chosen.add(max(rest, key=lambda index: (min(abs(index - other) for other in chosen), -index)))
-        return [shots[index] for index in sorted(chosen)]
+        return sorted(chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,34 +91,21 @@ class VideoFile:
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
         self._path = path
-        capture = self._open()
-        announced = capture.get(cv2.CAP_PROP_FPS)
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        capture.release()
-        self.fps = fps or (announced if 0.1 < announced < 1000 else DEFAULT_FPS)
+        with self._open() as capture:
+            count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            self.fps = fps or _frame_rate(capture)
         self.length: int | None = count if count > 0 else None
 
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(self._path))
-        if not capture.isOpened():
-            raise UserError(f"{self._path}: not a video that OpenCV can read")
-        return capture
+    def _open(self) -> AbstractContextManager[cv2.VideoCapture]:
+        return _capture(str(self._path), f"{self._path}: not a video that OpenCV can read")
 
     def __iter__(self) -> Iterator[Frame]:
-        capture = self._open()
-        try:
-            shape: tuple[int, ...] | None = None
-            index = 0
-            while True:
-                good, bgr = capture.read()
-                if not good:
-                    break
+        shape: tuple[int, ...] | None = None
+        with self._open() as capture:
+            for index, bgr in enumerate(_images(capture)):
                 shape = _same_size(bgr, shape, f"{self._path}, frame {index}")
                 yield Frame(index, f"{index:06d}", round(index * 1e9 / self.fps), _to_rgb(bgr))
-                index += 1
-        finally:
-            capture.release()
-        if index == 0:
+        if shape is None:
             raise UserError(f"{self._path}: no frame could be decoded")
 
 
@@ -126,32 +114,42 @@ class Camera:
 
     def __init__(self, index: int) -> None:
         self._index = index
-        capture = self._open()
-        announced = capture.get(cv2.CAP_PROP_FPS)
-        capture.release()
-        self.fps = announced if 0.1 < announced < 1000 else DEFAULT_FPS
+        with self._open() as capture:
+            self.fps = _frame_rate(capture)
         self.length: int | None = None
 
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(self._index)
-        if not capture.isOpened():
-            raise UserError(
-                f"camera {self._index} can't be opened; accepted: the index of a connected camera (0, 1, …)"
-            )
-        return capture
+    def _open(self) -> AbstractContextManager[cv2.VideoCapture]:
+        problem = f"camera {self._index} can't be opened; accepted: the index of a connected camera (0, 1, …)"
+        return _capture(self._index, problem)
 
     def __iter__(self) -> Iterator[Frame]:
-        capture = self._open()
-        try:
-            index = 0
-            while True:
-                good, bgr = capture.read()
-                if not good:
-                    raise UserError(f"camera {self._index} stopped delivering after {index} frames")
-                yield Frame(index, f"{index:06d}", time.time_ns(), _to_rgb(bgr))
-                index += 1
-        finally:
-            capture.release()
+        count = 0
+        with self._open() as capture:
+            for count, bgr in enumerate(_images(capture), start=1):
+                yield Frame(count - 1, f"{count - 1:06d}", time.time_ns(), _to_rgb(bgr))
+        raise UserError(f"camera {self._index} stopped delivering after {count} frames")
+
+
+@contextmanager
+def _capture(source: str | int, problem: str) -> Iterator[cv2.VideoCapture]:
+    """Opens a video file or a camera, and releases it at the end; a UserError says ``problem`` if it can't."""
+    capture = cv2.VideoCapture(source)
+    if not capture.isOpened():
+        raise UserError(problem)
+    try:
+        yield capture
+    finally:
+        capture.release()
+
+
+def _images(capture: cv2.VideoCapture) -> Iterator[NDArray[Any]]:
+    while (read := capture.read())[0]:
+        yield read[1]
+
+
+def _frame_rate(capture: cv2.VideoCapture) -> float:
+    announced = float(capture.get(cv2.CAP_PROP_FPS))
+    return announced if 0.1 < announced < 1000 else DEFAULT_FPS
 
 
 def _numeric_order(path: Path) -> list[tuple[int, int, str]]:

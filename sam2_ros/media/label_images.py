@@ -40,8 +40,7 @@ def compose_labels(
     Raises:
         ValueError: an id that the image cannot hold.
     """
-    dtype: type[np.uint8 | np.uint16] = np.uint16 if wide else np.uint8
-    labels: LabelImage = np.zeros((height, width), dtype)
+    labels: LabelImage = np.zeros((height, width), np.uint16 if wide else np.uint8)
     limit = MAX_ID if wide else 255
     for object_id, result in sorted(objects, key=lambda pair: (pair[1].predicted_iou, -pair[0])):
         if not 1 <= object_id <= limit:
@@ -98,8 +97,7 @@ def read_labels(path: Path) -> LabelImage:
         raise UserError(f"{path}: not a readable image ({error}); accepted: PNG") from None
     if pixels.ndim != 2:
         raise UserError(f"{path}: a colour image (mode {mode}); accepted: palette, grayscale or black-and-white PNG")
-    dtype: type[np.uint8 | np.uint16] = np.uint8 if mode in ("P", "L", "1") else np.uint16
-    return pixels.astype(dtype)
+    return pixels.astype(np.uint8 if mode in ("P", "L", "1") else np.uint16)
 
 
 def read_mask(path: Path) -> BoolMask:

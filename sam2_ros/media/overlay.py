@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -55,20 +55,23 @@ def draw_overlay(
     """
     if rgb.shape != (result.height, result.width, 3):
         raise ValueError(f"image is {rgb.shape}, the result belongs to {(result.height, result.width, 3)}")
-    shown_id = ids or (lambda object_id: object_id)
     image = rgb.copy()
-    for obj in result.objects:
-        _paint_mask(image, obj, object_color(shown_id(obj.object_id)), alpha)
-    if labels:
-        absent = []
-        for obj in result.objects:
-            title = f"{shown_id(obj.object_id)} {obj.name or obj.label}".rstrip()
-            if obj.state is ObjectState.VISIBLE:
-                color = object_color(shown_id(obj.object_id))
-                _tag(image, obj, f"{title} visible {obj.predicted_iou:.2f}", color)
-            else:
-                absent.append(f"{title} {obj.state.name.lower()} {obj.visibility:.2f}")
-        _corner(image, caption, absent)
+    objects = [(ids(obj.object_id) if ids else obj.object_id, obj) for obj in result.objects]
+    for number, obj in objects:
+        _paint_mask(image, obj, object_color(number), alpha)
+    if not labels:
+        return image
+    absent = []
+    for number, obj in objects:
+        title = f"{number} {obj.name or obj.label}".rstrip()
+        if obj.state is ObjectState.VISIBLE:
+            _tag(image, obj, f"{title} visible {obj.predicted_iou:.2f}", object_color(number))
+        else:
+            absent.append(f"{title} {obj.state.name.lower()} {obj.visibility:.2f}")
+    scale = text_scale(image.shape[0])
+    top = draw_text(image, caption, 0, 0, _WHITE, _BLACK, scale) if caption else 0
+    for line in absent:
+        top += draw_text(image, line, 0, top, _GREY, _DARK, scale)
     return image
 
 
@@ -116,12 +119,3 @@ def _tag(image: Rgb, obj: ObjectResult, text: str, color: Color) -> None:
     left = max(0, min(x0, image.shape[1] - width))
     top = y0 - height if y0 >= height else min(y0, image.shape[0] - height)
     draw_text(image, text, left, max(0, top), _BLACK, color, scale)
-
-
-def _corner(image: Rgb, caption: str, absent: Sequence[str]) -> None:
-    scale = text_scale(image.shape[0])
-    top = 0
-    if caption:
-        top += draw_text(image, caption, 0, top, _WHITE, _BLACK, scale)
-    for line in absent:
-        top += draw_text(image, line, 0, top, _GREY, _DARK, scale)

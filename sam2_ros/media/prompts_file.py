@@ -69,15 +69,20 @@ def load_prompts(path: Path | str) -> list[FramePrompt]:
             prompts.append(_parse(entry, path.parent))
         except (UserError, PromptError) as error:
             raise PromptsFileError(f"{path}: entry {index}: {error}") from None
-    _check_names(prompts, path)
+    owners: dict[str, int] = {}
+    for prompt in prompts:
+        owner = owners.setdefault(prompt.name, prompt.object_id)
+        if prompt.name and owner != prompt.object_id:
+            raise PromptsFileError(
+                f"{path}: name '{prompt.name}' is given to objects {owner} and {prompt.object_id}; names are unique"
+            )
     return sorted(prompts, key=lambda prompt: prompt.frame)
 
 
 def _parse(entry: Any, folder: Path) -> FramePrompt:
     if not isinstance(entry, dict):
         raise UserError('is no object; accepted: {"frame": 0, "object_id": 1, "box": [x0, y0, x1, y1]}')
-    unknown = [key for key in entry if key not in _KEYS]
-    if unknown:
+    if unknown := [key for key in entry if key not in _KEYS]:
         raise UserError(f"unknown key '{unknown[0]}'; accepted: {', '.join(_KEYS)}")
     frame, object_id = _integer(entry, "frame", 0), _integer(entry, "object_id", 1, MAX_ID)
     mask = None
@@ -132,13 +137,3 @@ def _text(entry: dict[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"'{key}' is no text")
     return value
-
-
-def _check_names(prompts: list[FramePrompt], path: Path) -> None:
-    owners: dict[str, int] = {}
-    for prompt in prompts:
-        owner = owners.setdefault(prompt.name, prompt.object_id)
-        if prompt.name and owner != prompt.object_id:
-            raise PromptsFileError(
-                f"{path}: name '{prompt.name}' is given to objects {owner} and {prompt.object_id}; names are unique"
-            )

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from sam2_ros.tracking.types import BoolMask
-
-Rgb = NDArray[np.uint8]
+from sam2_ros.media.overlay import Rgb
+from sam2_ros.tracking.types import BoolMask, CroppedMask
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,13 @@ def render(frames: int, width: int = 640, height: int = 480, post: bool = True) 
         shape = np.zeros((height, width), np.uint8)
         cv2.fillPoly(shape, [np.rint(corners).astype(np.int32)], 1)
         masks[2] = shape > 0
-        _paste(canvas, _moved(book, center), masks[2])
+        canvas[masks[2]] = _moved(book, center)[masks[2]]
 
         center = (round((0.15 + 0.7 * t) * width), round((0.7 - 0.05 * abs(np.sin(6 * np.pi * t))) * height))
         shape = np.zeros((height, width), np.uint8)
         cv2.circle(shape, center, round(48 * unit), 1, -1)
         masks[1] = shape > 0
-        _paste(canvas, _moved(ball, center), masks[1])
+        canvas[masks[1]] = _moved(ball, center)[masks[1]]
 
         if post:
             columns = slice(round(0.48 * width), round(0.48 * width + 170 * unit))
@@ -62,8 +60,7 @@ def render(frames: int, width: int = 640, height: int = 480, post: bool = True) 
 
 def bounding_box(mask: BoolMask) -> tuple[int, int, int, int]:
     """(x0, y0, x1, y1), edges in pixels, of a mask with at least one pixel."""
-    rows, columns = np.nonzero(mask)
-    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+    return CroppedMask.from_full(mask).box
 
 
 def texture(width: int, height: int, seed: int, base: tuple[int, int, int], contrast: float) -> Rgb:
@@ -81,7 +78,3 @@ def _moved(texture: Rgb, center: tuple[int, int]) -> Rgb:
     """``texture`` with its middle at ``center``, so that it moves with its object."""
     height, width = texture.shape[:2]
     return np.roll(texture, (center[1] - height // 2, center[0] - width // 2), (0, 1))
-
-
-def _paste(canvas: Rgb, texture: Rgb, mask: BoolMask) -> None:
-    canvas[mask] = texture[mask]

@@ -68,10 +68,9 @@ def write_json(path: Path, frames: Sequence[FrameRecord], about: dict[str, Any])
     """Writes ``about`` (source, model, …) and ``frames``; states are written by name."""
 
     def plain(row: TrackRow) -> dict[str, Any]:
-        content = asdict(row)
-        for key in ("frame", "stamp"):  # of the frame, written there
-            del content[key]
-        return content | {"state": row.state.name.lower(), "box": list(row.box)}
+        content = asdict(row) | {"state": row.state.name.lower()}
+        del content["frame"], content["stamp"]  # written with the frame
+        return content
 
     def line(frame: FrameRecord) -> str:
         content = {"frame": frame.frame, "name": frame.name, "stamp": frame.stamp}
@@ -93,7 +92,8 @@ def write_csv(path: Path, frames: Iterable[FrameRecord]) -> None:
         for frame in frames:
             for row in frame.objects:
                 values = asdict(row) | {"state": row.state.name.lower(), "prompted": int(row.prompted)}
-                writer.writerow([_cell(values[name]) for name in names] + list(row.box))
+                cells = [f"{value:.4f}" if isinstance(value := values[name], float) else value for name in names]
+                writer.writerow([*cells, *row.box])
 
 
 def summary_table(frames: Sequence[FrameRecord]) -> str:
@@ -109,7 +109,3 @@ def summary_table(frames: Sequence[FrameRecord]) -> str:
         name = rows[-1].name or rows[-1].label or "-"
         lines.append((str(object_id), name, str(len(rows)), *map(str, counts), iou, area))
     return align(lines, left=(1,))
-
-
-def _cell(value: Any) -> Any:
-    return f"{value:.4f}" if isinstance(value, float) else value

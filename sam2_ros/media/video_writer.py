@@ -40,8 +40,7 @@ class VideoWriter:
             return
         if self._writer is None:
             fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-            size = (rgb.shape[1], rgb.shape[0])
-            self._writer = cv2.VideoWriter(str(self._path), fourcc, self._fps, size)
+            self._writer = cv2.VideoWriter(str(self._path), fourcc, self._fps, rgb.shape[1::-1])
             if not self._writer.isOpened():
                 raise UserError(
                     f"{self._path}: OpenCV can't write a video there; accepted: a path that ends in .mp4, .gif or .webp"

@@ -143,31 +143,25 @@ class SimulatedCamera:
         return measured
 
     def _truth(self, geoms: NDArray, labels: NDArray[np.uint16]) -> tuple[Truth, ...]:
-        count = len(self.scene.objects) + 1
-        seen = np.bincount(labels, minlength=count)
+        seen = np.bincount(labels, minlength=len(self.scene.objects) + 1)
         found = []
         for number, obj in enumerate(self.scene.objects, 1):
             position, axes = self.scene.pose(number)
             whole = self._whole(number, geoms)
-            found.append(
-                Truth(
-                    number, obj.name, self.rotation @ (position - CAMERA), self.rotation @ axes, obj.size,
-                    float(seen[number] / whole) if whole else 0.0,
-                )
-            )  # fmt: skip
+            share = float(seen[number] / whole) if whole else 0.0
+            position, axes = self.rotation @ (position - CAMERA), self.rotation @ axes
+            found.append(Truth(number, obj.name, position, axes, obj.size, share))
         return tuple(found)
 
     def _whole(self, number: int, geoms: NDArray) -> int:
         """The object's pixels if nothing hid it, by rays around it against its geoms alone."""
-        body = self.scene.model.body(self.scene.objects[number - 1].name)
-        center = self.scene.data.xpos[body.id] - CAMERA
+        center = self.scene.pose(number)[0] - CAMERA
         distance = float(np.linalg.norm(center))
         radius = float(np.linalg.norm(self.scene.objects[number - 1].size)) / 2
         near = np.flatnonzero(self._rays @ (center / distance) > np.sqrt(1 - (radius / distance) ** 2))
         hidden = near[(geoms[near] < 0) | (self.scene.geom_ids[geoms[near]] != number)]
         groups = self.scene.model.geom_group
-        mine = self.scene.geom_ids == number
-        groups[:] = np.where(mine, 0, 1)
+        groups[:] = self.scene.geom_ids != number
         found, _, _ = self._cast(CAMERA, self._rays[hidden], everything=False)
         groups[:] = 0
         return int(np.count_nonzero(found >= 0)) + near.size - hidden.size

@@ -16,7 +16,7 @@ one second, the same in every run), ``frame_id``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -36,9 +36,6 @@ from sam2_ros.media.errors import UserError
 from sam2_ros.ros import frame_player
 from sam2_ros.ros.messages import byte_array, rgb_image, to_time
 from sam2_ros.simulation.camera import SimulatedCamera, SimulatedFrame, Truth
-
-_DEPTH_ENCODINGS = ("16UC1", "32FC1")
-_STAMPS = ("clock", "frame")
 
 
 class SimulatedCameraNode(Node):
@@ -70,13 +67,13 @@ class SimulatedCameraNode(Node):
 
     def play(self) -> int:
         """Publishes until the last frame or the end of the process; returns the number of frames."""
-        indices: Iterator[int] = iter(range(self._count)) if self._count else count()
-        frames: Iterator[SimulatedFrame] = map(self._camera.frame, indices)
+        indices: Iterable[int] = range(self._count) if self._count else count()
+        frames: Iterable[SimulatedFrame] = map(self._camera.frame, indices)
         if self._ahead:
-            frames = iter(self._render_all(frames))
+            frames = self._render_all(frames)
         return frame_player.play(self, self._images, frames, self._period, self._publish, self._subscribers)
 
-    def _render_all(self, frames: Iterator[SimulatedFrame]) -> list[SimulatedFrame]:
+    def _render_all(self, frames: Iterable[SimulatedFrame]) -> list[SimulatedFrame]:
         rendered: list[SimulatedFrame] = []
         for frame in frames:
             if not rclpy.ok():
@@ -103,20 +100,10 @@ class SimulatedCameraNode(Node):
 
 
 DEFAULTS: dict[str, bool | int | float | str] = {
-    "seed": 0,
-    "width": 640,
-    "height": 480,
-    "rate": 10.0,
-    "speed": 1.0,
-    "frames": 0,
-    "render_ahead": False,
-    "noise": 1.0,
-    "depth_encoding": "16UC1",
-    "reliability": "reliable",
-    "subscribers": 0,
-    "stamps": "clock",
+    "seed": 0, "width": 640, "height": 480, "rate": 10.0, "speed": 1.0, "frames": 0, "render_ahead": False,
+    "noise": 1.0, "depth_encoding": "16UC1", "reliability": "reliable", "subscribers": 0, "stamps": "clock",
     "frame_id": "camera_optical_frame",
-}
+}  # fmt: skip
 
 
 def check(value: Mapping[str, Any]) -> None:
@@ -124,7 +111,9 @@ def check(value: Mapping[str, Any]) -> None:
     Raises:
         UserError: a parameter is wrong; the message says what is accepted.
     """
-    choices = {"depth_encoding": _DEPTH_ENCODINGS, "reliability": tuple(frame_player.RELIABILITY), "stamps": _STAMPS}
+    choices = {
+        "depth_encoding": ("16UC1", "32FC1"), "reliability": frame_player.RELIABILITY, "stamps": ("clock", "frame"),
+    }  # fmt: skip
     for name, accepted in choices.items():
         if value[name] not in accepted:
             raise UserError(f"{name} is '{value[name]}'; accepted: {', '.join(accepted)}")

@@ -16,12 +16,14 @@ from sam2_ros.msg import TrackedObject
 from sam2_ros.ros.messages import frame_result
 from sam2_ros.simulation.camera import SimulatedCamera
 from sam2_ros.simulation.table_scene import CAMERA
+from sam2_ros.tracking.types import ObjectState
 
 if TYPE_CHECKING:
     from sam2_ros.simulation.scene_player import Moment, Played
 
 _WIDTH, _HEIGHT = 640, 480  # of each panel, pixels
 _TRAIL = 12  # tracked frames
+_CORNERS = ((1, 1, 0), (1, -1, 0), (-1, -1, 0), (-1, 1, 0))  # of a body, seen from above
 _BLACK, _WHITE, _DARK = (0, 0, 0), (255, 255, 255), (70, 70, 70)
 
 
@@ -35,8 +37,7 @@ def scene_picture(path: Path, played: Played, seed: int, rate: float) -> None:
     for index in _moments(played):
         moment = played.moments[index]
         trail = played.moments[max(0, index - _TRAIL) : index + 1]
-        caption = f"{(moment.stamp / 1e9 - 1):.1f} s"
-        rows.append(np.hstack([_camera_panel(moment, played.matrix, caption), _table_panel(moment, trail, seed, rate)]))
+        rows.append(np.hstack([_camera_panel(moment, played.matrix), _table_panel(moment, trail, seed, rate)]))
     write_png(path, np.vstack(rows))
 
 
@@ -49,13 +50,13 @@ def _moments(played: Played) -> list[int]:
     return [before[-1], worst]
 
 
-def _camera_panel(moment: Moment, matrix: Sequence[float], caption: str) -> Rgb:
+def _camera_panel(moment: Moment, matrix: Sequence[float]) -> Rgb:
     image = draw_overlay(moment.rgb, frame_result(moment.tracks), labels=False)
     scale = 0.45 * image.shape[0] / _HEIGHT
-    absent, bars = [caption], list[tuple[int, int, int, int]]()
+    absent, bars = [f"{(moment.stamp / 1e9 - 1):.1f} s"], list[tuple[int, int, int, int]]()
     for obj in moment.tracks.objects:
         if obj.depth_status != TrackedObject.DEPTH_OK:
-            absent.append(f"{obj.id} {obj.name}: {_state(obj)}, no position")
+            absent.append(f"{obj.id} {obj.name}: {ObjectState(obj.state).name.lower()}, no position")
             continue
         point = obj.position
         u, v = matrix[0] * point.x / point.z + matrix[2], matrix[4] * point.y / point.z + matrix[5]
@@ -117,9 +118,6 @@ def _table_panel(moment: Moment, trail: Sequence[Moment], seed: int, rate: float
     return chart_pixels(figure)
 
 
-_CORNERS = ((1, 1, 0), (1, -1, 0), (-1, -1, 0), (-1, 1, 0))
-
-
 def _world(moment: Moment, object_id: int, camera: SimulatedCamera) -> NDArray[np.float64] | None:
     """The tracker's position of an object in the world's frame; None if it has none."""
     for obj in moment.tracks.objects:
@@ -127,8 +125,3 @@ def _world(moment: Moment, object_id: int, camera: SimulatedCamera) -> NDArray[n
             point = np.array([obj.position.x, obj.position.y, obj.position.z])
             return np.asarray(camera.rotation.T @ point + CAMERA)
     return None
-
-
-def _state(obj: TrackedObject) -> str:
-    names = {TrackedObject.STATE_OCCLUDED: "occluded", TrackedObject.STATE_LOST: "lost"}
-    return names.get(obj.state, "visible")

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,10 @@ class Recorder:
         self._names: dict[str, int] = {}  # true ids by name
         self._last_time = time.monotonic()
         self._log_size = 0  # bytes
+        qos = QoSProfile(depth=20)
         for topic, message_type in TRUTH.items():
-            node.create_subscription(message_type, f"/{NAMESPACE}/{topic}", self._keeper(topic), QoSProfile(depth=20))
-        node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, QoSProfile(depth=20))
+            node.create_subscription(message_type, f"/{NAMESPACE}/{topic}", partial(self._on_part, topic), qos)
+        node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, qos)
 
     def add_objects(self, check: Callable[[float], None]) -> None:
         """Prompts each object by its true box, on the first frame that the tracker has processed.
@@ -120,21 +122,19 @@ class Recorder:
         """
 
         def ready() -> dict[str, Any] | None:
-            stamps = (stamp for stamp in sorted(self._processed) if len(self._parts.get(stamp, ())) == len(TRUTH))
-            return next((self._parts[stamp] for stamp in stamps), None)
+            whole = (stamp for stamp in sorted(self._processed) if len(self._parts.get(stamp, ())) == len(TRUTH))
+            return next((self._parts[stamp] for stamp in whole), None)
 
         first = self._wait(ready, check)
         labels = _values(first["truth/label_image"])
-        self._names = {
-            detection.results[0].hypothesis.class_id: int(detection.id)
-            for detection in first["truth/detections_3d"].detections
-        }
+        bodies = first["truth/detections_3d"].detections
+        self._names = {body.results[0].hypothesis.class_id: int(body.id) for body in bodies}
         self.played.matrix = tuple(first["camera_info"].k)
-        prompts = []
-        for name, number in self._names.items():
-            if (labels == number).any():
-                box = bounding_box(CroppedMask.from_full(labels == number).box)
-                prompts.append(ObjectPrompt(name=name, box=[box]))
+        prompts = [
+            ObjectPrompt(name=name, box=[bounding_box(CroppedMask.from_full(labels == number).box)])
+            for name, number in self._names.items()
+            if (labels == number).any()
+        ]
         client = tracker_client(
             self._node, AddObjects, TRACKER, "add_objects", START_TIMEOUT_S, lambda: self._turn(check)
         )
@@ -152,11 +152,7 @@ class Recorder:
 
     def record(self, frames: int, check: Callable[[float], None]) -> None:
         """Records until the tracker has processed the camera's last frame."""
-
-        def ended() -> bool:
-            return self.received >= frames and time.monotonic() - self._last_time > IDLE_S
-
-        self._wait(ended, check)
+        self._wait(lambda: self.received >= frames and time.monotonic() - self._last_time > IDLE_S, check)
         if not self.played.moments:
             raise UserError("no frame was tracked")
 
@@ -169,15 +165,12 @@ class Recorder:
         rclpy.spin_once(self._node, timeout_sec=0.1)
         check(self._last_time + START_TIMEOUT_S)
 
-    def _keeper(self, topic: str) -> Callable[[Any], None]:
-        def keep(message: Any) -> None:
-            stamp = to_stamp(message.header.stamp)
-            self._parts.setdefault(stamp, {})[topic] = message
-            self.received += topic == "image"
-            self._last_time = time.monotonic()
-            self._join(stamp)
-
-        return keep
+    def _on_part(self, topic: str, message: Any) -> None:
+        stamp = to_stamp(message.header.stamp)
+        self._parts.setdefault(stamp, {})[topic] = message
+        self.received += topic == "image"
+        self._last_time = time.monotonic()
+        self._join(stamp)
 
     def _on_tracks(self, tracks: TrackedObjectArray) -> None:
         self._last_time = time.monotonic()
@@ -192,14 +185,12 @@ class Recorder:
         parts, tracks = self._parts.get(stamp, {}), self._tracks.get(stamp)
         if tracks is None or len(parts) < len(TRUTH):
             return
-        for older in [kept for kept in self._parts if kept <= stamp]:
-            del self._parts[older]
+        self._parts = {later: kept for later, kept in self._parts.items() if later > stamp}
         del self._tracks[stamp]
         labels, (depth, _) = _values(parts["truth/label_image"]), depth_rows(parts["truth/depth/image"])
         truth = parts["truth/detections_3d"]
-        samples = tuple(
-            self._sample(obj, truth, labels, np.nan_to_num(depth)) for obj in tracks.objects if not obj.prompted
-        )
+        depth = np.nan_to_num(depth)
+        samples = tuple(self._sample(obj, truth, labels, depth) for obj in tracks.objects if not obj.prompted)
         self.played.moments.append(Moment(stamp, to_rgb(parts["image"]), labels, truth, tracks, samples))
 
     def _sample(

@@ -129,11 +129,8 @@ def _reach(hand: Vector) -> list[float]:
 def _mjcf(objects: tuple[SceneObject, ...]) -> str:
     bodies = []
     for obj in objects:
-        number, geoms = 0, obj.geoms
-        while "{number}" in geoms:  # each geom has its own name
-            geoms = geoms.replace("{number}", str(number), 1)
-            number += 1
-        geoms = geoms.replace("{name}", obj.name)
+        parts = obj.geoms.replace("{name}", obj.name).split("{number}")  # each geom has its own name
+        geoms = parts[0] + "".join(f"{number}{part}" for number, part in enumerate(parts[1:]))
         bodies.append(f'<body name="{obj.name}" mocap="true">{geoms}</body>')
     shoulder = " ".join(str(value) for value in _SHOULDER)
     return f"""<mujoco><worldbody>
