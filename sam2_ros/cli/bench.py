@@ -52,13 +52,7 @@ def register(subparsers: Any) -> None:
     add("--image-size", nargs="+", type=int, metavar="PX", help="default: 1024 512; 0: the model's own")
     add("--objects", nargs="+", type=int, metavar="N", help="default: 1 4 16 64")
     add("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: both")
-    add(
-        "--peers",
-        nargs="*",
-        default=(),
-        choices=[*_PACKAGES],
-        help="engines to compare with; they must be installed",
-    )
+    add("--peers", nargs="*", default=(), choices=[*_PACKAGES], help="engines to compare with; they must be installed")
     add("--frames", type=int, metavar="N", help="measured of each engine (default: 30; quick: 12)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")

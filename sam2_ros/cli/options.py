@@ -39,23 +39,22 @@ def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) 
 
 def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that choose an inference server."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--endpoint",
         action="append",
         metavar="ENDPOINT",
         help="let a server (sam2_ros serve) track with its model: tcp://HOST:PORT or ipc:///PATH; if given several "
         "times, the next server takes over when one fails",
     )
-    parser.add_argument(
+    add(
         "--pixels",
         default="auto",
         choices=("auto", "raw", "jpeg", "shm"),
         help="how frames go to the server (default: shared memory on this machine, else raw)",
     )
-    parser.add_argument(
-        "--key", metavar="FILE", help="this client's keys (NAME.key_secret), if the server demands keys"
-    )
-    parser.add_argument("--server-key", metavar="FILE", help="the server's public key (NAME.key)")
+    add("--key", metavar="FILE", help="this client's keys (NAME.key_secret), if the server demands keys")
+    add("--server-key", metavar="FILE", help="the server's public key (NAME.key)")
 
 
 def load_backend(args: argparse.Namespace, objects: int) -> Backend:

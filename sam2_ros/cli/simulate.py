@@ -33,17 +33,16 @@ def register(subparsers: Any) -> None:
         "box, and compares masks, states and positions in ~/tracks with the truth. Writes a picture, a report and the "
         "log of both processes to --out.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the scene (default: 0)")
-    parser.add_argument("--frames", type=int, default=150, metavar="N", help="default: 150")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames a second of the scene (default: 10)")
-    parser.add_argument(
-        "--speed", type=float, default=1.0, help="seconds of the scene in a second; below 1: slow motion (default: 1)"
-    )
-    parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="pixels")
-    parser.add_argument("--noise", type=float, default=1.0, help="faults of image and depth (default: 1; 0 = none)")
-    parser.add_argument("--depth-encoding", choices=("16UC1", "32FC1"), default="16UC1", help="default: 16UC1")
-    parser.add_argument("--out", type=Path, default=Path("simulate_output"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    add = parser.add_argument
+    add("--seed", type=int, default=0, help="of the scene (default: 0)")
+    add("--frames", type=int, default=150, metavar="N", help="default: 150")
+    add("--rate", type=float, default=10.0, help="frames a second of the scene (default: 10)")
+    add("--speed", type=float, default=1.0, help="seconds of the scene in a second; below 1: slow motion (default: 1)")
+    add("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="pixels")
+    add("--noise", type=float, default=1.0, help="faults of image and depth (default: 1; 0 = none)")
+    add("--depth-encoding", choices=("16UC1", "32FC1"), default="16UC1", help="default: 16UC1")
+    add("--out", type=Path, default=Path("simulate_output"), metavar="DIR", help="default: %(default)s")
+    add("--quiet", action="store_true", help="no progress line")
     add_model_arguments(parser)
     parser.set_defaults(run=run)
 

@@ -23,7 +23,8 @@ def register(subparsers: Any) -> None:
         "the view and come back; or renders twins. Writes OUT/JPEGImages and OUT/Annotations in the layout of DAVIS, "
         "for sam2_ros eval and train.",
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not hold clips yet")
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder to write; must not hold clips yet")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument(
         "--photographs",
@@ -37,24 +38,22 @@ def register(subparsers: Any) -> None:
         action="store_true",
         help="two equal objects whose paths cross, without photographs, frames of 4:3: do identities switch?",
     )
-    parser.add_argument("--clips", type=int, default=24, metavar="N", help="clips to make (default: 24)")
-    parser.add_argument("--steps", type=int, default=40, metavar="N", help="frames of a clip (default: 40)")
-    parser.add_argument("--size", type=int, default=512, metavar="PX", help="side of the square frames (default: 512)")
-    parser.add_argument(
-        "--objects", type=int, nargs=2, default=(2, 4), metavar=("MIN", "MAX"), help="labelled objects (default: 2 4)"
-    )
-    parser.add_argument(
+    add("--clips", type=int, default=24, metavar="N", help="clips to make (default: 24)")
+    add("--steps", type=int, default=40, metavar="N", help="frames of a clip (default: 40)")
+    add("--size", type=int, default=512, metavar="PX", help="side of the square frames (default: 512)")
+    add("--objects", type=int, nargs=2, default=(2, 4), metavar=("MIN", "MAX"), help="labelled objects (default: 2 4)")
+    add(
         "--passers", type=int, default=1, metavar="N", help="up to N unlabelled objects fly past in a clip (default: 1)"
     )
-    parser.add_argument(
+    add(
         "--look-alikes",
         type=float,
         default=0.25,
         metavar="SHARE",
         help="share of clips with a mirrored, unlabelled copy of an object (default: 0.25)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal clips (default: 0)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add("--seed", type=int, default=0, help="equal seeds give equal clips (default: 0)")
+    add("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
 

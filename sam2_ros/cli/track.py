@@ -28,24 +28,23 @@ def register(subparsers: Any) -> None:
         help="track objects through a video, a folder of images or a camera",
         description="Tracks the objects of a prompts file through SOURCE; every frame is processed.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="video file, folder of numbered images, or camera index")
-    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE.json", help="which objects, and where")
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="video file, folder of numbered images, or camera index")
+    add("--prompts", type=Path, required=True, metavar="FILE.json", help="which objects, and where")
     add_model_arguments(parser)
     add_endpoint_arguments(parser)
-    parser.add_argument("--masks-out", type=Path, metavar="DIR", help="label images as PNG, one for each frame")
-    parser.add_argument(
-        "--video-out", type=Path, metavar="FILE", help="the frames with the objects drawn in: .mp4, .gif or .webp"
-    )
-    parser.add_argument("--json-out", type=Path, metavar="FILE.json", help="states, boxes and scores of every frame")
-    parser.add_argument(
+    add("--masks-out", type=Path, metavar="DIR", help="label images as PNG, one for each frame")
+    add("--video-out", type=Path, metavar="FILE", help="the frames with the objects drawn in: .mp4, .gif or .webp")
+    add("--json-out", type=Path, metavar="FILE.json", help="states, boxes and scores of every frame")
+    add(
         "--picture-out",
         type=Path,
         metavar="FILE.png",
         help="one picture: frames around changes of state, and states and scores over time",
     )
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument("--fps", type=float, metavar="F", help="frame rate of SOURCE, if its own is missing or wrong")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    add("--max-frames", type=int, metavar="N", help="stop after N frames")
+    add("--fps", type=float, metavar="F", help="frame rate of SOURCE, if its own is missing or wrong")
+    add("--quiet", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(run=run)
 
 

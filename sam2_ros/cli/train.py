@@ -91,6 +91,7 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
     import torch
 
     from sam2_ros.media.progress import bar
+    from sam2_ros.model.bfloat16 import has_bfloat16
     from sam2_ros.training.data.draw import DataError
     from sam2_ros.training.finetune import ClipTraining, open_source, starting_model
     from sam2_ros.training.reports import Reports, open_board
@@ -100,7 +101,8 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
         videos = _validation_videos(options) if world.first else []
         model = starting_model(options, device)
         source = open_source(options, model.config.image_size, world)
-        training = ClipTraining(model, options, source, _bfloat16(options.dtype, device), world)
+        bfloat16 = options.dtype == "bfloat16" or (options.dtype == "auto" and has_bfloat16(device))
+        training = ClipTraining(model, options, source, bfloat16, world)
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error)) from error
     if training.step >= options.steps:
@@ -135,13 +137,6 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
     if world.first and not quiet:
         print(f"{options.steps} steps; use it with --model {out / 'checkpoint.pt'}")
     return 0
-
-
-def _bfloat16(dtype: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16."""
-    from sam2_ros.model.bfloat16 import has_bfloat16
-
-    return dtype == "bfloat16" or (dtype == "auto" and has_bfloat16(device))
 
 
 def _validation_videos(options: TrainOptions) -> list[Video]:
