@@ -1,6 +1,6 @@
-"""Writes the pages of docs/reference/ that the code knows best: ``python docs/generate_reference.py``.
+"""Writes what the code knows best: pages of docs/reference/, config/tracker.yaml, config/sros2_policy.xml.
 
-``make docs`` runs it, and test/test_docs.py compares the committed pages with its output. It needs neither ROS nor
+``make docs`` runs it, and test/test_docs.py compares the committed files with its output. It needs neither ROS nor
 PyTorch: the Python API is read from the sources, without an import.
 """
 
@@ -17,12 +17,13 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REFERENCE = ROOT / "docs" / "reference"
 sys.path.insert(0, str(ROOT))
+
+import access_policy  # noqa: E402
 
 from sam2_ros.cli.main import build_parser  # noqa: E402
 from sam2_ros.ros.interface import SERVICES, TOPICS  # noqa: E402
-from sam2_ros.ros.parameters import PARAMETERS, Change  # noqa: E402
+from sam2_ros.ros.parameters import PARAMETERS, Change, to_yaml  # noqa: E402
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -253,20 +254,23 @@ def _markdown(docstring: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
-PAGES = {
-    "parameters.md": parameters,
-    "topics.md": topics,
-    "services.md": services,
-    "command_line.md": command_line,
-    "python_api.md": python_api,
+FILES = {
+    "docs/reference/parameters.md": parameters,
+    "docs/reference/topics.md": topics,
+    "docs/reference/services.md": services,
+    "docs/reference/command_line.md": command_line,
+    "docs/reference/python_api.md": python_api,
+    "config/tracker.yaml": to_yaml,
+    "config/sros2_policy.xml": access_policy.policy,
 }
 
 
-def main() -> None:
-    REFERENCE.mkdir(exist_ok=True)
-    for name, write in PAGES.items():
-        (REFERENCE / name).write_text(write(), "utf-8")
+def main(out: Path) -> None:
+    """Writes every file below ``out``."""
+    for name, text in FILES.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text(), "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(ROOT)

@@ -25,7 +25,7 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Value]:
 
 
 def test_the_file_is_what_the_table_says() -> None:
-    assert FILE.read_text() == parameters.to_yaml(), "write it: python -m sam2_ros.ros.parameters > config/tracker.yaml"
+    assert FILE.read_text() == parameters.to_yaml(), "write it: make docs"
 
 
 def test_the_file_holds_every_parameter_with_its_default_and_type() -> None:
