@@ -7,20 +7,11 @@ import copy
 import numpy as np
 
 from sam2_ros.evaluation.mask_metrics import jaccard
+from sam2_ros.evaluation.semi_supervised import first_prompt
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import AddRequest, Tracker, TrackerConfig
 from sam2_ros.training.clips import read_rgb
 from sam2_ros.training.data.videos import Video, read_labels
-from sam2_ros.training.simulated_user import box_prompt, click_prompt
-
-
-def first_prompt(kind: str, mask: np.ndarray) -> Prompt:
-    """The prompt of this kind for a mask ``bool [H, W]``: the mask, its box, or the pixel farthest from its edge."""
-    if kind == "mask":
-        return Prompt(mask=mask)
-    if kind == "box":
-        return Prompt(box=box_prompt(mask).reshape(4))
-    return Prompt(points=click_prompt(mask), labels=np.array([1], np.int32))
 
 
 def video_jaccard(model: Sam2Model, video: Video, kind: str, dtype: str) -> float | None:
@@ -40,8 +31,7 @@ def video_jaccard(model: Sam2Model, video: Video, kind: str, dtype: str) -> floa
     for t in range(1, len(video.frames) - 1):
         found = tracker.step(read_rgb(video.frames[t]), t)
         truth = read_labels(video.labels[t])
-        for obj in found.objects:
-            scores.append(jaccard(obj.mask.full(), truth == numbers[obj.object_id]))
+        scores += [jaccard(obj.mask.full(), truth == numbers[obj.object_id]) for obj in found.objects]
     tracker.close()
     return float(np.mean(scores))
 
