@@ -15,17 +15,9 @@ if TYPE_CHECKING:
     from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 
 __all__ = [
-    "HIERA",
-    "CheckpointError",
-    "HieraConfig",
-    "ImageFeatures",
-    "ImagePrediction",
-    "ModelConfig",
-    "Sam2Model",
-    "infer_config",
-    "load_model",
-    "predict",
-]
+    "HIERA", "CheckpointError", "HieraConfig", "ImageFeatures", "ImagePrediction", "ModelConfig", "Sam2Model",
+    "infer_config", "load_model", "predict",
+]  # fmt: skip
 
 _MODULES = {
     "checkpoint": ("CheckpointError", "load_model"),

@@ -55,12 +55,7 @@ class Match:
 
 
 class Appearance(nn.Module):
-    """The metric, and linear classifiers that judge masks by it.
-
-    Args:
-        fine, coarse: channels of the encoder's maps of stride 8 and 16.
-        hidden, dim: width of the hidden layer, and of a token.
-    """
+    """The metric, and linear classifiers that judge masks by it; ``fine`` and ``coarse`` are the encoder's channels."""
 
     mean: Tensor
     spread: Tensor
@@ -86,18 +81,15 @@ class Appearance(nn.Module):
     def match(self, tokens: Tensor, reference: Reference) -> Match:
         """Compares the cells of one image (``[1, hw, D]``, or ``[B, hw, D]``) with the reference of ``B`` objects."""
         coverage, known = reference.coverage, reference.tokens.float()
-        most = coverage.amax(dim=1, keepdim=True)
-        own = coverage > torch.minimum(torch.full_like(most, COVERED), COVERED_OF_MOST * most).clamp(min=BESIDE)
+        own = coverage > (COVERED_OF_MOST * coverage.amax(dim=1, keepdim=True)).clamp(BESIDE, COVERED)
         beside = (coverage >= 0) & (coverage < BESIDE)
         kinds = torch.stack((own, beside), dim=2).float()  # [B, M, 2]
         near = self._near(tokens, known, kinds)
         logs = near.clamp(min=1e-30).log() - 0.5 * kinds.sum(dim=1, keepdim=True).clamp(min=1).log()
-        logits = self.gain * (logs[..., 0] - logs[..., 1]) + self.offset
-        side = round(logits.shape[1] ** 0.5)
+        side = round(tokens.shape[1] ** 0.5)
+        logits = (self.gain * (logs[..., 0] - logs[..., 1]) + self.offset).unflatten(1, (side, side))
         prototype = F.normalize((known * coverage.clamp(min=0)[..., None]).sum(dim=1), dim=-1)
-        return Match(
-            logits.clamp(-MATCH_LIMIT, MATCH_LIMIT).unflatten(1, (side, side)), tokens, prototype, reference.colors
-        )
+        return Match(logits.clamp(-MATCH_LIMIT, MATCH_LIMIT), tokens, prototype, reference.colors)
 
     def _near(self, tokens: Tensor, known: Tensor, kinds: Tensor) -> Tensor:
         """Similarity of each cell to all reference cells of each of two kinds, ``[B, hw, 2]``."""
@@ -112,45 +104,37 @@ class Appearance(nn.Module):
         if torch.is_grad_enabled() or known.device.type != "cpu":
             return similarity(tokens, known, kinds)
         # One object at a time: all at once would take more memory than anything else in a frame.
-        rows = [slice(index, index + 1) for index in range(len(known))]
-        return torch.cat([similarity(tokens if len(tokens) == 1 else tokens[b], known[b], kinds[b]) for b in rows])
+        rows = (x.split(1) for x in (tokens.expand(len(known), -1, -1), known, kinds))
+        return torch.cat([similarity(*row) for row in zip(*rows, strict=True)])
 
     def evidence(self, match: Match, picture: Tensor, logits: Tensor, scores: Tensor, ious: Tensor) -> Tensor:
         """The evidence for ``B`` masks, ``[B, len(EVIDENCE)]``.
 
-        Args:
-            match: of the same objects.
-            picture: ``[1, 3, H, W]`` RGB image, 0 to 1, in the size of the masks.
-            logits: ``[B, H, W]`` of the masks.
-            scores, ious: ``[B]``, the decoder's object score (logit) and predicted IoU.
+        ``picture`` is the image in the size of the masks (``[1, 3, H, W]`` RGB, 0 to 1). The other arguments belong to
+        the masks: ``logits`` ``[B, H, W]``; ``scores`` (logits) and predicted ``ious`` ``[B]`` of the decoder.
         """
-        mask = (logits > 0).float()
+        mask = (logits > 0).float().flatten(1)
         cells = match.logits.flatten(1)  # [B, hw]
         cover = coverage_of(logits, match.logits.shape[1])
         within = cover / cover.sum(dim=1, keepdim=True).clamp(min=1e-6)
         around = F.max_pool2d(cover.unflatten(1, match.logits.shape[1:])[:, None], 3, 1, 1).flatten(1) > 0
         pooled = F.normalize((match.tokens * cover[..., None]).sum(dim=1), dim=-1)
         likely = torch.sigmoid(cells)
-        empty = mask.flatten(1).amax(dim=1) == 0
-        best = cells.topk(BEST, dim=1).values.mean(dim=1)
-        certainty = (torch.sigmoid(logits) * mask).flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp(min=1)
-        found = torch.stack(
-            (
-                scores.clamp(-SCORE_LIMIT, SCORE_LIMIT),
-                ious,
-                (mask.flatten(1).mean(dim=1) + NO_AREA).log(),
-                certainty,
-                best,
-                torch.where(empty, -1.0, (pooled * match.prototype).sum(dim=1)),
-                torch.where(empty, -MATCH_LIMIT, (within * cells).sum(dim=1)),
-                (within * (cells > 0)).sum(dim=1),
-                (likely * (cover > TOUCHED)).sum(dim=1) / likely.sum(dim=1).clamp(min=1e-3),
-                cells.masked_fill(around, -MATCH_LIMIT).topk(OTHERS, dim=1).values.mean(dim=1),
-                *agreement(color_shares(picture, logits), match.colors).unbind(dim=1),
-            ),
-            dim=1,
+        empty = mask.amax(dim=1) == 0
+        found = (
+            scores.clamp(-SCORE_LIMIT, SCORE_LIMIT),
+            ious,
+            (mask.mean(dim=1) + NO_AREA).log(),
+            (torch.sigmoid(logits).flatten(1) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1),
+            cells.topk(BEST, dim=1).values.mean(dim=1),
+            torch.where(empty, -1.0, (pooled * match.prototype).sum(dim=1)),
+            torch.where(empty, -MATCH_LIMIT, (within * cells).sum(dim=1)),
+            (within * (cells > 0)).sum(dim=1),
+            (likely * (cover > TOUCHED)).sum(dim=1) / likely.sum(dim=1).clamp(min=1e-3),
+            cells.masked_fill(around, -MATCH_LIMIT).topk(OTHERS, dim=1).values.mean(dim=1),
+            *agreement(color_shares(picture, logits), match.colors).unbind(dim=1),
         )
-        return found.float()
+        return torch.stack(found, dim=1).float()
 
 
 def coverage_of(logits: Tensor, side: int) -> Tensor:
@@ -179,9 +163,6 @@ def _bins(values: Tensor) -> Tensor:
 
 
 def agreement(now: Tensor, known: Tensor) -> Tensor:
-    """Agreement of chroma and of brightness with the ``S`` known frames (``[B, S, BINS² + BINS]``), ``[B, 2]``, 0 to 1.
-
-    It is the Bhattacharyya coefficient with the frame that agrees best.
-    """
+    """Bhattacharyya coefficients ``[B, 2]`` of chroma and brightness, with the best of the ``known`` ``[B, S, …]``."""
     both = (now[:, None] * known).clamp(min=0).sqrt()
     return torch.stack([part.sum(dim=2).amax(dim=1) for part in both.split((BINS**2, BINS), dim=2)], dim=1)

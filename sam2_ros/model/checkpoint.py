@@ -79,17 +79,11 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
     except OSError:
         raise
     except Exception as error:  # a damaged file can make the unpickler raise anything
-        refused = isinstance(error, pickle.UnpicklingError) and re.search(
-            "unsupported (class|global)", str(error), re.I
-        )
-        reason = (
-            "is refused: it holds more than tensors and plain containers, so loading it could run code"
-            if refused
-            else "can't be read as a checkpoint: it is damaged, incomplete or a file of another kind; fetch it again"
-        )
-        raise CheckpointError(
-            f"{path} {reason}; accepted: the official SAM 2 checkpoints and sam2_ros's own"
-        ) from error
+        reason = "can't be read as a checkpoint: it is damaged, incomplete or a file of another kind; fetch it again"
+        if isinstance(error, pickle.UnpicklingError) and re.search("unsupported (class|global)", str(error), re.I):
+            reason = "is refused: it holds more than tensors and plain containers, so loading it could run code"
+        accepted = "the official SAM 2 checkpoints and sam2_ros's own"
+        raise CheckpointError(f"{path} {reason}; accepted: {accepted}") from error
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} has no entry 'model' with named tensors; accepted: the official SAM 2 layout")
@@ -110,16 +104,15 @@ def load_strictly(model: Sam2Model, state: Mapping[str, Tensor], name: str) -> N
     Raises:
         CheckpointError: names the first tensor that does not fit.
     """
-    wanted = model.state_dict()
-    title = f"{name} does not fit {model.config.name}"
-    for key, value in wanted.items():
-        if key not in state:
-            raise CheckpointError(f"{title}: tensor '{key}' {tuple(value.shape)} is missing")
-        if state[key].shape != value.shape:
-            raise CheckpointError(
-                f"{title}: tensor '{key}' has shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
-            )
-    for key in state:
-        if key not in wanted:
-            raise CheckpointError(f"{title}: tensor '{key}' {tuple(state[key].shape)} is unexpected")
+    wanted, found = ({k: tuple(v.shape) for k, v in tensors.items()} for tensors in (model.state_dict(), state))
+    for key in wanted | found:
+        if key not in found:
+            problem = f"{wanted[key]} is missing"
+        elif key not in wanted:
+            problem = f"{found[key]} is unexpected"
+        elif found[key] != wanted[key]:
+            problem = f"has shape {found[key]}, expected {wanted[key]}"
+        else:
+            continue
+        raise CheckpointError(f"{name} does not fit {model.config.name}: tensor '{key}' {problem}")
     model.load_state_dict({key: value.float() for key, value in state.items()})

@@ -30,34 +30,10 @@ HIERA = {
 }
 SIZES = ", ".join(HIERA)  # for messages and help
 
-# Bytes and SHA-256 of the official checkpoints: SAM 2.1, then 2.0. Meta publishes no checksums; independent projects
-# pin these, such as computational-cell-analytics/micro-sam.
-CHECKPOINT_FILES = {
-    "tiny": (
-        (156_008_466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
-        (155_906_050, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"),
-    ),
-    "small": (
-        (184_416_285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
-        (184_309_650, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"),
-    ),
-    "base_plus": (
-        (323_606_802, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
-        (323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"),
-    ),
-    "large": (
-        (898_083_611, "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"),
-        (897_952_466, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"),
-    ),
-}
-
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that is needed to build a :class:`~sam2_ros.model.sam2.Sam2Model`.
-
-    ``occlusion_embedding`` and ``pointer_time_code`` are what SAM 2.1 added to SAM 2.0.
-    """
+    """Everything that is needed to build a :class:`~sam2_ros.model.sam2.Sam2Model`."""
 
     name: str
     trunk: Literal["hiera", "tinyvit"] = "hiera"
@@ -70,7 +46,7 @@ class ModelConfig:
     fuser_layers: int = 2  # of the memory encoder
     high_res_channels: tuple[int, int] = (256, 256)  # of the encoder's stride-4 and stride-8 maps
     image_code_scale: float = 1.0  # factor of the memory attention's sine code, for features of another magnitude
-    occlusion_embedding: bool = True
+    occlusion_embedding: bool = True  # this one and the next are what SAM 2.1 added to SAM 2.0
     pointer_time_code: bool = True
     visibility_scale: float = 1.0  # visibility = sigmoid(scale * object score + bias); plain unless calibrated
     visibility_bias: float = 0.0
@@ -90,10 +66,7 @@ class ModelConfig:
 
     @property
     def memory_waits(self) -> bool:
-        """Whether an object's memories stop ageing while the object is not seen.
-
-        True for a model that was trained that way, and for one that judges presence by predicted IoU.
-        """
+        """Whether an object's memories stop ageing while it is not seen: by training, or with ``present_iou``."""
         return bool(self.present_iou) or not self.remember_absence
 
     @property
@@ -119,16 +92,12 @@ class ModelConfig:
             raise ValueError(f"memory_dim is {self.memory_dim}; accepted: divisors of {self.hidden_dim}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, as our own checkpoints store them beside the weights."""
+        """Plain containers, as our own checkpoints store them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """The inverse of :meth:`to_dict`; lists are accepted where tuples are meant.
-
-        Raises:
-            TypeError, ValueError: not the entries of a configuration, or values out of range.
-        """
+        """The inverse of :meth:`to_dict`, also of lists in place of tuples; TypeError or ValueError where it fails."""
         known = _with_tuples(values)
         if "hiera" in known:
             known["hiera"] = HieraConfig(**_with_tuples(known["hiera"]))
@@ -152,8 +121,7 @@ def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
             f"SAM 2.0 and 2.1 checkpoints ({SIZES}) and sam2_ros's own"
         )
     width = patch.shape[0]
-    indices = [key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")]
-    depth = 1 + max((int(index) for index in indices if index.isdecimal()), default=-1)
+    depth = len({key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")})
     name = next((n for n, h in HIERA.items() if (h.embed_dim, sum(h.stages)) == (width, depth)), None)
     if name is None:
         known = ", ".join(f"{n} ({h.embed_dim} wide, {sum(h.stages)} blocks)" for n, h in HIERA.items())
@@ -166,5 +134,5 @@ def official_config(name: str) -> ModelConfig:
     """The configuration of an official model, such as ``tiny`` (SAM 2.1) or ``tiny-2.0``; KeyError for other names."""
     size, _, version = name.partition("-")
     new = version != "2.0"
-    prefix = "sam2.1_hiera_" if new else "sam2_hiera_"
-    return ModelConfig(name=prefix + size, hiera=HIERA[size], occlusion_embedding=new, pointer_time_code=new)
+    name = f"sam2{'.1' if new else ''}_hiera_{size}"
+    return ModelConfig(name, hiera=HIERA[size], occlusion_embedding=new, pointer_time_code=new)

@@ -18,15 +18,6 @@ BLOCK_ELEMENTS = 2**21  # attention weights at a time: as many as stay in the pr
 ONEDNN_QUERIES = 128  # attention in float32 with fewer queries is not worth the calls of oneDNN, one for each head
 
 
-def _has_onednn() -> bool:
-    """Whether oneDNN's kernels are the fast ones here and PyTorch has the operators that reach them."""
-    capability = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
-    available = torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
-    )
-    return bool(available and capability == "AVX512")
-
-
 def _is_from_intel() -> bool:
     """Whether this is an Intel processor; False where the system does not say."""
     try:
@@ -35,8 +26,13 @@ def _is_from_intel() -> bool:
         return False
 
 
-HAS_ONEDNN = _has_onednn()
 IS_FROM_INTEL = _is_from_intel()
+# Whether oneDNN's kernels are the fast ones here and PyTorch has the operators that reach them
+HAS_ONEDNN: bool = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise"))
+)
 # oneDNN's arguments for the activation that follows in the same pass
 _ACTIVATIONS: dict[str, tuple[str, list[Any], str]] = {
     "": ("none", [], ""), "gelu": ("gelu", [], "none"), "relu": ("relu", [], "")
@@ -64,13 +60,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
     narrow_values = q.shape[3] != v.shape[3]
+    each = None if mask is None else mask.expand(*q.shape[:3], k.shape[2])  # a view
     if narrow_values and q.shape[1] == 1 and (IS_FROM_INTEL or q.dtype == torch.bfloat16):
-        return _attention_by_blocks(q, k, v, mask)
+        return _attention_by_blocks(q, k, v, each)
     if not IS_FROM_INTEL or narrow_values:
         if q.dtype == torch.bfloat16:
-            return _attention_by_matmul(q, k, v, mask)
+            return _attention_by_matmul(q, k, v, each)
         if q.dtype == torch.float32 and q.shape[2] >= ONEDNN_QUERIES:
-            return _attention_by_heads(q, k, v, mask)
+            return _attention_by_heads(q, k, v, each)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
@@ -84,13 +81,12 @@ def _attention_by_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -
     for b in range(batch):
         # ``@`` would copy the transposed keys.
         scaled, keys, values = q[b, 0] * width**-0.5, k[b, 0].T, v[b, 0]
-        bias = None if mask is None else mask.expand(batch, 1, -1, -1)[b, 0]
         for first in range(0, queries, rows):
             part = slice(first, min(first + rows, queries))
             weights = scratch[: part.stop - first]
             torch.mm(scaled[part], keys, out=weights)
-            if bias is not None:
-                weights += bias if bias.shape[0] == 1 else bias[part]
+            if mask is not None:
+                weights += mask[b, 0, part]
             torch.softmax(weights, dim=-1, out=weights)
             torch.mm(weights, values, out=out[b, 0, part])
     return out
@@ -105,12 +101,11 @@ def _attention_by_heads(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) ->
         for h in range(heads):
             keys, values = k[b, h].contiguous(), v[b, h].contiguous().T
             scaled = q[b, h] * width**-0.5
-            bias = None if mask is None else mask.expand(batch, heads, -1, -1)[b, h]
             for first in range(0, queries, rows):
                 part = slice(first, first + rows)
                 logits = linear(scaled[part], keys, None)
-                if bias is not None:
-                    logits += bias if bias.shape[0] == 1 else bias[part]
+                if mask is not None:
+                    logits += mask[b, h, part]
                 out[b, h, part] = linear(logits.softmax(dim=-1), values, None)
     return out
 
@@ -125,16 +120,13 @@ def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -
     for b in range(batch):
         for first in range(0, queries, rows):
             part = slice(first, first + rows)
-            bias = mask if mask is None or mask.shape[0] == 1 else mask[b : b + 1]
-            bias = bias if bias is None or bias.shape[2] == 1 else bias[:, :, part]
-            out[b : b + 1, :, part] = _softmax_rows(
-                q[b : b + 1, :, part] * width**-0.5, k[b : b + 1], v[b : b + 1], bias
-            )
+            bias = None if mask is None else mask[b, :, part]
+            out[b, :, part] = _softmax_rows(q[b, :, part] * width**-0.5, k[b], v[b], bias)
     return out
 
 
 def _softmax_rows(scaled: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    logits = scaled @ k.transpose(2, 3)
+    logits = scaled @ k.transpose(-2, -1)
     if mask is not None:
         logits += mask
     return logits.softmax(dim=-1) @ v

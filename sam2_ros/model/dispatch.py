@@ -106,16 +106,9 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention.
+    """Softmax attention of ``[B, H, N, C]``, ``[B, H, K, C]`` and ``[B, H, K, D]``, ``[B, H, N, D]``.
 
-    Args:
-        q: ``[B, H, N, C]``.
-        k: ``[B, H, K, C]``.
-        v: ``[B, H, K, D]``.
-        mask: broadcastable to ``[B, H, N, K]``; bool, False = ignore, or added to the logits.
-
-    Returns:
-        ``[B, H, N, D]``.
+    ``mask`` is broadcastable to ``[B, H, N, K]``; bool, False = ignore, or added to the logits.
     """
     if uses_onednn(q):
         return cpu_kernels.attention(q, k, v, mask)

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam2_ros.model.config import CHECKPOINT_FILES
-
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything_2"
 CACHE_VARIABLE = "SAM2_ROS_CACHE"
 BASE_URL_VARIABLE = "SAM2_ROS_BASE_URL"
@@ -41,11 +39,24 @@ class Checkpoint:
     sha256: str
 
 
-CHECKPOINTS = {
-    name + suffix: Checkpoint(f"{prefix}_hiera_{name}.pt", folder, *files[version])
-    for version, (suffix, prefix, folder) in enumerate((("", "sam2.1", "092824"), ("-2.0", "sam2", "072824")))
-    for name, files in CHECKPOINT_FILES.items()
-}
+def _official(name: str, size: int, sha256: str) -> Checkpoint:
+    hiera, old, _ = name.partition("-2.0")
+    return Checkpoint(f"sam2{'' if old else '.1'}_hiera_{hiera}.pt", "072824" if old else "092824", size, sha256)
+
+
+# Name, bytes, SHA-256. Meta publishes no checksums; independent projects pin these, such as
+# computational-cell-analytics/micro-sam.
+_OFFICIAL = (
+    ("tiny", 156_008_466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
+    ("small", 184_416_285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
+    ("base_plus", 323_606_802, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
+    ("large", 898_083_611, "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"),
+    ("tiny-2.0", 155_906_050, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"),
+    ("small-2.0", 184_309_650, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"),
+    ("base_plus-2.0", 323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"),
+    ("large-2.0", 897_952_466, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"),
+)
+CHECKPOINTS = {name: _official(name, size, sha256) for name, size, sha256 in _OFFICIAL}
 
 
 def find_checkpoint(name: str) -> Checkpoint:
@@ -54,15 +65,12 @@ def find_checkpoint(name: str) -> Checkpoint:
     Raises:
         DownloadError: no such checkpoint.
     """
-    key = name.removesuffix("-2.1")
-    if key in CHECKPOINTS:
-        return CHECKPOINTS[key]
-    for checkpoint in CHECKPOINTS.values():
-        if name.removesuffix(".pt") + ".pt" == checkpoint.file_name:
-            return checkpoint
-    raise DownloadError(
-        f"no file and no official checkpoint is called '{name}'; official ones: {', '.join(CHECKPOINTS)}"
-    )
+    by_file = {checkpoint.file_name.removesuffix(".pt"): checkpoint for checkpoint in CHECKPOINTS.values()}
+    found = CHECKPOINTS.get(name.removesuffix("-2.1")) or by_file.get(name.removesuffix(".pt"))
+    if found is None:
+        known = ", ".join(CHECKPOINTS)
+        raise DownloadError(f"no file and no official checkpoint is called '{name}'; official ones: {known}")
+    return found
 
 
 def cache_dir() -> Path:
@@ -73,11 +81,7 @@ def cache_dir() -> Path:
 
 
 def checkpoint_path(name: str, directory: Path | None = None) -> Path:
-    """The path of the checkpoint ``name`` after its download; the file need not exist.
-
-    Raises:
-        DownloadError: no such checkpoint.
-    """
+    """The path of the checkpoint ``name`` after its download; the file need not exist. Raises DownloadError."""
     return (directory or cache_dir() / "checkpoints") / find_checkpoint(name).file_name
 
 
@@ -96,10 +100,9 @@ def download(
     force: bool = False,
     progress: Progress = lambda have, size: None,
 ) -> Path:
-    """Fetches the checkpoint ``name`` unless it is there, verifies its SHA-256 and returns its path.
+    """Fetches the checkpoint ``name`` if it is missing (or by ``force``), verifies its SHA-256 and returns its path.
 
-    ``force`` fetches it in any case. Data arrives in ``FILE.part``, which a later call continues. A file with a wrong
-    hash becomes ``FILE.bad``.
+    Data arrives in ``FILE.part``, which a later call continues. A file with a wrong hash becomes ``FILE.bad``.
 
     Raises:
         DownloadError: unknown name, no connection, refused, truncated, or not the genuine file.
@@ -117,9 +120,9 @@ def download(
             if _sha256(path) == checkpoint.sha256:
                 return path
             _log.warning("%s is not the genuine file; set aside as %s", path, path.replace(bad))
-        if part.is_file() and part.stat().st_size > checkpoint.size:
+        if _stored(part) > checkpoint.size:
             part.unlink()
-        if not part.is_file() or part.stat().st_size < checkpoint.size:
+        if _stored(part) < checkpoint.size:
             _fetch(url, part, checkpoint.size, progress)
     except OSError as error:
         raise DownloadError(f"can't write {part}: {error.strerror or error}; free space or choose --dir") from error
@@ -136,20 +139,19 @@ def download(
 
 def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
     """Appends the missing bytes of the ``size`` bytes at ``url`` to ``part``."""
-    have = part.stat().st_size if part.is_file() else 0
+    have = _stored(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             # A server without ranges answers 200 and sends the whole file.
-            start = have if response.status == 206 else 0
-            _check_offer(response, url, start, size)
-            free = shutil.disk_usage(part.parent).free
-            if free < size - start:
-                raise DownloadError(
-                    f"{size - start} bytes are to come, {part.parent} has {free} free; free space or choose --dir"
-                )
-            with part.open("ab" if start else "wb") as file:
-                progress(have := start, size)
+            have = have if response.status == 206 else 0
+            _check_offer(response, url, have, size)
+            missing, free = size - have, shutil.disk_usage(part.parent).free
+            if free < missing:
+                problem = f"{missing} bytes are to come, {part.parent} has {free} free"
+                raise DownloadError(f"{problem}; free space or choose --dir")
+            with part.open("ab" if have else "wb") as file:
+                progress(have, size)
                 while chunk := response.read(CHUNK_BYTES):
                     file.write(chunk)
                     have += len(chunk)
@@ -170,19 +172,21 @@ def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
 
 def _check_offer(response: http.client.HTTPResponse, url: str, start: int, size: int) -> None:
     """Refuses a wrong file before reading it."""
-    announced = response.headers.get("Content-Length")
-    if announced is not None and start + int(announced) != size:
-        raise DownloadError(
-            f"{url} offers {start + int(announced)} bytes; the genuine file has {size}. Use another --base-url"
-        )
+    offered = start + int(response.headers.get("Content-Length", size - start))
+    if offered != size:
+        raise DownloadError(f"{url} offers {offered} bytes; the genuine file has {size}. Use another --base-url")
     content_range = response.headers.get("Content-Range", "")
     if start and not content_range.startswith(f"bytes {start}-"):
         raise DownloadError(f"{url} answered with range '{content_range}', asked for was {start}-; use --force")
 
 
+def _stored(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
+
+
 def _resume_hint(part: Path) -> str:
-    if part.is_file() and part.stat().st_size:
-        return f"The {part.stat().st_size} bytes that came are kept in {part}; the same command continues there"
+    if have := _stored(part):
+        return f"The {have} bytes that came are kept in {part}; the same command continues there"
     return "Nothing was stored"
 
 

@@ -5,6 +5,8 @@ Everything inside works on ``[B, H, W, C]``.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,11 +37,9 @@ def partition(x_bhwc: Tensor, size: int) -> Tensor:
 
     Attention does not mask the zeros: the weights were trained that way.
     """
-    batch, height, width, channels = x_bhwc.shape
+    height, width = x_bhwc.shape[1:3]
     x = F.pad(x_bhwc, (0, 0, 0, -width % size, 0, -height % size))
-    rows, columns = x.shape[1] // size, x.shape[2] // size
-    x = x.view(batch, rows, size, columns, size, channels).transpose(2, 3)
-    return x.reshape(-1, size, size, channels)
+    return x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3).flatten(0, 2)
 
 
 def unpartition(windows: Tensor, height: int, width: int) -> Tensor:
@@ -55,8 +55,7 @@ class HieraAttention(nn.Module):
 
     def __init__(self, dim: int, dim_out: int, num_heads: int, pool: bool) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.pool = pool
+        self.num_heads, self.pool = num_heads, pool
         self.qkv = Linear(dim, 3 * dim_out)
         self.proj = Linear(dim_out, dim_out)
 
@@ -66,8 +65,7 @@ class HieraAttention(nn.Module):
             q = max_pool(q)
         height, width = q.shape[1:3]
         q, k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = attention(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2).unflatten(1, (height, width)))
 
 
 class HieraBlock(nn.Module):
@@ -75,8 +73,7 @@ class HieraBlock(nn.Module):
 
     def __init__(self, dim: int, dim_out: int, num_heads: int, window: int, pool: bool) -> None:
         super().__init__()
-        self.window = window
-        self.pool = pool
+        self.window, self.pool = window, pool
         self.norm1 = LayerNorm(dim, eps=1e-6)
         self.attn = HieraAttention(dim, dim_out, num_heads, pool)
         self.norm2 = LayerNorm(dim_out, eps=1e-6)
@@ -121,17 +118,15 @@ class Hiera(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, dim, grid, grid))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, dim, window, window))
         self.blocks = nn.ModuleList()
-        self.stage_ends: list[int] = []
         for stage, depth in enumerate(config.stages):
             for position in range(depth):
-                index = len(self.blocks)
                 first = position == 0 and stage > 0
                 # The input of a stage's first block has the resolution of the stage before, and its window.
-                window = 0 if index in config.global_blocks else config.window_sizes[stage - first]
+                window = 0 if len(self.blocks) in config.global_blocks else config.window_sizes[stage - first]
                 dim_out, heads = (2 * dim, 2 * heads) if first else (dim, heads)
                 self.blocks.append(HieraBlock(dim, dim_out, heads, window, pool=first))
                 dim = dim_out
-            self.stage_ends.append(len(self.blocks) - 1)
+        self.stage_ends = [end - 1 for end in accumulate(config.stages)]
         self.channels = [config.embed_dim * 2**stage for stage in range(4)]
 
     def position(self, height: int, width: int) -> Tensor:
@@ -166,9 +161,5 @@ class Hiera(nn.Module):
 
         conv, dtype, grid = self.patch_embed.proj, dispatch.TRITON_DTYPE, images.shape[3] // 4
         assert conv.bias is not None
-        return image_kernels.embed(
-            images.float().contiguous(),
-            cache_of(self).get(dtype, (conv.weight,), lambda weight: image_kernels.pack_patch_taps(weight, dtype)),
-            conv.bias,
-            self.position(grid, grid),
-        )
+        taps = cache_of(self).get(dtype, (conv.weight,), lambda weight: image_kernels.pack_patch_taps(weight, dtype))
+        return image_kernels.embed(images.float().contiguous(), taps, conv.bias, self.position(grid, grid))

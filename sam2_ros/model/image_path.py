@@ -47,23 +47,19 @@ def predict(
         ValueError: no prompt, points without labels, or shapes that do not fit each other.
     """
     batch = _check(model, points, labels, boxes, mask_logits)
-    corners, corner_labels = [], []
+    places, kinds = [], []
     if boxes is not None:
-        corners.append(boxes.reshape(batch, 2, 2).float())
-        corner_labels.append(torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=boxes.device).expand(batch, 2))
+        places.append(boxes.reshape(batch, 2, 2).float())
+        kinds.append(torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=boxes.device).expand(batch, 2))
     if points is not None and labels is not None:
-        corners.append(points.float())
-        corner_labels.append(labels.long())
-    encoder = model.sam_prompt_encoder
-    image = model.without_memory(features)
-    if corners:
-        tokens = encoder.tokens(torch.cat(corners, dim=1), torch.cat(corner_labels, dim=1))
-    else:
-        tokens = image.new_zeros(batch, 0, image.shape[1])  # a mask alone adds no token, not even a padding token
-    dense = encoder.dense(mask_logits)
-    decoded = model.sam_mask_decoder(
-        image, encoder.image_position(), tokens, dense, features.stride_8, features.stride_4
-    )
+        places.append(points.float())
+        kinds.append(labels.long())
+    encoder, image = model.sam_prompt_encoder, model.without_memory(features)
+    tokens = image.new_zeros(batch, 0, image.shape[1])  # a mask alone adds no token, not even a padding token
+    if places:
+        tokens = encoder.tokens(torch.cat(places, dim=1), torch.cat(kinds, dim=1))
+    maps = encoder.dense(mask_logits), features.stride_8, features.stride_4
+    decoded = model.sam_mask_decoder(image, encoder.image_position(), tokens, *maps)
     if multimask:
         return ImagePrediction(decoded.logits[:, 1:], decoded.ious[:, 1:], decoded.object_score)
     chosen = choose(decoded, multimask=False, stability_fallback=stability_fallback)
@@ -90,7 +86,8 @@ def _check(
             shape = ", ".join("any" if w is None else str(w) for w in wanted)
             raise ValueError(f"{name} has shape {tuple(value.shape)}; accepted: ({shape})")
         sizes.add(len(value))
-    if len(sizes) != 1:
-        reason = "prompts of different number" if sizes else "no prompt; accepted: points, boxes, mask_logits, combined"
-        raise ValueError(reason + (f": {sorted(sizes)}; every kind needs one row per object" if sizes else ""))
+    if not sizes:
+        raise ValueError("no prompt; accepted: points, boxes, mask_logits, combined")
+    if len(sizes) > 1:
+        raise ValueError(f"prompts of different number: {sorted(sizes)}; every kind needs one row per object")
     return sizes.pop()

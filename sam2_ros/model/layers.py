@@ -16,12 +16,12 @@ from sam2_ros.model.weight_cache import cache_of
 class Linear(nn.Linear):
     """``nn.Linear``, which also applies the activation that follows, in one pass over memory where possible."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(*_in_autocast_dtype(self, x))
+    def forward(self, x: Tensor, activation: str = "") -> Tensor:
+        return linear(*_in_autocast_dtype(self, x), activation)
 
     def gelu(self, x: Tensor) -> Tensor:
         """``F.gelu(self(x))``."""
-        return linear(*_in_autocast_dtype(self, x), activation="gelu")
+        return self.forward(x, "gelu")
 
     def relu(self, x: Tensor) -> Tensor:
         """``F.relu(self(x))``."""
@@ -34,24 +34,21 @@ class Linear(nn.Linear):
 class Conv2d(nn.Conv2d):
     """``nn.Conv2d``, which also applies the activation that follows, in one pass over memory where possible."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._run(x)
-
-    def gelu(self, x: Tensor) -> Tensor:
-        """``F.gelu(self(x))``."""
-        return self._run(x, activation="gelu")
-
-    def without_bias(self, x: Tensor) -> Tensor:
-        """What :meth:`forward` gives before the bias is added."""
-        x, weight, _ = _in_autocast_dtype(self, x)
-        return self._conv_forward(x, weight, None)
-
-    def _run(self, x: Tensor, activation: str = "") -> Tensor:
+    def forward(self, x: Tensor, activation: str = "") -> Tensor:
         x, weight, bias = _in_autocast_dtype(self, x)
         if dispatch.uses_onednn(x) and not isinstance(self.padding, str):
             geometry = list(self.padding), list(self.stride), list(self.dilation), self.groups
             return cpu_kernels.convolution(x, weight, bias, geometry, activation)
         return dispatch.activate(self._conv_forward(x, weight, bias), activation)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """``F.gelu(self(x))``."""
+        return self.forward(x, "gelu")
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        """What :meth:`forward` gives before the bias is added."""
+        x, weight, _ = _in_autocast_dtype(self, x)
+        return self._conv_forward(x, weight, None)
 
 
 def _in_autocast_dtype(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -60,15 +57,10 @@ def _in_autocast_dtype(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor
     if dtype is None or torch.is_grad_enabled():
         return x, module.weight, module.bias
     cache = cache_of(module)
-
-    def rounded(exact: Tensor) -> Tensor:
-        return exact.to(dtype)
-
-    return (
-        x.to(dtype),
-        cache.get(("weight", dtype), (module.weight,), rounded),
-        None if module.bias is None else cache.get(("bias", dtype), (module.bias,), rounded),
-    )
+    weight = cache.get(("weight", dtype), (module.weight,), lambda exact: exact.to(dtype))
+    if module.bias is None:
+        return x.to(dtype), weight, None
+    return x.to(dtype), weight, cache.get(("bias", dtype), (module.bias,), lambda exact: exact.to(dtype))
 
 
 def merged_linear(x: Tensor, first: nn.Linear | nn.Conv2d, second: nn.Linear | nn.Conv2d) -> Tensor:
@@ -104,9 +96,8 @@ class LayerNorm(nn.LayerNorm):
             return add_norm(x.contiguous(), delta, self, dispatch.TRITON_DTYPE)
         x = x if delta is None else x + delta
         normed: Tensor = self(x)
-        if torch.is_grad_enabled():
-            return x, normed
-        return x, normed.to(autocast_dtype(x.device) or normed.dtype)  # once for all products
+        dtype = None if torch.is_grad_enabled() else autocast_dtype(x.device)
+        return x, normed.to(dtype or normed.dtype)  # once for all products
 
     def of_sum(self, x: Tensor, delta: Tensor) -> Tensor:
         """``self(x + delta)``."""
@@ -162,8 +153,7 @@ class Mlp(nn.Module):
     def __init__(self, *widths: int, gelu: bool = False, sigmoid: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
-        self.gelu = gelu
-        self.sigmoid = sigmoid
+        self.gelu, self.sigmoid = gelu, sigmoid
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -173,8 +163,10 @@ class Mlp(nn.Module):
         return x.sigmoid() if self.sigmoid else x
 
 
-def weighted_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention, ``[B, heads, tokens, C]`` each."""
+def weighted_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention, ``[B, heads, tokens, C]`` each; a batch of 1 is broadcast."""
+    batch = max(len(q), len(k), len(v))
+    q, k, v = (x.expand(batch, -1, -1, -1) for x in (q, k, v))
     if q.dtype == torch.bfloat16 and q.requires_grad and q.device.type == "cpu":
         # Training on a CPU: the backward pass of PyTorch's attention takes three times as long as these two products.
         logits = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
@@ -185,15 +177,11 @@ def weighted_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -
 
 
 class Attention(nn.Module):
-    """Multi-head attention with separate projections; queries, keys and values are ``[B, N, C]``.
-
-    A batch of 1 is broadcast.
-    """
+    """Multi-head attention with separate projections of ``[B, N, C]``; a batch of 1 is broadcast."""
 
     def __init__(self, dim: int, num_heads: int, inner_dim: int | None = None, kv_dim: int | None = None) -> None:
         super().__init__()
-        inner_dim = inner_dim or dim
-        kv_dim = kv_dim or dim
+        inner_dim, kv_dim = inner_dim or dim, kv_dim or dim
         self.num_heads = num_heads
         self.q_proj = Linear(dim, inner_dim)
         self.k_proj = Linear(kv_dim, inner_dim)
@@ -206,28 +194,20 @@ class Attention(nn.Module):
     def attend_narrow(self, q_bhnc: Tensor, k_bhnc: Tensor, kv: Tensor, mask: Tensor | None = None) -> Tensor:
         """:meth:`attend` with values projected from ``kv`` (``[B, K, kv_dim]``).
 
-        On a CPU, with one head and values narrower than the attention, it attends ``kv`` itself and projects the mean,
-        by both projections merged into one. The result is the same, since attention weights sum to one, and takes a
-        fraction of the multiplications.
+        On a CPU, one head with narrow values attends ``kv`` itself and projects the mean. The result is the same, since
+        attention weights sum to one, and takes a fraction of the multiplications.
         """
         narrow = self.num_heads == 1 and self.v_proj.in_features < self.v_proj.out_features
         if not narrow or kv.device.type != "cpu":
             # Attention kernels for GPUs need values as wide as keys.
             return self.attend(q_bhnc, k_bhnc, self.split_heads(self.v_proj(kv)), mask)
-        batch = max(len(q_bhnc), len(k_bhnc), len(kv))
-        q, k = (x.expand(batch, -1, -1, -1) for x in (q_bhnc, k_bhnc))
-        mean = weighted_mean(q, k, kv[:, None].to(q.dtype).expand(batch, -1, -1, -1), mask)[:, 0]
+        mean = weighted_mean(q_bhnc, k_bhnc, kv[:, None].to(q_bhnc.dtype), mask)[:, 0]
         if torch.is_grad_enabled():
             return self.out_proj(self.v_proj(mean))
         return merged_linear(mean, self.v_proj, self.out_proj)
 
     def attend(self, q_bhnc: Tensor, k_bhnc: Tensor, v_bhnc: Tensor, mask: Tensor | None = None) -> Tensor:
-        batch = max(q_bhnc.shape[0], k_bhnc.shape[0], v_bhnc.shape[0])
-        q, k, v = (x.expand(batch, -1, -1, -1) for x in (q_bhnc, k_bhnc, v_bhnc))
-        out = weighted_mean(q, k, v, mask)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return self.out_proj(weighted_mean(q_bhnc, k_bhnc, v_bhnc, mask).transpose(1, 2).flatten(2))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.attend(
-            self.split_heads(self.q_proj(q)), self.split_heads(self.k_proj(k)), self.split_heads(self.v_proj(v))
-        )
+        return self.attend(*map(self.split_heads, (self.q_proj(q), self.k_proj(k), self.v_proj(v))))

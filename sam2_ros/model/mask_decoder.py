@@ -60,8 +60,7 @@ class TwoWayTransformer(nn.Module):
         for layer in self.layers:
             out, image = layer(out, image, tokens, image_pos)
         value, key = with_position(image, image_pos)
-        attended = self.final_attn_token_to_image(out + tokens, key, value)
-        return self.norm_final_attn.of_sum(out, attended), image
+        return self.norm_final_attn.of_sum(out, self.final_attn_token_to_image(out + tokens, key, value)), image
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ class ChosenMask:
 
 def stability(logits: Tensor) -> Tensor:
     """Area at a slightly raised over area at a slightly lowered threshold (``[..., H, W]`` → ``[...]``); 1 if empty."""
-    flat = logits.flatten(-2)
-    inner = (flat > STABILITY_DELTA).sum(-1).float()
-    outer = (flat > -STABILITY_DELTA).sum(-1).float()
+    inner, outer = ((logits > limit).flatten(-2).sum(-1).float() for limit in (STABILITY_DELTA, -STABILITY_DELTA))
     return torch.where(outer > 0, inner / outer.clamp(min=1), 1.0)
 
 
@@ -105,9 +102,8 @@ def choose(
     index = token_index = best if multimask else torch.zeros_like(best)
     if stability_fallback and not multimask:
         index = torch.where(stability(decoded.logits[:, 0]) >= STABILITY_THRESHOLD, index, best)
-    return ChosenMask(
-        decoded.logits[rows, index].unsqueeze(1), decoded.ious[rows, index], decoded.tokens[rows, token_index], index
-    )
+    logits = decoded.logits[rows, index].unsqueeze(1)
+    return ChosenMask(logits, decoded.ious[rows, index], decoded.tokens[rows, token_index], index)
 
 
 class MaskDecoder(nn.Module):
@@ -137,15 +133,10 @@ class MaskDecoder(nn.Module):
     def forward(
         self, image: Tensor, image_pos: Tensor, prompt_tokens: Tensor, dense: Tensor, stride_8: Tensor, stride_4: Tensor
     ) -> DecodedMasks:
-        """Decodes ``B`` prompts.
+        """Decodes ``prompt_tokens`` ``[B, N, C]`` on ``image``, the features conditioned on memory (``[B, C, h, w]``).
 
-        Args:
-            image: ``[B, C, h, w]`` features, conditioned on memory.
-            image_pos: ``[1, C, h, w]``.
-            prompt_tokens: ``[B, N, C]``.
-            dense: broadcastable to ``image``.
-            stride_8: ``[1 or B, C / 4, 2h, 2w]``.
-            stride_4: ``[1 or B, C / 8, 4h, 4w]``.
+        Its code ``image_pos`` is ``[1, C, h, w]``. ``dense`` is broadcastable to it. The finer maps are
+        ``[1 or B, C / 4, 2h, 2w]`` and ``[1 or B, C / 8, 4h, 4w]``.
         """
         batch, height, width = len(prompt_tokens), *image.shape[2:]
         own = torch.cat((self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight))
@@ -155,13 +146,11 @@ class MaskDecoder(nn.Module):
         mask_tokens = tokens[:, 2 : 2 + self.num_masks]
 
         feature = self._upscaled(source.transpose(1, 2).unflatten(2, (height, width)), stride_8, stride_4)
-        weights = torch.stack(
-            [mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
-        )
+        pairs = zip(self.output_hypernetworks_mlps, mask_tokens.unbind(1), strict=True)
+        weights = torch.stack([mlp(token) for mlp, token in pairs], dim=1)
         logits = (weights @ feature.flatten(2)).unflatten(2, feature.shape[2:])
-        return DecodedMasks(
-            logits, self.iou_prediction_head(tokens[:, 1]), mask_tokens, self.pred_obj_score_head(tokens[:, 0])
-        )
+        ious, score = self.iou_prediction_head(tokens[:, 1]), self.pred_obj_score_head(tokens[:, 0])
+        return DecodedMasks(logits, ious, mask_tokens, score)
 
     def _upscaled(self, feature: Tensor, stride_8: Tensor, stride_4: Tensor) -> Tensor:
         """``feature`` scaled up to stride 4, with the finer maps added on the way."""
@@ -173,12 +162,10 @@ class MaskDecoder(nn.Module):
             return upscaled
         from sam2_ros.model.gpu.norm_kernels import add_gelu, add_norm
 
-        # A convolution would add its bias in a pass of its own. Here the finer map gets it, once for all objects.
-        finer = [
-            (fine + up.bias[:, None, None]).permute(0, 2, 3, 1).contiguous()
-            for fine, up in ((stride_8, up1), (stride_4, up2))
-        ]
-        rows = F.conv_transpose2d(feature, up1.weight, None, stride=2).permute(0, 2, 3, 1).contiguous()
-        feature = add_norm(finer[0], rows, norm, dispatch.TRITON_DTYPE, keep=False, gelu=True)[1].permute(0, 3, 1, 2)
-        rows = F.conv_transpose2d(feature, up2.weight, None, stride=2).permute(0, 2, 3, 1).contiguous()
-        return add_gelu(finer[1], rows).permute(0, 3, 1, 2)
+        def rows(up: Any, x: Tensor, finer: Tensor) -> tuple[Tensor, Tensor]:
+            # A convolution would add its bias in a pass of its own. Here the finer map gets it, once for all objects.
+            maps = finer + up.bias[:, None, None], F.conv_transpose2d(x, up.weight, None, stride=2)
+            return maps[0].permute(0, 2, 3, 1).contiguous(), maps[1].permute(0, 2, 3, 1).contiguous()
+
+        x = add_norm(*rows(up1, feature, stride_8), norm, dispatch.TRITON_DTYPE, keep=False, gelu=True)[1]
+        return add_gelu(*rows(up2, x.permute(0, 3, 1, 2), stride_4)).permute(0, 3, 1, 2)

@@ -90,37 +90,21 @@ class MemoryAttention(nn.Module):
         self.register_buffer("memory_table", rotary_table(dim, grid, pool), persistent=False)
 
     def forward(
-        self,
-        image: Tensor,
-        image_pos: Tensor,
-        memory: Tensor,
-        memory_pos: Tensor,
-        num_pointers: int,
-        mask: Tensor | None = None,
+        self, image: Tensor, image_pos: Tensor, memory: Tensor, codes: Tensor, num_pointers: int, mask: Tensor | None
     ) -> Tensor:
-        """Conditions ``image`` on ``B`` memories.
+        """Conditions ``image`` (``[1 or B, N, C]`` tokens, sine code ``[1, N, C]``) on ``B`` memories, ``[B, N, C]``.
 
-        Args:
-            image: ``[1 or B, N, C]`` tokens of the current frame.
-            image_pos: ``[1, N, C]`` sine code.
-            memory: ``[B, K, memory_dim]``, whole frames first, then the pointer tokens.
-            memory_pos: ``[B, K, memory_dim]`` code, added to keys only.
-            num_pointers: pointer tokens at the end.
-            mask: ``[B, K]`` bool, False = ignore the token; None = all count.
-
-        Returns:
-            ``[B, N, C]``.
+        ``memory`` is ``[B, K, memory_dim]``: whole frames, then ``num_pointers`` pointer tokens. Only keys receive its
+        ``codes``. ``mask`` is ``[B, K]`` bool, False = ignore the token; None = all count.
         """
         tables = self._tables(memory.device)
         x = cast(MemoryAttentionLayer, self.layers[0]).attend_self(image + 0.1 * image_pos, tables[0])
-        whole = Memory(memory, memory + memory_pos, num_pointers, None if mask is None else mask[:, None, None, :])
+        whole = Memory(memory, memory + codes, num_pointers, None if mask is None else mask[:, None, None, :])
         if len(memory) == 1 or not infers_on_cpu(memory.device):
             return self._after_first_self_attention(x, whole, tables)
         # One object at a time, so that intermediate results stay in the processor's cache.
-        rows = [slice(index, index + 1) for index in range(len(memory))]
-        return torch.cat(
-            [self._after_first_self_attention(x if len(x) == 1 else x[row], whole.row(row), tables) for row in rows]
-        )
+        x, rows = x.expand(len(memory), -1, -1), [slice(index, index + 1) for index in range(len(memory))]
+        return torch.cat([self._after_first_self_attention(x[row], whole.row(row), tables) for row in rows])
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary tables of the frame and of a memory, in the form that :func:`rotate` prefers on ``device``."""

@@ -29,8 +29,7 @@ class MaskDownSampler(nn.Module):
         x = masks
         for conv, norm in self._levels():
             x = norm.gelu(conv(x))
-        out: Tensor = self.encoder[-1](x)
-        return out
+        return self.last.forward(x)
 
     def _levels(self) -> list[tuple[Conv2d, LayerNorm2d]]:
         layers: list[Any] = list(self.encoder)
@@ -47,12 +46,12 @@ class MaskDownSampler(nn.Module):
 
         dtype, cache = dispatch.TRITON_DTYPE, cache_of(self)
         (conv1, norm1), (conv2, norm2), *others = self._levels()
-        first = (conv1.weight, conv1.bias, norm1.weight, norm1.bias)
-        second = (conv2.bias, norm2.weight, norm2.bias)
+        first: Any = (conv1.weight, conv1.bias, norm1.weight, norm1.bias)
+        second: Any = (conv2.bias, norm2.weight, norm2.bias)
         weights = LevelWeights(
-            cache.get(("first", dtype), cast(Any, first), lambda *tensors: pack_first(dtype, *tensors)),
+            cache.get(("first", dtype), first, lambda *tensors: pack_first(dtype, *tensors)),
             cache.get(("taps", dtype), (conv2.weight,), lambda weight: pack_taps(weight, dtype)),
-            cache.get("second", cast(Any, second), lambda *tensors: torch.cat([x.float() for x in tensors])),
+            cache.get("second", second, lambda *tensors: torch.cat([x.float() for x in tensors])),
         )
         rows = mask_levels(logits.float().contiguous(), binarize, weights, gain, shift, (norm1.eps, norm2.eps))
         for conv, norm in others:
@@ -78,31 +77,21 @@ class ConvNextBlock(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.norm(self.dwconv(x))
-        y = self.gamma * self.pwconv2(self.pwconv1.gelu(normed.permute(0, 2, 3, 1)))
-        return x + y.permute(0, 3, 1, 2)
+        normed = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)
+        return x + (self.gamma * self.pwconv2(self.pwconv1.gelu(normed))).permute(0, 3, 1, 2)
 
     def by_rows(self, x: Tensor, rounded: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-        """:meth:`forward` by Triton kernels.
+        """:meth:`forward` by Triton kernels, of ``x`` ``[B, H, W, C]``, which is also given in bfloat16.
 
-        Args:
-            x: ``[B, H, W, C]``.
-            rounded: ``x`` in bfloat16.
-            keep: whether the exact result is needed.
-
-        Returns:
-            The exact result (``x`` itself unless ``keep``), and the result in bfloat16.
+        Returns the exact result (``x`` itself unless ``keep``), and the result in bfloat16.
         """
         from sam2_ros.model.gpu.norm_kernels import add_scaled, depthwise_norm
 
         cache, conv, dtype = cache_of(self), self.dwconv, dispatch.TRITON_DTYPE
         assert conv.bias is not None
-        normed = depthwise_norm(
-            rounded,
-            cache.get(("taps", dtype), (conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous()),
-            cache.get(("bias", dtype), (conv.bias,), lambda bias: bias.to(dtype)),
-            self.norm,
-        )
+        taps = cache.get(("taps", dtype), (conv.weight,), lambda weight: weight.flatten(1).T.to(dtype).contiguous())
+        bias = cache.get(("bias", dtype), (conv.bias,), lambda bias: bias.to(dtype))
+        normed = depthwise_norm(rounded, taps, bias, self.norm)
         return add_scaled(x, self.pwconv2(self.pwconv1.gelu(normed)), self.gamma, dtype, keep)
 
 
@@ -117,9 +106,8 @@ class Fuser(nn.Module):
         if uses_triton(x):
             rows = x.permute(0, 2, 3, 1).contiguous()
             rounded = rows.to(dispatch.TRITON_DTYPE)
-            for index, layer in enumerate(self.layers):
-                assert isinstance(layer, ConvNextBlock)
-                rows, rounded = layer.by_rows(rows, rounded, keep=index + 1 < len(self.layers))
+            for layer in self.layers:
+                rows, rounded = cast(ConvNextBlock, layer).by_rows(rows, rounded, keep=layer is not self.layers[-1])
             return rounded.permute(0, 3, 1, 2)
         for layer in self.layers:
             x = layer(x)

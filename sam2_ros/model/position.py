@@ -19,10 +19,8 @@ def sine_code_2d(channels: int, side: int) -> Tensor:
     coordinate = torch.arange(1, side + 1, dtype=torch.float32) / (side + 1e-6) * (2 * math.pi)
     index = torch.arange(half, dtype=torch.float32)
     angle = coordinate[:, None] / 10000 ** (2 * (index // 2) / half)
-    code = torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)  # [side, half]
-    y = code.T[:, :, None].expand(half, side, side)
-    x = code.T[:, None, :].expand(half, side, side)
-    return torch.cat((y, x))
+    code = torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1).T  # [half, side]
+    return torch.cat(torch.broadcast_tensors(code[:, :, None], code[:, None, :]))
 
 
 def sine_code_1d(positions: Tensor, channels: int) -> Tensor:
@@ -56,13 +54,10 @@ class RandomFourierCode(nn.Module):
 
 
 def rotary_table(channels: int, side: int, pool: int = 1, theta: float = 10000.0) -> Tensor:
-    """Cosines and sines of axial 2-D rotary embedding (Su et al., RoFormer, 2021; Heo et al., 2024).
+    """Cosines and sines of axial 2-D rotary embedding (Su et al., RoFormer, 2021; Heo et al., 2024), float32.
 
-    Pairs of adjacent channels are rotated; the first half of the pairs by x, the second half by y, counted in cells of
-    a ``side`` × ``side`` grid. With ``pool`` > 1 the rows stand for the centres of pooled cells of that grid.
-
-    Returns:
-        ``[2, (side / pool)², channels / 2]``, float32.
+    ``[2, (side / pool)², channels / 2]``: pairs of adjacent channels are rotated, the first half of them by x, the
+    second half by y, counted in cells of a ``side`` × ``side`` grid. Rows stand for the centres of ``pool``² cells.
     """
     frequency = theta ** -(torch.arange(0, channels, 4, dtype=torch.float32) / channels)
     centre = torch.arange(0, side, pool, dtype=torch.float32) + (pool - 1) / 2
@@ -86,7 +81,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
         factors = table if table.is_complex() else as_complex(table)
         return torch.view_as_real(_pairs(x) * factors).flatten(-2).type_as(x)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table[0], table[1]
+    cos, sin = table
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
 
 

@@ -37,12 +37,8 @@ class PromptEncoder(nn.Module):
     def tokens(self, points: Tensor, labels: Tensor) -> Tensor:
         """Points and box corners as tokens, then one padding token, as in the official video predictor.
 
-        Args:
-            points: ``[B, N, 2]`` x, y in pixels of the network's input.
-            labels: ``[B, N]`` 1 positive, 0 negative, 2 and 3 corners of a box, -1 padding.
-
-        Returns:
-            ``[B, N + 1, C]``.
+        ``points`` ``[B, N, 2]`` are x, y in pixels of the network's input; ``labels`` ``[B, N]`` are 1 positive, 0
+        negative, 2 and 3 corners of a box, -1 padding. The result is ``[B, N + 1, C]``.
         """
         table = torch.cat([embedding.get_parameter("weight") for embedding in self.point_embeddings])
         padding = self.not_a_point_embed.weight

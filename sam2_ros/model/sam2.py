@@ -43,8 +43,8 @@ class ImageFeatures:
 
     @property
     def tensors(self) -> list[Tensor]:
-        maps = [self.stride_16, self.stride_8, self.stride_4]
-        return maps + [more for more in (self.appearance, self.picture) if more is not None]
+        maps = self.stride_16, self.stride_8, self.stride_4, self.appearance, self.picture
+        return [tensor for tensor in maps if tensor is not None]
 
 
 class Sam2Model(nn.Module):
@@ -79,12 +79,9 @@ class Sam2Model(nn.Module):
         self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))
         if config.occlusion_embedding:
             self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, memory_dim))
-        # From TinyViT's map of stride 8 and its neck's of stride 16.
-        self.appearance = (
-            Appearance(APPEARANCE_FINE, dim, config.appearance_hidden, config.appearance_dim)
-            if config.appearance_dim
-            else None
-        )
+        self.appearance = None
+        if config.appearance_dim:
+            self.appearance = Appearance(APPEARANCE_FINE, dim, config.appearance_hidden, config.appearance_dim)
         if config.pointer_time_code:
             self.obj_ptr_tpos_proj = Linear(dim, memory_dim)
         for name, value in (
@@ -171,31 +168,21 @@ class Sam2Model(nn.Module):
         labels: Tensor,
         mask_logits: Tensor | None = None,
     ) -> DecodedMasks:
-        """Decodes ``B`` prompts on one image.
+        """Decodes ``B`` prompts on ``conditioned`` features ``[B, C, h, w]`` of one image, or of ``B``.
 
-        Args:
-            conditioned: ``[B, C, h, w]``.
-            features: of the image; batch 1 or ``B``.
-            points: ``[B, N, 2]`` x, y in pixels of the square input; ``N`` ≥ 1 (tracking: one point of label -1).
-            labels: ``[B, N]``; see :class:`PromptEncoder`.
-            mask_logits: ``[B, 1, 4h, 4w]`` earlier logits or a mask prompt.
+        ``points`` (at least one; see :meth:`no_prompt`) and ``labels`` are as in :meth:`PromptEncoder.tokens`.
+        ``mask_logits`` ``[B, 1, 4h, 4w]`` are earlier logits or a mask prompt.
         """
         encoder = self.sam_prompt_encoder
+        tokens, dense = encoder.tokens(points, labels), encoder.dense(mask_logits)
         return self.sam_mask_decoder(
-            conditioned,
-            encoder.image_position(),
-            encoder.tokens(points, labels),
-            encoder.dense(mask_logits),
-            features.stride_8,
-            features.stride_4,
+            conditioned, encoder.image_position(), tokens, dense, features.stride_8, features.stride_4
         )
 
     def no_prompt(self, batch: int) -> tuple[Tensor, Tensor]:
         """Points and labels for :meth:`decode` without a prompt."""
-        return (
-            torch.zeros(batch, 1, 2, device=self.device),
-            torch.full((batch, 1), -1, dtype=torch.int64, device=self.device),
-        )
+        labels = torch.full((batch, 1), -1, dtype=torch.int64, device=self.device)
+        return torch.zeros(batch, 1, 2, device=self.device), labels
 
     def pointer(self, token: Tensor, present: Tensor) -> Tensor:
         """Pointer ``[B, C]`` from a mask token ``[B, C]``; the learned "no object" where not ``present`` (``[B]``)."""
@@ -204,12 +191,10 @@ class Sam2Model(nn.Module):
     def mask_pointer(self, features: ImageFeatures, masks: Tensor) -> Tensor:
         """Object pointer ``[B, C]`` of given binary ``masks`` (float ``[B, 1, S, S]``), without memory.
 
-        It is the "no object" pointer where the mask is empty or the decoder's object score says so, as in the
-        reference.
+        As in the reference, an empty mask and a negative object score give the "no object" pointer.
         """
-        batch = len(masks)
-        image = features.stride_16.expand(batch, -1, -1, -1)
-        decoded = self.decode(image, features, *self.no_prompt(batch), self.mask_downsample(masks))
+        image = features.stride_16.expand(len(masks), -1, -1, -1)
+        decoded = self.decode(image, features, *self.no_prompt(len(masks)), self.mask_downsample(masks))
         # Mask 0: without points, the reference asks for the single answer here.
         present = (decoded.object_score[:, 0] > 0) & (masks.flatten(1) > 0).any(dim=1)
         return self.pointer(decoded.tokens[:, 0], present)
@@ -217,13 +202,10 @@ class Sam2Model(nn.Module):
     def encode_memory(
         self, features: ImageFeatures, mask_logits: Tensor, present: Tensor, binarize: Tensor | None = None
     ) -> Tensor:
-        """Memory of one frame, ``[B, hw / pool², memory_dim]``.
+        """Memory ``[B, hw / pool², memory_dim]`` of a frame with ``mask_logits`` ``[B, 1, S, S]``, S of the input.
 
-        Args:
-            features: of the image; batch 1 or ``B``.
-            mask_logits: ``[B, 1, S, S]`` in the size of the square input.
-            present: ``[B]`` bool, object score > 0.
-            binarize: ``[B]`` bool, where the mask enters as 0 or 1 in place of a probability; None = nowhere.
+        ``present`` (``[B]`` bool) says where the object is seen, ``binarize`` (``[B]`` bool; None = nowhere) where the
+        mask enters as 0 or 1 in place of a probability.
         """
         mask = mask_logits.float().sigmoid()
         if binarize is not None:
@@ -251,14 +233,13 @@ class Sam2Model(nn.Module):
         """Temporal code of pointers from ``ages`` in frames (``[...]`` → ``[..., memory_dim]``); zero in SAM 2.0."""
         if not self.config.pointer_time_code:
             return torch.zeros(*ages.shape, self.config.memory_dim, device=ages.device)
-        code = sine_code_1d(ages.float() / (self.config.max_pointers - 1), self.config.hidden_dim)
-        return self.obj_ptr_tpos_proj(code)
+        return self.obj_ptr_tpos_proj(sine_code_1d(ages / (self.config.max_pointers - 1), self.config.hidden_dim))
 
     def present(self, object_score: Tensor, iou: Tensor) -> Tensor:
         """Whether a tracked object is seen (``[B]`` bool), from its object score (logit) and predicted IoU.
 
-        The official rule is score > 0. A model whose score saw few absences in training may set ``present_iou``: its
-        predicted IoU drops when the object is covered, long before the score does.
+        The official rule is score > 0. Where the score saw few absences in training, the predicted IoU
+        (``present_iou``) drops long before it when the object is covered.
         """
         return (object_score > 0) & (iou >= self.config.present_iou)
 

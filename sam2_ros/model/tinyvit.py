@@ -35,38 +35,30 @@ class ConvStem(nn.Module):
         return self.conv2(self.conv1.gelu(images))
 
 
-class MBConv(nn.Module):
-    """Inverted bottleneck (expansion 4); the activation follows the residual sum."""
+class Bottleneck(nn.Module):
+    """Two 1×1 convolutions with a depthwise one of ``hidden`` channels between them."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        hidden = 4 * channels
         self.conv1 = Conv2d(channels, hidden, 1)
-        self.conv2 = Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.conv3 = Conv2d(hidden, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x + self.conv3(self.conv2.gelu(self.conv1.gelu(x))))
-
-
-class PatchMerging(nn.Module):
-    """Changes the width between two stages, and the resolution by ``stride``."""
-
-    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = Conv2d(channels, out_channels, 1)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, groups=out_channels)
-        self.conv3 = Conv2d(out_channels, out_channels, 1)
+        self.conv2 = Conv2d(hidden, hidden, 3, stride=stride, padding=1, groups=hidden)
+        self.conv3 = Conv2d(hidden, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv3(self.conv2.gelu(self.conv1.gelu(x)))
 
 
+class MBConv(Bottleneck):
+    """Inverted bottleneck (expansion 4); the activation follows the residual sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x + super().forward(x))
+
+
 def relative_offsets(window: int) -> Tensor:
     """Index of |Δrow|, |Δcolumn| for each pair of tokens of a window, ``int64 [window², window²]``."""
-    row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-    row, column = row.flatten(), column.flatten()
-    return (row[:, None] - row[None, :]).abs() * window + (column[:, None] - column[None, :]).abs()
+    place = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+    return (place[:, None] - place[None]).abs() @ torch.tensor([window, 1])
 
 
 class WindowAttention(nn.Module):
@@ -76,8 +68,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.window = window
+        self.heads, self.window = heads, window
         self.norm = nn.LayerNorm(channels)
         self.qkv = Linear(channels, 3 * channels)
         self.proj = Linear(channels, channels)
@@ -95,9 +86,8 @@ class WindowAttention(nn.Module):
         count, tokens, channels = windows.shape
         qkv = self.qkv(self.norm(windows)).view(count, tokens, self.heads, 3, channels // self.heads)
         query, key, value = qkv.permute(3, 0, 2, 1, 4).unbind(0)
-        bias = self.bias().to(query.dtype)
-        mixed = attention(query, key, value, bias[None])
-        return self.proj(mixed.transpose(1, 2).reshape(count, tokens, channels))
+        mixed = attention(query, key, value, self.bias().to(query.dtype)[None])
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -137,13 +127,14 @@ class Stage(nn.Module):
     def __init__(self, index: int) -> None:
         super().__init__()
         channels = WIDTHS[index]
-        if index == 0:
-            blocks: list[nn.Module] = [MBConv(channels) for _ in range(DEPTHS[0])]
-        else:
-            blocks = [TinyViTBlock(channels, HEADS[index], WINDOWS[index]) for _ in range(DEPTHS[index])]
-        self.blocks = nn.ModuleList(blocks)
-        last = index == len(WIDTHS) - 1
-        self.downsample = None if last else PatchMerging(channels, WIDTHS[index + 1], 1 if index == 2 else 2)
+        self.blocks = nn.ModuleList(
+            TinyViTBlock(channels, HEADS[index], WINDOWS[index]) if index else MBConv(channels, 4 * channels, channels)
+            for _ in range(DEPTHS[index])
+        )
+        self.downsample = None
+        if index + 1 < len(WIDTHS):
+            wider = WIDTHS[index + 1]
+            self.downsample = Bottleneck(channels, wider, wider, stride=1 if index == 2 else 2)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -152,12 +143,7 @@ class Stage(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """The trunk: normalised RGB ``[B, 3, H, W]``, sides multiples of 32, to maps of strides 4, 8 and 16.
-
-    They have 64, 128 and 320 channels.
-    """
-
-    channels = (WIDTHS[0], WIDTHS[1], WIDTHS[3])
+    """Normalised RGB ``[B, 3, H, W]``, sides multiples of 32, to maps of strides 4, 8, 16 (64, 128, 320 channels)."""
 
     def __init__(self) -> None:
         super().__init__()

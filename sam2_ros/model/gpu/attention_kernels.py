@@ -149,7 +149,7 @@ class Keys:
 
 
 def attend(q: Tensor, first: Keys, second: Keys | None = None, tile: Tile | None = None, splits: int = 0) -> Tensor:
-    """Softmax attention with one head.
+    """Softmax attention with one head, ``[B, N, D]`` in the dtype of ``q``.
 
     Args:
         q: ``[1 or B, N, C]``, contiguous channels. C and D are powers of two.
@@ -157,21 +157,16 @@ def attend(q: Tensor, first: Keys, second: Keys | None = None, tile: Tile | None
         second: a few more keys, with a ``count``.
         tile: the work of one program; None = :func:`tile_of`.
         splits: shares of the first keys that run in parallel; 0 = as many as fill a GPU.
-
-    Returns:
-        ``[B, N, D]`` in the dtype of ``q``.
     """
     tile = tile or (tile_of(q.device) if q.device.type == "cuda" else Tile())
-    batch, queries, width = len(first.keys), q.shape[1], q.shape[2]
-    value_width = first.values.shape[2]
+    batch, queries, width, value_width = len(first.keys), *q.shape[1:], first.values.shape[2]
     assert all(x.stride(2) == 1 for x in (q, first.keys, first.values))
     blocks = triton.cdiv(queries, tile.rows)
     if not splits:
         splits = max(1, min(16, PARALLEL // (blocks * batch), first.keys.shape[1] // (4 * tile.keys)))
     out = torch.empty(batch, queries, value_width, dtype=q.dtype, device=q.device)
-    divided = splits > 1
-    partial, lse = out, out
-    if divided:
+    partial = lse = out
+    if divided := splits > 1:
         partial = torch.empty(splits, batch, queries, value_width, dtype=torch.float32, device=q.device)
         lse = torch.empty(splits, batch, queries, dtype=torch.float32, device=q.device)
     other = second or first

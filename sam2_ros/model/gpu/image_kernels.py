@@ -35,10 +35,8 @@ def _resize(image_ptr, shape_ptr, mean_ptr, std_ptr, out_ptr, size, PIXELS: tl.c
 def resized(image: Tensor, shape: Tensor, mean: Tensor, std: Tensor, size: int) -> Tensor:
     """An RGB image that does not shrink → normalised ``float32 [1, 3, S, S]``, bilinear without antialiasing.
 
-    Args:
-        image: ``uint8``, contiguous; the first ``H * W * 3`` numbers are the image.
-        shape: H and W, int32, on the device, so that one CUDA graph serves images of any size.
-        mean, std: float32, three numbers each.
+    The first ``H * W * 3`` numbers of ``image`` (``uint8``, contiguous) are the image. ``shape`` (H and W, int32) is on
+    the device, so that one CUDA graph serves images of any size. ``mean`` and ``std`` are float32 ``[3, ...]``.
     """
     assert image.is_contiguous() and image.dtype == torch.uint8 and shape.dtype == torch.int32
     out, pixels = torch.empty(1, 3, size, size, device=image.device), 512
@@ -80,16 +78,9 @@ def pack_patch_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def embed(images: Tensor, taps: Tensor, bias: Tensor, position: Tensor) -> Tensor:
-    """Embeds patches at stride 4 and adds their position embedding.
+    """Embeds patches of ``[B, 3, S, S]`` at stride 4 and adds their ``position`` embedding, ``[B, S / 4, S / 4, C]``.
 
-    Args:
-        images: float32 ``[B, 3, S, S]``, contiguous.
-        taps: from :func:`pack_patch_taps`, in the dtype of the products.
-        bias: float32 ``[C]``.
-        position: float32 ``[1, S / 4, S / 4, C]``, contiguous.
-
-    Returns:
-        float32 ``[B, S / 4, S / 4, C]``.
+    All are float32 and contiguous but the ``taps`` by :func:`pack_patch_taps`, which are in the dtype of the products.
     """
     batch, size, grid, channels = len(images), images.shape[3], position.shape[1], position.shape[3]
     assert images.is_contiguous() and images.shape[1:] == (3, size, size) and position.is_contiguous()

@@ -55,9 +55,7 @@ def project_keys(
     """Writes the keys of stored frames into the first rows of ``out`` (``[B, S * HW or more, C]``) and returns it.
 
     Args:
-        memory: ``[B, S, HW, M]``.
-        code: float32 ``[HW, M]`` position code of a frame.
-        time: float32 ``[B, S, M]`` temporal code of each frame.
+        memory, code, time: ``[B, S, HW, M]``; ``[HW, M]`` of a frame; ``[B, S, M]`` of each frame (both float32).
         count: int32 ``[B]``; only keys of the first ``count`` tokens are written.
         weight, bias: ``[C, M]`` and ``[C]`` of the projection, with permuted channels (see above).
         table: float32 ``[2, HW, C / 2]``, see :func:`sam2_ros.model.position.rotary_table`.

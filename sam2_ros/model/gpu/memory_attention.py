@@ -36,7 +36,7 @@ def condition(
     from sam2_ros.model.gpu.key_kernels import rotate_
     from sam2_ros.model.gpu.norm_kernels import add_norm
 
-    attend_memory = _MemoryReader(attention, code, memory)
+    attend_memory = _memory_reader(attention, code, memory)
     x, delta = (image.float() + 0.1 * image_pos).contiguous(), None
     for module in attention.layers:
         layer = cast("MemoryAttentionLayer", module)
@@ -55,32 +55,32 @@ def condition(
     return add_norm(x, delta, attention.norm, torch.float32, keep=False)[1]
 
 
-class _MemoryReader:
-    """Attends to one memory, layer by layer. One tensor of keys holds the frames' tokens, then the pointers'."""
+def _memory_reader(
+    attention: MemoryAttention, code: Tensor, memory: PaddedMemory
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A function that attends to ``memory``, layer by layer. Keys of the frames' tokens come before the pointers'."""
+    from sam2_ros.model.gpu.attention_kernels import Keys, attend
+    from sam2_ros.model.gpu.key_kernels import project_keys
 
-    def __init__(self, attention: MemoryAttention, code: Tensor, memory: PaddedMemory) -> None:
-        self.memory, self.table, self.code = memory, attention.memory_table, code.contiguous()
-        self.frames, self.times = memory.frames.to(dispatch.TRITON_DTYPE), memory.times.contiguous()
-        self.pointer_keys = (memory.pointers + memory.pointer_codes).to(dispatch.TRITON_DTYPE)
-        self.values = torch.cat((self.frames.flatten(1, 2), memory.pointers.to(dispatch.TRITON_DTYPE)), dim=1)
-        self.spatial = self.values.shape[1] - memory.pointers.shape[1]
+    dtype, code, times = dispatch.TRITON_DTYPE, code.contiguous(), memory.times.contiguous()
+    frames, pointer_keys = memory.frames.to(dtype), (memory.pointers + memory.pointer_codes).to(dtype)
+    values = torch.cat((frames.flatten(1, 2), memory.pointers.to(dtype)), dim=1)
+    cut = values.shape[1] - memory.pointers.shape[1]
 
-    def __call__(self, q: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def attend_memory(q: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The attended values, ``[B, N, memory_dim]``; ``weight`` and ``bias`` project the keys."""
-        from sam2_ros.model.gpu.attention_kernels import Keys, attend
-        from sam2_ros.model.gpu.key_kernels import project_keys
-
-        memory, values, cut = self.memory, self.values, self.spatial
         keys = values.new_empty(*values.shape[:2], len(weight))
-        project_keys(self.frames, self.code, self.times, memory.num_frame_tokens, weight, bias, self.table, keys)
-        keys[:, cut:] = F.linear(self.pointer_keys, weight, bias)
+        project_keys(frames, code, times, memory.num_frame_tokens, weight, bias, attention.memory_table, keys)
+        keys[:, cut:] = F.linear(pointer_keys, weight, bias)
         if memory.full and len(values) >= CUDNN_OBJECTS:
             # cuDNN gives its result the layout of the queries.
             return _attend(q.expand(len(values), -1, -1).contiguous(), keys, values)
         if memory.full:
             return attend(q, Keys(keys, values))
-        frames = Keys(keys[:, :cut], values[:, :cut], memory.num_frame_tokens)
-        return attend(q, frames, Keys(keys[:, cut:], values[:, cut:], memory.num_pointer_tokens))
+        first = Keys(keys[:, :cut], values[:, :cut], memory.num_frame_tokens)
+        return attend(q, first, Keys(keys[:, cut:], values[:, cut:], memory.num_pointer_tokens))
+
+    return attend_memory
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -106,15 +106,13 @@ def _merged_projections(attention: Attention) -> tuple[Tensor, Tensor]:
 
 def _cached(owner: nn.Module, linears: tuple[nn.Linear, ...], order: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
     """Weights and biases of ``linears`` in the ``order`` that the kernels need."""
-    cache, dtype = cache_of(owner), dispatch.TRITON_DTYPE
+    dtype = dispatch.TRITON_DTYPE
 
-    def compute(*tensors: Tensor) -> Tensor:
-        return order(*tensors).to(dtype).contiguous()
+    def cached(name: str) -> Tensor:
+        parameters = tuple(getattr(linear, name) for linear in linears)
+        return cache_of(owner).get(("ordered", name, dtype), parameters, lambda *p: order(*p).to(dtype).contiguous())
 
-    return (
-        cache.get(("ordered weight", dtype), tuple(linear.weight for linear in linears), compute),
-        cache.get(("ordered bias", dtype), tuple(linear.bias for linear in linears), compute),
-    )
+    return cached("weight"), cached("bias")
 
 
 def _apart(x: Tensor) -> Tensor:

@@ -49,15 +49,12 @@ def _add_norm(x_ptr, delta_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, rows, x_
 def add_norm(
     x: Tensor, delta: Tensor | None, norm: Any, dtype: torch.dtype, keep: bool = True, gelu: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """``x + delta`` (``x`` itself without ``delta``), and its layer norm in ``dtype``.
+    """``x + delta`` (``x`` itself without ``delta`` or ``keep``), and its layer norm (or GELU of that) in ``dtype``.
 
     Args:
         x: ``[..., C]``, contiguous; with ``delta`` it may lack the first axes, and is then repeated along them.
         delta: contiguous.
-        norm: has ``weight``, ``bias`` and ``eps`` of a layer norm over C.
-        dtype: of the norm.
-        keep: return the sum; else ``x`` in its place.
-        gelu: return the norm's GELU in place of the norm.
+        norm: a module with ``weight``, ``bias`` and ``eps``.
     """
     like = x if delta is None else delta
     width = like.shape[-1]
@@ -136,11 +133,9 @@ def _add_scaled(x_ptr, y_ptr, scale_ptr, sum_ptr, out_ptr, rows, KEEPS: tl.const
 
 
 def add_scaled(x: Tensor, y: Tensor, scale: Tensor, dtype: torch.dtype, keep: bool = True) -> tuple[Tensor, Tensor]:
-    """``x + scale * y`` in float32 and in ``dtype``; ``x`` and ``y`` are ``[..., C]``, contiguous, C a power of two.
+    """``x + scale * y`` in float32 (``x`` itself unless ``keep``) and in ``dtype``.
 
-    Args:
-        scale: ``[C]``.
-        keep: return the sum in float32; else ``x`` in its place.
+    ``x`` and ``y`` are ``[..., C]``, contiguous, ``scale`` is ``[C]``; C is a power of two.
     """
     assert x.is_contiguous() and y.is_contiguous() and x.shape == y.shape
     width = x.shape[-1]
@@ -180,13 +175,9 @@ def _depthwise_norm(x_ptr, taps_ptr, shift_ptr, weight_ptr, bias_ptr, out_ptr, h
 
 
 def depthwise_norm(x: Tensor, taps: Tensor, shift: Tensor, norm: Any) -> Tensor:
-    """A depthwise convolution that keeps the size, then a layer norm over the channels.
+    """A depthwise convolution of ``[B, H, W, C]`` that keeps the size and adds ``shift`` ``[C]``, then a layer norm.
 
-    Args:
-        x: ``[B, H, W, C]``, contiguous; C is a power of two.
-        taps: ``[K * K, C]``, contiguous; K is odd.
-        shift: ``[C]``, added to the convolution.
-        norm: as in :func:`add_norm`.
+    ``x`` and ``taps`` (``[K * K, C]``) are contiguous; C is a power of two, K is odd.
     """
     batch, height, columns, width = x.shape
     assert x.is_contiguous() and taps.is_contiguous()
