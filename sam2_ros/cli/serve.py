@@ -69,8 +69,7 @@ def run(args: argparse.Namespace) -> int:
     info = first.info
     first.close()
     del first  # with its memory bank
-    metrics = Metrics()
-    metrics.watch_batches(lambda: factory.batches)
+    metrics = Metrics(lambda: factory.batches)
     try:
         server = Server(factory.make, endpoints, limits, security, metrics)
     except zmq.ZMQError as error:

@@ -54,7 +54,13 @@ def unpack(parts: Sequence[memoryview | bytes], max_bytes: int) -> Header:
     """
     if not 2 <= len(parts) <= MAX_PARTS:
         raise ProtocolError(f"the message has {len(parts)} parts; accepted: 2 or {MAX_PARTS}")
-    check_prefix(bytes(parts[0][: MAX_PREFIX_BYTES + 1]))
+    prefix = bytes(parts[0][: MAX_PREFIX_BYTES + 1])
+    if prefix.startswith(NAME) and prefix != PREFIX:
+        other = prefix[len(NAME) :].decode("ascii", "replace")
+        accepted = f"accepted: {VERSION}; use the same sam2_ros on both sides"
+        raise ProtocolError(f"protocol version {other[:8]!r}; {accepted}", BAD_VERSION)
+    if prefix != PREFIX:
+        raise ProtocolError(f"the first part is {prefix!r}; accepted: {PREFIX!r}")
     size = sum(len(part) for part in parts)
     if size > max_bytes:
         accepted = f"accepted: up to {max_bytes}; send smaller images, or JPEG"
@@ -66,20 +72,6 @@ def unpack(parts: Sequence[memoryview | bytes], max_bytes: int) -> Header:
     if not isinstance(header, dict) or not all(isinstance(key, str) for key in header):
         raise ProtocolError(f"the header is {type(header).__name__}; accepted: a map with text keys")
     return header
-
-
-def check_prefix(prefix: bytes) -> None:
-    """
-    Raises:
-        ProtocolError: another protocol, or another version of this one.
-    """
-    if prefix == PREFIX:
-        return
-    if prefix.startswith(NAME):
-        other = prefix[len(NAME) :].decode("ascii", "replace")
-        accepted = f"accepted: {VERSION}; use the same sam2_ros on both sides"
-        raise ProtocolError(f"protocol version {other[:8]!r}; {accepted}", BAD_VERSION)
-    raise ProtocolError(f"the first part is {prefix!r}; accepted: {PREFIX!r}")
 
 
 def integer(header: Mapping[str, Any], key: str, low: int, high: int) -> int:

@@ -42,10 +42,8 @@ class Recovery:
     def note(self, objects: Iterable[ObjectResult], frame: NDArray[np.uint8] | None, stamp: int) -> None:
         """Stores where every living object is on the newest frame."""
         living = {obj.object_id: obj for obj in objects}
-        for object_id in [key for key in self._sightings if key not in living]:
-            del self._sightings[object_id]
-        for object_id in [key for key in self._before if key not in living]:
-            del self._before[object_id]
+        self._sightings = {key: sighting for key, sighting in self._sightings.items() if key in living}
+        self._before = {key: obj for key, obj in self._before.items() if key in living}
         for object_id, obj in living.items():
             if obj.mask.area and frame is not None and obj.state is ObjectState.VISIBLE:
                 self._sightings[object_id] = Sighting(frame, stamp, obj.mask)
@@ -81,15 +79,11 @@ class Recovery:
             if unseen_only and obj.state is ObjectState.VISIBLE:
                 objects.append(obj)
                 continue
-            hidden = replace(
-                obj, state=ObjectState.OCCLUDED, mask=CroppedMask.empty(result.width, result.height), prompted=False
-            )
-            objects.append(hidden)
-            if obj.object_id in self._unseen:
-                continue
-            self._unseen.add(obj.object_id)
-            if obj.state is not ObjectState.OCCLUDED:
+            nothing = CroppedMask.empty(result.width, result.height)
+            objects.append(replace(obj, state=ObjectState.OCCLUDED, mask=nothing, prompted=False))
+            if obj.object_id not in self._unseen and obj.state is not ObjectState.OCCLUDED:
                 changes.append(_change(obj, obj.state, ObjectState.OCCLUDED, _REASON))
+            self._unseen.add(obj.object_id)
         return replace(result, objects=tuple(objects), changes=()), changes
 
     def restored(self, objects: Iterable[ObjectResult]) -> None:
@@ -103,11 +97,8 @@ class Recovery:
 
     def go_on(self, result: FrameResult) -> FrameResult:
         """A server's result with the history of the objects, in the order of their ids."""
-        changes = [
-            change
-            for change in result.changes
-            if not (change.object_id in self._unseen and change.state is ObjectState.OCCLUDED)  # reported already
-        ]
+        reported = {(object_id, ObjectState.OCCLUDED) for object_id in self._unseen}
+        changes = [change for change in result.changes if (change.object_id, change.state) not in reported]
         objects = tuple(sorted((self.continued(obj) for obj in result.objects), key=lambda obj: obj.object_id))
         for obj in objects:
             if obj.object_id in self._unseen and obj.state is ObjectState.VISIBLE:

@@ -15,10 +15,11 @@ from prometheus_client.registry import Collector
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # s
 
 
-class Metrics:
-    """The counters of one server."""
+class Metrics(Collector):
+    """The counters of one server; ``batches`` returns the image encoder's batches by size."""
 
-    def __init__(self) -> None:
+    def __init__(self, batches: Callable[[], dict[int, int]] = dict) -> None:
+        self._batches = batches
         registry = self.registry = CollectorRegistry()
         self.requests = Counter("sam2_ros_requests", "Messages by operation", ["op"], registry=registry)
         self.refused = Counter("sam2_ros_refused", "Refused messages by reason", ["code"], registry=registry)
@@ -35,20 +36,7 @@ class Metrics:
         )
         self.streams = Gauge("sam2_ros_streams", "Open streams", registry=registry)
         self.objects = Gauge("sam2_ros_objects", "Living objects of all streams", registry=registry)
-
-    def watch_batches(self, batches: Callable[[], dict[int, int]]) -> None:
-        """Exports the image encoder's batches by size, which ``batches`` returns."""
-        self.registry.register(_Batches(batches))
-
-    def refusals(self, code: str) -> int:
-        """How many messages were refused with this reason."""
-        value = self.registry.get_sample_value("sam2_ros_refused_total", {"code": code})
-        return int(value or 0)
-
-
-class _Batches(Collector):
-    def __init__(self, batches: Callable[[], dict[int, int]]) -> None:
-        self._batches = batches
+        registry.register(self)
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         about = "Batches of the image encoder by the number of frames in them"

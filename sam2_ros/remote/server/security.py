@@ -22,7 +22,6 @@ _FAILED = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unknown key",
 }
 _DOMAIN = "sam2_ros"
-_STOP = "inproc://stop-security"
 
 
 class Security:
@@ -44,12 +43,8 @@ class Security:
             raise ValueError(f"{clients} is no folder; give the one with the clients' public keys (*{PUBLIC_SUFFIX})")
         self._allowed_keys()
         self._authenticator: ThreadAuthenticator | None = None
+        self._socket: zmq.Socket[Any] | None = None
         self._watcher: threading.Thread | None = None
-        self._stop: zmq.Socket[Any] | None = None
-
-    @property
-    def public_key(self) -> bytes:
-        return self._public
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether the client with this public key (Z85) is accepted; called by pyzmq's authenticator."""
@@ -69,32 +64,22 @@ class Security:
         socket.curve_server = True
         socket.curve_publickey, socket.curve_secretkey = self._public, self._secret
         socket.zap_domain = _DOMAIN.encode()
-        monitor = socket.get_monitor_socket(sum(_FAILED))
-        self._stop = context.socket(zmq.PAIR)
-        self._stop.bind(_STOP)
-        self._watcher = threading.Thread(target=_count, args=(context, monitor, metrics), name="security", daemon=True)
+        self._socket, monitor = socket, socket.get_monitor_socket(sum(_FAILED) | zmq.EVENT_MONITOR_STOPPED)
+        self._watcher = threading.Thread(target=_count, args=(monitor, metrics), name="security", daemon=True)
         self._watcher.start()
 
     def close(self) -> None:
-        if self._stop is not None and self._watcher is not None:
-            self._stop.send(b"")
+        """Ends the threads; the socket is still open."""
+        if self._socket is not None and self._watcher is not None:
+            self._socket.disable_monitor()
             self._watcher.join()
-            self._stop.close()
         if self._authenticator is not None:
             self._authenticator.stop()
 
 
-def _count(context: zmq.Context[Any], monitor: zmq.Socket[Any], metrics: Metrics) -> None:
-    stop = context.socket(zmq.PAIR)
-    stop.connect(_STOP)
-    poller = zmq.Poller()
-    poller.register(monitor, zmq.POLLIN)
-    poller.register(stop, zmq.POLLIN)
-    while stop not in (ready := dict(poller.poll())):
-        if monitor in ready:
-            event = recv_monitor_message(monitor)
-            metrics.rejected.labels(_FAILED.get(zmq.Event(event["event"]), "handshake")).inc()
-    stop.close()
+def _count(monitor: zmq.Socket[Any], metrics: Metrics) -> None:
+    while (event := zmq.Event(recv_monitor_message(monitor)["event"])) is not zmq.Event.MONITOR_STOPPED:
+        metrics.rejected.labels(_FAILED[event]).inc()
     monitor.close()
 
 

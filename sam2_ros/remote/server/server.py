@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,16 +15,13 @@ from sam2_ros.inference.backend import Backend
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import from_wire
 from sam2_ros.remote.protocol import Header, ProtocolError
-from sam2_ros.remote.server.limits import Limits
 from sam2_ros.remote.server.metrics import Metrics
 from sam2_ros.remote.server.security import Security
-from sam2_ros.remote.server.stream import REPLIES, Request, Stream, refusal
+from sam2_ros.remote.server.stream import OPERATIONS, REPLIES, Limits, Request, Stream, refusal
 from sam2_ros.tracking.config import TrackerConfig
 
 _TICK = 0.2  # s, between checks for idle streams and for the end
 _MAX_TOKEN = 64  # characters
-_OPERATIONS = ("hello", "ping", "bye", "step", "pixels", "add", "refine", "remove", "rename", "reset", "objects",
-               "next_id", "configure", "restore")  # fmt: skip
 
 
 class Server:
@@ -73,7 +71,9 @@ class Server:
         except zmq.ZMQError:
             self._destroy()
             raise
-        self.endpoints: list[str] = [_last_endpoint(self._socket)] if len(endpoints) == 1 else list(endpoints)
+        self.endpoints = list(endpoints)
+        if len(endpoints) == 1:  # whose port may have been *
+            self.endpoints = [bytes(self._socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()]
 
     def stop(self) -> None:
         """Ends :meth:`run`: refuses new frames, answers accepted requests. For any thread or signal handler."""
@@ -117,12 +117,9 @@ class Server:
             self._destroy()
 
     def _send_replies(self) -> None:
-        while True:
-            try:
-                parts = self._replies.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._socket.send_multipart(parts)  # dropped if the client is gone
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._socket.send_multipart(self._replies.recv_multipart(zmq.NOBLOCK))  # dropped if the client is gone
 
     def _receive(self) -> None:
         try:
@@ -130,12 +127,12 @@ class Server:
         except zmq.Again:
             return
         client, parts = frames[0].bytes, [frame.buffer for frame in frames[1:]]
-        header: Header = {"seq": 0}
+        seq = 0
         try:
             header = protocol.unpack(parts, self._limits.message_bytes)
-            header["seq"] = protocol.integer(header, "seq", 0, (1 << 63) - 1)
+            seq = protocol.integer(header, "seq", 0, (1 << 63) - 1)
             op = protocol.text(header, "op", 32)
-            self.metrics.requests.labels(op if op in _OPERATIONS else "other").inc()
+            self.metrics.requests.labels(op if op in OPERATIONS else "other").inc()
             request = Request(client, header, parts[2] if len(parts) > 2 else None, time.monotonic())
             answer = self._dispatch(request, op)
         except ProtocolError as error:
@@ -143,26 +140,24 @@ class Server:
         if answer is not None:
             if not answer["ok"]:
                 self.metrics.refused.labels(answer["code"]).inc()
-            seq = header.get("seq")
-            self._reply(client, answer | {"seq": seq if type(seq) is int and 0 <= seq < 1 << 63 else 0})
+            self._reply(client, answer | {"seq": seq})
 
     def _reply(self, client: bytes, answer: Header) -> None:
         self._socket.send_multipart([client, *protocol.pack(answer)])
 
     def _dispatch(self, request: Request, op: str) -> Header | None:
         """The answer, or None where a stream will answer."""
+        token = self._clients.get(request.client, "")
+        stream = self._streams.get(token)
         if op == "ping":
-            token = self._clients.get(request.client)
-            if token in self._streams:
-                self._streams[token].last_heard = request.arrival
+            if stream is not None:
+                stream.last_heard = request.arrival
             return {"ok": True, "health": self.health()}
         if self._draining:
             raise ProtocolError("the server is stopping; use another one, or come back", protocol.DRAINING)
         if op == "hello":
             return self._hello(request)
-        token = self._clients.get(request.client)
-        stream = self._streams.get(token) if token is not None else None
-        if token is None or stream is None:
+        if stream is None:
             raise ProtocolError("this connection has no stream; say hello first", protocol.NO_STREAM)
         if op == "bye":
             self._end_stream(token)
@@ -192,8 +187,8 @@ class Server:
         if len(self._streams) >= self._limits.streams:
             reason = f"{len(self._streams)} streams are open, as many as this server serves"
             raise ProtocolError(f"{reason}; use another one, or raise --max-streams", protocol.LIMIT)
-        make_backend = partial(self._make_backend, config)
-        self._streams[token] = Stream(self._context, make_backend, request, self._limits, self.metrics)
+        make = partial(self._make_backend, config)
+        self._streams[token] = Stream(self._context, make, request, self._limits, self.metrics)
         self._clients[request.client] = token
         return None
 
@@ -215,13 +210,9 @@ class Server:
         for stream in [*self._streams.values(), *self._ending]:
             stream.close()
         self._streams.clear()
-        self._socket.close()
-        self._replies.close()
         if self._security is not None:
             self._security.close()
+        self._socket.close()
+        self._replies.close()
         if all(stream.join(0.2) for stream in self._ending):
             self._context.term()
-
-
-def _last_endpoint(socket: zmq.Socket[Any]) -> str:
-    return bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()

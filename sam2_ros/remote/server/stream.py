@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,28 @@ from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import from_wire, to_wire
 from sam2_ros.remote.pixels import PixelReader
 from sam2_ros.remote.protocol import Header, ProtocolError
-from sam2_ros.remote.server.limits import Limits
 from sam2_ros.remote.server.metrics import Metrics
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import MAX_PROMPTS, check_count
 from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
 
 REPLIES = "inproc://replies"  # from the streams' threads to the server's socket
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What clients may use at most; the server refuses more, with a reason."""
+
+    streams: int = 16  # cameras at the same time
+    objects: int = 64  # tracker.max_objects of one stream
+    message_bytes: int = 64 << 20  # of one message, and of one frame's pixels
+    idle: float = 60.0  # s without a message after which a stream ends
+    waiting_commands: int = 64  # of one stream
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"{name} is {value}; accepted: more than 0")
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,7 @@ class Request:
 
     @property
     def is_frame(self) -> bool:
-        return self.header.get("op") == "step"
+        return self.header["op"] == "step"
 
 
 class Stream:
@@ -78,8 +94,8 @@ class Stream:
             ProtocolError: BUSY.
         """
         self.last_heard = request.arrival
+        replaced = None
         with self._changed:
-            replaced = None
             if request.is_frame:
                 replaced = next((waiting for waiting in self._waiting if waiting.is_frame), None)
                 if replaced is not None:
@@ -114,22 +130,18 @@ class Stream:
         socket = self._context.socket(zmq.PUSH)
         socket.linger = 1000
         socket.connect(REPLIES)
-        backend: Backend | None = None
-        try:
+        with closing(socket), closing(self._pixels):
             try:
                 backend = self._make_backend()
-                answer = {"ok": True, "info": to_wire(backend.info), "next_id": backend.next_id}
             except Exception as error:
                 self.failed = True
-                answer = refusal(protocol.FAILED, f"the stream can't be opened: {error}")
-            self._reply(socket, opening, answer)
-            while backend is not None and (request := self._next()) is not None:
-                self._reply(socket, request, self._answer(backend, request))
-        finally:
-            if backend is not None:
-                backend.close()
-            self._pixels.close()
-            socket.close()
+                self._reply(socket, opening, refusal(protocol.FAILED, f"the stream can't be opened: {error}"))
+                return
+            with closing(backend):
+                opened = {"ok": True, "info": to_wire(backend.info), "next_id": backend.next_id}
+                self._reply(socket, opening, opened)
+                while (request := self._next()) is not None:
+                    self._reply(socket, request, self._answer(backend, request))
 
     def _next(self) -> Request | None:
         with self._changed:
@@ -186,8 +198,7 @@ def _command(backend: Backend, header: Header) -> Header:
     """Runs a command; the answer carries the objects as they are afterwards, and what changed."""
     op = protocol.text(header, "op")
     if op not in _COMMANDS:
-        accepted = ", ".join(["hello", "ping", "bye", "step", "pixels", *_COMMANDS])
-        raise ProtocolError(f"op is {op[:40]!r}; accepted: {accepted}")
+        raise ProtocolError(f"op is {op[:40]!r}; accepted: {', '.join(OPERATIONS)}")
     result = _COMMANDS[op](backend, header)
     changes = backend.take_changes()
     return {"result": to_wire(result), "changes": to_wire(changes), "objects": to_wire(backend.objects())}
@@ -205,14 +216,6 @@ def _requests(header: Header) -> list[AddRequest]:
     requests = header.get("requests")
     check_count("requests", len(requests) if isinstance(requests, list) else 0, MAX_PROMPTS)
     return from_wire(list[AddRequest], requests)
-
-
-def _add(backend: Backend, header: Header) -> Sequence[PromptResult]:
-    return backend.add(_requests(header), _stamp(header))
-
-
-def _refine(backend: Backend, header: Header) -> PromptResult:
-    return backend.refine(from_wire(AddRequest, header.get("request")), _stamp(header))
 
 
 def _rename(backend: Backend, header: Header) -> None:
@@ -244,8 +247,8 @@ def _restore(backend: Backend, header: Header) -> Sequence[PromptResult]:
 
 
 _COMMANDS: dict[str, Callable[[Backend, Header], Any]] = {
-    "add": _add,
-    "refine": _refine,
+    "add": lambda backend, header: backend.add(_requests(header), _stamp(header)),
+    "refine": lambda backend, header: backend.refine(from_wire(AddRequest, header.get("request")), _stamp(header)),
     "remove": lambda backend, header: backend.remove(_object_id(header)),
     "rename": _rename,
     "reset": lambda backend, header: backend.reset(),
@@ -254,3 +257,4 @@ _COMMANDS: dict[str, Callable[[Backend, Header], Any]] = {
     "configure": lambda backend, header: backend.configure(from_wire(TrackerConfig, header["tracker"])),
     "restore": _restore,
 }
+OPERATIONS = ("hello", "ping", "bye", "step", "pixels", *_COMMANDS)
