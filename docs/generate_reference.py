@@ -34,7 +34,7 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
     "sam2_ros.tracking.types": (),  # its docstring holds the conventions for coordinates and stamps
     "sam2_ros.inference": None,
     "sam2_ros.inference.backend": ("FrameDropped",),
-    "sam2_ros.inference.local": ("LocalBackend",),
+    "sam2_ros.inference.local": ("LocalBackend", "load_shared_model"),
     "sam2_ros.remote.client": ("RemoteBackend",),
     "sam2_ros.ros.messages": ("full_mask",),
 }

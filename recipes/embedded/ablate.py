@@ -20,7 +20,7 @@ from sam2_ros.evaluation.datasets import open_dataset
 from sam2_ros.evaluation.results import mean
 from sam2_ros.evaluation.scoring import RULES
 from sam2_ros.evaluation.semi_supervised import PROMPT_KINDS, run_sequence
-from sam2_ros.inference.local import LocalBackend
+from sam2_ros.inference.local import LocalBackend, load_shared_model
 from sam2_ros.media.progress import bar
 from sam2_ros.model import load_model
 from sam2_ros.tracking import TrackerConfig
@@ -76,9 +76,8 @@ def main(argv: list[str] | None = None) -> None:
                 for name in dataset.names:
                     sequence = dataset.open(name)
                     config = replace(variant.config, max_objects=max(1, len(sequence.first_frames)))
-                    with closing(
-                        LocalBackend(variant.model, config=config, image_size=variant.image_size, threads=args.threads)
-                    ) as backend:
+                    network = load_shared_model(variant.model, image_size=variant.image_size, threads=args.threads)
+                    with closing(LocalBackend(network, config)) as backend:
                         result = run_sequence(sequence, backend, args.prompt, 1, RULES[dataset.layout])
                     scores.append(mean(score.j for score in result.scores))
                     seconds += result.seconds

@@ -20,7 +20,7 @@ class BackendFactory:
 
     Args:
         model: "null" for an engine without a network; this and the other arguments are those of
-            :class:`~sam2_ros.inference.local.LocalBackend`.
+            :func:`~sam2_ros.inference.local.load_shared_model`.
         together: encode the waiting frames of several cameras as one batch.
         ahead: on a CPU, encode a frame while the one before is tracked, each with half of the threads.
     """
@@ -59,7 +59,7 @@ class BackendFactory:
                 warm_up(self._shared, config)
             else:
                 self._shared.capture_graphs(config)  # those that these settings need
-        return LocalBackend(config=config, shared=self._shared)
+        return LocalBackend(self._shared, config)
 
     @property
     def batches(self) -> dict[int, int]:

@@ -9,23 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.commands import living
-from sam2_ros.inference.matching import (
-    Box,
-    Detection,
-    Match,
-    Track,
-    areas,
-    as_array,
-    is_swollen,
-    match,
-    pair_up,
-    without_doubles,
-)
+from sam2_ros.inference.matching import Box, Detection, Match, Track, area, is_swollen, match, pair_up, without_doubles
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.prompt_checks import text_problem
 from sam2_ros.tracking.settings import check_settings, setting
@@ -128,9 +118,11 @@ class DetectionFeeder:
         boxes = {key: _edges(obj.mask.box) for key, obj in objects.items() if obj.mask.crop.size}
         self._frames.append(_StoredFrame(result.stamp, result.frame_index, objects, boxes))
         trusted = {key: box for key, box in boxes.items() if not is_swollen(box, self._usual_areas.get(key, 0.0))}
-        self._last_boxes = {key: box for key, box in self._last_boxes.items() if key in objects} | trusted
-        self._corrected = {key: frame for key, frame in self._corrected.items() if key in objects}
-        self._usual_areas = {key: area for key, area in self._usual_areas.items() if key in objects}
+        values: dict[int, Any]
+        for values in (self._last_boxes, self._corrected, self._usual_areas):
+            for key in values.keys() - objects.keys():
+                del values[key]
+        self._last_boxes |= trusted
 
     def forget(self) -> None:
         """Forgets frames and tentative objects after a jump in time."""
@@ -173,7 +165,7 @@ class DetectionFeeder:
         requests = [_request(pair.detection, pair.track.object_id) for pair in (*corrections, *found.hidden)]
         boxes = [track.box for track in tracks if track.box is not None and not track.swollen]
         boxes += [pair.detection.box for pair in (*found.visible, *found.hidden)]
-        new = without_doubles(found.left, as_array(boxes))
+        new = without_doubles(found.left, boxes)
         self._propose_new(new, frame.stamp, len(objects), requests, settings)
         results = backend.add(requests, frame.stamp) if requests else []
         for request, result in zip(requests, results, strict=True):
@@ -198,7 +190,7 @@ class DetectionFeeder:
         """Gives the object the detection's label where its score is higher."""
         detection = pair.detection
         if not pair.track.swollen:
-            self._usual_areas[obj.object_id] = _area(detection.box)
+            self._usual_areas[obj.object_id] = area(detection.box)
         if detection.label and (not obj.label or detection.score > obj.label_score):
             backend.rename(obj.object_id, obj.name, detection.label, detection.score)
 
@@ -207,7 +199,7 @@ class DetectionFeeder:
     ) -> None:
         """Adds a request for what was detected in ``new_after`` different images."""
         earlier, remaining = self._tentative, []
-        pairs = pair_up(as_array(detection.box for detection in left), as_array(new.box for new in earlier))
+        pairs = pair_up([detection.box for detection in left], [new.box for new in earlier])
         for row, detection in enumerate(left):
             new = earlier[pairs[row]] if row in pairs else _Tentative(detection.box, stamp)
             if new.stamp != stamp or not new.hits:
@@ -232,15 +224,13 @@ class DetectionFeeder:
         if not result.success:
             self.counts.refused += 1
             return
-        if request.object_id is None:
-            self.counts.added += 1
-        else:
-            self.counts.corrected += 1
+        self.counts.added += request.object_id is None
+        self.counts.corrected += request.object_id is not None
         asked, obj = _edges(request.prompt.box), result.result
         box = _edges(obj.mask.box) if obj is not None and obj.mask.crop.size else asked
         self._corrected[result.object_id] = frame.index
         self._last_boxes[result.object_id] = box
-        self._usual_areas[result.object_id] = _area(asked)
+        self._usual_areas[result.object_id] = area(asked)
         for later in self._frames:
             if later.index >= frame.index:
                 later.boxes[result.object_id] = box
@@ -267,7 +257,3 @@ def _edges(box: Sequence[float] | np.ndarray | None) -> Box:
     assert box is not None
     x0, y0, x1, y1 = (float(edge) for edge in box)
     return x0, y0, x1, y1
-
-
-def _area(box: Box) -> float:
-    return float(areas(as_array([box]))[0])

@@ -35,32 +35,9 @@ from sam2_ros.tracking.types import FrameResult
 
 
 class LocalBackend(Tracker):
-    """A :class:`~sam2_ros.inference.backend.Backend` in this process.
+    """A :class:`~sam2_ros.inference.backend.Backend` in this process, on a network that others may use too."""
 
-    Args:
-        model: "embedded"; an official size (a key of :data:`sam2_ros.model.HIERA`, or with "-2.0"); or a path.
-        device: "auto" (the first GPU, else the CPU), or a torch device.
-        dtype: "auto" (bfloat16 where the hardware supports it, else float32), "float32" or "bfloat16".
-        config: settings of the tracker.
-        image_size: side of the network's square input in pixels; 0 = the checkpoint's own.
-        threads: CPU threads of this process; 0 = torch's default.
-        shared: a loaded network, which other backends may use too; model, device and dtype are ignored then.
-
-    Raises:
-        FileNotFoundError, ValueError: the weights are missing or don't fit.
-    """
-
-    def __init__(
-        self,
-        model: str = "embedded",
-        device: str = "auto",
-        dtype: str = "auto",
-        config: TrackerConfig | None = None,
-        image_size: int = 0,
-        threads: int = 0,
-        shared: SharedModel | None = None,
-    ) -> None:
-        network = shared or load_shared_model(model, device, dtype, image_size, threads)
+    def __init__(self, network: SharedModel, config: TrackerConfig | None = None) -> None:
         super().__init__(network.model, config, network.dtype, network)
         self._closed = False
         self.encodes_ahead = network.ahead
@@ -100,8 +77,19 @@ def load_shared_model(
     together: bool = True,
     ahead: bool = False,
 ) -> SharedModel:
-    """Loads a network for several :class:`LocalBackend`; arguments and errors as there, and as for
-    :class:`~sam2_ros.inference.BackendFactory`."""
+    """Loads a network for one or several :class:`LocalBackend`.
+
+    Args:
+        model: "embedded"; an official size (a key of :data:`sam2_ros.model.HIERA`, or with "-2.0"); or a path.
+        device: "auto" (the first GPU, else the CPU), or a torch device.
+        dtype: "auto" (bfloat16 where the hardware supports it, else float32), "float32" or "bfloat16".
+        image_size: side of the network's square input in pixels; 0 = the checkpoint's own.
+        threads: CPU threads of this process; 0 = torch's default.
+        together, ahead: as for :class:`~sam2_ros.inference.BackendFactory`.
+
+    Raises:
+        FileNotFoundError, ValueError: the weights are missing or don't fit.
+    """
     if threads:
         give_threads(threads)
     if device == "auto":

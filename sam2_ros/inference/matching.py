@@ -6,7 +6,7 @@ it. Such a box matches only a detection that confirms it, and does not hide what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -74,46 +74,42 @@ class Matches:
 def match(detections: Sequence[Detection], tracks: Sequence[Track], min_iou: float, reach: float) -> Matches:
     """Assigns detections to tracks: first by IoU (at least ``min_iou``), then by distance to the last trusted
     box (at most ``reach`` of its diagonals)."""
-    found = Matches()
-    seen = [track for track in tracks if track.box is not None]
-    overlap = ious(as_array(detection.box for detection in detections), as_array(track.box for track in seen))
-    gates = np.array([max(min_iou, CONFIRMED) if track.swollen else min_iou for track in seen])
+    boxes = as_array(detection.box for detection in detections)
+    overlap = ious(boxes, as_array(track.box or _NOWHERE for track in tracks))
+    gates = np.array([max(min_iou, CONFIRMED) if track.swollen else min_iou for track in tracks])
     pairs = assign(1 - overlap, overlap >= gates[None])
-    found.visible = [Match(detections[row], seen[column], float(overlap[row, column])) for row, column in pairs]
-    left = _others(detections, found.visible)
     # A detection on a visible object is not a hidden one.
-    trusted = as_array(track.box for track in seen if not track.swollen)
-    free = [detection for detection in left if not (ious(as_array([detection.box]), trusted) >= min_iou).any()]
-    taken = {pair.track.object_id for pair in found.visible}
-    candidates = [track for track in tracks if track.last_box is not None and track.object_id not in taken]
-    fits = np.array([[_same_label(detection, track) for track in candidates] for detection in free], bool)
-    away, like = _nearness(
-        as_array(detection.box for detection in free), as_array(track.last_box for track in candidates)
-    )
-    overlap = ious(
-        as_array(detection.box for detection in free), as_array(track.box or _NOWHERE for track in candidates)
-    )
-    reaches = np.array([reach if track.box is None else min(reach, SWOLLEN_DISTANCE) for track in candidates])
-    for row, column in assign(np.minimum(away, 1000), (away <= reaches[None]) & like & fits.reshape(away.shape)):
-        track = candidates[column]
-        pair = Match(free[row], track, float(overlap[row, column]))
-        (found.hidden if track.box is None else found.visible).append(pair)
-    found.left = _others(left, [*found.visible, *found.hidden])
+    trusted = np.array([track.box is not None and not track.swollen for track in tracks], bool)
+    free = np.array((overlap[:, trusted] < min_iou).all(axis=1))
+    free[[row for row, _ in pairs]] = False
+    searched = np.array([track.last_box is not None for track in tracks], bool)
+    searched[[column for _, column in pairs]] = False
+    away, like = _nearness(boxes, as_array(track.last_box or _NOWHERE for track in tracks))
+    reaches = np.array([reach if track.box is None else min(reach, SWOLLEN_DISTANCE) for track in tracks])
+    fits = np.array([[_same_label(detection, track) for track in tracks] for detection in detections], bool)
+    near = (away <= reaches[None]) & like & fits.reshape(away.shape)
+    pairs += assign(np.minimum(away, 1000), near & free[:, None] & searched[None])
+    found = Matches()
+    for row, column in pairs:
+        pair = Match(detections[row], tracks[column], float(overlap[row, column]))
+        (found.hidden if pair.track.box is None else found.visible).append(pair)
+    matched = {row for row, _ in pairs}
+    found.left = [detection for row, detection in enumerate(detections) if row not in matched]
     return found
 
 
-def pair_up(boxes: Boxes, earlier: Boxes) -> dict[int, int]:
-    """Which of ``boxes`` (``[N, 4]``) continues which box of an earlier message (``[M, 4]``): a near one of similar
-    size. They need not overlap, because something narrow leaves its box within a few frames."""
-    away, like = _nearness(boxes, earlier)
+def pair_up(boxes: Iterable[Box], earlier: Iterable[Box]) -> dict[int, int]:
+    """Which of ``boxes`` continues which box of an earlier message: a near one of similar size. They need not overlap,
+    because something narrow leaves its box within a few frames."""
+    away, like = _nearness(as_array(boxes), as_array(earlier))
     return dict(assign(np.minimum(away, 1000), (away <= TENTATIVE_DISTANCE) & like))
 
 
-def without_doubles(left: Sequence[Detection], known: Boxes) -> list[Detection]:
+def without_doubles(left: Sequence[Detection], known: Sequence[Box]) -> list[Detection]:
     """The detections that cover neither an object nor a detection of higher score, by falling score."""
     chosen: list[Detection] = []
     for detection in sorted(left, key=lambda detection: -detection.score):
-        others = np.concatenate([known, as_array(other.box for other in chosen)])
+        others = as_array([*known, *(other.box for other in chosen)])
         if not (coverages(as_array([detection.box]), others) >= COVERED).any():
             chosen.append(detection)
     return chosen
@@ -121,12 +117,17 @@ def without_doubles(left: Sequence[Detection], known: Boxes) -> list[Detection]:
 
 def is_swollen(box: Box, usual_area: float) -> bool:
     """Whether a box is much larger than it was when a detection last agreed with it."""
-    return bool(usual_area) and float(areas(as_array([box]))[0]) > LIKE * usual_area
+    return bool(usual_area) and area(box) > LIKE * usual_area
 
 
-def as_array(boxes: object) -> Boxes:
-    """``[N, 4]`` of an iterable of N boxes."""
-    return np.array(list(boxes), np.float64).reshape(-1, 4)  # type: ignore[call-overload]
+def area(box: Box) -> float:
+    """Square pixels."""
+    return float(areas(as_array([box]))[0])
+
+
+def as_array(boxes: Iterable[Box]) -> Boxes:
+    """``[N, 4]`` of N boxes."""
+    return np.array(list(boxes), np.float64).reshape(-1, 4)
 
 
 _NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
@@ -138,10 +139,6 @@ def _nearness(boxes: Boxes, known: Boxes) -> tuple[Boxes, np.ndarray]:
     return distances(boxes, known), (ratio > 1 / LIKE) & (ratio < LIKE)
 
 
-def _others(detections: Sequence[Detection], taken: Sequence[Match]) -> list[Detection]:
-    return [detection for detection in detections if not any(detection is pair.detection for pair in taken)]
-
-
 def _same_label(detection: Detection, track: Track) -> bool:
     return not detection.label or not track.label or detection.label == track.label
 
@@ -150,15 +147,12 @@ def intersections(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     """Common area of every box of ``first`` with every one of ``second``, ``[N, M]``, square pixels."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    sides = np.clip(high - low, 0, None)
-    common: NDArray[np.float64] = sides[..., 0] * sides[..., 1]
-    return common
+    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=2), np.float64)
 
 
 def areas(boxes: Boxes) -> NDArray[np.float64]:
     """``[N]`` square pixels."""
-    area: NDArray[np.float64] = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
-    return area
+    return np.asarray(np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1), np.float64)
 
 
 def ious(first: Boxes, second: Boxes) -> NDArray[np.float64]:
@@ -178,8 +172,7 @@ def distances(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     """Between the middles of every pair, as a multiple of the diagonal of the box of ``second``, ``[N, M]``."""
     middles, others = (first[:, :2] + first[:, 2:]) / 2, (second[:, :2] + second[:, 2:]) / 2
     diagonals = np.maximum(np.hypot(*(second[:, 2:] - second[:, :2]).T), 1.0)
-    away: NDArray[np.float64] = np.hypot(*np.moveaxis(middles[:, None] - others[None], 2, 0)) / diagonals[None]
-    return away
+    return np.asarray(np.hypot(*np.moveaxis(middles[:, None] - others[None], 2, 0)) / diagonals[None], np.float64)
 
 
 def assign(costs: NDArray[np.float64], allowed: NDArray[np.bool_]) -> list[tuple[int, int]]:

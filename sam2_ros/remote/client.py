@@ -91,11 +91,7 @@ class RemoteBackend:
     @next_id.setter
     def next_id(self, value: int) -> None:
         self._next_id = value
-        if self._link.up:
-            try:
-                self._ask("next_id", {"next_id": value})
-            except (*_LOST, ServerRefusal):
-                self._link.drop("the next id could not be set")  # the next hello sets it
+        self._tell("next_id", {"next_id": value})
 
     def connect(self, wait: float = 0.0) -> None:
         """Connects now: tries every server once, or for ``wait`` seconds.
@@ -115,11 +111,7 @@ class RemoteBackend:
     def configure(self, config: TrackerConfig) -> None:
         self._config.check_change(config)
         self._config = config
-        if self._link.up:
-            try:
-                self._ask("configure", self._hello())
-            except (*_LOST, ServerRefusal):
-                self._link.drop("the settings could not be changed")  # the next hello sets them
+        self._tell("configure", self._hello())
 
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         """
@@ -230,8 +222,9 @@ class RemoteBackend:
 
     def _hand_over(self) -> None:
         """Hands the objects to the connected server; where that fails, nothing changes here."""
-        info = from_wire(BackendInfo, self._link.greeting["info"])
-        before, self._writer = self._writer, self._new_writer()
+        info = from_wire(BackendInfo, self._link.connection.greeting["info"])
+        endpoint, before = self._link.connection.endpoint, self._writer
+        self._writer = choose_writer(self._mode, self._quality, endpoint, lambda about: self._ask("pixels", about))
         try:
             done = self._restore()
             self._ask("next_id", {"next_id": self._next_id})
@@ -243,10 +236,13 @@ class RemoteBackend:
         self.info = info
         if self._newest is None:
             return
-        taken = [obj for obj in self._newest.objects if obj.object_id in done and done[obj.object_id].success]
+        taken = []
         for obj in self._newest.objects:
-            if obj not in taken:
-                why = done[obj.object_id].message if obj.object_id in done else "it was never seen"
+            result = done.get(obj.object_id)
+            if result is not None and result.success:
+                taken.append(obj)
+            else:
+                why = result.message if result is not None else "it was never seen"
                 self._changes.append(self._recovery.forget(obj, why))
         self._newest = replace(self._newest, objects=tuple(taken))
         self._recovery.restored(taken)
@@ -260,9 +256,6 @@ class RemoteBackend:
             done |= {request.object_id or 0: result for request, result in zip(requests, results, strict=True)}
         return done
 
-    def _new_writer(self) -> PixelWriter:
-        return choose_writer(self._mode, self._quality, self._link.endpoint, lambda about: self._ask("pixels", about))
-
     def _note_loss(self, unseen_only: bool = False) -> None:
         """Hides the objects, because no server sees them; with ``unseen_only`` not those that are visible."""
         if self._newest is not None:
@@ -275,6 +268,14 @@ class RemoteBackend:
 
     def _ask(self, op: str, fields: Mapping[str, Any], pixels: Any = None) -> Header:
         return self._link.request(op, self._timeout, fields, pixels)
+
+    def _tell(self, op: str, fields: Mapping[str, Any]) -> None:
+        """Sends what the next hello sends again, if this fails."""
+        if self._link.up:
+            try:
+                self._ask(op, fields)
+            except (*_LOST, ServerRefusal) as error:
+                self._link.drop(f"'{op}' failed: {error}")
 
     def _command(self, op: str, fields: Mapping[str, Any]) -> Any:
         self._ensure_connected()

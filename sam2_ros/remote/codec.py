@@ -32,7 +32,8 @@ def to_wire(value: Any) -> Any:
     if isinstance(value, int):  # IntEnum too
         return int(value)
     if isinstance(value, np.ndarray):
-        return _array_to_wire(value)
+        flat = np.packbits(value) if value.dtype == np.bool_ else np.ascontiguousarray(value)
+        return [value.dtype.name, list(value.shape), flat.tobytes()]
     if isinstance(value, np.generic):
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -61,10 +62,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return _decode(next(kind for kind in arguments if kind is not type(None)), value, where)
     if origin is np.ndarray:
         return _array_from_wire(value, where)
-    if origin is tuple:
-        return tuple(_decode(arguments[0], element, where) for element in _expect(value, list, where))
-    if origin is list:
-        return [_decode(arguments[0], element, where) for element in _expect(value, list, where)]
+    if origin in (tuple, list):
+        return origin(_decode(arguments[0], element, where) for element in _expect(value, list, where))
     if origin is dict:
         return {
             _expect(key, str, where): _decode(arguments[1], element, where)
@@ -87,9 +86,9 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     hints = _hints(kind)
     fields = _expect(value, dict, where)
-    unknown = [str(key)[:40] for key in fields if key not in hints]
-    if unknown:
-        raise _wrong(where, f"a map with the unknown field {unknown[0]!r}; accepted: {', '.join(hints)}")
+    for key in fields:
+        if key not in hints:
+            raise _wrong(where, f"a map with the unknown field {str(key)[:40]!r}; accepted: {', '.join(hints)}")
     decoded = {key: _decode(hints[key], element, f"{where}.{key}") for key, element in fields.items()}
     try:
         return kind(**decoded)
@@ -107,11 +106,6 @@ def _expect(value: Any, kind: Any, where: str) -> Any:
     if type(value) is not kind:
         raise _wrong(where, f"{type(value).__name__}; accepted: {kind.__name__}")
     return value
-
-
-def _array_to_wire(array: NDArray[Any]) -> list[Any]:
-    flat = np.packbits(array) if array.dtype == np.bool_ else np.ascontiguousarray(array)
-    return [array.dtype.name, list(array.shape), flat.tobytes()]
 
 
 def _array_from_wire(value: Any, where: str) -> NDArray[Any]:

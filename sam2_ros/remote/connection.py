@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import threading
@@ -163,11 +164,9 @@ class Connection:
             return
         if bye and self.token:
             self._socket.linger = 500
-            try:
+            with contextlib.suppress(zmq.ZMQError):
                 self._socket.send_multipart(protocol.pack({"op": "bye", "seq": next(self._sequence)}), zmq.NOBLOCK)
                 self._poller.poll(500)
-            except zmq.ZMQError:
-                pass
         self.why_closed = reason
         self.in_flight.clear()
         self._socket.disable_monitor()
@@ -187,19 +186,14 @@ class Connection:
                     return answer
                 self._on_late(answer)
             elif self._monitor in ready:
-                event = recv_monitor_message(self._monitor)["event"]
-                raise LinkDown(self._why_broken(event))
+                if recv_monitor_message(self._monitor)["event"] != zmq.EVENT_DISCONNECTED:
+                    raise LinkDown("the server does not accept this client's key")
+                early = " before the first answer; if the server asks for keys, give the right ones"
+                raise LinkDown(f"the connection broke{'' if self.round_trips else early}")
             elif left <= 0:
                 return None
             elif self.ending.is_set():
                 raise LinkDown("closed")
-
-    def _why_broken(self, event: int) -> str:
-        if event != zmq.EVENT_DISCONNECTED:
-            return "the server does not accept this client's key"
-        if self.round_trips:
-            return "the connection broke"
-        return "the connection broke before the first answer; if the server asks for keys, give the right ones"
 
     def _count_unanswered(self, reason: str) -> None:
         self._unanswered += 1

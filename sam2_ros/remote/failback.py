@@ -52,21 +52,18 @@ class Failback:
 
     def take(self) -> Connection | None:
         """The open stream, which the caller then owns; None if there is none now. Never waits."""
-        if not self._lock.acquire(blocking=False):
-            return None
-        try:
+        offer = None
+        if self._lock.acquire(blocking=False):
             offer, self._offer = self._offer, None
-            return offer
-        finally:
             self._lock.release()
+        return offer
 
     def close(self) -> None:
         """Ends the thread and closes a stream that was not taken."""
         self._stopping.set()
         self._thread.join()
-        if self._offer is not None:
-            self._offer.close("no longer needed", bye=True)
-            self._offer = None
+        if offer := self.take():
+            offer.close("no longer needed", bye=True)
 
     def _run(self) -> None:
         while not self._stopping.wait(self._period):
@@ -87,22 +84,23 @@ class Failback:
                 connection = self._connect(endpoint, self._stopping)
             except (ValueError, zmq.ZMQError):
                 continue
-            if not self._accepts(connection):
+            health = self._health(connection)
+            if not health or not health["ready"] or health["streams"] >= health["streams_at_most"]:
                 self._since.pop(endpoint, None)
                 connection.close("not now")
                 continue
             waited = time.monotonic() - self._since.setdefault(endpoint, time.monotonic())
             self.state = f"answers since {waited:.0f} s"
-            if waited >= self._after and self._opened(connection):
-                return connection
-            connection.close("not yet")
             if waited < self._after:
+                connection.close("not yet")
                 return None  # it may be ready soon, and is better than the servers after it
+            try:
+                self._hello(connection)
+                return connection
+            except _LOST as error:
+                self._since.pop(endpoint, None)
+                connection.close(str(error))
         return None
-
-    def _accepts(self, connection: Connection) -> bool:
-        health = self._health(connection)
-        return health is not None and bool(health["ready"]) and health["streams"] < health["streams_at_most"]
 
     def _health(self, connection: Connection) -> Header | None:
         try:
@@ -110,11 +108,3 @@ class Failback:
         except _LOST as error:
             connection.close(str(error))
             return None
-
-    def _opened(self, connection: Connection) -> bool:
-        try:
-            self._hello(connection)
-        except _LOST:
-            self._since.pop(connection.endpoint, None)
-            return False
-        return True

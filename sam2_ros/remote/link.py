@@ -62,29 +62,32 @@ class Link:
         return self._connection is not None
 
     @property
-    def endpoint(self) -> str:
-        """The connected server; empty without one."""
-        connection = self._connection
-        return connection.endpoint if connection is not None else ""
+    def connection(self) -> Connection:
+        """The connection to the server.
 
-    @property
-    def greeting(self) -> Header:
-        """The server's answer to the hello."""
-        return self._connection.greeting if self._connection is not None else {}
+        Raises:
+            LinkDown: there is none.
+        """
+        if self._connection is None:
+            raise LinkDown(f"no inference server: {self._reason}")
+        return self._connection
 
     def status(self) -> dict[str, object]:
         """For diagnostics, from any thread."""
         connection, failback = self._connection, self._failback
-        times = sorted(connection.round_trips) if connection is not None else []
+        times = sorted(connection.round_trips) if connection else []
+        preferred = failback.state if failback else "not asked"
+        if connection and connection.endpoint == self.endpoints[0]:
+            preferred = "serves"
         return {
-            "link": "connected" if connection is not None else f"down: {self._why_down()}",
-            "server": connection.endpoint if connection is not None else "none",
-            "preferred server": self._preferred(connection, failback),
+            "link": "connected" if connection else f"down: {self._why_down()}",
+            "server": connection.endpoint if connection else "none",
+            "preferred server": preferred,
             "round trip p50 [ms]": times[len(times) // 2] if times else math.nan,
-            "round trip p99 [ms]": times[min(len(times) - 1, len(times) * 99 // 100)] if times else math.nan,
-            "in flight": len(connection.in_flight) if connection is not None else 0,
+            "round trip p99 [ms]": times[len(times) * 99 // 100] if times else math.nan,
+            "in flight": len(connection.in_flight) if connection else 0,
             "connections": self._connections,
-            "timeouts": self._timeouts + (connection.timeouts if connection is not None else 0),
+            "timeouts": self._timeouts + (connection.timeouts if connection else 0),
         }
 
     def connect(self, patience: float) -> None:
@@ -115,19 +118,18 @@ class Link:
 
     def request(self, op: str, timeout: float, fields: Mapping[str, Any], pixels: Any = None) -> Header:
         """As :meth:`Connection.request`."""
-        if self._connection is None:
-            raise LinkDown(f"no inference server: {self._reason}")
+        connection = self.connection
         try:
-            return self._connection.request(op, timeout, fields, pixels)
+            return connection.request(op, timeout, fields, pixels)
         finally:
-            if self._connection.closed:
-                self.drop(self._connection.why_closed)
+            if connection.closed:
+                self.drop(connection.why_closed)
 
     @property
     def offered(self) -> bool:
         """Whether a preferred server has a stream open for this client, and the present one owes no answer."""
         ready = self._failback is not None and self._failback.ready
-        return ready and self._connection is not None and not self._connection.in_flight
+        return ready and not self.connection.in_flight
 
     def switch(self) -> Connection | None:
         """Switches to the preferred server; returns the old connection, for :meth:`settle` or :meth:`undo`."""
@@ -147,10 +149,9 @@ class Link:
 
     def settle(self, before: Connection) -> None:
         """Stays with the server of :meth:`switch`."""
-        assert self._connection is not None
         self._timeouts += before.timeouts
         before.close("left for a preferred server", bye=True)
-        self._adopt(self._connection)
+        self._adopt(self.connection)
 
     def drop(self, reason: str) -> None:
         """Closes the connection; the next :meth:`connect` may try at once."""
@@ -178,11 +179,6 @@ class Link:
             return f"connecting to {self._trying} for {time.monotonic() - self._attempt_start:.1f} s; {self._reason}"
         return self._reason
 
-    def _preferred(self, connection: Connection | None, failback: Failback | None) -> str:
-        if connection is not None and connection.endpoint == self.endpoints[0]:
-            return "serves"
-        return failback.state if failback is not None else "not asked"
-
     def _adopt(self, connection: Connection) -> None:
         self._connection, self._token = connection, connection.token
         self._connections += 1
@@ -191,7 +187,7 @@ class Link:
     def _watch(self) -> None:
         """Starts to watch the servers before the present one in the list."""
         self._end_failback()
-        preferred = self.endpoints[: self.endpoints.index(self.endpoint)]
+        preferred = self.endpoints[: self.endpoints.index(self.connection.endpoint)]
         if preferred and self._return_after:
             self._failback = Failback(preferred, self._return_after, self._connect, self._greet)
 
@@ -222,18 +218,15 @@ class Link:
     def _first_that_answers(self) -> Connection:
         reasons = []
         for endpoint in self.endpoints:
-            self._trying = endpoint
+            self._trying, connection = endpoint, None
             try:
                 connection = self._connect(endpoint, self._ending)
-            except zmq.ZMQError as error:
-                reasons.append(f"{endpoint}: {error}")
-                continue
-            try:
                 connection.ping()
                 # With the old name, so that this stream replaces one that is still open there.
                 connection.hello(self._token, self._hello())
                 return connection
             except (LinkDown, NoAnswer, ServerRefusal, ProtocolError, zmq.ZMQError) as error:
                 reasons.append(f"{endpoint}: {error}")
-                connection.close(str(error))
+                if connection is not None:
+                    connection.close(str(error))
         raise LinkDown("; ".join(reasons))

@@ -58,8 +58,7 @@ class PixelWriter:
             assert self._memory is not None
             self._slot = (self._slot + 1) % _SLOTS
             offset = self._slot * self._slot_bytes
-            slot = np.frombuffer(self._memory, np.uint8, frame.nbytes, offset).reshape(frame.shape)
-            np.copyto(slot, frame)
+            np.frombuffer(self._memory, np.uint8, frame.nbytes, offset).reshape(frame.shape)[:] = frame
             return about | {"pid": os.getpid(), "fd": self._fd, "offset": offset}, None
         return about, np.ascontiguousarray(frame).data
 
@@ -91,10 +90,9 @@ def choose_writer(mode: str, quality: int, endpoint: str, trial: Callable[[dict[
         writer = PixelWriter("shm", quality)
         try:
             trial({"frame": writer.write(np.zeros((1, 1, 3), np.uint8))[0]})
+            return writer
         except (RuntimeError, OSError):  # another user or container, or no memfd here
             writer.close()
-        else:
-            return writer
     return PixelWriter("raw", quality)
 
 
@@ -121,13 +119,13 @@ class PixelReader:
             return np.frombuffer(self._shared(about, size), np.uint8, size, about["offset"]).reshape(height, width, 3)
         if part is None:
             raise ProtocolError(f"encoding {encoding!r} needs the pixels as the third part of the message")
-        if encoding == "raw":
-            if len(part) != size:
-                raise ProtocolError(f"the pixels have {len(part)} bytes; {width} x {height} in RGB need {size}")
-            return np.frombuffer(part, np.uint8).reshape(height, width, 3)
         if encoding == "jpeg":
             return _decode_jpeg(part, height, width)
-        raise ProtocolError(f"encoding is {str(encoding)[:40]!r}; accepted: raw, jpeg, shm")
+        if encoding != "raw":
+            raise ProtocolError(f"encoding is {str(encoding)[:40]!r}; accepted: raw, jpeg, shm")
+        if len(part) != size:
+            raise ProtocolError(f"the pixels have {len(part)} bytes; {width} x {height} in RGB need {size}")
+        return np.frombuffer(part, np.uint8).reshape(height, width, 3)
 
     def _shared(self, about: Mapping[str, Any], size: int) -> mmap.mmap:
         pid, fd = protocol.integer(about, "pid", 1, 1 << 30), protocol.integer(about, "fd", 0, 1 << 20)

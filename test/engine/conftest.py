@@ -20,7 +20,7 @@ from sam2_ros.tracking.shared_model import SharedModel
 
 
 def local(model: Sam2Model, config: TrackerConfig | None) -> Backend:
-    return LocalBackend(config=config, shared=SharedModel(model))
+    return LocalBackend(SharedModel(model), config)
 
 
 @pytest.fixture(scope="module")

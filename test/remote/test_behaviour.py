@@ -17,7 +17,7 @@ CONFIG = TrackerConfig(max_objects=3, lost_after=2)
 
 
 def local(config: TrackerConfig) -> Backend:
-    return LocalBackend(config=config, shared=SharedModel(small_model()))
+    return LocalBackend(SharedModel(small_model()), config)
 
 
 @pytest.fixture(params=["local", "raw", "shm"])

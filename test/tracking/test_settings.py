@@ -16,7 +16,7 @@ from small_tracker import box, click, logits, rectangle, run, scene, small_model
 
 from sam2_ros.inference import make_backend
 from sam2_ros.inference.backend import BackendInfo
-from sam2_ros.inference.local import LocalBackend
+from sam2_ros.inference.local import LocalBackend, load_shared_model
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
 from sam2_ros.model.checkpoint import EMBEDDED, read_checkpoint
 from sam2_ros.tracking import AddRequest, PromptError, Tracker, TrackerConfig
@@ -172,14 +172,14 @@ def session(backend: Engine, order: Callable[[Engine], Any]) -> list[Any]:
 )
 def test_the_local_backend_is_the_tracker(checkpoint: Path, order: Callable[[Engine], Any]) -> None:
     config = TrackerConfig(max_objects=2)
-    backend = LocalBackend(str(checkpoint), device="cpu", dtype="float32", config=config)
+    backend = LocalBackend(load_shared_model(str(checkpoint), "cpu", "float32"), config)
     results = [repr(session(engine, order)) for engine in (backend, Tracker(small_model(), config))]
     assert results[0] == results[1]
     assert backend.info == BackendInfo("small", "cpu", "float32", 128, backend.bank.nbytes, 2, backend.history_bytes)
 
 
 def test_the_local_backend_after_its_end(checkpoint: Path) -> None:
-    backend = LocalBackend(str(checkpoint), device="cpu")
+    backend = LocalBackend(load_shared_model(str(checkpoint), "cpu"))
     backend.step(scene(0), 0)
     backend.add([AddRequest(box())])
     backend.close()
@@ -190,7 +190,7 @@ def test_the_local_backend_after_its_end(checkpoint: Path) -> None:
 
 
 def test_the_local_backend_takes_the_image_size_of_its_choice(checkpoint: Path) -> None:
-    backend = LocalBackend(str(checkpoint), device="cpu", image_size=64)
+    backend = LocalBackend(load_shared_model(str(checkpoint), "cpu", image_size=64))
     assert backend.info.image_size == 64
     backend.step(scene(0), 0)
     (answer,) = backend.add([AddRequest(box())])
@@ -205,6 +205,6 @@ def test_without_torch_the_local_backend_says_what_is_missing() -> None:
 
 
 def test_the_local_backend_raises_what_the_tracker_raises(checkpoint: Path) -> None:
-    backend = LocalBackend(str(checkpoint), device="cpu")
+    backend = LocalBackend(load_shared_model(str(checkpoint), "cpu"))
     with pytest.raises(PromptError, match="there is no object 5; living objects: none"):
         backend.rename(5, "cup", "")
