@@ -26,10 +26,9 @@ def find(backend: Backend, name_or_id: str) -> int:
         PromptError: UNKNOWN_OBJECT, with the objects that live.
     """
     objects = living(backend)
-    for key in ("name", "object_id"):
-        for obj in objects:
-            if name_or_id and str(getattr(obj, key)) == name_or_id:
-                return obj.object_id
+    ids = {str(obj.object_id): obj.object_id for obj in objects} | {o.name: o.object_id for o in objects if o.name}
+    if name_or_id in ids:
+        return ids[name_or_id]
     listed = ", ".join(f"{obj.object_id} ({obj.name})" if obj.name else str(obj.object_id) for obj in objects)
     alive = f"living: {listed}" if listed else "none lives"
     raise PromptError(PromptCode.UNKNOWN_OBJECT, f"no living object has the name or id '{name_or_id}'; {alive}")
@@ -41,7 +40,11 @@ def add(backend: Backend, asked: Sequence[Asked], stamp: int = 0) -> list[Prompt
     A request without an id corrects the living object of its name, if there is one.
     """
     names = {obj.name: obj.object_id for obj in living(backend) if obj.name}
-    requests = [_resolve(request, names) for request in asked if isinstance(request, AddRequest)]
+    requests = [
+        replace(request, object_id=names.get(request.name)) if request.object_id is None else request
+        for request in asked
+        if isinstance(request, AddRequest)
+    ]
     answers = iter(backend.add(requests, stamp) if requests else ())
     return [refusal(request) if isinstance(request, PromptError) else next(answers) for request in asked]
 
@@ -81,9 +84,3 @@ def rename(backend: Backend, name_or_id: str, name: str, label: str) -> int:
 
 def refusal(error: PromptError) -> PromptResult:
     return PromptResult(error.code, str(error))
-
-
-def _resolve(request: AddRequest, names: dict[str, int]) -> AddRequest:
-    if request.object_id is None and request.name in names:
-        return replace(request, object_id=names[request.name])
-    return request

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sam2_ros.inference.backend import BackendInfo, FrameDropped
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import from_wire, to_wire
-from sam2_ros.remote.connection import ClientKeys, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.remote.connection import FAILED, ClientKeys, LinkDown, NoAnswer, ServerRefusal
 from sam2_ros.remote.link import Link
 from sam2_ros.remote.pixels import MODES, PixelWriter, choose_writer
-from sam2_ros.remote.protocol import Header, ProtocolError
+from sam2_ros.remote.protocol import Header
 from sam2_ros.remote.recovery import Recovery
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptCode, PromptError, PromptResult
@@ -24,7 +24,6 @@ from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, Promp
 __all__ = ["ClientKeys", "RemoteBackend"]
 
 _LOST = (LinkDown, NoAnswer)
-_FAILED = (*_LOST, ServerRefusal, ProtocolError)
 
 
 class RemoteBackend:
@@ -145,14 +144,14 @@ class RemoteBackend:
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
         try:
             answers = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
-        except _FAILED as error:
+        except FAILED as error:
             return [_as_result(error, request) for request in requests]
         return [self._continued(result) for result in from_wire(list[PromptResult], answers)]
 
     def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
         try:
             result = self._command("refine", {"request": to_wire(request), "stamp": stamp})
-        except _FAILED as error:
+        except FAILED as error:
             return _as_result(error, request)
         return self._continued(from_wire(PromptResult, result))
 
@@ -202,7 +201,7 @@ class RemoteBackend:
         self._note_loss()
         try:
             self._hand_over()
-        except _FAILED as error:
+        except FAILED as error:
             self._link.drop(str(error))
             raise LinkDown(f"the server could not take over: {error}") from error
 
@@ -210,15 +209,8 @@ class RemoteBackend:
         """Returns to a preferred server if one is ready and no object is hidden."""
         if not self._link.offered or (self._newest and not self._recovery.may_move(self._newest.objects)):
             return
-        before = self._link.switch()
-        if before is None:
-            return
-        try:
-            self._hand_over()
-        except _FAILED:
-            return self._link.undo(before)
-        self._link.settle(before)
-        self._note_loss(unseen_only=True)
+        if self._link.fail_back(self._hand_over):
+            self._note_loss(unseen_only=True)
 
     def _hand_over(self) -> None:
         """Hands the objects to the connected server; where that fails, nothing changes here."""
@@ -287,10 +279,8 @@ class RemoteBackend:
         """Raises what the engine would raise in this process."""
         try:
             return self._command(op, fields)
-        except ServerRefusal as error:
+        except FAILED as error:
             raise _as_exception(error) from error
-        except (*_LOST, ProtocolError) as error:
-            raise PromptError(PromptCode.FAILED, str(error)) from error
 
     def _absorb(self, answer: Header) -> None:
         """Takes over ids, changes and objects from the answer to a command."""
@@ -325,22 +315,22 @@ def _as_result(error: Exception, request: AddRequest) -> PromptResult:
     Raises:
         RuntimeError: a fault in the engine, as in this process.
     """
-    code, message = PromptCode.FAILED, str(error)
+    cause, message = _as_exception(error), str(error)
+    code = cause.code if isinstance(cause, PromptError) else PromptCode.FAILED
     if isinstance(error, ServerRefusal):
-        cause = _as_exception(error)
         if error.code == protocol.FAILED:
             raise cause from error
-        if isinstance(cause, PromptError):
-            code = cause.code
-        elif error.code in (protocol.MALFORMED, protocol.TOO_LARGE):
+        if error.code in (protocol.MALFORMED, protocol.TOO_LARGE):
             code = PromptCode.INVALID_PROMPT
     if isinstance(error, NoAnswer):
         message += "; the next frames show whether it was applied"
     return PromptResult(code, message, request.object_id or 0, request.name)
 
 
-def _as_exception(error: ServerRefusal) -> Exception:
+def _as_exception(error: Exception) -> Exception:
     """What an engine in this process would raise."""
+    if not isinstance(error, ServerRefusal):
+        return PromptError(PromptCode.FAILED, str(error))
     if error.code == protocol.PROMPT:
         return PromptError(PromptCode(int(error.header.get("prompt_code", PromptCode.FAILED))), str(error))
     if error.code in (protocol.INVALID, protocol.MALFORMED, protocol.TOO_LARGE):

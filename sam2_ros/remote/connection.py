@@ -43,6 +43,10 @@ class ServerRefusal(RuntimeError):
         self.header = header
 
 
+FAILED = (LinkDown, NoAnswer, ServerRefusal, protocol.ProtocolError)
+"""Whatever :meth:`Connection.request` raises."""
+
+
 @dataclass(frozen=True)
 class ClientKeys:
     """Files with the CURVE keys: the client's own (``*.key_secret``) and the server's public one (``*.key``)."""

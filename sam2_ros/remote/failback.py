@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-from sam2_ros.remote.connection import Connection, LinkDown, NoAnswer, ServerRefusal
-from sam2_ros.remote.protocol import Header, ProtocolError
+from sam2_ros.remote.connection import FAILED, Connection
+from sam2_ros.remote.protocol import Header
 
-_LOST = (LinkDown, NoAnswer, ServerRefusal, ProtocolError, zmq.ZMQError)
 _LONGEST_PERIOD = 2.0  # s between pings
 
 
@@ -97,7 +96,7 @@ class Failback:
             try:
                 self._hello(connection)
                 return connection
-            except _LOST as error:
+            except (*FAILED, zmq.ZMQError) as error:
                 self._since.pop(endpoint, None)
                 connection.close(str(error))
         return None
@@ -105,6 +104,6 @@ class Failback:
     def _health(self, connection: Connection) -> Header | None:
         try:
             return connection.ping()
-        except _LOST as error:
+        except (*FAILED, zmq.ZMQError) as error:
             connection.close(str(error))
             return None

@@ -12,9 +12,9 @@ from typing import Any
 
 import zmq
 
-from sam2_ros.remote.connection import ClientKeys, Connection, LinkDown, NoAnswer, ServerRefusal
+from sam2_ros.remote.connection import FAILED, ClientKeys, Connection, LinkDown
 from sam2_ros.remote.failback import Failback
-from sam2_ros.remote.protocol import Header, ProtocolError
+from sam2_ros.remote.protocol import Header
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0  # s, between rounds through the list of servers
 
@@ -131,27 +131,24 @@ class Link:
         ready = self._failback is not None and self._failback.ready
         return ready and not self.connection.in_flight
 
-    def switch(self) -> Connection | None:
-        """Switches to the preferred server; returns the old connection, for :meth:`settle` or :meth:`undo`."""
-        offer = self._failback.take() if self._failback is not None else None
+    def fail_back(self, hand_over: Callable[[], None]) -> bool:
+        """Moves to the preferred server if ``hand_over`` succeeds there; the present server notices nothing else."""
+        before, offer = self.connection, self._failback.take() if self._failback is not None else None
         if offer is None:
-            return None
+            return False
         offer.ending = self._ending
-        before, self._connection = self._connection, offer
-        return before
-
-    def undo(self, before: Connection) -> None:
-        """Returns to the server before :meth:`switch`, which has noticed nothing."""
-        if self._connection is not None:
-            self._connection.close("it could not take over", bye=True)
-        self._connection = before
-        self._watch()
-
-    def settle(self, before: Connection) -> None:
-        """Stays with the server of :meth:`switch`."""
+        self._connection = offer
+        try:
+            hand_over()
+        except FAILED:
+            offer.close("it could not take over", bye=True)
+            self._connection = before
+            self._watch()
+            return False
         self._timeouts += before.timeouts
         before.close("left for a preferred server", bye=True)
-        self._adopt(self.connection)
+        self._adopt(offer)
+        return True
 
     def drop(self, reason: str) -> None:
         """Closes the connection; the next :meth:`connect` may try at once."""
@@ -225,7 +222,7 @@ class Link:
                 # With the old name, so that this stream replaces one that is still open there.
                 connection.hello(self._token, self._hello())
                 return connection
-            except (LinkDown, NoAnswer, ServerRefusal, ProtocolError, zmq.ZMQError) as error:
+            except (*FAILED, zmq.ZMQError) as error:
                 reasons.append(f"{endpoint}: {error}")
                 if connection is not None:
                     connection.close(str(error))
