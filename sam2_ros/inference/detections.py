@@ -158,9 +158,11 @@ class DetectionFeeder:
         found = match(wanted, tracks, settings.match_iou, settings.lost_distance)
         self.counts.matched += len(found.visible)
         self.counts.found_again += len(found.hidden)
-        corrections = [pair for pair in found.visible if self._is_due(pair, frame.index, settings)]
+        corrections = []
         for pair in found.visible:
-            if pair not in corrections:
+            if self._is_due(pair, frame.index, settings):
+                corrections.append(pair)
+            else:
                 self._take_label(backend, pair, objects[pair.track.object_id])
         requests = [_request(pair.detection, pair.track.object_id) for pair in (*corrections, *found.hidden)]
         boxes = [track.box for track in tracks if track.box is not None and not track.swollen]

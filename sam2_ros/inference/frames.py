@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,23 +71,23 @@ class Listener(Protocol):
         """``error`` cost this frame; the worker continues with the next."""
 
 
-def interruption(stamp: int, shape: Sequence[int], last_stamp: int, last_shape: Sequence[int], jump_back: float) -> str:
+def interruption(frame: Frame, image: NDArray[np.uint8], last: Processed | None, jump_back: float) -> str:
     """Why objects can't be followed from the last frame into this one; empty where they can.
 
     Another resolution of the same aspect ratio is the same view, because the network sees a square anyway. With another
     ratio an object has another shape in that square, which its memory does not fit.
 
     Args:
-        stamp, last_stamp: nanoseconds.
-        shape, last_shape: of the images, height and width first.
+        image: of ``frame``, ``uint8 [H, W, 3]``.
+        last: None before the first frame.
         jump_back: seconds; a stamp that is older by more than this belongs to another run. 0 ignores stamps.
     """
-    if jump_back and last_stamp - stamp > jump_back * 1e9:
-        return f"time jumped back from {seconds(last_stamp)} to {seconds(stamp)}"
-    aspect, last_aspect = shape[1] / shape[0], last_shape[1] / last_shape[0]
-    if abs(aspect / last_aspect - 1) > ASPECT_TOLERANCE:
-        return (
-            f"the image changed from {last_shape[1]} x {last_shape[0]} to {shape[1]} x {shape[0]} pixels, which is "
-            "another aspect"
-        )
+    if last is None:
+        return ""
+    if jump_back and last.frame.stamp - frame.stamp > jump_back * 1e9:
+        return f"time jumped back from {seconds(last.frame.stamp)} to {seconds(frame.stamp)}"
+    (height, width), (last_height, last_width) = image.shape[:2], last.image.shape[:2]
+    if abs((width / height) / (last_width / last_height) - 1) > ASPECT_TOLERANCE:
+        sizes = f"from {last_width} x {last_height} to {width} x {height} pixels"
+        return f"the image changed {sizes}, which is another aspect"
     return ""

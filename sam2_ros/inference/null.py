@@ -67,9 +67,8 @@ class NullBackend:
         before, self._size = self._size, (frame.shape[1], frame.shape[0])
         for object_id, obj in self._objects.items():
             mask = obj.mask if self._size == before else CroppedMask.empty(*self._size)
-            self._objects[object_id] = replace(
-                obj, mask=mask, last_seen=stamp, frames_tracked=obj.frames_tracked + 1, prompted=False
-            )
+            tracked = obj.frames_tracked + 1
+            self._objects[object_id] = replace(obj, mask=mask, last_seen=stamp, frames_tracked=tracked, prompted=False)
         return self._result()
 
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
@@ -128,10 +127,8 @@ class NullBackend:
         else:
             self._check_name(request.name)
             if len(self._objects) >= self.info.max_objects:
-                raise PromptError(
-                    PromptCode.FULL,
-                    f"{len(self._objects)} objects are tracked already; raise tracker.max_objects or remove one",
-                )
+                reason = f"{len(self._objects)} objects are tracked already"
+                raise PromptError(PromptCode.FULL, f"{reason}; raise tracker.max_objects or remove one")
             obj = ObjectResult(
                 self.next_id, self._mask(request.prompt), ObjectState.VISIBLE, _SCORE, 1.0, 1.0, True, request.name,
                 request.label, request.label_score, first_seen=self._stamps[-1], last_seen=self._stamps[-1],
@@ -149,38 +146,32 @@ class NullBackend:
     def _check_name(self, name: str, owner: int | None = None) -> None:
         for object_id, obj in self._objects.items():
             if name and obj.name == name and object_id != owner:
-                raise PromptError(
-                    PromptCode.DUPLICATE_NAME, f"object {object_id} is called '{name}' already; choose another name"
-                )
+                reason = f"object {object_id} is called '{name}' already; choose another name"
+                raise PromptError(PromptCode.DUPLICATE_NAME, reason)
 
     def _mask(self, prompt: Prompt) -> CroppedMask:
         """The prompt's own mask, its box, or the squares around its points."""
         if prompt.mask is not None:
             return CroppedMask.from_full(prompt.mask)
-        boxes: list[NDArray[np.float32]] = []
-        if prompt.box is not None:
-            boxes.append(prompt.box)
-        elif prompt.points is not None and prompt.labels is not None:
+        boxes = np.zeros((0, 4)) if prompt.box is None else np.reshape(prompt.box, (1, 4))
+        if prompt.box is None and prompt.points is not None and prompt.labels is not None:
             inside = prompt.points[prompt.labels == 1]
-            boxes.extend(np.concatenate([inside - _POINT_RADIUS, inside + _POINT_RADIUS + 1], axis=1))
+            boxes = np.concatenate([inside - _POINT_RADIUS, inside + _POINT_RADIUS + 1], axis=1)
         mask = np.zeros(self._size[::-1], np.bool_)
         for box in boxes:
             x0, y0, x1, y1 = (max(0, round(float(edge))) for edge in box)
             mask[y0:y1, x0:x1] = True
         if not mask.any():
-            raise PromptError(
-                PromptCode.INVALID_PROMPT, "this engine has no network; give a box, a mask or a positive point"
-            )
+            reason = "this engine has no network; give a box, a mask or a positive point"
+            raise PromptError(PromptCode.INVALID_PROMPT, reason)
         return CroppedMask.from_full(mask)
 
     def _note(self, event: EventCode, obj: ObjectResult, reason: str) -> None:
         before = None if event is EventCode.ADDED else obj.state
         after = None if event is EventCode.REMOVED else obj.state
-        self._changes.append(
-            ObjectChange(
-                event, obj.object_id, obj.name, obj.label, before, after, _SCORE, 1.0, self._stamps[-1], reason
-            )
-        )
+        stamp = self._stamps[-1]
+        change = ObjectChange(event, obj.object_id, obj.name, obj.label, before, after, _SCORE, 1.0, stamp, reason)
+        self._changes.append(change)
 
     def _result(self) -> FrameResult:
         return FrameResult(self._frame_index, self._stamps[-1], *self._size, tuple(self._objects.values()))

@@ -132,12 +132,11 @@ class Worker:
                 return
             full = len(self._waiting) >= max(1, self._queue_length)
             self._count(received=1, dropped=int(full))
-            if full and self._queue_length:
-                return
-            if full:
-                self._waiting.clear()
-            self._waiting.append(frame)
-            self._condition.notify_all()
+            if full and not self._queue_length:
+                self._waiting[0] = frame
+            elif not full:
+                self._waiting.append(frame)
+                self._condition.notify_all()
 
     def call(self, apply: Callable[[Backend], T]) -> Future[T]:
         """Runs ``apply`` between two frames."""
@@ -316,10 +315,7 @@ class Worker:
             self._listener.on_processed(processed)
 
     def _restart_if_interrupted(self, frame: Frame, image: NDArray[np.uint8], backend: Backend) -> None:
-        last = self._newest
-        if last is None:
-            return
-        reason = interruption(frame.stamp, image.shape, last.frame.stamp, last.image.shape, self.jump_back)
+        reason = interruption(frame, image, self._newest, self.jump_back)
         if reason:
             backend.reset()
             with self._reporting_failure(frame):

@@ -187,7 +187,7 @@ class RemoteBackend:
     def close(self) -> None:
         self._link.close()
         self._writer.close()
-        self._recovery.clear()
+        self._recovery = Recovery()
         self._newest = self._newest_frame = None
 
     def _hello(self) -> Header:

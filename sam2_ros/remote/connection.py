@@ -54,14 +54,6 @@ class ClientKeys:
     secret_file: str
     server_file: str
 
-    def apply(self, socket: zmq.Socket[Any]) -> None:
-        """
-        Raises:
-            ValueError: a file can't be used.
-        """
-        socket.curve_publickey, socket.curve_secretkey = keys.load_secret(self.secret_file)
-        socket.curve_serverkey = keys.load_public(self.server_file)
-
 
 class Connection:
     """Used by one thread at a time; one thread may open it and hand it to another.
@@ -104,7 +96,8 @@ class Connection:
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
             self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
             if client_keys is not None:
-                client_keys.apply(self._socket)
+                self._socket.curve_publickey, self._socket.curve_secretkey = keys.load_secret(client_keys.secret_file)
+                self._socket.curve_serverkey = keys.load_public(client_keys.server_file)
             self._socket.connect(endpoint)
         except BaseException:
             self.close("it could not be opened")

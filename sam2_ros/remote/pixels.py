@@ -54,23 +54,23 @@ class PixelWriter:
                 raise ValueError(f"a frame of {width} x {height} pixels can't be written as JPEG; use raw pixels")
             return about, data.tobytes()
         if self._mode == "shm":
-            self._reserve(frame.nbytes)
-            assert self._memory is not None
+            memory = self._reserve(frame.nbytes)
             self._slot = (self._slot + 1) % _SLOTS
             offset = self._slot * self._slot_bytes
-            np.frombuffer(self._memory, np.uint8, frame.nbytes, offset).reshape(frame.shape)[:] = frame
+            np.frombuffer(memory, np.uint8, frame.nbytes, offset).reshape(frame.shape)[:] = frame
             return about | {"pid": os.getpid(), "fd": self._fd, "offset": offset}, None
         return about, np.ascontiguousarray(frame).data
 
-    def _reserve(self, size: int) -> None:
-        if size <= self._slot_bytes:
-            return
+    def _reserve(self, size: int) -> mmap.mmap:
+        if self._memory is not None and size <= self._slot_bytes:
+            return self._memory
         self.close()
         self._slot_bytes = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._fd = os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self._fd, self._slot_bytes * _SLOTS)
         fcntl.fcntl(self._fd, _F_ADD_SEALS, _F_SEAL_SHRINK)
         self._memory = mmap.mmap(self._fd, self._slot_bytes * _SLOTS)
+        return self._memory
 
     def close(self) -> None:
         self._memory = None  # unmapped once no array looks into it any more
@@ -131,14 +131,13 @@ class PixelReader:
         pid, fd = protocol.integer(about, "pid", 1, 1 << 30), protocol.integer(about, "fd", 0, 1 << 20)
         path = f"/proc/{pid}/fd/{fd}"
         try:
-            inode = os.stat(path).st_ino
-            if self._memory is None or self._file != (pid, fd, inode):
-                self._memory = _map_sealed(path, self._max_bytes * _SLOTS)
-                self._file = (pid, fd, inode)
+            file = (pid, fd, os.stat(path).st_ino)
+            if self._memory is None or self._file != file:
+                self._memory, self._file = _map_sealed(path, self._max_bytes * _SLOTS), file
         except (OSError, ValueError) as error:
             raise ProtocolError(
                 f"shared memory {path} can't be used ({error}); it needs the same machine, user and process "
-                "namespace; send raw pixels instead",
+                "namespace; send raw pixels instead"
             ) from error
         protocol.integer(about, "offset", 0, max(0, len(self._memory) - size))
         if size > len(self._memory):

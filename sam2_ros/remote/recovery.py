@@ -48,11 +48,6 @@ class Recovery:
             if obj.mask.area and frame is not None and obj.state is ObjectState.VISIBLE:
                 self._sightings[object_id] = Sighting(frame, stamp, obj.mask)
 
-    def clear(self) -> None:
-        self._sightings.clear()
-        self._before.clear()
-        self._unseen.clear()
-
     def plan(self, objects: Sequence[ObjectResult]) -> list[tuple[Sighting, list[AddRequest]]]:
         """Frames to send to a new server, the oldest first, and the objects to add on each."""
         frames: dict[int, tuple[Sighting, list[AddRequest]]] = {}
