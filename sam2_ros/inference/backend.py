@@ -37,12 +37,10 @@ class Backend(Protocol):
     @property
     def info(self) -> BackendInfo:
         """Model, device, number format and sizes."""
-        ...
 
     @property
     def next_id(self) -> int:
         """Id of the next new object, 1 at first. Set it to continue the ids of an earlier engine."""
-        ...
 
     @next_id.setter
     def next_id(self, value: int) -> None: ...
@@ -53,11 +51,9 @@ class Backend(Protocol):
         Raises:
             ValueError: a setting can't change now; nothing has changed then.
         """
-        ...
 
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         """Tracks every object in ``frame`` (RGB ``uint8 [H, W, 3]``); ``stamp`` is in nanoseconds."""
-        ...
 
     def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
         """Applies prompts to the stored frame stamped ``stamp`` (ns; 0 = the newest) and tracks their objects from
@@ -65,15 +61,12 @@ class Backend(Protocol):
 
         An ``object_id`` of None adds an object; the id of a living one corrects it (as :meth:`refine` does).
         """
-        ...
 
     def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
         """Corrects an existing object (``request.object_id``)."""
-        ...
 
     def remove(self, object_id: int) -> bool:
         """Forgets an object; False when there is none of this id."""
-        ...
 
     def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
         """Changes name and label, and the label's score where one is given.
@@ -81,23 +74,18 @@ class Backend(Protocol):
         Raises:
             PromptError: no such object; or the name is taken, or can't be used.
         """
-        ...
 
     def reset(self) -> int:
         """Forgets every object; returns how many there were. Their ids are not used again."""
-        ...
 
     def objects(self) -> FrameResult | None:
         """Every living object as of the newest frame; None before the first."""
-        ...
 
     def take_changes(self) -> list[ObjectChange]:
         """Changes since the last call that no :class:`FrameResult` carries (added, corrected, removed)."""
-        ...
 
     def close(self) -> None:
         """Frees model and memory."""
-        ...
 
 
 @runtime_checkable
@@ -107,10 +95,8 @@ class EncodesAhead(Protocol):
     @property
     def encodes_ahead(self) -> bool:
         """Whether the halves should run in two threads."""
-        ...
 
     def encode(self, frame: NDArray[np.uint8]) -> object:
         """The first half of :meth:`Backend.step`, which takes its result in the frame's place; one thread at a time."""
-        ...
 
     def step(self, frame: Any, stamp: int) -> FrameResult: ...

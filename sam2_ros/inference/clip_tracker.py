@@ -25,19 +25,15 @@ class Tracked:
 class ClipTracker:
     """Applies each prompt on its frame: the first one of an object adds it, later ones correct it.
 
-    The engine hands out its own ids; :meth:`file_id` gives the prompts file's id for one of them.
+    The engine hands out its own ids; :meth:`file_id` gives the prompts file's id for one of them. ``pending`` are the
+    prompts whose frame has not come.
     """
 
     def __init__(self, backend: Backend, prompts: Sequence[FramePrompt]) -> None:
         self._backend = backend
-        self._pending = sorted(prompts, key=lambda prompt: prompt.frame)
+        self.pending = sorted(prompts, key=lambda prompt: prompt.frame)
         self._engine_ids: dict[int, int] = {}  # by the file's id
         self._file_ids: dict[int, int] = {}  # by the engine's id
-
-    @property
-    def pending(self) -> list[FramePrompt]:
-        """Prompts whose frame has not come."""
-        return list(self._pending)
 
     def file_id(self, engine_id: int) -> int:
         """The prompts file's id for one of the engine's."""
@@ -52,12 +48,10 @@ class ClipTracker:
         for frame in frames:
             start = time.perf_counter()
             result = self._backend.step(frame.rgb, frame.stamp)
-            due = [prompt for prompt in self._pending if prompt.frame <= frame.index]
+            due = [prompt for prompt in self.pending if prompt.frame <= frame.index]
             if due:
-                self._pending = self._pending[len(due) :]
-                for prompt in due:
-                    self._apply(prompt)
-                result = self._backend.objects() or result
+                self.pending = self.pending[len(due) :]
+                result = self.correct(due)
             yield Tracked(frame, result, time.perf_counter() - start)
 
     def correct(self, prompts: Sequence[FramePrompt]) -> FrameResult:

@@ -40,20 +40,15 @@ class Failback:
         self._stopping = threading.Event()
         self._since: dict[str, float] = {}  # s, monotonic, since when an endpoint answers
         self._lock = threading.Lock()  # guards the offer
-        self._offer: Connection | None = None
+        self.offer: Connection | None = None  # an open stream, for :meth:`take`
         self._thread = threading.Thread(target=self._run, name="failback", daemon=True)
         self._thread.start()
-
-    @property
-    def ready(self) -> bool:
-        """Whether a stream can be taken."""
-        return self._offer is not None
 
     def take(self) -> Connection | None:
         """The open stream, which the caller then owns; None if there is none now. Never waits."""
         offer = None
         if self._lock.acquire(blocking=False):
-            offer, self._offer = self._offer, None
+            offer, self.offer = self.offer, None
             self._lock.release()
         return offer
 
@@ -67,13 +62,13 @@ class Failback:
     def _run(self) -> None:
         while not self._stopping.wait(self._period):
             with self._lock:
-                if self._offer is not None and self._health(self._offer) is not None:
+                if self.offer is not None and self._health(self.offer) is not None:
                     continue
-                self._offer = None
+                self.offer = None
             offer = self._look()
             if offer is not None:
                 with self._lock:
-                    self._offer = offer
+                    self.offer = offer
                     self.state = "ready; waits until no object is hidden"
 
     def _look(self) -> Connection | None:

@@ -128,8 +128,8 @@ class Link:
     @property
     def offered(self) -> bool:
         """Whether a preferred server has a stream open for this client, and the present one owes no answer."""
-        ready = self._failback is not None and self._failback.ready
-        return ready and not self.connection.in_flight
+        failback = self._failback
+        return failback is not None and failback.offer is not None and not self.connection.in_flight
 
     def fail_back(self, hand_over: Callable[[], None]) -> bool:
         """Moves to the preferred server if ``hand_over`` succeeds there; the present server notices nothing else."""

@@ -14,8 +14,8 @@ import msgpack
 NAME = b"sam2/"
 VERSION = 1
 PREFIX = NAME + str(VERSION).encode()
-MAX_PARTS = 3
-MAX_PREFIX_BYTES = 16
+_MAX_PARTS = 3
+_SHOWN_PREFIX = 17  # bytes of a wrong one that the answer shows
 
 # Codes of refused requests; a message beside the code says what was wrong, what is accepted and what to do.
 BAD_VERSION = "VERSION"
@@ -52,9 +52,9 @@ def unpack(parts: Sequence[memoryview | bytes], max_bytes: int) -> Header:
     Raises:
         ProtocolError: BAD_VERSION, MALFORMED or TOO_LARGE.
     """
-    if not 2 <= len(parts) <= MAX_PARTS:
-        raise ProtocolError(f"the message has {len(parts)} parts; accepted: 2 or {MAX_PARTS}")
-    prefix = bytes(parts[0][: MAX_PREFIX_BYTES + 1])
+    if not 2 <= len(parts) <= _MAX_PARTS:
+        raise ProtocolError(f"the message has {len(parts)} parts; accepted: 2 or {_MAX_PARTS}")
+    prefix = bytes(parts[0][:_SHOWN_PREFIX])
     if prefix.startswith(NAME) and prefix != PREFIX:
         other = prefix[len(NAME) :].decode("ascii", "replace")
         accepted = f"accepted: {VERSION}; use the same sam2_ros on both sides"

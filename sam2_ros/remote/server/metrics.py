@@ -75,8 +75,7 @@ class MetricsPage:
 
         self._server: WSGIServer = make_server(host, port, app, handler_class=_QuietHandler)
         self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()

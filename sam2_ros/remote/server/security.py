@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,9 +42,6 @@ class Security:
         if not self._clients.is_dir():
             raise ValueError(f"{clients} is no folder; give the one with the clients' public keys (*{PUBLIC_SUFFIX})")
         self._allowed_keys()
-        self._authenticator: ThreadAuthenticator | None = None
-        self._socket: zmq.Socket[Any] | None = None
-        self._watcher: threading.Thread | None = None
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether the client with this public key (Z85) is accepted; called by pyzmq's authenticator."""
@@ -56,25 +53,25 @@ class Security:
     def _allowed_keys(self) -> set[bytes]:
         return {load_public(path) for path in sorted(self._clients.glob(f"*{PUBLIC_SUFFIX}"))}
 
-    def apply(self, context: zmq.Context[Any], socket: zmq.Socket[Any], metrics: Metrics) -> None:
-        """Configures ``socket`` before it is bound, and counts rejected connections."""
-        self._authenticator = ThreadAuthenticator(context)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(_DOMAIN, self)
+    def apply(self, context: zmq.Context[Any], socket: zmq.Socket[Any], metrics: Metrics) -> Callable[[], None]:
+        """Configures ``socket`` before it is bound, and counts rejected connections. Call what it returns before the
+        socket is closed."""
+        authenticator = ThreadAuthenticator(context)
+        authenticator.start()
+        authenticator.configure_curve_callback(_DOMAIN, self)
         socket.curve_server = True
         socket.curve_publickey, socket.curve_secretkey = self._public, self._secret
         socket.zap_domain = _DOMAIN.encode()
-        self._socket, monitor = socket, socket.get_monitor_socket(sum(_FAILED) | zmq.EVENT_MONITOR_STOPPED)
-        self._watcher = threading.Thread(target=_count, args=(monitor, metrics), name="security", daemon=True)
-        self._watcher.start()
+        monitor = socket.get_monitor_socket(sum(_FAILED) | zmq.EVENT_MONITOR_STOPPED)
+        watcher = threading.Thread(target=_count, args=(monitor, metrics), name="security", daemon=True)
+        watcher.start()
 
-    def close(self) -> None:
-        """Ends the threads; the socket is still open."""
-        if self._socket is not None and self._watcher is not None:
-            self._socket.disable_monitor()
-            self._watcher.join()
-        if self._authenticator is not None:
-            self._authenticator.stop()
+        def end() -> None:
+            socket.disable_monitor()
+            watcher.join()
+            authenticator.stop()
+
+        return end
 
 
 def _count(monitor: zmq.Socket[Any], metrics: Metrics) -> None:

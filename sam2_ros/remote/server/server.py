@@ -53,7 +53,6 @@ class Server:
         self._stopping = threading.Event()
         self._draining = False
         self._context: zmq.Context[Any] = zmq.Context()
-        self._security = security
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 1000
         # A larger part ends the connection before it takes memory. Other messages beyond the limit get an answer.
@@ -61,8 +60,7 @@ class Server:
         self._socket.rcvhwm = self._limits.waiting_commands
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
-        if security is not None:
-            security.apply(self._context, self._socket, self.metrics)
+        self._end_security = security.apply(self._context, self._socket, self.metrics) if security else None
         self._replies = self._context.socket(zmq.PULL)
         self._replies.bind(REPLIES)
         try:
@@ -156,7 +154,8 @@ class Server:
         if self._draining:
             raise ProtocolError("the server is stopping; use another one, or come back", protocol.DRAINING)
         if op == "hello":
-            return self._hello(request)
+            self._hello(request)
+            return None
         if stream is None:
             raise ProtocolError("this connection has no stream; say hello first", protocol.NO_STREAM)
         if op == "bye":
@@ -169,7 +168,7 @@ class Server:
             self._reply(replaced.client, reason | {"seq": replaced.header["seq"]})
         return None
 
-    def _hello(self, request: Request) -> Header | None:
+    def _hello(self, request: Request) -> None:
         token = protocol.text(request.header, "stream", _MAX_TOKEN)
         if len(token) < 16:
             raise ProtocolError(f"stream has {len(token)} characters; accepted: 16 to {_MAX_TOKEN}")
@@ -190,7 +189,6 @@ class Server:
         make = partial(self._make_backend, config)
         self._streams[token] = Stream(self._context, make, request, self._limits, self.metrics)
         self._clients[request.client] = token
-        return None
 
     def _end_stream(self, token: str) -> None:
         stream = self._streams.pop(token)
@@ -210,8 +208,8 @@ class Server:
         for stream in [*self._streams.values(), *self._ending]:
             stream.close()
         self._streams.clear()
-        if self._security is not None:
-            self._security.close()
+        if self._end_security is not None:
+            self._end_security()
         self._socket.close()
         self._replies.close()
         if all(stream.join(0.2) for stream in self._ending):
