@@ -66,7 +66,7 @@ def real_clips(say: Say) -> list[Clip]:
 
 def rendered_clip(folder: Path, frames: int = 150) -> Clip:
     """Renders a scene into ``folder``: a ball rolls behind a post and comes out again."""
-    from sam2_ros.media.rendered_scene import NAMES, bounding_box, render
+    from sam2_ros.media.rendered_scene import bounding_box, render
     from sam2_ros.media.video_writer import VideoWriter
 
     path = folder / "rendered.mp4"
@@ -76,7 +76,7 @@ def rendered_clip(folder: Path, frames: int = 150) -> Clip:
         box = box or bounding_box(frame.masks[1])
         writer.write(frame.rgb)
     writer.close()
-    return Clip(str(path), "rendered", NAMES[1], box)
+    return Clip(str(path), "rendered", "ball", box)
 
 
 def _fetch(folder: Path, names: list[str], say: Say) -> None:

@@ -27,11 +27,6 @@ def object_color(object_id: int) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def text_scale(height: int) -> float:
-    """OpenCV font scale at which text is readable in an image of ``height`` pixels."""
-    return max(0.4, 0.5 * height / 480)
-
-
 def draw_overlay(
     rgb: Rgb,
     result: FrameResult,
@@ -61,14 +56,14 @@ def draw_overlay(
         _paint_mask(image, obj, object_color(number), alpha)
     if not labels:
         return image
+    scale = max(0.4, 0.5 * image.shape[0] / 480)  # of OpenCV's font, readable in an image of this height
     absent = []
     for number, obj in objects:
         title = f"{number} {obj.name or obj.label}".rstrip()
         if obj.state is ObjectState.VISIBLE:
-            _tag(image, obj, f"{title} visible {obj.predicted_iou:.2f}", object_color(number))
+            _tag(image, obj, f"{title} visible {obj.predicted_iou:.2f}", object_color(number), scale)
         else:
             absent.append(f"{title} {obj.state.name.lower()} {obj.visibility:.2f}")
-    scale = text_scale(image.shape[0])
     top = draw_text(image, caption, 0, 0, _WHITE, _BLACK, scale) if caption else 0
     for line in absent:
         top += draw_text(image, line, 0, top, _GREY, _DARK, scale)
@@ -111,9 +106,8 @@ def _paint_mask(image: Rgb, obj: ObjectResult, color: Color, alpha: float) -> No
     region[crop & (inside == 0)] = color
 
 
-def _tag(image: Rgb, obj: ObjectResult, text: str, color: Color) -> None:
+def _tag(image: Rgb, obj: ObjectResult, text: str, color: Color, scale: float) -> None:
     """Writes ``text`` above the object's box, but inside the image."""
-    scale = text_scale(image.shape[0])
     width, height = bar_size(text, scale)
     x0, y0, _, _ = obj.mask.box
     left = max(0, min(x0, image.shape[1] - width))

@@ -23,9 +23,6 @@ class RenderedFrame:
     masks: dict[int, BoolMask]
 
 
-NAMES = {1: "ball", 2: "book"}
-
-
 def render(frames: int, width: int = 640, height: int = 480, post: bool = True) -> Iterator[RenderedFrame]:
     """Renders ``frames`` frames: object 1, a ball, rolls to the right behind a ``post``; object 2, a book, turns."""
     ground = texture(width, height, seed=1, base=(150, 145, 135), contrast=22)

@@ -49,7 +49,6 @@ class Moment:
 
     stamp: int  # ns
     rgb: NDArray[np.uint8]
-    labels: NDArray[np.uint16]  # the true ones
     truth: Detection3DArray
     tracks: TrackedObjectArray
     samples: tuple[Sample, ...]
@@ -191,7 +190,7 @@ class Recorder:
         truth = parts["truth/detections_3d"]
         depth = np.nan_to_num(depth)
         samples = tuple(self._sample(obj, truth, labels, depth) for obj in tracks.objects if not obj.prompted)
-        self.played.moments.append(Moment(stamp, to_rgb(parts["image"]), labels, truth, tracks, samples))
+        self.played.moments.append(Moment(stamp, to_rgb(parts["image"]), truth, tracks, samples))
 
     def _sample(
         self, obj: TrackedObject, truth: Detection3DArray, labels: NDArray[np.uint16], depth: NDArray[np.float32]
