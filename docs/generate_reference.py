@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 import access_policy  # noqa: E402
 
 from sam2_ros.cli.main import build_parser  # noqa: E402
-from sam2_ros.ros.interface import SERVICES, TOPICS  # noqa: E402
+from sam2_ros.ros.interface import SERVICES, TOPICS, VIEWS  # noqa: E402
 from sam2_ros.ros.parameters import PARAMETERS, Change, to_yaml  # noqa: E402
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -82,7 +82,7 @@ def topics() -> str:
     for topic in TOPICS:
         row = (f"`{topic.name}`", f"`{topic.type}`")
         if topic.published:
-            when = "while subscribed" if topic.lazy else "latched" if topic.latched else ""
+            when = "while subscribed" if topic in VIEWS else "latched" if topic.latched else ""
             published.append((*row, when, topic.description))
         else:
             subscribed.append((*row, f"`{topic.parameter}`", topic.description))

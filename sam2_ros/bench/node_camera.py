@@ -18,7 +18,7 @@ from std_msgs.msg import Header
 
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.ros import frame_player
-from sam2_ros.ros.messages import rgb_image, to_time
+from sam2_ros.ros.messages import image_message, to_time
 
 
 def main(args: list[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(args: list[str] | None = None) -> int:
         )
         rate = float(node.declare_parameter("rate", 30.0).value or 30.0)
         scene = moving_scene(objects, width, height)
-        images = [rgb_image(frame, Header(frame_id="camera_optical_frame")) for frame in scene.frames]
+        images = [image_message(frame, Header(frame_id="camera_optical_frame")) for frame in scene.frames]
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         publisher = node.create_publisher(Image, "image", qos)
 

@@ -37,14 +37,13 @@ def run(args: argparse.Namespace) -> int:
     from sam2_ros.ros.recording_file import read_recording
     from sam2_ros.ros.recording_replay import Comparison, replay
 
-    recording = read_recording(args.file)
-    values = recording.parameters
+    values, frames = read_recording(args.file)
     settings = (args.model or values["model.name"], args.device, values["model.dtype"], tracker_config(values))
     with engine_errors():
         backend = make_backend(*settings, image_size=values["model.image_size"], threads=values["model.threads"])
     comparison = Comparison()
-    with closing(backend), bar(len(recording.frames), "frame", args.quiet) as progress:
-        for masks, recorded in replay(recording, backend):
+    with closing(backend), bar(len(frames), "frame", args.quiet) as progress:
+        for masks, recorded in replay(frames, backend):
             comparison.add(masks, recorded)
             progress.update()
     print(comparison)

@@ -45,6 +45,15 @@ class _Taken:
     error: Exception | None = None  # why it could not be decoded or encoded
 
 
+class _Nobody:
+    """Takes the place of a listener that has left."""
+
+    def on_processed(self, *_: object, **__: object) -> None:
+        pass
+
+    on_changes = on_restart = on_failure = on_processed
+
+
 class Worker:
     """Runs a :class:`Backend` in a thread of its own, from :meth:`start` to :meth:`close`.
 
@@ -97,13 +106,15 @@ class Worker:
     def close(self, timeout: float | None = None) -> None:
         """Refuses waiting commands, ends the thread after the current frame and frees the engine.
 
-        After ``timeout`` seconds it no longer waits for the thread, which ends with the process.
+        After ``timeout`` seconds it no longer waits for the thread, which ends with the process. From then on the
+        listener is not called.
         """
         with self._condition:
             self._closing = True
             self._condition.notify_all()
         if self._thread is not None:
             self._thread.join(timeout)
+        self._listener = _Nobody()
         self._refuse_waiting("the tracker is being shut down")
 
     def resume(self) -> None:

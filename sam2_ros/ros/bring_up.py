@@ -46,27 +46,23 @@ class _Driver:
         self._change_state = ros.create_client(ChangeState, f"{node.node_name}/change_state")
 
     def run(self) -> None:
+        name = self._node.node_name
         try:
-            self._drive()
+            while self._wanted():
+                answer = self._ask(self._get_state, GetState.Request())
+                if answer is None:
+                    continue
+                if answer.current_state.id not in _STEPS:
+                    return  # active, or somebody else changes its state
+                transition, verb = _STEPS[answer.current_state.id]
+                answer = self._change(ChangeState.Request(transition=Transition(id=transition)))
+                if answer is not None and not answer.success:
+                    cure = f"ros2 lifecycle set {name} {verb}"
+                    self._logger.error(f"{name} refused to {verb}; its log says why. Fix it, then: {cure}")
+                    return
         except (rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
             # Launch destroys its ROS node before it reports that it is shut down.
-            self._logger.debug(f"{self._node.node_name} was not brought up: launch has ended")
-
-    def _drive(self) -> None:
-        while self._wanted():
-            answer = self._ask(self._get_state, GetState.Request())
-            if answer is None:
-                continue
-            if answer.current_state.id not in _STEPS:
-                return  # active, or somebody else changes its state
-            transition, name = _STEPS[answer.current_state.id]
-            answer = self._change(ChangeState.Request(transition=Transition(id=transition)))
-            if answer is not None and not answer.success:
-                self._logger.error(
-                    f"{self._node.node_name} refused to {name}; its log says why. Fix it, then: "
-                    f"ros2 lifecycle set {self._node.node_name} {name}"
-                )
-                return
+            self._logger.debug(f"{name} was not brought up: launch has ended")
 
     def _change(self, request: ChangeState.Request) -> Any:
         """The response to a transition, or None if the request got lost.

@@ -17,7 +17,7 @@ from sam2_ros.inference.worker import Worker
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.ros.depth_input import DepthInput
 from sam2_ros.ros.detection_input import DetectionInput
-from sam2_ros.ros.diagnostics import Statistics, active_values, to_text
+from sam2_ros.ros.diagnostics import Statistics, active_values
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
 from sam2_ros.ros.input_health import InputHealth
@@ -33,36 +33,10 @@ if TYPE_CHECKING:
     from sam2_ros.tracking.config import TrackerConfig
 
 
-class _WorkerListener:
-    """Passes a worker's callbacks on until :meth:`leave`, because its last frame may end after the camera has left."""
-
-    def __init__(self, camera: CameraStream) -> None:
-        self._camera: CameraStream | None = camera
-
-    def leave(self) -> None:
-        self._camera = None
-
-    def on_processed(self, processed: Processed) -> None:
-        if camera := self._camera:
-            camera.on_processed(processed)
-
-    def on_changes(self, processed: Processed) -> None:
-        if camera := self._camera:
-            camera.on_changes(processed)
-
-    def on_restart(self, frame: Frame, reason: str) -> None:
-        if camera := self._camera:
-            camera.on_restart(reason)
-
-    def on_failure(self, frame: Frame, error: Exception) -> None:
-        if camera := self._camera:
-            camera.on_failure(frame, error)
-
-
 class CameraStream:
     """Follows the node's states by :meth:`load`, :meth:`activate`, :meth:`deactivate` and :meth:`release`.
 
-    The worker calls ``on_processed`` and the like in its inference thread.
+    It is the worker's :class:`~sam2_ros.inference.worker.Listener`: ``on_…`` methods run in the inference thread.
 
     Args:
         name: becomes part of the names of all topics and services; empty where the node has one camera.
@@ -76,7 +50,6 @@ class CameraStream:
         self.health = InputHealth(self._warn)
         self._input = ImageInput(node, settings, self._on_frame, name)
         self._worker: Worker | None = None
-        self._listener: _WorkerListener | None = None
         self._remote: RemoteBackend | None = None
         self._info: BackendInfo | None = None
         self._depth: DepthInput | None = None
@@ -88,20 +61,16 @@ class CameraStream:
         self._refused_encodings: set[str] = set()
         self._services = Services(node, settings, self._active_worker, name)
 
-    # ---- transitions ----
-
     def load(self, factory: BackendFactory) -> Future[BackendInfo]:
         """Starts to build the engine in a thread of its own.
 
         Raises:
             UserError, ValueError: the prompts file can't be used.
         """
-        self._start_prompts = StartPrompts.load(self._prompts_file())
-        self._listener = _WorkerListener(self)
+        self._start_prompts = StartPrompts(self._prompts_file())
         config = tracker_config(self._settings.values)
         queue = int(self._settings.number("input.queue")) if self._settings["input.every_frame"] else 0
-        jump_back = self._settings.number("input.jump_back")
-        self._worker = Worker(lambda: self._make_backend(factory, config), self._listener, self.name, queue, jump_back)
+        self._worker = Worker(lambda: self._make_backend(factory, config), self, self.name, queue)
         return self._worker.start()
 
     def loaded(self, info: BackendInfo) -> None:
@@ -156,16 +125,11 @@ class CameraStream:
         self.stop()
         if self._worker is not None:
             self._worker.close(grace)
-        if self._listener is not None:
-            self._listener.leave()
         if self._publishers is not None:
             self._publishers.destroy()
         if self._depth is not None:
             self._depth.destroy()
-        self._worker = self._listener = self._info = self._publishers = self._depth = self._start_prompts = None
-        self._detections = None
-
-    # ---- callbacks of the worker ----
+        self._worker = self._info = self._publishers = self._start_prompts = self._depth = self._detections = None
 
     def on_processed(self, processed: Processed) -> None:
         self._statistics.processed(processed)
@@ -180,7 +144,7 @@ class CameraStream:
         if self._publishers is not None and self._node.context.ok():
             self._publishers.publish_changes(processed)
 
-    def on_restart(self, reason: str) -> None:
+    def on_restart(self, frame: Frame, reason: str) -> None:
         self.health.restarted(reason)
         if self._detections is not None:
             self._detections.forget()
@@ -190,18 +154,13 @@ class CameraStream:
             return
         self._statistics.failed(error)
         logger, where = self._node.get_logger(), f"camera {self.name}: " if self.name else ""
-        if isinstance(error, UnsupportedEncoding):
-            if error.encoding not in self._refused_encodings:
-                self._refused_encodings.add(error.encoding)
-                logger.error(where + str(error))
-            return
-        outcome = "was dropped" if isinstance(error, FrameDropped) else "failed"
-        logger.error(
-            f"{where}a frame {outcome}: {type(error).__name__}: {error} (logged every 5 s at most)",
-            throttle_duration_sec=5.0,
-        )
-
-    # ---- diagnostics ----
+        if not isinstance(error, UnsupportedEncoding):
+            outcome = "was dropped" if isinstance(error, FrameDropped) else "failed"
+            problem = f"a frame {outcome}: {type(error).__name__}: {error} (logged every 5 s at most)"
+            logger.error(where + problem, throttle_duration_sec=5.0)
+        elif error.encoding not in self._refused_encodings:
+            self._refused_encodings.add(error.encoding)
+            logger.error(where + str(error))
 
     def report(self, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
         """Fills this camera's status for ``/diagnostics``."""
@@ -209,7 +168,7 @@ class CameraStream:
             status.hardware_id += f"/{self.name}"
         status.summary(*self._summary())
         for key, value in self._values().items():
-            status.add(key, to_text(value))
+            status.add(key, f"{value:.3f}" if isinstance(value, float) else str(value))
         return status
 
     def _summary(self) -> tuple[bytes, str]:
@@ -237,8 +196,6 @@ class CameraStream:
         for part in (self.health, self._depth, self._detections):
             values |= dict(part.values()) if part else {}
         return values
-
-    # ---- within ----
 
     def _inputs(self) -> list[ImageInput | DepthInput | DetectionInput]:
         return [part for part in (self._input, self._depth, self._detections) if part is not None]

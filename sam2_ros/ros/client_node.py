@@ -69,11 +69,7 @@ def tracker_client(
     Raises:
         UserError: the service is not there in time.
     """
-
-    def spin() -> None:
-        rclpy.spin_once(node, timeout_sec=0.1)
-
-    turn = turn or spin
+    turn = turn or (lambda: rclpy.spin_once(node, timeout_sec=0.1))
     service = f"{tracker.rstrip('/')}/{name}"
     client = node.create_client(service_type, service)
     deadline = time.monotonic() + timeout_s
@@ -104,8 +100,7 @@ def is_acquainted(node: Node, server: str, timeout_s: float, turn: Callable[[], 
     client = None
     try:
         while time.monotonic() < deadline:
-            owner = _owner(node, server) if client is None else ""
-            if owner:
+            if client is None and (owner := _owner(node, server)):
                 client = node.create_client(GetState, f"{owner}/get_state")
             if client is None or not client.service_is_ready():
                 turn()

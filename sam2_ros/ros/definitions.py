@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _RULE = "=" * 80
+_FIELD_TYPE = re.compile(r"^[ \t]*([A-Z]\w*|\w+/\w+)", re.MULTILINE)  # names of primitive types are lower-case
 _SERVICE_EVENT = """service_msgs/ServiceEventInfo info
 {package}/{name}_Request[<=1] request
 {package}/{name}_Response[<=1] response
@@ -34,16 +36,8 @@ def definition(type_name: str) -> str:
 
 
 def _used(text: str, package: str) -> list[str]:
-    """The types of the fields in a definition, as ``package/Name``."""
-    found = []
-    for line in text.splitlines():
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        kind = words[0].partition("[")[0].partition("<=")[0]
-        if "/" in kind or kind[0].isupper():  # else a primitive type
-            found.append(kind if "/" in kind else f"{package}/{kind}")
-    return found
+    """The types of the fields in a definition, as ``package/Name``, without the primitive ones."""
+    return [name if "/" in name else f"{package}/{name}" for name in _FIELD_TYPE.findall(text)]
 
 
 def _text(package: str, name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from message_filters import Cache, SimpleFilter
@@ -28,33 +27,17 @@ from sam2_ros.ros.messages import Position, to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.ros.transforms import NoTransform, Transforms
-from sam2_ros.tracking.types import CroppedMask, ObjectResult
+from sam2_ros.tracking.types import CroppedMask
+
+Transform = tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]  # rotation and translation; None: as it is
 
 _SILENT_AFTER = 1.0  # seconds without a depth image, after which results wait for none
-
-
-class DepthRefused(ValueError):
-    """The depth image of a frame can't be used; ``str(error)`` says why."""
-
-
-@dataclass(frozen=True)
-class _Depth:
-    """A depth image that fits its frame, and the rays of its pixels."""
-
-    rows: NDArray  # [H, W], as in the message
-    unit: float  # metres
-    rays: PixelRays
-
-    def crop(self, mask: CroppedMask) -> NDArray[np.float32]:
-        height, width = mask.crop.shape
-        part = self.rows[mask.y : mask.y + height, mask.x : mask.x + width]
-        return part.astype(np.float32) * np.float32(self.unit)
 
 
 class DepthInput:
     """Subscribes to ``depth/image`` and ``camera_info`` from :meth:`start` to :meth:`stop`.
 
-    ``camera`` becomes part of the topics' names where a node has several cameras. Any thread may call :meth:`measure`.
+    Any thread may call :meth:`measure`.
     """
 
     def __init__(self, node: Node, parameters: NodeParameters, camera: str = "") -> None:
@@ -76,32 +59,22 @@ class DepthInput:
         self._frames = {"with depth": 0, "without": 0, "refused": 0}
         self._target_frame = parameters.text("depth.target_frame")
         self._transforms = Transforms(node) if self._target_frame else None
-        self._subscriptions = [
-            FollowingSubscription(
-                node,
-                topic.message_type,
-                topic.for_camera(camera),
-                callback,
-                lambda: parameters.text("input.reliability"),
-                depth,
-            )
-            for topic, callback, depth in (
-                (DEPTH_IMAGE, self._on_depth, int(parameters.number("depth.queue"))),
-                (CAMERA_INFO, self._on_info, CAMERA_INFO.depth),
-            )
-        ]
+        self._camera = camera
+        self._subscriptions: list[FollowingSubscription] = []
 
     def start(self) -> None:
-        for subscription in self._subscriptions:
-            subscription.start()
+        queue = int(self._parameters.number("depth.queue"))
+        wanted = ((DEPTH_IMAGE, self._on_depth, queue), (CAMERA_INFO, self._on_info, CAMERA_INFO.depth))
+        for topic, callback, depth in wanted:
+            name, reliability = topic.for_camera(self._camera), lambda: self._parameters.text("input.reliability")
+            subscription = FollowingSubscription(self._node, topic.ros_type, name, callback, reliability, depth)
+            self._subscriptions.append(subscription)
 
     def stop(self) -> None:
-        for subscription in self._subscriptions:
-            subscription.stop()
+        while self._subscriptions:
+            self._subscriptions.pop().destroy()
 
     def destroy(self) -> None:
-        for subscription in self._subscriptions:
-            subscription.destroy()
         if self._transforms is not None:
             self._transforms.destroy()
 
@@ -109,25 +82,26 @@ class DepthInput:
         """The position of every object of a frame, by id."""
         deadline = time.monotonic() + self._parameters.number("depth.wait")
         frame_id, objects = processed.frame.source.frame_id, processed.result.objects
+        width, height = processed.result.width, processed.result.height
         message = self._nearest(processed.frame.stamp, deadline)
         if message is None:
             self._count("without")
             slop = self._parameters.number("depth.slop")
             nothing = Position(TrackedObject.DEPTH_NONE, f"no depth image within {slop:g} s of the image has arrived")
-            return {obj.object_id: nothing for obj in objects}
-        rotation, translation = None, None
+            return dict.fromkeys((obj.object_id for obj in objects), nothing)
         try:
-            depth = self._checked(message, frame_id, processed.result.width, processed.result.height)
-            if self._transforms is not None:
-                rotation, translation = self._transform(frame_id, processed.frame.stamp, deadline)
-        except (DepthRefused, NoTransform) as error:
-            refused = isinstance(error, DepthRefused)
+            _check_fits("the depth image", message, frame_id, width, height)
+            depth = depth_rows(message)
+            rays = self._rays_of(frame_id, width, height)
+            transform = self._transform(frame_id, processed.frame.stamp, deadline)
+        except (ValueError, NoTransform) as error:
+            refused = isinstance(error, ValueError)
             status = TrackedObject.DEPTH_REFUSED if refused else TrackedObject.DEPTH_NO_TRANSFORM
             self._count("refused", str(error))
             return {obj.object_id: Position(status, str(error)) for obj in objects}
         self._count("with depth")
-        frame = self._target_frame or frame_id
-        return {obj.object_id: self._position(obj, depth, frame, rotation, translation) for obj in objects}
+        frame, least = self._target_frame or frame_id, int(self._parameters.number("depth.min_points"))
+        return {obj.object_id: _position(obj.mask, *depth, rays, transform, frame, least) for obj in objects}
 
     def values(self) -> Mapping[str, object]:
         """For ``/diagnostics``."""
@@ -135,8 +109,6 @@ class DepthInput:
             age = (time.monotonic_ns() - self._last_arrival) / 1e9 if self._last_arrival else float("inf")
             counted = {f"depth frames {name}": count for name, count in self._frames.items()}
         return {"depth age [s]": age, **counted, "depth problem": self._problem}
-
-    # ---- callbacks, in the executor ----
 
     def _on_depth(self, message: Image) -> None:
         with self._arrived:
@@ -149,8 +121,6 @@ class DepthInput:
         with self._arrived:
             self._info = message
 
-    # ---- one frame, in the inference thread ----
-
     def _nearest(self, stamp: int, deadline: float) -> Image | None:
         """The depth image nearest to ``stamp`` (ns) within ``depth.slop``.
 
@@ -160,74 +130,44 @@ class DepthInput:
         with self._arrived:
             while self._newest_stamp < stamp:
                 left = deadline - time.monotonic()
-                silent = time.monotonic_ns() - self._last_arrival > _SILENT_AFTER * 1e9
-                if left <= 0 or silent:
+                if left <= 0 or time.monotonic_ns() - self._last_arrival > _SILENT_AFTER * 1e9:
                     break
                 self._arrived.wait(left)
             # message_filters gives stamps the ROS clock, and times of different clocks do not compare
-            earliest, latest = (
-                Time(nanoseconds=max(0, at), clock_type=ClockType.ROS_TIME) for at in (stamp - slop, stamp + slop)
-            )
-            found = self._images.getInterval(earliest, latest)
+            ends = (max(0, stamp - slop), stamp + slop)
+            limits = (Time(nanoseconds=end, clock_type=ClockType.ROS_TIME) for end in ends)
+            found = self._images.getInterval(*limits)
         return min(found, key=lambda message: abs(to_stamp(message.header.stamp) - stamp), default=None)
 
-    def _checked(self, message: Image, frame_id: str, width: int, height: int) -> _Depth:
+    def _rays_of(self, frame_id: str, width: int, height: int) -> PixelRays:
         """
         Raises:
-            DepthRefused: it does not fit the image (``frame_id``, ``width``, ``height``).
+            ValueError: there is no camera_info, or none that fits the image and can be used.
         """
-        _check_fits("the depth image", message, frame_id, width, height)
-        try:
-            rows, unit = depth_rows(message)
-        except ValueError as error:
-            raise DepthRefused(str(error)) from None
-        return _Depth(rows, unit, self._rays_of(frame_id, width, height))
-
-    def _rays_of(self, frame_id: str, width: int, height: int) -> PixelRays:
         with self._arrived:
             info = self._info
         if info is None:
-            raise DepthRefused(f"no camera_info has arrived on {self._subscriptions[1].topic}")
+            topic = self._node.resolve_topic_name(CAMERA_INFO.for_camera(self._camera))
+            raise ValueError(f"no camera_info has arrived on {topic}")
         _check_fits("camera_info", info, frame_id, width, height)
         calibration = calibration_of(info, self._parameters["depth.rectified"] is True)
         if calibration != self._calibration or self._rays is None:
             try:
                 self._rays = PixelRays.of(calibration)
             except ValueError as error:
-                raise DepthRefused(f"camera_info can't be used: {error}") from None
+                raise ValueError(f"camera_info can't be used: {error}") from None
             self._calibration = calibration
         return self._rays
 
-    def _transform(self, source: str, stamp: int, deadline: float) -> tuple[NDArray, NDArray]:
-        assert self._transforms is not None
-        while True:
+    def _transform(self, source: str, stamp: int, deadline: float) -> Transform:
+        while self._transforms is not None:
             try:
                 return self._transforms.lookup(self._target_frame, source, stamp)
             except NoTransform:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.002)
-
-    def _position(
-        self, obj: ObjectResult, depth: _Depth, frame: str, rotation: NDArray | None, translation: NDArray | None
-    ) -> Position:
-        least = int(self._parameters.number("depth.min_points"))
-        if obj.mask.crop.size == 0:
-            return Position(TrackedObject.DEPTH_TOO_FEW, "the object is not seen in this frame")
-        meters = depth.crop(obj.mask)
-        valid = valid_pixels(obj.mask, meters)
-        count = int(np.count_nonzero(valid))
-        if count < least:
-            return Position(
-                TrackedObject.DEPTH_TOO_FEW,
-                f"{count} of the mask's {obj.mask.area} pixels have a valid depth; depth.min_points is {least}",
-                points=count,
-            )
-        surface = visible_surface(obj.mask, valid, meters, depth.rays, rotation, translation)
-        return Position(
-            TrackedObject.DEPTH_OK, "", frame,
-            _triple(surface.position), _triple(surface.center), _triple(surface.extent), surface.points,
-        )  # fmt: skip
+        return None, None
 
     def _count(self, what: str, problem: str = "") -> None:
         with self._arrived:
@@ -240,14 +180,38 @@ class DepthInput:
 def _check_fits(what: str, message: Image | CameraInfo, frame_id: str, width: int, height: int) -> None:
     """
     Raises:
-        DepthRefused: the message has another frame or size than the image.
+        ValueError: the message has another frame or size than the image.
     """
     cure = "give one that is registered to the image"
     if message.header.frame_id != frame_id:
-        raise DepthRefused(f"{what} is in the frame '{message.header.frame_id}', the image in '{frame_id}'; {cure}")
+        raise ValueError(f"{what} is in the frame '{message.header.frame_id}', the image in '{frame_id}'; {cure}")
     if (message.width, message.height) != (width, height):
         size = f"{message.width} x {message.height} pixels"
-        raise DepthRefused(f"{what} has {size}, the image {width} x {height}; {cure}")
+        raise ValueError(f"{what} has {size}, the image {width} x {height}; {cure}")
+
+
+def _position(
+    mask: CroppedMask, rows: NDArray, unit: float, rays: PixelRays, transform: Transform, frame: str, least: int
+) -> Position:
+    """The position of the object under a mask.
+
+    Args:
+        rows: the depth image, ``[H, W]``, in ``unit`` metres.
+        frame: its name, after the transform.
+        least: valid pixels for a position.
+    """
+    if mask.crop.size == 0:
+        return Position(TrackedObject.DEPTH_TOO_FEW, "the object is not seen in this frame")
+    height, width = mask.crop.shape
+    meters = rows[mask.y : mask.y + height, mask.x : mask.x + width].astype(np.float32) * np.float32(unit)
+    valid = valid_pixels(mask, meters)
+    count = int(np.count_nonzero(valid))
+    if count < least:
+        reason = f"{count} of the mask's {mask.area} pixels have a valid depth; depth.min_points is {least}"
+        return Position(TrackedObject.DEPTH_TOO_FEW, reason, points=count)
+    surface = visible_surface(mask, valid, meters, rays, *transform)
+    vectors = (surface.position.tolist(), surface.center.tolist(), surface.extent.tolist())
+    return Position(TrackedObject.DEPTH_OK, "", frame, *vectors, surface.points)
 
 
 def calibration_of(info: CameraInfo, rectified: bool) -> Calibration:
@@ -256,8 +220,3 @@ def calibration_of(info: CameraInfo, rectified: bool) -> Calibration:
         return Calibration(info.width, info.height, tuple(info.k), tuple(info.d), info.distortion_model)
     p = info.p
     return Calibration(info.width, info.height, (p[0], p[1], p[2], p[4], p[5], p[6], p[8], p[9], p[10]))
-
-
-def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    x, y, z = (float(value) for value in values)
-    return x, y, z

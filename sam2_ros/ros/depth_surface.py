@@ -53,21 +53,19 @@ class PixelRays:
             raise ValueError(
                 f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}: the camera isn't calibrated"
             )
-        columns, rows = np.arange(calibration.width), np.arange(calibration.height)
         distortion = np.asarray(calibration.distortion, np.float64)
-        if not distortion.any():
-            x = np.broadcast_to((columns - matrix[0, 2]) / matrix[0, 0], (rows.size, columns.size))
-            y = np.broadcast_to(((rows - matrix[1, 2]) / matrix[1, 1])[:, None], (rows.size, columns.size))
-            return cls(x.astype(np.float32), y.astype(np.float32))
-        if calibration.model not in ("", "plumb_bob", "rational_polynomial", "equidistant"):
+        bent = bool(distortion.any())
+        if bent and calibration.model not in ("", "plumb_bob", "rational_polynomial", "equidistant"):
             raise ValueError(
                 f"distortion model '{calibration.model}' is not supported; accepted: plumb_bob, rational_polynomial, "
                 "equidistant, or rectified images"
             )
-        pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 1, 2).astype(np.float64)
-        undistort = cv2.fisheye.undistortPoints if calibration.model == "equidistant" else cv2.undistortPoints
-        rays = np.asarray(undistort(pixels, matrix, distortion), np.float32).reshape(rows.size, columns.size, 2)
-        return cls(np.ascontiguousarray(rays[..., 0]), np.ascontiguousarray(rays[..., 1]))
+        shape = (calibration.height, calibration.width)
+        pixels = np.indices(shape, np.float64)[::-1].reshape(2, -1).T[:, None]  # [H * W, 1, 2], x and y
+        fisheye = bent and calibration.model == "equidistant"
+        undistort = cv2.fisheye.undistortPoints if fisheye else cv2.undistortPoints
+        rays = np.asarray(undistort(pixels, matrix, distortion if bent else None), np.float32)
+        return cls(*np.ascontiguousarray(rays[:, 0].T).reshape(2, *shape))
 
 
 @dataclass(frozen=True)

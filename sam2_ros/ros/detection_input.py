@@ -22,7 +22,7 @@ from sam2_ros.tracking.types import PromptResult
 
 
 class DetectionInput:
-    """Subscribes to ``detections`` from :meth:`start` to :meth:`stop`; ``camera`` becomes part of the topic's name."""
+    """Subscribes to ``detections`` from :meth:`start` to :meth:`stop`."""
 
     def __init__(self, node: Node, parameters: NodeParameters, worker: Worker, camera: str = "") -> None:
         self._node = node

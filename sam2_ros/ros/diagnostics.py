@@ -15,7 +15,7 @@ from rclpy.node import Node
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.frames import Counters, Processed
-from sam2_ros.tracking.types import FrameResult, ObjectState
+from sam2_ros.tracking.types import ObjectState
 
 Task = Callable[[DiagnosticStatusWrapper], DiagnosticStatusWrapper]  # fills a status and returns it
 
@@ -35,7 +35,7 @@ class Statistics:
             self._arrivals: deque[int] = deque(maxlen=_WINDOW)  # ns
             self._latencies: deque[float] = deque(maxlen=_WINDOW)  # ms, image callback to results
             self._engine_times: deque[float] = deque(maxlen=_WINDOW)  # ms
-            self.states: Counter[str] = Counter()
+            self.states: Counter[ObjectState] = Counter()
             self.load_shedding: tuple[str, ...] = ()  # that the newest frame was worked on with
             self.last_failure = ""
             self._last_failure_time = -math.inf  # s, steady
@@ -48,7 +48,7 @@ class Statistics:
         with self._lock:
             self._latencies.append((processed.end_time - processed.frame.receive_time) / 1e6)
             self._engine_times.append((processed.end_time - processed.start_time) / 1e6)
-            self.states = count_states(processed.result)
+            self.states = Counter(obj.state for obj in processed.result.objects)
             self.load_shedding = processed.result.load_shedding
 
     def failed(self, error: Exception) -> None:
@@ -77,10 +77,6 @@ class Statistics:
             if values
             for share in (50, 90, 99)
         }
-
-
-def count_states(result: FrameResult) -> Counter[str]:
-    return Counter(obj.state.name.lower() for obj in result.objects)
 
 
 def publish_diagnostics(node: Node, period: float, tasks: Mapping[str, Task]) -> Updater:
@@ -122,10 +118,5 @@ def active_values(counters: Counters, statistics: Statistics, age: float, info: 
         "caches of weights [bytes]": info.cache_bytes,
         "objects": sum(statistics.states.values()),
         "objects at most": info.max_objects,
-        **{f"objects {state.name.lower()}": statistics.states[state.name.lower()] for state in ObjectState},
+        **{f"objects {state.name.lower()}": statistics.states[state] for state in ObjectState},
     }
-
-
-def to_text(value: object) -> str:
-    """A value as a status holds it."""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA, Header
@@ -16,7 +16,7 @@ from sam2_ros.ros.messages import Position
 from sam2_ros.tracking.types import FrameResult, ObjectResult
 
 if TYPE_CHECKING:
-    from foxglove_msgs.msg import Color, ImageAnnotations, PointsAnnotation
+    from foxglove_msgs.msg import ImageAnnotations
 
 THINNEST = 0.005  # metres. A surface seen from the front has hardly any depth, and RViz warns of a flat box.
 TEXT_HEIGHT = 0.04  # metres
@@ -57,7 +57,7 @@ def image_annotations(result: FrameResult, header: Header) -> ImageAnnotations:
 
     Needs ``foxglove_msgs``. Holes of a mask are outlined and filled too, because the message type has no holes.
     """
-    from foxglove_msgs.msg import Color, ImageAnnotations, Point2, TextAnnotation
+    from foxglove_msgs.msg import Color, ImageAnnotations, Point2, PointsAnnotation, TextAnnotation
 
     message = ImageAnnotations()
     for obj in result.objects:
@@ -65,7 +65,13 @@ def image_annotations(result: FrameResult, header: Header) -> ImageAnnotations:
             continue
         red, green, blue = (value / 255 for value in object_color(obj.object_id))
         color = Color(r=red, g=green, b=blue, a=1.0)
-        message.points += _outlines(obj, color, header)
+        for outline, hole in contours(obj.mask.crop, obj.mask.x, obj.mask.y):
+            shape = PointsAnnotation(timestamp=header.stamp, type=PointsAnnotation.LINE_LOOP, thickness=LINE)
+            # Foxglove's origin is the corner of the top-left pixel, that of contours its centre.
+            shape.points = [Point2(x=x + 0.5, y=y + 0.5) for x, y in outline.tolist()]
+            shape.outline_color = color
+            shape.fill_color = Color() if hole else Color(r=red, g=green, b=blue, a=FILL)
+            message.points.append(shape)
         x0, y0, _, _ = obj.mask.box
         text = TextAnnotation(timestamp=header.stamp, position=Point2(x=float(x0), y=float(y0)), font_size=14.0)
         text.text = f"{title(obj)} {obj.visibility:.2f}"
@@ -77,16 +83,3 @@ def image_annotations(result: FrameResult, header: Header) -> ImageAnnotations:
 def title(obj: ObjectResult) -> str:
     """The object's name for people."""
     return obj.name or obj.label or f"object {obj.object_id}"
-
-
-def _outlines(obj: ObjectResult, color: Color, header: Header) -> Iterable[PointsAnnotation]:
-    from foxglove_msgs.msg import Color, Point2, PointsAnnotation
-
-    for outline, hole in contours(obj.mask.crop, obj.mask.x, obj.mask.y):
-        # Foxglove's origin is the corner of the top-left pixel, that of contours its centre.
-        points: list[Any] = [Point2(x=x + 0.5, y=y + 0.5) for x, y in outline.tolist()]
-        fill = Color() if hole else Color(r=color.r, g=color.g, b=color.b, a=FILL)
-        yield PointsAnnotation(
-            timestamp=header.stamp, type=PointsAnnotation.LINE_LOOP, points=points, outline_color=color,
-            fill_color=fill, thickness=LINE,
-        )  # fmt: skip

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TypeVar
 
 import rclpy
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import ReliabilityPolicy
 
-RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 _ACKNOWLEDGE = Duration(seconds=5)  # for subscribers to acknowledge the last frames
 
 F = TypeVar("F")
-
-
-class Player(Protocol):
-    """A node that plays something."""
-
-    def play(self) -> int:
-        """Publishes until the frames or the process end; returns the number of frames."""
-        ...
-
-    def get_logger(self) -> rclpy.impl.rcutils_logger.RcutilsLogger: ...
+N = TypeVar("N", bound=Node)
 
 
 def play(
@@ -45,8 +35,7 @@ def play(
     """
     while rclpy.ok() and images.get_subscription_count() < subscribers:
         rclpy.spin_once(node, timeout_sec=0.05)
-    published = 0
-    due = time.monotonic()
+    published, due = 0, time.monotonic()
     for frame in frames:
         while rclpy.ok() and time.monotonic() < due:
             rclpy.spin_once(node, timeout_sec=max(0.0, due - time.monotonic()))
@@ -60,26 +49,23 @@ def play(
     return published
 
 
-def run(make: Callable[[], Player], what: str, wrong: tuple[type[Exception], ...], args: Sequence[str] | None) -> int:
-    """Runs a playing node; returns the exit code of the process, 2 after an exception of ``wrong`` parameters."""
-    try:
-        return _run(make, what, wrong, args)
-    except KeyboardInterrupt:  # before rclpy installs its handlers, or after it removes them
-        return 0
+def run(make: Callable[[], N], play: Callable[[N], int], what: str, wrong: tuple[type[Exception], ...]) -> int:
+    """Makes a node and plays all its frames, whose number ``play`` returns.
 
-
-def _run(make: Callable[[], Player], what: str, wrong: tuple[type[Exception], ...], args: Sequence[str] | None) -> int:
-    rclpy.init(args=list(args) if args is not None else None)
-    try:
-        node = make()
-        published = node.play()
-        if rclpy.ok():
-            node.get_logger().info(f"the {what} has ended after {published} frames")
-    except wrong as error:
-        print(f"camera: {error}", file=sys.stderr)
-        return 2
-    except ExternalShutdownException:
-        pass
-    finally:
-        rclpy.try_shutdown()
+    Returns:
+        The exit code of the process, 2 after an exception of ``wrong`` parameters.
+    """
+    # Ctrl-C is a KeyboardInterrupt before rclpy installs its handlers, and after it removes them.
+    with suppress(ExternalShutdownException, KeyboardInterrupt):
+        rclpy.init()
+        try:
+            node = make()
+            published = play(node)
+            if rclpy.ok():
+                node.get_logger().info(f"the {what} has ended after {published} frames")
+        except wrong as error:
+            print(f"camera: {error}", file=sys.stderr)
+            return 2
+        finally:
+            rclpy.try_shutdown()
     return 0

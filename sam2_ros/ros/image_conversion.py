@@ -52,7 +52,7 @@ def to_rgb(image: ImageLike) -> Rgb:
     if image.encoding not in _READERS:
         return _by_cv_bridge(image)
     channels, item, code = _READERS[image.encoding]
-    pixels = _rows(image, channels, np.dtype(f"{'>' if image.is_bigendian else '<'}{item}"))
+    pixels = _rows(image, channels, item)
     if channels == 2 and image.width % 2:
         raise ValueError(f"a 4:2:2 image has two pixels to a colour; its width {image.width} is odd")
     return _convert(pixels, code)
@@ -66,7 +66,7 @@ def mono8_mask(image: ImageLike) -> NDArray[np.bool_]:
     """
     if image.encoding not in ("mono8", "8UC1"):
         raise ValueError(f"mask encoding '{image.encoding}' is not supported; accepted: mono8")
-    return np.asarray(_rows(image, 1, np.dtype(np.uint8)) > 0)
+    return np.asarray(_rows(image, 1, "u1") > 0)
 
 
 def decode_compressed(data: Buffer, encoding: str = "") -> Rgb:
@@ -97,7 +97,7 @@ def depth_rows(image: ImageLike) -> tuple[NDArray, float]:
     except KeyError:
         accepted = ", ".join(_DEPTH)
         raise ValueError(f"depth encoding '{image.encoding}' is not supported; accepted: {accepted}") from None
-    return _rows(image, 1, np.dtype(f"{'>' if image.is_bigendian else '<'}{item}")), unit
+    return _rows(image, 1, item), unit
 
 
 def _by_cv_bridge(image: ImageLike) -> Rgb:
@@ -114,9 +114,10 @@ def _by_cv_bridge(image: ImageLike) -> Rgb:
     return _convert(pixels, _PLAIN[plain[2]] if plain else None)
 
 
-def _rows(image: ImageLike, channels: int, dtype: np.dtype) -> NDArray:
+def _rows(image: ImageLike, channels: int, item: str) -> NDArray:
     """A view of the pixels, ``[H, W]`` or ``[H, W, channels]``, without the padding at the rows' ends."""
     height, width, step = image.height, image.width, image.step
+    dtype = np.dtype(f"{'>' if image.is_bigendian else '<'}{item}")
     if height == 0 or width == 0:
         raise ValueError(f"image is empty: {width} x {height} pixels")
     row_bytes = width * channels * dtype.itemsize

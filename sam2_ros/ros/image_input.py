@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from sam2_ros.inference.frames import Frame
 from sam2_ros.ros.dds_environment import profile_file
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
-from sam2_ros.ros.interface import COMPRESSED_IMAGE, IMAGE, Topic
+from sam2_ros.ros.interface import COMPRESSED_IMAGE, IMAGE
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.subscription import FollowingSubscription
@@ -27,7 +27,6 @@ class ImageInput:
     def __init__(
         self, node: Node, parameters: NodeParameters, on_frame: Callable[[Frame], None], camera: str = ""
     ) -> None:
-        """``camera`` becomes part of the topic's name where a node has several cameras."""
         self._node = node
         self._parameters = parameters
         self._on_frame = on_frame
@@ -35,23 +34,15 @@ class ImageInput:
         self._subscription: FollowingSubscription | None = None
         self._last_arrival = 0  # ns, steady; at first the time of the start
 
-    @property
-    def _topic(self) -> Topic:
-        return _TRANSPORTS[self._parameters.text("input.transport")]
-
     def start(self) -> None:
         self._last_arrival = time.monotonic_ns()
-        topic = self._topic
+        topic = _TRANSPORTS[self._parameters.text("input.transport")]
         depth = int(self._parameters.number("input.queue")) if self._parameters["input.every_frame"] else topic.depth
+        on_message = self._on_image if topic is IMAGE else self._on_compressed
         self._subscription = FollowingSubscription(
-            self._node,
-            topic.message_type,
-            topic.for_camera(self._camera),
-            self._on_image if topic is IMAGE else self._on_compressed,
-            lambda: self._parameters.text("input.reliability"),
-            depth,
-        )
-        self._subscription.start()
+            self._node, topic.ros_type, topic.for_camera(self._camera), on_message,
+            lambda: self._parameters.text("input.reliability"), depth,
+        )  # fmt: skip
 
     def stop(self) -> None:
         if self._subscription is not None:
@@ -72,23 +63,23 @@ class ImageInput:
         if not publishers:
             name = IMAGE.for_camera(self._camera)
             return silent + f"nobody publishes it; remap '{name}' to the camera's topic or start the camera"
-        type_name = self._topic.type.replace("/", "/msg/")
-        other_types = {info.topic_type for info in publishers} - {type_name}
-        if other_types:
+        type_name = _TRANSPORTS[self._parameters.text("input.transport")].type.replace("/", "/msg/")
+        if other_types := {info.topic_type for info in publishers} - {type_name}:
             return silent + f"it carries {', '.join(sorted(other_types))} instead of {type_name}; check input.transport"
         offered = {info.qos_profile.reliability for info in publishers}
-        if self._subscription.reliability == ReliabilityPolicy.RELIABLE and offered != {ReliabilityPolicy.RELIABLE}:
+        asks_reliable = self._subscription.reliability == ReliabilityPolicy.RELIABLE
+        if asks_reliable and offered != {ReliabilityPolicy.RELIABLE}:
             return silent + (
                 "QoS is incompatible, the publisher offers best effort and input.reliability asks for reliable; "
                 "set input.reliability to auto or best_effort"
             )
         cure = f"start the publisher with FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()} in its environment"
-        if self._subscription.reliability == ReliabilityPolicy.BEST_EFFORT:
-            return silent + (
-                "a publisher exists, but Fast DDS's default transport loses best-effort images larger than a datagram; "
-                f"{cure}, or let the publisher offer reliable"
-            )
-        return f"{silent}a reliable publisher exists but nothing arrives; is the camera paused? If not, {cure}"
+        if asks_reliable:
+            return f"{silent}a reliable publisher exists but nothing arrives; is the camera paused? If not, {cure}"
+        return silent + (
+            "a publisher exists, but Fast DDS's default transport loses best-effort images larger than a datagram; "
+            f"{cure}, or let the publisher offer reliable"
+        )
 
     def _on_image(self, message: Image) -> None:
         self._hand_over(message, message.encoding, lambda: to_rgb(message))

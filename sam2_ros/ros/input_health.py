@@ -9,12 +9,8 @@ from collections.abc import Callable, Mapping
 
 _SHOWN_FOR = 5.0  # seconds for which /diagnostics warns of a change
 
-STAMPS = "stamps not increasing"
-FRAME_ID = "frame id changes"
-ENCODING = "encoding changes"
-RESOLUTION = "resolution changes"
-RESTART = "restarts"
-_KINDS = (STAMPS, FRAME_ID, ENCODING, RESOLUTION, RESTART)
+_STAMPS, _RESTART = "stamps not increasing", "restarts"
+_KINDS = (_STAMPS, "frame id changes", "encoding changes", "resolution changes", _RESTART)
 
 
 class InputHealth:
@@ -30,10 +26,9 @@ class InputHealth:
         with self._lock:
             self._counts: Counter[str] = Counter()
             self._stamp: int | None = None
-            self._last: dict[str, str] = {}  # by kind
+            self._last: dict[str, str] = {}  # by field
             self._in_order = True
-            self._warning = ""
-            self._warning_time = 0.0  # s, steady
+            self._warning, self._warning_time = "", 0.0  # s, steady
 
     def arrived(self, stamp: int, frame_id: str, encoding: str) -> None:
         """Checks an image's header; ``stamp`` in nanoseconds."""
@@ -42,20 +37,20 @@ class InputHealth:
             in_order = last is None or stamp > last
             if not in_order:
                 warning = f"stamps do not increase: {stamp / 1e9:.9f} s came after {(last or 0) / 1e9:.9f} s"
-                self._count(STAMPS, warning, log=self._in_order)
+                self._count(_STAMPS, warning, log=self._in_order)
             self._in_order = in_order
-            self._compare(FRAME_ID, "the images' frame_id", frame_id)
-            self._compare(ENCODING, "the images' encoding", encoding)
+            self._compare("frame_id", frame_id)
+            self._compare("encoding", encoding)
 
     def processed(self, width: int, height: int) -> None:
         """Checks the size of a decoded image."""
         with self._lock:
-            self._compare(RESOLUTION, "the images' resolution", f"{width}x{height}")
+            self._compare("resolution", f"{width}x{height}")
 
     def restarted(self, reason: str) -> None:
         """Counts a restart, which forgot all objects for ``reason``."""
         with self._lock:
-            self._count(RESTART, f"{reason}: every object is forgotten")
+            self._count(_RESTART, f"{reason}: every object is forgotten")
 
     def warning(self) -> str:
         """The last warning for a few seconds, then empty."""
@@ -65,17 +60,18 @@ class InputHealth:
     def values(self) -> Mapping[str, object]:
         with self._lock:
             return {
-                "resolution": self._last.get(RESOLUTION, ""),
-                "encoding": self._last.get(ENCODING, ""),
-                "frame id": self._last.get(FRAME_ID, ""),
+                "resolution": self._last.get("resolution", ""),
+                "encoding": self._last.get("encoding", ""),
+                "frame id": self._last.get("frame_id", ""),
                 **{kind: self._counts[kind] for kind in _KINDS},
             }
 
-    def _compare(self, kind: str, what: str, value: str) -> None:
-        before = self._last.get(kind, value)
-        self._last[kind] = value
+    def _compare(self, field: str, value: str) -> None:
+        before = self._last.get(field, value)
+        self._last[field] = value
         if value != before:
-            self._count(kind, f"{what} changed from '{before}' to '{value}'")
+            change = f"the images' {field} changed from '{before}' to '{value}'"
+            self._count(f"{field.replace('_', ' ')} changes", change)
 
     def _count(self, kind: str, warning: str, log: bool = True) -> None:
         self._counts[kind] += 1

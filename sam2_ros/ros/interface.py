@@ -26,8 +26,10 @@ class _Named:
         return f"~/{camera}/{self.name[2:]}" if self.name.startswith("~/") else f"{camera}/{self.name}"
 
     @property
-    def package(self) -> str:
-        return self.type.partition("/")[0]
+    def ros_type(self) -> Any:
+        """The message or service class."""
+        package, _, name = self.type.partition("/")
+        return getattr(import_module(f"{package}.{'srv' if isinstance(self, Service) else 'msg'}"), name)
 
 
 @dataclass(frozen=True)
@@ -40,29 +42,14 @@ class Topic(_Named):
     latched: bool = False  # transient local: a late subscriber gets the last message too
 
     @property
-    def lazy(self) -> bool:
-        """Whether the message is made only while somebody subscribes."""
-        return self in VIEWS
-
-    @property
     def installed(self) -> bool:
         """Whether the package of the message type is installed."""
-        return find_spec(self.package) is not None
-
-    @property
-    def message_type(self) -> Any:
-        """The message class."""
-        return getattr(import_module(f"{self.package}.msg"), self.type.rpartition("/")[2])
+        return find_spec(self.type.partition("/")[0]) is not None
 
 
 @dataclass(frozen=True)
 class Service(_Named):
     """A service that the node offers."""
-
-    @property
-    def service_type(self) -> Any:
-        """The service class."""
-        return getattr(import_module(f"{self.package}.srv"), self.type.rpartition("/")[2])
 
 
 IMAGE = Topic(

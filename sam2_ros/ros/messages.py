@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,21 +15,23 @@ from vision_msgs.msg import BoundingBox2D
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.frames import Counters, Processed
-from sam2_ros.msg import MaskCandidate as MaskCandidateMessage
-from sam2_ros.msg import ObjectEvent, ObjectMask, TrackedObject, TrackedObjectArray
+from sam2_ros.msg import MaskCandidate, ObjectEvent, ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.msg import PromptResult as PromptResultMessage
 from sam2_ros.tracking.types import (
     BoolMask,
     CroppedMask,
     FrameResult,
-    MaskCandidate,
     ObjectChange,
     ObjectResult,
     ObjectState,
     PromptResult,
 )
 
-MASK_ENCODINGS = {"mono8": ObjectMask.MONO8, "rle": ObjectMask.RLE}
+# Equal in ObjectResult and TrackedObject.
+_SAME_FIELDS = (
+    "name", "label", "label_score", "object_score", "visibility", "predicted_iou", "prompted", "frames_since_seen",
+    "frames_tracked",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,15 @@ class Position:
     status: int
     reason: str = ""
     frame: str = ""
-    position: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres
-    center: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres, of the box that extent describes
-    extent: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres
+    position: Sequence[float] = (0.0, 0.0, 0.0)  # metres
+    center: Sequence[float] = (0.0, 0.0, 0.0)  # metres, of the box that extent describes
+    extent: Sequence[float] = (0.0, 0.0, 0.0)  # metres
     points: int = 0
 
 
 def to_time(stamp: int) -> Time:
     """Nanoseconds as a message."""
-    seconds, nanoseconds = divmod(stamp, 10**9)
-    return Time(sec=seconds, nanosec=nanoseconds)
+    return Time(sec=stamp // 10**9, nanosec=stamp % 10**9)
 
 
 def to_stamp(time: Time) -> int:
@@ -74,11 +75,11 @@ def run_lengths(mask: BoolMask) -> NDArray[np.uint32]:
 
 
 def object_mask(mask: CroppedMask, encoding: str) -> ObjectMask:
-    """``encoding`` is a key of :data:`MASK_ENCODINGS`."""
+    """``encoding`` is mono8 or rle."""
     height, width = mask.crop.shape
     message = ObjectMask(
-        encoding=MASK_ENCODINGS[encoding], image_width=mask.width, image_height=mask.height,
-        x=mask.x, y=mask.y, width=width, height=height,
+        image_width=mask.width, image_height=mask.height, x=mask.x, y=mask.y, width=width, height=height,
+        encoding=ObjectMask.RLE if encoding == "rle" else ObjectMask.MONO8,
     )  # fmt: skip
     if width == 0:
         return message
@@ -91,19 +92,19 @@ def object_mask(mask: CroppedMask, encoding: str) -> ObjectMask:
     return message
 
 
-def crop_mask(message: ObjectMask) -> BoolMask:
-    """The mask of a message, cropped to its box: ``bool [height, width]``."""
+def cropped_mask(message: ObjectMask) -> CroppedMask:
     shape = (message.height, message.width)
     if message.encoding == ObjectMask.RLE:
         counts = np.asarray(message.counts, np.int64)
-        return np.repeat(np.arange(counts.size) % 2 == 1, counts).reshape(shape)
-    return np.frombuffer(message.data, np.uint8).reshape(shape) > 0
+        crop = np.repeat(np.arange(counts.size) % 2 == 1, counts).reshape(shape)
+    else:
+        crop = np.frombuffer(message.data, np.uint8).reshape(shape) > 0
+    return CroppedMask(crop, message.x, message.y, message.image_width, message.image_height)
 
 
 def full_mask(message: ObjectMask) -> BoolMask:
     """The mask of a message in the size of its image: ``bool [image_height, image_width]``."""
-    crop = crop_mask(message)
-    return CroppedMask(crop, message.x, message.y, message.image_width, message.image_height).full()
+    return cropped_mask(message).full()
 
 
 def bounding_box(box: Sequence[float]) -> BoundingBox2D:
@@ -121,21 +122,11 @@ def box_edges(box: BoundingBox2D) -> tuple[float, float, float, float]:
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
-def set_position(message: TrackedObject, position: Position) -> None:
-    """Fills the 3D fields of ``message``."""
-    message.depth_status, message.depth_reason = position.status, position.reason
-    message.position_frame, message.depth_points = position.frame, position.points
-    message.position.x, message.position.y, message.position.z = position.position
-    message.extent.x, message.extent.y, message.extent.z = position.extent
-
-
 def tracked_object(result: ObjectResult, encoding: str, with_mask: bool = True) -> TrackedObject:
     message = TrackedObject(
-        id=result.object_id, name=result.name, label=result.label, label_score=result.label_score,
-        state=int(result.state), object_score=result.object_score, visibility=result.visibility,
-        predicted_iou=result.predicted_iou, prompted=result.prompted, bbox=bounding_box(result.mask.box),
-        area=result.mask.area, first_seen=to_time(result.first_seen), last_seen=to_time(result.last_seen),
-        frames_since_seen=result.frames_since_seen, frames_tracked=result.frames_tracked,
+        id=result.object_id, state=int(result.state), bbox=bounding_box(result.mask.box), area=result.mask.area,
+        first_seen=to_time(result.first_seen), last_seen=to_time(result.last_seen),
+        **{field: getattr(result, field) for field in _SAME_FIELDS},
     )  # fmt: skip
     if with_mask:
         message.mask = object_mask(result.mask, encoding)
@@ -161,7 +152,11 @@ def processed_tracks(
     message = tracked_objects(processed.result, processed.frame.source, processed.counters, info, encoding)
     if positions:
         for obj in message.objects:
-            set_position(obj, positions[obj.id])
+            position = positions[obj.id]
+            obj.depth_status, obj.depth_reason = position.status, position.reason
+            obj.position_frame, obj.depth_points = position.frame, position.points
+            obj.position.x, obj.position.y, obj.position.z = position.position
+            obj.extent.x, obj.extent.y, obj.extent.z = position.extent
     message.receive_time_ns = processed.frame.receive_time
     message.start_time_ns = processed.start_time
     message.end_time_ns = processed.end_time
@@ -172,23 +167,12 @@ def frame_result(tracks: TrackedObjectArray) -> FrameResult:
     """The result that a ``~/tracks`` message was made from."""
     objects = tuple(
         ObjectResult(
-            object_id=obj.id,
-            mask=CroppedMask.from_full(full_mask(obj.mask)),
-            state=ObjectState(obj.state),
-            object_score=obj.object_score,
-            visibility=obj.visibility,
-            predicted_iou=obj.predicted_iou,
-            prompted=obj.prompted,
-            name=obj.name,
-            label=obj.label,
-            label_score=obj.label_score,
-            first_seen=to_stamp(obj.first_seen),
-            last_seen=to_stamp(obj.last_seen),
-            frames_since_seen=obj.frames_since_seen,
-            frames_tracked=obj.frames_tracked,
+            object_id=obj.id, mask=cropped_mask(obj.mask), state=ObjectState(obj.state),
+            first_seen=to_stamp(obj.first_seen), last_seen=to_stamp(obj.last_seen),
+            **{field: getattr(obj, field) for field in _SAME_FIELDS},
         )
         for obj in tracks.objects
-    )
+    )  # fmt: skip
     index = int(tracks.frames_processed) - 1
     return FrameResult(index, to_stamp(tracks.header.stamp), tracks.image_width, tracks.image_height, objects)
 
@@ -208,8 +192,14 @@ def prompt_result(result: PromptResult, encoding: str) -> PromptResultMessage:
         name=result.name, applied_stamp=to_time(result.applied_stamp), prompt_age=result.prompt_age,
         frames_caught_up=result.frames_caught_up, stamp_difference=result.stamp_difference,
         stability=result.stability,
-        candidates=[_candidate(candidate, encoding) for candidate in result.candidates],
     )  # fmt: skip
+    message.candidates = [
+        MaskCandidate(
+            index=candidate.index, predicted_iou=candidate.predicted_iou, stability=candidate.stability,
+            bbox=bounding_box(candidate.mask.box), area=candidate.mask.area, mask=object_mask(candidate.mask, encoding),
+        )
+        for candidate in result.candidates
+    ]  # fmt: skip
     if result.result is not None:
         message.object_score = result.result.object_score
         message.predicted_iou = result.result.predicted_iou
@@ -219,20 +209,13 @@ def prompt_result(result: PromptResult, encoding: str) -> PromptResultMessage:
     return message
 
 
-def _candidate(candidate: MaskCandidate, encoding: str) -> MaskCandidateMessage:
-    return MaskCandidateMessage(
-        index=candidate.index, predicted_iou=candidate.predicted_iou, stability=candidate.stability,
-        bbox=bounding_box(candidate.mask.box), area=candidate.mask.area, mask=object_mask(candidate.mask, encoding),
-    )  # fmt: skip
-
-
-def ids_and_indices(objects: Iterable[ObjectResult]) -> tuple[list[str], list[int]]:
+def ids_and_indices(objects: Sequence[ObjectResult]) -> tuple[list[str], list[int]]:
     """``object_ids`` (the name, else the decimal id) and ``object_indices`` (the id) of a response."""
-    pairs = [(obj.name or str(obj.object_id), obj.object_id) for obj in objects]
-    return [name for name, _ in pairs], [object_id for _, object_id in pairs]
+    return [obj.name or str(obj.object_id) for obj in objects], [obj.object_id for obj in objects]
 
 
-def rgb_image(rgb: NDArray[np.uint8], header: Header) -> Image:
-    """``rgb`` (``uint8 [H, W, 3]``) as an ``rgb8`` message."""
-    height, width = rgb.shape[:2]
-    return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=byte_array(rgb))
+def image_message(pixels: NDArray, header: Header, encoding: str = "rgb8") -> Image:
+    """``pixels`` (``[H, W]`` or ``[H, W, channels]``, little-endian) as a message."""
+    height, width = pixels.shape[:2]
+    data = byte_array(np.ascontiguousarray(pixels).view(np.uint8))
+    return Image(header=header, height=height, width=width, encoding=encoding, step=pixels.nbytes // height, data=data)

@@ -48,11 +48,8 @@ class TrackerNode(LifecycleNode):
         names = self._settings.names("cameras") or [""]
         self._cameras = [CameraStream(self, self._settings, name) for name in names]
         self._settings.on_tracker_change = self._reconfigure
-        self._diagnostics = publish_diagnostics(
-            self,
-            self._settings.number("diagnostics.period"),
-            {camera.name or "tracking": camera.report for camera in self._cameras},
-        )
+        tasks = {camera.name or "tracking": camera.report for camera in self._cameras}
+        self._diagnostics = publish_diagnostics(self, self._settings.number("diagnostics.period"), tasks)
         self._survive_invalid_transitions()
 
     def close(self) -> None:
@@ -60,8 +57,6 @@ class TrackerNode(LifecycleNode):
         for camera in self._cameras:
             camera.stop()
         self._release()
-
-    # ---- transitions ----
 
     @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -117,8 +112,6 @@ class TrackerNode(LifecycleNode):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.close()
         return TransitionCallbackReturn.SUCCESS  # back to unconfigured
-
-    # ---- within ----
 
     def _reconfigure(self, config: TrackerConfig) -> None:
         for camera in self._cameras:

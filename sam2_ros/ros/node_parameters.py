@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -29,7 +30,10 @@ class NodeParameters:
         self._refused_at_start: dict[str, str] = {}
         for parameter in PARAMETERS:
             self._values[parameter.name] = self._declare(parameter)
-        self._warn_of_unknown()
+        groups = {name.partition(".")[0] for name in BY_NAME}
+        for name in getattr(node, "_parameter_overrides", {}):
+            if name not in BY_NAME and name.partition(".")[0] in groups:  # ROS ignores a misspelt parameter silently
+                node.get_logger().warning(f"parameter '{name}' does not exist and is ignored")
         node.add_on_set_parameters_callback(self._on_set)
 
     def __getitem__(self, name: str) -> Value:
@@ -63,33 +67,20 @@ class NodeParameters:
         parameters.check(self._values)
 
     def _declare(self, parameter: Parameter) -> Value:
+        override = getattr(self._node, "_parameter_overrides", {}).get(parameter.name)
+        unset = override is not None and override.type_ is RosParameter.Type.NOT_SET  # [] in a parameter file
+        declare = partial(self._node.declare_parameter, parameter.name, parameter.default, _descriptor(parameter))
         try:
-            override = getattr(self._node, "_parameter_overrides", {}).get(parameter.name)
-            unset = override is not None and override.type_ is RosParameter.Type.NOT_SET  # [] in a parameter file
-            self._node.declare_parameter(
-                parameter.name, parameter.default, _descriptor(parameter), ignore_override=unset
-            )
-            value = self._node.get_parameter(parameter.name).value
+            value: Value = declare(ignore_override=unset).value
             parameter.check(value)
+            return value
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             self._refused_at_start[parameter.name] = f"{parameter.name}: {error}; accepted: {parameter.accepted}"
-            self._node.declare_parameter(
-                parameter.name, parameter.default, _descriptor(parameter), ignore_override=True
-            )
-            return parameter.default
+            declare(ignore_override=True)
         except ValueError as error:  # an unknown choice: ROS has no range for text
             self._refused_at_start[parameter.name] = str(error)
             self._node.set_parameters([RosParameter(parameter.name, value=parameter.default)])
-            return parameter.default
-        return value
-
-    def _warn_of_unknown(self) -> None:
-        """ROS ignores a misspelt parameter silently."""
-        overrides: dict[str, object] = getattr(self._node, "_parameter_overrides", {})
-        groups = {name.partition(".")[0] for name in BY_NAME}
-        for name in overrides:
-            if name not in BY_NAME and name.partition(".")[0] in groups:
-                self._node.get_logger().warning(f"parameter '{name}' does not exist and is ignored")
+        return parameter.default
 
     def _on_set(self, changes: Sequence[RosParameter]) -> SetParametersResult:
         wanted = {change.name: change.value for change in changes if change.name in BY_NAME}
@@ -100,23 +91,19 @@ class NodeParameters:
                     raise ValueError(parameters.why_fixed(name))
             parameters.check(self._values | wanted)
             before, after = tracker_config(self._values), tracker_config(self._values | wanted)
-            if self.configured:
-                _check_change(before, after)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        try:
+            if self.configured:
+                before.check_change(after)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=f"tracker.{error}; clean the node up first")
         self._values |= wanted
         for name in wanted:
             self._refused_at_start.pop(name, None)
         if self.configured and after != before:
             self.on_tracker_change(after)
         return SetParametersResult(successful=True)
-
-
-def _check_change(before: TrackerConfig, after: TrackerConfig) -> None:
-    try:
-        before.check_change(after)
-    except ValueError as error:
-        raise ValueError(f"tracker.{error}; clean the node up first") from error
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:

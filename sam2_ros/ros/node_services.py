@@ -80,7 +80,7 @@ def tracker_services(args: argparse.Namespace) -> Iterator[Callable[..., Any]]:
         from sam2_ros.ros.client_node import client_node, tracker_client
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 ({error}); source its setup file first") from None
-    types = {service.name: service.service_type for service in SERVICES}
+    types = {service.name: service.ros_type for service in SERVICES}
     with client_node("sam2_ros_client", start_parameter_services=False) as node:
 
         def call(service: str, /, **fields: Any) -> Any:
@@ -101,24 +101,19 @@ def prompt_message(args: argparse.Namespace) -> ObjectPrompt:
     Raises:
         UserError: it can't be used, or the mask can't be read.
     """
-    import numpy as np
-
     from sam2_ros.media.label_images import read_mask
+    from sam2_ros.media.prompts_file import read_prompt
     from sam2_ros.ros.prompt_messages import to_message
     from sam2_ros.tracking.prompt_checks import check_request
-    from sam2_ros.tracking.types import AddRequest, Prompt, PromptError
+    from sam2_ros.tracking.types import AddRequest, PromptError
 
     if not (args.box or args.point or args.negative or args.mask):
         raise UserError("nothing says where the object is; give --box, --point or --mask")
-    points = [*args.point, *args.negative]
-    prompt = Prompt(
-        points=np.array(points, np.float32) if points else None,
-        labels=np.array([1] * len(args.point) + [0] * len(args.negative), np.int32),
-        box=np.array(args.box, np.float32) if args.box else None,
-        mask=read_mask(args.mask) if args.mask else None,
-    )
-    request = AddRequest(prompt, None, args.name, args.label)
+    labels = [1] * len(args.point) + [0] * len(args.negative)
+    given = {"box": args.box, "points": [*args.point, *args.negative] or None, "labels": labels}
     try:
+        prompt = read_prompt(given, read_mask(args.mask) if args.mask else None)
+        request = AddRequest(prompt, None, args.name, args.label)
         check_request(request)
     except PromptError as error:
         raise UserError(str(error)) from error

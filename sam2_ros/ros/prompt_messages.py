@@ -6,13 +6,13 @@ from collections import defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Point2D
 
 from sam2_ros.inference.commands import Asked
 from sam2_ros.msg import ObjectPrompt
 from sam2_ros.ros.image_conversion import mono8_mask
-from sam2_ros.ros.messages import bounding_box, box_edges, byte_array
+from sam2_ros.ros.messages import bounding_box, box_edges, image_message
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.prompt_checks import MAX_POINTS, MAX_PROMPTS, check_count, check_request
 from sam2_ros.tracking.types import AddRequest, Prompt, PromptCode, PromptError
@@ -61,9 +61,7 @@ def to_message(request: AddRequest) -> ObjectPrompt:
         message.points = [Point2D(x=x, y=y) for x, y in prompt.points.tolist()]
         message.point_labels = prompt.labels.tolist()
     if prompt.mask is not None:
-        height, width = prompt.mask.shape
-        pixels = byte_array(prompt.mask.view(np.uint8) * np.uint8(255))
-        message.mask = Image(height=height, width=width, encoding="mono8", step=width, data=pixels)
+        message.mask = image_message(prompt.mask.view(np.uint8) * np.uint8(255), Header(), "mono8")
     return message
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -30,7 +29,7 @@ from sam2_ros.ros import messages
 from sam2_ros.ros.depth_input import DepthInput
 from sam2_ros.ros.drawings import image_annotations, markers
 from sam2_ros.ros.interface import EVENTS, LABEL_INFO, TRACKS, VIEWS, Topic
-from sam2_ros.ros.messages import Position, bounding_box, byte_array, rgb_image
+from sam2_ros.ros.messages import Position, bounding_box, image_message
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.tracking.types import EventCode, FrameResult, ObjectResult
 
@@ -41,14 +40,9 @@ class Publishers:
     """Makes the publishers of one camera; they send nothing unless the node is active."""
 
     def __init__(
-        self,
-        node: LifecycleNode,
-        parameters: NodeParameters,
-        info: BackendInfo,
-        depth: DepthInput | None = None,
-        camera: str = "",
+        self, node: LifecycleNode, parameters: NodeParameters, info: BackendInfo, depth: DepthInput | None, camera: str
     ) -> None:
-        """With ``depth``, objects get a position in space. ``camera`` becomes part of the topics' names."""
+        """With ``depth``, objects get a position in space."""
         self._node = node
         self._parameters = parameters
         self._info = info
@@ -97,11 +91,10 @@ class Publishers:
 
     def _create(self, topic: Topic, depth: int = 0) -> Any:
         durability = DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE
+        qos = QoSProfile(depth=depth or topic.depth, reliability=ReliabilityPolicy.RELIABLE, durability=durability)
+        overriding = QoSOverridingOptions.with_default_policies()
         return self._node.create_lifecycle_publisher(
-            topic.message_type,
-            topic.for_camera(self._camera),
-            QoSProfile(depth=depth or topic.depth, reliability=ReliabilityPolicy.RELIABLE, durability=durability),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            topic.ros_type, topic.for_camera(self._camera), qos, qos_overriding_options=overriding
         )
 
 
@@ -121,11 +114,7 @@ def label_image(result: FrameResult, header: Header) -> Image:
     """
     seen = [(obj.object_id, obj) for obj in result.objects if obj.object_id <= MAX_ID]
     labels = compose_labels(seen, result.height, result.width, wide=True)
-    pixels = byte_array(labels.astype("<u2").view(np.uint8))
-    return Image(
-        header=header, height=result.height, width=result.width, encoding="mono16", is_bigendian=0,
-        step=2 * result.width, data=pixels,
-    )  # fmt: skip
+    return image_message(labels.astype("<u2"), header, "mono16")
 
 
 def detections(result: FrameResult, header: Header) -> Detection2DArray:
@@ -167,7 +156,7 @@ def _hypothesis(obj: ObjectResult) -> ObjectHypothesisWithPose:
 
 # Makes the message of each view from a processed frame and its objects' positions by id (empty without depth).
 MESSAGES: dict[str, Callable[[Processed, Mapping[int, Position]], Any]] = {
-    "~/overlay": lambda done, _: rgb_image(draw_overlay(done.image, done.result), done.frame.source),
+    "~/overlay": lambda done, _: image_message(draw_overlay(done.image, done.result), done.frame.source),
     "~/label_image": lambda done, _: label_image(done.result, done.frame.source),
     "~/detections": lambda done, _: detections(done.result, done.frame.source),
     "~/detections_3d": lambda done, positions: detections_3d(done.result, positions, done.frame.source),

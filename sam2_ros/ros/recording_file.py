@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -21,6 +22,7 @@ from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.definitions import definition
 from sam2_ros.ros.interface import EVENTS, SERVICES, TRACKS, VIEWS
 from sam2_ros.ros.messages import to_stamp
+from sam2_ros.ros.subscription import offered_reliability
 
 _METADATA = "sam2_ros"  # name of the record that holds the node's parameters and topics
 
@@ -40,7 +42,7 @@ class RecordingWriter:
         """Subscribes ``node`` to everything. ``tracker`` is the prefix of the tracker's topics and services."""
         from mcap.writer import Writer
 
-        self.counts: dict[str, int] = {}  # messages by topic
+        self.counts: Counter[str] = Counter()  # messages by topic
         self._node = node
         self._writer = Writer(stream)
         self._writer.start(profile="ros2", library=f"sam2_ros {__version__}")
@@ -52,41 +54,37 @@ class RecordingWriter:
         drawn = [view for view in VIEWS if view.name in ("~/markers", "~/annotations")]
         for topic in (TRACKS, EVENTS, *drawn):
             if topic.installed:
-                self._subscribe(topic.message_type, tracker + topic.name.removeprefix("~"))
+                self._subscribe(topic.ros_type, tracker + topic.name.removeprefix("~"))
         for service in SERVICES:
             # list_objects changes nothing; Humble has no service introspection
-            if service.name != "~/list_objects" and hasattr(service.service_type, "Event"):
-                topic_name = f"{tracker}{service.name.removeprefix('~')}/_service_event"
-                self._subscribe(service.service_type.Event, topic_name, service.type.replace("/", "/srv/") + "_Event")
+            if service.name != "~/list_objects" and hasattr(service.ros_type, "Event"):
+                calls = f"{tracker}{service.name.removeprefix('~')}/_service_event"
+                self._subscribe(service.ros_type.Event, calls)
 
     def close(self) -> None:
         """Completes the file."""
         self._writer.finish()
 
-    def _subscribe(self, message_type: type, topic: str, type_name: str = "") -> None:
-        package = message_type.__module__.partition(".")[0]
-        name = type_name or f"{package}/msg/{message_type.__name__}"
+    def _subscribe(self, message_type: type, topic: str) -> None:
+        package, folder, _ = message_type.__module__.split(".")  # sensor_msgs.msg._image
+        name = f"{package}/{folder}/{message_type.__name__}"
         if name not in self._schemas:
             self._schemas[name] = self._writer.register_schema(name, "ros2msg", definition(name).encode())
         channel = self._writer.register_channel(topic, "cdr", self._schemas[name])
-        offers = self._node.get_publishers_info_by_topic(topic)
-        reliable = bool(offers) and all(o.qos_profile.reliability == ReliabilityPolicy.RELIABLE for o in offers)
-        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
 
         def write(data: bytes) -> None:
             now = time.time_ns()
             self._writer.add_message(channel, log_time=now, data=data, publish_time=now)
-            self.counts[topic] = self.counts.get(topic, 0) + 1
+            self.counts[topic] += 1
 
-        qos = QoSProfile(depth=50, reliability=reliability)
+        qos = QoSProfile(depth=50, reliability=offered_reliability(self._node, topic))
         self._node.create_subscription(message_type, topic, write, qos, raw=True)
 
 
-@dataclass
-class PromptCall:
-    """A call of a prompt service: the service's name (``AddObjects``), its request and its response."""
+class PromptCall(NamedTuple):
+    """A call of a prompt service."""
 
-    service: str
+    service: str  # AddObjects
     request: Any
     response: Any
 
@@ -101,16 +99,9 @@ class RecordedFrame:
     calls: list[PromptCall] = field(default_factory=list)
 
 
-@dataclass
-class Recording:
-    """What a file holds, in the order in which it happened."""
+def read_recording(file: Path) -> tuple[dict[str, Any], list[RecordedFrame]]:
+    """The node's parameters, and the frames in the order in which they happened.
 
-    parameters: dict[str, Any]
-    frames: list[RecordedFrame]
-
-
-def read_recording(file: Path) -> Recording:
-    """
     Raises:
         UserError: the file is no recording of a tracker.
     """
@@ -128,7 +119,7 @@ def read_recording(file: Path) -> Recording:
             raise UserError(f"{file} can't be read as MCAP ({type(error).__name__}: {error})") from None
     if not frames:
         raise UserError(f"{file} holds no image with its tracks")
-    return Recording(json.loads(about["parameters"]), frames)
+    return json.loads(about["parameters"]), frames
 
 
 def _frames(messages: Iterable[Any], about: dict[str, str]) -> list[RecordedFrame]:
@@ -157,11 +148,10 @@ def _frames(messages: Iterable[Any], about: dict[str, str]) -> list[RecordedFram
                 calls.append((_applied_after(call.response, max(frames, default=0)), call))
     ordered = [frames[stamp] for stamp in sorted(frames)]
     for after, call in calls:
-        frame = next((frame for frame in reversed(ordered) if frame.stamp <= after), None)
-        if frame is None:
-            print(f"sam2_ros: a call of {call.service} came before the first recorded image; left out", file=sys.stderr)
-        else:
+        if frame := next((frame for frame in reversed(ordered) if frame.stamp <= after), None):
             frame.calls.append(call)
+        else:
+            print(f"sam2_ros: a call of {call.service} came before the first recorded image; left out", file=sys.stderr)
     return ordered
 
 

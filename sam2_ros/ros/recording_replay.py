@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sam2_ros.inference import commands
@@ -10,7 +10,7 @@ from sam2_ros.inference.backend import Backend
 from sam2_ros.ros import prompt_messages
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
-from sam2_ros.ros.recording_file import PromptCall, Recording
+from sam2_ros.ros.recording_file import PromptCall, RecordedFrame
 from sam2_ros.tracking.types import AddRequest, BoolMask, PromptError
 
 Masks = dict[int, BoolMask]  # full masks, bool [H, W], by the recorded object's id
@@ -28,25 +28,24 @@ class Comparison:
     def add(self, masks: Masks, recorded: Masks) -> None:
         """A frame's masks; one that is missing on one side has IoU 0."""
         self.frames += 1
-        for object_id in masks.keys() | recorded.keys():
-            ours, theirs = masks.get(object_id), recorded.get(object_id)
-            iou = 0.0
-            if ours is not None and theirs is not None:
-                union = int((ours | theirs).sum())
-                iou = int((ours & theirs).sum()) / union if union else 1.0
-            self.masks += 1
-            self.same += iou == 1.0
-            self.lowest = min(self.lowest, iou)
+        both = masks.keys() & recorded.keys()
+        ious = [0.0] * len(masks.keys() ^ recorded.keys())
+        for ours, theirs in ((masks[object_id], recorded[object_id]) for object_id in both):
+            union = int((ours | theirs).sum())
+            ious.append(int((ours & theirs).sum()) / union if union else 1.0)
+        self.masks += len(ious)
+        self.same += ious.count(1.0)
+        self.lowest = min([self.lowest, *ious])
 
     def __str__(self) -> str:
         same = f"{self.same} of {self.masks} masks in {self.frames} frames are the same, pixel for pixel"
         return same if self.same == self.masks else f"{same}; the lowest IoU is {self.lowest:.4f}"
 
 
-def replay(recording: Recording, backend: Backend) -> Iterator[tuple[Masks, Masks]]:
+def replay(frames: Iterable[RecordedFrame], backend: Backend) -> Iterator[tuple[Masks, Masks]]:
     """For every frame the masks of the replay and the recorded ones."""
     ids: dict[int, int] = {}  # recorded -> replayed
-    for frame in recording.frames:
+    for frame in frames:
         image = frame.image
         rgb = decode_compressed(image.data, image.format) if hasattr(image, "format") else to_rgb(image)
         masks = {obj.object_id: obj.mask.full() for obj in backend.step(rgb, frame.stamp).objects}

@@ -26,14 +26,10 @@ def remote_backend(values: Mapping[str, Any], camera: str, config: TrackerConfig
     if bool(own) != bool(server):
         raise ValueError("inference.key_file and inference.server_key_file belong together; set both, or none")
     backend = RemoteBackend(
-        endpoints,
-        config,
-        timeout=float(values["inference.timeout"]),
-        pixels=str(values["inference.pixels"]),
-        quality=int(values["inference.jpeg_quality"]),
-        client_keys=ClientKeys(own, server) if own else None,
+        endpoints, config, timeout=float(values["inference.timeout"]), pixels=str(values["inference.pixels"]),
+        quality=int(values["inference.jpeg_quality"]), client_keys=ClientKeys(own, server) if own else None,
         return_after=float(values["inference.return_after"]),
-    )
+    )  # fmt: skip
     with contextlib.suppress(ConnectionError):
         backend.connect()
     return backend

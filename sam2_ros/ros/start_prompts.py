@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.worker import Worker
+from sam2_ros.media.prompts_file import load_prompts
 from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
-
-if TYPE_CHECKING:
-    from sam2_ros.media.prompts_file import FramePrompt
 
 _A_YEAR = 365 * 24 * 3600.0  # seconds to wait for the first frame
 
@@ -20,29 +17,20 @@ _A_YEAR = 365 * 24 * 3600.0  # seconds to wait for the first frame
 class StartPrompts:
     """Prompts that wait for the first frame after configure, across deactivations too."""
 
-    def __init__(self, prompts: list[FramePrompt]) -> None:
-        self._waiting = prompts
-
-    @classmethod
-    def load(cls, path: str) -> StartPrompts:
+    def __init__(self, path: str) -> None:
         """Reads ``path``; an empty one means no prompts.
 
         Raises:
             UserError: the file can't be used.
             ValueError: a prompt is for a later frame, which a live camera does not number.
         """
-        if not path:
-            return cls([])
-        from sam2_ros.media.prompts_file import load_prompts
-
-        prompts = load_prompts(path)
-        for prompt in prompts:
+        self._waiting = load_prompts(path) if path else []
+        for prompt in self._waiting:
             if prompt.frame != 0:
                 raise ValueError(
                     f"prompts_file {path}: a prompt is for frame {prompt.frame}; accepted for a live camera: frame 0, "
                     "the first; send later prompts through ~/add_objects"
                 )
-        return cls(prompts)
 
     def apply_to_first_frame(self, worker: Worker, logger: RcutilsLogger) -> None:
         if not self._waiting:
@@ -72,11 +60,8 @@ class StartPrompts:
         results = []
         for prompt in prompts:
             request = AddRequest(prompt.prompt, ids.get(prompt.object_id), prompt.name, prompt.label)
-            if request.object_id is None:
-                (result,) = backend.add([request])
-                if result.success:
-                    ids[prompt.object_id] = result.object_id
-            else:
-                result = backend.refine(request)
+            result = backend.add([request])[0] if request.object_id is None else backend.refine(request)
+            if result.success:
+                ids[prompt.object_id] = result.object_id
             results.append(result)
         return results

@@ -9,7 +9,7 @@ the source the process waits until reliable subscribers have everything, logs th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
@@ -20,7 +20,8 @@ from std_msgs.msg import Header
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import Frame, Source, open_source
 from sam2_ros.ros import frame_player
-from sam2_ros.ros.messages import rgb_image
+from sam2_ros.ros.messages import image_message
+from sam2_ros.ros.subscription import RELIABILITY
 
 
 class VideoPublisher(Node):
@@ -28,13 +29,13 @@ class VideoPublisher(Node):
 
     def __init__(self) -> None:
         super().__init__("camera")
-        reliability = self._text("reliability", "reliable")
-        if reliability not in frame_player.RELIABILITY:
-            raise UserError(f"reliability is '{reliability}'; accepted: {', '.join(frame_player.RELIABILITY)}")
-        qos = QoSProfile(depth=10, reliability=frame_player.RELIABILITY[reliability])
+        reliability = str(self.declare_parameter("reliability", "reliable").value)
+        if reliability not in RELIABILITY:
+            raise UserError(f"reliability is '{reliability}'; accepted: {', '.join(RELIABILITY)}")
+        qos = QoSProfile(depth=10, reliability=RELIABILITY[reliability])
         self._images = self.create_publisher(Image, "image", qos)
         self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
-        self._frame_id = self._text("frame_id", "camera_optical_frame")
+        self._frame_id = str(self.declare_parameter("frame_id", "camera_optical_frame").value)
         self._loop = bool(self.declare_parameter("loop", False).value)
         self._wait_for_subscriber = bool(self.declare_parameter("wait_for_subscriber", False).value)
         rate = float(self.declare_parameter("rate", 0.0).value)
@@ -56,15 +57,12 @@ class VideoPublisher(Node):
     def _publish(self, frame: Frame) -> None:
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
         self._infos.publish(CameraInfo(header=header, height=frame.rgb.shape[0], width=frame.rgb.shape[1]))
-        self._images.publish(rgb_image(frame.rgb, header))
-
-    def _text(self, name: str, default: str) -> str:
-        return str(self.declare_parameter(name, default).value)
+        self._images.publish(image_message(frame.rgb, header))
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Runs the node; returns the exit code of the process, 2 for wrong parameters."""
-    return frame_player.run(VideoPublisher, "source", (UserError,), args)
+    return frame_player.run(VideoPublisher, VideoPublisher.play, "source", (UserError,))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ from vision_msgs.msg import Detection3D, Detection3DArray, LabelInfo, ObjectHypo
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.ros import frame_player
-from sam2_ros.ros.messages import byte_array, rgb_image, to_time
+from sam2_ros.ros.messages import image_message, to_time
+from sam2_ros.ros.subscription import RELIABILITY
 from sam2_ros.simulation.camera import SimulatedCamera, SimulatedFrame, Truth
 
 
@@ -55,7 +56,7 @@ class SimulatedCameraNode(Node):
         self._camera = SimulatedCamera(
             int(value["seed"]), int(value["width"]), int(value["height"]), float(value["rate"]), float(value["noise"])
         )
-        qos = QoSProfile(depth=10, reliability=frame_player.RELIABILITY[value["reliability"]])
+        qos = QoSProfile(depth=10, reliability=RELIABILITY[value["reliability"]])
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._depths = self.create_publisher(Image, "depth/image", qos)
         self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
@@ -91,12 +92,12 @@ class SimulatedCameraNode(Node):
         if frame.index == 0:
             classes = [VisionClass(class_id=obj.object_id, class_name=obj.name) for obj in frame.objects]
             self._names.publish(LabelInfo(header=header, class_map=classes))
-        self._labels.publish(_pixels(frame.labels.astype("<u2"), "mono16", header))
+        self._labels.publish(image_message(frame.labels.astype("<u2"), header, "mono16"))
         if self._exact.get_subscription_count():
             self._exact.publish(depth_image(frame.true_depth, "32FC1", header))
         self._truth.publish(true_detections(frame.objects, header))
         # last, so that depth and truth are sent before a tracker gets the image
-        self._images.publish(rgb_image(frame.rgb, header))
+        self._images.publish(image_message(frame.rgb, header))
 
 
 DEFAULTS: dict[str, bool | int | float | str] = {
@@ -111,9 +112,7 @@ def check(value: Mapping[str, Any]) -> None:
     Raises:
         UserError: a parameter is wrong; the message says what is accepted.
     """
-    choices = {
-        "depth_encoding": ("16UC1", "32FC1"), "reliability": frame_player.RELIABILITY, "stamps": ("clock", "frame"),
-    }  # fmt: skip
+    choices = {"depth_encoding": ("16UC1", "32FC1"), "reliability": RELIABILITY, "stamps": ("clock", "frame")}
     for name, accepted in choices.items():
         if value[name] not in accepted:
             raise UserError(f"{name} is '{value[name]}'; accepted: {', '.join(accepted)}")
@@ -142,8 +141,8 @@ def camera_info(camera: SimulatedCamera, header: Header) -> CameraInfo:
 def depth_image(depth: NDArray[np.float32], encoding: str, header: Header) -> Image:
     """``depth`` in metres, 0 = not measured; by REP-118 that is NaN in 32FC1 and 0 in 16UC1."""
     if encoding == "32FC1":
-        return _pixels(np.where(depth > 0, depth, np.nan).astype("<f4"), encoding, header)
-    return _pixels(np.rint(1000 * depth).astype("<u2"), encoding, header)
+        return image_message(np.where(depth > 0, depth, np.nan).astype("<f4"), header, encoding)
+    return image_message(np.rint(1000 * depth).astype("<u2"), header, encoding)
 
 
 def true_detections(objects: Sequence[Truth], header: Header) -> Detection3DArray:
@@ -162,17 +161,10 @@ def true_detections(objects: Sequence[Truth], header: Header) -> Detection3DArra
     return array
 
 
-def _pixels(values: NDArray, encoding: str, header: Header) -> Image:
-    height, width = values.shape
-    return Image(
-        header=header, height=height, width=width, encoding=encoding, step=width * values.itemsize,
-        data=byte_array(values.view(np.uint8)),
-    )  # fmt: skip
-
-
-def main(args: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Runs the node; returns the process' exit code, 2 if a parameter is wrong."""
-    return frame_player.run(SimulatedCameraNode, "scene", (UserError, InvalidParameterTypeException), args)
+    wrong = (UserError, InvalidParameterTypeException)
+    return frame_player.run(SimulatedCameraNode, SimulatedCameraNode.play, "scene", wrong)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -22,29 +22,17 @@ class NoBrowser(RuntimeError):
     """No browser can be driven; ``str(error)`` says what is missing."""
 
 
-def find_chromium() -> str:
-    """Path of the browser: ``CHROMIUM``, else the first of :data:`PROGRAMS`.
-
-    Raises:
-        NoBrowser: none is installed.
-    """
-    wanted = os.environ.get("CHROMIUM", "")
-    if wanted and Path(wanted).is_file():
-        return wanted
-    for program in PROGRAMS:
-        if found := shutil.which(program):
-            return found
-    raise NoBrowser("no Chromium is installed (Debian: apt-get install chromium; CHROMIUM names another one's path)")
-
-
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A headless browser.
+    """A headless browser: ``CHROMIUM``, else the first of :data:`PROGRAMS`.
 
     Raises:
         NoBrowser: Chromium or Playwright is missing, or the browser does not start.
     """
-    path = find_chromium()
+    programs = (os.environ.get("CHROMIUM", ""), *PROGRAMS)
+    path = next(filter(None, map(shutil.which, programs)), None)
+    if path is None:
+        raise NoBrowser("no Chromium is installed (Debian: apt-get install chromium; CHROMIUM names its path)")
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
@@ -60,9 +48,7 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def screenshot(
-    address: str, file: Path, width: int = 1440, height: int = 900, scheme: Any = "dark", settle_s: float = 2.0
-) -> None:
+def screenshot(address: str, file: Path) -> None:
     """Saves a screenshot of the viewer's page, once it shows a picture.
 
     Raises:
@@ -72,13 +58,13 @@ def screenshot(
     with chromium() as browser:
         from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="dark")
         page.goto(address)
         try:
             page.locator("#empty").wait_for(state="hidden", timeout=30_000)
         except PlaywrightTimeout:
             raise TimeoutError(f"the page at {address} got no picture within 30 s") from None
-        page.wait_for_timeout(settle_s * 1000)
+        page.wait_for_timeout(2000)  # for charts and timeline
         page.screenshot(path=file)
 
 

@@ -24,8 +24,7 @@ class Source:
     @property
     def name(self) -> str:
         """For the page: the camera's name below the node, else the node's own without its slash."""
-        inside = self.prefix.removeprefix(self.node).strip("/")
-        return inside or self.node.strip("/")
+        return self.prefix.removeprefix(self.node).strip("/") or self.node.strip("/")
 
 
 def find_sources(node: Node, only: str = "", image_topic: str = "") -> list[Source]:
@@ -58,11 +57,9 @@ def _images_of(node: Node, name: str, namespace: str, prefix: str, owner: str) -
         subscribed = node.get_subscriber_names_and_types_by_node(name, namespace)
     except RuntimeError:  # the node left meanwhile
         return "", False
-    images = [
-        (topic, _COMPRESSED in types)
-        for topic, types in sorted(subscribed)
-        if (_RAW in types or _COMPRESSED in types) and "depth" not in topic
-    ]
     camera = prefix.removeprefix(owner).strip("/")
-    own = [image for image in images if f"/{camera}/" in f"{image[0]}/"] if camera else images
-    return own[0] if own else ("", False)
+    inside = f"/{camera}/" if camera else "/"
+    for topic, types in sorted(subscribed):
+        if (_RAW in types or _COMPRESSED in types) and "depth" not in topic and inside in f"{topic}/":
+            return topic, _COMPRESSED in types
+    return "", False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from operator import methodcaller
 from typing import Any, Protocol
 
 import rclpy
@@ -61,8 +62,6 @@ class Hub:
         self._thread.join(5.0)
         self._node.destroy_node()
 
-    # ---- for sessions ----
-
     def join(self, session: Browser) -> None:
         self._sessions.add(session)
 
@@ -71,10 +70,6 @@ class Hub:
 
     def camera_names(self) -> list[str]:
         return sorted(self.cameras)
-
-    def find(self, name: str) -> Camera | None:
-        """The camera of this name, else the first one."""
-        return self.cameras.get(name) or next(iter(self.cameras.values()), None)
 
     def ros_time(self) -> int:
         """Nanoseconds of the system's clock, which stamps the images."""
@@ -94,18 +89,16 @@ class Hub:
         future = await asyncio.to_thread(camera.services.call, command)
         return await asyncio.wrap_future(future)
 
-    # ---- in the ROS thread ----
-
     def _spin(self) -> None:
         with suppress(ExternalShutdownException):
             self._executor.spin()
 
     def _discover(self) -> None:
-        """Finds new cameras, removes those that are gone, and follows their image topics."""
+        """In the ROS thread: finds new cameras, removes those that are gone, and follows their image topics."""
         sources = {source.name: source for source in find_sources(self._node, self._only, self._image_topic)}
         before = self.cameras
         self.cameras = {  # a new dictionary: the event loop may read the old one
-            name: before.get(name) or Camera(self._node, source, self._max_side, lambda: self._in_loop(self._wake))
+            name: before.get(name) or Camera(self._node, source, self._max_side, self._wake)
             for name, source in sources.items()
         }
         watched = any(session.watching for session in tuple(self._sessions))  # also for the thumbnails
@@ -114,30 +107,27 @@ class Hub:
         for name in before.keys() - sources.keys():
             before[name].close()
         if before.keys() != sources.keys():
-            self._send_all({"type": "cameras", "cameras": self.camera_names()})
+            self._tell_all(methodcaller("send", {"type": "cameras", "cameras": self.camera_names()}))
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        names = {camera.source.prefix: name for name, camera in self.cameras.items()}
         for status in array.status:
-            for camera in self.cameras.values():
-                if status.hardware_id == camera.source.prefix:
-                    values = {value.key: value.value for value in status.values}
-                    level = _LEVELS.get(status.level, "stale")
-                    self._send_all(
-                        {"type": "diagnostics", "camera": camera.source.name, "level": level,
-                         "message": status.message, "values": values}
-                    )  # fmt: skip
-
-    def _send_all(self, message: dict[str, object]) -> None:
-        def send_all() -> None:
-            for session in list(self._sessions):
-                session.send(message)
-
-        self._in_loop(send_all)
+            if name := names.get(status.hardware_id):
+                message = {
+                    "type": "diagnostics", "camera": name, "level": _LEVELS.get(status.level, "stale"),
+                    "message": status.message, "values": {value.key: value.value for value in status.values},
+                }  # fmt: skip
+                self._tell_all(methodcaller("send", message))
 
     def _wake(self) -> None:
-        for session in self._sessions:
-            session.wake()
+        self._tell_all(methodcaller("wake"))
 
-    def _in_loop(self, work: Any) -> None:
+    def _tell_all(self, tell: Callable[[Browser], None]) -> None:
+        """Calls ``tell`` for every session, in the event loop."""
+
+        def run() -> None:
+            for session in list(self._sessions):
+                tell(session)
+
         with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(work)
+            self._loop.call_soon_threadsafe(run)

@@ -18,7 +18,7 @@ from sam2_ros.media import label_images
 from sam2_ros.media.overlay import object_color
 from sam2_ros.msg import ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.image_conversion import to_rgb
-from sam2_ros.ros.messages import box_edges, crop_mask, to_stamp
+from sam2_ros.ros.messages import box_edges, cropped_mask, to_stamp
 
 JPEG_QUALITY = 82
 STATES = {
@@ -108,22 +108,13 @@ def _object(obj: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, ob
     found = contours(obj.mask)
     points.extend(found)
     described: dict[str, object] = {
-        "id": obj.id,
-        "name": obj.name,
-        "label": obj.label,
-        "state": STATES.get(obj.state, "lost"),
-        "visibility": round(float(obj.visibility), 4),
-        "predicted_iou": round(float(obj.predicted_iou), 4),
-        "object_score": round(float(obj.object_score), 3),
-        "prompted": obj.prompted,
-        "area": obj.area,
-        "box": box_edges(obj.bbox),
-        "color": css_color(obj.id),
-        "contours": [len(contour) for contour in found],
-    }
+        "id": obj.id, "name": obj.name, "label": obj.label, "state": STATES.get(obj.state, "lost"),
+        "visibility": round(float(obj.visibility), 4), "predicted_iou": round(float(obj.predicted_iou), 4),
+        "object_score": round(float(obj.object_score), 3), "prompted": obj.prompted, "area": obj.area,
+        "box": box_edges(obj.bbox), "color": css_color(obj.id), "contours": [len(contour) for contour in found],
+    }  # fmt: skip
     if obj.depth_status == TrackedObject.DEPTH_OK:
-        place = obj.position
-        described["position"] = [round(place.x, 3), round(place.y, 3), round(place.z, 3)]
+        described["position"] = [round(axis, 3) for axis in (obj.position.x, obj.position.y, obj.position.z)]
         described["position_frame"] = obj.position_frame
     return described
 
@@ -132,4 +123,4 @@ def contours(mask: ObjectMask) -> list[NDArray[np.int16]]:
     """The contours of a mask and of its holes (:func:`sam2_ros.media.label_images.contours`)."""
     if not mask.width:
         return []
-    return [contour for contour, _ in label_images.contours(crop_mask(mask), mask.x, mask.y)]
+    return [contour for contour, _ in label_images.contours(cropped_mask(mask).crop, mask.x, mask.y)]

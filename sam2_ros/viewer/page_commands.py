@@ -88,22 +88,10 @@ def _prompt(command: Command) -> ObjectPrompt:
     return to_message(request)
 
 
-def _add(command: Command) -> AddObjects.Request:
-    return AddObjects.Request(request_header=_header(command), prompts=[_prompt(command)])
-
-
-def _refine(command: Command) -> RefineObject.Request:
-    return RefineObject.Request(request_header=_header(command), prompt=_prompt(command))
-
-
-def _remove(command: Command) -> RemoveObject.Request:
-    return RemoveObject.Request(object_id=str(_number(command.get("object_id"))))
-
-
 def _rename(command: Command) -> RenameObject.Request:
-    object_id, name, label = str(_number(command.get("object_id"))), _text(command, "name"), _text(command, "label")
+    name, label = _text(command, "name"), _text(command, "label")
     check_names(name, label)
-    return RenameObject.Request(object_id=object_id, name=name, label=label)
+    return RenameObject.Request(object_id=_object_id(command), name=name, label=label)
 
 
 def _added(response: AddObjects.Response) -> dict[str, object]:
@@ -115,12 +103,11 @@ def _result(result: PromptResult) -> dict[str, object]:
         {"index": mask.index, "area": mask.area, "predicted_iou": round(float(mask.predicted_iou), 3)}
         for mask in result.candidates
     ]
-    return {
-        "success": result.success, "message": result.message,
+    return _plain(result) | {
         "gone": result.code in (PromptResult.TOO_OLD, PromptResult.NO_FRAME),  # the picture is no longer stored
-        "object_id": result.object_id, "name": result.name,
-        "area": result.area, "predicted_iou": round(float(result.predicted_iou), 3), "age": result.prompt_age,
-        "caught_up": result.frames_caught_up, "candidates": candidates,
+        "object_id": result.object_id, "name": result.name, "area": result.area, "candidates": candidates,
+        "predicted_iou": round(float(result.predicted_iou), 3), "age": result.prompt_age,
+        "caught_up": result.frames_caught_up,
     }  # fmt: skip
 
 
@@ -130,13 +117,17 @@ def _plain(response: Any) -> dict[str, object]:
 
 # By command: the service, the function that makes its request, and the one that reads its response.
 _KINDS: dict[Any, tuple[str, Callable[[Command], Any], Callable[[Any], dict[str, object]]]] = {
-    "add": ("add_objects", _add, _added),
-    "refine": ("refine_object", _refine, lambda response: _result(response.result)),
-    "remove": ("remove_object", _remove, _plain),
+    "add": ("add_objects", lambda c: AddObjects.Request(request_header=_header(c), prompts=[_prompt(c)]), _added),
+    "refine": (
+        "refine_object",
+        lambda c: RefineObject.Request(request_header=_header(c), prompt=_prompt(c)),
+        lambda response: _result(response.result),
+    ),
+    "remove": ("remove_object", lambda c: RemoveObject.Request(object_id=_object_id(c)), _plain),
     "rename": ("rename_object", _rename, _plain),
     "reset": ("reset", lambda command: Reset.Request(), _plain),
 }
-_TYPES = {service.name: service.service_type for service in SERVICES}
+_TYPES = {service.name: service.ros_type for service in SERVICES}
 
 
 def _header(command: Command) -> Header:
@@ -145,6 +136,10 @@ def _header(command: Command) -> Header:
     if not isinstance(value, str) or not value.isdecimal() or int(value) >= 2**31 * 10**9:
         raise BadCommand(f"stamp {value!r}; accepted: nanoseconds as decimal digits")
     return Header(stamp=to_time(int(value)))
+
+
+def _object_id(command: Command) -> str:
+    return str(_number(command.get("object_id")))
 
 
 def _number(value: Any) -> int:

@@ -41,8 +41,8 @@ class Session:
         self._hub.join(self)
         try:
             await self._send({"type": "cameras", "cameras": self._hub.camera_names()})
-            for loop in (self._stream(), self._ping()):
-                self._start(loop)
+            self._start(self._stream())
+            self._start(self._ping())
             async for message in self._socket:
                 if message.type == WSMsgType.TEXT:
                     self._start(self._receive(message.data))
@@ -52,11 +52,9 @@ class Session:
                 task.cancel()
 
     def wake(self) -> None:
-        """Called when a newer picture is there."""
         self._fresh.set()
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Sends a message to the browser."""
         self._start(self._send(message))
 
     def _start(self, work: Any) -> None:
@@ -135,28 +133,27 @@ class Session:
 
     async def _painted(self, message: dict[str, Any], received: int) -> None:
         """After the browser has painted a picture: makes room for the next one and reports the latency."""
-        shot = self._sent.pop(message.get("number", 0), None) if isinstance(message.get("number"), int) else None
+        number = message.get("number")
+        shot = self._sent.pop(number, None) if isinstance(number, int) else None
         if shot is None:
             return
         self._room.release()
         if message.get("skipped") is True:
             return
-        back = self._round_trip / 2  # the way of this message
-        screen = (received - shot.arrived) / 1e6 - back * 1e3
-        age = (self._hub.ros_time() - shot.stamp) / 1e6 - back * 1e3
-        await self._send(
-            {
-                "type": "latency",
-                "number": shot.number,
-                "screen_ms": round(screen, 1),  # since the viewer received the image
-                # Since its stamp, if stamps are of this machine's time, not of a recording.
-                "glass_ms": round(age, 1) if 0 <= age < 10_000 else None,
-                "round_trip_ms": round(self._round_trip * 1e3, 2),
-            }
-        )
+        back_ms = self._round_trip * 1e3 / 2  # the way of this message
+        age_ms = (self._hub.ros_time() - shot.stamp) / 1e6 - back_ms
+        latency = {
+            "number": shot.number,
+            "screen_ms": round((received - shot.arrived) / 1e6 - back_ms, 1),  # since the viewer received the image
+            # Since its stamp, if stamps are of this machine's time, not of a recording.
+            "glass_ms": round(age_ms, 1) if 0 <= age_ms < 10_000 else None,
+            "round_trip_ms": round(self._round_trip * 1e3, 2),
+        }
+        await self._send({"type": "latency", **latency})
 
     async def _watch(self, message: dict[str, Any]) -> None:
-        camera = self._hub.find(str(message.get("camera", "")))
+        cameras = self._hub.cameras
+        camera = cameras.get(str(message.get("camera", ""))) or next(iter(cameras.values()), None)
         self._live = message.get("live") is True
         if camera is not None:
             self.watching = camera.source.name

@@ -86,20 +86,18 @@ class Camera:
 
     def follow(self, source: Source, watched: bool) -> None:
         """Subscribes to the tracker's images while somebody watches, and follows when its topic changes."""
-        moved = (source.image_topic, source.compressed) != (self.source.image_topic, self.source.compressed)
-        if moved and source.image_topic:
+        moved = bool(source.image_topic) and source != self.source
+        if moved:
             self.source = source
-        running = self._image_subscription
-        if running is not None and (not watched or (moved and source.image_topic)):
-            running.destroy()
-            self._image_subscription = running = None
+        if self._image_subscription is not None and (moved or not watched):
+            self._image_subscription.destroy()
+            self._image_subscription = None
             self._images.clear()
-        if running is None and watched and self.source.image_topic:
+        if self._image_subscription is None and watched and self.source.image_topic:
             kind = CompressedImage if self.source.compressed else Image
             self._image_subscription = FollowingSubscription(
                 self._node, kind, self.source.image_topic, self._on_image, lambda: "auto"
             )
-            self._image_subscription.start()
 
     def close(self) -> None:
         if self._image_subscription is not None:
@@ -110,10 +108,8 @@ class Camera:
     def _on_image(self, image: Any) -> None:
         stamp, arrived = to_stamp(image.header.stamp), time.monotonic_ns()
         self._images[stamp] = (image, arrived)
-        while len(self._images) > WAITING_IMAGES:
-            del self._images[next(iter(self._images))]
-        tracks = self._waiting.pop(stamp, None)
-        if tracks is not None:
+        _keep_newest(self._images, WAITING_IMAGES)
+        if tracks := self._waiting.pop(stamp, None):
             self._pair(tracks)
         self.live = Shot(image, self._tracks if self.tracking else None, arrived, self._max_side)
         self._on_shot()
@@ -129,10 +125,9 @@ class Camera:
         if to_stamp(tracks.header.stamp) in self._images:
             self._pair(tracks)
             self._on_shot()
-            return
-        self._waiting[to_stamp(tracks.header.stamp)] = tracks
-        while len(self._waiting) > WAITING_TRACKS:
-            del self._waiting[next(iter(self._waiting))]
+        else:
+            self._waiting[to_stamp(tracks.header.stamp)] = tracks
+            _keep_newest(self._waiting, WAITING_TRACKS)
 
     def _pair(self, tracks: TrackedObjectArray) -> None:
         stamp = to_stamp(tracks.header.stamp)
@@ -153,3 +148,8 @@ class Camera:
         self.history.append((stamp, now, states))
         while now - self.history[0][1] > HISTORY_S:
             self.history.popleft()
+
+
+def _keep_newest(waiting: dict[int, Any], count: int) -> None:
+    while len(waiting) > count:
+        del waiting[next(iter(waiting))]

@@ -17,43 +17,40 @@ from sam2_ros.viewer.session import Session
 
 STATIC = Path(__file__).parent / "static"
 LARGEST_COMMAND = 64 * 1024  # bytes
-_SOCKETS: web.AppKey[set[web.WebSocketResponse]] = web.AppKey("sockets")
-_HUB = web.AppKey("hub", Hub)
 
 
 def application(make_hub: Callable[[], Hub], token: str = "") -> web.Application:
     """The server's routes; ``make_hub`` is called when the event loop runs."""
-    app = web.Application(middlewares=[guard(token)])
     sockets: set[web.WebSocketResponse] = set()
-    app[_SOCKETS] = sockets
+    hub: Hub
 
-    async def hub_context(app: web.Application) -> AsyncIterator[None]:
-        app[_HUB] = make_hub()
+    async def hub_context(_: web.Application) -> AsyncIterator[None]:
+        nonlocal hub
+        hub = make_hub()
         yield
         for socket in list(sockets):
             await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the viewer ends")
-        await asyncio.to_thread(app[_HUB].close)
+        await asyncio.to_thread(hub.close)
 
+    async def page(_: web.Request) -> web.StreamResponse:
+        return web.FileResponse(STATIC / "index.html")
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(heartbeat=20.0, max_msg_size=LARGEST_COMMAND, compress=False)
+        await socket.prepare(request)
+        sockets.add(socket)
+        try:
+            await Session(hub, socket).run()
+        finally:
+            sockets.discard(socket)
+        return socket
+
+    app = web.Application(middlewares=[guard(token)])
     app.cleanup_ctx.append(hub_context)
-    app.router.add_get("/", _page)
-    app.router.add_get("/socket", _socket)
+    app.router.add_get("/", page)
+    app.router.add_get("/socket", stream)
     app.router.add_static("/static/", STATIC)
     return app
-
-
-async def _page(_: web.Request) -> web.StreamResponse:
-    return web.FileResponse(STATIC / "index.html")
-
-
-async def _socket(request: web.Request) -> web.StreamResponse:
-    socket = web.WebSocketResponse(heartbeat=20.0, max_msg_size=LARGEST_COMMAND, compress=False)
-    await socket.prepare(request)
-    request.app[_SOCKETS].add(socket)
-    try:
-        await Session(request.app[_HUB], socket).run()
-    finally:
-        request.app[_SOCKETS].discard(socket)
-    return socket
 
 
 async def serve(make_hub: Callable[[], Hub], host: str, port: int, token: str, ready: Callable[[str], None]) -> None:
@@ -76,20 +73,14 @@ async def serve(make_hub: Callable[[], Hub], host: str, port: int, token: str, r
         try:
             await site.start()
         except OSError as error:
-            raise UserError(
-                f"no server at {host}, port {port}: {error.strerror or error}; --port 0 takes a free port"
-            ) from None
+            reason = error.strerror or error
+            raise UserError(f"no server at {host}, port {port}: {reason}; --port 0 takes a free port") from None
         bound = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{bound}/" + (f"?token={token}" if token else ""))
-        await _until_signal()
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await stop.wait()
     finally:
         await runner.cleanup()
-
-
-async def _until_signal() -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()

@@ -11,7 +11,7 @@ from vision_msgs.msg import Point2D
 
 from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.msg import ObjectEvent, ObjectPrompt, TrackedObject, TrackedObjectArray
-from sam2_ros.ros.messages import full_mask, rgb_image
+from sam2_ros.ros.messages import full_mask, image_message
 from sam2_ros.srv import RefineObject
 from sam2_ros.tracking.deadline import SHEDDING_STEPS
 from sam2_ros.tracking.types import BoolMask
@@ -26,7 +26,7 @@ def iou(a: BoolMask, b: BoolMask) -> float:
 
 def publish(node: Peer, rgb: np.ndarray) -> TrackedObjectArray:
     """One image, and what the node makes of it."""
-    image = node.send(rgb_image(rgb, node.image().header))
+    image = node.send(image_message(rgb, node.image().header))
     return node.wait_until(lambda: node.tracks_of(image), "tracks of the image")
 
 

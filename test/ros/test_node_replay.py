@@ -14,7 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from sam2_ros.ros.messages import rgb_image, to_time
+from sam2_ros.ros.messages import image_message, to_time
 
 FRAMES = 12
 TIMING = ("receive_time_ns", "start_time_ns", "end_time_ns")
@@ -30,7 +30,7 @@ def record(bag: Path) -> None:
             rgb = noise.integers(80, 120, (96, 128, 3), np.uint8)
             rgb[30:66, 20 + 3 * number : 60 + 3 * number] = (200, 40, 30)
             stamp = (number + 1) * 100_000_000
-            image = rgb_image(rgb, Header(stamp=to_time(stamp), frame_id="camera"))
+            image = image_message(rgb, Header(stamp=to_time(stamp), frame_id="camera"))
             writer.write(connection, stamp, serialize_message(image))
 
 
