@@ -28,21 +28,9 @@ if TYPE_CHECKING:
     from sam2_ros.tracking.tracker import Tracker
 
 __all__ = [
-    "AddRequest",
-    "CroppedMask",
-    "EventCode",
-    "FrameResult",
-    "MaskCandidate",
-    "ObjectChange",
-    "ObjectResult",
-    "ObjectState",
-    "Prompt",
-    "PromptCode",
-    "PromptError",
-    "PromptResult",
-    "Tracker",
-    "TrackerConfig",
-]
+    "AddRequest", "CroppedMask", "EventCode", "FrameResult", "MaskCandidate", "ObjectChange", "ObjectResult",
+    "ObjectState", "Prompt", "PromptCode", "PromptError", "PromptResult", "Tracker", "TrackerConfig",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

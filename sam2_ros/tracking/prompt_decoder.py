@@ -34,22 +34,13 @@ NEARLY_AS_GOOD = 0.8  # share of the best predicted IoU from which on a candidat
 class Answer:
     """The outcome of a prompt for one object."""
 
-    logits: Tensor  # [1, h, w] low resolution, float32
+    logits: Tensor  # [1, h, w] low resolution, float32 once it is stored
+    pointer: Tensor  # [C]
     object_score: float  # logit
     iou: float  # predicted
-    stability: float
-    released: int | None  # prompted frame that the bank released
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """One object's mask before it is stored."""
-
-    logits: Tensor  # [1, h, w]
-    pointer: Tensor  # [C]
-    object_score: float
-    iou: float
     restarted: bool = False  # the prompt contradicts what was tracked so far
+    stability: float = 0.0  # this and the next are known once it is stored
+    released: int | None = None  # prompted frame that the bank released
 
 
 def preferred_candidate(decoded: DecodedMasks, rule: str) -> Tensor | None:
@@ -85,7 +76,7 @@ class PromptDecoder:
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for index, (prompt, obj) in enumerate(prompts):
             groups[self._shape(prompt, obj, stored.frame)].append(index)
-        decoded: dict[int, _Decoded] = {}
+        decoded: dict[int, Answer] = {}
         for shape, members in groups.items():
             batch = [prompts[index] for index in members]
             if shape[0] == "mask":
@@ -132,10 +123,12 @@ class PromptDecoder:
         """
         return obj.added_frame < frame and self.bank.remembers(obj.row, frame)
 
-    def _from_clicks(self, batch: Batch, stored: StoredFrame) -> list[_Decoded]:
+    def _from_clicks(self, batch: Batch, stored: StoredFrame) -> list[Answer]:
         model, features, frame = self.model, stored.features, stored.frame
         objects = [obj for _, obj in batch]
-        points = np.stack([self._network_points(obj, stored) for obj in objects])
+        corner = np.array([stored.width, stored.height], np.float32)
+        clicks = np.clip(np.stack([obj.points for obj in objects]), 0, corner)
+        points = to_network(clicks, stored.width, stored.height, model.config.image_size).astype(np.float32)
         labels = torch.as_tensor(np.stack([obj.labels for obj in objects]), device=model.device)
         correction = self._is_correction(objects[0], frame)
         if correction:
@@ -169,7 +162,7 @@ class PromptDecoder:
                     continue
             pointer = model.pointer(token[None], present[index, None])[0]
             logits = torch.where(present[index], logits.float(), ABSENT_LOGIT)
-            out.append(_Decoded(logits, pointer, scores[index], float(iou), index in restarted))
+            out.append(Answer(logits, pointer, scores[index], float(iou), index in restarted))
         return self._within_boxes(batch, stored, out) if self.config.rejects_strays else out
 
     def _believe_boxes(
@@ -197,7 +190,7 @@ class PromptDecoder:
             merged[field.name][restarted] = getattr(alone, field.name)[taken].to(merged[field.name].dtype)
         return DecodedMasks(**merged), restarted
 
-    def _within_boxes(self, batch: Batch, stored: StoredFrame, decoded: list[_Decoded]) -> list[_Decoded]:
+    def _within_boxes(self, batch: Batch, stored: StoredFrame, decoded: list[Answer]) -> list[Answer]:
         """Removes the parts of a mask outside of the box that prompted it. Clicks may mean such parts, so not there."""
         boxes = [None if prompt.points is not None else _shares(prompt, stored) for prompt, _ in batch]
         if all(box is None for box in boxes):
@@ -205,7 +198,7 @@ class PromptDecoder:
         logits = masks_within(torch.stack([each.logits for each in decoded]), boxes).logits
         return [replace(each, logits=own) for each, own in zip(decoded, logits, strict=True)]
 
-    def _from_candidate(self, prompt: Prompt, obj: TrackedObject) -> _Decoded:
+    def _from_candidate(self, prompt: Prompt, obj: TrackedObject) -> Answer:
         """The chosen one of the stored candidates. Who chooses one says that the object is present."""
         offered = obj.candidates
         assert offered is not None and prompt.candidate is not None
@@ -213,9 +206,9 @@ class PromptDecoder:
         present = torch.ones(1, dtype=torch.bool, device=offered.logits.device)
         pointer = self.model.pointer(offered.tokens[index][None], present)[0]
         score = max(offered.object_score, 0.01)
-        return _Decoded(offered.logits[index][None], pointer, score, float(offered.ious[index]))
+        return Answer(offered.logits[index][None], pointer, score, float(offered.ious[index]))
 
-    def _from_masks(self, batch: Batch, features: ImageFeatures) -> list[_Decoded]:
+    def _from_masks(self, batch: Batch, features: ImageFeatures) -> list[Answer]:
         model, size = self.model, self.model.config.image_size
         given = [prompt.mask for prompt, _ in batch if prompt.mask is not None]
         masks = torch.cat([mask_to_network(mask, size, model.device) for mask in given])
@@ -224,9 +217,9 @@ class PromptDecoder:
             masks * MASK_SCALE + MASK_BIAS, (size // 4, size // 4), mode="bilinear", align_corners=False, antialias=True
         )
         scores = torch.where(masks.flatten(1).any(dim=1), MASK_SCALE + MASK_BIAS, MASK_BIAS).tolist()
-        return [_Decoded(low[i], pointers[i], scores[i], 1.0) for i in range(len(batch))]
+        return [Answer(low[i], pointers[i], scores[i], 1.0) for i in range(len(batch))]
 
-    def _store(self, decoded: list[tuple[TrackedObject, _Decoded]], stored: StoredFrame) -> list[Answer]:
+    def _store(self, decoded: list[tuple[TrackedObject, Answer]], stored: StoredFrame) -> list[Answer]:
         """Encodes the memories of all prompted masks in one pass and stores each in its slot."""
         features, frame = stored.features, stored.frame
         logits = torch.stack([out.logits.float() for _, out in decoded])
@@ -247,12 +240,8 @@ class PromptDecoder:
                 released = self.bank.store_prompted(
                     obj.row, frame, memory[index], out.pointer, features, logits[index, 0]
                 )
-            answers.append(Answer(logits[index], out.object_score, out.iou, stable[index], released))
+            answers.append(replace(out, logits=logits[index], stability=stable[index], released=released))
         return answers
-
-    def _network_points(self, obj: TrackedObject, stored: StoredFrame) -> NDArray[np.float32]:
-        clipped = np.clip(obj.points, 0, np.array([stored.width, stored.height], np.float32))
-        return to_network(clipped, stored.width, stored.height, self.model.config.image_size).astype(np.float32)
 
 
 def _shares(prompt: Prompt, stored: StoredFrame) -> NDArray[np.float64] | None:

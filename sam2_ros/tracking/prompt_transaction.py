@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from sam2_ros.tracking.bank import RowBackup
 from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.history import FrameHistory, StoredFrame
 from sam2_ros.tracking.mask_parts import trail_after_prompt
@@ -31,18 +31,15 @@ from sam2_ros.tracking.types import (
 
 @dataclass(frozen=True)
 class _Accepted:
-    """A checked request and its object; ``before`` is restored if the network fails."""
+    """A checked request and its object."""
 
     request: AddRequest
     obj: TrackedObject
-    before: _Backup | None  # None: a new object
+    undo: Callable[[], None]  # for when the network fails
 
-
-@dataclass(frozen=True)
-class _Backup:
-    row: RowBackup
-    now: TrackedObject
-    past: dict[int, TrackedObject]  # by frame
+    @property
+    def is_new(self) -> bool:
+        return self.request.object_id is None
 
 
 class PromptTransaction:
@@ -96,7 +93,7 @@ class PromptTransaction:
         if request.object_id is None:
             obj = registry.create(request, stored.frame)
             self.bank.clear(obj.row)
-            self._accepted.append(_Accepted(request, obj, None))
+            self._accepted.append(_Accepted(request, obj, lambda: self._remove(obj)))
             return
         obj = registry.living(request.object_id)
         then = stored.objects.get(obj.object_id) if self.late else obj
@@ -113,10 +110,21 @@ class PromptTransaction:
             obj.name = request.name
         if request.label:
             obj.label, obj.label_score = request.label, request.label_score
-        frames = [stored, *self.later]
-        past = {each.frame: each.objects[obj.object_id] for each in frames if obj.object_id in each.objects}
-        backup = _Backup(self.bank.save(obj.row), obj.snapshot(), past)
-        self._accepted.append(_Accepted(request, obj, backup))
+        row, now = self.bank.save(obj.row), obj.snapshot()
+        past = [(each, each.objects.get(obj.object_id)) for each in (stored, *self.later)]
+
+        def undo() -> None:
+            self.bank.restore(obj.row, row)
+            obj.restore(now)
+            for each, known in past:
+                if known is not None:
+                    each.objects[obj.object_id] = known
+
+        self._accepted.append(_Accepted(request, obj, undo))
+
+    def _remove(self, obj: TrackedObject) -> None:
+        del self.registry.objects[obj.object_id]
+        self.history.forget(obj.object_id)
 
     def apply(self) -> tuple[list[PromptResult], list[ObjectChange]]:
         """Applies what was admitted since the last call; if the network fails, restores everything.
@@ -131,7 +139,8 @@ class PromptTransaction:
             answers, results = self._apply_on_frame(accepted)
             self.propagation.catch_up(objects, self.later)
         except Exception:
-            self._undo(accepted)
+            for a in accepted:
+                a.undo()
             raise
         if self.late and self.config.non_overlap:
             self._masks_on_newest(objects)
@@ -145,7 +154,7 @@ class PromptTransaction:
         model, stored = self.propagation.model, self.stored
         if self.late:
             for a in accepted:
-                if a.before is not None:
+                if not a.is_new:
                     a.obj.restore(stored.objects[a.obj.object_id])
                     self.bank.forget_anchors(a.obj.row, stored.frame)
         with torch.inference_mode(), autocast(model, self.propagation.dtype):
@@ -173,7 +182,7 @@ class PromptTransaction:
         obj, stored = a.obj, self.stored
         caught_up = self.newest.frame - stored.frame
         age = (self.newest.stamp - stored.stamp) / 1e9
-        message = f"object {obj.object_id} {'added' if a.before is None else 'corrected'} on frame {stored.frame}"
+        message = f"object {obj.object_id} {'added' if a.is_new else 'corrected'} on frame {stored.frame}"
         if caught_up:
             message += f", {age:.3f} s old; caught up through {caught_up} frames"
         if self.difference:
@@ -212,24 +221,11 @@ class PromptTransaction:
         for obj, mask in zip(shown, masks, strict=True):
             obj.mask = mask
 
-    def _undo(self, accepted: list[_Accepted]) -> None:
-        for a in accepted:
-            obj = a.obj
-            if a.before is None:
-                del self.registry.objects[obj.object_id]
-                self.history.forget(obj.object_id)
-                continue
-            self.bank.restore(obj.row, a.before.row)
-            obj.restore(a.before.now)
-            for stored in (self.stored, *self.later):
-                if stored.frame in a.before.past:
-                    stored.objects[obj.object_id] = a.before.past[stored.frame]
-
 
 def _events(a: _Accepted, answer: Answer, before: ObjectState) -> list[ObjectChange]:
     """The events of one prompt, with the object as it is now; ``before``: its state until then."""
     obj = a.obj
-    if a.before is None:
+    if a.is_new:
         changes = [obj.change(EventCode.ADDED, None, "added")]
     else:
         changes = [obj.change(EventCode.CORRECTED, before, "corrected"), *obj.state_change(before)]

@@ -60,8 +60,10 @@ class Propagation:
         for obj in objects:
             if self.config.reference_policy or obj.presence.due(stored.frame, self.config, self.workload.search_factor):
                 due.append(obj)
-            else:
-                changes += self._pass(obj, stored)
+                continue
+            obj.logits, obj.prompted, obj.candidates = None, False, None
+            presence = obj.presence.passed(stored.frame, stored.stamp, self.config)
+            changes += obj.state_change(obj.set_presence(presence, CroppedMask.empty(stored.width, stored.height)))
         if due:
             changes += self._track_due(due, stored, lap)
         return changes
@@ -193,12 +195,6 @@ class Propagation:
             obj.set_scores(observation.score, observation.visibility, observation.predicted_iou)
             changes += obj.state_change(obj.set_presence(presence, mask))
         return changes
-
-    def _pass(self, obj: TrackedObject, stored: StoredFrame) -> list[ObjectChange]:
-        """A LOST object that is not searched for on this frame."""
-        obj.logits, obj.prompted, obj.candidates = None, False, None
-        presence = obj.presence.passed(stored.frame, stored.stamp, self.config)
-        return obj.state_change(obj.set_presence(presence, CroppedMask.empty(stored.width, stored.height)))
 
     def catch_up(self, objects: list[TrackedObject], frames: list[StoredFrame]) -> None:
         """Tracks ``objects`` through later ``frames`` after a late prompt, and stores there what they have become.

@@ -8,8 +8,6 @@ The result is judged in the same way.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import torch
@@ -58,16 +56,11 @@ def recognise(
     found, found_scores = look_for(model, features, match, missing)
     better = torch.nonzero(found_scores > 0)[:, 0]
     taken = missing[better]
-    return (
-        replace(
-            chosen,
-            logits=chosen.logits.index_copy(0, taken, found.logits[better].to(chosen.logits.dtype)),
-            iou=chosen.iou.index_copy(0, taken, found.iou[better].to(chosen.iou.dtype)),
-            token=chosen.token.index_copy(0, taken, found.token[better].to(chosen.token.dtype)),
-            index=chosen.index.index_copy(0, taken, found.index[better]),
-        ),
-        scores.index_copy(0, taken, found_scores[better]),
-    )
+    merged = {
+        name: values.index_copy(0, taken, getattr(found, name)[better].to(values.dtype))
+        for name, values in vars(chosen).items()
+    }
+    return ChosenMask(**merged), scores.index_copy(0, taken, found_scores[better])
 
 
 def look_for(model: Sam2Model, features: ImageFeatures, match: Match, which: Tensor) -> tuple[ChosenMask, Tensor]:

@@ -24,7 +24,7 @@ def _answer_quickly(tracker: Tracker) -> Callable[..., list[Answer]]:
     (one,) = add(tracker, box())
     found = tracker._objects[one]
     assert found.logits is not None
-    answer = Answer(found.logits, found.object_score, found.predicted_iou, 1.0, None)
+    answer = Answer(found.logits, torch.zeros(1), found.object_score, found.predicted_iou, stability=1.0)
     tracker.remove(one)
     return lambda prompts, *_: [answer for _ in prompts]
 
