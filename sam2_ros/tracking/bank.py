@@ -181,9 +181,7 @@ class MemoryBank:
 
         Recognition compares with the image's ``features`` and the mask's ``logits`` ``[h, w]``. When all slots are
         taken, the frame replaces the oldest prompted one but the first; with a single slot, it replaces the first.
-
-        Returns:
-            The frame that was released, or None.
+        Returns the frame that was released, if any.
         """
         table = self.prompted_frames[row, : self.config.prompted_slots]
         free = [*np.flatnonzero(table == frame), *np.flatnonzero(table == EMPTY)]
@@ -299,7 +297,6 @@ class MemoryBank:
         return Reference(self.looks[index, slots].flatten(1, 2), coverage.flatten(1, 2), colors)
 
     def save(self, row: int) -> RowBackup:
-        """A copy of a row, for :meth:`restore` after a failure."""
         return [tensor[row].clone() for tensor in self.tensors], [table[row].copy() for table in self._tables()]
 
     def restore(self, row: int, backup: RowBackup) -> None:
@@ -332,10 +329,7 @@ class MemoryBank:
         self, rows: Table, frame: int, ages: Table, frames: Table | None = None
     ) -> tuple[Table, NDArray[np.bool_]]:
         """Slots of each row's memories that are ``ages`` (``[A]``) ticks old on ``frame``, and whether there is one
-        (``[B, A]`` both).
-
-        ``frames`` is the table of the ring, by default that of memory maps.
-        """
+        (``[B, A]`` both). ``frames`` is the table of the ring, by default that of memory maps."""
         frames = self.recent_frames if frames is None else frames
         ticks = self._before(rows, frame)[:, None] + 1 - ages
         slots = ticks % frames.shape[1]

@@ -16,13 +16,11 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Ends a stage."""
         now = time.perf_counter()
         self.laps[name] = self.laps.get(name, 0.0) + (now - self._last) * 1e3
         self._last = now
 
     def finish(self) -> dict[str, float]:
-        """The laps."""
         return self.laps
 
 
@@ -55,5 +53,4 @@ class DeviceClock(Clock):
 
 
 def clock_of(device: torch.device) -> Clock:
-    """The clock for a network on ``device``."""
     return DeviceClock(device) if device.type == "cuda" else Clock()

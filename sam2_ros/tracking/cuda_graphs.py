@@ -28,10 +28,8 @@ WARM_UP_RUNS = 2  # before the capture, so that libraries have their handles and
 
 
 class CudaGraph(Generic[T]):
-    """``function()`` as a CUDA graph, captured in the constructor; without a GPU, a plain call.
-
-    The next call overwrites the result of the last one.
-    """
+    """``function()`` as a CUDA graph, captured in the constructor; without a GPU, a plain call. The next call
+    overwrites the result of the last one."""
 
     def __init__(self, function: Callable[[], T], device: torch.device, pool: Any = None) -> None:
         self._function: Callable[[], T] | None = function
@@ -92,12 +90,8 @@ class TrackingGraphs:
     """Three graphs for up to ``capacity.objects`` objects. For each frame, call in this order: :meth:`load`,
     :attr:`attend` (memory attention), :attr:`decode`, :attr:`encode_memory`.
 
-    Args:
-        model: the network.
-        capacity: what there is room for.
-        like: features of any frame, for shapes and dtypes.
-        context: gives the autocast context.
-        pool: of memory for CUDA graphs.
+    ``like``: features of any frame, for shapes and dtypes; ``context`` gives the autocast context; ``pool``: of memory
+    for CUDA graphs.
     """
 
     def __init__(
@@ -185,7 +179,6 @@ class TrackingGraphs:
 
 
 def first(decoded: DecodedObjects, count: int) -> DecodedObjects:
-    """The output for the first ``count`` objects."""
     cut = {each.name: getattr(decoded, each.name)[:count] for each in fields(DecodedObjects) if each.name != "table"}
     return DecodedObjects(table=decoded.table[:, :count], **cut)
 

@@ -87,6 +87,5 @@ class CudaPropagation(Propagation):
         return Fetched(pack_masks(drawn, stored.height, stored.width))
 
     def _encode_again(self, graphs: TrackingGraphs, decoded: DecodedObjects, drawn: Tensor) -> Tensor:
-        """Memories of the masks without stray parts."""
         decoded.logits.copy_(torch.where(decoded.present[:, None, None, None], drawn, ABSENT_LOGIT))
         return graphs.encode_memory()[: len(drawn)]

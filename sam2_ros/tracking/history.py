@@ -25,7 +25,6 @@ class StoredFrame:
     objects: dict[int, TrackedObject] = field(default_factory=dict)  # by id, as they were after this frame
 
     def store(self, objects: Iterable[TrackedObject]) -> None:
-        """Stores ``objects`` as they are now."""
         self.objects.update({obj.object_id: obj.snapshot() for obj in objects})
 
 
@@ -70,7 +69,6 @@ class FrameHistory:
         return self._frames[find_frame([stored.stamp for stored in self._frames], stamp, self.config.history_tolerance)]
 
     def after(self, stored: StoredFrame) -> list[StoredFrame]:
-        """The frames after ``stored``, in order."""
         return [later for later in self._frames if later.frame > stored.frame]
 
     def forget(self, object_id: int) -> None:

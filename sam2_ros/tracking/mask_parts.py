@@ -83,10 +83,8 @@ def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None]) ->
 
 
 def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool) -> Trail:
-    """The trail after a prompt on ``frame`` whose mask is ``logits`` (``[1, h, w]``, before non-overlap).
-
-    ``bounded``: a box or a mask said how far the object reaches, so that its small parts count too.
-    """
+    """The trail after a prompt on ``frame`` whose mask is ``logits`` (``[1, h, w]``, before non-overlap). ``bounded``:
+    a box or a mask said how far the object reaches, so that its small parts count too."""
     mask = CroppedMask.from_full((logits[0] > 0).cpu().numpy())
     box = _keep_parts(logits[None], lambda _, parts: parts.all, [mask]).boxes[0]
     trail = trail.seen(frame, box.tolist(), float((logits > 0).float().mean()))
@@ -140,11 +138,8 @@ def update_trails(
     observations: Sequence[Observation],
     presences: Sequence[Presence],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Adds the frame to the trails of the objects that are seen, unless an object merges with another one.
-
-    Returns:
-        Whether the frame enters each object's memory, and whether as an anchor (both ``[B]``).
-    """
+    """Adds the frame to the trails of the objects that are seen, unless an object merges with another one. Returns
+    whether the frame enters each object's memory, and whether as an anchor (both ``[B]``)."""
     trails = [obj.trail for obj in objects]
     ious = np.array([each.predicted_iou for each in observations])
     areas = np.array([each.area for each in observations])

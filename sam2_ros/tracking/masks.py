@@ -66,7 +66,6 @@ def pack_bits(masks: Tensor) -> Tensor:
 
 
 def _image_mask(logits: Tensor, height: int, width: int) -> CroppedMask:
-    """One object (``[1, h, w]``)."""
     if not bool((logits > 0).any()):  # up-sampling makes no logit positive
         return CroppedMask.empty(width, height)
     full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)

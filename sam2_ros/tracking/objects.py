@@ -68,7 +68,6 @@ class TrackedObject:
         return before
 
     def set_scores(self, object_score: float, visibility: float, predicted_iou: float) -> None:
-        """Takes over the network's scores of the newest mask."""
         self.object_score, self.visibility, self.predicted_iou = object_score, visibility, predicted_iou
 
     def snapshot(self) -> TrackedObject:
@@ -95,7 +94,6 @@ class TrackedObject:
         return [self.change(EventCode.STATE_CHANGED, before, f"{before.name} became {self.state.name}")]
 
     def result(self, width: int, height: int) -> ObjectResult:
-        """The object after its newest frame."""
         return ObjectResult(
             object_id=self.object_id,
             mask=self.mask if self.mask is not None else CroppedMask.empty(width, height),

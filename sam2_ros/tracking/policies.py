@@ -133,11 +133,8 @@ class RecentPolicy(MemoryPolicy):
 
 
 class DistractorPolicy(RecentPolicy):
-    """``distractor_aware``: tells look-alikes apart.
-
-    Of candidates about as good it takes the one where the object was heading. It remembers all recent frames but those
-    on which objects merge. Sure frames on which a part was rejected become anchors.
-    """
+    """``distractor_aware``: of candidates about as good it takes the one where the object was heading. It remembers all
+    recent frames but those on which objects merge. Sure frames on which a part was rejected become anchors."""
 
     description = "also keeps frames on which a look-alike was told apart; three more slots an object"
     chooses = True

@@ -169,10 +169,7 @@ class PromptDecoder:
         self, batch: Batch, stored: StoredFrame, decoded: DecodedMasks, points: NDArray[np.float32], labels: Tensor
     ) -> tuple[DecodedMasks, list[int]]:
         """Decodes boxes without memory where it contradicts them: it may say that the object is hidden or elsewhere.
-
-        Returns:
-            The masks, and the indices of those for which that was better.
-        """
+        Returns the masks, and the indices of those for which that was better."""
         boxes = [_shares(prompt, stored) for prompt, _ in batch]
         agreement = agreements(decoded, boxes)
         restarted = [index for index, value in enumerate(agreement) if value < BELIEVED]

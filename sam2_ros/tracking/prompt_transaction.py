@@ -46,11 +46,8 @@ class PromptTransaction:
     """The prompts of one call, all on the frame ``stored``.
 
     If that is not the newest frame, the prompts are late. They are applied as if no later frame had come. Then the
-    objects are tracked through the later frames, whose images are not encoded again.
-
-    Args:
-        stored: the frame that the prompts apply to.
-        asked: the stamp that was asked for, nanoseconds; 0 = none.
+    objects are tracked through the later frames, whose images are not encoded again. ``asked`` is the stamp that was
+    asked for, nanoseconds; 0 = none.
     """
 
     def __init__(
@@ -65,11 +62,9 @@ class PromptTransaction:
         self.registry, self.history, self.prompts, self.propagation = registry, history, prompts, propagation
         self.bank, self.config = propagation.bank, propagation.config
         self.stored = stored
-        newest = history.newest
-        assert newest is not None
-        self.newest = newest
-        self.late = stored is not newest
         self.later = history.after(stored)
+        self.newest = self.later[-1] if self.later else stored
+        self.late = bool(self.later)
         self.difference = abs(stored.stamp - asked) / 1e9 if asked else 0.0
         self._accepted: list[_Accepted] = []
 
@@ -127,11 +122,8 @@ class PromptTransaction:
         self.history.forget(obj.object_id)
 
     def apply(self) -> tuple[list[PromptResult], list[ObjectChange]]:
-        """Applies what was admitted since the last call; if the network fails, restores everything.
-
-        Returns:
-            The results in the order of the requests, and the events.
-        """
+        """Applies what was admitted since the last call; if the network fails, restores everything. Returns the results
+        in the order of the requests, and the events."""
         accepted, self._accepted = self._accepted, []
         objects = [a.obj for a in accepted]
         before = [obj.state for obj in objects]
@@ -150,7 +142,6 @@ class PromptTransaction:
         return results, changes
 
     def _apply_on_frame(self, accepted: list[_Accepted]) -> tuple[list[Answer], list[PromptResult]]:
-        """Applies the prompts to their frame, as if no later one had come."""
         model, stored = self.propagation.model, self.stored
         if self.late:
             for a in accepted:

@@ -43,17 +43,14 @@ class Propagation:
         self.configure(config)
 
     def configure(self, config: TrackerConfig) -> None:
-        """Goes on with other settings."""
         self.config = config
         self.policy = policy_of(config.memory_policy, config.rejects_strays)
         self.recognises = recognises(self.model, config)
 
     @torch.inference_mode()
     def track(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
-        """Tracks ``objects`` from the frame before ``stored``, updates their memory, and returns what changed.
-
-        LOST objects are searched for on some frames only; they pass the others.
-        """
+        """Tracks ``objects`` from the frame before ``stored``, updates their memory, and returns what changed. LOST
+        objects are searched for on some frames only; they pass the others."""
         self.bank.pass_frame([obj.row for obj in objects], stored.frame)  # unless it is remembered below
         changes = []
         due = []

@@ -27,7 +27,6 @@ BELOW_PEAK = 2.0  # cells that match worse than the best one by this much are no
 
 
 def recognises(model: Sam2Model, config: TrackerConfig) -> bool:
-    """Whether a tracker with ``config`` recognises objects."""
     return config.recognition and not config.reference_policy and model.appearance is not None
 
 

@@ -15,23 +15,14 @@ class Registry:
         self._rows = rows
 
     def living(self, object_id: int) -> TrackedObject:
-        """
-        Raises:
-            PromptError: UNKNOWN_OBJECT, with the living ones.
-        """
-        try:
+        """The object of this id. Raises a PromptError (UNKNOWN_OBJECT) with the living ones if there is none."""
+        if object_id in self.objects:
             return self.objects[object_id]
-        except KeyError:
-            living = ", ".join(str(i) for i in self.objects) or "none"
-            raise PromptError(
-                PromptCode.UNKNOWN_OBJECT, f"there is no object {object_id}; living objects: {living}"
-            ) from None
+        living = ", ".join(str(i) for i in self.objects) or "none"
+        raise PromptError(PromptCode.UNKNOWN_OBJECT, f"there is no object {object_id}; living objects: {living}")
 
     def check_name(self, name: str, owner: int | None) -> None:
-        """
-        Raises:
-            PromptError: DUPLICATE_NAME: another object than ``owner`` has it.
-        """
+        """Raises a PromptError (DUPLICATE_NAME) where another object than ``owner`` has the name."""
         for obj in self.objects.values():
             if name and obj.name == name and obj.object_id != owner:
                 raise PromptError(

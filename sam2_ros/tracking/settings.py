@@ -38,7 +38,6 @@ def setting(default: Any, description: str, low: float | None = None, high: floa
 
 
 def settings_of(config: Any) -> list[Setting]:
-    """The settings that a dataclass, or an instance of one, declares."""
     return [Setting(each.name, each.default, **each.metadata) for each in fields(config)]
 
 

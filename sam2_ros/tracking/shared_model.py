@@ -146,29 +146,23 @@ class SharedModel:
         return grows and self.use_graphs and self._resizes and works
 
     def encode(self, frame: Tensor | RawFrame) -> ImageFeatures:
-        """Features of one frame, encoded together with others that wait.
-
-        Args:
-            frame: a preprocessed one (``float32 [1, 3, S, S]``), or an image that the GPU resizes.
-        """
+        """Features of one frame, encoded together with others that wait: of a preprocessed one (``float32
+        [1, 3, S, S]``), or of an image that the GPU resizes."""
         size = frame.shape[-1] if isinstance(frame, Tensor) else self.model.config.image_size
         mine = _Waiting(frame, size)
         with self._lock:
             self._waiting.append(mine)
         with self._encoder_turns.turn(), self._placed():
             if not mine.features.done():
-                self._encode(self._take_batch(mine))
+                self._encode(mine)
         return mine.features.result()
 
-    def _take_batch(self, first: _Waiting) -> list[_Waiting]:
-        """``first`` and the waiting frames of its size; others wait for their own turn."""
+    @torch.inference_mode()
+    def _encode(self, first: _Waiting) -> None:
+        """Encodes ``first`` and the waiting frames of its size; others wait for their own turn."""
         with self._lock:
             batch = [each for each in self._waiting if each is first or (self.together and each.size == first.size)]
             self._waiting = [each for each in self._waiting if each not in batch]
-        return batch
-
-    @torch.inference_mode()
-    def _encode(self, batch: list[_Waiting]) -> None:
         try:
             with autocast(self.model, self.dtype):
                 maps = self._encode_batch([each.frame for each in batch])

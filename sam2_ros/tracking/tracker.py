@@ -270,7 +270,6 @@ class Tracker:
         self.history.clear()
 
     def _drop_lost(self, objects: list[TrackedObject]) -> list[ObjectChange]:
-        """Forgets objects that have been LOST for longer than ``drop_after``."""
         longest = self.config.drop_after
         changes = []
         for obj in objects:

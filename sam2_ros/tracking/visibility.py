@@ -57,7 +57,6 @@ class Presence:
     doubted: bool = False  # there was a mask, and it is not believed
 
     def after(self, frame: int, stamp: int, observation: Observation, config: TrackerConfig) -> Presence:
-        """The presence after a tracked frame."""
         doubted = observation.area > 0 and self._doubts(observation, config)
         seen = observation.present and observation.area > 0 and not doubted
         areas = self.areas
@@ -81,12 +80,8 @@ class Presence:
         return now._settled(stamp, visible, config)
 
     def prompted(self, frame: int, stamp: int, area: float, bounded: bool, config: TrackerConfig) -> Presence:
-        """The presence after a prompt on ``frame``.
-
-        Args:
-            area: of the prompt's mask, share of the frame; 0 where it has none.
-            bounded: a box or a mask said how large the object is.
-        """
+        """The presence after a prompt on ``frame`` whose mask covers ``area`` (share of the frame; 0 = no mask).
+        ``bounded``: a box or a mask said how large the object is."""
         now = replace(
             self, frame=frame, seen_run=config.visible_after if area else 0, unseen_run=0 if area else 1,
             areas=(area,) if area and bounded else (), prompted_area=area, doubted=False,

@@ -24,11 +24,7 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
     """Tracks an object on a blank frame, then runs the network on the most objects with full memories.
 
     That prepares rounded weights, kernels and, on a GPU, library handles, and the allocator gets all that a frame takes
-    at most. No state remains.
-
-    Args:
-        shared: the network, on its device; nobody else uses it yet.
-        config: of the tracker that is to run.
+    at most. No state remains. Nobody else may use ``shared`` yet.
     """
     tracker = Tracker(shared.model, TrackerConfig(max_objects=1), shared.dtype, shared)
     frame = np.zeros((64, 64, 3), np.uint8)
@@ -47,12 +43,12 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
 @torch.inference_mode()
 def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
     model = shared.model
-    size, device, architecture = model.config.image_size, model.device, model.config
+    device, architecture = model.device, model.config
     frames = config.prompted_slots + config.recent_slots
     pointers = (config.prompted_slots + POINTER_FRAMES) * (architecture.hidden_dim // architecture.memory_dim)
     tokens = frames * architecture.memory_grid**2 + pointers
     count = config.max_objects if device.type != "cpu" else min(config.max_objects, OBJECTS_ON_CPU)
-    features = shared.encode(torch.zeros(1, 3, size, size, device=device))
+    features = shared.encode(torch.zeros(1, 3, architecture.image_size, architecture.image_size, device=device))
     with autocast(model, shared.dtype):
         memory = torch.zeros(count, tokens, architecture.memory_dim, device=device)
         conditioned = model.with_memory(features, memory, memory, pointers, None)
@@ -68,6 +64,6 @@ def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
             features.appearance, Reference(known, coverage, torch.zeros(count, slots, 1, device=device))
         )
     if device.type == "cuda":
-        for side in (64, size + 32):  # images that grow and that shrink
+        for side in (64, architecture.image_size + 32):  # images that grow and that shrink
             model.preprocess(torch.zeros(side, side, 3, dtype=torch.uint8))
         torch.cuda.synchronize(device)
