@@ -1,8 +1,8 @@
 """Matrix products, convolutions and attention that are faster on CPUs than PyTorch's own, for inference.
 
-With AVX-512, PyTorch sends float32 matrix products to a library that is fast on Intel's processors only. On others it
-leaves half of the vector units idle, and so does PyTorch's attention, in float32 and bfloat16. oneDNN, which is part of
-PyTorch, uses them all. On Intel's processors PyTorch's attention is the fastest wherever keys are as wide as values.
+With AVX-512, PyTorch's float32 matrix products and its attention leave half of the vector units idle, except on Intel's
+processors. oneDNN, which is part of PyTorch, uses them all. On Intel's processors PyTorch's attention is the fastest
+wherever keys are as wide as values.
 """
 
 from __future__ import annotations

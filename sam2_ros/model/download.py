@@ -146,9 +146,8 @@ def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
             # A server without ranges answers 200 and sends the whole file.
             have = have if response.status == 206 else 0
             _check_offer(response, url, have, size)
-            missing, free = size - have, shutil.disk_usage(part.parent).free
-            if free < missing:
-                problem = f"{missing} bytes are to come, {part.parent} has {free} free"
+            if (free := shutil.disk_usage(part.parent).free) < size - have:
+                problem = f"{size - have} bytes are to come, {part.parent} has {free} free"
                 raise DownloadError(f"{problem}; free space or choose --dir")
             with part.open("ab" if have else "wb") as file:
                 progress(have, size)

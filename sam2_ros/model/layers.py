@@ -70,17 +70,11 @@ def merged_linear(x: Tensor, first: nn.Linear | nn.Conv2d, second: nn.Linear | n
     """
     assert first.bias is not None and second.bias is not None, "both maps need a bias"
     dtype, cache = autocast_dtype(x.device) or x.dtype, cache_of(second)
-
-    def weight(b: Tensor, a: Tensor) -> Tensor:
-        return (b.flatten(1) @ a.flatten(1)).to(dtype)
-
-    def bias(b: Tensor, of_first: Tensor, of_second: Tensor) -> Tensor:
-        return (b.flatten(1) @ of_first + of_second).to(dtype)
-
+    weights, biases = (second.weight, first.weight), (second.weight, first.bias, second.bias)
     return linear(
         x.to(dtype),
-        cache.get(("merged weight", dtype), (second.weight, first.weight), weight),
-        cache.get(("merged bias", dtype), (second.weight, first.bias, second.bias), bias),
+        cache.get(("merged weight", dtype), weights, lambda b, a: (b.flatten(1) @ a.flatten(1)).to(dtype)),
+        cache.get(("merged bias", dtype), biases, lambda b, of_a, of_b: (b.flatten(1) @ of_a + of_b).to(dtype)),
     )
 
 
@@ -95,7 +89,7 @@ class LayerNorm(nn.LayerNorm):
             delta = None if delta is None else delta.contiguous()
             return add_norm(x.contiguous(), delta, self, dispatch.TRITON_DTYPE)
         x = x if delta is None else x + delta
-        normed: Tensor = self(x)
+        normed = self.forward(x)
         dtype = None if torch.is_grad_enabled() else autocast_dtype(x.device)
         return x, normed.to(dtype or normed.dtype)  # once for all products
 
@@ -105,8 +99,7 @@ class LayerNorm(nn.LayerNorm):
             from sam2_ros.model.gpu.norm_kernels import add_norm
 
             return add_norm(x.contiguous(), delta.contiguous(), self, torch.float32, keep=False)[1]
-        out: Tensor = self(x + delta)
-        return out
+        return self.forward(x + delta)
 
 
 class LayerNorm2d(nn.Module):

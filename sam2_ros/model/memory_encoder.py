@@ -38,8 +38,7 @@ class MaskDownSampler(nn.Module):
     def of_logits(self, logits: Tensor, binarize: Tensor | None, gain: float, shift: float) -> Tensor:
         """:meth:`forward` by Triton kernels, without the last bias, of ``gain * p + shift``.
 
-        ``p`` are the probabilities of ``logits`` (``[B, 1, 4h, 4w]``) scaled up, or 0 and 1 where ``binarize``
-        (``[B]`` bool).
+        ``p`` are probabilities of ``logits`` ``[B, 1, 4h, 4w]``, scaled up; 0 or 1 where ``binarize`` (bool ``[B]``).
         """
         from sam2_ros.model.gpu.mask_downsampler_kernels import LevelWeights, mask_levels, pack_first, pack_taps
         from sam2_ros.model.gpu.norm_kernels import add_norm

@@ -149,14 +149,10 @@ class Keys:
 
 
 def attend(q: Tensor, first: Keys, second: Keys | None = None, tile: Tile | None = None, splits: int = 0) -> Tensor:
-    """Softmax attention with one head, ``[B, N, D]`` in the dtype of ``q``.
+    """Softmax attention with one head, ``[B, N, D]`` in the dtype of ``q`` (``[1 or B, N, C]``, contiguous channels).
 
-    Args:
-        q: ``[1 or B, N, C]``, contiguous channels. C and D are powers of two.
-        first: most of the keys.
-        second: a few more keys, with a ``count``.
-        tile: the work of one program; None = :func:`tile_of`.
-        splits: shares of the first keys that run in parallel; 0 = as many as fill a GPU.
+    C and D are powers of two. ``first`` holds most of the keys, ``second`` a few more with a ``count``. ``splits``
+    shares of the first keys run in parallel; 0 = as many as fill a GPU.
     """
     tile = tile or (tile_of(q.device) if q.device.type == "cuda" else Tile())
     batch, queries, width, value_width = len(first.keys), *q.shape[1:], first.values.shape[2]

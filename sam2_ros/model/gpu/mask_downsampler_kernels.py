@@ -128,14 +128,10 @@ def pack_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
 def mask_levels(
     logits: Tensor, binarize: Tensor | None, weights: LevelWeights, gain: float, shift: float, eps: tuple[float, float]
 ) -> Tensor:
-    """The first two levels of the mask downsampler, ``[B, s, s, 16]`` in the dtype of the ``taps``.
+    """The first two levels of :meth:`.memory_encoder.MaskDownSampler.of_logits`, ``[B, s, s, 16]``.
 
-    Args:
-        logits: float32 ``[B, 1, s, s]``, contiguous, in a quarter of the input's side.
-        binarize: bool ``[B]``, where the mask enters as 0 or 1 in place of a probability; None = nowhere.
-        weights: of both levels.
-        gain, shift: applied to the probabilities before the first convolution.
-        eps: of the two norms.
+    ``logits`` (float32 ``[B, 1, s, s]``, contiguous) have a quarter of the input's side. ``eps`` is that of each norm.
+    The result has the dtype of the ``taps``.
     """
     batch, side = len(logits), logits.shape[3]
     assert logits.is_contiguous() and logits.shape[2] == side and logits.dtype == torch.float32

@@ -1,8 +1,7 @@
 """Memory attention by the Triton kernels: the arithmetic of :class:`~sam2_ros.model.memory_attention.MemoryAttention`.
 
-As under autocast, the residual stream is float32 and the inputs of matrix products are bfloat16. Attention averages the
-memory at its own width and projects the mean. Keys are computed anew in every frame, which takes less time than to read
-them from a cache.
+As under autocast, sums are float32 and the inputs of matrix products are bfloat16. Attention averages the memory at its
+own width and projects the mean. To compute keys anew in every frame takes less time than to read them from a cache.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam2_ros.model import dispatch
-from sam2_ros.model.layers import Attention, merged_linear
+from sam2_ros.model.layers import merged_linear
 from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.weight_cache import cache_of
 
@@ -41,9 +40,10 @@ def condition(
     for module in attention.layers:
         layer = cast("MemoryAttentionLayer", module)
         x, normed = add_norm(x, delta, layer.norm1, dispatch.TRITON_DTYPE)
-        together = rotate_(F.linear(normed, *_merged_projections(layer.self_attn)), attention.table, heads=2)
+        own = layer.self_attn
+        together = rotate_(F.linear(normed, *_permuted(own.q_proj, own.k_proj, own.v_proj)), attention.table, heads=2)
         q, k, v = together.split(x.shape[2], dim=2)
-        delta = layer.self_attn.out_proj(_attend(q, k, v))
+        delta = own.out_proj(_attend(q, k, v))
 
         x, normed = add_norm(x, delta, layer.norm2, dispatch.TRITON_DTYPE)
         cross = layer.cross_attn_image
@@ -93,28 +93,16 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
 
-def _permuted(linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias with channels permuted for the rotary kernels."""
-    return _cached(linear, (linear,), _apart)
+def _permuted(*linears: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one matrix product for all, with channels of the first two permuted for the rotary kernels."""
+    dtype, cache = dispatch.TRITON_DTYPE, cache_of(linears[0])
 
+    def compute(*tensors: Tensor) -> Tensor:
+        # The first rows of all pairs, then the second rows.
+        permuted = [torch.cat((x[0::2], x[1::2])) for x in tensors[:2]]
+        return torch.cat((*permuted, *tensors[2:])).to(dtype).contiguous()
 
-def _merged_projections(attention: Attention) -> tuple[Tensor, Tensor]:
-    """Weight and bias that give queries, keys and values in one matrix product."""
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    return _cached(attention, projections, lambda q, k, v: torch.cat((_apart(q), _apart(k), v)))
-
-
-def _cached(owner: nn.Module, linears: tuple[nn.Linear, ...], order: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
-    """Weights and biases of ``linears`` in the ``order`` that the kernels need."""
-    dtype = dispatch.TRITON_DTYPE
-
-    def cached(name: str) -> Tensor:
-        parameters = tuple(getattr(linear, name) for linear in linears)
-        return cache_of(owner).get(("ordered", name, dtype), parameters, lambda *p: order(*p).to(dtype).contiguous())
-
-    return cached("weight"), cached("bias")
-
-
-def _apart(x: Tensor) -> Tensor:
-    """The first rows of all pairs, then the second rows."""
-    return torch.cat((x[0::2], x[1::2]))
+    return (
+        cache.get(("permuted weight", len(linears), dtype), tuple(linear.weight for linear in linears), compute),
+        cache.get(("permuted bias", len(linears), dtype), tuple(linear.bias for linear in linears), compute),
+    )
