@@ -11,6 +11,7 @@ PYTHON ?=
 TORCH_VERSION ?=
 TORCH_INDEX ?=
 ARGS ?=
+JOBS ?= 2
 VIDEO ?=
 
 ifeq ($(SOURCED_DISTRO),$(DISTRO))
@@ -43,6 +44,7 @@ help:
 	@echo "DISTRO=jazzy|kilted   ROS 2 distribution, taken as wheels (default: a sourced installation, else jazzy)"
 	@echo "PYTHON=python3.11     Python 3.10 to 3.13 (default: the first that is found)"
 	@echo "TORCH_VERSION=2.13.0  TORCH_INDEX=URL   which torch; default: the CPU build without an NVIDIA GPU"
+	@echo "JOBS=2                processes that run the tests; 0 shows each test's output as it comes"
 	@echo "ARGS='-k name'        handed to pytest, or to the demo"
 	@echo "VIDEO=path            the demo's footage, or a camera index"
 	@echo "SAM2_ROS_CACHE=path   where downloads are kept (default: ~/.cache/sam2_ros)"
@@ -54,7 +56,7 @@ demo: setup
 	@$(CLEAN_ENV) $(VENV)/bin/sam2_ros demo $(if $(VIDEO),--source '$(VIDEO)') $(ARGS)
 
 test: setup
-	@$(CLEAN_ENV) $(VENV)/bin/python -m pytest $(ARGS)
+	@$(CLEAN_ENV) $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 browser:
 	@sh scripts/install_browser.sh

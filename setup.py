@@ -15,6 +15,7 @@ _readme = ROOT / "README.md"
 
 TEST = [
     "pytest>=7,<9",
+    "pytest-xdist",
     "psutil",
     "aiohttp>=3.9",
     "mcap>=1.1",
