@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.inference import make_backend
-from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, TrackerConfig
 
 
 class Stream:
@@ -33,7 +33,7 @@ class Stream:
 
     def add(self, boxes: NDArray[np.float32]) -> list[int]:
         """Ids of the objects in ``boxes`` (N x 4: x0, y0, x1, y1, pixels) of the newest frame."""
-        return [result.object_id for result in self._tracker.add([AddRequest(Prompt(box=box)) for box in boxes])]
+        return [result.object_id for result in self._tracker.add([PromptRequest(Prompt(box=box)) for box in boxes])]
 
     def step(self, image: NDArray[np.uint8], stamp: int) -> dict[int, int]:
         """Tracks in an image (H x W x 3, RGB) of time ``stamp`` (ns); pixels of each object's mask, by id."""

@@ -27,7 +27,7 @@ from sam2_ros.media.progress import bar
 from sam2_ros.model import load_model
 from sam2_ros.model.appearance import Appearance
 from sam2_ros.model.sam2 import APPEARANCE_FINE, ImageFeatures, Sam2Model
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.cuda_encoder import RawFrame
 from sam2_ros.tracking.shared_model import SharedModel
 
@@ -108,7 +108,7 @@ def watch(model: Sam2Model, folders: Sequence[Path], dtype: str) -> Recorder:
                     for number in (n for n, first in clip.first_frames.items() if first == frame.index):
                         trackers[number] = Tracker(model, TrackerConfig(max_objects=1, history=0), dtype, shared)
                         trackers[number].step(frame.rgb, frame.index)
-                        trackers[number].add([AddRequest(Prompt(mask=masks[number]))])
+                        trackers[number].add([PromptRequest(Prompt(mask=masks[number]))])
                 for tracker in trackers.values():
                     tracker.close()
                 progress.update()

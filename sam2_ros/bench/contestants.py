@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sam2_ros.bench.moving_scene import Rgb
 from sam2_ros.model import Sam2Model
 from sam2_ros.model.weight_cache import cache_bytes
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 
 MIB = 2**20
 
@@ -66,7 +66,7 @@ class Ours:
         )  # fmt: skip
         self.tracker = Tracker(self.task.model, config, self.dtype)
         self.tracker.step(frame, 1)
-        for answer in self.tracker.add([AddRequest(Prompt(box=box)) for box in boxes]):
+        for answer in self.tracker.add([PromptRequest(Prompt(box=box)) for box in boxes]):
             if not answer.success:
                 raise RuntimeError(f"the engine refused a prompt of the benchmark: {answer.message}")
 

@@ -21,7 +21,7 @@ from sam2_ros.bench.streams import StreamsRun, measure_streams
 from sam2_ros.evaluation.summary import machine
 from sam2_ros.inference import Backend, NullBackend
 from sam2_ros.inference.backend import FrameDropped
-from sam2_ros.tracking import AddRequest, Prompt
+from sam2_ros.tracking import Prompt, PromptRequest
 
 SIZES = ("640x480", "1280x720")  # of the camera's image, pixels
 WARM_UP = 20  # frames that are not counted
@@ -141,5 +141,5 @@ def _noise(size: str) -> Rgb:
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
 
 
-def _request() -> AddRequest:
-    return AddRequest(Prompt(box=np.array([20, 20, 120, 120], np.float32)))
+def _request() -> PromptRequest:
+    return PromptRequest(Prompt(box=np.array([20, 20, 120, 120], np.float32)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.bench.servers import ServerProcess, connected, serving
-from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, TrackerConfig
 
 WIDTH, HEIGHT = 640, 480
 READY_S = 600.0  # until all streams are connected
@@ -60,7 +60,7 @@ def _track(server: ServerProcess, run: StreamsRun, index: int, ready: threading.
     times: list[float] = []
     with connected(server.endpoint, TrackerConfig(max_objects=1), timeout=TIMEOUT_S, pixels="raw") as client:
         client.step(scene.frame(index), 0)
-        client.add([AddRequest(Prompt(box=scene.boxes[0]))])
+        client.add([PromptRequest(Prompt(box=scene.boxes[0]))])
         ready.wait(READY_S)
         end = time.monotonic() + run.seconds
         while not times or time.monotonic() < end:

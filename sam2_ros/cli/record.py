@@ -79,12 +79,12 @@ def _settle(node: Node, source: Source, writer: RecordingWriter) -> None:
     """
     import rclpy
 
-    from sam2_ros.ros.client_node import is_acquainted
+    from sam2_ros.ros.client_node import server_knows_clients
 
     def turn() -> None:
         rclpy.spin_once(node, timeout_sec=0.1)
 
-    is_acquainted(node, source.node, SETTLE_S, turn)
+    server_knows_clients(node, source.node, SETTLE_S, turn)
     deadline = time.monotonic() + SETTLE_S
     counts, tracks = writer.counts, f"{source.prefix}/tracks"
     while source.image_topic not in counts and time.monotonic() < deadline:

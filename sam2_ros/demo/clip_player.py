@@ -31,7 +31,7 @@ from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.messages import frame_result, to_stamp
 from sam2_ros.ros.prompt_messages import to_message
 from sam2_ros.srv import AddObjects
-from sam2_ros.tracking.types import AddRequest, ObjectState
+from sam2_ros.tracking.types import ObjectState, PromptRequest
 
 NAMESPACE = "sam2_ros_demo"
 TRACKER = f"/{NAMESPACE}/tracker"
@@ -52,7 +52,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         KeyboardInterrupt: SIGINT before anything was recorded.
     """
     source = open_source(clip.source)
-    prompt = to_message(AddRequest(clip_prompt(clip, source), name=clip.object_name))
+    prompt = to_message(PromptRequest(clip_prompt(clip, source), name=clip.object_name))
     os.environ.update(environment())  # the transport of the launch files, for recorder and camera
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptResult
+from sam2_ros.tracking.types import FrameResult, ObjectChange, PromptRequest, PromptResult
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Backend(Protocol):
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         """Tracks every object in ``frame`` (RGB ``uint8 [H, W, 3]``); ``stamp`` is in nanoseconds."""
 
-    def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
+    def add(self, requests: Sequence[PromptRequest], stamp: int = 0) -> list[PromptResult]:
         """Applies prompts to the stored frame stamped ``stamp`` (ns; 0 = the newest) and tracks their objects from
         there to the newest frame. Each request gets a result, refusals included.
 
         An ``object_id`` of None adds an object; the id of a living one corrects it (as :meth:`refine` does).
         """
 
-    def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
+    def refine(self, request: PromptRequest, stamp: int = 0) -> PromptResult:
         """Corrects an existing object (``request.object_id``)."""
 
     def remove(self, object_id: int) -> bool:

@@ -10,7 +10,7 @@ from sam2_ros.inference.backend import Backend
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import Frame
 from sam2_ros.media.prompts_file import FramePrompt
-from sam2_ros.tracking.types import AddRequest, FrameResult
+from sam2_ros.tracking.types import FrameResult, PromptRequest
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ClipTracker:
 
     def _apply(self, prompt: FramePrompt) -> None:
         engine_id = self._engine_ids.get(prompt.object_id)
-        request = AddRequest(prompt.prompt, engine_id, prompt.name, prompt.label)
+        request = PromptRequest(prompt.prompt, engine_id, prompt.name, prompt.label)
         answer = self._backend.add([request])[0]
         if not answer.success:
             raise UserError(f"prompt for object {prompt.object_id} on frame {prompt.frame}: {answer.message}")

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from sam2_ros.inference.backend import Backend
-from sam2_ros.tracking.types import AddRequest, ObjectResult, PromptCode, PromptError, PromptResult
+from sam2_ros.tracking.types import ObjectResult, PromptCode, PromptError, PromptRequest, PromptResult
 
-Asked: TypeAlias = AddRequest | PromptError
+Asked: TypeAlias = PromptRequest | PromptError
 """A request, or why it was refused before the engine saw it."""
 
 
@@ -43,7 +43,7 @@ def add(backend: Backend, asked: Sequence[Asked], stamp: int = 0) -> list[Prompt
     requests = [
         replace(request, object_id=names.get(request.name)) if request.object_id is None else request
         for request in asked
-        if isinstance(request, AddRequest)
+        if isinstance(request, PromptRequest)
     ]
     answers = iter(backend.add(requests, stamp) if requests else ())
     return [refusal(request) if isinstance(request, PromptError) else next(answers) for request in asked]

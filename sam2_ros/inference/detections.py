@@ -19,7 +19,7 @@ from sam2_ros.inference.matching import Box, Detection, Match, Track, area, is_s
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.prompt_checks import text_problem
 from sam2_ros.tracking.settings import check_settings, setting
-from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectResult, Prompt, PromptResult
+from sam2_ros.tracking.types import FrameResult, ObjectResult, Prompt, PromptRequest, PromptResult
 
 __all__ = ["Counts", "Detection", "DetectionFeeder", "DetectionSettings"]
 
@@ -197,7 +197,7 @@ class DetectionFeeder:
             backend.rename(obj.object_id, obj.name, detection.label, detection.score)
 
     def _propose_new(
-        self, left: list[Detection], stamp: int, count: int, requests: list[AddRequest], settings: DetectionSettings
+        self, left: list[Detection], stamp: int, count: int, requests: list[PromptRequest], settings: DetectionSettings
     ) -> None:
         """Adds a request for what was detected in ``new_after`` different images."""
         earlier, remaining = self._tentative, []
@@ -221,7 +221,7 @@ class DetectionFeeder:
                     remaining.append(new)
         self._tentative = remaining
 
-    def _count(self, request: AddRequest, result: PromptResult, frame: _StoredFrame) -> None:
+    def _count(self, request: PromptRequest, result: PromptResult, frame: _StoredFrame) -> None:
         """Counts a result, and stores where its object is, so that the same detections find it there."""
         if not result.success:
             self.counts.refused += 1
@@ -250,9 +250,9 @@ def _is_wanted(detection: Detection, settings: DetectionSettings) -> bool:
     )  # fmt: skip
 
 
-def _request(detection: Detection, object_id: int | None = None) -> AddRequest:
+def _request(detection: Detection, object_id: int | None = None) -> PromptRequest:
     prompt = Prompt(box=np.array(detection.box, np.float32))
-    return AddRequest(prompt, object_id, label=detection.label, label_score=detection.score)
+    return PromptRequest(prompt, object_id, label=detection.label, label_score=detection.score)
 
 
 def _edges(box: Sequence[float] | np.ndarray | None) -> Box:

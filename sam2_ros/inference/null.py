@@ -20,7 +20,6 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.prompt_checks import check_names, check_request
 from sam2_ros.tracking.types import (
-    AddRequest,
     CroppedMask,
     EventCode,
     FrameResult,
@@ -30,6 +29,7 @@ from sam2_ros.tracking.types import (
     Prompt,
     PromptCode,
     PromptError,
+    PromptRequest,
     PromptResult,
 )
 
@@ -71,10 +71,10 @@ class NullBackend:
             self._objects[object_id] = replace(obj, mask=mask, last_seen=stamp, frames_tracked=tracked, prompted=False)
         return self._result()
 
-    def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
+    def add(self, requests: Sequence[PromptRequest], stamp: int = 0) -> list[PromptResult]:
         return [self._answer(request, stamp) for request in requests]
 
-    def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
+    def refine(self, request: PromptRequest, stamp: int = 0) -> PromptResult:
         if request.object_id is None:
             return PromptResult(PromptCode.UNKNOWN_OBJECT, "no object was named; give the id of a living one")
         return self._answer(request, stamp)
@@ -105,7 +105,7 @@ class NullBackend:
     def close(self) -> None:
         self._objects.clear()
 
-    def _answer(self, request: AddRequest, asked: int) -> PromptResult:
+    def _answer(self, request: PromptRequest, asked: int) -> PromptResult:
         try:
             index = find_frame(self._stamps, asked, self._config.history_tolerance)
             obj = self._apply(request)
@@ -119,7 +119,7 @@ class NullBackend:
             stamp_difference=abs(asked - stamp) / 1e9 if asked else 0.0, result=obj, stability=1.0,
         )  # fmt: skip
 
-    def _apply(self, request: AddRequest) -> ObjectResult:
+    def _apply(self, request: PromptRequest) -> ObjectResult:
         check_request(request, self._size)
         if request.object_id is not None:
             obj = replace(self._living(request.object_id), mask=self._mask(request.prompt), prompted=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.label_images import MAX_ID, read_mask
 from sam2_ros.tracking.prompt_checks import MAX_POINTS, check_count, check_request
-from sam2_ros.tracking.types import AddRequest, BoolMask, Prompt, PromptError
+from sam2_ros.tracking.types import BoolMask, Prompt, PromptError, PromptRequest
 
 _KEYS = ("frame", "object_id", "box", "points", "labels", "mask", "name", "label")
 _ACCEPTED = {
@@ -90,7 +90,7 @@ def _parse(entry: Any, folder: Path) -> FramePrompt:
         if not isinstance(entry["mask"], str):
             raise UserError("'mask' is no path; accepted: the path of a PNG, relative to the prompts file")
         mask = read_mask(folder / entry["mask"])
-    request = AddRequest(read_prompt(entry, mask), None, _text(entry, "name"), _text(entry, "label"))
+    request = PromptRequest(read_prompt(entry, mask), None, _text(entry, "name"), _text(entry, "label"))
     check_request(request)
     return FramePrompt(frame, object_id, request.prompt, request.name, request.label)
 

@@ -19,7 +19,7 @@ from sam2_ros.remote.pixels import MODES, PixelWriter, choose_writer
 from sam2_ros.remote.protocol import Header
 from sam2_ros.remote.recovery import Recovery
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import AddRequest, FrameResult, ObjectChange, PromptCode, PromptError, PromptResult
+from sam2_ros.tracking.types import FrameResult, ObjectChange, PromptCode, PromptError, PromptRequest, PromptResult
 
 __all__ = ["ClientKeys", "RemoteBackend"]
 
@@ -141,14 +141,14 @@ class RemoteBackend:
         self._take(replace(result, changes=(), timings_ms={}, load_shedding=()), frame)
         return result
 
-    def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
+    def add(self, requests: Sequence[PromptRequest], stamp: int = 0) -> list[PromptResult]:
         try:
             answers = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
         except FAILED as error:
             return [_as_result(error, request) for request in requests]
         return [self._continued(result) for result in from_wire(list[PromptResult], answers)]
 
-    def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
+    def refine(self, request: PromptRequest, stamp: int = 0) -> PromptResult:
         try:
             result = self._command("refine", {"request": to_wire(request), "stamp": stamp})
         except FAILED as error:
@@ -309,7 +309,7 @@ class RemoteBackend:
         return result if obj is None else replace(result, result=self._recovery.continued(obj))
 
 
-def _as_result(error: Exception, request: AddRequest) -> PromptResult:
+def _as_result(error: Exception, request: PromptRequest) -> PromptResult:
     """The result of a prompt that was not applied, or may not have been.
 
     Raises:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.tracking.types import (
-    AddRequest,
     CroppedMask,
     EventCode,
     FrameResult,
@@ -17,6 +16,7 @@ from sam2_ros.tracking.types import (
     ObjectResult,
     ObjectState,
     Prompt,
+    PromptRequest,
 )
 
 _REASON = "the inference server was lost; the object is looked for again from its last mask"
@@ -48,14 +48,14 @@ class Recovery:
             if obj.mask.area and frame is not None and obj.state is ObjectState.VISIBLE:
                 self._sightings[object_id] = Sighting(frame, stamp, obj.mask)
 
-    def plan(self, objects: Sequence[ObjectResult]) -> list[tuple[Sighting, list[AddRequest]]]:
+    def plan(self, objects: Sequence[ObjectResult]) -> list[tuple[Sighting, list[PromptRequest]]]:
         """Frames to send to a new server, the oldest first, and the objects to add on each."""
-        frames: dict[int, tuple[Sighting, list[AddRequest]]] = {}
+        frames: dict[int, tuple[Sighting, list[PromptRequest]]] = {}
         for obj in objects:
             sighting = self._sightings.get(obj.object_id)
             if sighting is not None:
                 prompt = Prompt(mask=sighting.mask.full())
-                request = AddRequest(prompt, obj.object_id, obj.name, obj.label, obj.label_score)
+                request = PromptRequest(prompt, obj.object_id, obj.name, obj.label, obj.label_score)
                 frames.setdefault(sighting.stamp, (sighting, []))[1].append(request)
         return [frames[stamp] for stamp in sorted(frames)]
 

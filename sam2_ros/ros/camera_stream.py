@@ -24,7 +24,7 @@ from sam2_ros.ros.input_health import InputHealth
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.parameters import tracker_config
 from sam2_ros.ros.publishers import Publishers
-from sam2_ros.ros.remote_engine import remote_backend
+from sam2_ros.ros.remote_backend import remote_backend
 from sam2_ros.ros.services import Services
 from sam2_ros.ros.start_prompts import StartPrompts
 from sam2_ros.tracking.types import PromptCode, PromptError

@@ -61,7 +61,7 @@ def tracker_client(
     node: Node, service_type: type, tracker: str, name: str, timeout_s: float, turn: Callable[[], None] | None = None
 ) -> Any:
     """A client of the service ``name`` of ``tracker`` (a node or one of its cameras), once no response can get lost
-    (:func:`is_acquainted`).
+    (:func:`server_knows_clients`).
 
     Args:
         turn: lets a little time pass; default: spins ``node`` once.
@@ -77,12 +77,12 @@ def tracker_client(
         turn()
     if not client.service_is_ready():
         raise UserError(f"no service {service} within {timeout_s:g} s; is the node running? (--node names another one)")
-    if not is_acquainted(node, tracker, max(1.0, deadline - time.monotonic()), turn):
+    if not server_knows_clients(node, tracker, max(1.0, deadline - time.monotonic()), turn):
         raise UserError(f"{service} gave no answer within {timeout_s:g} s (--timeout waits longer)")
     return client
 
 
-def is_acquainted(node: Node, server: str, timeout_s: float, turn: Callable[[], None]) -> bool:
+def server_knows_clients(node: Node, server: str, timeout_s: float, turn: Callable[[], None]) -> bool:
     """Waits until the lifecycle node ``server`` has discovered every client of ``node``; False after the timeout.
 
     ``service_is_ready`` says that the client has found the server, not that the server has found the client. If the

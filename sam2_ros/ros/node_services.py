@@ -105,7 +105,7 @@ def prompt_message(args: argparse.Namespace) -> ObjectPrompt:
     from sam2_ros.media.prompts_file import read_prompt
     from sam2_ros.ros.prompt_messages import to_message
     from sam2_ros.tracking.prompt_checks import check_request
-    from sam2_ros.tracking.types import AddRequest, PromptError
+    from sam2_ros.tracking.types import PromptError, PromptRequest
 
     if not (args.box or args.point or args.negative or args.mask):
         raise UserError("nothing says where the object is; give --box, --point or --mask")
@@ -113,7 +113,7 @@ def prompt_message(args: argparse.Namespace) -> ObjectPrompt:
     given = {"box": args.box, "points": [*args.point, *args.negative] or None, "labels": labels}
     try:
         prompt = read_prompt(given, read_mask(args.mask) if args.mask else None)
-        request = AddRequest(prompt, None, args.name, args.label)
+        request = PromptRequest(prompt, None, args.name, args.label)
         check_request(request)
     except PromptError as error:
         raise UserError(str(error)) from error

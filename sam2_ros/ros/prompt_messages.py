@@ -15,7 +15,7 @@ from sam2_ros.ros.image_conversion import mono8_mask
 from sam2_ros.ros.messages import bounding_box, box_edges, image_message
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.prompt_checks import MAX_POINTS, MAX_PROMPTS, check_count, check_request
-from sam2_ros.tracking.types import AddRequest, Prompt, PromptCode, PromptError
+from sam2_ros.tracking.types import Prompt, PromptCode, PromptError, PromptRequest
 
 
 def from_add_objects(request: AddObjects.Request) -> list[Asked]:
@@ -41,14 +41,14 @@ def from_prompt(message: ObjectPrompt) -> Asked:
             candidate=message.candidate or None,
             replace=message.replace,
         )
-        request = AddRequest(prompt, message.object_id or None, message.name, message.label, message.label_score)
+        request = PromptRequest(prompt, message.object_id or None, message.name, message.label, message.label_score)
         check_request(request)
     except ValueError as error:
         return error if isinstance(error, PromptError) else PromptError(PromptCode.INVALID_PROMPT, str(error))
     return request
 
 
-def to_message(request: AddRequest) -> ObjectPrompt:
+def to_message(request: PromptRequest) -> ObjectPrompt:
     """The message that :func:`from_prompt` reads as ``request``, which must be a checked one."""
     prompt = request.prompt
     message = ObjectPrompt(

@@ -11,7 +11,7 @@ from sam2_ros.ros import prompt_messages
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
 from sam2_ros.ros.recording_file import PromptCall, RecordedFrame
-from sam2_ros.tracking.types import AddRequest, BoolMask, PromptError
+from sam2_ros.tracking.types import BoolMask, PromptError, PromptRequest
 
 Masks = dict[int, BoolMask]  # full masks, bool [H, W], by the recorded object's id
 
@@ -61,8 +61,8 @@ def replay(frames: Iterable[RecordedFrame], backend: Backend) -> Iterator[tuple[
 def _repeat(backend: Backend, call: PromptCall, ids: dict[int, int]) -> None:
     request, response = call.request, call.response
 
-    def renumbered(prompt: AddRequest | PromptError) -> AddRequest | PromptError:
-        if isinstance(prompt, AddRequest) and prompt.object_id is not None:
+    def renumbered(prompt: PromptRequest | PromptError) -> PromptRequest | PromptError:
+        if isinstance(prompt, PromptRequest) and prompt.object_id is not None:
             return replace(prompt, object_id=ids.get(prompt.object_id, prompt.object_id))
         return prompt
 

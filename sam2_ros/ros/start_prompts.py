@@ -9,7 +9,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.worker import Worker
 from sam2_ros.media.prompts_file import load_prompts
-from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
+from sam2_ros.tracking.types import PromptError, PromptRequest, PromptResult
 
 _A_YEAR = 365 * 24 * 3600.0  # seconds to wait for the first frame
 
@@ -59,7 +59,7 @@ class StartPrompts:
         ids: dict[int, int] = {}  # of the tracker, by those of the file
         results = []
         for prompt in prompts:
-            request = AddRequest(prompt.prompt, ids.get(prompt.object_id), prompt.name, prompt.label)
+            request = PromptRequest(prompt.prompt, ids.get(prompt.object_id), prompt.name, prompt.label)
             result = backend.add([request])[0] if request.object_id is None else backend.refine(request)
             if result.success:
                 ids[prompt.object_id] = result.object_id

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import (
-    AddRequest,
     CroppedMask,
     EventCode,
     FrameResult,
@@ -21,6 +20,7 @@ from sam2_ros.tracking.types import (
     Prompt,
     PromptCode,
     PromptError,
+    PromptRequest,
     PromptResult,
 )
 
@@ -28,8 +28,20 @@ if TYPE_CHECKING:
     from sam2_ros.tracking.tracker import Tracker
 
 __all__ = [
-    "AddRequest", "CroppedMask", "EventCode", "FrameResult", "MaskCandidate", "ObjectChange", "ObjectResult",
-    "ObjectState", "Prompt", "PromptCode", "PromptError", "PromptResult", "Tracker", "TrackerConfig",
+    "CroppedMask",
+    "EventCode",
+    "FrameResult",
+    "MaskCandidate",
+    "ObjectChange",
+    "ObjectResult",
+    "ObjectState",
+    "Prompt",
+    "PromptCode",
+    "PromptError",
+    "PromptRequest",
+    "PromptResult",
+    "Tracker",
+    "TrackerConfig",
 ]  # fmt: skip
 
 

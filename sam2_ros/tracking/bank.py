@@ -103,7 +103,7 @@ class MemoryBank:
         self.looks = torch.zeros(rows, slots, cells, looks, dtype=torch.bfloat16, device=device)
         self.coverage = torch.zeros(rows, slots, cells, dtype=torch.bfloat16, device=device)
         self.colors = torch.zeros(rows, slots, (BINS**2 + BINS) * bool(looks), device=device)
-        self.prompted_frames = np.full((rows, prompted), EMPTY, np.int64)
+        self.conditioning_frames = np.full((rows, prompted), EMPTY, np.int64)
         self.recent_frames = np.full((rows, self.ring), EMPTY, np.int64)
         self.pointer_frames = np.full((rows, self.pointer_ring), EMPTY, np.int64)
         self.sure_frames = np.full((rows, 1), EMPTY, np.int64)
@@ -123,7 +123,7 @@ class MemoryBank:
         for table in self._tables():
             table[row] = EMPTY
 
-    def pass_frame(self, rows: list[int], frame: int) -> None:
+    def stand_still(self, rows: list[int], frame: int) -> None:
         """Passes ``frame`` without remembering it: on the next one the memory is as old as on this one."""
         self.ticks[rows, frame % self.ticks.shape[1]] = self._before(np.asarray(rows), frame)
 
@@ -148,15 +148,15 @@ class MemoryBank:
     def store_anchor(self, row: int, frame: int, memory: Tensor, pointer: Tensor) -> None:
         """Stores a tracked frame as an anchor (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``), if need be in
         place of the oldest anchor."""
-        table = self.prompted_frames[row, self.config.prompted_slots :]
+        table = self.conditioning_frames[row, self.config.prompted_slots :]
         slot = int(table.argmin())  # an empty one, or the oldest
         table[slot] = frame
         self.spatial[row, self.config.prompted_slots + slot] = memory.to(self.spatial.dtype)
         self.pointers[row, self.config.prompted_slots + slot] = pointer.float()
 
-    def forget_anchors(self, row: int, frame: int) -> None:
+    def forget_from(self, row: int, frame: int) -> None:
         """Forgets the anchors from ``frame`` on, and the appearance of a tracked frame from then on."""
-        for table in (self.prompted_frames[row, self.config.prompted_slots :], self.sure_frames[row]):
+        for table in (self.conditioning_frames[row, self.config.prompted_slots :], self.sure_frames[row]):
             table[table >= frame] = EMPTY
 
     def forget_recent(self, row: int, frame: int) -> None:
@@ -164,7 +164,7 @@ class MemoryBank:
         for table in (self.recent_frames[row], self.pointer_frames[row], self.sure_frames[row]):
             table[table < frame] = EMPTY
 
-    def skip(self, row: int, frame: int) -> None:
+    def tick_prompted(self, row: int, frame: int) -> None:
         """Ticks the clock for a prompted frame, which must not also count as a recent one."""
         self._tick([row], frame, EMPTY)
 
@@ -183,7 +183,7 @@ class MemoryBank:
         taken, the frame replaces the oldest prompted one but the first; with a single slot, it replaces the first.
         Returns the frame that was released, if any.
         """
-        table = self.prompted_frames[row, : self.config.prompted_slots]
+        table = self.conditioning_frames[row, : self.config.prompted_slots]
         free = [*np.flatnonzero(table == frame), *np.flatnonzero(table == EMPTY)]
         slot = int(free[0] if free else table.argsort()[:2][-1])  # else the oldest but the first
         released = None if free else int(table[slot])
@@ -192,7 +192,7 @@ class MemoryBank:
         if features is not None and logits is not None:
             self._store_look(row, slot, features, logits)
         table[slot] = frame
-        self.skip(row, frame)
+        self.tick_prompted(row, frame)
         return released
 
     def store_sure(self, row: int, frame: int, features: ImageFeatures, logits: Tensor) -> None:
@@ -209,7 +209,7 @@ class MemoryBank:
 
     def remembers(self, row: int, frame: int) -> bool:
         """Whether there is a frame before ``frame`` that :meth:`gather` would use."""
-        prompted, rows = self.prompted_frames[row], np.array([row])
+        prompted, rows = self.conditioning_frames[row], np.array([row])
         _, recent = self._recent(rows, frame, np.arange(1, self.config.recent_slots + 1))
         return bool(((prompted != EMPTY) & (prompted < frame)).any() or recent.any())
 
@@ -259,7 +259,7 @@ class MemoryBank:
     def _slots_at(self, rows: list[int], frame: int, recent: int | None) -> _Slots:
         """All slots that the objects in ``rows`` could attend to on ``frame``, and which of them are valid."""
         config, prompted, table = self.config, self.conditioning_slots, np.asarray(rows)
-        frames = self.prompted_frames[table]
+        frames = self.conditioning_frames[table]
         stored = (frames != EMPTY) & (frames < frame)
         first = np.broadcast_to(np.arange(prompted), stored.shape)
         stored_ages = np.where(stored, frame - frames, 0)
@@ -286,7 +286,7 @@ class MemoryBank:
         """The appearance of the objects in ``rows`` before ``frame``: on their prompted frames, and on the newest frame
         on which they were surely recognised."""
         table, prompted = np.asarray(rows), self.config.prompted_slots
-        frames = np.concatenate((self.prompted_frames[table, :prompted], self.sure_frames[table]), axis=1)
+        frames = np.concatenate((self.conditioning_frames[table, :prompted], self.sure_frames[table]), axis=1)
         valid = (frames != EMPTY) & (frames < frame)
         used = np.flatnonzero(valid.any(axis=0)).tolist()
         index = torch.as_tensor(rows, device=self.looks.device)[:, None]
@@ -307,7 +307,7 @@ class MemoryBank:
             table[row] = past
 
     def _tables(self) -> tuple[Table, ...]:
-        return self.prompted_frames, self.recent_frames, self.pointer_frames, self.sure_frames, self.ticks
+        return self.conditioning_frames, self.recent_frames, self.pointer_frames, self.sure_frames, self.ticks
 
     def _before(self, rows: Table, frame: int) -> Table:
         """What the rows' clocks said after the frame before ``frame``."""

@@ -18,7 +18,7 @@ from sam2_ros.tracking.cuda_graphs import DecodedObjects, TrackingGraphs, first
 from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.mask_parts import own_masks
 from sam2_ros.tracking.masks import pack_masks
-from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.propagation import Lap, Propagation
 from sam2_ros.tracking.transfer import Fetched
 from sam2_ros.tracking.types import CroppedMask, ObjectChange
@@ -38,7 +38,7 @@ class CudaPropagation(Propagation):
         super().configure(config)
         self.use_graphs = self.shared.tracks_by_graphs(config)
 
-    def _track_due(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
+    def _track_due(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
         if not self.use_graphs:
             return super()._track_due(objects, stored, lap)
         rows = [obj.row for obj in objects]
@@ -72,7 +72,7 @@ class CudaPropagation(Propagation):
                 self.bank.write_recent(rows, stored.frame, memory, decoded.pointers)
                 packed = self._pack(drawn, stored)
         observations = self._observations(summary)
-        presences, remembered, _ = self._judge(objects, stored, observations, own)
+        presences, remembered, _ = self._decide(objects, stored, observations, own)
         remembered_rows = [row for row, wanted in zip(rows, remembered, strict=True) if wanted]
         if remembered_rows:
             self.bank.commit_recent(remembered_rows, stored.frame)

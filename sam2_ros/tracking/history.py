@@ -10,7 +10,7 @@ from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.sam2 import ImageFeatures
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
-from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.objects import LiveObject
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class StoredFrame:
     width: int  # pixels of the source image
     height: int
     features: ImageFeatures
-    objects: dict[int, TrackedObject] = field(default_factory=dict)  # by id, as they were after this frame
+    objects: dict[int, LiveObject] = field(default_factory=dict)  # by id, as they were after this frame
 
-    def store(self, objects: Iterable[TrackedObject]) -> None:
+    def store(self, objects: Iterable[LiveObject]) -> None:
         self.objects.update({obj.object_id: obj.snapshot() for obj in objects})
 
 

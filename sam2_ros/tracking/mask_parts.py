@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.mask_decoder import DecodedMasks
-from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.policies import MemoryPolicy, Parts, Trail, box_iou, parts_within
 from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import CroppedMask
@@ -38,7 +38,7 @@ class OwnMasks:
 
 
 def choose_candidates(
-    policy: MemoryPolicy, decoded: DecodedMasks, objects: Sequence[TrackedObject], frame: int
+    policy: MemoryPolicy, decoded: DecodedMasks, objects: Sequence[LiveObject], frame: int
 ) -> Tensor | None:
     """The policy's choice for each object (``[B]``, 0 to 2); None: that of best predicted IoU."""
     if not policy.chooses:
@@ -62,7 +62,7 @@ def choose_candidates(
 def own_masks(
     policy: MemoryPolicy,
     logits: Tensor,
-    objects: Sequence[TrackedObject],
+    objects: Sequence[LiveObject],
     frame: int,
     masks: Sequence[CroppedMask] | None = None,
 ) -> OwnMasks:
@@ -132,7 +132,7 @@ def _keep_parts(logits: Tensor, rule: Rule, masks: Sequence[CroppedMask] | None 
 
 def update_trails(
     policy: MemoryPolicy,
-    objects: Sequence[TrackedObject],
+    objects: Sequence[LiveObject],
     frame: int,
     own: OwnMasks,
     observations: Sequence[Observation],

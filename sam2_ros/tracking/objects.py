@@ -17,7 +17,7 @@ _IDENTITY = ("object_id", "row", "name", "label", "label_score", "added_frame")
 
 
 @dataclass(eq=False)
-class TrackedObject:
+class LiveObject:
     """One living object; ``object_id`` is permanent, ``row`` is its place in the memory bank."""
 
     object_id: int
@@ -70,11 +70,11 @@ class TrackedObject:
     def set_scores(self, object_score: float, visibility: float, predicted_iou: float) -> None:
         self.object_score, self.visibility, self.predicted_iou = object_score, visibility, predicted_iou
 
-    def snapshot(self) -> TrackedObject:
+    def snapshot(self) -> LiveObject:
         """The object as it is now. A shallow copy: its values are replaced later, never changed in place."""
         return copy.copy(self)
 
-    def restore(self, past: TrackedObject) -> None:
+    def restore(self, past: LiveObject) -> None:
         """Makes it what it was in ``past``, except its identity and name, which belong to no frame."""
         for name, value in vars(past).items():
             if name not in _IDENTITY:

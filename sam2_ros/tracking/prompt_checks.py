@@ -1,7 +1,7 @@
 """What a prompt may say: one place for the engine and for every front end (node, server, page, file, command line).
 
-A front end turns its own format into an :class:`AddRequest` and calls :func:`check_request`. The engine calls it again
-with the size of the image. This module never imports torch.
+A front end turns its own format into a :class:`PromptRequest` and calls :func:`check_request`. The engine calls it
+again with the size of the image. This module never imports torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import unicodedata
 
 import numpy as np
 
-from sam2_ros.tracking.types import AddRequest, Prompt, PromptCode, PromptError
+from sam2_ros.tracking.types import Prompt, PromptCode, PromptError, PromptRequest
 
 MAX_PROMPTS = 1024  # in one request: as many as a tracker may have objects
 MAX_POINTS = 256  # in one prompt
@@ -19,7 +19,7 @@ MAX_TEXT = 256  # characters of a name or a label
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, line separators
 
 
-def check_request(request: AddRequest, size: tuple[int, int] | None = None) -> None:
+def check_request(request: PromptRequest, size: tuple[int, int] | None = None) -> None:
     """Checks a prompt with its name and label; with the ``size`` (width, height) of its image also the coordinates.
 
     Raises:

@@ -20,10 +20,10 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.mask_parts import agreements, masks_within
 from sam2_ros.tracking.masks import fill_holes, image_masks
-from sam2_ros.tracking.objects import Candidates, TrackedObject
+from sam2_ros.tracking.objects import Candidates, LiveObject
 from sam2_ros.tracking.types import MaskCandidate, Prompt
 
-Batch: TypeAlias = list[tuple[Prompt, TrackedObject]]
+Batch: TypeAlias = list[tuple[Prompt, LiveObject]]
 
 PREVIOUS_LOGIT_LIMIT = 32.0
 BELIEVED = 0.5  # IoU of a prompt's box and the box of its mask from which on the memory is believed
@@ -88,7 +88,7 @@ class PromptDecoder:
             decoded.update(zip(members, out, strict=True))
         return self._store([(obj, decoded[index]) for index, (_, obj) in enumerate(prompts)], stored)
 
-    def candidate_masks(self, obj: TrackedObject, width: int, height: int) -> tuple[MaskCandidate, ...]:
+    def candidate_masks(self, obj: LiveObject, width: int, height: int) -> tuple[MaskCandidate, ...]:
         """The candidates of the last prompt in the size of the image; none if it was not ambiguous."""
         if obj.candidates is None:
             return ()
@@ -99,7 +99,7 @@ class PromptDecoder:
             for index, mask in enumerate(masks)
         )
 
-    def _shape(self, prompt: Prompt, obj: TrackedObject, frame: int) -> tuple[object, ...]:
+    def _shape(self, prompt: Prompt, obj: LiveObject, frame: int) -> tuple[object, ...]:
         """What must be equal for prompts to share a pass. Adds the new clicks to ``obj``."""
         if prompt.mask is not None:
             obj.prompt_frame, obj.candidates = frame, None
@@ -115,7 +115,7 @@ class PromptDecoder:
         obj.prompt_frame, obj.points, obj.labels = frame, points, labels
         return ("clicks", len(labels), self._is_correction(obj, frame), previous)
 
-    def _is_correction(self, obj: TrackedObject, frame: int) -> bool:
+    def _is_correction(self, obj: LiveObject, frame: int) -> bool:
         """Whether the object has been tracked to this frame, so that its memory counts.
 
         With one prompted slot, a correction on the frame after the first prompt replaces all memory. The next prompt on
@@ -195,7 +195,7 @@ class PromptDecoder:
         logits = masks_within(torch.stack([each.logits for each in decoded]), boxes).logits
         return [replace(each, logits=own) for each, own in zip(decoded, logits, strict=True)]
 
-    def _from_candidate(self, prompt: Prompt, obj: TrackedObject) -> Answer:
+    def _from_candidate(self, prompt: Prompt, obj: LiveObject) -> Answer:
         """The chosen one of the stored candidates. Who chooses one says that the object is present."""
         offered = obj.candidates
         assert offered is not None and prompt.candidate is not None
@@ -216,7 +216,7 @@ class PromptDecoder:
         scores = torch.where(masks.flatten(1).any(dim=1), MASK_SCALE + MASK_BIAS, MASK_BIAS).tolist()
         return [Answer(low[i], pointers[i], scores[i], 1.0) for i in range(len(batch))]
 
-    def _store(self, decoded: list[tuple[TrackedObject, Answer]], stored: StoredFrame) -> list[Answer]:
+    def _store(self, decoded: list[tuple[LiveObject, Answer]], stored: StoredFrame) -> list[Answer]:
         """Encodes the memories of all prompted masks in one pass and stores each in its slot."""
         features, frame = stored.features, stored.frame
         logits = torch.stack([out.logits.float() for _, out in decoded])

@@ -11,13 +11,12 @@ from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.history import FrameHistory, StoredFrame
 from sam2_ros.tracking.mask_parts import trail_after_prompt
 from sam2_ros.tracking.masks import image_masks
-from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_checks import check_request
 from sam2_ros.tracking.prompt_decoder import Answer, PromptDecoder
 from sam2_ros.tracking.propagation import Propagation, autocast
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.types import (
-    AddRequest,
     CroppedMask,
     EventCode,
     ObjectChange,
@@ -25,6 +24,7 @@ from sam2_ros.tracking.types import (
     Prompt,
     PromptCode,
     PromptError,
+    PromptRequest,
     PromptResult,
 )
 
@@ -33,8 +33,8 @@ from sam2_ros.tracking.types import (
 class _Accepted:
     """A checked request and its object."""
 
-    request: AddRequest
-    obj: TrackedObject
+    request: PromptRequest
+    obj: LiveObject
     undo: Callable[[], None]  # for when the network fails
 
     @property
@@ -72,7 +72,7 @@ class PromptTransaction:
         """Whether a prompt for this object was admitted and not yet applied."""
         return any(a.obj.object_id == object_id for a in self._accepted)
 
-    def admit(self, request: AddRequest) -> None:
+    def admit(self, request: PromptRequest) -> None:
         """Checks a request and gives a new object its row.
 
         Raises:
@@ -117,7 +117,7 @@ class PromptTransaction:
 
         self._accepted.append(_Accepted(request, obj, undo))
 
-    def _remove(self, obj: TrackedObject) -> None:
+    def _remove(self, obj: LiveObject) -> None:
         del self.registry.objects[obj.object_id]
         self.history.forget(obj.object_id)
 
@@ -147,7 +147,7 @@ class PromptTransaction:
             for a in accepted:
                 if not a.is_new:
                     a.obj.restore(stored.objects[a.obj.object_id])
-                    self.bank.forget_anchors(a.obj.row, stored.frame)
+                    self.bank.forget_from(a.obj.row, stored.frame)
         with torch.inference_mode(), autocast(model, self.propagation.dtype):
             prompts = [(a.request.prompt, a.obj) for a in accepted]
             answers = self.prompts.apply(prompts, stored)
@@ -194,7 +194,7 @@ class PromptTransaction:
             candidates=self.prompts.candidate_masks(obj, stored.width, stored.height),
         )
 
-    def _prompted_masks(self, prompted: list[TrackedObject]) -> list[CroppedMask]:
+    def _prompted_masks(self, prompted: list[LiveObject]) -> list[CroppedMask]:
         """Masks of the prompted objects on their frame. With non-overlap, others lose pixels on the newest one."""
         if self.config.non_overlap and not self.late:
             self._masks_on_newest(prompted)
@@ -202,7 +202,7 @@ class PromptTransaction:
         logits = torch.stack([obj.logits for obj in prompted if obj.logits is not None])
         return image_masks(logits, self.stored.height, self.stored.width, self.config.non_overlap)
 
-    def _masks_on_newest(self, prompted: list[TrackedObject]) -> None:
+    def _masks_on_newest(self, prompted: list[LiveObject]) -> None:
         """Gives every pixel of the newest frame to one object."""
         living = self.registry.objects.values()
         shown = [obj for obj in living if obj in prompted or obj.newest_frame == self.newest.frame]
@@ -226,7 +226,7 @@ def _events(a: _Accepted, answer: Answer, before: ObjectState) -> list[ObjectCha
     return changes
 
 
-def _check_candidate(prompt: Prompt, obj: TrackedObject, frame: int) -> None:
+def _check_candidate(prompt: Prompt, obj: LiveObject, frame: int) -> None:
     """Refuses a choice where no candidates are offered; ``obj`` is the object as it was on ``frame``."""
     if prompt.points is None and obj.candidates is None:
         raise PromptError(

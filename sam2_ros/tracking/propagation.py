@@ -17,7 +17,7 @@ from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import StoredFrame
 from sam2_ros.tracking.mask_parts import OwnMasks, choose_candidates, own_masks, update_trails
 from sam2_ros.tracking.masks import fill_holes, image_masks
-from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.policies import policy_of
 from sam2_ros.tracking.recognition import SURE, recognise, recognises
 from sam2_ros.tracking.transfer import Fetched, upload
@@ -48,10 +48,10 @@ class Propagation:
         self.recognises = recognises(self.model, config)
 
     @torch.inference_mode()
-    def track(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
+    def track(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
         """Tracks ``objects`` from the frame before ``stored``, updates their memory, and returns what changed. LOST
         objects are searched for on some frames only; they pass the others."""
-        self.bank.pass_frame([obj.row for obj in objects], stored.frame)  # unless it is remembered below
+        self.bank.stand_still([obj.row for obj in objects], stored.frame)  # unless it is remembered below
         changes = []
         due = []
         for obj in objects:
@@ -65,7 +65,7 @@ class Propagation:
             changes += self._track_due(due, stored, lap)
         return changes
 
-    def _track_due(self, objects: list[TrackedObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
+    def _track_due(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
         model, features, frame = self.model, stored.features, stored.frame
         rows = [obj.row for obj in objects]
         memories = self.bank.gather(rows, frame, self.workload.recent_frames)
@@ -86,7 +86,7 @@ class Propagation:
             drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
             observations = self._observations(summary_of(scores, chosen.iou, present, drawn).cpu())
-            presences, remembered, anchored = self._judge(objects, stored, observations, own)
+            presences, remembered, anchored = self._decide(objects, stored, observations, own)
             lap("decode")
             self._remember(rows, stored, logits, present, pointers, remembered, anchored)
             if self.recognises:
@@ -106,8 +106,8 @@ class Propagation:
             for score, iou, there, area, visibility in torch.cat((table, visibilities[None])).T.tolist()
         ]
 
-    def _judge(
-        self, objects: list[TrackedObject], stored: StoredFrame, observations: list[Observation], own: OwnMasks | None
+    def _decide(
+        self, objects: list[LiveObject], stored: StoredFrame, observations: list[Observation], own: OwnMasks | None
     ) -> tuple[list[Presence], list[bool], list[bool]]:
         """Decides the presence of each object after the frame, whether its memory takes the frame, and whether as an
         anchor; updates the trails."""
@@ -153,7 +153,7 @@ class Propagation:
 
     def _show(
         self,
-        objects: list[TrackedObject],
+        objects: list[LiveObject],
         stored: StoredFrame,
         drawn: Tensor,
         presences: list[Presence],
@@ -193,7 +193,7 @@ class Propagation:
             changes += obj.state_change(obj.set_presence(presence, mask))
         return changes
 
-    def catch_up(self, objects: list[TrackedObject], frames: list[StoredFrame]) -> None:
+    def catch_up(self, objects: list[LiveObject], frames: list[StoredFrame]) -> None:
         """Tracks ``objects`` through later ``frames`` after a late prompt, and stores there what they have become.
 
         A frame on which an object was prompted stays as it is for that object: tracking never overwrites a prompt.
@@ -210,8 +210,8 @@ class Propagation:
                 self.track(tracked, stored)
             stored.store(objects)
 
-    def _pass_prompted(self, obj: TrackedObject, then: TrackedObject, stored: StoredFrame) -> None:
-        self.bank.skip(obj.row, stored.frame)
+    def _pass_prompted(self, obj: LiveObject, then: LiveObject, stored: StoredFrame) -> None:
+        self.bank.tick_prompted(obj.row, stored.frame)
         assert then.mask is not None
         obj.prompt_frame, obj.points, obj.labels = then.prompt_frame, then.points, then.labels
         obj.logits, obj.prompted, obj.candidates = then.logits, True, then.candidates

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from sam2_ros.tracking.objects import TrackedObject
-from sam2_ros.tracking.types import AddRequest, PromptCode, PromptError
+from sam2_ros.tracking.objects import LiveObject
+from sam2_ros.tracking.types import PromptCode, PromptError, PromptRequest
 
 
 class Registry:
     """Living objects by id, in the order of their ids. Ids are not reused."""
 
     def __init__(self, rows: int) -> None:
-        self.objects: dict[int, TrackedObject] = {}
+        self.objects: dict[int, LiveObject] = {}
         self.next_id = 1
         self._rows = rows
 
-    def living(self, object_id: int) -> TrackedObject:
+    def living(self, object_id: int) -> LiveObject:
         """The object of this id. Raises a PromptError (UNKNOWN_OBJECT) with the living ones if there is none."""
         if object_id in self.objects:
             return self.objects[object_id]
@@ -29,7 +29,7 @@ class Registry:
                     PromptCode.DUPLICATE_NAME, f"object {obj.object_id} is already named '{name}'; choose another name"
                 )
 
-    def create(self, request: AddRequest, frame: int) -> TrackedObject:
+    def create(self, request: PromptRequest, frame: int) -> LiveObject:
         """A new object with an id and a row of its own.
 
         Raises:
@@ -42,7 +42,7 @@ class Registry:
             raise PromptError(
                 PromptCode.FULL, f"{self._rows} objects are tracked already (tracker.max_objects); remove one first"
             )
-        obj = TrackedObject(self.next_id, row, request.name, request.label, request.label_score, frame)
+        obj = LiveObject(self.next_id, row, request.name, request.label, request.label_score, frame)
         self.next_id += 1
         self.objects[obj.object_id] = obj
         return obj

@@ -23,7 +23,7 @@ from sam2_ros.tracking.cuda_encoder import RawFrame
 from sam2_ros.tracking.cuda_propagation import CudaPropagation
 from sam2_ros.tracking.deadline import SHEDDING_STEPS, LoadShedder, Workload
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
-from sam2_ros.tracking.objects import TrackedObject
+from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_checks import check_names
 from sam2_ros.tracking.prompt_decoder import PromptDecoder
 from sam2_ros.tracking.prompt_transaction import PromptTransaction
@@ -31,13 +31,13 @@ from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import (
-    AddRequest,
     EventCode,
     FrameResult,
     ObjectChange,
     ObjectState,
     PromptCode,
     PromptError,
+    PromptRequest,
     PromptResult,
 )
 
@@ -186,7 +186,7 @@ class Tracker:
 
     # -- commands ----------------------------------------------------------------------------------------------
 
-    def add(self, requests: Sequence[AddRequest], stamp: int = 0) -> list[PromptResult]:
+    def add(self, requests: Sequence[PromptRequest], stamp: int = 0) -> list[PromptResult]:
         """Applies prompts to the frame stamped ``stamp`` (nanoseconds; 0 = the newest); one result each, refusals
         included.
 
@@ -221,7 +221,7 @@ class Tracker:
                 apply()
         return [results[index] for index in range(len(requests))]
 
-    def refine(self, request: AddRequest, stamp: int = 0) -> PromptResult:
+    def refine(self, request: PromptRequest, stamp: int = 0) -> PromptResult:
         """Corrects a living object (``request.object_id``) on the frame stamped ``stamp``, as :meth:`add` does."""
         if request.object_id is None:
             return PromptResult(PromptCode.UNKNOWN_OBJECT, "a correction needs the id of a living object")
@@ -269,7 +269,7 @@ class Tracker:
         self.reset()
         self.history.clear()
 
-    def _drop_lost(self, objects: list[TrackedObject]) -> list[ObjectChange]:
+    def _drop_lost(self, objects: list[LiveObject]) -> list[ObjectChange]:
         longest = self.config.drop_after
         changes = []
         for obj in objects:
@@ -279,7 +279,7 @@ class Tracker:
                 changes.append(obj.change(EventCode.DROPPED, obj.state, reason, gone=True))
         return changes
 
-    def _forget(self, obj: TrackedObject) -> None:
+    def _forget(self, obj: LiveObject) -> None:
         del self._objects[obj.object_id]
         self.bank.clear(obj.row)
         self.history.forget(obj.object_id)
@@ -289,5 +289,5 @@ class Tracker:
         return FrameResult(stored.frame, stored.stamp, stored.width, stored.height, results)
 
 
-def _refusal(error: PromptError, request: AddRequest) -> PromptResult:
+def _refusal(error: PromptError, request: PromptRequest) -> PromptResult:
     return PromptResult(error.code, str(error), object_id=request.object_id or 0, name=request.name)

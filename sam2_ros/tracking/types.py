@@ -131,7 +131,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class AddRequest:
+class PromptRequest:
     """A prompt for a new object (``object_id`` None) or for an existing one."""
 
     prompt: Prompt

@@ -14,7 +14,7 @@ from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.tracker import Tracker
 from sam2_ros.tracking.transfer import on_device
-from sam2_ros.tracking.types import AddRequest, Prompt
+from sam2_ros.tracking.types import Prompt, PromptRequest
 
 RESERVE = 256 * 2**20  # bytes; the heap grows by about this much over the first thousand frames otherwise
 OBJECTS_ON_CPU = 4  # most in the warm-up; with more, memory grows once when so many are first tracked
@@ -29,7 +29,7 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
     tracker = Tracker(shared.model, TrackerConfig(max_objects=1), shared.dtype, shared)
     frame = np.zeros((64, 64, 3), np.uint8)
     tracker.step(frame, 0)
-    tracker.add([AddRequest(Prompt(box=np.array([16, 16, 48, 48], np.float32)))])
+    tracker.add([PromptRequest(Prompt(box=np.array([16, 16, 48, 48], np.float32)))])
     tracker.step(frame, 1)
     tracker.close()
     with on_device(shared.model.device):

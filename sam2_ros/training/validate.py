@@ -9,7 +9,7 @@ import numpy as np
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.evaluation.semi_supervised import first_prompt
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.tracking import AddRequest, Tracker, TrackerConfig
+from sam2_ros.tracking import PromptRequest, Tracker, TrackerConfig
 from sam2_ros.training.clips import read_rgb
 from sam2_ros.training.data.videos import Video, read_labels
 
@@ -25,7 +25,7 @@ def video_jaccard(model: Sam2Model, video: Video, kind: str, dtype: str) -> floa
         return None
     tracker = Tracker(model, TrackerConfig(max_objects=len(values)), dtype)
     tracker.step(read_rgb(video.frames[0]), 0)
-    answers = tracker.add([AddRequest(first_prompt(kind, first == value)) for value in values])
+    answers = tracker.add([PromptRequest(first_prompt(kind, first == value)) for value in values])
     numbers = {answer.object_id: int(value) for answer, value in zip(answers, values, strict=True)}
     scores = []
     for t in range(1, len(video.frames) - 1):

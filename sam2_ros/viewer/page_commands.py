@@ -15,13 +15,13 @@ from std_msgs.msg import Header
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.prompts_file import read_prompt
 from sam2_ros.msg import ObjectPrompt, PromptResult
-from sam2_ros.ros.client_node import is_acquainted
+from sam2_ros.ros.client_node import server_knows_clients
 from sam2_ros.ros.interface import SERVICES
 from sam2_ros.ros.messages import to_time
 from sam2_ros.ros.prompt_messages import to_message
 from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
 from sam2_ros.tracking.prompt_checks import check_names, check_request
-from sam2_ros.tracking.types import AddRequest, PromptError
+from sam2_ros.tracking.types import PromptError, PromptRequest
 
 Command = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ class ServiceCalls:
         if not client.wait_for_service(timeout_sec=2.0):
             raise ConnectionError(f"the service {self._prefix}/{name} is not there; is the tracker running?")
         if is_new:
-            is_acquainted(self._node, self._prefix, 2.0, lambda: time.sleep(0.01))
+            server_knows_clients(self._node, self._prefix, 2.0, lambda: time.sleep(0.01))
         answer: Future[dict[str, object]] = Future()
 
         def done(future: Any) -> None:
@@ -83,7 +83,7 @@ def _prompt(command: Command) -> ObjectPrompt:
     candidate, again = _number(command.get("candidate", 0)) or None, bool(command.get("replace", False))
     prompt = replace(prompt, box=box, candidate=candidate, replace=again)
     object_id = _number(command.get("object_id", 0)) or None
-    request = AddRequest(prompt, object_id, _text(command, "name"), _text(command, "label"))
+    request = PromptRequest(prompt, object_id, _text(command, "name"), _text(command, "label"))
     check_request(request)
     return to_message(request)
 

@@ -19,7 +19,7 @@ from small_training import HEIGHT, WIDTH, davis, small_checkpoint, yolo
 
 from sam2_ros.cli.main import main
 from sam2_ros.model import load_model
-from sam2_ros.tracking import AddRequest, Prompt, Tracker
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker
 from sam2_ros.training.clips import read_rgb
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +88,7 @@ def test_the_checkpoint_tracks(trained: Path, inputs: Path) -> None:
     tracker = Tracker(load_model(trained / "checkpoint.pt"), dtype="float32")
     frames = sorted((inputs / "single" / "JPEGImages" / "v0").iterdir())
     tracker.step(read_rgb(frames[0]), 0)
-    (answer,) = tracker.add([AddRequest(Prompt(box=np.array([10, 10, 34, 30], np.float32)))])
+    (answer,) = tracker.add([PromptRequest(Prompt(box=np.array([10, 10, 34, 30], np.float32)))])
     assert answer.success
     (one,) = tracker.step(read_rgb(frames[1]), 1).objects
     truth = np.zeros((HEIGHT, WIDTH), np.bool_)

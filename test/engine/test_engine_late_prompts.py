@@ -12,7 +12,7 @@ from small_tracker import add, box, click, rectangle, scene, small_model
 
 from sam2_ros.inference import Backend
 from sam2_ros.model import Sam2Model
-from sam2_ros.tracking import AddRequest, EventCode, ObjectState, PromptCode, TrackerConfig
+from sam2_ros.tracking import EventCode, ObjectState, PromptCode, PromptRequest, TrackerConfig
 
 K = 8  # stored frames before the newest
 SECOND = 1_000_000_000
@@ -39,10 +39,10 @@ def test_the_banks_rule_lets_a_correction_go_and_says_so(make_engine: MakeEngine
     play(engine, 0, 1)
     add(engine, box())
     play(engine, 2, 8)
-    engine.refine(AddRequest(click(60, 60), 1))
+    engine.refine(PromptRequest(click(60, 60), 1))
     play(engine, 9, NOW)
     engine.take_changes()
-    answer = engine.refine(AddRequest(click(60, 60), 1), stamp(10))
+    answer = engine.refine(PromptRequest(click(60, 60), 1), stamp(10))
     assert "its prompt of frame 8 was released" in answer.message
     assert [change.event for change in engine.take_changes()] == [EventCode.CORRECTED, EventCode.PROMPT_RELEASED]
 
@@ -52,12 +52,12 @@ def test_what_a_late_prompt_changes_is_told_as_of_now(make_engine: MakeEngine) -
     model = copy.copy(small_model())
     engine = engine_of(make_engine, model)
     play(engine, 0, 1)
-    engine.add([AddRequest(box())])
+    engine.add([PromptRequest(box())])
     model.config = replace(model.config, present_iou=1.01)
     play(engine, 2, 6)
     model.config = replace(model.config, present_iou=0.0)
     engine.take_changes()
-    answer = engine.refine(AddRequest(box(), 1), stamp(3))
+    answer = engine.refine(PromptRequest(box(), 1), stamp(3))
     assert answer.message == "object 1 corrected on frame 3, 3.000 s old; caught up through 3 frames"
     assert answer.result is not None and (answer.result.prompted, answer.result.frames_tracked) == (True, 2)
     corrected, changed = engine.take_changes()
@@ -68,7 +68,7 @@ def test_what_a_late_prompt_changes_is_told_as_of_now(make_engine: MakeEngine) -
     newest = engine.objects()
     assert newest is not None and newest.stamp == stamp(6)
     assert not newest.object(1).prompted and newest.object(1).frames_tracked == 5
-    engine.add([AddRequest(click(), name="cup")], stamp(4))
+    engine.add([PromptRequest(click(), name="cup")], stamp(4))
     (added,) = engine.take_changes()
     assert (added.event, added.previous_state, added.last_seen, added.name) == (EventCode.ADDED, None, stamp(6), "cup")
 
@@ -78,7 +78,7 @@ def test_overlap_is_settled_on_the_newest_frame_alone(make_engine: MakeEngine) -
     play(engine, 0, 1)
     add(engine, rectangle(20, 20, 100, 100))
     play(engine, 2, NOW)
-    engine.add([AddRequest(rectangle(20, 20, 100, 100))], stamp(NOW - 3))
+    engine.add([PromptRequest(rectangle(20, 20, 100, 100))], stamp(NOW - 3))
     newest = engine.objects()
     assert newest is not None
     first, second = (one.mask.full() for one in newest.objects)
@@ -94,7 +94,7 @@ def test_a_dropped_frames_stamp_means_the_nearest_stored_one(
 ) -> None:
     engine = engine_of(make_engine, history_tolerance=0.45)
     play(engine, 0, NOW)
-    (answer,) = engine.add([AddRequest(box())], round(asked * SECOND))
+    (answer,) = engine.add([PromptRequest(box())], round(asked * SECOND))
     assert answer.success and answer.applied_stamp == stamp(frame)
     assert answer.stamp_difference == pytest.approx(off)
     assert f"the stored frame nearest to the stamp, {off:.3f} s from it" in answer.message or not off
@@ -113,7 +113,7 @@ def test_a_stamp_of_no_stored_frame_is_refused(
 ) -> None:
     engine = engine_of(make_engine, history_tolerance=0.2)
     play(engine, 0, NOW)
-    answers = engine.add([AddRequest(box()), AddRequest(box(), 5)], round(asked * SECOND))
+    answers = engine.add([PromptRequest(box()), PromptRequest(box(), 5)], round(asked * SECOND))
     assert [answer.code for answer in answers] == [code, code]
     assert words in answers[0].message
     assert engine.next_id == 1
@@ -122,10 +122,10 @@ def test_a_stamp_of_no_stored_frame_is_refused(
 def test_without_a_history_only_the_newest_frame_can_be_prompted(make_engine: MakeEngine) -> None:
     engine = engine_of(make_engine, history=0)
     play(engine, 0, 3)
-    (answer,) = engine.add([AddRequest(box())], stamp(2))
+    (answer,) = engine.add([PromptRequest(box())], stamp(2))
     assert answer.code is PromptCode.TOO_OLD
     assert answer.message.endswith("is gone; accepted: 4.000000000, the newest, or 0, which means the newest")
-    assert engine.add([AddRequest(box())], stamp(3))[0].success
+    assert engine.add([PromptRequest(box())], stamp(3))[0].success
 
 
 def test_of_equal_stamps_the_newer_frame_is_meant(make_engine: MakeEngine) -> None:
@@ -133,7 +133,7 @@ def test_of_equal_stamps_the_newer_frame_is_meant(make_engine: MakeEngine) -> No
     engine = engine_of(make_engine)
     play(engine, 0, 3)
     play(engine, 1, 2)
-    (answer,) = engine.add([AddRequest(box())], stamp(2))
+    (answer,) = engine.add([PromptRequest(box())], stamp(2))
     assert answer.message == "object 1 added on frame 5"
 
 
@@ -142,9 +142,9 @@ def test_an_object_can_not_be_corrected_before_it_was_added(make_engine: MakeEng
     play(engine, 0, 6)
     add(engine, box())
     play(engine, 7, 9)
-    answer = engine.refine(AddRequest(click(60, 60), 1), stamp(5))
+    answer = engine.refine(PromptRequest(click(60, 60), 1), stamp(5))
     assert answer.code is PromptCode.TOO_OLD and "was added after the frame stamped 6.000000000" in answer.message
-    assert engine.refine(AddRequest(click(60, 60), 1), stamp(6)).success  # on the very frame it may be
+    assert engine.refine(PromptRequest(click(60, 60), 1), stamp(6)).success  # on the very frame it may be
 
 
 def test_a_late_prompt_is_checked_against_its_own_image(make_engine: MakeEngine) -> None:
@@ -152,7 +152,7 @@ def test_a_late_prompt_is_checked_against_its_own_image(make_engine: MakeEngine)
     engine = engine_of(make_engine)
     engine.step(np.repeat(np.repeat(scene(0), 2, axis=0), 2, axis=1), stamp(0))
     engine.step(scene(1), stamp(1))
-    request = AddRequest(box(170, 130, 250, 200))
+    request = PromptRequest(box(170, 130, 250, 200))
     assert engine.add([request])[0].code is PromptCode.INVALID_PROMPT
     (answer,) = engine.add([request], stamp(0))
     assert answer.result is not None and (answer.result.mask.width, answer.result.mask.height) == (320, 240)
@@ -163,5 +163,5 @@ def test_a_late_prompt_is_checked_against_its_own_image(make_engine: MakeEngine)
 def test_the_reference_policy_knows_no_late_prompts(make_engine: MakeEngine) -> None:
     engine = engine_of(make_engine, reference_policy=True)
     play(engine, 0, 4)
-    (answer,) = engine.add([AddRequest(box())], stamp(2))
+    (answer,) = engine.add([PromptRequest(box())], stamp(2))
     assert answer.code is PromptCode.UNSUPPORTED and "tracker.reference_policy" in answer.message

@@ -10,7 +10,7 @@ from engines import MakeEngine
 from small_tracker import add, box, click, object_score, run, scene, small_model, stepped
 
 from sam2_ros.inference import Backend
-from sam2_ros.tracking import AddRequest, ObjectResult, PromptCode, PromptError, TrackerConfig
+from sam2_ros.tracking import ObjectResult, PromptCode, PromptError, PromptRequest, TrackerConfig
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_removed_object_is_unknown(engine: Backend) -> None:
     (one,) = stepped(engine, [box()])
     assert engine.remove(one)
     assert not engine.remove(one)
-    answer = engine.refine(AddRequest(click(), one))
+    answer = engine.refine(PromptRequest(click(), one))
     assert answer.code is PromptCode.UNKNOWN_OBJECT
     assert answer.message == f"there is no object {one}; living objects: none"
     with pytest.raises(PromptError, match="there is no object 1"):
@@ -48,14 +48,14 @@ def test_a_removed_object_is_unknown(engine: Backend) -> None:
 def test_names_are_unique_among_living_objects(engine: Backend) -> None:
     engine.step(scene(0), 0)
     first, second, third = engine.add(
-        [AddRequest(box(), name="cup"), AddRequest(click(), name="cup"), AddRequest(click(), name="dish")]
+        [PromptRequest(box(), name="cup"), PromptRequest(click(), name="cup"), PromptRequest(click(), name="dish")]
     )
     assert first.success and third.success
     assert second.code is PromptCode.DUPLICATE_NAME
     assert second.message == "object 1 is already named 'cup'; choose another name"
     with pytest.raises(PromptError, match="already named 'cup'"):
         engine.rename(third.object_id, "cup", "plate")
-    refused = engine.refine(AddRequest(click(), third.object_id, name="cup", label="plate"))
+    refused = engine.refine(PromptRequest(click(), third.object_id, name="cup", label="plate"))
     assert refused.code is PromptCode.DUPLICATE_NAME
     assert [(one.name, one.label) for one in run(engine, 1, 1)[0].objects] == [("cup", ""), ("dish", "")]
     engine.remove(first.object_id)
@@ -69,7 +69,7 @@ def test_objects_without_a_name_do_not_collide(engine: Backend) -> None:
 
 def test_a_full_tracker_refuses_with_the_reason(engine: Backend) -> None:
     stepped(engine, [box()] * 4)
-    (answer,) = engine.add([AddRequest(click())])
+    (answer,) = engine.add([PromptRequest(click())])
     assert answer.code is PromptCode.FULL and not answer.success
     assert answer.message == "4 objects are tracked already (tracker.max_objects); remove one first"
     engine.remove(2)
@@ -78,7 +78,7 @@ def test_a_full_tracker_refuses_with_the_reason(engine: Backend) -> None:
 
 def test_results_are_complete(engine: Backend) -> None:
     engine.step(scene(0), 1000)
-    engine.add([AddRequest(box(), name="ball", label="toy", label_score=0.75)])
+    engine.add([PromptRequest(box(), name="ball", label="toy", label_score=0.75)])
     result = engine.step(scene(1), 2000)
     assert (result.frame_index, result.stamp, result.width, result.height) == (1, 2000, 160, 120)
     (one,) = result.objects
@@ -100,7 +100,7 @@ def test_a_failing_prompt_leaves_no_object_behind(engine: Backend) -> None:
         mock.patch.object(small_model(), "encode_memory", side_effect=RuntimeError("out of memory")),
         pytest.raises(RuntimeError, match="out of memory"),
     ):
-        engine.add([AddRequest(click())])
+        engine.add([PromptRequest(click())])
     (found,) = run(engine, 1, 1)[0].objects
     assert found.object_id == one
     assert add(engine, click()) == [3]
@@ -111,7 +111,7 @@ def test_results_on_the_frame_of_the_prompt(engine: Backend) -> None:
     assert engine.objects() is None
     engine.step(scene(0), 7)
     with object_score(small_model(), 2.0):
-        (answer,) = engine.add([AddRequest(box())])
+        (answer,) = engine.add([PromptRequest(box())])
     newest = engine.objects()
     assert newest is not None and answer.result is not None
     found: ObjectResult = newest.object(1)

@@ -12,7 +12,7 @@ from engines import MakeEngine, told
 from small_tracker import add, box, click, object_score, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.inference import Backend
-from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, PromptError, TrackerConfig
+from sam2_ros.tracking import ObjectState, Prompt, PromptCode, PromptError, PromptRequest, TrackerConfig
 from sam2_ros.tracking.config import CLICK_CANDIDATES
 
 
@@ -33,11 +33,11 @@ def test_a_bad_prompt_is_refused_with_its_reason(make_engine: MakeEngine, engine
     stepped(engine, [box()])
     run(engine, 1, 2)
     before = state_of(engine)
-    (refused,) = engine.add([AddRequest(prompt, name="cup")])
+    (refused,) = engine.add([PromptRequest(prompt, name="cup")])
     assert (refused.code, refused.message) == (PromptCode.INVALID_PROMPT, message)
     assert not refused.success and refused.object_id == 0 and refused.result is None
     assert state_of(engine) == before
-    refused, accepted = engine.add([AddRequest(prompt), AddRequest(click())])
+    refused, accepted = engine.add([PromptRequest(prompt), PromptRequest(click())])
     assert refused.message == message and accepted.success and accepted.object_id == 2
     other = make_engine(TrackerConfig(max_objects=3))
     stepped(other, [box()])
@@ -51,7 +51,7 @@ def test_a_bad_name_is_refused_with_its_reason(engine: Backend, name: str) -> No
     fields, message = BAD_NAMES[name]
     stepped(engine, [box()])
     before = state_of(engine)
-    (refused,) = engine.add([replace(AddRequest(click()), **fields)])
+    (refused,) = engine.add([replace(PromptRequest(click()), **fields)])
     assert (refused.code, refused.message) == (PromptCode.INVALID_PROMPT, message)
     with pytest.raises(PromptError) as caught:
         engine.rename(1, **({"name": "", "label": ""} | fields))
@@ -60,24 +60,24 @@ def test_a_bad_name_is_refused_with_its_reason(engine: Backend, name: str) -> No
 
 
 def test_a_prompt_before_the_first_frame_is_refused(engine: Backend) -> None:
-    (answer,) = engine.add([AddRequest(box())])
+    (answer,) = engine.add([PromptRequest(box())])
     assert answer.code is PromptCode.NO_FRAME
     assert answer.message == "no frame was processed yet; send the prompt after the first image"
 
 
 def test_a_correction_needs_a_living_object(engine: Backend) -> None:
     stepped(engine, [box(), click()])
-    answer = engine.refine(AddRequest(click(), 9))
+    answer = engine.refine(PromptRequest(click(), 9))
     assert answer.code is PromptCode.UNKNOWN_OBJECT
     assert answer.message == "there is no object 9; living objects: 1, 2"
-    answer = engine.refine(AddRequest(click()))
+    answer = engine.refine(PromptRequest(click()))
     assert answer.message == "a correction needs the id of a living object"
 
 
 def test_a_negative_point_alone_corrects_an_existing_object(engine: Backend) -> None:
     (one,) = stepped(engine, [box()])
     run(engine, 1, 1)
-    assert engine.refine(AddRequest(click(20, 20, label=0), one)).success
+    assert engine.refine(PromptRequest(click(20, 20, label=0), one)).success
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_frames_may_be_views(engine: Backend) -> None:
     areas = []
     for view in (image, wide[:, ::2], np.flip(np.flip(image, 0).copy(), 0), locked):
         engine.step(view, 0)
-        (answer,) = engine.add([AddRequest(box())])
+        (answer,) = engine.add([PromptRequest(box())])
         assert answer.result is not None
         areas.append(answer.result.mask.area)
         engine.reset()
@@ -121,15 +121,15 @@ def test_frames_may_change_their_size(engine: Backend) -> None:
     result = engine.step(large, 1)
     assert (result.width, result.height) == (320, 240)
     assert result.object(one).mask.full().shape == (240, 320)
-    assert engine.refine(AddRequest(click(300, 200), one)).success
+    assert engine.refine(PromptRequest(click(300, 200), one)).success
     result = engine.step(scene(2), 2)
     assert result.object(one).mask.full().shape == (120, 160)
-    assert engine.refine(AddRequest(click(300, 200), one)).code is PromptCode.INVALID_PROMPT
+    assert engine.refine(PromptRequest(click(300, 200), one)).code is PromptCode.INVALID_PROMPT
 
 
 def test_a_single_click_offers_three_candidates(engine: Backend) -> None:
     engine.step(scene(0), 0)
-    single, framed = engine.add([AddRequest(click()), AddRequest(box())])
+    single, framed = engine.add([PromptRequest(click()), PromptRequest(box())])
     assert [candidate.index for candidate in single.candidates] == [1, 2, 3]
     assert framed.candidates == ()
     assert single.result is not None
@@ -142,9 +142,9 @@ def test_a_single_click_offers_three_candidates(engine: Backend) -> None:
 def test_a_chosen_candidate_is_there_whatever_the_score_says(engine: Backend) -> None:
     engine.step(scene(0), 0)
     with object_score(small_model(), -4.0):
-        (offered,) = engine.add([AddRequest(click())])
+        (offered,) = engine.add([PromptRequest(click())])
         assert offered.result is not None and offered.result.mask.area == 0
-        answer = engine.refine(AddRequest(Prompt(candidate=1), offered.object_id))
+        answer = engine.refine(PromptRequest(Prompt(candidate=1), offered.object_id))
     assert answer.result is not None and answer.result.mask.area > 0
     assert answer.result.state is ObjectState.VISIBLE and answer.result.object_score > 0
 
@@ -153,7 +153,7 @@ def test_a_chosen_candidate_is_there_whatever_the_score_says(engine: Backend) ->
 def test_a_setting_says_which_candidate_a_click_means(make_engine: MakeEngine, rule: str) -> None:
     engine = make_engine(TrackerConfig(max_objects=1, click_candidate=rule))
     engine.step(scene(0), 0)
-    (answer,) = engine.add([AddRequest(click())])
+    (answer,) = engine.add([PromptRequest(click())])
     assert answer.result is not None
     best = max(one.predicted_iou for one in answer.candidates)
     good = [one for one in answer.candidates if one.predicted_iou >= 0.8 * best and one.mask.area]
@@ -167,21 +167,21 @@ def test_a_setting_says_which_candidate_a_click_means(make_engine: MakeEngine, r
     assert np.array_equal(answer.result.mask.full(), wanted.mask.full())
     # What was meant after all can still be chosen.
     other = wanted.index % 3 + 1
-    assert engine.refine(AddRequest(Prompt(candidate=other), answer.object_id)).success
+    assert engine.refine(PromptRequest(Prompt(candidate=other), answer.object_id)).success
 
 
 def test_a_choice_is_refused_where_nothing_is_offered(engine: Backend) -> None:
     one, framed = stepped(engine, [click(), box()])
     before = state_of(engine)
     kept_none = "no candidates are stored for this object on this frame; give the point again with the choice"
-    assert engine.refine(AddRequest(Prompt(candidate=3), framed)).message == kept_none
-    answer = engine.refine(AddRequest(click(candidate=3), one))
+    assert engine.refine(PromptRequest(Prompt(candidate=3), framed)).message == kept_none
+    answer = engine.refine(PromptRequest(click(candidate=3), one))
     assert answer.code is PromptCode.INVALID_PROMPT and "this object has earlier ones on this frame" in answer.message
     assert state_of(engine) == before
     run(engine, 1, 1)
-    answer = engine.refine(AddRequest(Prompt(candidate=3), one))  # a frame too late
+    answer = engine.refine(PromptRequest(Prompt(candidate=3), one))  # a frame too late
     assert (answer.code, answer.message) == (PromptCode.INVALID_PROMPT, kept_none)
-    assert engine.refine(AddRequest(click(candidate=3), one)).success
+    assert engine.refine(PromptRequest(click(candidate=3), one)).success
 
 
 def test_a_second_correction_with_one_prompted_slot(make_engine: MakeEngine) -> None:
@@ -190,7 +190,7 @@ def test_a_second_correction_with_one_prompted_slot(make_engine: MakeEngine) -> 
     (one,) = stepped(engine, [box()])
     run(engine, 1, 1)
     for _ in range(2):
-        assert engine.refine(AddRequest(click(60, 60), one)).success
+        assert engine.refine(PromptRequest(click(60, 60), one)).success
     assert run(engine, 2, 2)[0].object(one).mask.area > 0
 
 
@@ -198,7 +198,7 @@ def test_a_mask_is_taken_as_it_is(engine: Backend) -> None:
     """Up to the resampling to the network's size and back."""
     engine.step(scene(0), 0)
     prompt = rectangle(40, 30, 100, 90)
-    (answer,) = engine.add([AddRequest(prompt)])
+    (answer,) = engine.add([PromptRequest(prompt)])
     assert answer.result is not None and prompt.mask is not None
     mask = answer.result.mask.full()
     assert np.count_nonzero(mask & prompt.mask) / np.count_nonzero(mask | prompt.mask) > 0.95
@@ -211,7 +211,7 @@ def test_an_empty_mask_says_that_the_object_is_not_there(engine: Backend) -> Non
     (one,) = stepped(engine, [box()])
     run(engine, 1, 3)
     assert engine.step(scene(4), 4).object(one).last_seen == 4
-    answer = engine.refine(AddRequest(rectangle(0, 0, 0, 0), one))
+    answer = engine.refine(PromptRequest(rectangle(0, 0, 0, 0), one))
     assert answer.success and answer.result is not None
     assert answer.result.state is ObjectState.OCCLUDED
     assert answer.result.mask.area == 0 and answer.result.object_score == -10.0

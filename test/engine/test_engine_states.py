@@ -10,7 +10,7 @@ from engines import MakeEngine
 from small_tracker import add, box, click, object_score, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.inference import Backend
-from sam2_ros.tracking import AddRequest, EventCode, ObjectState, TrackerConfig
+from sam2_ros.tracking import EventCode, ObjectState, PromptRequest, TrackerConfig
 
 VISIBLE, OCCLUDED, LOST = ObjectState.VISIBLE, ObjectState.OCCLUDED, ObjectState.LOST
 SECOND = 1_000_000_000
@@ -82,7 +82,7 @@ def test_events_of_commands(engine: Backend) -> None:
     """Added, corrected, removed: with what is known then, in their order, and once."""
     engine.step(scene(0), 5)
     with object_score(small_model(), 2.0):
-        engine.add([AddRequest(box(), name="ball", label="toy"), AddRequest(click())])
+        engine.add([PromptRequest(box(), name="ball", label="toy"), PromptRequest(click())])
     first, second = engine.take_changes()
     assert (first.event, first.object_id, first.name, first.label) == (EventCode.ADDED, 1, "ball", "toy")
     assert (first.previous_state, first.state, first.last_seen) == (None, VISIBLE, 5)
@@ -92,7 +92,7 @@ def test_events_of_commands(engine: Backend) -> None:
 
     with object_score(small_model(), -2.0):
         engine.step(scene(1), 6)
-    engine.refine(AddRequest(click(60, 60), 1))
+    engine.refine(PromptRequest(click(60, 60), 1))
     corrected, changed = engine.take_changes()
     assert (corrected.event, corrected.previous_state, corrected.state) == (EventCode.CORRECTED, OCCLUDED, VISIBLE)
     assert (changed.event, changed.previous_state, changed.state) == (EventCode.STATE_CHANGED, OCCLUDED, VISIBLE)
@@ -109,8 +109,8 @@ def test_events_of_commands(engine: Backend) -> None:
 def test_refused_prompts_and_failed_removals_are_no_events(engine: Backend) -> None:
     stepped(engine, [box()])
     engine.take_changes()
-    engine.add([AddRequest(click(-5, 0))])
-    engine.refine(AddRequest(click(), 9))
+    engine.add([PromptRequest(click(-5, 0))])
+    engine.refine(PromptRequest(click(), 9))
     engine.remove(9)
     assert engine.take_changes() == []
 
@@ -120,7 +120,7 @@ def test_prompted_marks_the_frame_of_the_prompt_only(engine: Backend) -> None:
     newest = engine.objects()
     assert newest is not None and newest.object(one).prompted
     assert not run(engine, 1, 1)[0].object(one).prompted
-    answer = engine.refine(AddRequest(click(60, 60), one))
+    answer = engine.refine(PromptRequest(click(60, 60), one))
     assert answer.result is not None and answer.result.prompted
 
 
@@ -141,7 +141,7 @@ def test_a_model_may_take_a_low_predicted_iou_for_absence(make_engine: MakeEngin
         model.config = replace(model.config, present_iou=threshold)
         engine = make_engine(TrackerConfig(max_objects=1), model)
         engine.step(scene(0), 0)
-        engine.add([AddRequest(box())])
+        engine.add([PromptRequest(box())])
         seen.append(engine.step(scene(1), 1).objects[0])
     there, gone = seen
     assert there.object_score > 0 and there.state is ObjectState.VISIBLE and there.visibility > 0.5

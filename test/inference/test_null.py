@@ -10,7 +10,7 @@ import pytest
 from bad_prompts import BAD
 
 from sam2_ros.inference import NullBackend, commands, is_null_model, make_backend
-from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, PromptError, TrackerConfig
+from sam2_ros.tracking import ObjectState, Prompt, PromptCode, PromptError, PromptRequest, TrackerConfig
 
 RGB = np.zeros((40, 60, 3), np.uint8)
 
@@ -27,7 +27,7 @@ def backend() -> NullBackend:
 
 
 def test_a_box_becomes_a_mask_that_stays(backend: NullBackend) -> None:
-    (answer,) = backend.add([AddRequest(box(5, 6, 15, 26), name="cup", label="thing")])
+    (answer,) = backend.add([PromptRequest(box(5, 6, 15, 26), name="cup", label="thing")])
     assert (answer.code, answer.object_id, answer.applied_stamp) == (PromptCode.OK, 1, 100)
     result = backend.step(RGB, 200).object(1)
     assert result.mask.box == (5, 6, 15, 26)
@@ -39,21 +39,21 @@ def test_points_and_masks(backend: NullBackend) -> None:
     points = Prompt(points=np.array([[20, 20], [50, 30]], np.float32), labels=np.array([1, 0], np.int32))
     mask = np.zeros((40, 60), np.bool_)
     mask[3:5, 7:9] = True
-    answers = backend.add([AddRequest(points), AddRequest(Prompt(mask=mask))])
+    answers = backend.add([PromptRequest(points), PromptRequest(Prompt(mask=mask))])
     assert [answer.result.mask.box for answer in answers if answer.result] == [(12, 12, 29, 29), (7, 3, 9, 5)]
 
 
 def test_refusals_say_why_and_touch_nobody_else(backend: NullBackend) -> None:
     answers = backend.add(
         [
-            AddRequest(box(1, 1, 5, 5), name="a"),
-            AddRequest(box(1, 1, 5, 5), name="a"),
-            AddRequest(box(100, 100, 120, 120)),
-            AddRequest(Prompt()),
-            AddRequest(Prompt(mask=np.ones((4, 4), np.bool_))),
-            AddRequest(box(1, 1, 5, 5), object_id=77),
-            AddRequest(box(1, 1, 5, 5)),
-            AddRequest(box(1, 1, 5, 5)),
+            PromptRequest(box(1, 1, 5, 5), name="a"),
+            PromptRequest(box(1, 1, 5, 5), name="a"),
+            PromptRequest(box(100, 100, 120, 120)),
+            PromptRequest(Prompt()),
+            PromptRequest(Prompt(mask=np.ones((4, 4), np.bool_))),
+            PromptRequest(box(1, 1, 5, 5), object_id=77),
+            PromptRequest(box(1, 1, 5, 5)),
+            PromptRequest(box(1, 1, 5, 5)),
         ]
     )
     assert [answer.code for answer in answers] == [
@@ -66,16 +66,16 @@ def test_refusals_say_why_and_touch_nobody_else(backend: NullBackend) -> None:
 
 
 def test_ids_are_never_used_again(backend: NullBackend) -> None:
-    backend.add([AddRequest(box(1, 1, 5, 5))])
+    backend.add([PromptRequest(box(1, 1, 5, 5))])
     assert backend.remove(1) and not backend.remove(1)
-    assert backend.add([AddRequest(box(1, 1, 5, 5))])[0].object_id == 2
+    assert backend.add([PromptRequest(box(1, 1, 5, 5))])[0].object_id == 2
     assert backend.reset() == 1
-    assert backend.add([AddRequest(box(1, 1, 5, 5))])[0].object_id == 3
+    assert backend.add([PromptRequest(box(1, 1, 5, 5))])[0].object_id == 3
 
 
 def test_changes(backend: NullBackend) -> None:
-    backend.add([AddRequest(box(1, 1, 5, 5), name="a")])
-    backend.refine(AddRequest(box(1, 1, 6, 6), object_id=1))
+    backend.add([PromptRequest(box(1, 1, 5, 5), name="a")])
+    backend.refine(PromptRequest(box(1, 1, 6, 6), object_id=1))
     backend.reset()
     changes = backend.take_changes()
     assert [(change.event, change.object_id, change.name) for change in changes] == [
@@ -89,11 +89,11 @@ def test_changes(backend: NullBackend) -> None:
 def test_before_the_first_frame() -> None:
     backend = NullBackend()
     assert backend.objects() is None
-    assert backend.add([AddRequest(box(1, 1, 5, 5))])[0].code is PromptCode.NO_FRAME
+    assert backend.add([PromptRequest(box(1, 1, 5, 5))])[0].code is PromptCode.NO_FRAME
 
 
 def test_objects_are_found_by_name_before_id(backend: NullBackend) -> None:
-    backend.add([AddRequest(box(1, 1, 5, 5), name="2"), AddRequest(box(1, 1, 5, 5), name="cup")])
+    backend.add([PromptRequest(box(1, 1, 5, 5), name="2"), PromptRequest(box(1, 1, 5, 5), name="cup")])
     assert commands.find(backend, "2") == 1
     assert commands.find(backend, "cup") == 2
     assert commands.find(backend, "1") == 1
@@ -104,8 +104,8 @@ def test_objects_are_found_by_name_before_id(backend: NullBackend) -> None:
 
 def test_adding_a_living_name_corrects_that_object(backend: NullBackend) -> None:
     bad = PromptError(PromptCode.INVALID_PROMPT, "no such thing")
-    commands.add(backend, [AddRequest(box(1, 1, 5, 5), name="cup")])
-    results = commands.add(backend, [bad, AddRequest(box(2, 2, 9, 9), name="cup")])
+    commands.add(backend, [PromptRequest(box(1, 1, 5, 5), name="cup")])
+    results = commands.add(backend, [bad, PromptRequest(box(2, 2, 9, 9), name="cup")])
     assert [(result.code, result.object_id) for result in results] == [
         (PromptCode.INVALID_PROMPT, 0),
         (PromptCode.OK, 1),
@@ -114,9 +114,9 @@ def test_adding_a_living_name_corrects_that_object(backend: NullBackend) -> None
 
 
 def test_refine_and_rename_by_name(backend: NullBackend) -> None:
-    commands.add(backend, [AddRequest(box(1, 1, 5, 5), name="cup"), AddRequest(box(1, 1, 5, 5), name="box")])
-    assert commands.refine(backend, AddRequest(box(2, 2, 9, 9), name="cup")).object_id == 1
-    assert commands.refine(backend, AddRequest(box(2, 2, 9, 9), name="spoon")).code is PromptCode.UNKNOWN_OBJECT
+    commands.add(backend, [PromptRequest(box(1, 1, 5, 5), name="cup"), PromptRequest(box(1, 1, 5, 5), name="box")])
+    assert commands.refine(backend, PromptRequest(box(2, 2, 9, 9), name="cup")).object_id == 1
+    assert commands.refine(backend, PromptRequest(box(2, 2, 9, 9), name="spoon")).code is PromptCode.UNKNOWN_OBJECT
     assert commands.rename(backend, "cup", "mug", "dish") == 1
     assert (commands.living(backend)[0].name, commands.living(backend)[0].label) == ("mug", "dish")
     with pytest.raises(PromptError, match="called 'box' already"):
@@ -139,5 +139,5 @@ def test_a_bad_prompt_is_refused_as_by_a_network(name: str) -> None:
     backend = NullBackend()
     backend.step(np.zeros((120, 160, 3), np.uint8), 1)
     prompt, message = BAD[name]
-    (answer,) = backend.add([AddRequest(prompt)])
+    (answer,) = backend.add([PromptRequest(prompt)])
     assert (answer.code, answer.message) == (PromptCode.INVALID_PROMPT, message)

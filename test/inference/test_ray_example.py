@@ -12,7 +12,7 @@ import pytest
 
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.inference import make_backend
-from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, TrackerConfig
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ray_streams.py"
 STREAMS, FRAMES = 2, 2
@@ -32,7 +32,7 @@ def test_streams_are_tracked_side_by_side(tmp_path: Path) -> None:
         scene = moving_scene(index + 1, 320, 240)
         tracker = make_backend("embedded", "cpu", config=TrackerConfig(max_objects=16), threads=1)
         tracker.step(scene.frame(0), 0)
-        ids = [result.object_id for result in tracker.add([AddRequest(Prompt(box=box)) for box in scene.boxes])]
+        ids = [result.object_id for result in tracker.add([PromptRequest(Prompt(box=box)) for box in scene.boxes])]
         assert stream["ids"] == ids and len(ids) == index + 1
         for frame in range(1, FRAMES + 1):
             found = {str(known.object_id): known.mask.area for known in tracker.step(scene.frame(frame), frame).objects}

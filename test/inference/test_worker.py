@@ -15,12 +15,12 @@ from sam2_ros.inference import NullBackend
 from sam2_ros.inference.frames import Counters, Frame, Processed
 from sam2_ros.inference.worker import Worker
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import AddRequest, FrameResult, Prompt, PromptCode, PromptError, PromptResult
+from sam2_ros.tracking.types import FrameResult, Prompt, PromptCode, PromptError, PromptRequest, PromptResult
 
 SECOND = 1_000_000_000
 PATIENCE = 10.0  # seconds until a test that waits in vain fails
 RGB = np.zeros((20, 30, 3), np.uint8)
-BOX = AddRequest(Prompt(box=np.array([2, 3, 10, 12], np.float32)))
+BOX = PromptRequest(Prompt(box=np.array([2, 3, 10, 12], np.float32)))
 
 
 class GatedBackend(NullBackend):

@@ -9,7 +9,7 @@ from recipes.embedded.rollout import prompt_frame, track_frame
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.model.checkpoint import EMBEDDED
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.training.rollout import FramePrompt, Memory
 
 SIDE = 448
@@ -60,7 +60,7 @@ def test_follows_the_object_that_was_meant(model: Sam2Model, kind: str) -> None:
             for point in ((110, 120), (325, 255))
         ],
     }[kind]
-    answers = tracker.add([AddRequest(prompt) for prompt in prompts])
+    answers = tracker.add([PromptRequest(prompt) for prompt in prompts])
     assert [answer.message for answer in answers if not answer.success] == []
     for t in range(1, len(frames)):
         result = tracker.step(frames[t], t)
@@ -73,7 +73,7 @@ def test_training_rolls_out_what_the_tracker_does(model: Sam2Model) -> None:
     mask = labels[0] == 1
     tracker = Tracker(model, TrackerConfig(recognition=False))  # it judges by more than the network's score
     tracker.step(frames[0], 0)
-    (answer,) = tracker.add([AddRequest(Prompt(mask=mask))])
+    (answer,) = tracker.add([PromptRequest(Prompt(mask=mask))])
     memory = Memory(model)
     with torch.no_grad():
         for t, frame in enumerate(frames):

@@ -19,7 +19,7 @@ from sam2_ros.inference import Backend, NullBackend
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.remote.server import Limits, Server
 from sam2_ros.remote.server.security import Security
-from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, TrackerConfig
 
 PATIENCE = 60.0  # s
 LOCAL = "tcp://127.0.0.1:*"
@@ -97,8 +97,8 @@ def picture(value: int = 0, height: int = 48, width: int = 64) -> NDArray[np.uin
     return np.full((height, width, 3), value, np.uint8)
 
 
-def boxed(x0: float = 10, y0: float = 10, x1: float = 30, y1: float = 40, name: str = "") -> AddRequest:
-    return AddRequest(Prompt(box=np.array([x0, y0, x1, y1], np.float32)), name=name)
+def boxed(x0: float = 10, y0: float = 10, x1: float = 30, y1: float = 40, name: str = "") -> PromptRequest:
+    return PromptRequest(Prompt(box=np.array([x0, y0, x1, y1], np.float32)), name=name)
 
 
 def resident_bytes(pid: int) -> int:

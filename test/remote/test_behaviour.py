@@ -10,7 +10,7 @@ from small_tracker import box, click, rectangle, scene, small_model
 
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.local import LocalBackend
-from sam2_ros.tracking import AddRequest, FrameResult, TrackerConfig
+from sam2_ros.tracking import FrameResult, PromptRequest, TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
 
 CONFIG = TrackerConfig(max_objects=3, lost_after=2)
@@ -47,15 +47,17 @@ def story(engine: Backend) -> list[object]:
         told.extend(masks(result))
 
     note(engine.step(scene(0), 0))
-    answers = engine.add([AddRequest(box(), name="cup", label="thing", label_score=0.5), AddRequest(click(90, 60))])
+    answers = engine.add(
+        [PromptRequest(box(), name="cup", label="thing", label_score=0.5), PromptRequest(click(90, 60))]
+    )
     told.extend((given.code, given.message, given.object_id, given.name, given.applied_stamp, len(given.candidates))
                 for given in answers)  # fmt: skip
     note(engine.objects())
     for frame in range(1, 4):
         note(engine.step(scene(frame), frame * 1_000_000_000))
-    late = engine.add([AddRequest(rectangle(20, 60, 50, 100))], stamp=2_000_000_000)[0]
+    late = engine.add([PromptRequest(rectangle(20, 60, 50, 100))], stamp=2_000_000_000)[0]
     told.append((late.code, late.applied_stamp, late.frames_caught_up, late.prompt_age))
-    told.append(engine.refine(AddRequest(click(25, 70, 0), 1)).message)
+    told.append(engine.refine(PromptRequest(click(25, 70, 0), 1)).message)
     note(engine.step(scene(4), 4_000_000_000))
     told.extend((engine.remove(2), engine.remove(2), engine.take_changes()))
     note(engine.step(scene(5), 5_000_000_000))

@@ -210,12 +210,12 @@ class Peer:
 
     def _get_acquainted(self, name: str) -> None:
         """Once for each client and each process of the node, which may have been respawned."""
-        from sam2_ros.ros.client_node import is_acquainted
+        from sam2_ros.ros.client_node import server_knows_clients
 
         assert self.launched is not None
         pid = self.launched.node_pid()
         if self._known_to.get(name) != pid:
-            if not is_acquainted(self.node, self.node_name, PATIENCE, lambda: time.sleep(0.01)):
+            if not server_knows_clients(self.node, self.node_name, PATIENCE, lambda: time.sleep(0.01)):
                 pytest.fail(f"the node never knew a client of {name}\n{self.launched.text}", pytrace=True)
             self._known_to[name] = pid
 

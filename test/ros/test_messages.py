@@ -19,7 +19,6 @@ from sam2_ros.msg import PromptResult as PromptResultMessage
 from sam2_ros.ros import messages, prompt_messages
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.types import (
-    AddRequest,
     CroppedMask,
     EventCode,
     FrameResult,
@@ -29,6 +28,7 @@ from sam2_ros.tracking.types import (
     ObjectState,
     PromptCode,
     PromptError,
+    PromptRequest,
     PromptResult,
 )
 
@@ -167,7 +167,7 @@ def prompt(**values: object) -> ObjectPrompt:
 def test_a_prompt_that_sets_only_what_it_means() -> None:
     """What a client leaves alone must mean "the best mask": fields of a message begin at zero in every language."""
     asked = prompt_messages.from_prompt(ObjectPrompt(box=[box(15, 7, 10, 4)]))
-    assert isinstance(asked, AddRequest) and asked.prompt.candidate is None and asked.object_id is None
+    assert isinstance(asked, PromptRequest) and asked.prompt.candidate is None and asked.object_id is None
 
 
 def test_a_prompt_of_every_kind() -> None:
@@ -177,7 +177,7 @@ def test_a_prompt_of_every_kind() -> None:
             points=[Point2D(x=1.5, y=2.0), Point2D(x=3.0, y=4.0)], point_labels=[1, 0], replace=True,
         )
     )  # fmt: skip
-    assert isinstance(asked, AddRequest) and asked.prompt.box is not None
+    assert isinstance(asked, PromptRequest) and asked.prompt.box is not None
     assert (asked.object_id, asked.name, asked.label, asked.label_score) == (4, "cup", "dish", 0.5)
     assert asked.prompt.box.tolist() == [10, 5, 20, 9]
     assert asked.prompt.points is not None and asked.prompt.points.tolist() == [[1.5, 2], [3, 4]]
@@ -187,11 +187,11 @@ def test_a_prompt_of_every_kind() -> None:
     pixels = np.array([[0, 9], [0, 0]], np.uint8)
     image = Image(height=2, width=2, step=2, encoding="mono8", data=messages.byte_array(pixels))
     masked = prompt_messages.from_prompt(prompt(mask=image))
-    assert isinstance(masked, AddRequest) and masked.prompt.mask is not None and masked.object_id is None
+    assert isinstance(masked, PromptRequest) and masked.prompt.mask is not None and masked.object_id is None
     assert masked.prompt.mask.tolist() == [[False, True], [False, False]]
 
     chosen = prompt_messages.from_prompt(ObjectPrompt(object_id=4, candidate=2))
-    assert isinstance(chosen, AddRequest) and chosen.prompt.candidate == 2
+    assert isinstance(chosen, PromptRequest) and chosen.prompt.candidate == 2
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_flat_fields_make_one_object_of_each_name() -> None:
         point_labels=[1, 1, 0],
     )
     asked = prompt_messages.from_add_objects(request)
-    understood = [each for each in asked if isinstance(each, AddRequest)]
+    understood = [each for each in asked if isinstance(each, PromptRequest)]
     assert [each.name for each in understood] == ["first", "cup", "box", "spoon"]
     cup = understood[1].prompt
     assert cup.box is not None and cup.box.tolist() == [10, 5, 20, 9]

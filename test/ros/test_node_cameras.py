@@ -15,7 +15,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 
 from sam2_ros.msg import TrackedObjectArray
-from sam2_ros.ros.client_node import is_acquainted
+from sam2_ros.ros.client_node import server_knows_clients
 
 NODE = "/robot/tracker"
 
@@ -93,7 +93,7 @@ def test_the_names_can_not_be_set_while_the_node_runs(cameras: tuple[Peer, Peer]
     left, _ = cameras
     client = left.node.create_client(SetParameters, f"{NODE}/set_parameters")
     left.wait_until(client.service_is_ready, "parameter service")
-    assert is_acquainted(left.node, NODE, 60.0, lambda: time.sleep(0.01))
+    assert server_knows_clients(left.node, NODE, 60.0, lambda: time.sleep(0.01))
     wanted = [Parameter("cameras", value=["front"]).to_parameter_msg()]
     future = client.call_async(SetParameters.Request(parameters=wanted))
     left.wait_until(future.done, "an answer")

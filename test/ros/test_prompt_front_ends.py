@@ -24,14 +24,14 @@ from sam2_ros.ros.node_services import prompt_message
 from sam2_ros.ros.prompt_messages import from_add_objects, from_prompt, to_message
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.prompt_checks import MAX_PROMPTS
-from sam2_ros.tracking.types import AddRequest, Prompt, PromptError
+from sam2_ros.tracking.types import Prompt, PromptError, PromptRequest
 from sam2_ros.viewer import page_commands
 
 GOOD = Prompt(box=np.array([1, 1, 9, 9], np.float32))
-Refuse = Callable[[AddRequest, Path], str]
+Refuse = Callable[[PromptRequest, Path], str]
 
 
-def refused_by_the_node(request: AddRequest, folder: Path) -> str:
+def refused_by_the_node(request: PromptRequest, folder: Path) -> str:
     prompt = request.prompt
     message = ObjectPrompt(name=request.name, label=request.label, candidate=prompt.candidate or 0)
     if prompt.box is not None:
@@ -48,14 +48,14 @@ def refused_by_the_node(request: AddRequest, folder: Path) -> str:
     return str(asked) if isinstance(asked, PromptError) else ""
 
 
-def as_json(request: AddRequest) -> dict[str, Any]:
+def as_json(request: PromptRequest) -> dict[str, Any]:
     prompt = request.prompt
     arrays = {key: getattr(prompt, key) for key in ("points", "labels", "box")}
     entry = {key: array.tolist() for key, array in arrays.items() if array is not None}
     return entry | {"name": request.name, "label": request.label}
 
 
-def refused_by_a_file(request: AddRequest, folder: Path) -> str:
+def refused_by_a_file(request: PromptRequest, folder: Path) -> str:
     entry = as_json(request) | {"frame": 0, "object_id": 1}
     if request.prompt.mask is not None:
         Picture.fromarray(request.prompt.mask.view(np.uint8)).save(folder / "mask.png")
@@ -67,14 +67,14 @@ def refused_by_a_file(request: AddRequest, folder: Path) -> str:
     return str(caught.value).removeprefix(f"{path}: entry 0: ")
 
 
-def refused_by_the_page(request: AddRequest, folder: Path) -> str:
+def refused_by_the_page(request: PromptRequest, folder: Path) -> str:
     command = as_json(request) | {"type": "add", "candidate": request.prompt.candidate or 0}
     with pytest.raises(page_commands.BadCommand) as caught:
         page_commands.ServiceCalls(None, "/tracker").call(command)  # the node is never asked
     return str(caught.value)
 
 
-def refused_by_the_terminal(request: AddRequest, folder: Path) -> str:
+def refused_by_the_terminal(request: PromptRequest, folder: Path) -> str:
     prompt = request.prompt
     points: list[Any] = [] if prompt.points is None else prompt.points.tolist()
     labels: list[int] = [] if prompt.labels is None else prompt.labels.tolist()
@@ -106,14 +106,14 @@ CASES = [
 @pytest.mark.parametrize(("refuse", "name"), CASES)
 def test_a_bad_prompt_is_refused_in_the_same_words(refuse: Refuse, name: str, tmp_path: Path) -> None:
     prompt, message = BAD[name]
-    assert refuse(AddRequest(prompt), tmp_path) == message
+    assert refuse(PromptRequest(prompt), tmp_path) == message
 
 
 @pytest.mark.parametrize("refuse", FRONT_ENDS)
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_bad_name_is_refused_in_the_same_words(refuse: Refuse, name: str, tmp_path: Path) -> None:
     fields, message = BAD_NAMES[name]
-    assert refuse(replace(AddRequest(GOOD), **fields), tmp_path) == message
+    assert refuse(replace(PromptRequest(GOOD), **fields), tmp_path) == message
 
 
 def test_a_message_comes_back_as_the_request_that_it_was_made_of() -> None:
@@ -124,9 +124,9 @@ def test_a_message_comes_back_as_the_request_that_it_was_made_of() -> None:
         Prompt(mask=mask),
         Prompt(candidate=2),
     ):
-        request = AddRequest(prompt, 7, "cup", "dish", 0.5)
+        request = PromptRequest(prompt, 7, "cup", "dish", 0.5)
         back = from_prompt(to_message(request))
-        assert isinstance(back, AddRequest)
+        assert isinstance(back, PromptRequest)
         np.testing.assert_equal(vars(back.prompt), vars(prompt))
         assert (back.object_id, back.name, back.label, back.label_score) == (7, "cup", "dish", 0.5)
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import to_wire
-from sam2_ros.tracking import AddRequest, Prompt, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, TrackerConfig
 
 BATCH = 50  # messages between reads of the answers
 PATIENCE = 60.0  # s
@@ -30,8 +30,8 @@ PATIENCE = 60.0  # s
 def seeds() -> list[list[bytes]]:
     """Valid messages of every kind."""
     frame = {"height": 8, "width": 8, "encoding": "raw"}
-    request = to_wire(AddRequest(Prompt(box=np.array([1, 1, 6, 6], np.float32)), name="cup"))
-    mask = to_wire(AddRequest(Prompt(mask=np.eye(8, dtype=np.bool_)), object_id=3))
+    request = to_wire(PromptRequest(Prompt(box=np.array([1, 1, 6, 6], np.float32)), name="cup"))
+    mask = to_wire(PromptRequest(Prompt(mask=np.eye(8, dtype=np.bool_)), object_id=3))
     headers: list[dict[str, Any]] = [
         {"op": "ping"},
         {"op": "hello", "stream": "fuzz" * 5, "tracker": to_wire(TrackerConfig(max_objects=2))},

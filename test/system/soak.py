@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.allocator import keep_freed_memory
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model, load_model
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.types import FrameResult
 from sam2_ros.tracking.warmup import warm_up
@@ -218,10 +218,10 @@ def command(
         tracker.remove(int(random.choice(living)))
         done.append("removed")
     elif living and random.random() < 0.03:
-        answer = tracker.refine(AddRequest(prompt(shapes, random), int(random.choice(living))))
+        answer = tracker.refine(PromptRequest(prompt(shapes, random), int(random.choice(living))))
         done.append("corrected" if answer.success else "refused")
     if not living or random.random() < 0.08:
-        (answer,) = tracker.add([AddRequest(prompt(shapes, random))])
+        (answer,) = tracker.add([PromptRequest(prompt(shapes, random))])
         done.append("added" if answer.success else "refused")
     if random.random() < 0.002:
         tracker.reset()

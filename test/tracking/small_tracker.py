@@ -15,7 +15,7 @@ from sam2_reference import SCORE_BIAS, changed, draw_weights
 from sam2_ros.inference import Backend
 from sam2_ros.media.rendered_scene import render
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model
-from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker
+from sam2_ros.tracking import FrameResult, Prompt, PromptRequest, Tracker
 
 WIDTH, HEIGHT = 160, 120
 Engine: TypeAlias = Tracker | Backend
@@ -71,7 +71,7 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> Prompt:
 
 def add(tracker: Engine, *prompts: Prompt) -> list[int]:
     """Adds one object for each prompt; returns their ids."""
-    answers = tracker.add([AddRequest(prompt) for prompt in prompts])
+    answers = tracker.add([PromptRequest(prompt) for prompt in prompts])
     assert all(answer.success for answer in answers), [answer.message for answer in answers]
     return [answer.object_id for answer in answers]
 

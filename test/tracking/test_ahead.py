@@ -17,7 +17,7 @@ from sam2_ros.inference import BackendFactory
 from sam2_ros.inference.backend import EncodesAhead
 from sam2_ros.inference.frames import Frame, Processed
 from sam2_ros.inference.worker import Worker
-from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker, TrackerConfig, shared_model
+from sam2_ros.tracking import FrameResult, Prompt, PromptRequest, Tracker, TrackerConfig, shared_model
 from sam2_ros.tracking.shared_model import SharedModel
 
 FRAMES = 12
@@ -41,8 +41,8 @@ def frame(index: int) -> NDArray[np.uint8]:
     return image
 
 
-def request() -> AddRequest:
-    return AddRequest(Prompt(box=np.array([10, 20, 40, 50], np.float32)))
+def request() -> PromptRequest:
+    return PromptRequest(Prompt(box=np.array([10, 20, 40, 50], np.float32)))
 
 
 def told(result: FrameResult) -> list[tuple[object, ...]]:

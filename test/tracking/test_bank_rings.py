@@ -48,7 +48,7 @@ class Stream:
             assert found == expected + [None] * (count - len(expected))
 
     def track(self, frame: int, keeps: float) -> None:
-        self.bank.pass_frame([0], frame)
+        self.bank.stand_still([0], frame)
         self.check(frame)
         for _ in range(self.random.choice((1, 1, 2))):  # a second time where stray parts were removed
             self.number += 1
@@ -61,7 +61,7 @@ class Stream:
 
     def prompt(self, frame: int) -> None:
         self.check(frame)
-        self.bank.skip(0, frame)
+        self.bank.tick_prompted(0, frame)
         self.after[frame] = (*self.after.get(frame - 1, ()), None)
 
     def prompt_late(self, frame: int, newest: int, keeps: float) -> None:

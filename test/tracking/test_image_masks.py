@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from small_tracker import add, box, click, run, scene, small_model, stepped
 
-from sam2_ros.tracking import AddRequest, CroppedMask, Tracker, TrackerConfig
+from sam2_ros.tracking import CroppedMask, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.masks import FILLED_LOGIT, fill_holes, image_masks, suppress_overlap
 
 Bools = NDArray[np.bool_]
@@ -180,7 +180,7 @@ def test_the_tracker_keeps_masks_apart() -> None:
             shared.append(together([one.mask.full() for one in result.objects]))
             if frame == 2:
                 add(tracker, box(40, 20, 120, 110))
-            tracker.refine(AddRequest(click(60, 60), 1))
+            tracker.refine(PromptRequest(click(60, 60), 1))
             newest = tracker.objects()
             assert newest is not None
             shared.append(together([one.mask.full() for one in newest.objects]))

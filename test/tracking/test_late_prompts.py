@@ -16,7 +16,7 @@ from small_tracker import add, box, click, logits, rectangle, run, scene, small_
 
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
 from sam2_ros.model.checkpoint import EMBEDDED, read_checkpoint
-from sam2_ros.tracking import AddRequest, ObjectState, Prompt, PromptCode, Tracker, TrackerConfig
+from sam2_ros.tracking import ObjectState, Prompt, PromptCode, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.history import most_bytes
 
 SAME = 1e-4  # of max(1, greatest logit); a batch of another size rounds differently
@@ -67,10 +67,10 @@ def agree(late: Tracker, in_time: Tracker, object_id: int, other_id: int | None 
 def test_a_late_new_object_is_as_in_time(late: int, prompt: Prompt) -> None:
     delayed, in_time = tracker_of(), tracker_of()
     play(delayed, 0, NOW)
-    (answer,) = delayed.add([AddRequest(prompt)], stamp(NOW - late))
+    (answer,) = delayed.add([PromptRequest(prompt)], stamp(NOW - late))
     assert answer.success, answer.message
     play(in_time, 0, NOW - late)
-    (expected,) = in_time.add([AddRequest(prompt)])
+    (expected,) = in_time.add([PromptRequest(prompt)])
     play(in_time, NOW - late + 1, NOW)
     assert (answer.applied_stamp, answer.prompt_age, answer.frames_caught_up) == (stamp(NOW - late), late, late)
     assert answer.stamp_difference == 0
@@ -89,21 +89,21 @@ def test_a_late_correction_is_as_in_time(late: int, prompt: Prompt) -> None:
         play(tracker, 0, 1)
         add(tracker, box())
     play(delayed, 2, NOW)
-    assert delayed.refine(AddRequest(prompt, 1), stamp(NOW - late)).success
+    assert delayed.refine(PromptRequest(prompt, 1), stamp(NOW - late)).success
     play(in_time, 2, NOW - late)
-    assert in_time.refine(AddRequest(prompt, 1)).success
+    assert in_time.refine(PromptRequest(prompt, 1)).success
     play(in_time, NOW - late + 1, NOW)
     play(uncorrected, 2, NOW)
     assert difference(logits(uncorrected, 1), logits(in_time, 1)) > 10 * SAME
-    assert delayed.bank.prompted_frames.tolist() == in_time.bank.prompted_frames.tolist()
+    assert delayed.bank.conditioning_frames.tolist() == in_time.bank.conditioning_frames.tolist()
     agree(delayed, in_time, 1)
 
 
 def test_several_late_prompts_in_one_call_share_the_way_to_now() -> None:
     """Two new objects, a correction, and a second click for one of them."""
     delayed, in_time = tracker_of(), tracker_of()
-    requests = [AddRequest(click(90, 40)), AddRequest(click(60, 60), 1), AddRequest(rectangle(60, 15, 90, 45))]
-    second = AddRequest(click(70, 20, label=0), 2)
+    requests = [PromptRequest(click(90, 40)), PromptRequest(click(60, 60), 1), PromptRequest(rectangle(60, 15, 90, 45))]
+    second = PromptRequest(click(70, 20, label=0), 2)
     for tracker in (delayed, in_time):
         play(tracker, 0, 1)
         add(tracker, box())
@@ -128,12 +128,12 @@ def test_late_clicks_add_up_on_their_frame() -> None:
         play(tracker, 0, 1)
         add(tracker, box())
     play(delayed, 2, NOW - 2)
-    delayed.refine(AddRequest(click(60, 60), 1), stamp(NOW - 5))
+    delayed.refine(PromptRequest(click(60, 60), 1), stamp(NOW - 5))
     play(delayed, NOW - 1, NOW)
-    delayed.refine(AddRequest(click(20, 20, label=0), 1), stamp(NOW - 5))
+    delayed.refine(PromptRequest(click(20, 20, label=0), 1), stamp(NOW - 5))
     play(in_time, 2, NOW - 5)
-    in_time.refine(AddRequest(click(60, 60), 1))
-    in_time.refine(AddRequest(click(20, 20, label=0), 1))
+    in_time.refine(PromptRequest(click(60, 60), 1))
+    in_time.refine(PromptRequest(click(20, 20, label=0), 1))
     play(in_time, NOW - 4, NOW)
     agree(delayed, in_time, 1)
 
@@ -141,9 +141,9 @@ def test_late_clicks_add_up_on_their_frame() -> None:
 def test_a_candidate_may_be_chosen_frames_later() -> None:
     delayed, in_time = tracker_of(), tracker_of()
     play(delayed, 0, NOW - 5)
-    (offered,) = delayed.add([AddRequest(click())])
+    (offered,) = delayed.add([PromptRequest(click())])
     play(delayed, NOW - 4, NOW)
-    answer = delayed.refine(AddRequest(Prompt(candidate=2), 1), offered.applied_stamp)
+    answer = delayed.refine(PromptRequest(Prompt(candidate=2), 1), offered.applied_stamp)
     assert answer.success, answer.message
     assert answer.result is not None
     assert np.array_equal(answer.result.mask.full(), offered.candidates[1].mask.full())
@@ -152,8 +152,8 @@ def test_a_candidate_may_be_chosen_frames_later() -> None:
     play(in_time, NOW - 4, NOW)
     agree(delayed, in_time, 1)
     # Only the newest candidates of an object are stored.
-    assert delayed.refine(AddRequest(click(60, 60), 1)).success
-    refused = delayed.refine(AddRequest(Prompt(candidate=1), 1), delayed.history.find(0).stamp - SECOND)
+    assert delayed.refine(PromptRequest(click(60, 60), 1)).success
+    refused = delayed.refine(PromptRequest(Prompt(candidate=1), 1), delayed.history.find(0).stamp - SECOND)
     assert refused.code is PromptCode.INVALID_PROMPT and "no candidates are stored" in refused.message
 
 
@@ -173,10 +173,10 @@ def test_a_hidden_object_is_corrected_as_in_time() -> None:
         add(tracker, box())
     see(delayed, 2, NOW)
     delayed.model.config = replace(delayed.model.config, present_iou=1e-6)
-    assert delayed.refine(AddRequest(click(60, 60), 1), stamp(7)).success
+    assert delayed.refine(PromptRequest(click(60, 60), 1), stamp(7)).success
     see(in_time, 2, 7)
     in_time.model.config = replace(in_time.model.config, present_iou=1e-6)
-    assert in_time.refine(AddRequest(click(60, 60), 1)).success
+    assert in_time.refine(PromptRequest(click(60, 60), 1)).success
     play(in_time, 8, NOW)
     agree(delayed, in_time, 1)
 
@@ -193,7 +193,7 @@ def test_other_objects_do_not_change_by_a_bit(late: int) -> None:
         play(tracker, 0, 1)
         add(tracker, box(), click(90, 40), rectangle(60, 15, 90, 45))
         play(tracker, 2, NOW)
-    assert prompted.refine(AddRequest(click(60, 60), 2), stamp(NOW - late)).success
+    assert prompted.refine(PromptRequest(click(60, 60), 2), stamp(NOW - late)).success
     for object_id in (1, 3):
         assert torch.equal(logits(prompted, object_id), logits(untouched, object_id))
         row = prompted._objects[object_id].row
@@ -217,7 +217,7 @@ def test_a_late_new_object_leaves_the_others_alone() -> None:
     add(tracker, box(), click(90, 40))
     play(tracker, 2, NOW)
     before = [(logits(tracker, one).clone(), tracker.bank.spatial[one - 1].clone()) for one in (1, 2)]
-    (answer,) = tracker.add([AddRequest(rectangle(60, 15, 90, 45))], stamp(NOW - 5))
+    (answer,) = tracker.add([PromptRequest(rectangle(60, 15, 90, 45))], stamp(NOW - 5))
     assert answer.success
     for one, (mask, memory) in zip((1, 2), before, strict=True):
         assert torch.equal(logits(tracker, one), mask) and torch.equal(tracker.bank.spatial[one - 1], memory)
@@ -231,7 +231,7 @@ def test_no_image_is_encoded_again_and_all_share_each_pass() -> None:
         small_model().get_submodule(name).register_forward_hook(lambda *_, name=name: calls.update([name]))
         for name in ("image_encoder", "memory_attention", "sam_mask_decoder", "memory_encoder")
     ]
-    tracker.add([AddRequest(box()), AddRequest(box(40, 20, 90, 70))], stamp(NOW - 5))
+    tracker.add([PromptRequest(box()), PromptRequest(box(40, 20, 90, 70))], stamp(NOW - 5))
     for handle in handles:
         handle.remove()
     assert calls == {"memory_attention": 5, "sam_mask_decoder": 6, "memory_encoder": 6}
@@ -246,13 +246,13 @@ def test_a_newer_correction_stays() -> None:
     play(tracker, 0, 1)
     add(tracker, box())
     play(tracker, 2, 8)
-    tracker.refine(AddRequest(rectangle(60, 15, 90, 45), 1))
-    slot = tracker.bank.prompted_frames[0].tolist().index(8)
+    tracker.refine(PromptRequest(rectangle(60, 15, 90, 45), 1))
+    slot = tracker.bank.conditioning_frames[0].tolist().index(8)
     memory, mask = tracker.bank.spatial[0, slot].clone(), tracker.history.find(0).objects[1].logits
     play(tracker, 9, NOW)
     before = logits(tracker, 1).clone()
-    assert tracker.refine(AddRequest(click(60, 60), 1), stamp(5)).success
-    assert tracker.bank.prompted_frames[0].tolist() == [1, 8, 5, -1]
+    assert tracker.refine(PromptRequest(click(60, 60), 1), stamp(5)).success
+    assert tracker.bank.conditioning_frames[0].tolist() == [1, 8, 5, -1]
     assert torch.equal(tracker.bank.spatial[0, slot], memory)
     assert tracker.history.find(stamp(8)).objects[1].logits is mask
     assert not torch.equal(logits(tracker, 1), before)  # what follows knows of both
@@ -282,7 +282,7 @@ def test_a_failure_on_the_way_to_now_leaves_everything_as_it_was(failing: int) -
             raise RuntimeError("out of memory")
         return encode(*arguments)  # type: ignore[arg-type]
 
-    requests = [AddRequest(click(60, 60), 1), AddRequest(box())]
+    requests = [PromptRequest(click(60, 60), 1), PromptRequest(box())]
     tracker.take_changes()
     with mock.patch.object(small_model(), "encode_memory", fail), pytest.raises(RuntimeError, match="out of memory"):
         tracker.add(requests, stamp(NOW - 5))
@@ -314,7 +314,7 @@ def test_the_history_keeps_within_its_bytes(dtype: str) -> None:
         if frame in (0, 3, 5):
             add(tracker, click(60, 60 + frame))
         if frame in (8, 12, 14, 20):
-            tracker.refine(AddRequest(click(60, 60), 1), stamp(frame - 2))
+            tracker.refine(PromptRequest(click(60, 60), 1), stamp(frame - 2))
         sizes.append(history_bytes(tracker))
         assert sizes[-1] <= tracker.history_bytes
     pixels, mask, fine = 8 * 8, 32 * 32 * 4, 4 if dtype == "float32" else 2
@@ -339,7 +339,7 @@ def test_runs_with_and_without_a_history_are_equal() -> None:
     for tracker in trackers:
         stepped(tracker, [box(), click(90, 40)])
         run(tracker, 1, 6)
-        tracker.refine(AddRequest(click(60, 60), 1))
+        tracker.refine(PromptRequest(click(60, 60), 1))
         run(tracker, 7, 30)
     for tracker in trackers[1:]:
         for object_id in (1, 2):

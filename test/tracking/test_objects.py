@@ -13,7 +13,7 @@ from sam2_reference import difference
 from small_tracker import add, box, click, logits, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.model import Sam2Model
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 
 SAME = 1e-4  # a batch of another size rounds differently
 
@@ -48,7 +48,7 @@ def test_a_freed_row_keeps_nothing_of_its_last_owner() -> None:
     used, fresh = (Tracker(small_model(), TrackerConfig(max_objects=1)) for _ in range(2))
     (old,) = stepped(used, [rectangle(0, 0, 80, 60)])
     run(used, 1, 20)
-    used.refine(AddRequest(click(100, 30), old))  # a second prompted slot
+    used.refine(PromptRequest(click(100, 30), old))  # a second prompted slot
     run(used, 21, 22)
     used.remove(old)
     assert used.bank.spatial.any()  # the bytes are still there; nobody looks at them
@@ -95,7 +95,7 @@ def test_a_prompt_for_one_object_does_not_touch_the_others(tracker: Tracker) -> 
     first, second = stepped(tracker, [box(), click(90, 40)])
     run(tracker, 1, 3)
     before, memory = logits(tracker, second).clone(), tracker.bank.spatial[1].clone()
-    assert tracker.refine(AddRequest(click(60, 60), first)).success
+    assert tracker.refine(PromptRequest(click(60, 60), first)).success
     assert torch.equal(logits(tracker, second), before)
     assert torch.equal(tracker.bank.spatial[1], memory)
 
@@ -155,7 +155,7 @@ def test_objects_that_come_and_go_leave_the_bank_as_large_as_it_was(tracker: Tra
         if living and random.random() < 0.1:
             tracker.remove(int(random.choice([one.object_id for one in living])))
         if living and random.random() < 0.1:
-            tracker.refine(AddRequest(click(60, 60), living[0].object_id))
+            tracker.refine(PromptRequest(click(60, 60), living[0].object_id))
         assert tracker.bank.nbytes == size
     assert (tracker.bank.spatial is tensors[0]) and (tracker.bank.pointers is tensors[1])
     assert size == sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -13,7 +13,7 @@ from sam2_reference import difference
 from small_tracker import add, box, click, logits, run, scene, small_model, stepped
 
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.mask_parts import own_masks, trail_after_prompt
 from sam2_ros.tracking.policies import (
     POLICIES,
@@ -123,7 +123,7 @@ def test_what_a_box_prompt_draws_beside_the_box_is_not_its_object(
     low = tracker.model.config.image_size // 4
     edges = np.array([10 * width, 10 * height, 20 * width, 20 * height], np.float32) / np.float32(low)
     alone, clicked = (
-        tracker.add([AddRequest(prompt)])[0]
+        tracker.add([PromptRequest(prompt)])[0]
         for prompt in (
             Prompt(box=edges),
             Prompt(box=edges, points=np.array([[23 * width / low, 23 * height / low]]), labels=np.array([1])),
@@ -188,10 +188,10 @@ def test_anchors_have_slots_of_their_own() -> None:
     memory, pointer = torch.ones(64, 64), torch.ones(256)
     for frame in (3, 4, 5, 6):
         tracker.bank.store_anchor(0, frame, memory, pointer)
-    tracker.refine(AddRequest(click(60, 60), 1))
-    assert tracker.bank.prompted_frames[0].tolist() == [0, 3, 6, 4, 5]
-    tracker.bank.forget_anchors(0, 5)
-    assert tracker.bank.prompted_frames[0].tolist() == [0, 3, -1, 4, -1]
+    tracker.refine(PromptRequest(click(60, 60), 1))
+    assert tracker.bank.conditioning_frames[0].tolist() == [0, 3, 6, 4, 5]
+    tracker.bank.forget_from(0, 5)
+    assert tracker.bank.conditioning_frames[0].tolist() == [0, 3, -1, 4, -1]
 
 
 def test_frames_that_do_not_enter_leave_the_memory_as_it_was() -> None:

@@ -13,7 +13,7 @@ from sam2_reference import difference
 from small_tracker import add, box, click, logits, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.model.mask_decoder import DecodedMasks
-from sam2_ros.tracking import AddRequest, ObjectState, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import ObjectState, Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.config import CLICK_CANDIDATES
 from sam2_ros.tracking.prompt_decoder import preferred_candidate
 
@@ -30,7 +30,7 @@ def state_of(tracker: Tracker) -> list[Any]:
         for one in tracker._objects.values()
     ]
     bank = tracker.bank
-    tables = [table.tolist() for table in (bank.prompted_frames, bank.recent_frames, bank.pointer_frames)]
+    tables = [table.tolist() for table in (bank.conditioning_frames, bank.recent_frames, bank.pointer_frames)]
     memory = [bank.spatial.float().sum().item(), bank.pointers.sum().item()]
     return [copy.copy(objects), tables, memory, tracker.next_id, list(tracker._changes)]
 
@@ -40,7 +40,7 @@ def test_a_refused_prompt_leaves_the_memory_as_it_was(tracker: Tracker, name: st
     stepped(tracker, [box()])
     run(tracker, 1, 2)
     before = state_of(tracker)
-    (refused,) = tracker.add([AddRequest(BAD[name][0], name="cup")])
+    (refused,) = tracker.add([PromptRequest(BAD[name][0], name="cup")])
     assert not refused.success and state_of(tracker) == before
 
 
@@ -60,10 +60,10 @@ def test_a_box_may_reach_out_of_the_image(tracker: Tracker) -> None:
 def test_a_candidate_is_chosen_by_a_second_call(tracker: Tracker, index: int) -> None:
     """The chosen mask is shown, and what is remembered from now on; the others may still be chosen instead."""
     tracker.step(scene(0), 0)
-    (offered,) = tracker.add([AddRequest(click())])
+    (offered,) = tracker.add([PromptRequest(click())])
     assert [candidate.index for candidate in offered.candidates] == [1, 2, 3]
-    assert tracker.refine(AddRequest(Prompt(candidate=index % 3 + 1), offered.object_id)).success
-    answer = tracker.refine(AddRequest(Prompt(candidate=index), offered.object_id))
+    assert tracker.refine(PromptRequest(Prompt(candidate=index % 3 + 1), offered.object_id)).success
+    answer = tracker.refine(PromptRequest(Prompt(candidate=index), offered.object_id))
     assert answer.success and answer.result is not None
     assert np.array_equal(answer.result.mask.full(), offered.candidates[index - 1].mask.full())
     assert answer.result.predicted_iou == pytest.approx(offered.candidates[index - 1].predicted_iou)
@@ -94,15 +94,15 @@ def test_rules_for_candidates_pass_by_empty_and_bad_ones() -> None:
 
 def test_clicks_on_the_same_frame_add_up(tracker: Tracker) -> None:
     (one,) = stepped(tracker, [click()])
-    tracker.refine(AddRequest(click(60, 60, label=0), one))
+    tracker.refine(PromptRequest(click(60, 60, label=0), one))
     kept = tracker._objects[one]
     assert kept.points.tolist() == [[30, 80], [60, 60]] and kept.labels.tolist() == [1, 0]
-    tracker.refine(AddRequest(click(90, 90, replace=True), one))
+    tracker.refine(PromptRequest(click(90, 90, replace=True), one))
     assert kept.points.tolist() == [[90, 90]]
-    tracker.refine(AddRequest(box(), one))  # a box begins anew
+    tracker.refine(PromptRequest(box(), one))  # a box begins anew
     assert kept.labels.tolist() == [2, 3]
     run(tracker, 1, 1)
-    tracker.refine(AddRequest(click(50, 50), one))  # and so does a frame
+    tracker.refine(PromptRequest(click(50, 50), one))  # and so does a frame
     assert kept.points.tolist() == [[50, 50]]
 
 
@@ -112,7 +112,11 @@ def test_clicks_in_one_call_are_applied_one_after_the_other() -> None:
     for tracker in trackers:
         stepped(tracker, [box(), box()])
         run(tracker, 1, 2)
-    requests = [AddRequest(click(60, 60), 1), AddRequest(click(20, 20), 2), AddRequest(click(90, 90, label=0), 1)]
+    requests = [
+        PromptRequest(click(60, 60), 1),
+        PromptRequest(click(20, 20), 2),
+        PromptRequest(click(90, 90, label=0), 1),
+    ]
     together = trackers[0].add(requests)
     apart = [trackers[1].add([request])[0] for request in requests]
     assert [answer.object_id for answer in together] == [answer.object_id for answer in apart] == [1, 2, 1]
@@ -127,7 +131,7 @@ def test_clicks_in_one_call_are_applied_one_after_the_other() -> None:
 def test_several_kinds_in_one_call(tracker: Tracker) -> None:
     """Answers come in the order of the requests."""
     tracker.step(scene(0), 0)
-    answers = tracker.add([AddRequest(rectangle(40, 30, 90, 90)), AddRequest(click()), AddRequest(box())])
+    answers = tracker.add([PromptRequest(rectangle(40, 30, 90, 90)), PromptRequest(click()), PromptRequest(box())])
     assert [answer.object_id for answer in answers] == [1, 2, 3]
     assert [len(answer.candidates) for answer in answers] == [0, 3, 0]
     alone = Tracker(small_model(), TrackerConfig(max_objects=3))
@@ -140,5 +144,5 @@ def test_several_kinds_in_one_call(tracker: Tracker) -> None:
 def test_an_empty_mask_is_remembered_as_such(tracker: Tracker) -> None:
     (one,) = stepped(tracker, [box()])
     run(tracker, 1, 4)
-    assert tracker.refine(AddRequest(rectangle(0, 0, 0, 0), one)).success
-    assert tracker.bank.prompted_frames[0].tolist() == [0, 4, -1, -1]
+    assert tracker.refine(PromptRequest(rectangle(0, 0, 0, 0), one)).success
+    assert tracker.bank.conditioning_frames[0].tolist() == [0, 4, -1, -1]

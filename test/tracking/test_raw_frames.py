@@ -19,7 +19,7 @@ from small_tracker import box, scene, small_model
 from torch import Tensor
 
 from sam2_ros.model.dispatch import has_triton
-from sam2_ros.tracking import AddRequest, Tracker, TrackerConfig, shared_model
+from sam2_ros.tracking import PromptRequest, Tracker, TrackerConfig, shared_model
 from sam2_ros.tracking.cuda_encoder import RawFrame
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import Staged
@@ -66,7 +66,7 @@ def test_a_tracker_gives_the_same_masks() -> None:
         one._resizes = resizes
         tracker = Tracker(one.model, TrackerConfig(max_objects=1), "float32", one)
         tracker.step(scene(0), 1)
-        assert tracker.add([AddRequest(box())])[0].success
+        assert tracker.add([PromptRequest(box())])[0].success
         found.append([tracker.step(scene(index), index + 1).objects[0].mask.full() for index in range(1, 4)])
     differing = sum(int((a != b).sum()) for a, b in zip(*found, strict=True))
     assert all(mask.any() for mask in found[0])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.model.sam2 import ImageFeatures
-from sam2_ros.tracking import AddRequest, ObjectState, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import ObjectState, Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.bank import MemoryBank
 
 SIDE = 448
@@ -60,7 +60,7 @@ def started(model: Sam2Model, config: TrackerConfig) -> tuple[Tracker, int]:
     """A tracker that has seen the blue square for four frames, and its id."""
     tracker = Tracker(model, config)
     tracker.step(frame(("blue", 60, 60)), 0)
-    (answer,) = tracker.add([AddRequest(Prompt(mask=region(60, 60)))])
+    (answer,) = tracker.add([PromptRequest(Prompt(mask=region(60, 60)))])
     for t in range(1, 4):
         tracker.step(frame(("blue", 60, 60)), t)
     return tracker, answer.object_id
@@ -107,13 +107,13 @@ def test_without_recognition_the_decoder_s_score_counts(model: Sam2Model) -> Non
     for recognition in (True, False):
         tracker = Tracker(model, TrackerConfig(max_objects=1, recognition=recognition), "float32")
         tracker.step(frames[0], 0)
-        tracker.add([AddRequest(Prompt(mask=region(60, 60)))])
+        tracker.add([PromptRequest(Prompt(mask=region(60, 60)))])
         scores.append(tracker.step(frames[1], 1).objects[0].object_score)
     assert model.appearance is not None and scores[0] != scores[1]
     with torch.inference_mode():  # the same, by the network alone
         tracker = Tracker(model, TrackerConfig(max_objects=1, reference_policy=True), "float32")
         tracker.step(frames[0], 0)
-        tracker.add([AddRequest(Prompt(mask=region(60, 60)))])
+        tracker.add([PromptRequest(Prompt(mask=region(60, 60)))])
         assert tracker.step(frames[1], 1).objects[0].object_score == pytest.approx(scores[1], abs=1e-4)
 
 
@@ -123,7 +123,7 @@ def test_objects_are_recognised_together_as_alone(model: Sam2Model) -> None:
     def scores(which: list[int]) -> list[float]:
         tracker = Tracker(model, TrackerConfig(max_objects=2), "float32")
         tracker.step(frame(*things), 0)
-        tracker.add([AddRequest(Prompt(mask=region(*things[i][1:]))) for i in which])
+        tracker.add([PromptRequest(Prompt(mask=region(*things[i][1:]))) for i in which])
         tracker.step(frame(*things), 1)
         return [one.object_score for one in tracker.step(frame(things[0]), 2).objects]  # one is gone
 
@@ -164,7 +164,7 @@ def test_the_newest_sure_frame_is_compared_with_until_it_is_corrected(model: Sam
         bank.store_sure(0, at, looking(model, float(at)), logits)
     assert bank.references([0], 7).tokens.shape[1] == cells  # a frame that is worked on again has not seen it
     assert bank.references([0], 8).tokens[0, -1, 0] == 7
-    bank.forget_anchors(0, 5)  # as a correction on frame 5 does
+    bank.forget_from(0, 5)  # as a correction on frame 5 does
     assert bank.references([0], 9).tokens.shape[1] == cells
     size = bank.nbytes
     bank.clear(0)

@@ -26,7 +26,7 @@ from video_reference import (
 )
 
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.tracking import AddRequest, EventCode, ObjectState, Prompt, PromptCode, Tracker, TrackerConfig
+from sam2_ros.tracking import EventCode, ObjectState, Prompt, PromptCode, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.policies import Parts, Trail
 
 
@@ -36,7 +36,7 @@ def pair() -> Pair:
 
 
 def correct(tracker: Tracker, object_id: int) -> str:
-    answer = tracker.refine(AddRequest(clicks((60, 60, 1), (20, 20, 0)), object_id))
+    answer = tracker.refine(PromptRequest(clicks((60, 60, 1), (20, 20, 0)), object_id))
     assert answer.code is PromptCode.OK, answer.message
     return answer.message
 
@@ -71,7 +71,7 @@ def test_tracking_never_overwrites_a_correction(reference_policy: bool) -> None:
     memory = tracker.bank.spatial[0, 1].clone()
     for frame in range(4, 30):
         tracker.step(scene(frame), frame)
-    kept = tracker.bank.prompted_frames[0].tolist()
+    kept = tracker.bank.conditioning_frames[0].tolist()
     assert kept == ([0, -1, -1, -1] if reference_policy else [0, 3, -1, -1])
     if not reference_policy:
         assert memory.any()
@@ -93,7 +93,7 @@ def test_the_first_prompt_stays_and_the_oldest_other_one_goes(slots: int, kept: 
         tracker.step(scene(frame), frame)
         messages.append(correct(tracker, one))
         events += [change for change in tracker.take_changes() if change.event == EventCode.PROMPT_RELEASED]
-    assert sorted(tracker.bank.prompted_frames[0].tolist()) == kept
+    assert sorted(tracker.bank.conditioning_frames[0].tolist()) == kept
     assert [change.reason for change in events] == [f"the prompt of frame {frame} was released" for frame in released]
     named = [frame for frame in released if any(f"its prompt of frame {frame} was released" in m for m in messages)]
     assert named == released
@@ -166,7 +166,7 @@ def test_bounds_are_as_stated_for_slots_that_were_never_full() -> None:
     tracker.step(scene(1), 1)
     for _ in range(3):
         correct(tracker, one)
-    assert tracker.bank.prompted_frames[0].tolist() == [0, 1]
+    assert tracker.bank.conditioning_frames[0].tolist() == [0, 1]
     assert not any(change.event == EventCode.PROMPT_RELEASED for change in tracker.take_changes())
     assert np.count_nonzero(tracker.bank.recent_frames[0] == 1) == 0  # and it does not count twice
 
@@ -203,14 +203,14 @@ def test_a_box_is_believed_more_than_the_memory(reference_policy: bool, monkeypa
     prompt = Prompt(box=np.array([width, height, 2 * width, 2 * height], np.float32) * np.float32(10 / 32))
     assert tracker.model.config.image_size == 128
     tracker.step(scene(0), 0)
-    tracker.add([AddRequest(prompt)])
+    tracker.add([PromptRequest(prompt)])
     for frame in range(1, 4):
         (known,) = tracker.step(scene(frame), frame).objects
         assert known.state is ObjectState.OCCLUDED
     remembered_frames = tracker.bank.recent_frames[0].copy()
-    answer = tracker.refine(AddRequest(prompt, 1)).result
+    answer = tracker.refine(PromptRequest(prompt, 1)).result
     assert answer is not None and bool(answer.mask.area) is not reference_policy
-    assert 0 in tracker.bank.prompted_frames[0]
+    assert 0 in tracker.bank.conditioning_frames[0]
     if reference_policy:
         assert (remembered_frames >= 0).any()
     else:

@@ -19,7 +19,7 @@ from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.local import LocalBackend, load_shared_model
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
 from sam2_ros.model.checkpoint import EMBEDDED, read_checkpoint
-from sam2_ros.tracking import AddRequest, PromptError, Tracker, TrackerConfig
+from sam2_ros.tracking import PromptError, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.bank import MemoryBank
 
 
@@ -117,7 +117,7 @@ def test_bfloat16_is_close_to_float32() -> None:
     for tracker in trackers:
         stepped(tracker, [box(), rectangle(60, 15, 90, 45)])
         run(tracker, 1, 8)
-        tracker.refine(AddRequest(click(60, 60), 1))
+        tracker.refine(PromptRequest(click(60, 60), 1))
         run(tracker, 9, 10)
     exact, fast = trackers
     for object_id in (1, 2):
@@ -156,9 +156,9 @@ def session(backend: Engine, order: Callable[[Engine], Any]) -> list[Any]:
     """What an engine gives for a little session; ``order`` is done in its middle."""
     found: list[Any] = [backend.objects()]
     backend.step(scene(0), 10)
-    found.append(backend.add([AddRequest(box(), name="ball"), AddRequest(click(-9, 0))], 10)[0].result)
+    found.append(backend.add([PromptRequest(box(), name="ball"), PromptRequest(click(-9, 0))], 10)[0].result)
     found.append(backend.step(scene(1), 11).object(1))
-    found.append(backend.refine(AddRequest(click(60, 60), 1)).candidates[0].mask)
+    found.append(backend.refine(PromptRequest(click(60, 60), 1)).candidates[0].mask)
     found.append(order(backend))
     found.append(backend.step(scene(2), 12).objects)
     newest = backend.objects()
@@ -181,7 +181,7 @@ def test_the_local_backend_is_the_tracker(checkpoint: Path, order: Callable[[Eng
 def test_the_local_backend_after_its_end(checkpoint: Path) -> None:
     backend = LocalBackend(load_shared_model(str(checkpoint), "cpu"))
     backend.step(scene(0), 0)
-    backend.add([AddRequest(box())])
+    backend.add([PromptRequest(box())])
     backend.close()
     backend.close()
     assert backend.take_changes() == []
@@ -193,7 +193,7 @@ def test_the_local_backend_takes_the_image_size_of_its_choice(checkpoint: Path) 
     backend = LocalBackend(load_shared_model(str(checkpoint), "cpu", image_size=64))
     assert backend.info.image_size == 64
     backend.step(scene(0), 0)
-    (answer,) = backend.add([AddRequest(box())])
+    (answer,) = backend.add([PromptRequest(box())])
     assert answer.success
 
 

@@ -12,7 +12,7 @@ import torch
 
 from sam2_ros.inference import BackendFactory
 from sam2_ros.inference.local import load_shared_model
-from sam2_ros.tracking import AddRequest, FrameResult, Prompt, Tracker
+from sam2_ros.tracking import FrameResult, Prompt, PromptRequest, Tracker
 from sam2_ros.tracking.shared_model import SharedModel
 
 PATIENCE = 60.0  # seconds until a test that waits in vain fails
@@ -100,7 +100,7 @@ def track(tracker: Tracker, camera: int, barrier: threading.Barrier | None = Non
             barrier.wait(PATIENCE)
         results.append(tracker.step(scene(camera, number), number + 1))
         if number == 0:
-            (answer,) = tracker.add([AddRequest(Prompt(box=np.array([20, 30, 60, 66], np.float32)))])
+            (answer,) = tracker.add([PromptRequest(Prompt(box=np.array([20, 30, 60, 66], np.float32)))])
             assert answer.success, answer.message
     return results
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_tracker import add, box, run, scene, small_model
 
-from sam2_ros.tracking import AddRequest, EventCode, ObjectState, Tracker, TrackerConfig
+from sam2_ros.tracking import EventCode, ObjectState, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.prompt_decoder import Answer
 from sam2_ros.tracking.tracker import MAX_CHANGES
 
@@ -50,7 +50,7 @@ def test_the_memory_of_a_hidden_object_waits() -> None:
     model = copy.copy(small_model())
     tracker = Tracker(model, TrackerConfig(max_objects=2))
     tracker.step(scene(0), 0)
-    tracker.add([AddRequest(box())])
+    tracker.add([PromptRequest(box())])
     run(tracker, 1, 8)
     row = tracker._objects[1].row
     before = tracker.bank.gather([row], 9)

@@ -17,7 +17,7 @@ from small_tracker import add, box, click, logits, object_score, rectangle, run,
 
 from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.model import Sam2Model, load_model
-from sam2_ros.tracking import AddRequest, ObjectState, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import ObjectState, Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.visibility import Observation, Presence
 
 VISIBLE, OCCLUDED, LOST = ObjectState.VISIBLE, ObjectState.OCCLUDED, ObjectState.LOST
@@ -182,7 +182,7 @@ def test_prompts_on_a_frame_on_which_a_lost_object_was_not_looked_for() -> None:
         run(tracker, 1, 5)
     assert {one.state for one in tracker.step(scene(6), 6).objects} == {LOST}
     assert tracker._objects[1].logits is None
-    answer = tracker.refine(AddRequest(click(60, 60), 1))
+    answer = tracker.refine(PromptRequest(click(60, 60), 1))
     assert answer.success and answer.result is not None and answer.result.state is VISIBLE
     assert tracker.step(scene(7), 7).object(1).state is VISIBLE
 
@@ -257,12 +257,12 @@ def test_late_prompts_and_lost_objects_go_together() -> None:
     add(late, box())
     with object_score(small_model(), -2.0):
         see(late, 2, 8)
-        assert late.refine(AddRequest(rectangle(0, 0, 0, 0), 1), 5 * second).success
+        assert late.refine(PromptRequest(rectangle(0, 0, 0, 0), 1), 5 * second).success
     see(in_time, 0, 1)
     add(in_time, box())
     with object_score(small_model(), -2.0):
         see(in_time, 2, 4)
-        assert in_time.refine(AddRequest(rectangle(0, 0, 0, 0), 1)).success
+        assert in_time.refine(PromptRequest(rectangle(0, 0, 0, 0), 1)).success
         see(in_time, 5, 8)
     assert late._objects[1].presence == in_time._objects[1].presence
     assert late.bank.ticks.tolist() == in_time.bank.ticks.tolist()

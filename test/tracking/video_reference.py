@@ -19,7 +19,7 @@ from torch import Tensor
 from sam2_ros.bench.official import stream_state
 from sam2_ros.media.rendered_scene import render
 from sam2_ros.model import Sam2Model, infer_config
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 
 TOLERANCE = 1e-3  # times max(1, max |reference|); 1e-4 for one pass of the network, and a stream repeats it
 # A stream feeds its output back. At a greater gain of the linear maps it is chaotic: the memory is rounded to bfloat16,
@@ -244,7 +244,7 @@ def run_tracker(
             stream.update({(frame, one.object_id, 0): output(one.object_id) for one in result.objects})
             for event in (event for event in events if event.frame == frame):
                 known = event.object_id in tracker._objects
-                (answer,) = tracker.add([AddRequest(event.prompt, event.object_id if known else None)])
+                (answer,) = tracker.add([PromptRequest(event.prompt, event.object_id if known else None)])
                 assert answer.success and answer.object_id == event.object_id, answer.message
                 _note(stream, frame, event.object_id, output(event.object_id))
     return stream

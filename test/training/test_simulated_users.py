@@ -9,7 +9,7 @@ import torch
 from small_tracker import object_score, scene, small_model
 
 from sam2_ros.model import Sam2Model
-from sam2_ros.tracking import AddRequest, Prompt, Tracker, TrackerConfig, prompt_decoder
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig, prompt_decoder
 from sam2_ros.training import interactive
 from sam2_ros.training.interactive import InteractiveRollOut, keep, recompute
 from sam2_ros.training.losses import frame_loss
@@ -85,7 +85,7 @@ def test_it_is_what_the_tracker_does(plan: Plan, monkeypatch: pytest.MonkeyPatch
             wanted.append(shown())
         for _ in range((t in plan.prompted) + plan.clicks.get(t, 0)):
             given = asked.pop(0)
-            answers = tracker.add([AddRequest(as_prompt(given, b), object_id=ids[b]) for b in range(2)])
+            answers = tracker.add([PromptRequest(as_prompt(given, b), object_id=ids[b]) for b in range(2)])
             assert all(answer.success for answer in answers)
             ids = [answer.object_id for answer in answers]
             wanted.append(shown())

@@ -22,7 +22,7 @@ from sam2_ros.remote.protocol import Header, ProtocolError
 from sam2_ros.remote.server.metrics import Metrics
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import MAX_PROMPTS, check_count
-from sam2_ros.tracking.types import AddRequest, PromptError, PromptResult
+from sam2_ros.tracking.types import PromptError, PromptRequest, PromptResult
 
 REPLIES = "inproc://replies"  # from the streams' threads to the server's socket
 
@@ -212,10 +212,10 @@ def _object_id(header: Header) -> int:
     return protocol.integer(header, "object_id", 0, (1 << 63) - 1)
 
 
-def _requests(header: Header) -> list[AddRequest]:
+def _requests(header: Header) -> list[PromptRequest]:
     requests = header.get("requests")
     check_count("requests", len(requests) if isinstance(requests, list) else 0, MAX_PROMPTS)
-    return from_wire(list[AddRequest], requests)
+    return from_wire(list[PromptRequest], requests)
 
 
 def _rename(backend: Backend, header: Header) -> None:
@@ -239,7 +239,7 @@ def _restore(backend: Backend, header: Header) -> Sequence[PromptResult]:
         if living is not None and any(obj.object_id == request.object_id for obj in living.objects):
             raise ProtocolError(f"object {request.object_id} lives; correct it with refine")
         backend.next_id = request.object_id
-        results += backend.add([AddRequest(request.prompt, None, request.name, request.label, request.label_score)])
+        results += backend.add([PromptRequest(request.prompt, None, request.name, request.label, request.label_score)])
         next_id = max(next_id, request.object_id + 1)
     backend.next_id = next_id
     backend.take_changes()
@@ -248,7 +248,7 @@ def _restore(backend: Backend, header: Header) -> Sequence[PromptResult]:
 
 _COMMANDS: dict[str, Callable[[Backend, Header], Any]] = {
     "add": lambda backend, header: backend.add(_requests(header), _stamp(header)),
-    "refine": lambda backend, header: backend.refine(from_wire(AddRequest, header.get("request")), _stamp(header)),
+    "refine": lambda backend, header: backend.refine(from_wire(PromptRequest, header.get("request")), _stamp(header)),
     "remove": lambda backend, header: backend.remove(_object_id(header)),
     "rename": _rename,
     "reset": lambda backend, header: backend.reset(),
