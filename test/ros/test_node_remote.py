@@ -75,9 +75,15 @@ def test_the_next_server_takes_over_and_the_first_one_gets_the_camera_back(node:
         node.track()
         node.reset()
         ids = [result.object_id for result in node.add(box_prompt(10, 20, 40, 60), box_prompt(50, 20, 90, 60)).results]
+        visible_again = (TrackedObject.STATE_OCCLUDED, TrackedObject.STATE_VISIBLE)
         with node.camera():
+            node.events.clear()
             first.kill()
             node.wait_until(lambda: node.status()["server"] == spare.endpoint, "the next server to take over")
+            node.wait_until(  # events and tracks are different topics: either may come first
+                lambda: [(event.previous_state, event.state) for event in node.events].count(visible_again) == 2,
+                "word that both objects are visible again",
+            )
             first.close()
             visible = [TrackedObject.STATE_VISIBLE] * 2
             node.wait_until(lambda: [known.state for known in node.tracks[-1].objects] == visible, "objects in sight")
