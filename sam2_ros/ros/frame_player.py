@@ -26,12 +26,12 @@ def play(
     """Publishes ``frames`` every ``period`` seconds, or as fast as they come.
 
     Args:
-        images: waits for ``subscribers`` of its subscribers before the first frame, and at the end until all have
-            acknowledged everything.
+        images: waits for ``subscribers`` of its subscribers before the first frame.
         publish: sends one frame.
 
     Returns:
-        The number of frames.
+        The number of frames, once the subscribers of every topic of ``node`` have acknowledged all messages. A process
+        that ends earlier takes messages in shared memory with it.
     """
     while rclpy.ok() and images.get_subscription_count() < subscribers:
         rclpy.spin_once(node, timeout_sec=0.05)
@@ -45,7 +45,8 @@ def play(
         published += 1
         due = max(due + period, time.monotonic())
     if rclpy.ok():
-        images.wait_for_all_acked(_ACKNOWLEDGE)
+        for publisher in node.publishers:
+            publisher.wait_for_all_acked(_ACKNOWLEDGE)
     return published
 
 
