@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
 pytest.importorskip("aiohttp", reason="the viewer's server")
 
+from lifecycle_msgs.msg import Transition
 from node_harness import HEIGHT, WIDTH, Peer, running, wait_until
 from page import Picture, address_of
 
@@ -164,6 +165,19 @@ def test_the_keyboard_is_enough(tracker: Peer, page: Any, picture: Picture) -> N
     wait_until(lambda: objects_of(tracker, 1)[0].name == "ball", "the name")
     page.keyboard.press("Delete")
     wait_until(lambda: not tracker.tracks[-1].objects, "no objects")
+
+
+def test_keys_act_on_the_list_while_pictures_come_without_tracks(tracker: Peer, page: Any, picture: Picture) -> None:
+    picture.click(60, 40)
+    page.locator("#objects li").wait_for()
+    try:
+        assert tracker.change_state(Transition.TRANSITION_DEACTIVATE)
+        page.locator("#status", has_text="not tracking").wait_for()
+        page.keyboard.press("1")
+        page.locator("#refining").wait_for()
+    finally:
+        assert tracker.change_state(Transition.TRANSITION_ACTIVATE)
+    page.locator("#status[data-level=ok]").wait_for()
 
 
 def test_it_fits_a_phone(browser: Any, address: str, tracker: Peer) -> None:

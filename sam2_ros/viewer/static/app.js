@@ -12,6 +12,7 @@ const link = new Link(), charts = new Charts();
 const stage = new Stage($("#picture")), list = new ObjectList($("#objects")), timeline = new Timeline($("#timeline"));
 let camera = "", live = false, held = false, waiting = null; // waiting: the newest picture that came while held
 let lastShot = 0, lastThumbnail = 0, connected = false, trouble = null;
+let known = []; // the objects of the list: a picture may come without tracks, so not those of the picture
 
 // ---- pictures ----
 
@@ -64,10 +65,11 @@ stage.addEventListener("release", release);
 function follow({ tracks, stamp }) {
   lastShot = performance.now();
   if (!tracks) return;
+  known = tracks.objects;
   if (stage.selected && !tracks.objects.some((object) => object.id === stage.selected)) select(0);
   charts.tracks(tracks);
   timeline.add(tracks.stamp ?? stamp, tracks.objects.map((object) => ({ ...object, name: object.name || object.label })));
-  list.update(tracks.objects, stage.selected);
+  list.update(known, stage.selected);
   $("#room").textContent = `${tracks.objects.length} of ${tracks.max_objects}`;
   $("#hint").hidden = tracks.objects.length > 0;
 }
@@ -98,10 +100,10 @@ link.addEventListener("cameras", ({ detail: { cameras } }) => {
 
 function watch(name) {
   if (name !== camera) {
+    known = [];
     select(0);
     charts.clear();
     timeline.clear();
-    list.update([], 0);
     $("#room").textContent = "";
     waiting?.bitmap.close();
     waiting = trouble = null;
@@ -138,14 +140,14 @@ stage.addEventListener("prompt", async ({ detail: { point, positive, hit, box, h
 
 function select(id) {
   stage.selected = id;
-  const object = stage.objects.find((object) => object.id === id);
+  const object = known.find((object) => object.id === id);
   $("#refining").hidden = !id;
   if (id) {
     const title = object?.name || object?.label || `object ${id}`;
     $("#refining span").textContent = `Refining ${title}: click adds, ⇧ click takes away`;
     $("#refining i").style.background = object?.color ?? "#fff";
   }
-  list.update(stage.objects, id);
+  list.update(known, id);
   stage.redraw();
 }
 
@@ -221,7 +223,7 @@ $("#help-open").addEventListener("click", () => $("#help").showModal());
 
 addEventListener("keydown", (event) => {
   if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey || $("#help").open) return;
-  const chosen = stage.objects.find((object) => object.id === stage.selected);
+  const chosen = known.find((object) => object.id === stage.selected);
   const onButton = event.target.matches("button, li");
   const keys = {
     a: () => choose("add"), x: () => choose("cut"), b: () => choose("box"), l: () => setLive(!live), t: nextTheme,
@@ -229,7 +231,7 @@ addEventListener("keydown", (event) => {
     Delete: () => chosen && remove(chosen), Backspace: () => chosen && remove(chosen),
   };
   if (event.key === " " && !onButton) hold(!held);
-  else if (/^[1-9]$/.test(event.key)) select(stage.objects[event.key - 1]?.id ?? 0);
+  else if (/^[1-9]$/.test(event.key)) select(known[event.key - 1]?.id ?? 0);
   else if (keys[event.key]) keys[event.key]();
   else return;
   event.preventDefault();
