@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from sam2_ros.tracking.types import (
     ObjectState,
     PromptResult,
 )
+
+# Tells the lives of a node apart: clients that hold ids look at it.
+INSTANCE = secrets.randbits(64)
 
 # Equal in ObjectResult and TrackedObject.
 _SAME_FIELDS = (
@@ -125,7 +129,7 @@ def box_edges(box: BoundingBox2D) -> tuple[float, float, float, float]:
 def tracked_object(result: ObjectResult, encoding: str, with_mask: bool = True) -> TrackedObject:
     message = TrackedObject(
         id=result.object_id, state=int(result.state), bbox=bounding_box(result.mask.box), area=result.mask.area,
-        first_seen=to_time(result.first_seen), last_seen=to_time(result.last_seen),
+        first_seen=to_time(result.first_seen), last_seen=to_time(result.last_seen), carry_confidence=1.0,
         **{field: getattr(result, field) for field in _SAME_FIELDS},
     )  # fmt: skip
     if with_mask:
@@ -137,7 +141,8 @@ def tracked_objects(
     result: FrameResult, header: Header, counters: Counters, info: BackendInfo, encoding: str, with_masks: bool = True
 ) -> TrackedObjectArray:
     return TrackedObjectArray(
-        header=header, image_width=result.width, image_height=result.height,
+        header=header, network_stamp=header.stamp, instance=INSTANCE,
+        image_width=result.width, image_height=result.height,
         objects=[tracked_object(obj, encoding, with_masks) for obj in result.objects],
         frames_received=counters.received, frames_processed=counters.processed,
         frames_dropped=counters.dropped, frames_failed=counters.failed,
@@ -179,7 +184,8 @@ def frame_result(tracks: TrackedObjectArray) -> FrameResult:
 
 def object_event(change: ObjectChange, header: Header) -> ObjectEvent:
     return ObjectEvent(
-        header=header, event=int(change.event), id=change.object_id, name=change.name, label=change.label,
+        header=header, instance=INSTANCE,
+        event=int(change.event), id=change.object_id, name=change.name, label=change.label,
         previous_state=int(change.previous_state or 0), state=int(change.state or 0),
         object_score=change.object_score, visibility=change.visibility, last_seen=to_time(change.last_seen),
         reason=change.reason,

@@ -104,12 +104,15 @@ def test_tracked_object() -> None:
 
 
 def test_tracks() -> None:
-    header = Header(frame_id="camera")
+    header = Header(frame_id="camera", stamp=messages.to_time(7))
     result = FrameResult(4, 7, 40, 30, (object_result(np.ones((30, 40), np.bool_)),))
     frame = Frame(7, lambda: np.zeros((30, 40, 3), np.uint8), 100, header)
     processed = Processed(frame, frame.decode(), result, 200, 300, Counters(9, 5, 3, 1))
     message = messages.processed_tracks(processed, INFO, "rle")
     assert message.header is header
+    assert (messages.to_stamp(message.network_stamp), message.frames_carried) == (7, 0)
+    assert message.objects[0].carry_confidence == 1
+    assert message.instance == messages.INSTANCE > 0
     assert (message.image_width, message.image_height, len(message.objects)) == (40, 30, 1)
     assert (message.receive_time_ns, message.start_time_ns, message.end_time_ns) == (100, 200, 300)
     counters = (message.frames_received, message.frames_processed, message.frames_dropped, message.frames_failed)
