@@ -1,0 +1,18 @@
+"""Text from outside, made fit to be shown: in logs, messages, diagnostics and on a terminal."""
+
+from __future__ import annotations
+
+SHOWN = 100  # characters
+
+
+def printable(text: object, limit: int = SHOWN) -> str:
+    """``text`` on one line of at most ``limit`` characters, without control characters or lone surrogates.
+
+    What can't be printed is written as an escape, such as ``\\x1b``. A longer text is cut and its length added. Use it
+    for every text that comes from a message, a file or another process, before it is shown or logged.
+    """
+    whole = str(text)
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in whole[:limit])
+    if len(whole) <= limit and len(shown) <= limit:
+        return shown
+    return f"{shown[:limit]}… ({len(whole)} characters)"
