@@ -82,7 +82,7 @@ class CameraStream:
         self._depth = DepthInput(self._node, self._settings, self.name) if self._settings["depth.enabled"] else None
         if self._settings["detections.enabled"] and self._worker is not None:
             self._detections = DetectionInput(self._node, self._settings, self._worker, self.name)
-        self._publishers = Publishers(self._node, self._settings, info, self._depth, self.name)
+        self._publishers = Publishers(self._node, self._settings, info, self._depth, self.name, self._output_failed)
         self._info = info
         self._statistics.clear()
         self._refused_encodings.clear()
@@ -133,11 +133,11 @@ class CameraStream:
 
     def on_processed(self, processed: Processed) -> None:
         self._statistics.processed(processed)
+        if self._publishers is not None and self._node.context.ok():
+            self._publishers.publish_results(processed)
         self.health.processed(processed.result.width, processed.result.height)
         if self._detections is not None:
             self._detections.note(processed)
-        if self._publishers is not None and self._node.context.ok():
-            self._publishers.publish_results(processed)
 
     def on_changes(self, processed: Processed) -> None:
         self._next_id = max(self._next_id, 1 + max(change.object_id for change in processed.result.changes))
@@ -162,6 +162,17 @@ class CameraStream:
             self._refused_encodings.add(error.encoding)
             logger.error(where + str(error))
 
+    def _output_failed(self, topic: str, error: Exception) -> None:
+        """The frame is tracked all the same; only this topic lacks it."""
+        if not self._node.context.ok():
+            return
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        self._statistics.output_failed(topic, problem)
+        where = f"camera {self.name}: " if self.name else ""
+        self._node.get_logger().error(
+            f"{where}{topic} could not be published: {problem} (logged every 5 s at most)", throttle_duration_sec=5.0
+        )
+
     def report(self, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
         """Fills this camera's status for ``/diagnostics``."""
         if self.name:
@@ -184,7 +195,7 @@ class CameraStream:
             return DiagnosticStatus.ERROR, reason
         if self._statistics.failed_lately():
             return DiagnosticStatus.WARN, f"frames fail: {self._statistics.last_failure}"
-        if problem := self.health.warning():
+        if problem := self._statistics.output_failure() or self.health.warning():
             return DiagnosticStatus.WARN, problem
         return DiagnosticStatus.OK, "tracking"
 

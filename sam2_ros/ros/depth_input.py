@@ -79,29 +79,49 @@ class DepthInput:
             self._transforms.destroy()
 
     def measure(self, processed: Processed) -> dict[int, Position]:
-        """The position of every object of a frame, by id."""
+        """The position of every object of a frame, by id; whatever goes wrong is said in the positions."""
+        try:
+            return self._measure(processed)
+        except NoTransform as error:
+            status, reason = TrackedObject.DEPTH_NO_TRANSFORM, str(error)
+        except ValueError as error:
+            status, reason = TrackedObject.DEPTH_REFUSED, str(error)
+        except Exception as error:  # depth is optional: no fault in it may cost the frame its tracks
+            status, reason = TrackedObject.DEPTH_REFUSED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        self._count("refused", reason)
+        return {obj.object_id: Position(status, reason) for obj in processed.result.objects}
+
+    def _measure(self, processed: Processed) -> dict[int, Position]:
+        """
+        Raises:
+            ValueError: depth image or calibration can't be used.
+            NoTransform: tf2 has none.
+        """
         deadline = time.monotonic() + self._parameters.number("depth.wait")
         frame_id, objects = processed.frame.source.frame_id, processed.result.objects
         width, height = processed.result.width, processed.result.height
         message = self._nearest(processed.frame.stamp, deadline)
         if message is None:
             self._count("without")
-            slop = self._parameters.number("depth.slop")
-            nothing = Position(TrackedObject.DEPTH_NONE, f"no depth image within {slop:g} s of the image has arrived")
+            nothing = Position(TrackedObject.DEPTH_NONE, self._why_none())
             return dict.fromkeys((obj.object_id for obj in objects), nothing)
-        try:
-            _check_fits("the depth image", message, frame_id, width, height)
-            depth = depth_rows(message)
-            rays = self._rays_of(frame_id, width, height)
-            transform = self._transform(frame_id, processed.frame.stamp, deadline)
-        except (ValueError, NoTransform) as error:
-            refused = isinstance(error, ValueError)
-            status = TrackedObject.DEPTH_REFUSED if refused else TrackedObject.DEPTH_NO_TRANSFORM
-            self._count("refused", str(error))
-            return {obj.object_id: Position(status, str(error)) for obj in objects}
-        self._count("with depth")
+        _check_fits("the depth image", message, frame_id, width, height)
+        depth = depth_rows(message)
+        rays = self._rays_of(frame_id, width, height)
+        transform = self._transform(frame_id, processed.frame.stamp, deadline)
         frame, least = self._target_frame or frame_id, int(self._parameters.number("depth.min_points"))
-        return {obj.object_id: _position(obj.mask, *depth, rays, transform, frame, least) for obj in objects}
+        positions = {obj.object_id: _position(obj.mask, *depth, rays, transform, frame, least) for obj in objects}
+        self._count("with depth")
+        return positions
+
+    def _why_none(self) -> str:
+        slop = self._parameters.number("depth.slop")
+        if slop == 0:
+            return (
+                "no depth image with exactly the image's stamp has arrived (depth.slop is 0); if the cameras' stamps "
+                "differ, set depth.slop to half of the depth images' period"
+            )
+        return f"no depth image within {slop:g} s of the image has arrived"
 
     def values(self) -> Mapping[str, object]:
         """For ``/diagnostics``."""
@@ -174,7 +194,7 @@ class DepthInput:
             self._frames[what] += 1
             new, self._problem = bool(problem) and problem != self._problem, problem
         if new:
-            self._node.get_logger().warning(f"no positions: {problem}")
+            self._node.get_logger().warning(f"no positions: {problem}", throttle_duration_sec=1.0)
 
 
 def _check_fits(what: str, message: Image | CameraInfo, frame_id: str, width: int, height: int) -> None:
@@ -211,6 +231,9 @@ def _position(
         return Position(TrackedObject.DEPTH_TOO_FEW, reason, points=count)
     surface = visible_surface(mask, valid, meters, rays, *transform)
     vectors = (surface.position.tolist(), surface.center.tolist(), surface.extent.tolist())
+    if not np.isfinite(vectors).all():
+        reason = "the position is no finite number; camera_info or the transform is wrong"
+        return Position(TrackedObject.DEPTH_REFUSED, reason)
     return Position(TrackedObject.DEPTH_OK, "", frame, *vectors, surface.points)
 
 

@@ -18,6 +18,9 @@ _OUTLIER_SIGMAS = 3.0
 _LEAST_TOLERANCE = 0.02  # metres: smaller deviations are no outliers, because a flat object has no spread
 _EXTENT_PERCENTILES = (2.0, 98.0)
 _ENOUGH_POINTS = 4096  # of more points, an evenly spread part is used
+# How many coefficients each lens model may have, as OpenCV reads them.
+_PINHOLE = (4, 5, 8, 12, 14)
+_COEFFICIENTS = {"": _PINHOLE, "plumb_bob": _PINHOLE, "rational_polynomial": _PINHOLE, "equidistant": (4,)}
 
 
 @dataclass(frozen=True)
@@ -46,25 +49,34 @@ class PixelRays:
     def of(cls, calibration: Calibration) -> PixelRays:
         """
         Raises:
-            ValueError: the camera is not calibrated, or its lens model is not supported.
+            ValueError: the camera is not calibrated, a number is not finite, or the lens model is not supported.
         """
         matrix = np.asarray(calibration.matrix, np.float64).reshape(3, 3)
+        distortion = np.asarray(calibration.distortion, np.float64)
+        for name, numbers in (("the intrinsic matrix", matrix), ("the distortion", distortion)):
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"{name} holds {numbers[~np.isfinite(numbers)][0]}; accepted: finite numbers")
         if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
             raise ValueError(
                 f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}: the camera isn't calibrated"
             )
-        distortion = np.asarray(calibration.distortion, np.float64)
         bent = bool(distortion.any())
-        if bent and calibration.model not in ("", "plumb_bob", "rational_polynomial", "equidistant"):
+        if bent and calibration.model not in _COEFFICIENTS:
             raise ValueError(
                 f"distortion model '{calibration.model}' is not supported; accepted: plumb_bob, rational_polynomial, "
                 "equidistant, or rectified images"
+            )
+        if bent and distortion.size not in (counts := _COEFFICIENTS[calibration.model]):
+            raise ValueError(
+                f"distortion model '{calibration.model}' came with {distortion.size} coefficients; accepted: "
+                f"{', '.join(map(str, counts))}, or rectified images"
             )
         shape = (calibration.height, calibration.width)
         pixels = np.indices(shape, np.float64)[::-1].reshape(2, -1).T[:, None]  # [H * W, 1, 2], x and y
         fisheye = bent and calibration.model == "equidistant"
         undistort = cv2.fisheye.undistortPoints if fisheye else cv2.undistortPoints
-        rays = np.asarray(undistort(pixels, matrix, distortion if bent else None), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # positions that are no numbers are refused later
+            rays = np.asarray(undistort(pixels, matrix, distortion if bent else None), np.float32)
         return cls(*np.ascontiguousarray(rays[:, 0].T).reshape(2, *shape))
 
 

@@ -39,6 +39,7 @@ class Statistics:
             self.load_shedding: tuple[str, ...] = ()  # that the newest frame was worked on with
             self.last_failure = ""
             self._last_failure_time = -math.inf  # s, steady
+            self._output_failure, self._output_failure_time = "", -math.inf
 
     def arrived(self, receive_time: int) -> None:
         with self._lock:
@@ -59,6 +60,15 @@ class Statistics:
     def failed_lately(self) -> bool:
         with self._lock:
             return time.monotonic() - self._last_failure_time < _RATE_WINDOW
+
+    def output_failed(self, topic: str, problem: str) -> None:
+        with self._lock:
+            self._output_failure, self._output_failure_time = f"{topic} fails: {problem}", time.monotonic()
+
+    def output_failure(self) -> str:
+        """Which topic could not be published lately, and why; empty if all were."""
+        with self._lock:
+            return self._output_failure if time.monotonic() - self._output_failure_time < _RATE_WINDOW else ""
 
     def input_rate(self) -> float:
         """Images a second, over the last seconds."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
@@ -40,54 +41,88 @@ class Publishers:
     """Makes the publishers of one camera; they send nothing unless the node is active."""
 
     def __init__(
-        self, node: LifecycleNode, parameters: NodeParameters, info: BackendInfo, depth: DepthInput | None, camera: str
+        self,
+        node: LifecycleNode,
+        parameters: NodeParameters,
+        info: BackendInfo,
+        depth: DepthInput | None,
+        camera: str,
+        on_failure: Callable[[str, Exception], None],
     ) -> None:
-        """With ``depth``, objects get a position in space."""
+        """
+        Args:
+            depth: gives objects a position in space.
+            on_failure: called with a topic that could not be published and why; the other topics are not affected.
+        """
         self._node = node
         self._parameters = parameters
         self._info = info
         self._depth = depth
         self._camera = camera
+        self._on_failure = on_failure
         self._tracks = self._create(TRACKS)
         # A reset, or a camera that turns away, makes one event for every object at once.
         self._events = self._create(EVENTS, max(EVENTS.depth, 2 * info.max_objects))
         self._label_info = self._create(LABEL_INFO)
         self._classes: list[VisionClass] | None = None  # as published last
-        self._views = [(self._create(topic), MESSAGES[topic.name]) for topic in VIEWS if topic.installed]
+        self._views = [(topic.name, self._create(topic), MESSAGES[topic.name]) for topic in VIEWS if topic.installed]
 
     def destroy(self) -> None:
-        for publisher in (self._tracks, self._events, self._label_info, *(publisher for publisher, _ in self._views)):
+        for publisher in (
+            self._tracks,
+            self._events,
+            self._label_info,
+            *(publisher for _, publisher, _ in self._views),
+        ):
             self._node.destroy_lifecycle_publisher(publisher)
 
     def publish_results(self, processed: Processed) -> None:
-        self._publish_objects(processed)
+        """Publishes the frame's objects first, then its events, then the views of them. Never raises."""
+        positions = self._publish_tracks(processed)
         self._publish_events(processed)
+        self._publish_views(processed, positions)
 
     def publish_changes(self, processed: Processed) -> None:
         """Publishes what a command changed: its events and, where it made masks, the frame's objects once more."""
         if any(change.event in _NEW_MASK for change in processed.result.changes):
-            self._publish_objects(processed)
-        self._publish_events(processed)
+            self.publish_results(processed)
+        else:
+            self._publish_events(processed)
 
-    def _publish_objects(self, processed: Processed) -> None:
-        encoding = self._parameters.text("output.mask_encoding")
+    def _publish_tracks(self, processed: Processed) -> Mapping[int, Position]:
         positions = self._depth.measure(processed) if self._depth else {}
-        tracks = messages.processed_tracks(processed, self._info, encoding, positions)
-        tracks.camera = self._camera
-        self._tracks.publish(tracks)
-        classes = vision_classes(processed.result)
-        if classes != self._classes:  # before the label image that needs them
-            self._label_info.publish(LabelInfo(header=processed.frame.source, class_map=classes))
-            self._classes = classes
-        for publisher, make in self._views:
-            if publisher.get_subscription_count():
-                publisher.publish(make(processed, positions))
+        with self._reporting(TRACKS.name):
+            encoding = self._parameters.text("output.mask_encoding")
+            tracks = messages.processed_tracks(processed, self._info, encoding, positions)
+            tracks.camera = self._camera
+            self._tracks.publish(tracks)
+        return positions
 
     def _publish_events(self, processed: Processed) -> None:
         for change in processed.result.changes:
-            event = messages.object_event(change, processed.frame.source)
-            event.camera = self._camera
-            self._events.publish(event)
+            with self._reporting(EVENTS.name):
+                event = messages.object_event(change, processed.frame.source)
+                event.camera = self._camera
+                self._events.publish(event)
+
+    def _publish_views(self, processed: Processed, positions: Mapping[int, Position]) -> None:
+        with self._reporting(LABEL_INFO.name):
+            classes = vision_classes(processed.result)
+            if classes != self._classes:  # before the label image that needs them
+                self._label_info.publish(LabelInfo(header=processed.frame.source, class_map=classes))
+                self._classes = classes
+        for name, publisher, make in self._views:
+            with self._reporting(name):
+                if publisher.get_subscription_count():
+                    publisher.publish(make(processed, positions))
+
+    @contextmanager
+    def _reporting(self, topic: str) -> Iterator[None]:
+        """A fault in one topic must not silence the others."""
+        try:
+            yield
+        except Exception as error:
+            self._on_failure(topic, error)
 
     def _create(self, topic: Topic, depth: int = 0) -> Any:
         durability = DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE

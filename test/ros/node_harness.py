@@ -302,3 +302,39 @@ def running(folder: Path, file: str = "tracker.launch.py", namespace: str = "", 
         peer.close()
     assert "process has finished cleanly" in peer.launched.text, peer.launched.text
     assert "Traceback" not in peer.launched.text, peer.launched.text
+
+
+@contextmanager
+def in_this_process(namespace: str, **parameters: Any) -> Iterator[tuple[Any, Peer]]:
+    """An active node in this process, for tests that replace a part of it, and its peer, which can't call services."""
+    import rclpy
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.lifecycle import TransitionCallbackReturn
+    from rclpy.parameter import Parameter
+
+    from sam2_ros.ros.node import TrackerNode
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    overrides = [Parameter(name, value=value) for name, value in ({"model.name": "null"} | parameters).items()]
+    tracker = TrackerNode(context=context, namespace=namespace, parameter_overrides=overrides)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(tracker)
+
+    def spin() -> None:
+        with suppress(ExternalShutdownException):
+            executor.spin()
+
+    spinning, peer = threading.Thread(target=spin), Peer(f"{namespace}/tracker", f"{namespace}/image")
+    try:
+        assert tracker.on_configure(None) is tracker.on_activate(None) is TransitionCallbackReturn.SUCCESS
+        spinning.start()
+        yield tracker, peer
+    finally:
+        executor.shutdown()
+        if spinning.is_alive():
+            spinning.join(PATIENCE)
+        tracker.close()
+        tracker.destroy_node()
+        context.try_shutdown()
+        peer.close()

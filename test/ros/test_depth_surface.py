@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -97,3 +100,24 @@ def test_what_is_no_calibration_is_refused_with_a_reason() -> None:
         PixelRays.of(Calibration(WIDTH, HEIGHT, (0.0,) * 9))
     with pytest.raises(ValueError, match="'division' is not supported; accepted: plumb_bob"):
         PixelRays.of(Calibration(WIDTH, HEIGHT, MATRIX, (0.1,), "division"))
+
+
+@pytest.mark.parametrize(
+    ("model", "coefficients", "reason"),
+    [
+        ("equidistant", (0.1,) * 5, "'equidistant' came with 5 coefficients; accepted: 4, or rectified"),
+        ("plumb_bob", (5.0, 0.0), "'plumb_bob' came with 2 coefficients; accepted: 4, 5, 8, 12, 14"),
+        ("plumb_bob", (0.1,) * 10, "came with 10 coefficients"),
+        ("rational_polynomial", (0.1,) * 500, "came with 500 coefficients"),
+        ("plumb_bob", (0.1, math.nan, 0.0, 0.0, 0.0), "the distortion holds nan; accepted: finite"),
+        ("equidistant", (math.inf, 0.0, 0.0, 0.0), "the distortion holds inf"),
+    ],
+)
+def test_an_odd_distortion_is_refused_with_a_reason(model: str, coefficients: tuple[float, ...], reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        PixelRays.of(Calibration(WIDTH, HEIGHT, MATRIX, coefficients, model))
+
+
+def test_an_intrinsic_matrix_of_finite_numbers_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="the intrinsic matrix holds nan"):
+        PixelRays.of(Calibration(WIDTH, HEIGHT, (*MATRIX[:2], math.nan, *MATRIX[3:])))

@@ -230,6 +230,32 @@ def test_a_calibration_of_another_image_is_refused(rig: Rig) -> None:
     rig.calibrate()
 
 
+def test_an_odd_calibration_costs_the_positions_and_never_the_tracks(rig: Rig) -> None:
+    """Finite numbers that OpenCV can't use, and rays that are no numbers."""
+    for distortion, model, reason in (
+        ([0.1] * 5, "equidistant", "'equidistant' came with 5 coefficients; accepted: 4"),
+        ([5.0, 0.0], "plumb_bob", "'plumb_bob' came with 2 coefficients"),
+        ([float("nan")] * 5, "plumb_bob", "the distortion holds nan"),
+        ([0.0, 0.0, 1e300, 1e300, 0.0], "plumb_bob", "the position is no finite number"),
+    ):
+        rig.calibrate(d=distortion, distortion_model=model)
+        known = rig.track_object(plane())
+        assert known.depth_status == TrackedObject.DEPTH_REFUSED and reason in known.depth_reason
+        rig.calibrate()
+
+
+def test_without_slop_the_stamps_must_be_equal_and_the_reason_says_so(rig: Rig) -> None:
+    assert rig.node.set_parameter("depth.slop", 0.0).successful
+    try:
+        known = rig.track_object(plane(700))
+        assert (known.depth_status, known.position.z) == (TrackedObject.DEPTH_OK, pytest.approx(0.7))
+        known = rig.track_object(None)
+        assert known.depth_status == TrackedObject.DEPTH_NONE
+        assert "exactly the image's stamp" in known.depth_reason and "set depth.slop to" in known.depth_reason
+    finally:
+        assert rig.node.set_parameter("depth.slop", 0.2).successful
+
+
 def test_too_few_points_are_no_position(rig: Rig) -> None:
     values = np.zeros((HEIGHT, WIDTH), "<u2")
     values[:30] = values[60:] = 900  # only beside the object

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticStatus
 from foxglove_msgs.msg import ImageAnnotations
-from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
+from node_harness import HEIGHT, WIDTH, Peer, box_prompt, in_this_process, running
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -22,6 +23,9 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray, LabelInfo
 from visualization_msgs.msg import MarkerArray
 
 from sam2_ros.media.overlay import object_color
+from sam2_ros.msg import TrackedObject
+from sam2_ros.ros import publishers
+from sam2_ros.ros.depth_input import DepthInput
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 CUP, BOWL = (20, 20, 60, 50), (50, 40, 90, 80)  # boxes that overlap in 10 x 10 pixels
@@ -164,3 +168,32 @@ def test_label_info_follows_the_objects(node: Peer) -> None:
     node.call(RemoveObject, "remove_object", RemoveObject.Request(object_id="mug"))
     node.track()
     node.wait_until(lambda: names() == ["bowl"], "the removal")
+
+
+def test_an_output_that_fails_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracks, events and the other views go on; the log and /diagnostics name the one that fails, and why."""
+
+    def broken(*_: Any) -> Any:
+        raise MemoryError("no room\nfor a picture")
+
+    for name in ("~/overlay", "~/markers", "~/annotations"):
+        monkeypatch.setitem(publishers.MESSAGES, name, broken)
+    monkeypatch.setattr(publishers, "vision_classes", broken)
+    monkeypatch.setattr(DepthInput, "_nearest", broken)
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text('[{"frame": 0, "object_id": 1, "box": [10, 10, 30, 30]}]')
+    parameters = {"prompts_file": str(prompts), "diagnostics.period": 0.1, "depth.enabled": True}
+    with in_this_process("/broken", **parameters) as (_, peer):
+        received: list[Any] = []
+        for name in ("overlay", "markers", "annotations", "label_image"):
+            kind = {"overlay": Image, "label_image": Image, "markers": MarkerArray}.get(name, ImageAnnotations)
+            peer.node.create_subscription(kind, f"/broken/tracker/{name}", received.append, 10)
+        tracks = peer.wait_until(lambda: (t := peer.track()) and t.objects and t, "an object")
+        assert tracks.objects[0].depth_status == TrackedObject.DEPTH_REFUSED
+        assert tracks.objects[0].depth_reason == "MemoryError: no room for a picture"
+        peer.wait_until(lambda: peer.events, "the event of the object")
+        peer.wait_until(lambda: peer.track() and received, "label images, which do not fail")
+        assert {message.encoding for message in received} == {"mono16"}
+        status = peer.status()
+        assert status["level"] == DiagnosticStatus.WARN and status["failed"] == "0"
+        assert "fails: MemoryError: no room for a picture" in status["message"]
