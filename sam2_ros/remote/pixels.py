@@ -7,7 +7,6 @@ left behind, and a client can't truncate it while the server reads.
 from __future__ import annotations
 
 import fcntl
-import io
 import mmap
 import os
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.media.picture_decoder import PictureError, decode_picture, read_header
 from sam2_ros.remote import protocol
 from sam2_ros.remote.protocol import ProtocolError
 
@@ -165,18 +165,12 @@ def _map_sealed(path: str, max_bytes: int) -> mmap.mmap:
 
 
 def _decode_jpeg(part: memoryview, height: int, width: int) -> NDArray[np.uint8]:
-    import cv2
-    from PIL import Image
-
+    data = bytes(part)
     try:
-        # The size is checked before decoding, because a damaged picture may announce any.
-        with Image.open(io.BytesIO(part)) as header:
-            kind, found = header.format, header.size
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ...
+        header = read_header(data)
+        if header != ("JPEG", width, height):
+            found = f"{header.kind}, {header.width} x {header.height}"
+            raise ProtocolError(f"the pixels are {found}; the header says JPEG, {width} x {height}")
+        return decode_picture(data, max_pixels=width * height)
+    except PictureError as error:
         raise ProtocolError(f"the pixels are no JPEG picture: {error}") from error
-    if kind != "JPEG" or found != (width, height):
-        raise ProtocolError(f"the pixels are {kind}, {found[0]} x {found[1]}; the header says JPEG, {width} x {height}")
-    image = cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None or image.shape[:2] != (height, width):
-        raise ProtocolError("the JPEG picture can't be decoded")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)

@@ -32,6 +32,8 @@ from sam2_ros.tracking.types import PromptCode, PromptError
 if TYPE_CHECKING:
     from sam2_ros.tracking.config import TrackerConfig
 
+MAX_REFUSED = 20  # encodings that are logged as refused, once each
+
 
 class CameraStream:
     """Follows the node's states by :meth:`load`, :meth:`activate`, :meth:`deactivate` and :meth:`release`.
@@ -158,7 +160,7 @@ class CameraStream:
             outcome = "was dropped" if isinstance(error, FrameDropped) else "failed"
             problem = f"a frame {outcome}: {type(error).__name__}: {error} (logged every 5 s at most)"
             logger.error(where + problem, throttle_duration_sec=5.0)
-        elif error.encoding not in self._refused_encodings:
+        elif error.encoding not in self._refused_encodings and len(self._refused_encodings) < MAX_REFUSED:
             self._refused_encodings.add(error.encoding)
             logger.error(where + str(error))
 

@@ -27,6 +27,7 @@ from sam2_ros.ros.messages import Position, to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.ros.transforms import NoTransform, Transforms
+from sam2_ros.text import printable
 from sam2_ros.tracking.types import CroppedMask
 
 Transform = tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]  # rotation and translation; None: as it is
@@ -204,7 +205,8 @@ def _check_fits(what: str, message: Image | CameraInfo, frame_id: str, width: in
     """
     cure = "give one that is registered to the image"
     if message.header.frame_id != frame_id:
-        raise ValueError(f"{what} is in the frame '{message.header.frame_id}', the image in '{frame_id}'; {cure}")
+        frames = f"'{printable(message.header.frame_id)}', the image in '{printable(frame_id)}'"
+        raise ValueError(f"{what} is in the frame {frames}; {cure}")
     if (message.width, message.height) != (width, height):
         size = f"{message.width} x {message.height} pixels"
         raise ValueError(f"{what} has {size}, the image {width} x {height}; {cure}")

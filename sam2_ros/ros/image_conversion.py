@@ -15,6 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.media.picture_decoder import PictureError, decode_picture
+from sam2_ros.text import printable
+
 Rgb = NDArray[np.uint8]
 Buffer: TypeAlias = "bytes | bytearray | array[int]"
 
@@ -34,8 +37,9 @@ class UnsupportedEncoding(ValueError):
     """An encoding that is not accepted; ``encoding`` is its name."""
 
     def __init__(self, encoding: str, reason: str) -> None:
-        super().__init__(f"image encoding '{encoding}' is not supported; accepted: {', '.join(ENCODINGS)}; {reason}")
-        self.encoding = encoding
+        self.encoding = printable(encoding)
+        accepted = ", ".join(ENCODINGS)
+        super().__init__(f"image encoding '{self.encoding}' is not supported; accepted: {accepted}; {reason}")
 
 
 def to_rgb(image: ImageLike) -> Rgb:
@@ -65,25 +69,20 @@ def mono8_mask(image: ImageLike) -> NDArray[np.bool_]:
         ValueError: another encoding, or size, step and data that do not fit together.
     """
     if image.encoding not in ("mono8", "8UC1"):
-        raise ValueError(f"mask encoding '{image.encoding}' is not supported; accepted: mono8")
+        raise ValueError(f"mask encoding '{printable(image.encoding)}' is not supported; accepted: mono8")
     return np.asarray(_rows(image, 1, "u1") > 0)
 
 
 def decode_compressed(data: Buffer, encoding: str = "") -> Rgb:
-    """A JPEG, PNG, … (``sensor_msgs/CompressedImage.data``) as RGB, ``uint8 [H, W, 3]``.
-
-    An orientation tag is not obeyed, because camera_info describes the image as it was taken.
+    """A JPEG or PNG (``sensor_msgs/CompressedImage.data``) as RGB, ``uint8 [H, W, 3]``; see :mod:`picture_decoder`.
 
     Raises:
         ValueError: the data can't be decoded. ``encoding`` (the message's ``format``) is named in the error.
     """
-    buffer = np.frombuffer(data, np.uint8)
-    bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if buffer.size else None
-    if bgr is None:
-        raise ValueError(
-            f"compressed image (format '{encoding}', {buffer.size} bytes) can't be decoded; accepted: JPEG or PNG"
-        )
-    return _convert(np.asarray(bgr), cv2.COLOR_BGR2RGB)
+    try:
+        return decode_picture(data)
+    except PictureError as error:
+        raise ValueError(f"compressed image (format '{printable(encoding)}') can't be decoded: {error}") from None
 
 
 def depth_rows(image: ImageLike) -> tuple[NDArray, float]:
@@ -96,7 +95,9 @@ def depth_rows(image: ImageLike) -> tuple[NDArray, float]:
         item, unit = _DEPTH[image.encoding]
     except KeyError:
         accepted = ", ".join(_DEPTH)
-        raise ValueError(f"depth encoding '{image.encoding}' is not supported; accepted: {accepted}") from None
+        raise ValueError(
+            f"depth encoding '{printable(image.encoding)}' is not supported; accepted: {accepted}"
+        ) from None
     return _rows(image, 1, item), unit
 
 
@@ -110,7 +111,7 @@ def _by_cv_bridge(image: ImageLike) -> Rgb:
     try:  # cv_bridge converts colours only to colours
         pixels = np.asarray(CvBridge().imgmsg_to_cv2(image, "passthrough" if plain else "rgb8"))
     except TypeError as error:  # a CvBridgeError, or too few bytes
-        raise UnsupportedEncoding(image.encoding, f"cv_bridge can't convert it: {error}") from None
+        raise UnsupportedEncoding(image.encoding, f"cv_bridge can't convert it: {printable(error, 300)}") from None
     return _convert(pixels, _PLAIN[plain[2]] if plain else None)
 
 
@@ -123,11 +124,10 @@ def _rows(image: ImageLike, channels: int, item: str) -> NDArray:
     row_bytes = width * channels * dtype.itemsize
     if step < row_bytes:
         raise ValueError(f"step is {step} bytes; {width} pixels of {image.encoding} need at least {row_bytes}")
-    needed = step * height
+    needed = step * (height - 1) + row_bytes  # some drivers leave out the padding of the last row
     if len(image.data) < needed:
         raise ValueError(f"data has {len(image.data)} bytes; {height} rows of step {step} need {needed}")
-    rows = np.frombuffer(image.data, np.uint8, count=needed).reshape(height, step)
-    pixels = rows[:, :row_bytes].view(dtype)
+    pixels = np.ndarray((height, row_bytes), np.uint8, image.data, strides=(step, 1)).view(dtype)
     return pixels if channels == 1 else pixels.reshape(height, width, channels)
 
 

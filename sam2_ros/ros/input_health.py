@@ -7,7 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from sam2_ros.text import printable
+
 _SHOWN_FOR = 5.0  # seconds for which /diagnostics warns of a change
+_TOLD_AT_ONCE, _TOLD_EVERY = 10, 5.0  # warnings of a kind; then the seconds between two
 
 _STAMPS, _RESTART = "stamps not increasing", "restarts"
 _KINDS = (_STAMPS, "frame id changes", "encoding changes", "resolution changes", _RESTART)
@@ -17,7 +20,10 @@ class InputHealth:
     """Compares every image with the one before it. Thread-safe."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        """Calls ``warn`` for every change; for stamps that do not increase, only for the first in a row."""
+        """Calls ``warn`` for every change; for stamps that do not increase, only for the first in a row.
+
+        Of each kind, the first ten come at once, and from then on one every five seconds at most.
+        """
         self._warn = warn
         self._lock = threading.Lock()
         self.clear()
@@ -29,6 +35,7 @@ class InputHealth:
             self._last: dict[str, str] = {}  # by field
             self._in_order = True
             self._warning, self._warning_time = "", 0.0  # s, steady
+            self._told: dict[str, tuple[int, float]] = {}  # by kind: warnings, and the time of the last, s
 
     def arrived(self, stamp: int, frame_id: str, encoding: str) -> None:
         """Checks an image's header; ``stamp`` in nanoseconds."""
@@ -61,8 +68,8 @@ class InputHealth:
         with self._lock:
             return {
                 "resolution": self._last.get("resolution", ""),
-                "encoding": self._last.get("encoding", ""),
-                "frame id": self._last.get("frame_id", ""),
+                "encoding": printable(self._last.get("encoding", "")),
+                "frame id": printable(self._last.get("frame_id", "")),
                 **{kind: self._counts[kind] for kind in _KINDS},
             }
 
@@ -70,11 +77,13 @@ class InputHealth:
         before = self._last.get(field, value)
         self._last[field] = value
         if value != before:
-            change = f"the images' {field} changed from '{before}' to '{value}'"
+            change = f"the images' {field} changed from '{printable(before)}' to '{printable(value)}'"
             self._count(f"{field.replace('_', ' ')} changes", change)
 
     def _count(self, kind: str, warning: str, log: bool = True) -> None:
         self._counts[kind] += 1
         self._warning, self._warning_time = warning, time.monotonic()
-        if log:
+        told, last = self._told.get(kind, (0, 0.0))
+        if log and (told < _TOLD_AT_ONCE or self._warning_time - last >= _TOLD_EVERY):
+            self._told[kind] = told + 1, self._warning_time
             self._warn(warning)

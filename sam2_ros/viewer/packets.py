@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sam2_ros.media import label_images
 from sam2_ros.media.overlay import object_color
 from sam2_ros.msg import ObjectMask, TrackedObject, TrackedObjectArray
-from sam2_ros.ros.image_conversion import to_rgb
+from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.messages import box_edges, cropped_mask, to_stamp
 
 JPEG_QUALITY = 82
@@ -26,7 +26,7 @@ STATES = {
     TrackedObject.STATE_OCCLUDED: "occluded",
     TrackedObject.STATE_LOST: "lost",
 }
-_BROWSER_FORMATS = (b"\xff\xd8\xff", b"\x89PNG")  # magic numbers of formats that are sent unchanged
+_ORIENTATION_TAGS = (b"Exif\0\0", b"eXIf")  # of JPEG and PNG: a browser would turn the picture, but not the contours
 
 
 def packet(image: Any, tracks: TrackedObjectArray | None, max_side: int, extra: Mapping[str, object]) -> bytes:
@@ -64,20 +64,18 @@ def encode(image: Any, max_side: int) -> tuple[bytes, int, int]:
     """
     if hasattr(image, "format"):
         data = bytes(image.data)
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if decoded is None:
-            raise ValueError(f"compressed image (format '{image.format}', {len(data)} bytes) can't be decoded")
-        height, width = decoded.shape[:2]
-        if max(height, width) <= max_side and data.startswith(_BROWSER_FORMATS):
+        rgb = decode_compressed(data, image.format)
+        height, width = rgb.shape[:2]
+        if max(height, width) <= max_side and not any(tag in data for tag in _ORIENTATION_TAGS):
             return data, width, height
     else:
-        decoded = cv2.cvtColor(to_rgb(image), cv2.COLOR_RGB2BGR)
-        height, width = decoded.shape[:2]
+        rgb = to_rgb(image)
+        height, width = rgb.shape[:2]
     if max(height, width) > max_side:
         scale = max_side / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        decoded = cv2.resize(decoded, size, interpolation=cv2.INTER_AREA)
-    done, jpeg = cv2.imencode(".jpg", decoded, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
         raise ValueError(f"an image of {width} x {height} pixels can't be encoded as JPEG")
     return jpeg.tobytes(), width, height

@@ -123,6 +123,10 @@ def test_rgb8_is_a_view() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
+        (
+            {"encoding": "\x1b[31mred" + "d" * 1_000_000},
+            r"'\\x1b\[31mred{90,99}… \(1000008 characters\)' is not supported",
+        ),
         ({"height": 0}, "empty: 8 x 0"),
         ({"width": 0}, "empty: 0 x 6"),
         ({"step": 23}, "step is 23 bytes; 8 pixels of rgb8 need at least 24"),
@@ -215,5 +219,12 @@ def test_compressed() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"not an image"])
 def test_compressed_rubbish(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"format 'jpeg', \d+ bytes\) can't be decoded"):
-        decode_compressed(data, "jpeg")
+    with pytest.raises(ValueError, match=r"format '(\\n){14}'\) can't be decoded: \d+ bytes .* accepted: JPEG or PNG"):
+        decode_compressed(data, "\n" * 14)
+
+
+def test_the_padding_of_the_last_row_may_be_missing() -> None:
+    message = image("rgb8", RGB, padding=5)
+    np.testing.assert_array_equal(to_rgb(replace(message, data=bytes(message.data)[:-5])), RGB)
+    with pytest.raises(ValueError, match="data has 168 bytes; 6 rows of step 29 need 169"):
+        to_rgb(replace(message, data=bytes(message.data)[:-6]))

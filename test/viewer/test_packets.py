@@ -87,5 +87,7 @@ def test_large_pictures_shrink_and_small_jpegs_pass_untouched() -> None:
     jpeg = rest
     compressed = CompressedImage(format="jpeg", data=array("B", jpeg))
     assert split(packet(compressed, None, 320, {}))[1] == jpeg
+    turned = jpeg[:2] + b"\xff\xe1\x00\x0aExif\0\0\0\0" + jpeg[2:]  # a browser would obey an orientation tag
+    assert b"Exif" not in split(packet(CompressedImage(format="jpeg", data=array("B", turned)), None, 320, {}))[1]
     with pytest.raises(ValueError, match="can't be decoded"):
         packet(CompressedImage(format="jpeg", data=array("B", b"no picture")), None, 320, {})
