@@ -60,6 +60,9 @@ class Backend(Protocol):
         there to the newest frame. Each request gets a result, refusals included.
 
         An ``object_id`` of None adds an object; the id of a living one corrects it (as :meth:`refine` does).
+
+        Raises:
+            PromptError: more requests, or more points in all, than :mod:`~sam2_ros.tracking.prompt_checks` accepts.
         """
 
     def refine(self, request: PromptRequest, stamp: int = 0) -> PromptResult:

@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from sam2_ros.inference.backend import Backend
+from sam2_ros.text import printable
 from sam2_ros.tracking.types import ObjectResult, PromptCode, PromptError, PromptRequest, PromptResult
 
 Asked: TypeAlias = PromptRequest | PromptError
 """A request, or why it was refused before the engine saw it."""
+
+_LISTED = 20  # living objects that a refusal names
 
 
 def living(backend: Backend) -> tuple[ObjectResult, ...]:
@@ -29,9 +32,11 @@ def find(backend: Backend, name_or_id: str) -> int:
     ids = {str(obj.object_id): obj.object_id for obj in objects} | {o.name: o.object_id for o in objects if o.name}
     if name_or_id in ids:
         return ids[name_or_id]
-    listed = ", ".join(f"{obj.object_id} ({obj.name})" if obj.name else str(obj.object_id) for obj in objects)
-    alive = f"living: {listed}" if listed else "none lives"
-    raise PromptError(PromptCode.UNKNOWN_OBJECT, f"no living object has the name or id '{name_or_id}'; {alive}")
+    listed = [f"{obj.object_id} ({printable(obj.name)})" if obj.name else str(obj.object_id) for obj in objects]
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    alive = f"living: {', '.join(listed[:_LISTED])}{more}" if listed else "none lives"
+    asked = printable(name_or_id)
+    raise PromptError(PromptCode.UNKNOWN_OBJECT, f"no living object has the name or id '{asked}'; {alive}")
 
 
 def add(backend: Backend, asked: Sequence[Asked], stamp: int = 0) -> list[PromptResult]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
-from sam2_ros.tracking.prompt_checks import check_names, check_request
+from sam2_ros.tracking.prompt_checks import check_names, check_request, check_requests
 from sam2_ros.tracking.types import (
     CroppedMask,
     EventCode,
@@ -72,6 +72,7 @@ class NullBackend:
         return self._result()
 
     def add(self, requests: Sequence[PromptRequest], stamp: int = 0) -> list[PromptResult]:
+        check_requests(requests)
         return [self._answer(request, stamp) for request in requests]
 
     def refine(self, request: PromptRequest, stamp: int = 0) -> PromptResult:

@@ -7,6 +7,7 @@ No caller waits for the network: :meth:`Worker.submit` puts a frame into a slot,
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -24,6 +25,8 @@ from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.types import PromptCode, PromptError
 
 T = TypeVar("T")
+
+MAX_COMMANDS = 256  # that may wait
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +135,7 @@ class Worker:
             self._waiting.clear()
             self._ahead = self._encoding = None
         self._refuse_waiting("the tracker was deactivated meanwhile; activate it and send the prompt again")
-        self.call(lambda backend: None).result()
+        self._queue(_Command(lambda backend: None, Future())).result()
         with self._condition:
             self._condition.wait_for(lambda: not self._encoder_busy)
 
@@ -150,17 +153,18 @@ class Worker:
                 self._condition.notify_all()
 
     def call(self, apply: Callable[[Backend], T]) -> Future[T]:
-        """Runs ``apply`` between two frames."""
-        return self._queue(_Command(apply, Future()))
+        """Runs ``apply`` between two frames; refused (PromptError, FAILED) while :data:`MAX_COMMANDS` wait."""
+        return self._queue(_Command(apply, Future()), MAX_COMMANDS)
 
     def call_on_frame(self, apply: Callable[[Backend], T], stamp: int = 0, wait: float = 0.0) -> Future[T]:
         """Runs ``apply`` once a frame was processed since :meth:`resume` that is not older than ``stamp`` (ns; 0: any).
 
         After ``wait`` seconds ``apply`` runs on what there is: the engine decides which stored frame a stamp means. The
-        future raises :class:`PromptError`: NO_FRAME when no frame came at all, NOT_ACTIVE after a pause or the end.
+        future raises :class:`PromptError`: NO_FRAME when no frame came at all, NOT_ACTIVE after a pause or the end,
+        FAILED while :data:`MAX_COMMANDS` wait.
         """
         deadline = time.monotonic_ns() + round(wait * 1e9)
-        return self._queue(_Command(apply, Future(), stamp, deadline))
+        return self._queue(_Command(apply, Future(), stamp, deadline), MAX_COMMANDS)
 
     @property
     def counters(self) -> Counters:
@@ -173,10 +177,13 @@ class Worker:
         with self._condition:
             return self._newest.frame if self._newest else None
 
-    def _queue(self, command: _Command[T]) -> Future[T]:
+    def _queue(self, command: _Command[T], most: float = math.inf) -> Future[T]:
         with self._condition:
             if self._closing or self._thread is None:
                 command.future.set_exception(PromptError(PromptCode.NOT_ACTIVE, "the tracker is not running"))
+            elif len(self._commands) >= most:
+                reason = f"{len(self._commands)} commands wait already, as many as may; wait for their answers"
+                command.future.set_exception(PromptError(PromptCode.FAILED, reason))
             else:
                 self._commands.append(command)
                 self._condition.notify_all()
@@ -185,7 +192,8 @@ class Worker:
     def _refuse_waiting(self, reason: str) -> None:
         with self._condition:
             waiting = [command for command in self._commands if command.stamp is not None or self._closing]
-            self._commands = [command for command in self._commands if command not in waiting]
+            refused = set(waiting)
+            self._commands = [command for command in self._commands if command not in refused]
         for command in waiting:
             command.future.set_exception(PromptError(PromptCode.NOT_ACTIVE, reason))
 
@@ -242,7 +250,8 @@ class Worker:
             if self._closing:
                 return False
             commands = self._due()
-            self._commands = [command for command in self._commands if command not in commands]
+            due = set(commands)
+            self._commands = [command for command in self._commands if command not in due]
         for command in commands:
             self._apply(command, backend)
         with self._condition:

@@ -19,6 +19,7 @@ from sam2_ros.remote.pixels import MODES, PixelWriter, choose_writer
 from sam2_ros.remote.protocol import Header
 from sam2_ros.remote.recovery import Recovery
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.prompt_checks import check_requests
 from sam2_ros.tracking.types import FrameResult, ObjectChange, PromptCode, PromptError, PromptRequest, PromptResult
 
 __all__ = ["ClientKeys", "RemoteBackend"]
@@ -142,6 +143,7 @@ class RemoteBackend:
         return result
 
     def add(self, requests: Sequence[PromptRequest], stamp: int = 0) -> list[PromptResult]:
+        check_requests(requests)
         try:
             answers = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
         except FAILED as error:

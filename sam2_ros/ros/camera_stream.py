@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from diagnostic_updater import DiagnosticStatusWrapper
 from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import Header
 
 from sam2_ros.inference import Backend, BackendFactory, BackendInfo
 from sam2_ros.inference.backend import FrameDropped
@@ -27,6 +29,8 @@ from sam2_ros.ros.publishers import Publishers
 from sam2_ros.ros.remote_backend import remote_backend
 from sam2_ros.ros.services import Services
 from sam2_ros.ros.start_prompts import StartPrompts
+from sam2_ros.text import printable
+from sam2_ros.tracking.prompt_checks import text_problem
 from sam2_ros.tracking.types import PromptCode, PromptError
 
 if TYPE_CHECKING:
@@ -158,7 +162,7 @@ class CameraStream:
         logger, where = self._node.get_logger(), f"camera {self.name}: " if self.name else ""
         if not isinstance(error, UnsupportedEncoding):
             outcome = "was dropped" if isinstance(error, FrameDropped) else "failed"
-            problem = f"a frame {outcome}: {type(error).__name__}: {error} (logged every 5 s at most)"
+            problem = f"a frame {outcome}: {type(error).__name__}: {printable(error, 500)} (logged every 5 s at most)"
             logger.error(where + problem, throttle_duration_sec=5.0)
         elif error.encoding not in self._refused_encodings and len(self._refused_encodings) < MAX_REFUSED:
             self._refused_encodings.add(error.encoding)
@@ -237,6 +241,12 @@ class CameraStream:
         return self._worker
 
     def _on_frame(self, frame: Frame) -> None:
+        if problem := text_problem(frame.source.frame_id):  # it would go out with every message
+
+            def refuse() -> NoReturn:
+                raise ValueError(f"the image's frame_id {problem}")
+
+            frame = replace(frame, decode=refuse, source=Header(stamp=frame.source.stamp))
         self._statistics.arrived(frame.receive_time)
         self.health.arrived(frame.stamp, frame.source.frame_id, frame.encoding)
         if self._worker is not None:

@@ -15,6 +15,7 @@ from rclpy.node import Node
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.frames import Counters, Processed
+from sam2_ros.text import printable
 from sam2_ros.tracking.types import ObjectState
 
 Task = Callable[[DiagnosticStatusWrapper], DiagnosticStatusWrapper]  # fills a status and returns it
@@ -54,7 +55,7 @@ class Statistics:
 
     def failed(self, error: Exception) -> None:
         with self._lock:
-            self.last_failure = str(error)
+            self.last_failure = printable(error, 500)
             self._last_failure_time = time.monotonic()
 
     def failed_lately(self) -> bool:

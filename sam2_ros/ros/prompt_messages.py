@@ -14,13 +14,22 @@ from sam2_ros.msg import ObjectPrompt
 from sam2_ros.ros.image_conversion import mono8_mask
 from sam2_ros.ros.messages import bounding_box, box_edges, image_message
 from sam2_ros.srv import AddObjects
-from sam2_ros.tracking.prompt_checks import MAX_POINTS, MAX_PROMPTS, check_count, check_request
+from sam2_ros.text import printable
+from sam2_ros.tracking.prompt_checks import (
+    MAX_POINTS,
+    MAX_PROMPTS,
+    MAX_REQUEST_POINTS,
+    check_count,
+    check_request,
+)
 from sam2_ros.tracking.types import Prompt, PromptCode, PromptError, PromptRequest
 
 
 def from_add_objects(request: AddObjects.Request) -> list[Asked]:
-    """The requests of ``prompts``, then one for each object of the flat fields."""
+    """The requests of ``prompts``, then one for each object of the flat fields; one refusal for a call that is too
+    large."""
     try:
+        check_count("prompts", len(request.prompts), MAX_PROMPTS)
         prompts = [*request.prompts, *_from_flat_fields(request)]
         check_count("prompts", len(prompts), MAX_PROMPTS)
     except PromptError as error:
@@ -79,11 +88,13 @@ def _from_flat_fields(request: AddObjects.Request) -> list[ObjectPrompt | Prompt
     for first, second, names in counts:
         if first != second:
             raise _refusal(f"{names} have {first} and {second} entries; accepted: equally many")
+    check_count("bbox_coords", len(request.bbox_coords), MAX_PROMPTS)
+    check_count("point_coords", len(request.point_coords), MAX_REQUEST_POINTS)
     objects: defaultdict[str, ObjectPrompt] = defaultdict(ObjectPrompt)
     refused = {"": _refusal("an object id is empty; accepted: a name for each object")}
     for name, box in zip(request.bbox_object_ids, request.bbox_coords, strict=True):
         if objects[name].box:
-            refused[name] = _refusal(f"'{name[:40]}' has more than one box; accepted: one")
+            refused[name] = _refusal(f"'{printable(name)}' has more than one box; accepted: one")
         objects[name].box = [box]
     for name, point, label in zip(request.point_object_ids, request.point_coords, request.point_labels, strict=True):
         objects[name].points.append(point)

@@ -17,6 +17,7 @@ from sam2_ros.ros import messages, prompt_messages
 from sam2_ros.ros.interface import SERVICES
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.srv import AddObjects, ListObjects, RefineObject, RemoveObject, RenameObject, Reset
+from sam2_ros.text import printable
 from sam2_ros.tracking.types import PromptCode, PromptError, PromptResult
 
 T = TypeVar("T")
@@ -110,8 +111,10 @@ class Services:
             except PromptError as refusal:
                 response.success, response.message = False, str(refusal)
             except Exception as error:
-                self._node.get_logger().error(f"{type(request).__name__} failed: {type(error).__name__}: {error}")
-                response.success, response.message = False, f"the engine failed: {type(error).__name__}: {error}"
+                problem = f"{type(error).__name__}: {printable(error, 500)}"
+                failed = f"{type(request).__name__} failed: {problem} (logged every 5 s at most)"
+                self._node.get_logger().error(failed, throttle_duration_sec=5.0)
+                response.success, response.message = False, f"the engine failed: {problem}"
             return response
 
         return answer
@@ -136,8 +139,8 @@ class Services:
         except PromptError:
             raise
         except Exception as error:
-            problem = f"the engine failed: {type(error).__name__}: {error}"
-            self._node.get_logger().error(problem)
+            problem = f"the engine failed: {type(error).__name__}: {printable(error, 500)}"
+            self._node.get_logger().error(f"{problem} (logged every 5 s at most)", throttle_duration_sec=5.0)
             raise PromptError(PromptCode.FAILED, problem) from error
 
     def _to_messages(self, results: Sequence[PromptResult]) -> list[Any]:

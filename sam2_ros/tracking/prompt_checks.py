@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 
 from sam2_ros.tracking.types import Prompt, PromptCode, PromptError, PromptRequest
 
 MAX_PROMPTS = 1024  # in one request: as many as a tracker may have objects
-MAX_POINTS = 256  # in one prompt
+MAX_POINTS = 256  # in one prompt, and of one object on one frame
+MAX_REQUEST_POINTS = 64 * MAX_POINTS  # in one request
 MAX_TEXT = 256  # characters of a name or a label
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, line separators
 
@@ -57,6 +59,24 @@ def check_count(field: str, count: int, most: int) -> None:
     """
     if count > most:
         raise _refusal(f"there are {count} {field}; accepted: up to {most}; send fewer")
+
+
+def check_requests(requests: Sequence[PromptRequest]) -> None:
+    """Checks how much one call asks for; each engine does so before anything else. Raises as :func:`check_request`."""
+    check_count("prompts", len(requests), MAX_PROMPTS)
+    points = sum(np.size(request.prompt.points) // 2 for request in requests if request.prompt.points is not None)
+    check_count("points in one request", points, MAX_REQUEST_POINTS)
+
+
+def check_sum(object_id: int, earlier: int, more: int) -> None:
+    """Refuses points that would be too many with those that the object has on the same frame.
+
+    Raises:
+        PromptError: INVALID_PROMPT.
+    """
+    if earlier + more > MAX_POINTS:
+        has = f"object {object_id} has {earlier} points on this frame, and {more} more came"
+        raise _refusal(f"{has}; accepted: up to {MAX_POINTS} in all; send fewer, or replace the earlier ones")
 
 
 def check_prompt(prompt: Prompt) -> None:

@@ -108,8 +108,7 @@ class PromptDecoder:
         if prompt.points is None and prompt.box is None:
             return ("candidate",)
         points, labels = clicks_of(prompt)
-        # The network expects a box before all clicks, so a box replaces earlier ones.
-        if obj.prompt_frame == frame and not prompt.replace and prompt.box is None:
+        if adds_to_earlier(prompt, obj, frame):
             points, labels = np.concatenate((obj.points, points)), np.concatenate((obj.labels, labels))
         previous = obj.logits is not None and obj.newest_frame == frame
         obj.prompt_frame, obj.points, obj.labels = frame, points, labels
@@ -246,6 +245,12 @@ def _shares(prompt: Prompt, stored: StoredFrame) -> NDArray[np.float64] | None:
     if prompt.box is None:
         return None
     return np.clip(prompt.box / np.array([stored.width, stored.height] * 2, np.float64), 0, 1)
+
+
+def adds_to_earlier(prompt: Prompt, obj: LiveObject, frame: int) -> bool:
+    """Whether the clicks of a prompt are added to those that the object has on ``frame`` already. The network expects a
+    box before all clicks, so a box replaces them."""
+    return obj.prompt_frame == frame and not prompt.replace and prompt.box is None
 
 
 def clicks_of(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

@@ -12,8 +12,8 @@ from sam2_ros.tracking.history import FrameHistory, StoredFrame
 from sam2_ros.tracking.mask_parts import trail_after_prompt
 from sam2_ros.tracking.masks import image_masks
 from sam2_ros.tracking.objects import LiveObject
-from sam2_ros.tracking.prompt_checks import check_request
-from sam2_ros.tracking.prompt_decoder import Answer, PromptDecoder
+from sam2_ros.tracking.prompt_checks import check_request, check_sum
+from sam2_ros.tracking.prompt_decoder import Answer, PromptDecoder, adds_to_earlier
 from sam2_ros.tracking.propagation import Propagation, autocast
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.types import (
@@ -100,6 +100,8 @@ class PromptTransaction:
             )
         if request.prompt.candidate is not None:
             _check_candidate(request.prompt, then, stored.frame)
+        if request.prompt.points is not None and adds_to_earlier(request.prompt, then, stored.frame):
+            check_sum(obj.object_id, int((then.labels < 2).sum()), len(request.prompt.points))
         if request.name and request.name != obj.name:
             registry.check_name(request.name, obj.object_id)
             obj.name = request.name

@@ -24,7 +24,7 @@ from sam2_ros.tracking.cuda_propagation import CudaPropagation
 from sam2_ros.tracking.deadline import SHEDDING_STEPS, LoadShedder, Workload
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
 from sam2_ros.tracking.objects import LiveObject
-from sam2_ros.tracking.prompt_checks import check_names
+from sam2_ros.tracking.prompt_checks import check_names, check_requests
 from sam2_ros.tracking.prompt_decoder import PromptDecoder
 from sam2_ros.tracking.prompt_transaction import PromptTransaction
 from sam2_ros.tracking.registry import Registry
@@ -193,7 +193,11 @@ class Tracker:
         A request without ``object_id`` adds a new object; with the id of a living one it corrects that object. A late
         prompt, on a stored frame that is not the newest, also tracks its object from there to now. Other objects are
         not affected.
+
+        Raises:
+            PromptError: there are too many requests or points; nothing has changed then.
         """
+        check_requests(requests)
         try:
             stored = self.history.find(stamp)
         except PromptError as error:

@@ -46,6 +46,46 @@ def test_a_bad_prompt_is_refused_with_its_reason(make_engine: MakeEngine, engine
     assert [told(one) for one in run(engine, 3, 4)] == [told(one) for one in run(other, 3, 4)]
 
 
+def many(count: int, **changes: Any) -> Prompt:
+    return replace(click(), points=np.full((count, 2), 30, np.float32), labels=np.ones(count, np.int32), **changes)
+
+
+def test_points_that_add_up_on_one_frame_are_limited(engine: Backend) -> None:
+    stepped(engine, [many(200)])
+    message = "object 1 has 200 points on this frame, and 57 more came; accepted: up to 256 in all; send fewer, or "
+    before = state_of(engine)
+    for object_id, stamp in ((1, 0), (1, 1)):
+        refused = engine.refine(PromptRequest(many(57), object_id, name="cup"), stamp)
+        assert (refused.code, refused.message) == (PromptCode.INVALID_PROMPT, message + "replace the earlier ones")
+    assert state_of(engine) == before
+    assert engine.refine(PromptRequest(many(56), 1)).success  # as many as may be
+    assert not engine.refine(PromptRequest(click(), 1)).success
+    assert engine.refine(PromptRequest(many(256, replace=True), 1)).success
+    first, second = engine.add([PromptRequest(box_and_points := replace(many(256), box=box().box), 1),
+                                PromptRequest(many(1), 1)])  # fmt: skip
+    assert first.success and "has 256 points on this frame, and 1 more" in second.message
+    run(engine, 2, 2)
+    assert engine.refine(PromptRequest(box_and_points, 1)).success  # on the next frame they begin anew
+    late = engine.refine(PromptRequest(click(), 1), 1)
+    assert "has 256 points on this frame, and 1 more" in late.message
+
+
+def test_a_call_holds_a_limited_number_of_prompts_and_points(engine: Backend) -> None:
+    stepped(engine, [box()])
+    before = state_of(engine)
+    for requests, message in (
+        ([PromptRequest(click(), 1)] * 1025, "there are 1025 prompts; accepted: up to 1024; send fewer"),
+        (
+            [PromptRequest(many(256), 1)] * 65,
+            "there are 16640 points in one request; accepted: up to 16384; send fewer",
+        ),
+    ):
+        with pytest.raises(PromptError) as caught:
+            engine.add(requests)
+        assert (caught.value.code, str(caught.value)) == (PromptCode.INVALID_PROMPT, message)
+    assert state_of(engine) == before
+
+
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_bad_name_is_refused_with_its_reason(engine: Backend, name: str) -> None:
     fields, message = BAD_NAMES[name]

@@ -123,6 +123,19 @@ def test_refine_and_rename_by_name(backend: NullBackend) -> None:
         commands.rename(backend, "mug", "box", "")
 
 
+def test_a_refusal_is_one_short_line_whatever_was_asked_for() -> None:
+    backend = NullBackend(TrackerConfig(max_objects=1000))
+    backend.step(RGB, 100)
+    assert all(answer.success for answer in backend.add([PromptRequest(box(1, 1, 5, 5), name="x" * 250)] * 1))
+    assert all(answer.success for answer in backend.add([PromptRequest(box(1, 1, 5, 5))] * 500))
+    for name in ("y" * 1_000_000, "\x1b[31m\n[ERROR] fake", "4294967297", "-1", "01", "+1", "1.0", "\u0661"):
+        with pytest.raises(PromptError) as caught:
+            commands.find(backend, name)
+        message = str(caught.value)
+        assert message.isprintable() and len(message) < 1000 and "and 481 more" in message, message[:100]
+        assert caught.value.code is PromptCode.UNKNOWN_OBJECT
+
+
 def test_model_names() -> None:
     assert is_null_model("null") and is_null_model("null:250")
     assert not is_null_model("null:fast") and not is_null_model("nullable.pt")

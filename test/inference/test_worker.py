@@ -13,7 +13,7 @@ import pytest
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.frames import Counters, Frame, Processed
-from sam2_ros.inference.worker import Worker
+from sam2_ros.inference.worker import MAX_COMMANDS, Worker
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import FrameResult, Prompt, PromptCode, PromptError, PromptRequest, PromptResult
 
@@ -287,6 +287,21 @@ def test_a_frame_that_does_not_come_within_the_time_is_refused_by_the_engine(ben
     near = 10 * SECOND + 1000
     result = bench.worker.call_on_frame(lambda backend: backend.add([BOX], near)[0], near, 0.01).result(PATIENCE)
     assert result.applied_stamp == 10 * SECOND and result.stamp_difference == pytest.approx(1e-6)
+
+
+def test_a_limited_number_of_commands_waits(bench: Bench) -> None:
+    """And a pause ends all the same."""
+    bench.process(1)
+    waiting = [bench.worker.call_on_frame(lambda backend: 1, 99 * SECOND, 60.0) for _ in range(MAX_COMMANDS)]
+    for refused in (bench.worker.call(lambda backend: 1), bench.worker.call_on_frame(lambda backend: 1, 0, 60.0)):
+        with pytest.raises(PromptError, match=f"{MAX_COMMANDS} commands wait already") as caught:
+            refused.result(PATIENCE)
+        assert caught.value.code is PromptCode.FAILED
+    bench.worker.pause()
+    for future in waiting:
+        with pytest.raises(PromptError, match="deactivated meanwhile"):
+            future.result(PATIENCE)
+    assert bench.worker.call(lambda backend: 1).result(PATIENCE) == 1
 
 
 def test_pause_keeps_the_objects_and_counts_afresh(bench: Bench) -> None:

@@ -344,6 +344,26 @@ def test_a_bad_image_costs_itself_alone(node: Peer) -> None:
     assert status["level"] == DiagnosticStatus.WARN and "step is 3 bytes" in status["last failure"]
 
 
+def test_no_text_of_an_image_reaches_terminals_or_other_topics_as_it_is(node: Peer) -> None:
+    assert node.launched is not None
+    evil = "\x1b[31mX\n[ERROR] fake"
+    named, long = node.image(encoding=evil), node.image()
+    long.header.frame_id = "f" * 1_000_000
+    for bad in (named, long):
+        fail(node, bad)
+        assert max(len(value) for value in node.status().values() if isinstance(value, str)) < 2000
+        node.track()
+    status = node.status()
+    assert "frame_id has 1000000 characters; accepted: up to 256" in status["last failure"]
+    assert all(value.isprintable() for value in status.values() if isinstance(value, str))
+    assert evil not in node.launched.text and max(map(len, node.launched.text.splitlines())) < 2000
+    for number in range(60):
+        node.send(node.image(encoding=f"odd{number}"))
+    fail(node, node.image(encoding="odd"))
+    assert sum(node.launched.text.count(f"from 'odd{number}' to") for number in range(60)) < 20
+    node.track()
+
+
 def test_best_effort_publishers_arrive_too(node: Peer) -> None:
     publisher = node.create_image_publisher(Image, "/tracking/image", reliable=False)
     try:

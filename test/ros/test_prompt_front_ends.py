@@ -19,6 +19,7 @@ from vision_msgs.msg import Point2D
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.prompts_file import load_prompts
 from sam2_ros.msg import ObjectPrompt
+from sam2_ros.ros import prompt_messages
 from sam2_ros.ros.messages import bounding_box, byte_array
 from sam2_ros.ros.node_services import prompt_message
 from sam2_ros.ros.prompt_messages import from_add_objects, from_prompt, to_message
@@ -132,8 +133,41 @@ def test_a_message_comes_back_as_the_request_that_it_was_made_of() -> None:
 
 
 def test_a_call_holds_a_limited_number_of_prompts() -> None:
-    names = [str(number) for number in range(MAX_PROMPTS + 1)]
-    request = AddObjects.Request(bbox_object_ids=names, bbox_coords=[bounding_box((1, 1, 9, 9))] * len(names))
+    names, boxes = [f"object {number}" for number in range(25)], [bounding_box((1, 1, 9, 9))] * 25
+    request = AddObjects.Request(prompts=[ObjectPrompt()] * 1000, bbox_object_ids=names, bbox_coords=boxes)
     (refused,) = from_add_objects(request)
     assert str(refused) == "there are 1025 prompts; accepted: up to 1024; send fewer"
     assert len(from_add_objects(AddObjects.Request(prompts=[ObjectPrompt()] * MAX_PROMPTS))) == MAX_PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompts": [ObjectPrompt()] * 1025}, "there are 1025 prompts; accepted: up to 1024; send fewer"),
+        (
+            {"bbox_object_ids": [""] * 100_000, "bbox_coords": [bounding_box((1, 1, 9, 9))] * 100_000},
+            "there are 100000 bbox_coords; accepted: up to 1024; send fewer",
+        ),
+        (
+            {"point_object_ids": ["cup"] * 16385, "point_coords": [Point2D()] * 16385, "point_labels": [1] * 16385},
+            "there are 16385 point_coords; accepted: up to 16384; send fewer",
+        ),
+    ],
+    ids=["prompts", "boxes", "points"],
+)
+def test_a_call_that_is_too_large_is_refused_before_it_is_read(
+    fields: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = AddObjects.Request(**fields)
+    monkeypatch.setattr(prompt_messages, "ObjectPrompt", None)  # none is made
+    monkeypatch.setattr(prompt_messages, "from_prompt", None)
+    (refused,) = from_add_objects(request)
+    assert str(refused) == message
+
+
+def test_a_refusal_shows_a_name_as_one_short_line() -> None:
+    names = ["\x1b[31m\n" + "x" * 1000] * 2
+    (refused,) = from_add_objects(
+        AddObjects.Request(bbox_object_ids=names, bbox_coords=[bounding_box((1, 1, 9, 9))] * 2)
+    )
+    assert str(refused).isprintable() and len(str(refused)) < 200
