@@ -19,10 +19,12 @@ from sam2_ros.inference.matching import Box, Detection, Match, Track, area, is_s
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.prompt_checks import text_problem
 from sam2_ros.tracking.settings import check_settings, setting
-from sam2_ros.tracking.types import FrameResult, ObjectResult, Prompt, PromptRequest, PromptResult
+from sam2_ros.tracking.types import FrameResult, ObjectResult, Prompt, PromptCode, PromptRequest, PromptResult
 
-__all__ = ["Counts", "Detection", "DetectionFeeder", "DetectionSettings"]
+__all__ = ["MAX_DETECTIONS", "Counts", "Detection", "DetectionFeeder", "DetectionSettings"]
 
+MAX_DETECTIONS = 1024  # in one message
+MAX_EDGE = 1e6  # pixels, of a box
 TENTATIVE_MISSES = 2  # messages in a row without a tentative object, after which it is forgotten
 
 
@@ -68,13 +70,14 @@ class Counts:
     """Detections by what became of them."""
 
     received: int = 0
-    ignored: int = 0  # by score or label, or without a usable box
+    ignored: int = 0  # by score or label
+    unusable: int = 0  # box, score or label can't be used
     matched: int = 0
     corrected: int = 0
     found_again: int = 0
     added: int = 0
     pending: int = 0  # new, but not seen often enough, or without room
-    refused: int = 0  # by the engine: stamp too old, no room
+    refused: int = 0  # with their message, or by the engine: stamp too old, no room
 
 
 @dataclass
@@ -129,6 +132,11 @@ class DetectionFeeder:
         self._frames.clear()
         self._tentative.clear()
 
+    def refuse(self, count: int) -> None:
+        """Counts the detections of a message that is refused as a whole."""
+        self.counts.received += count
+        self.counts.refused += count
+
     def apply(
         self,
         backend: Backend,
@@ -137,7 +145,8 @@ class DetectionFeeder:
         settings: DetectionSettings,
         tolerance: float = 0.1,
     ) -> list[PromptResult]:
-        """Matches the detections of an image with the objects, and prompts where an object is new or needs it.
+        """Matches the detections of an image with the objects, and prompts where an object is new or needs it. Returns
+        refusals of what can't be used, then the results of the prompts.
 
         Args:
             stamp: of the image, ns; the nearest stored frame is used, at most ``tolerance`` seconds away.
@@ -145,14 +154,18 @@ class DetectionFeeder:
         Raises:
             PromptError: there is no such frame.
         """
-        self.counts.received += len(detections)
         try:
             frame = self._frames[find_frame([stored.stamp for stored in self._frames], stamp, tolerance)]
         except ValueError:
-            self.counts.refused += len(detections)
+            self.refuse(len(detections))
             raise
-        wanted = [detection for detection in detections if _is_wanted(detection, settings)]
-        self.counts.ignored += len(detections) - len(wanted)
+        self.counts.received += len(detections)
+        problems = [problem_of(detection) for detection in detections]
+        usable = [detection for detection, problem in zip(detections, problems, strict=True) if not problem]
+        unusable = [PromptResult(PromptCode.INVALID_PROMPT, problem) for problem in problems if problem]
+        self.counts.unusable += len(unusable)
+        wanted = [detection for detection in usable if _is_wanted(detection, settings)]
+        self.counts.ignored += len(usable) - len(wanted)
         objects = {obj.object_id: obj for obj in living(backend)}
         tracks = [self._track(obj, frame) for obj in objects.values()]
         found = match(wanted, tracks, settings.match_iou, settings.lost_distance)
@@ -172,7 +185,7 @@ class DetectionFeeder:
         results = backend.add(requests, frame.stamp) if requests else []
         for request, result in zip(requests, results, strict=True):
             self._count(request, result, frame)
-        return results
+        return unusable + results
 
     def _track(self, obj: ObjectResult, frame: _StoredFrame) -> Track:
         key, then = obj.object_id, frame.objects.get(obj.object_id)
@@ -240,14 +253,25 @@ class DetectionFeeder:
                     later.objects[result.object_id] = obj
 
 
-def _is_wanted(detection: Detection, settings: DetectionSettings) -> bool:
+def problem_of(detection: Detection) -> str:
+    """Why a detection can't be used, whatever the settings; empty where it can."""
     x0, y0, x1, y1 = detection.box
-    return (
-        bool(np.isfinite([*detection.box, detection.score]).all()) and x1 > x0 and y1 > y0
-        and detection.score >= settings.min_score
-        and (not settings.labels or detection.label in settings.labels)
-        and not text_problem(detection.label)
-    )  # fmt: skip
+    if not all(abs(edge) <= MAX_EDGE for edge in detection.box):  # NaN neither
+        return f"a detection has the box {_shown(detection.box)}; accepted: finite edges in pixels"
+    if x1 <= x0 or y1 <= y0:
+        return f"a detection has the box {_shown(detection.box)}; accepted: a width and a height above 0"
+    if not 0 <= detection.score <= 1:
+        return f"a detection has the score {detection.score:g}; accepted: 0 to 1"
+    problem = text_problem(detection.label)
+    return f"a detection's label {problem}" if problem else ""
+
+
+def _is_wanted(detection: Detection, settings: DetectionSettings) -> bool:
+    return detection.score >= settings.min_score and (not settings.labels or detection.label in settings.labels)
+
+
+def _shown(box: Box) -> str:
+    return f"({', '.join(f'{edge:g}' for edge in box)})"
 
 
 def _request(detection: Detection, object_id: int | None = None) -> PromptRequest:

@@ -86,8 +86,9 @@ def match(detections: Sequence[Detection], tracks: Sequence[Track], min_iou: flo
     searched[[column for _, column in pairs]] = False
     away, like = _nearness(boxes, as_array(track.last_box or _NOWHERE for track in tracks))
     reaches = np.array([reach if track.box is None else min(reach, SWOLLEN_DISTANCE) for track in tracks])
-    fits = np.array([[_same_label(detection, track) for track in tracks] for detection in detections], bool)
-    near = (away <= reaches[None]) & like & fits.reshape(away.shape)
+    labels, known = (np.array([each.label for each in some], object) for some in (detections, tracks))
+    fits = (labels[:, None] == known[None]) | (labels[:, None] == "") | (known[None] == "")
+    near = (away <= reaches[None]) & like & fits
     pairs += assign(np.minimum(away, 1000), near & free[:, None] & searched[None])
     found = Matches()
     for row, column in pairs:
@@ -107,12 +108,14 @@ def pair_up(boxes: Iterable[Box], earlier: Iterable[Box]) -> dict[int, int]:
 
 def without_doubles(left: Sequence[Detection], known: Sequence[Box]) -> list[Detection]:
     """The detections that cover neither an object nor a detection of higher score, by falling score."""
-    chosen: list[Detection] = []
-    for detection in sorted(left, key=lambda detection: -detection.score):
-        others = as_array([*known, *(other.box for other in chosen)])
-        if not (coverages(as_array([detection.box]), others) >= COVERED).any():
-            chosen.append(detection)
-    return chosen
+    by_score = sorted(left, key=lambda detection: -detection.score)
+    boxes = as_array(detection.box for detection in by_score)
+    double = np.array((coverages(boxes, as_array(known)) >= COVERED).any(axis=1))
+    doubles = coverages(boxes, boxes) >= COVERED
+    for row in range(len(boxes)):
+        if not double[row]:
+            double[row + 1 :] |= doubles[row, row + 1 :]
+    return [detection for detection, gone in zip(by_score, double, strict=True) if not gone]
 
 
 def is_swollen(box: Box, usual_area: float) -> bool:
@@ -139,15 +142,14 @@ def _nearness(boxes: Boxes, known: Boxes) -> tuple[Boxes, np.ndarray]:
     return distances(boxes, known), (ratio > 1 / LIKE) & (ratio < LIKE)
 
 
-def _same_label(detection: Detection, track: Track) -> bool:
-    return not detection.label or not track.label or detection.label == track.label
-
-
 def intersections(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     """Common area of every box of ``first`` with every one of ``second``, ``[N, M]``, square pixels."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=2), np.float64)
+    sides = [
+        np.minimum(first[:, None, axis + 2], second[None, :, axis + 2])
+        - np.maximum(first[:, None, axis], second[None, :, axis])
+        for axis in (0, 1)
+    ]
+    return np.asarray(np.maximum(sides[0], 0) * np.maximum(sides[1], 0), np.float64)
 
 
 def areas(boxes: Boxes) -> NDArray[np.float64]:
@@ -172,7 +174,8 @@ def distances(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     """Between the middles of every pair, as a multiple of the diagonal of the box of ``second``, ``[N, M]``."""
     middles, others = (first[:, :2] + first[:, 2:]) / 2, (second[:, :2] + second[:, 2:]) / 2
     diagonals = np.maximum(np.hypot(*(second[:, 2:] - second[:, :2]).T), 1.0)
-    return np.asarray(np.hypot(*np.moveaxis(middles[:, None] - others[None], 2, 0)) / diagonals[None], np.float64)
+    dx, dy = (middles[:, None, axis] - others[None, :, axis] for axis in (0, 1))
+    return np.asarray(np.hypot(dx, dy) / diagonals[None], np.float64)
 
 
 def assign(costs: NDArray[np.float64], allowed: NDArray[np.bool_]) -> list[tuple[int, int]]:

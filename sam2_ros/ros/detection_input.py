@@ -1,24 +1,27 @@
-"""Turns the detections of an upstream detector into prompts for one camera."""
+"""Turns the detections of an upstream detector into prompts for one camera, while they are for its images."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
-from rclpy.subscription import Subscription
 from vision_msgs.msg import Detection2D, Detection2DArray
 
-from sam2_ros.inference.detections import Detection, DetectionFeeder
+from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.detections import MAX_DETECTIONS, Detection, DetectionFeeder
 from sam2_ros.inference.frames import Processed
 from sam2_ros.inference.worker import Worker
 from sam2_ros.ros.interface import DETECTIONS
-from sam2_ros.ros.messages import box_edges, to_stamp
+from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.parameters import detection_settings
-from sam2_ros.tracking.types import PromptResult
+from sam2_ros.ros.subscription import FollowingSubscription
+from sam2_ros.text import printable
+from sam2_ros.tracking.prompt_checks import check_count
+from sam2_ros.tracking.types import PromptCode, PromptError, PromptResult
 
 
 class DetectionInput:
@@ -29,22 +32,24 @@ class DetectionInput:
         self._parameters = parameters
         self._worker = worker
         self._topic = DETECTIONS.for_camera(camera)
-        self._subscription: Subscription | None = None
+        self._subscription: FollowingSubscription | None = None
         self._last_refusal = ""
+        self._frame_id = ""  # of the newest processed image
         self._feeder = DetectionFeeder(int(parameters.number("tracker.history")))
 
     def start(self) -> None:
-        self._subscription = self._node.create_subscription(
-            Detection2DArray, self._topic, self._on_detections, QoSProfile(depth=DETECTIONS.depth)
+        self._subscription = FollowingSubscription(
+            self._node, Detection2DArray, self._topic, self._on_detections, lambda: "auto", DETECTIONS.depth
         )
 
     def stop(self) -> None:
         if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
+            self._subscription.destroy()
             self._subscription = None
 
     def note(self, processed: Processed) -> None:
         """Learns where the objects of a frame are; called in the inference thread."""
+        self._frame_id = processed.frame.source.frame_id
         self._feeder.note(processed.result)
 
     def forget(self) -> None:
@@ -57,30 +62,52 @@ class DetectionInput:
         return {**counts, "last refused detections": self._last_refusal}
 
     def _on_detections(self, message: Detection2DArray) -> None:
-        detections = [from_message(detection) for detection in message.detections]
-        stamp = to_stamp(message.header.stamp)
+        count, stamp, frame_id = len(message.detections), to_stamp(message.header.stamp), message.header.frame_id
+        detections = [from_message(detection) for detection in message.detections[:MAX_DETECTIONS]]
         settings = detection_settings(self._parameters.values)  # as they are now: they may be set at any time
         tolerance = self._parameters.number("tracker.history_tolerance")
-        future = self._worker.call_on_frame(
-            lambda backend: self._feeder.apply(backend, detections, stamp, settings, tolerance),
-            stamp,
-            self._parameters.number("prompts.wait"),
-        )
-        future.add_done_callback(self._report)
+
+        def apply(backend: Backend) -> list[PromptResult]:
+            try:
+                check_count("detections", count, MAX_DETECTIONS)
+                self._check_frame(frame_id)
+            except PromptError:
+                self._feeder.refuse(count)
+                raise
+            return self._feeder.apply(backend, detections, stamp, settings, tolerance)
+
+        wait = self._parameters.number("prompts.wait")
+        self._worker.call_on_frame(apply, stamp, wait).add_done_callback(self._report)
+
+    def _check_frame(self, frame_id: str) -> None:
+        """Refuses detections of another camera; an empty frame may be any."""
+        if frame_id and frame_id != self._frame_id:
+            raise PromptError(
+                PromptCode.INVALID_PROMPT,
+                f"the detections are in the frame '{printable(frame_id)}', the images in '{self._frame_id}'; let the "
+                f"detector copy the image's header, or remap '{self._topic}' to the detector of this camera",
+            )
 
     def _report(self, done: Future[list[PromptResult]]) -> None:
         error = done.exception()
-        refused = [str(error)] if error else [result.message for result in done.result() if not result.success]
+        refused = [error] if error else [result.message for result in done.result() if not result.success]
         if refused:
-            self._last_refusal = refused[0]
+            self._last_refusal = printable(refused[0], 500)
             self._node.get_logger().warning(
-                f"{self._topic}: {refused[0]} (logged every 5 s at most)", throttle_duration_sec=5.0
+                f"{self._topic}: {self._last_refusal} (logged every 5 s at most)", throttle_duration_sec=5.0
             )
 
 
 def from_message(message: Detection2D) -> Detection:
-    """The hypothesis with the highest score; without any the label is empty and the score 1."""
-    edges = box_edges(message.bbox)
+    """The hypothesis with the highest score; without any the label is empty and the score 1. A turned box becomes the
+    upright one around it."""
+    center, width, height = message.bbox.center, message.bbox.size_x, message.bbox.size_y
+    if center.theta != 0 and width > 0 and height > 0:
+        angle = center.theta if math.isfinite(center.theta) else math.nan
+        cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+        width, height = width * cos + height * sin, width * sin + height * cos
+    x, y = center.position.x, center.position.y
+    edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     hypotheses = [result.hypothesis for result in message.results]
     best = max(hypotheses, key=lambda hypothesis: hypothesis.score, default=None)
     return Detection(edges, best.class_id, best.score) if best is not None else Detection(edges)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sam2_ros.inference import NullBackend
-from sam2_ros.inference.detections import Detection, DetectionFeeder, DetectionSettings
+from sam2_ros.inference.detections import MAX_DETECTIONS, Counts, Detection, DetectionFeeder, DetectionSettings
 from sam2_ros.inference.matching import assign, coverages, distances, ious
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectState, PromptError, PromptResult
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectState, PromptCode, PromptError, PromptResult
 
 SECOND = 1_000_000_000
 IMAGE = np.zeros((100, 200, 3), np.uint8)
@@ -143,16 +143,61 @@ def test_a_late_detection_is_compared_with_the_frame_that_it_saw(scene: Scene) -
 
 def test_score_label_and_box_decide_what_is_ignored(scene: Scene) -> None:
     settings = replace(AT_ONCE, min_score=0.6, labels=("person", "dog"))
-    scene.detect(
-        Detection(PERSON, "person", 0.59), Detection(PERSON, "car", 0.9), Detection((0, 0, 0, 5), "dog", 0.9),
-        Detection((float("nan"), 0, 5, 5), "dog", 0.9), Detection(OTHER, "dog", 0.6), settings=settings,
+    given = (
+        Detection(PERSON, "person", 0.59), Detection(PERSON, "car", 0.9), Detection(PERSON, "", 0.9),
+        Detection(OTHER, "dog", 0.6),
     )  # fmt: skip
-    assert [obj.label for obj in scene.frame().objects] == ["dog"]
-    assert scene.feeder.counts.ignored == 4
-    unusable = Detection(OTHER, "dog\n", 0.9), Detection(OTHER, "x" * 257, 0.9), Detection(OTHER, "dog", float("inf"))
-    scene.detect(*unusable, settings=AT_ONCE)
-    assert scene.feeder.counts.ignored == 7
+    assert [result.success for result in scene.detect(*given, settings=settings)] == [True]
     assert [(obj.label, obj.label_score) for obj in scene.frame().objects] == [("dog", 0.6)]
+    assert scene.feeder.counts == Counts(received=4, ignored=3, added=1)
+
+
+@pytest.mark.parametrize("label", ["traffic light", "39", "0", "hot dog", "人", "toilet/WC (2)"])
+def test_a_label_is_any_printable_text(scene: Scene, label: str) -> None:
+    """COCO has labels with spaces; many detectors send class ids."""
+    scene.detect(PERSON, label=label, settings=replace(AT_ONCE, labels=("cat", label)))
+    assert [obj.label for obj in scene.frame().objects] == [label]
+    scene.detect(PERSON, label="cat")
+    assert [obj.label for obj in scene.frame().objects] == [label]
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        (Detection((NAN, 20, 40, 70)), "has the box (nan, 20, 40, 70); accepted: finite edges in pixels"),
+        (Detection((20, 20, INF, 70)), "has the box (20, 20, inf, 70); accepted: finite edges in pixels"),
+        (Detection((20, -1e300, 40, 70)), "has the box (20, -1e+300, 40, 70); accepted: finite edges in pixels"),
+        (Detection((20, 20, 20, 70)), "has the box (20, 20, 20, 70); accepted: a width and a height above 0"),
+        (Detection((20, 20, 40, 20)), "has the box (20, 20, 40, 20); accepted: a width and a height above 0"),
+        (Detection((40, 20, 20, 70)), "has the box (40, 20, 20, 70); accepted: a width and a height above 0"),
+        (Detection(PERSON, "dog", NAN), "has the score nan; accepted: 0 to 1"),
+        (Detection(PERSON, "dog", INF), "has the score inf; accepted: 0 to 1"),
+        (Detection(PERSON, "dog", 95.0), "has the score 95; accepted: 0 to 1"),
+        (Detection(PERSON, "dog", -0.1), "has the score -0.1; accepted: 0 to 1"),
+        (Detection(PERSON, "dog\n"), "label holds the character U+000A; accepted: printable characters and spaces"),
+        (Detection(PERSON, "x" * 257), "label has 257 characters; accepted: up to 256; choose a shorter one"),
+    ],
+)
+def test_what_can_not_be_used_costs_itself_alone_and_is_told(scene: Scene, bad: Detection, problem: str) -> None:
+    refused, accepted = scene.detect(bad, Detection(OTHER, "dog", 0.9))
+    assert accepted.success
+    assert refused.code is PromptCode.INVALID_PROMPT and refused.message.endswith(problem)
+    assert [obj.mask.box for obj in scene.frame().objects] == [OTHER]
+    assert scene.feeder.counts == Counts(received=2, unusable=1, added=1)
+
+
+def test_as_many_boxes_as_a_message_may_hold(scene: Scene) -> None:
+    """Overlapping ones, and the same ones again."""
+    boxes = [(x / 8, 10.0, x / 8 + 9, 30.0) for x in range(MAX_DETECTIONS)]
+    settings = replace(AT_ONCE, max_objects=4)
+    scene.detect(*boxes, settings=settings)
+    scene.frame()
+    scene.detect(*reversed(boxes), settings=settings)
+    assert scene.ids == [1, 2, 3, 4]
+    assert scene.feeder.counts.received == 2 * MAX_DETECTIONS
 
 
 def test_no_more_objects_than_allowed(scene: Scene) -> None:
