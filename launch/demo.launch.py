@@ -16,7 +16,7 @@ from launch_ros.actions import Node
 from sam2_ros.ros.dds_environment import environment
 
 ARGUMENTS = {
-    "source": (None, "video file, folder of images, or camera index"),
+    "source": (None, "any SOURCE of 'sam2_ros track', such as a video file or a camera (0)"),
     "rate": ("0.0", "frames a second; 0 = the source's own"),
     "loop": ("false", "restart at the end of a file"),
     "reliability": ("reliable", "of the image publisher: reliable or best_effort"),

@@ -26,7 +26,7 @@ def register(subparsers: Any) -> None:
         description="Publishes camera footage (fetched once, then cached; offline a rendered scene), starts the node, "
         "adds an object by its service, and writes video, pictures and tables to --out.",
     )
-    parser.add_argument("--source", metavar="VIDEO", help="your own video file, folder of images, or camera index")
+    parser.add_argument("--source", metavar="VIDEO", help="your own: any SOURCE of 'sam2_ros track'")
     parser.add_argument(
         "--box",
         type=float,

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from sam2_ros.tracking import TrackerConfig
 
 ROS_MODULES = ("rclpy", "launch", "sam2_ros.msg")
+SOURCE_HELP = (
+    "video file; folder of numbered images, or a pattern such as img_%%05d.jpg; camera (0 or /dev/video0); or the "
+    "address of a video or live stream (rtsp://, http://, ...)"
+)
 RECORDING_CURE = "recordings need ROS 2 and: python3 -m pip install mcap"
 
 

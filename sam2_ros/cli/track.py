@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam2_ros.cli.options import add_endpoint_arguments, add_model_arguments, check_positive, load_backend
+from sam2_ros.cli.options import SOURCE_HELP, add_endpoint_arguments, add_model_arguments, check_positive, load_backend
 from sam2_ros.media.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,10 +26,12 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "track",
         help="track objects through a video, a folder of images or a camera",
-        description="Tracks the objects of a prompts file through SOURCE; every frame is processed.",
+        description="Tracks the objects of a prompts file through SOURCE; every frame is processed. A damaged video "
+        "is tracked as far as it can be read. Frames after a hole keep their numbers. If frames are missing at the "
+        "end, or at a place that can't be told, the exit code is 2.",
     )
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="video file, folder of numbered images, or camera index")
+    add("source", metavar="SOURCE", help=SOURCE_HELP)
     add("--prompts", type=Path, required=True, metavar="FILE.json", help="which objects, and where")
     add_model_arguments(parser)
     add_endpoint_arguments(parser)

@@ -43,12 +43,14 @@ class ClipTracker:
         """Yields every frame with its result.
 
         Raises:
-            UserError: the engine refused a prompt.
+            UserError: the engine refused a prompt, or its frame is missing.
         """
         for frame in frames:
             start = time.perf_counter()
             result = self._backend.step(frame.rgb, frame.stamp)
             due = [prompt for prompt in self.pending if prompt.frame <= frame.index]
+            if due and due[0].frame < frame.index:
+                raise UserError(f"there is a prompt for frame {due[0].frame}, which could not be read")
             if due:
                 self.pending = self.pending[len(due) :]
                 result = self.correct(due)

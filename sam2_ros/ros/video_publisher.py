@@ -1,4 +1,4 @@
-"""The node ``camera``: plays a video file, a folder of images or a camera as ``image`` and ``camera_info``.
+"""The node ``camera``: plays a SOURCE, as ``sam2_ros track`` takes it, as ``image`` and ``camera_info``.
 
     python -m sam2_ros.ros.video_publisher --ros-args -p source:=cup.mp4 -p loop:=true
 
