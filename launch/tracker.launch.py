@@ -4,8 +4,10 @@ ros2 launch sam2_ros tracker.launch.py image:=/camera/image_raw
 """
 
 import os
+import re
 import sys
 from functools import partial
+from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
@@ -32,6 +34,7 @@ ARGUMENTS = {
     "model": ("", "replaces the parameter model.name"),
     "device": ("", "replaces the parameter model.device"),
     "prompts_file": ("", "replaces the parameter prompts_file"),
+    "state_file": ("", "replaces the parameter state_file; empty with use_respawn = a file for this launch"),
     "endpoint": ("", "replaces the parameter inference.endpoint: where an inference server tracks"),
     "viewer": ("false", "serve a web page that shows the tracks and adds objects by clicks"),
     "viewer_port": ("8642", "of the page"),
@@ -43,6 +46,7 @@ REPLACED = {
     "model": "model.name",
     "device": "model.device",
     "prompts_file": "prompts_file",
+    "state_file": "state_file",
     "endpoint": "inference.endpoint",
 }
 
@@ -54,6 +58,9 @@ def start(context: LaunchContext) -> list:
     for argument, parameter in REPLACED.items():
         if given[argument]:
             overrides[parameter] = given[argument]
+    respawn = is_true(given, "use_respawn")
+    if respawn and not given["state_file"] and not names_state_file(given["params_file"]):
+        overrides["state_file"] = fresh_state_file(given["namespace"], context.environment)
     if given["depth"]:
         overrides["depth.enabled"] = True
     cameras = names(given["cameras"])
@@ -69,7 +76,7 @@ def start(context: LaunchContext) -> list:
         remappings=[pair for camera in cameras or [""] for pair in remappings(given, camera)],
         arguments=["--ros-args", "--log-level", given["log_level"]],
         additional_env=environment(given["transport"], context.environment),
-        respawn=is_true(given, "use_respawn"),
+        respawn=respawn,
         respawn_delay=1.0,
         output="screen",
     )
@@ -80,6 +87,22 @@ def start(context: LaunchContext) -> list:
         return actions
     drive = OpaqueFunction(function=partial(bring_up, node=tracker))
     return [RegisterEventHandler(OnProcessStart(target_action=tracker, on_start=[drive])), *actions]
+
+
+def names_state_file(path: str) -> bool:
+    """Whether a parameter file sets ``state_file``."""
+    return bool(path and re.search(r"^\s*state_file:\s*[\"']?[^\"'\s#]", Path(path).read_text("utf-8"), re.MULTILINE))
+
+
+def fresh_state_file(namespace: str, environment: dict) -> str:
+    """A file of this node for the objects, in a folder that is the user's own; without those of an earlier launch."""
+    home = environment.get("ROS_HOME") or Path.home() / ".ros"
+    folder = Path(environment.get("XDG_RUNTIME_DIR") or home, "sam2_ros")
+    domain = environment.get("ROS_DOMAIN_ID") or "0"
+    name = ".".join([domain, *filter(None, namespace.split("/")), "tracker", "state"])
+    for old in folder.glob(f"{name}*"):
+        old.unlink(missing_ok=True)
+    return str(folder / name)
 
 
 def names(text: str) -> list[str]:

@@ -64,6 +64,9 @@ class Listener(Protocol):
         """A command changed objects. Called before the command's future completes, with the newest frame once more:
         counters and times as they were, the objects as they are now, and ``processed.result.changes``."""
 
+    def on_objects(self, processed: Processed) -> None:
+        """A command was applied, whatever it changed; as :meth:`on_changes`, and after it."""
+
     def on_restart(self, frame: Frame, reason: str) -> None:
         """Every object was forgotten, because ``frame`` does not continue the frame before it."""
 

@@ -54,7 +54,7 @@ class _Nobody:
     def on_processed(self, *_: object, **__: object) -> None:
         pass
 
-    on_changes = on_restart = on_failure = on_processed
+    on_changes = on_objects = on_restart = on_failure = on_processed
 
 
 class Worker:
@@ -71,6 +71,7 @@ class Worker:
         name: str = "",
         queue: int = 0,
         jump_back: float = 0.0,
+        last: Processed | None = None,
     ) -> None:
         """
         Args:
@@ -79,6 +80,7 @@ class Worker:
             queue: frames that may wait. All of them are processed in order; a new frame is dropped while the queue is
                 full. 0: one frame may wait, and a newer one replaces it.
             jump_back: seconds, see :func:`interruption`; may be set at any time.
+            last: the newest frame of an earlier worker whose objects the engine continues.
         """
         self._make_backend = make_backend
         self._listener = listener
@@ -92,7 +94,7 @@ class Worker:
         self._encoding: _Taken | None = None  # being encoded; a pause clears it
         self._encoder_busy = False
         self._commands: list[_Command[Any]] = []
-        self._newest: Processed | None = None
+        self._newest = last
         self._current: Frame | None = None  # the newest processed since resume(); prompts apply to such frames only
         self._counters = Counters()
         self._closing = False
@@ -300,10 +302,13 @@ class Worker:
         if newest is None:  # without a frame there are no objects
             return
         with self._reporting_failure(newest.frame):
-            changes = tuple(backend.take_changes())
-            objects = backend.objects() if changes else None
-            if objects is not None:
-                self._listener.on_changes(replace(newest, result=replace(objects, changes=changes)))
+            changes, objects = tuple(backend.take_changes()), backend.objects()
+            if objects is None:
+                return
+            now = replace(newest, result=replace(objects, changes=changes))
+            if changes:
+                self._listener.on_changes(now)
+            self._listener.on_objects(now)
 
     def _process(self, taken: _Taken, backend: Backend) -> None:
         frame = taken.frame

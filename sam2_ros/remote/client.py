@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import BackendInfo, FrameDropped
+from sam2_ros.inference.recovery import RESTARTED, Recovery, SavedObjects
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import from_wire, to_wire
 from sam2_ros.remote.connection import FAILED, ClientKeys, LinkDown, NoAnswer, ServerRefusal
 from sam2_ros.remote.link import Link
 from sam2_ros.remote.pixels import MODES, PixelWriter, choose_writer
 from sam2_ros.remote.protocol import Header
-from sam2_ros.remote.recovery import Recovery
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import check_requests
 from sam2_ros.tracking.types import FrameResult, ObjectChange, PromptCode, PromptError, PromptRequest, PromptResult
@@ -92,6 +92,14 @@ class RemoteBackend:
     def next_id(self, value: int) -> None:
         self._next_id = value
         self._tell("next_id", {"next_id": value})
+
+    def restore(self, saved: SavedObjects) -> None:
+        """Continues the objects of an earlier process. The first server that answers gets them; until then, and until
+        they are seen, they are OCCLUDED. To be called before :meth:`connect`."""
+        self._recovery.recall(saved.sightings)
+        self._newest, changes = self._recovery.lose(saved.newest, reason=RESTARTED)
+        self._changes += changes
+        self._next_id = saved.next_id
 
     def connect(self, wait: float = 0.0) -> None:
         """Connects now: tries every server once, or for ``wait`` seconds.
@@ -230,16 +238,9 @@ class RemoteBackend:
         self.info = info
         if self._newest is None:
             return
-        taken = []
-        for obj in self._newest.objects:
-            result = done.get(obj.object_id)
-            if result is not None and result.success:
-                taken.append(obj)
-            else:
-                why = result.message if result is not None else "it was never seen"
-                self._changes.append(self._recovery.forget(obj, why))
-        self._newest = replace(self._newest, objects=tuple(taken))
-        self._recovery.restored(taken)
+        taken, changes = self._recovery.restored(self._newest.objects, done)
+        self._newest = replace(self._newest, objects=taken)
+        self._changes += changes
 
     def _restore(self) -> dict[int, PromptResult]:
         """Sends every object's last good frame and mask; returns the answers by object id."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from diagnostic_updater import DiagnosticStatusWrapper
 from rclpy.lifecycle import LifecycleNode
@@ -14,7 +16,9 @@ from std_msgs.msg import Header
 
 from sam2_ros.inference import Backend, BackendFactory, BackendInfo
 from sam2_ros.inference.backend import FrameDropped
-from sam2_ros.inference.frames import Frame, Processed
+from sam2_ros.inference.frames import Counters, Frame, Processed
+from sam2_ros.inference.recovery import SavedObjects
+from sam2_ros.inference.restored import Restored
 from sam2_ros.inference.worker import Worker
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.ros.depth_input import DepthInput
@@ -23,12 +27,14 @@ from sam2_ros.ros.diagnostics import Statistics, active_values
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
 from sam2_ros.ros.input_health import InputHealth
+from sam2_ros.ros.messages import to_time
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.parameters import tracker_config
 from sam2_ros.ros.publishers import Publishers
 from sam2_ros.ros.remote_backend import remote_backend
 from sam2_ros.ros.services import Services
 from sam2_ros.ros.start_prompts import StartPrompts
+from sam2_ros.ros.state_keeper import StateKeeper, state_path
 from sam2_ros.text import printable
 from sam2_ros.tracking.prompt_checks import text_problem
 from sam2_ros.tracking.types import PromptCode, PromptError
@@ -62,6 +68,7 @@ class CameraStream:
         self._detections: DetectionInput | None = None
         self._publishers: Publishers | None = None
         self._start_prompts: StartPrompts | None = None
+        self._keeper: StateKeeper | None = None
         self._active = False
         self._next_id = 1  # outlives the engine: the node never uses an id twice
         self._refused_encodings: set[str] = set()
@@ -76,8 +83,31 @@ class CameraStream:
         self._start_prompts = StartPrompts(self._prompts_file())
         config = tracker_config(self._settings.values)
         queue = int(self._settings.number("input.queue")) if self._settings["input.every_frame"] else 0
-        self._worker = Worker(lambda: self._make_backend(factory, config), self, self.name, queue)
+        saved, last = self._restore()
+        make = functools.partial(self._make_backend, factory, config, saved)
+        self._worker = Worker(make, self, self.name, queue, last=last)
         return self._worker.start()
+
+    def _restore(self) -> tuple[SavedObjects | None, Processed | None]:
+        """The objects of an earlier process, and its newest frame, from ``state_file``."""
+        path = state_path(self._settings.text("state_file"), self.name)
+        if path is None:
+            return None, None
+        self._keeper = StateKeeper(path, self._output_failed)
+        state = self._keeper.load(self._warn)
+        self._keeper.start()
+        if state is None:
+            return None, None
+        saved = state.saved
+        self._next_id = max(self._next_id, saved.next_id)
+        if saved.newest.objects:
+            self._start_prompts = StartPrompts("")  # an earlier process has applied them
+        told = f"state_file {path}: {len(saved.newest.objects)} objects come back, ids go on from {self._next_id}"
+        self._node.get_logger().info(told)
+        header = Header(stamp=to_time(saved.newest.stamp), frame_id=state.frame_id)
+        pixels = np.broadcast_to(np.uint8(0), (saved.newest.height, saved.newest.width, 3))
+        frame = Frame(saved.newest.stamp, lambda: pixels, 0, header)
+        return saved, Processed(frame, pixels, saved.newest, 0, 0, Counters())
 
     def loaded(self, info: BackendInfo) -> None:
         """Makes the publishers once the engine is built.
@@ -126,11 +156,17 @@ class CameraStream:
         for part in self._inputs():
             part.stop()
 
-    def release(self, grace: float) -> None:
-        """Frees memory bank and objects. The current frame gets ``grace`` seconds to end."""
+    def release(self, grace: float, forget: bool = False) -> None:
+        """Frees memory bank and objects. The current frame gets ``grace`` seconds to end.
+
+        Unless they are to be forgotten, the objects stay in ``state_file`` for the next process.
+        """
         self.stop()
         if self._worker is not None:
             self._worker.close(grace)
+        if self._keeper is not None:
+            self._keeper.close(forget, self._next_id)
+            self._keeper = None
         if self._publishers is not None:
             self._publishers.destroy()
         if self._depth is not None:
@@ -142,6 +178,7 @@ class CameraStream:
         if self._publishers is not None and self._node.context.ok():
             self._publishers.publish_results(processed)
         self.health.processed(processed.result.width, processed.result.height)
+        self._keep(processed)
         if self._detections is not None:
             self._detections.note(processed)
 
@@ -149,6 +186,13 @@ class CameraStream:
         self._next_id = max(self._next_id, 1 + max(change.object_id for change in processed.result.changes))
         if self._publishers is not None and self._node.context.ok():
             self._publishers.publish_changes(processed)
+
+    def on_objects(self, processed: Processed) -> None:
+        self._keep(processed)
+
+    def _keep(self, processed: Processed) -> None:
+        if self._keeper is not None:
+            self._keeper.note(processed, self._next_id)
 
     def on_restart(self, frame: Frame, reason: str) -> None:
         self.health.restarted(reason)
@@ -220,9 +264,11 @@ class CameraStream:
     def _warn(self, problem: str) -> None:
         self._node.get_logger().warning(f"camera {self.name}: {problem}" if self.name else problem)
 
-    def _make_backend(self, factory: BackendFactory, config: TrackerConfig) -> Backend:
-        self._remote = remote_backend(self._settings.values, self.name, config)
-        backend = self._remote or factory.make(config)
+    def _make_backend(self, factory: BackendFactory, config: TrackerConfig, saved: SavedObjects | None) -> Backend:
+        self._remote = remote_backend(self._settings.values, self.name, config, saved)
+        backend: Backend = self._remote or factory.make(config)
+        if saved is not None and self._remote is None:
+            backend = Restored(backend, saved)
         backend.next_id = self._next_id
         return backend
 

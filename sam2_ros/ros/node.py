@@ -100,7 +100,7 @@ class TrackerNode(LifecycleNode):
     @_reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees model, memory bank and objects."""
-        self._release()
+        self._release(forget=True)
         return TransitionCallbackReturn.SUCCESS
 
     @_reported
@@ -136,9 +136,9 @@ class TrackerNode(LifecycleNode):
                 if not self.context.ok():
                     raise InterruptedError("the process shall end") from None
 
-    def _release(self) -> None:
+    def _release(self, forget: bool = False) -> None:
         for camera in self._cameras:
-            camera.release(_SHUTDOWN_GRACE)
+            camera.release(_SHUTDOWN_GRACE, forget)
         self._settings.configured = False
         gc.collect()
 

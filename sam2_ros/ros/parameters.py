@@ -272,6 +272,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "= none. With several cameras, {camera} in it is replaced by the camera's name.",
     ),
     Parameter(
+        "state_file",
+        "",
+        "File in which the objects outlive this process: after a crash they come back with their ids, OCCLUDED until "
+        "they are seen. A cleanup or ~/reset empties it; ids go on. Each of several cameras has a file of its own: "
+        "{camera} is replaced by its name, or .NAME is added. Empty = none.",
+    ),
+    Parameter(
         "diagnostics.period", 1.0, "Seconds between messages on /diagnostics.", 0.05, 3600.0, change=Change.AT_START
     ),
 )
@@ -286,6 +293,7 @@ _WHY_FIXED = {
     "depth": "its subscriptions are made with it",
     "detections": "its subscription is made with it",
     "prompts_file": "it is read then",
+    "state_file": "it is read then",
 }
 
 

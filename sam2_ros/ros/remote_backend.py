@@ -6,15 +6,21 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from sam2_ros.inference.recovery import SavedObjects
 from sam2_ros.remote.client import ClientKeys, RemoteBackend
 from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.tracking.config import TrackerConfig
 
 
-def remote_backend(values: Mapping[str, Any], camera: str, config: TrackerConfig) -> RemoteBackend | None:
+def remote_backend(
+    values: Mapping[str, Any], camera: str, config: TrackerConfig, saved: SavedObjects | None = None
+) -> RemoteBackend | None:
     """The engine of ``camera`` in a server, or None if this process runs it.
 
     A server that does not answer yet is no error: every image tries it again.
+
+    Args:
+        saved: objects of an earlier process, to be continued.
 
     Raises:
         ValueError: the endpoints or the keys can't be used.
@@ -30,6 +36,8 @@ def remote_backend(values: Mapping[str, Any], camera: str, config: TrackerConfig
         quality=int(values["inference.jpeg_quality"]), client_keys=ClientKeys(own, server) if own else None,
         return_after=float(values["inference.return_after"]),
     )  # fmt: skip
+    if saved is not None:
+        backend.restore(saved)
     with contextlib.suppress(ConnectionError):
         backend.connect()
     return backend

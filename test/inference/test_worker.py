@@ -53,6 +53,7 @@ class Recorder:
         self.processed: list[Processed] = []
         self.changes: list[Processed] = []
         self.failures: list[Exception] = []
+        self.objects: list[Processed] = []
         self.restarts: list[str] = []
         self.fault: Exception | None = None
 
@@ -66,6 +67,11 @@ class Recorder:
     def on_changes(self, processed: Processed) -> None:
         with self.heard:
             self.changes.append(processed)
+            self.heard.notify_all()
+
+    def on_objects(self, processed: Processed) -> None:
+        with self.heard:
+            self.objects.append(processed)
             self.heard.notify_all()
 
     def on_restart(self, frame: Frame, reason: str) -> None:

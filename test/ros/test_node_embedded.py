@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pytest
 from node_harness import Peer, box_prompt, running
 from vision_msgs.msg import Point2D
 
@@ -30,9 +33,12 @@ def publish(node: Peer, rgb: np.ndarray) -> TrackedObjectArray:
     return node.wait_until(lambda: node.tracks_of(image), "tracks of the image")
 
 
-def test_two_moving_objects_are_tracked(folder: Path) -> None:
+def test_two_moving_objects_are_tracked_also_by_the_next_process(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     frames = list(islice(render(16, width=320, height=240, post=False), 9))
-    with running(folder, namespace="/embedded") as node:
+    with running(folder, namespace="/embedded", use_respawn="true") as node:
         node.wait_for_state("active")
         node.wait_for_reliable()
         publish(node, frames[0].rgb)
@@ -63,6 +69,17 @@ def test_two_moving_objects_are_tracked(folder: Path) -> None:
         assert node.tracks[-1].header == headers[-1]
         assert iou(full_mask(known.mask), frames[-1].masks[BALL]) > FLOOR
         assert iou(full_mask(known.mask), frames[0].masks[BALL]) < 0.5
+
+        # The process dies, and the next one finds the ball where it has moved to.
+        (state,) = tmp_path.glob("sam2_ros/*.embedded.tracker.state")
+        node.wait_until(lambda: b"ball" in state.read_bytes(), "the ball in the state file")
+        assert node.launched is not None
+        subscribed = node.launched.text.count("subscribed to /embedded/image,")
+        os.kill(node.launched.node_pid(), signal.SIGKILL)
+        node.launched.wait_for_text("subscribed to /embedded/image,", times=subscribed + 1)
+        (after,) = publish(node, frames[-1].rgb).objects
+        assert (after.id, after.name, after.state) == (known.id, "ball", TrackedObject.STATE_VISIBLE)
+        assert iou(full_mask(after.mask), frames[-1].masks[BALL]) > FLOOR
 
 
 def test_seen_hidden_lost_dropped(folder: Path) -> None:

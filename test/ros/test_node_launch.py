@@ -7,14 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from node_harness import ROOT, Launched, Peer, box_prompt, running
 
-from sam2_ros.msg import PromptResult
+from sam2_ros.msg import PromptResult, TrackedObject
 from sam2_ros.ros.dds_environment import environment
-from sam2_ros.srv import AddObjects
+from sam2_ros.srv import AddObjects, RemoveObject, RenameObject
 
 
 def log_of(node: Peer) -> Launched:
@@ -23,7 +24,7 @@ def log_of(node: Peer) -> Launched:
 
 
 def test_a_killed_node_comes_back_and_is_active_again(folder: Path, parameters_file: Path, tmp_path: Path) -> None:
-    """The start's prompts are applied again; everything else the dead process knew is gone."""
+    """With its objects, names and ids; the start's prompts are not applied again."""
     prompts = tmp_path / "prompts.json"
     prompts.write_text(
         json.dumps(
@@ -50,8 +51,66 @@ def test_a_killed_node_comes_back_and_is_active_again(folder: Path, parameters_f
         log_of(node).wait_for_text("process started with pid", "subscribed to /respawn/image", times=2)
         assert log_of(node).node_pid() != dead
         node.tracks.clear()
-        again = node.wait_until(lambda: node.track().objects, "objects of the prompts file")
-        assert [(known.id, known.name) for known in again] == [(1, "cup"), (2, "")]
+        again = node.wait_until(lambda: node.track().objects, "objects of the dead process")
+        assert [(known.id, known.name) for known in again] == [(1, "cup"), (2, ""), (3, "late")]
+        assert {known.state for known in again} == {TrackedObject.STATE_VISIBLE}
+        assert log_of(node).text.count("prompts_file: object 1") == 2, "both prompts of object 1, once"
+
+
+def test_sixteen_objects_outlive_their_process(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed twice; then a new launch begins without them."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    file = tmp_path / "sixteen.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    model.name: 'null'\n    tracker.max_objects: 20\n")
+    arguments = {"namespace": "/sixteen/deep", "params_file": str(file), "use_respawn": "true"}
+    boxes = [
+        (40 * column + 4, 30 * row + 3, 40 * column + 30, 30 * row + 20) for row in range(4) for column in range(4)
+    ]
+    with running(folder, **arguments) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        node.track()
+        assert node.add(box_prompt(1, 1, 9, 9)).results[0].object_id == 1
+        assert node.call(RemoveObject, "remove_object", RemoveObject.Request(object_id="1")).success
+        answer = node.add(*[box_prompt(*box, name=f"object {number}") for number, box in enumerate(boxes)])
+        assert [result.object_id for result in answer.results] == list(range(2, 18))
+        before = node.track()
+        for death in (1, 2):
+            subscribed = log_of(node).text.count("subscribed to /sixteen/deep/image,")
+            # A change after the last frame is written too, without another image.
+            request = RenameObject.Request(object_id="2", name=f"renamed {death}", label="dish")
+            assert node.call(RenameObject, "rename_object", request).success
+            (state,) = tmp_path.glob("sam2_ros/*.sixteen.deep.tracker.state")
+            node.wait_until(partial(holds, state, f"renamed {death}".encode()), "the new name in the file")
+            node.tracks.clear()
+            node.events.clear()
+            os.kill(log_of(node).node_pid(), signal.SIGKILL)
+            text = "16 objects come back, ids go on from 18"
+            log_of(node).wait_for_text(text, times=death)
+            log_of(node).wait_for_text("subscribed to /sixteen/deep/image,", times=subscribed + 1)
+            listed = node.list_objects().tracks
+            assert {known.state for known in listed.objects} == {TrackedObject.STATE_OCCLUDED}
+            after = node.track()
+            assert after.instance == listed.instance != before.instance
+            assert [(known.id, known.name, known.area) for known in after.objects] == [
+                (known.id, f"renamed {death}" if known.id == 2 else known.name, known.area) for known in before.objects
+            ]
+            assert {known.state for known in after.objects} == {TrackedObject.STATE_VISIBLE}
+            node.wait_until(lambda: len(node.events) >= 32, "events of all objects")
+            assert {event.instance for event in node.events} == {after.instance}
+        assert node.add(box_prompt(1, 1, 9, 9)).results[0].object_id == 18
+        assert node.reset().removed == 17
+        node.wait_until(lambda: not holds(state, b"object 3"), "a file without objects")
+        os.kill(log_of(node).node_pid(), signal.SIGKILL)
+        log_of(node).wait_for_text("state: 0 objects come back, ids go on from 19")
+    assert state.is_file()
+    with running(folder, autostart="false", **arguments) as node:
+        node.wait_until(lambda: not state.exists(), "a launch without the objects of an earlier one")
+        node.wait_for_state("unconfigured")
+
+
+def holds(file: Path, text: bytes) -> bool:
+    return text in file.read_bytes()
 
 
 def others_are_answered_before_a_prompt(node: Peer) -> bool:

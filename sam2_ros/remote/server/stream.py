@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import zmq
 from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.recovery import restore_objects
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import from_wire, to_wire
 from sam2_ros.remote.pixels import PixelReader
@@ -22,7 +23,7 @@ from sam2_ros.remote.protocol import Header, ProtocolError
 from sam2_ros.remote.server.metrics import Metrics
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import MAX_PROMPTS, check_count
-from sam2_ros.tracking.types import PromptError, PromptRequest, PromptResult
+from sam2_ros.tracking.types import PromptError, PromptRequest
 
 REPLIES = "inproc://replies"  # from the streams' threads to the server's socket
 
@@ -228,24 +229,6 @@ def _set_next_id(backend: Backend, header: Header) -> None:
     backend.next_id = protocol.integer(header, "next_id", 1, (1 << 63) - 1)
 
 
-def _restore(backend: Backend, header: Header) -> Sequence[PromptResult]:
-    """Adds objects on the newest frame with the ids that they had on another server; reports no changes."""
-    next_id = backend.next_id
-    results = []
-    for request in _requests(header):
-        if request.object_id is None or not 1 <= request.object_id < 1 << 62:
-            raise ProtocolError("an object is restored with its object_id, a number from 1 on")
-        living = backend.objects()
-        if living is not None and any(obj.object_id == request.object_id for obj in living.objects):
-            raise ProtocolError(f"object {request.object_id} lives; correct it with refine")
-        backend.next_id = request.object_id
-        results += backend.add([PromptRequest(request.prompt, None, request.name, request.label, request.label_score)])
-        next_id = max(next_id, request.object_id + 1)
-    backend.next_id = next_id
-    backend.take_changes()
-    return results
-
-
 _COMMANDS: dict[str, Callable[[Backend, Header], Any]] = {
     "add": lambda backend, header: backend.add(_requests(header), _stamp(header)),
     "refine": lambda backend, header: backend.refine(from_wire(PromptRequest, header.get("request")), _stamp(header)),
@@ -255,6 +238,6 @@ _COMMANDS: dict[str, Callable[[Backend, Header], Any]] = {
     "objects": lambda backend, header: None,  # every answer carries them
     "next_id": _set_next_id,
     "configure": lambda backend, header: backend.configure(from_wire(TrackerConfig, header["tracker"])),
-    "restore": _restore,
+    "restore": lambda backend, header: restore_objects(backend, _requests(header)),
 }
 OPERATIONS = ("hello", "ping", "bye", "step", "pixels", *_COMMANDS)

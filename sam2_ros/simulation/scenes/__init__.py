@@ -1,1 +1,0 @@
-"""Rendered scenes of a robot's table: models, motions, camera and labels."""

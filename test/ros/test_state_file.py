@@ -1,0 +1,282 @@
+"""The file in which objects outlive the process: what comes back, what is refused, how often it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from std_msgs.msg import Header
+
+from sam2_ros.inference.frames import Counters, Frame, Processed
+from sam2_ros.inference.recovery import SavedObjects, Sighting
+from sam2_ros.ros import state_file
+from sam2_ros.ros.state_file import State, StateError, StateWriter, read_state
+from sam2_ros.ros.state_keeper import StateKeeper, state_path
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
+
+PATIENCE = 60.0  # s
+WIDTH, HEIGHT = 64, 48
+NO_MASK: Any = None  # arrays have no ==
+
+
+def mask(x: int) -> CroppedMask:
+    full = np.zeros((HEIGHT, WIDTH), np.bool_)
+    full[10:20, x : x + 7] = True
+    full[12, x + 2] = False
+    return CroppedMask.from_full(full)
+
+
+def picture(seed: int) -> np.ndarray:
+    """Smooth, so that JPEG changes little."""
+    return np.full((HEIGHT, WIDTH, 3), (20 * seed, 200, 90), np.uint8)
+
+
+def tracked(object_id: int, state: ObjectState = ObjectState.VISIBLE, name: str = "") -> ObjectResult:
+    shown = mask(object_id) if state is ObjectState.VISIBLE else CroppedMask.empty(WIDTH, HEIGHT)
+    return ObjectResult(
+        object_id, shown, state, 3.5, 0.75, 0.5, False, name, "dish", 0.25, first_seen=5, last_seen=7,
+        frames_since_seen=1, frames_tracked=9,
+    )  # fmt: skip
+
+
+def a_state() -> State:
+    """Two objects in sight, one that hid on an older frame, one that was never seen."""
+    objects = (
+        tracked(1, name="cup"), tracked(2, ObjectState.OCCLUDED), tracked(4, name="bowl"), tracked(7, ObjectState.LOST),
+    )  # fmt: skip
+    newest, older = picture(3), picture(1)
+    sightings = {
+        1: Sighting(newest, 9, mask(1)), 2: Sighting(older, 4, mask(2)), 4: Sighting(newest, 9, mask(4)),
+    }  # fmt: skip
+    return State(SavedObjects(FrameResult(3, 9, WIDTH, HEIGHT, objects), sightings, 8), "camera")
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    file, state = tmp_path / "folder" / "state", a_state()
+    StateWriter(file).write(state)
+    found = read_state(file)
+    assert found is not None and (found.frame_id, found.saved.next_id) == ("camera", 8)
+    newest = found.saved.newest
+    assert (newest.stamp, newest.width, newest.height) == (9, WIDTH, HEIGHT)
+    for obj, before in zip(newest.objects, state.saved.newest.objects, strict=True):
+        assert obj.mask.area == 0
+        assert replace(obj, mask=NO_MASK) == replace(before, mask=NO_MASK)
+    assert found.saved.sightings.keys() == {1, 2, 4}
+    for object_id, sighting in found.saved.sightings.items():
+        before_sighting = state.saved.sightings[object_id]
+        assert sighting.stamp == before_sighting.stamp
+        np.testing.assert_array_equal(sighting.mask.full(), before_sighting.mask.full())
+        np.testing.assert_allclose(sighting.frame, before_sighting.frame, atol=3)
+    assert found.saved.sightings[1].frame is found.saved.sightings[4].frame, "a frame is stored once"
+    assert file.stat().st_mode & 0o777 == 0o600 and [each.name for each in file.parent.iterdir()] == ["state"]
+    assert read_state(tmp_path / "none") is None
+
+
+def test_where_there_is_no_room_the_oldest_frames_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_file, "MOST_BYTES", 2 * len(state_file._encoded(picture(3))[1]) + 10)
+    StateWriter(tmp_path / "state").write(a_state())
+    monkeypatch.undo()
+    found = read_state(tmp_path / "state")
+    assert found is not None and found.saved.sightings.keys() == {1, 4}
+    assert [obj.object_id for obj in found.saved.newest.objects] == [1, 2, 4, 7]
+
+
+def change(**fields: Any) -> Callable[[dict], None]:
+    return lambda state: state.update(fields)
+
+
+def change_object(**fields: Any) -> Callable[[dict], None]:
+    return lambda state: state["objects"][0]["now"].update(fields)
+
+
+def change_mask(**fields: Any) -> Callable[[dict], None]:
+    return lambda state: state["objects"][0]["mask"].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (change(next_id=0), "the next id is 0"),
+        (change(next_id=2**32), "the next id is 4294967296"),
+        (change(next_id=7), "ids are wrong"),
+        (change(objects=[]), "don't belong together"),
+        (change(frame_id="a\nb"), "the frame id holds the character U+000A"),
+        (change(width=0), "the image's size is wrong"),
+        (change(stamp=2**62), "a stamp is out of range"),
+        (change(stamp="now"), "_State.stamp is str; accepted: int"),
+        (change(colour=1), "unknown field 'colour'"),
+        (change(pictures=[]), "don't belong together"),
+        (lambda state: state["pictures"][0].update(jpeg=b"no picture"), "neither JPEG nor PNG"),
+        (lambda state: state["objects"].append(state["objects"][0]), "ids are wrong"),
+        (lambda state: state["objects"][0].update(picture=5), "don't belong together"),
+        (change_object(name="bowl"), "two objects have one name"),
+        (change_object(name="a\nb"), "U+000A"),
+        (change_object(label="x" * 300), "300 characters"),
+        (change_object(visibility=float("nan")), "a number is not finite"),
+        (change_object(state=9), "accepted: [1, 2, 3]"),
+        (change_object(frames_tracked=-1), "a counter is wrong"),
+        (change_mask(x=60), "a mask lies outside its picture"),
+        (change_mask(y=-1), "a mask lies outside its picture"),
+        (change_mask(width=1 << 40), "a mask and its picture differ in size"),
+        (change_mask(crop=["uint8", [2, 2], b"abcd"]), "a mask is no mask"),
+        (change_mask(crop=["bool", [1 << 28, 1 << 28], b""]), "without its"),
+    ],
+)
+def test_every_value_of_the_file_is_checked(tmp_path: Path, wrong: Callable[[dict], None], why: str) -> None:
+    file = tmp_path / "state"
+    StateWriter(file).write(a_state())
+    body = file.read_bytes()[len(state_file._MAGIC + state_file._VERSION) + 32 :]
+    state = msgpack.unpackb(body)
+    wrong(state)
+    body = msgpack.packb(state)
+    file.write_bytes(state_file._MAGIC + state_file._VERSION + hashlib.sha256(body).digest() + body)
+    with pytest.raises(StateError) as refused:
+        read_state(file)
+    assert why in str(refused.value) and "\n" not in str(refused.value)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def older(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"state 1\n", b"state 0\n", 1))
+
+
+def huge(file: Path) -> None:
+    os.truncate(file, state_file.MOST_BYTES + 1)
+
+
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (cut, "damaged"), (flip, "damaged"), (older, "version b'0"), (huge, "accepted: up to"),
+        (pipe, "no regular file"), (lambda file: file.write_bytes(b""), "no state file"),
+        (lambda file: file.write_text("id: 1"), "no state file"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cant_be_used_is_set_aside_with_one_line(
+    tmp_path: Path, spoil: Callable[[Path], None], why: str
+) -> None:
+    file = tmp_path / "state"
+    StateWriter(file).write(a_state())
+    spoil(file)
+    told: list[str] = []
+    assert StateKeeper(file, lambda *_: None).load(told.append) is None
+    assert len(told) == 1 and why in told[0] and "\n" not in told[0] and f"it is {file}.refused now" in told[0]
+    assert [each.name for each in tmp_path.iterdir()] == ["state.refused"]
+
+
+def processed(*objects: ObjectResult, stamp: int = 9) -> Processed:
+    frame = Frame(stamp, lambda: picture(3), 0, Header(frame_id="camera"))
+    return Processed(frame, picture(3), FrameResult(0, stamp, WIDTH, HEIGHT, objects), 0, 0, Counters())
+
+
+class Written:
+    """What a keeper's thread writes, in place of a file."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: list[State] = []
+        self._heard = threading.Condition()
+        monkeypatch.setattr(StateWriter, "write", self._write)
+
+    def _write(self, state: State) -> None:
+        with self._heard:
+            self.states.append(state)
+            self._heard.notify_all()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self._heard:
+            assert self._heard.wait_for(condition, PATIENCE)
+
+
+def names(state: State) -> list[str]:
+    return [obj.name for obj in state.saved.newest.objects]
+
+
+def test_a_command_is_written_soon_and_frames_at_a_bounded_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The period is an hour here: only what changes the objects' names, labels or ids is written before."""
+    monkeypatch.setattr("sam2_ros.ros.state_keeper._PERIOD", 3600.0)
+    written = Written(monkeypatch)
+    keeper = StateKeeper(tmp_path / "state", lambda *_: None)
+    assert keeper.load(pytest.fail) is None
+    keeper.start()
+    keeper.note(processed(), 1)
+    written.wait(lambda: len(written.states) == 1)
+    for stamp in range(100):
+        keeper.note(processed(stamp=stamp), 1)
+    keeper.note(processed(tracked(1, name="cup")), 2)
+    written.wait(lambda: names(written.states[-1]) == ["cup"])
+    assert len(written.states) == 2, "a hundred frames without a command were not written"
+    assert written.states[-1].saved.sightings.keys() == {1}
+    keeper.note(processed(tracked(1, name="mug")), 2)
+    written.wait(lambda: names(written.states[-1]) == ["mug"])
+    keeper.note(processed(tracked(1, ObjectState.OCCLUDED, name="mug"), stamp=20), 2)
+    keeper.close(forget=False, next_id=2)
+    last = written.states[-1].saved
+    assert last.newest.stamp == 20 and last.sightings[1].stamp == 9, "the last good frame of a hidden object is kept"
+
+
+def test_a_cleanup_forgets_the_objects_and_keeps_the_ids(tmp_path: Path) -> None:
+    """Also those of an earlier process, before the first frame of this one."""
+    StateWriter(tmp_path / "state").write(a_state())
+    keeper = StateKeeper(tmp_path / "state", lambda *_: None)
+    assert keeper.load(pytest.fail) is not None
+    keeper.start()
+    keeper.close(forget=True, next_id=8)
+    found = read_state(tmp_path / "state")
+    assert found is not None and found.saved.next_id == 8 and not found.saved.newest.objects
+
+
+def test_a_file_that_cant_be_written_is_reported_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam2_ros.ros.state_keeper._PERIOD", 0.1)
+    reported = threading.Event()
+    failures: list[tuple[str, Exception]] = []
+
+    def report(what: str, error: Exception) -> None:
+        failures.append((what, error))
+        reported.set()
+
+    (tmp_path / "folder").write_text("in the way")
+    keeper = StateKeeper(tmp_path / "folder" / "state", report)
+    keeper.start()
+    keeper.note(processed(), 1)
+    assert reported.wait(PATIENCE)
+    assert failures[0][0] == "state_file" and isinstance(failures[0][1], OSError)
+    (tmp_path / "folder").unlink()
+    keeper.note(processed(tracked(1)), 2)
+    keeper.close(forget=False, next_id=2)
+    found = read_state(tmp_path / "folder" / "state")
+    assert found is not None and found.saved.next_id == 2
+
+
+def test_each_camera_has_a_file_of_its_own(tmp_path: Path) -> None:
+    assert state_path("", "left") is None
+    assert state_path("/run/state", "") == Path("/run/state")
+    assert state_path("/run/state", "left") == Path("/run/state.left")
+    assert state_path("/run/{camera}/state", "left") == Path("/run/left/state")
+    with pytest.raises(ValueError, match="is a folder; accepted: the path of a file"):
+        state_path(str(tmp_path), "")
