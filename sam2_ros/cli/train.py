@@ -140,6 +140,7 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
 
 
 def _validation_videos(options: TrainOptions) -> list[Video]:
+    from sam2_ros.training.clip_folder import check_split
     from sam2_ros.training.data.draw import sequence_list
     from sam2_ros.training.data.videos import find_videos
 
@@ -147,6 +148,7 @@ def _validation_videos(options: TrainOptions) -> list[Video]:
     for name in options.val:
         path = Path(name).expanduser()
         root, names = sequence_list(path) if path.is_file() else (path, None)
+        check_split(root, "--val", "train", "choose")
         videos += find_videos(root, names)
     return videos
 

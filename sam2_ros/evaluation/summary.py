@@ -16,6 +16,7 @@ import numpy as np
 from sam2_ros.evaluation.click_protocols import clicks_needed
 from sam2_ros.evaluation.identity import count_switches
 from sam2_ros.evaluation.job import NOC_TARGETS, Settings
+from sam2_ros.evaluation.kinds import by_kind, kinds_table
 from sam2_ros.evaluation.presence import visibility_score
 from sam2_ros.evaluation.results import Row, SequenceResult, mean
 from sam2_ros.media.text_table import align, number
@@ -43,6 +44,9 @@ def report(results: Sequence[SequenceResult], settings: Settings, present_from: 
         "sequences": rows,
         "objects": [{"sequence": name, **asdict(s), "jf": s.jf} for name, s in scores],
     }
+    kinds = by_kind(Path(settings.dataset), results, present_from)
+    if kinds is not None:
+        summary["kinds"] = kinds
     if settings.protocol in ("offline", "online"):
         summary["interactive"] = interactive_summary(results)
     if settings.protocol == "noc":
@@ -144,6 +148,8 @@ def table(summary: dict[str, Any]) -> str:
         curve = summary["interactive"]
         steps = "  ".join(f"{n}: {100 * jf:.1f}" for n, jf in enumerate(curve["jf"], start=1))
         text += f"\nJ&F by number of frames with clicks: {steps}; mean: {number(curve['jf_mean'], 3)}"
+    if "kinds" in summary:
+        text += f"\n\n{kinds_table(summary['kinds'])}\n"
     return f"{text}\n{found}"
 
 

@@ -234,11 +234,11 @@ def _degrade(frames: list[Image], rng: np.random.Generator) -> list[Image]:
     return degraded
 
 
-def outlined(clip: Clip, t: int) -> Image:
-    """Frame ``t`` with the outlines of its objects, RGB."""
-    picture = clip.frames[t].copy()
-    for value in np.unique(clip.labels[t])[1:]:
-        mask = (clip.labels[t] == value).astype(np.uint8)
+def outlined(frame: Image, labels: Image) -> Image:
+    """A frame with the outlines of its objects, RGB."""
+    picture = frame.copy()
+    for value in np.unique(labels)[1:]:
+        mask = (labels == value).astype(np.uint8)
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(picture, outlines, -1, object_color(int(value)), max(1, len(picture) // 150))
     return picture

@@ -9,6 +9,11 @@ import pytest
 from PIL import Image
 
 from sam2_ros.cli.main import main
+from sam2_ros.evaluation.kinds import KINDS
+from sam2_ros.media.errors import UserError
+from sam2_ros.training.clip_folder import check_split
+from sam2_ros.training.clips import ClipSettings
+from sam2_ros.training.data.draw import open_data
 
 
 @pytest.fixture
@@ -57,6 +62,65 @@ def test_twins_need_no_photographs_and_eval_counts_their_switches(tmp_path: Path
     assert report["objects_scored"] == 2
     # With this seed each twin ends where the other one began, and these masks stand still.
     assert report["identity_switches"] == 2
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered clip of plain shapes, to which two more were added later."""
+    pytest.importorskip("mujoco", reason="renders the scenes: pip install mujoco")
+    from sam2_ros.simulation.scenes.offscreen import Offscreen
+
+    try:
+        Offscreen(16, 16).close()
+    except UserError as error:
+        pytest.skip(str(error))
+    out = tmp_path_factory.mktemp("scenes") / "choose"
+    assert render(out, "--clips", "1") == 0
+    first = out / "JPEGImages" / "scene00000" / "00003.jpg"
+    written = first.stat().st_mtime_ns
+    assert render(out, "--clips", "3", "--jobs", "2") == 0
+    assert first.stat().st_mtime_ns == written, "a clip that was there was rendered again"
+    return out
+
+
+def render(out: Path, *options: str) -> int:
+    small = ["--size", "160", "120", "--steps", "4", "--split", "choose", "--seed", "11", "--quiet"]
+    return main(["synthesize", str(out), "--scenes", *small, *options])
+
+
+def test_scenes_are_the_same_whichever_process_renders_them(scenes: Path, tmp_path: Path) -> None:
+    assert render(tmp_path / "again", "--clips", "2") == 0
+    for file in ("JPEGImages/scene00001/00003.jpg", "Annotations/scene00001/00003.png", "Scenes/scene00001.json"):
+        assert (scenes / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    assert len(list((scenes / "Annotations").glob("*/*.png"))) == 12
+    assert cv2.imread(str(scenes / "preview.png")) is not None
+
+
+def test_scenes_of_other_settings_are_not_mixed(scenes: Path, capsys: pytest.CaptureFixture) -> None:
+    assert render(scenes, "--seed", "12") == 2
+    assert "holds clips of other settings (seed differ)" in capsys.readouterr().err
+
+
+def test_eval_reports_scenes_by_kind(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["eval", str(scenes), "--model", "null", "--out", str(tmp_path / "eval")]) == 0
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    labelled = [obj for path in (scenes / "Scenes").iterdir() for obj in json.loads(path.read_text())["objects"]]
+    kinds = report["kinds"]
+    assert sum(kinds[kind]["objects"] for kind in KINDS if kind in kinds) == report["objects_scored"] > 0
+    assert report["objects_scored"] <= len(labelled)
+    assert "present recall" in capsys.readouterr().out
+
+
+def test_scenes_to_choose_by_are_not_trained_on(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    settings = ClipSettings(64, length=3)
+    with pytest.raises(ValueError, match="split 'choose', which are not for training; accepted: train"):
+        open_data(scenes, settings)
+    for folder in ("JPEGImages", "Annotations"):
+        (tmp_path / folder).symlink_to(scenes / folder)
+    (tmp_path / "synthesize.json").write_text('{"split": "train"}')
+    clip = open_data(tmp_path, settings).draw(np.random.default_rng(0))
+    assert clip is not None and clip.frames.shape == (3, 64, 64, 3) and clip.labels.any()
+    check_split(scenes, "--val", "train", "choose")
 
 
 def test_what_is_there_is_not_overwritten(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

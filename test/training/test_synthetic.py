@@ -99,7 +99,7 @@ def test_outlines_are_drawn_on_a_copy() -> None:
     clip = OcclusionClips([RED, GREEN], 0, SIZE, 8)[0]
     before = clip.frames.copy()
     t = int((clip.labels > 0).sum(axis=(1, 2)).argmax())
-    assert (outlined(clip, t) != clip.frames[t]).any()
+    assert (outlined(clip.frames[t], clip.labels[t]) != clip.frames[t]).any()
     assert np.array_equal(clip.frames, before)
 
 

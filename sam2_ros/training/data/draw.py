@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from sam2_ros.training.clip_folder import check_split
 from sam2_ros.training.clips import ClipSettings, Image
 from sam2_ros.training.data.stills import StillSet, coco_photos, yolo_photos
 from sam2_ros.training.data.videos import FRAMES, VideoSet
@@ -51,15 +52,15 @@ def open_data(path: Path, settings: ClipSettings) -> ClipSet:
     """Opens a DAVIS folder, a list of sequences inside one, COCO JSON, or YOLO polygons.
 
     Raises:
-        ValueError: the layout is none of these.
+        ValueError: the layout is none of these, or rendered scenes are not of the split to train on.
         FileNotFoundError: ``path`` does not exist.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no data at {path}; give a folder or a file that exists")
-    if path.is_file() and path.suffix != ".json":
-        return VideoSet(*sequence_list(path), settings)
-    if (path / FRAMES).is_dir():
-        return VideoSet(path, None, settings)
+    if (path / FRAMES).is_dir() or (path.is_file() and path.suffix != ".json"):
+        root, names = sequence_list(path) if path.is_file() else (path, None)
+        check_split(root, "training", "train")
+        return VideoSet(root, names, settings)
     annotations = path if path.is_file() else path / "annotations.json"
     if annotations.is_file():
         return StillSet(coco_photos(annotations), settings)

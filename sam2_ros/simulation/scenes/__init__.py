@@ -1,0 +1,1 @@
+"""Rendered scenes of a robot's table: models, motions, camera and labels."""

@@ -1,0 +1,104 @@
+"""Renders folders of robot scenes: clips in the layout of DAVIS, and ``Scenes/NAME.json`` about each.
+
+That file is written last: a clip that has it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import cv2
+
+from sam2_ros.media.errors import UserError
+from sam2_ros.simulation.scenes.models import Thing, folder_models
+from sam2_ros.simulation.scenes.offscreen import Offscreen
+from sam2_ros.training.clip_folder import write_clip
+from sam2_ros.training.robot_clips import RobotClips, robot_clip
+
+SCENES = "Scenes"
+
+
+def robot_clip_name(index: int) -> str:
+    return f"scene{index:05d}"
+
+
+def render_robot_clips(out: Path, settings: RobotClips, models: Path | None, clips: int, jobs: int) -> Iterator[str]:
+    """Renders what is missing of the first ``clips`` clips of a folder; gives the names of all as they are there.
+
+    Args:
+        models: a folder of models; None: plain shapes.
+        jobs: that many processes share the cores.
+
+    Raises:
+        UserError: unusable models, no OpenGL, or a process died.
+    """
+    names = [robot_clip_name(index) for index in range(clips)]
+    left = [index for index, name in enumerate(names) if not (out / SCENES / f"{name}.json").is_file()]
+    yield from (name for index, name in enumerate(names) if index not in set(left))
+    if jobs <= 1 or len(left) <= 1:
+        renderer = _Renderer(out, settings, models)
+        try:
+            for index in left:
+                yield renderer.make(index)
+        finally:
+            renderer.close()
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = min(jobs, len(left))
+    context = multiprocessing.get_context("spawn")  # OpenGL doesn't outlive a fork
+    with ProcessPoolExecutor(jobs, context, _start, (out, settings, models, max(1, cores // jobs))) as pool:
+        try:
+            for done in as_completed([pool.submit(_work, index) for index in left]):
+                yield done.result()
+        except BrokenProcessPool as error:
+            raise UserError("a process that rendered died, perhaps out of memory; try fewer --jobs") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Renderer:
+    """Makes clips with one renderer, which is made for the first of them."""
+
+    def __init__(self, out: Path, settings: RobotClips, models: Path | None) -> None:
+        self._out, self._settings = out, settings
+        self._things: tuple[Thing, ...] = folder_models(models, settings.split) if models else ()
+        self._screen: Offscreen | None = None
+
+    def make(self, index: int) -> str:
+        if self._screen is None:
+            self._screen = Offscreen(self._settings.width, self._settings.height)
+        name = robot_clip_name(index)
+        clip, about = robot_clip(self._settings, index, self._things, self._screen)
+        write_clip(self._out, name, clip)
+        path = self._out / SCENES / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(about) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return name
+
+    def close(self) -> None:
+        if self._screen is not None:
+            self._screen.close()
+
+
+_renderers: list[_Renderer] = []  # of this worker process
+
+
+def _start(out: Path, settings: RobotClips, models: Path | None, threads: int) -> None:
+    """Prepares a worker process; its parent says when to stop, not the keyboard."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["LP_NUM_THREADS"] = str(threads)  # of Mesa's renderer on the CPU
+    cv2.setNumThreads(threads)
+    _renderers.append(_Renderer(out, settings, models))
+
+
+def _work(index: int) -> str:
+    return _renderers[0].make(index)
