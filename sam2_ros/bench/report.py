@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sam2_ros.media.whole_files import whole_file
+
 
 def headline(report: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The ratios to the official predictor by number of objects, of the first model and the smallest input size.
@@ -127,5 +129,5 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes.bar_label(drawn, fmt="%.0f", label_type="center")
     axes.invert_yaxis()
     axes.set(xlabel="ms a frame, p50 (bar) and p99 (line)", title=report["machine"]["processor"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with whole_file(path) as new:
+        figure.savefig(new)

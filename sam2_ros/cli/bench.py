@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import shlex
 import sys
@@ -20,6 +19,7 @@ _PACKAGES = {
     "vos": ("sam2", "--no-deps sam2==1.1.0 hydra-core iopath"),
     "huggingface": ("transformers", "'sam2_ros[bench]'"),
 }
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 NODE_MODELS = ("null", "embedded")
 NODE_IMAGES = ((640, 480), (1280, 720))  # width, height, pixels
 
@@ -63,18 +63,24 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sam2_ros.media.whole_files import check_writable, write_json
+
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the node's engine does
     check_least(args, objects=1, frames=1, threads=0, image_size=0)
     for peer in args.peers:
         package, command = _PACKAGES[peer]
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--peers {peer} needs the package {package}; install it: pip install {command}")
+    for file in (args.json, args.plot):
+        if file:
+            check_writable(file)
+    if args.plot and args.plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise UserError(f"--plot is {args.plot}; accepted: a name that ends in {', '.join(PLOT_SUFFIXES)}")
     tell = (lambda _: None) if args.quiet else _tell
     measure = _endpoint if args.endpoint is not None else _node if args.node else _engine
     measured = {"command": _command()} | measure(args, tell)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, measured, allow_nan=True)
     return 0
 
 

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     check_positive(args, "frames", "rate", "speed")
     require_modules(("mujoco",), "MuJoCo renders the scene: python3 -m pip install mujoco")
     require_modules(ROS_MODULES, "in a checkout run 'make setup'; with ROS 2 installed, source it and the workspace")
+    from sam2_ros.media.whole_files import write_whole
     from sam2_ros.simulation.scene_picture import scene_picture
     from sam2_ros.simulation.scene_player import play
     from sam2_ros.simulation.score import summaries
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         "objects": found,
     }  # fmt: skip
     path = args.out / "report.json"
-    path.write_text(json.dumps(report, indent=1, default=str).replace("NaN", "null") + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(report, indent=1, default=str).replace("NaN", "null") + "\n")
     picture = args.out / "simulation.png"
     scene_picture(picture, played, args.seed, args.rate)
     print(f"{len(played.moments)} of {args.frames} frames tracked, {played.dropped} dropped")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -157,6 +156,8 @@ def _begin(out: Path, training: ClipTraining, options: TrainOptions) -> None:
     """Writes ``train.json``; deletes the curves of a training that this one replaces."""
     import torch
 
+    from sam2_ros.media.whole_files import write_json
+
     if training.step == 0:
         for path in (out / "tensorboard").glob("events.out.tfevents.*"):
             path.unlink()
@@ -170,4 +171,4 @@ def _begin(out: Path, training: ClipTraining, options: TrainOptions) -> None:
         "bfloat16": training.settings.bfloat16,
         "torch": torch.__version__,
     }
-    (out / "train.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "train.json", about)

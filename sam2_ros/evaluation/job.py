@@ -24,6 +24,7 @@ from sam2_ros.inference import is_null_model, make_backend
 from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.media.figures import write_png
 from sam2_ros.media.label_images import write_labels
+from sam2_ros.media.whole_files import write_whole
 from sam2_ros.tracking.config import TrackerConfig
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _write_masks(folder: Path, truth: Truth, masks: FrameMasks) -> None:
         for object_id, mask in masks.predicted.items():
             file = folder / f"{object_id - 1:03d}" / f"{masks.name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(file), 255 * mask.astype(np.uint8))
+            write_whole(file, cv2.imencode(".png", 255 * mask.astype(np.uint8))[1].tobytes())
         return
     wide = max(truth.objects, default=0) > 255
     labels = np.zeros(masks.rgb.shape[:2], np.uint16 if wide else np.uint8)

@@ -19,6 +19,7 @@ from sam2_ros.evaluation.results import SequenceResult
 from sam2_ros.evaluation.summary import report, write_rows
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.figures import write_png
+from sam2_ros.media.whole_files import write_json
 
 
 def claim(job: Job, overwrite: bool) -> None:
@@ -62,12 +63,6 @@ def write_report(job: Job, results: Sequence[SequenceResult], present_from: floa
         else:
             write_png(job.out / name, picture)
     return summary
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON; makes the folder if it does not exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_report(path: Path) -> dict[str, Any]:

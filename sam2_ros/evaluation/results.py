@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sam2_ros.media.whole_files import write_whole
+
 
 @dataclass(frozen=True)
 class Row:
@@ -84,7 +86,7 @@ def mean(values: Iterable[float | None]) -> float:
 
 
 def save(result: SequenceResult, path: Path, settings: str) -> None:
-    """Writes a result as JSON, first under another name, so that an interrupted run leaves no half file.
+    """Writes a result as JSON, whole or not at all.
 
     ``settings`` is the hash of the settings.
     """
@@ -94,9 +96,7 @@ def save(result: SequenceResult, path: Path, settings: str) -> None:
         "columns": names,
         "rows": [list(asdict(row).values()) for row in result.rows],
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(content, allow_nan=False))
 
 
 def load(path: Path) -> tuple[SequenceResult, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import platform
 import re
@@ -20,6 +21,7 @@ from sam2_ros.evaluation.kinds import by_kind, kinds_table
 from sam2_ros.evaluation.presence import visibility_score
 from sam2_ros.evaluation.results import Row, SequenceResult, mean
 from sam2_ros.media.text_table import align, number
+from sam2_ros.media.whole_files import write_whole
 
 
 def report(results: Sequence[SequenceResult], settings: Settings, present_from: float) -> dict[str, Any]:
@@ -165,13 +167,14 @@ def _noc_table(noc: dict[str, Any]) -> str:
 def write_rows(path: Path, results: Sequence[SequenceResult]) -> None:
     """A CSV line for each object and frame, with raw scores; cells are empty without a label."""
     names = [column.name for column in fields(Row)]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["sequence", *names])
-        for result in results:
-            for row in result.rows:
-                values = (getattr(row, name) for name in names)
-                writer.writerow([result.name, *(int(v) if isinstance(v, bool) else v for v in values)])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["sequence", *names])
+    for result in results:
+        for row in result.rows:
+            values = (getattr(row, name) for name in names)
+            writer.writerow([result.name, *(int(v) if isinstance(v, bool) else v for v in values)])
+    write_whole(path, text.getvalue())
 
 
 def _means(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:

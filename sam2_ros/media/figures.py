@@ -12,6 +12,7 @@ import numpy as np
 
 from sam2_ros.media.overlay import Color, Rgb, bar_size, draw_text, object_color
 from sam2_ros.media.track_table import FrameRecord, TrackRow
+from sam2_ros.media.whole_files import write_whole
 from sam2_ros.tracking.types import ObjectState
 
 if TYPE_CHECKING:
@@ -30,10 +31,9 @@ def write_png(path: Path, rgb: Rgb) -> None:
     """Writes ``uint8 [H, W, 3]`` as PNG.
 
     Raises:
-        OSError: it can't be written there.
+        WriteError: it can't be written there.
     """
-    if not cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{path} can't be written")
+    write_whole(path, cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def new_chart(width: int, height: int, **options: Any) -> Figure:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.whole_files import write_whole
 from sam2_ros.tracking.types import BoolMask, ObjectResult
 
 LabelImage = NDArray[np.uint8 | np.uint16]
 MAX_ID = 65535  # what 16 bits hold
+_MAKER = "Software"  # a keyword of the PNG standard
 
 
 def palette() -> NDArray[np.uint8]:
@@ -73,12 +77,32 @@ def contours(crop: BoolMask, x: int = 0, y: int = 0) -> list[tuple[NDArray[np.in
     ]
 
 
-def write_labels(path: Path, labels: LabelImage) -> None:
-    """Writes a label image: ``uint8`` as palette PNG, ``uint16`` as 16-bit grayscale PNG."""
+def write_labels(path: Path, labels: LabelImage, maker: str = "") -> None:
+    """Writes a label image: ``uint8`` as palette PNG, ``uint16`` as 16-bit grayscale PNG.
+
+    ``maker`` is stored in the file, for :func:`maker_of`.
+
+    Raises:
+        WriteError: it can't be written there.
+    """
     image = Image.fromarray(labels)
     if labels.dtype == np.uint8:
         image.putpalette(palette().tobytes())
-    image.save(path, format="PNG")
+    about = PngInfo()
+    if maker:
+        about.add_text(_MAKER, maker)
+    content = io.BytesIO()
+    image.save(content, format="PNG", pnginfo=about)
+    write_whole(path, content.getvalue())
+
+
+def maker_of(path: Path) -> str:
+    """What :func:`write_labels` stored as ``maker``; empty for another or unreadable file."""
+    try:
+        with Image.open(path) as image:
+            return str(image.info.get(_MAKER, ""))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
 
 
 def read_labels(path: Path) -> LabelImage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from sam2_ros.media.text_table import align, number
+from sam2_ros.media.whole_files import write_whole
 from sam2_ros.tracking.types import FrameResult, ObjectState
 
 
@@ -64,8 +66,8 @@ def record(result: FrameResult, frame: int, name: str, ids: Callable[[int], int]
     return FrameRecord(frame, name, result.stamp, tuple(sorted(rows, key=lambda row: row.id)))
 
 
-def write_json(path: Path, frames: Sequence[FrameRecord], about: dict[str, Any]) -> None:
-    """Writes ``about`` (source, model, …) and ``frames``; states are written by name."""
+def write_tracks(path: Path, frames: Sequence[FrameRecord], about: dict[str, Any]) -> None:
+    """Writes ``about`` (source, model, …) and ``frames`` as JSON; states are written by name."""
 
     def plain(row: TrackRow) -> dict[str, Any]:
         content = asdict(row) | {"state": row.state.name.lower()}
@@ -80,20 +82,21 @@ def write_json(path: Path, frames: Sequence[FrameRecord], about: dict[str, Any])
     head = json.dumps(about, indent=1, allow_nan=False).removesuffix("\n}").removesuffix("}")
     separator = ",\n" if about else "\n"
     lines = ",\n  ".join(line(frame) for frame in frames)
-    path.write_text(f'{head}{separator} "frames": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
+    write_whole(path, f'{head}{separator} "frames": [\n  {lines}\n ]\n}}\n')
 
 
 def write_csv(path: Path, frames: Iterable[FrameRecord]) -> None:
     """Writes a heading and one line for each object in each frame."""
     names = [field.name for field in fields(TrackRow) if field.name != "box"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*names, "x0", "y0", "x1", "y1"])
-        for frame in frames:
-            for row in frame.objects:
-                values = asdict(row) | {"state": row.state.name.lower(), "prompted": int(row.prompted)}
-                cells = [f"{value:.4f}" if isinstance(value := values[name], float) else value for name in names]
-                writer.writerow([*cells, *row.box])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*names, "x0", "y0", "x1", "y1"])
+    for frame in frames:
+        for row in frame.objects:
+            values = asdict(row) | {"state": row.state.name.lower(), "prompted": int(row.prompted)}
+            cells = [f"{value:.4f}" if isinstance(value := values[name], float) else value for name in names]
+            writer.writerow([*cells, *row.box])
+    write_whole(path, text.getvalue())
 
 
 def summary_table(frames: Sequence[FrameRecord]) -> str:

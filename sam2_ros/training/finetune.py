@@ -19,7 +19,7 @@ from sam2_ros.training.data.draw import PROMPTS, ClipSource, Sample, open_data
 from sam2_ros.training.distributed import World
 from sam2_ros.training.interactive import InteractiveRollOut, keep, recompute
 from sam2_ros.training.losses import frame_loss
-from sam2_ros.training.optimise import LoopSettings, TrainingLoop, write_whole
+from sam2_ros.training.optimise import LoopSettings, TrainingLoop, save_whole
 from sam2_ros.training.options import FREE, TrainOptions, flag
 from sam2_ros.training.parts import trainable_groups
 from sam2_ros.training.simulated_user import draw_plan
@@ -73,7 +73,7 @@ def save_checkpoint(model: Sam2Model, path: Path) -> None:
         inferred = None
     if inferred != model.config:
         content["config"] = model.config.to_dict()
-    write_whole(content, path)
+    save_whole(content, path)
 
 
 class ClipTraining(TrainingLoop[Sample]):

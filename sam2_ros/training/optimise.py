@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sam2_ros.media.whole_files import whole_file, write_whole
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.distributed import SINGLE, World
 
@@ -110,7 +111,7 @@ class TrainingLoop(ABC, Generic[Part]):
         if not self.world.first:
             return
         state = {name: part.state_dict() for name, part in self._parts.items()}
-        write_whole({**state, "step": self.step, **self.extra_state()}, self.state_path)
+        save_whole({**state, "step": self.step, **self.extra_state()}, self.state_path)
 
     def train_step(self) -> dict[str, float]:
         """One update; returns the losses and the gradient's norm."""
@@ -175,11 +176,15 @@ class TrainingLoop(ABC, Generic[Part]):
                 self.save()
 
 
-def write_whole(content: Any, path: Path) -> None:
-    """``torch.save`` to a file that is then renamed to ``path``, so that ``path`` is always complete."""
-    new = path.with_name(path.name + ".new")
-    torch.save(content, new)
-    new.replace(path)
+def save_whole(content: Any, path: Path) -> None:
+    """``torch.save``, so that ``path`` is always complete; raises WriteError."""
+    with whole_file(path) as new, new.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # raised while torch completes a file that it could not write
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def append_line(log: Path, values: dict[str, Any]) -> None:
@@ -199,4 +204,4 @@ def forget_lines(log: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue
-    log.write_text("".join(kept), encoding="utf-8")
+    write_whole(log, "".join(kept))
