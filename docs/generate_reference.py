@@ -123,7 +123,8 @@ def command_line() -> str:
     intro = (
         "`sam2_ros VERB …` or `python -m sam2_ros VERB …`. `demo` without `--no-ros`, `simulate`, `view`, and verbs "
         "that talk to a running node need ROS 2. The exit code is 0; 1 when the node refused, an object was never seen "
-        "or masks differ; 2 for a mistake that you can mend, with one sentence on stderr; 130 after Ctrl-C."
+        "or masks differ; 2 for a mistake that you can mend, with one sentence on stderr; 130 after Ctrl-C, 143 "
+        "after SIGTERM."
     )
     launch_files = sorted((ROOT / "launch").glob("*.launch.py"))
     return page("Command line", intro, *_verbs(build_parser()), *map(_launch_file, launch_files))

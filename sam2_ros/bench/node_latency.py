@@ -22,8 +22,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from sam2_ros.bench.measure import percentiles
 from sam2_ros.bench.moving_scene import MovingScene, moving_scene
-from sam2_ros.media.child_process import ChildProcess, signals_unwind
+from sam2_ros.media.child_process import ChildProcess
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.signals import signals_unwind
 from sam2_ros.msg import ObjectPrompt, TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, tracker_client, wait_until_active
 from sam2_ros.ros.dds_environment import environment

@@ -66,29 +66,36 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from sam2_ros.evaluation.compare import comparison, models_table
     from sam2_ros.evaluation.datasets import open_dataset
-    from sam2_ros.evaluation.report_files import read_report, write_json
+    from sam2_ros.evaluation.report_files import read_report
+    from sam2_ros.media.whole_files import check_writable, write_json
 
     _check(args)
+    if args.json:
+        check_writable(args.json)
     earlier = read_report(args.compare) if args.compare else None
     dataset = open_dataset(args.dataset, args.layout, args.list, args.sequences)
     reports = []
-    complete = True
+    stopped = None
     for model in dict.fromkeys(args.model):
-        summary, complete = _run_model(args, dataset, model)
+        summary, stopped = _run_model(args, dataset, model)
         reports.append(summary)
         if not args.quiet and earlier is not None:
             print(comparison(earlier, summary))
-        if not complete:
+        if stopped:
             break
     if args.json:
         write_json(args.json, reports[0] if len(args.model) == 1 else {"models": reports})
     if len(reports) > 1 and not args.quiet:
         print(models_table(reports))
-    return 0 if complete else 130
+    if stopped:
+        raise stopped
+    return 0
 
 
-def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[dict[str, Any], bool]:
-    """Evaluates one model; returns its report, and whether every sequence was finished."""
+def _run_model(
+    args: argparse.Namespace, dataset: Dataset, model: str
+) -> tuple[dict[str, Any], KeyboardInterrupt | None]:
+    """Evaluates one model; returns the report of the finished sequences, and what stopped it, if anything did."""
     from sam2_ros.evaluation.job import Job, Settings, finished, weights_digest
     from sam2_ros.evaluation.pool import run_all
     from sam2_ros.evaluation.report_files import claim, write_report
@@ -117,12 +124,14 @@ def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[
         print(f"{len(results)} of {len(dataset.names)} sequences are already in {job.out}", file=sys.stderr)
     # With clicks, the number of passes is not known.
     total = sum(len(dataset.open(name)) for name in left) if args.protocol == "vos" else None
+    stopped = None
     try:
         with bar(total, "frame", args.quiet, model) as progress:
             for result in run_all(job, left, args.jobs, progress.update):
                 results[result.name] = result
                 progress.set_postfix_str(result.name)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        stopped = error
         print(f"sam2_ros: stopped; {len(results)} sequences are finished, the same command continues", file=sys.stderr)
         if not results:
             raise
@@ -136,7 +145,7 @@ def _run_model(args: argparse.Namespace, dataset: Dataset, model: str) -> tuple[
             "If a server has the labels, --masks-out writes the files that it accepts.",
             file=sys.stderr,
         )
-    return summary, len(results) == len(dataset.names)
+    return summary, stopped
 
 
 def _check(args: argparse.Namespace) -> None:

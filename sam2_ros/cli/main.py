@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from sam2_ros import __version__
 from sam2_ros.allocator import keep_freed_memory
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.signals import exit_code, signals_unwind
 
 VERBS = (
     "track", "eval", "synthesize", "download", "demo", "simulate", "train", "add", "list", "remove",
     "refine", "rename", "reset", "view", "record", "replay", "bench", "serve", "keys",
 )  # fmt: skip
 USER_ERROR = 2  # as argparse's own
-INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,19 +41,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0, 2 for an error of the user, 130 if interrupted."""
+    """Runs the command line; returns the exit code: 0, 2 for an error of the user, 128 + N after signal N."""
     # FFmpeg prints comments on streams that it decodes well; show only fatal errors, also of child processes.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
     args = build_parser().parse_args(argv)
     keep_freed_memory()
     try:
-        code: int = args.run(args)
+        with signals_unwind(background=False):
+            code: int = args.run(args)
     except (UserError, OSError) as error:
         print(f"sam2_ros: error: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("sam2_ros: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return exit_code(error)
     return code
 
 

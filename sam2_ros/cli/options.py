@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -93,19 +94,19 @@ def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:
-    """Refuses numbers up to 0; None is accepted.
+    """Refuses numbers up to 0 and those that are not finite; None is accepted.
 
     Raises:
         UserError: with the option and its value.
     """
     for name in names:
         value = getattr(args, name)
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} is {value}; accepted: more than 0")
 
 
 def check_least(args: argparse.Namespace, **least: float) -> None:
-    """Refuses numbers below their ``least``, also in a list; None is accepted.
+    """Refuses numbers below their ``least`` and those that are not finite, also in a list; None is accepted.
 
     Raises:
         UserError: with the option and its value.
@@ -113,7 +114,7 @@ def check_least(args: argparse.Namespace, **least: float) -> None:
     for name, limit in least.items():
         given = getattr(args, name)
         for value in given if isinstance(given, list | tuple) else (given,):
-            if value is not None and value < limit:
+            if value is not None and not limit <= value < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} is {value}; accepted: {limit} or more")
 
 

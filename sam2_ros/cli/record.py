@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.file.exists():
         raise UserError(f"{args.file} exists; name another file or remove it")
     require_modules(("mcap", "rclpy"), RECORDING_CURE)
-    from sam2_ros.media.child_process import signals_unwind
+    from sam2_ros.media.signals import signals_unwind
     from sam2_ros.ros.client_node import client_node
     from sam2_ros.ros.dds_environment import environment
 

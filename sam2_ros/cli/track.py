@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam2_ros.cli.options import SOURCE_HELP, add_endpoint_arguments, add_model_arguments, check_positive, load_backend
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.signals import signals_wait
 
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
-    from sam2_ros.inference.clip_tracker import Tracked
-    from sam2_ros.media.frame_sources import Source
+    from sam2_ros.media.clip_outputs import ClipOutputs, Input
+    from sam2_ros.media.frame_sources import Frame, Source
     from sam2_ros.media.prompts_file import FramePrompt
-    from sam2_ros.media.track_table import FrameRecord
 
-OUTPUTS = ("masks_out", "video_out", "json_out", "picture_out")
+FPS = (0.1, 1000.0)  # frames a second that a video can have
 
 
 def register(subparsers: Any) -> None:
@@ -52,34 +53,41 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sam2_ros.inference.clip_tracker import ClipTracker
+    from sam2_ros.media.clip_outputs import ClipOutputs, OutputPaths
     from sam2_ros.media.frame_sources import open_source
     from sam2_ros.media.progress import bar
     from sam2_ros.media.prompts_file import load_prompts
 
     check_positive(args, "max_frames", "fps")
+    if args.fps is not None and not FPS[0] <= args.fps <= FPS[1]:
+        raise UserError(f"--fps is {args.fps:g}; accepted: {FPS[0]:g} to {FPS[1]:g} frames a second")
     prompts = load_prompts(args.prompts)
     source = open_source(args.source, args.fps)
-    _check_outputs(args)
     _check_frames(prompts, source.length, args)
+    paths = OutputPaths(args.masks_out, args.video_out, args.json_out, args.picture_out)
+    paths.check(args.source, _inputs(args, prompts))
     frame_count = min((n for n in (source.length, args.max_frames) if n is not None), default=None)
     object_ids = {prompt.object_id for prompt in prompts}
     with ExitStack() as stack:
         backend = stack.enter_context(closing(load_backend(args, len(object_ids))))
         tracker = ClipTracker(backend, prompts)
-        outputs = stack.enter_context(closing(_Outputs(args, source, tracker, wide=max(object_ids) > 255)))
+        outputs = ClipOutputs(paths, args.source, source.fps, tracker.file_id, wide=max(object_ids) > 255)
         progress = stack.enter_context(bar(frame_count, "frame", args.quiet))
+        errors: list[BaseException] = []
         try:
-            for tracked in tracker.run(source):
-                outputs.add(tracked)
+            for tracked in tracker.run(_checked_frames(source, prompts, args)):
+                outputs.add(tracked.frame, tracked.result, tracked.seconds)
                 progress.update()
                 if outputs.count == args.max_frames:
                     break
-        except KeyboardInterrupt:
-            print("sam2_ros: stopped; the tracks so far are written", file=sys.stderr)
-        outputs.write(backend)
-        if not args.quiet:
+        except (Exception, KeyboardInterrupt) as error:
+            errors.append(error)
+        with signals_wait():
             progress.close()
-            print(outputs.summary(backend))
+            errors += _finish(outputs, backend, args.quiet)
+            if errors:
+                _say_kept(outputs, errors[1:])
+                raise errors[0]
     if tracker.pending and args.max_frames is None:
         raise UserError(
             f"{args.prompts}: there is a prompt for frame {tracker.pending[0].frame}, but {args.source} ended after "
@@ -88,15 +96,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuses to overwrite the inputs."""
-    for name in OUTPUTS:
-        output = getattr(args, name)
-        for what, read in (("SOURCE", Path(args.source)), ("the --prompts file", args.prompts)):
-            if output and output.exists() and read.exists() and output.samefile(read):
-                kind = "folder" if output.is_dir() else "file"
-                option = f"--{name.replace('_', '-')}"
-                raise UserError(f"{option} {output} is {what} itself and would be overwritten; use another {kind}")
+def _inputs(args: argparse.Namespace, prompts: Sequence[FramePrompt]) -> list[Input]:
+    """What is read, and must not be written."""
+    options = (("SOURCE", args.source), ("the --prompts file", args.prompts), ("the --model file", args.model))
+    keys = (("the --key file", args.key), ("the --server-key file", args.server_key))
+    masks = [("a mask of the prompts", prompt.mask_file) for prompt in prompts if prompt.mask_file is not None]
+    return [(what, Path(path)) for what, path in (*options, *keys) if path] + masks
 
 
 def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argparse.Namespace) -> None:
@@ -110,73 +115,48 @@ def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argp
         raise UserError(f"{args.prompts}: the first prompt is for frame {prompts[0].frame}; --max-frames is {limit}")
 
 
-class _Outputs:
-    """The files that the user asked for."""
+def _checked_frames(source: Source, prompts: Sequence[FramePrompt], args: argparse.Namespace) -> Iterator[Frame]:
+    """The frames of ``source``. Refuses prompts that do not fit the first one, before it is tracked.
 
-    def __init__(self, args: argparse.Namespace, source: Source, tracker: Any, wide: bool) -> None:
-        from sam2_ros.media.figures import Storyboard
-        from sam2_ros.media.video_writer import VideoWriter
+    Raises:
+        UserError: there is no frame, or a prompt does not fit.
+    """
+    from sam2_ros.tracking.prompt_checks import check_request
+    from sam2_ros.tracking.types import PromptError, PromptRequest
 
-        self._args, self._source, self._tracker, self._wide = args, source, tracker, wide
-        self._records: list[FrameRecord] = []
-        self._seconds: list[float] = []
-        self._size = (0, 0)
-        if args.masks_out:
-            args.masks_out.mkdir(parents=True, exist_ok=True)
-        for file in (args.video_out, args.json_out, args.picture_out):
-            if file:
-                file.parent.mkdir(parents=True, exist_ok=True)
-        self._video = VideoWriter(args.video_out, source.fps) if args.video_out else None
-        title = f"{Path(args.source).name}: state, visibility and predicted IoU"
-        self._story = Storyboard(title) if args.picture_out else None
+    frames = iter(source)
+    first = next(frames, None)
+    if first is None:
+        raise UserError(f"{args.source}: there is no frame")
+    height, width = first.rgb.shape[:2]
+    known: set[int] = set()
+    for prompt in prompts:
+        number = prompt.object_id if prompt.object_id in known else None
+        known.add(prompt.object_id)
+        try:
+            check_request(PromptRequest(prompt.prompt, number, prompt.name, prompt.label), (width, height))
+        except PromptError as error:
+            raise UserError(
+                f"{args.prompts}: prompt for object {prompt.object_id} on frame {prompt.frame}: {error}"
+            ) from None
+    yield from chain([first], frames)
 
-    @property
-    def count(self) -> int:
-        return len(self._records)
 
-    def add(self, tracked: Tracked) -> None:
-        from sam2_ros.media.label_images import compose_labels, write_labels
-        from sam2_ros.media.overlay import draw_overlay
-        from sam2_ros.media.track_table import record
+def _finish(outputs: ClipOutputs, backend: Backend, quiet: bool) -> list[Exception]:
+    """Completes the files and prints the summary; returns the errors."""
+    info = backend.info
+    errors = outputs.finish({"model": info.model, "device": info.device, "dtype": info.dtype})
+    if outputs.count and not quiet:
+        print(outputs.summary(info.model, info.device))
+        if outputs.removed:
+            print(f"removed: {outputs.removed} label images of the run before")
+    return errors
 
-        frame, result, file_id = tracked.frame, tracked.result, self._tracker.file_id
-        self._size = (result.width, result.height)
-        self._records.append(record(result, frame.index, frame.name, file_id))
-        self._seconds.append(tracked.seconds)
-        if self._args.masks_out:
-            objects = [(file_id(obj.object_id), obj) for obj in result.objects]
-            labels = compose_labels(objects, result.height, result.width, self._wide)
-            write_labels(self._args.masks_out / f"{frame.name}.png", labels)
-        if self._video or self._story:
-            drawn = draw_overlay(frame.rgb, result, ids=file_id)
-            if self._video:
-                self._video.write(drawn)
-            if self._story:
-                self._story.add(drawn, self._records[-1])
 
-    def write(self, backend: Backend) -> None:
-        """Writes the picture and the table."""
-        from sam2_ros.media.figures import write_png
-        from sam2_ros.media.track_table import write_json
-
-        if self._story and self._records:
-            write_png(self._args.picture_out, self._story.draw())
-        if self._args.json_out:
-            info, (width, height) = backend.info, self._size
-            about = {"source": self._args.source, "model": info.model, "device": info.device, "dtype": info.dtype}
-            about |= {"width": width, "height": height, "fps": self._source.fps}
-            write_json(self._args.json_out, self._records, about)
-
-    def summary(self, backend: Backend) -> str:
-        from sam2_ros.media.track_table import summary_table
-
-        seconds = sum(self._seconds)
-        rate = f"{len(self._seconds) / seconds:.1f}" if seconds else "-"
-        size = f"{self._size[0]}x{self._size[1]}"
-        line = f"{self.count} frames of {size}, {backend.info.model} on {backend.info.device}: {rate} frames/s"
-        written = [f"written: {file}" for name in OUTPUTS if (file := getattr(self._args, name))]
-        return "\n".join([summary_table(self._records), line, *written])
-
-    def close(self) -> None:
-        if self._video:
-            self._video.close()
+def _say_kept(outputs: ClipOutputs, further: Sequence[BaseException]) -> None:
+    """Says what an error left; ``further`` came while the files were completed."""
+    for error in further:
+        print(f"sam2_ros: {error}", file=sys.stderr)
+    if outputs.count:
+        kept = ", ".join(map(str, outputs.written)) or "nothing"
+        print(f"sam2_ros: {outputs.count} frames were tracked; written: {kept}", file=sys.stderr)

@@ -20,10 +20,11 @@ from sensor_msgs.msg import Image
 from sam2_ros.demo.clip_report import Report, ReportWriter
 from sam2_ros.demo.footage import Clip, clip_prompt
 from sam2_ros.demo.page import DemoPage
-from sam2_ros.media.child_process import ChildProcess, signals_unwind
+from sam2_ros.media.child_process import ChildProcess
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import open_source
 from sam2_ros.media.progress import bar
+from sam2_ros.media.signals import signals_unwind
 from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, tracker_client, wait_until_active
 from sam2_ros.ros.dds_environment import environment

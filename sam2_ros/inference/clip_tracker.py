@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.backend import Backend, FrameDropped
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import Frame
 from sam2_ros.media.prompts_file import FramePrompt
@@ -43,11 +43,14 @@ class ClipTracker:
         """Yields every frame with its result.
 
         Raises:
-            UserError: the engine refused a prompt, or its frame is missing.
+            UserError: the engine refused a prompt, or can't be reached; or a prompt's frame is missing.
         """
         for frame in frames:
             start = time.perf_counter()
-            result = self._backend.step(frame.rgb, frame.stamp)
+            try:
+                result = self._backend.step(frame.rgb, frame.stamp)
+            except FrameDropped as error:
+                raise UserError(f"frame {frame.index} ({frame.name}) was not tracked: {error}") from error
             due = [prompt for prompt in self.pending if prompt.frame <= frame.index]
             if due and due[0].frame < frame.index:
                 raise UserError(f"there is a prompt for frame {due[0].frame}, which could not be read")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 from sam2_ros.media.errors import UserError
 
@@ -81,23 +80,3 @@ class ChildProcess:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-@contextmanager
-def signals_unwind() -> Iterator[None]:
-    """Within, SIGINT and SIGTERM raise an exception in this process, so that it can stop its children.
-
-    Without this, a process that a script started in the background ignores SIGINT.
-    """
-
-    def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -43,6 +43,7 @@ class FramePrompt:
     prompt: Prompt
     name: str = ""
     label: str = ""
+    mask_file: Path | None = None  # where its mask was read
 
 
 def load_prompts(path: Path | str) -> list[FramePrompt]:
@@ -85,14 +86,15 @@ def _parse(entry: Any, folder: Path) -> FramePrompt:
     if unknown := [key for key in entry if key not in _KEYS]:
         raise UserError(f"unknown key '{unknown[0]}'; accepted: {', '.join(_KEYS)}")
     frame, object_id = _integer(entry, "frame", 0), _integer(entry, "object_id", 1, MAX_ID)
-    mask = None
+    mask, mask_file = None, None
     if "mask" in entry:
         if not isinstance(entry["mask"], str):
             raise UserError("'mask' is no path; accepted: the path of a PNG, relative to the prompts file")
-        mask = read_mask(folder / entry["mask"])
+        mask_file = folder / entry["mask"]
+        mask = read_mask(mask_file)
     request = PromptRequest(read_prompt(entry, mask), None, _text(entry, "name"), _text(entry, "label"))
     check_request(request)
-    return FramePrompt(frame, object_id, request.prompt, request.name, request.label)
+    return FramePrompt(frame, object_id, request.prompt, request.name, request.label, mask_file)
 
 
 def read_prompt(entry: Mapping[str, Any], mask: BoolMask | None = None) -> Prompt:

@@ -20,9 +20,10 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection3DArray
 
-from sam2_ros.media.child_process import ChildProcess, signals_unwind
+from sam2_ros.media.child_process import ChildProcess
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.progress import bar
+from sam2_ros.media.signals import signals_unwind
 from sam2_ros.msg import ObjectPrompt, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, tracker_client
 from sam2_ros.ros.dds_environment import environment

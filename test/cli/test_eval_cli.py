@@ -66,7 +66,8 @@ def test_eval_and_track_give_the_same_masks_and_the_same_j(tmp_path: Path) -> No
     command = ["track", str(davis / "JPEGImages" / "short"), "--prompts", str(tmp_path / "prompts.json"), "--quiet"]
     assert main([*command, "--masks-out", str(tmp_path / "b" / "short"), *options]) == 0
     for file in (tmp_path / "b" / "short").iterdir():
-        assert (tmp_path / "a" / "short" / file.name).read_bytes() == file.read_bytes()
+        tracked, evaluated = read_labels(file), read_labels(tmp_path / "a" / "short" / file.name)
+        assert tracked.dtype == evaluated.dtype and np.array_equal(tracked, evaluated)
     result, _ = load(out / "sequences" / "short.json")
     theirs = published.evaluate(davis / "Annotations", tmp_path / "b", "short")
     assert {score.object: score.j for score in result.scores} == pytest.approx({k: j for k, (j, _) in theirs.items()})

@@ -1,8 +1,10 @@
 """``sam2_ros track`` from files to files, with the engine that holds masks still, and its refusals."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -10,10 +12,12 @@ import numpy as np
 import pytest
 
 from sam2_ros.cli.main import main
-from sam2_ros.media import frame_sources
+from sam2_ros.inference import NullBackend
+from sam2_ros.media import clip_outputs, frame_sources
 from sam2_ros.media.label_images import read_labels, write_labels
 from sam2_ros.media.rendered_scene import render
 from sam2_ros.media.video_writer import VideoWriter
+from sam2_ros.media.whole_files import WriteError
 
 FRAMES, WIDTH, HEIGHT = 12, 160, 120
 
@@ -181,3 +185,188 @@ def test_help_and_version_need_neither_torch_nor_ros() -> None:
         [sys.executable, "-m", "sam2_ros", "fly"], check=False, timeout=60, capture_output=True, text=True
     )
     assert unknown.returncode == 2 and "invalid choice: 'fly'" in unknown.stderr
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Six frames as files, of which a test may spoil one."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, frame in enumerate(render(6, WIDTH, HEIGHT)):
+        cv2.imwrite(str(folder / f"{index:03d}.png"), frame.rgb)
+    return folder
+
+
+BOX = {"frame": 0, "object_id": 1, "box": [10, 20, 50, 60]}
+
+
+def command(source: Path, folder: Path, *entries: dict[str, object]) -> list[str]:
+    return ["track", str(source), "--prompts", prompts(folder, *(entries or (BOX,))), "--model", "null"]
+
+
+def outputs(folder: Path) -> list[str]:
+    """The options for every kind of output, into ``folder``."""
+    named = {"masks": "masks", "video": "clip.mp4", "json": "tracks.json", "picture": "story.png"}
+    return [word for kind, name in named.items() for word in (f"--{kind}-out", str(folder / name))]
+
+
+def frames_in(folder: Path) -> tuple[int, int, int]:
+    """How many frames label images, video and table hold; the picture can be read."""
+    assert cv2.imread(str(folder / "story.png")) is not None
+    table = json.loads((folder / "tracks.json").read_text(encoding="utf-8"))
+    masks = [path for path in (folder / "masks").iterdir() if read_labels(path).any()]
+    return len(masks), len(list(frame_sources.VideoFile(folder / "clip.mp4"))), len(table["frames"])
+
+
+def test_an_error_in_the_middle_keeps_what_was_tracked(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (images / "004.png").write_bytes(b"")
+    assert main([*command(images, tmp_path), *outputs(tmp_path)]) == 2
+    printed, errors = capfd.readouterr()
+    assert frames_in(tmp_path) == (4, 4, 4)
+    assert "4 frames of 160x120, null" in printed
+    said = errors.splitlines()
+    assert said[0].startswith("sam2_ros: 4 frames were tracked; written: ") and said[0].count(str(tmp_path)) == 4
+    assert said[1].startswith("sam2_ros: error: ") and "004.png" in said[1] and len(said) == 2
+
+
+def test_a_fault_in_the_middle_keeps_what_was_tracked(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = NullBackend.step
+
+    def fail(backend: NullBackend, frame: np.ndarray, stamp: int) -> object:
+        if stamp > 80_000_000:
+            raise RuntimeError("a fault of the engine")
+        return step(backend, frame, stamp)
+
+    monkeypatch.setattr(NullBackend, "step", fail)
+    with pytest.raises(RuntimeError, match="a fault of the engine"):
+        main([*command(images, tmp_path), *outputs(tmp_path)])
+    assert frames_in(tmp_path) == (3, 3, 3)
+
+
+def test_an_output_that_fails_at_the_end_keeps_the_others(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise WriteError(f"{path} can't be written: the disk is full")
+
+    monkeypatch.setattr(clip_outputs, "write_tracks", refuse)
+    assert main([*command(images, tmp_path), *outputs(tmp_path)]) == 2
+    printed, errors = capfd.readouterr()
+    assert "tracks.json can't be written: the disk is full" in errors and "tracks.json" not in printed
+    assert cv2.imread(str(tmp_path / "story.png")) is not None and len(list((tmp_path / "masks").iterdir())) == 6
+    assert len(list(frame_sources.VideoFile(tmp_path / "clip.mp4"))) == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_what_was_tracked(number: signal.Signals, clip: Path, tmp_path: Path) -> None:
+    words = command(clip, tmp_path)
+    words[words.index("null")] = "null:300"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sam2_ros", *words, *outputs(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "masks").glob("0*.png"))) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 128 + number, errors
+    assert "frames were tracked; written: " in errors and "Traceback" not in errors
+    masks, video, table = frames_in(tmp_path)
+    assert 3 <= masks < FRAMES and masks - 1 <= video <= masks and masks - 1 <= table <= masks
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--json-out", "folder"], "--json-out: folder is a folder; give the path of a file"),
+        (["--json-out", "prompts.json/a.json"], "--json-out: prompts.json/a.json can't be written"),
+        (["--picture-out", "pic"], "--picture-out is pic; accepted: a name that ends in .png"),
+        (["--video-out", "a.txt"], "--video-out is a.txt; accepted: a name that ends in .mp4, .gif, .webp"),
+        (["--masks-out", "prompts.json"], "--masks-out prompts.json is the --prompts file itself"),
+        (["--masks-out", "file"], "--masks-out file is a file; give the path of a folder"),
+        (["--json-out", "a", "--masks-out", "folder/../a"], "--masks-out and --json-out are both folder/../a"),
+        (["--picture-out", "images/story.png"], "--picture-out images/story.png would be a frame of SOURCE"),
+        (["--json-out", "images/000.png"], "--json-out images/000.png would be a frame of SOURCE"),
+        (["--masks-out", "folder"], "--masks-out folder holds a mask of the prompts (mask.png); use another folder"),
+        (["--json-out", "folder/mask.png"], "--json-out folder/mask.png is a mask of the prompts itself"),
+        (["--fps", "nan"], "--fps is nan; accepted: more than 0"),
+        (["--fps", "inf"], "--fps is inf; accepted: more than 0"),
+        (["--fps", "1e9"], "--fps is 1e+09; accepted: 0.1 to 1000 frames a second"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_first_frame(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    write_labels(tmp_path / "folder" / "mask.png", np.ones((HEIGHT, WIDTH), np.uint8))
+    words = command(Path("images"), Path(), {"frame": 0, "object_id": 1, "mask": "folder/mask.png"})
+    if options[1].startswith("images/0"):
+        words[1] = "images/%03d.png"
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    monkeypatch.setattr(NullBackend, "step", lambda *_: pytest.fail("a frame was tracked"))
+    assert main([*words, *options]) == 2
+    errors = capfd.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"frame": 4, "object_id": 2, "mask": "small.png"}, "object 2 on frame 4: the mask is 80 x 60 pixels"),
+        ({"frame": 4, "object_id": 2, "box": [900, 900, 990, 990]}, "object 2 on frame 4: the box (900, "),
+        ({"frame": 4, "object_id": 2, "points": [[5, 5]], "labels": [0]}, "a new object needs a positive point"),
+    ],
+)
+def test_prompts_are_checked_against_the_first_frame(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], entry: dict[str, object], message: str
+) -> None:
+    write_labels(tmp_path / "small.png", np.ones((60, 80), np.uint8))
+    assert main([*command(images, tmp_path, BOX, entry), *outputs(tmp_path)]) == 2
+    errors = capfd.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+    assert not (tmp_path / "tracks.json").exists() and not list((tmp_path / "masks").iterdir())
+
+
+def test_a_negative_click_may_correct_an_object(images: Path, tmp_path: Path) -> None:
+    correction = {"frame": 2, "object_id": 1, "points": [[5, 5]], "labels": [0], "box": [10, 20, 40, 60]}
+    assert main(command(images, tmp_path, BOX, correction)) == 0
+
+
+def test_a_shorter_run_leaves_no_masks_of_the_one_before(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    masks, words = tmp_path / "masks", command(images, tmp_path)
+    assert main([*words, "--masks-out", str(masks)]) == 0
+    (masks / ".000.77.part.png").write_bytes(b"of a killed run")
+    assert main([*words, "--masks-out", str(masks), "--max-frames", "2"]) == 0
+    assert "removed: 6 label images of the run before" in capfd.readouterr().out
+    assert sorted(path.name for path in masks.iterdir()) == ["000.png", "001.png"]
+
+    images.rename(tmp_path / "others")  # another source, and an image that someone edited
+    assert main([*command(tmp_path / "others", tmp_path), "--masks-out", str(masks)]) == 2
+    assert f"holds 000.png, which no earlier run on {tmp_path / 'others'} wrote" in capfd.readouterr().err
+    (tmp_path / "others").rename(images)
+    write_labels(masks / "001.png", read_labels(masks / "001.png"))
+    assert main([*words, "--masks-out", str(masks)]) == 2
+    assert "holds 001.png" in capfd.readouterr().err
+    assert sorted(path.name for path in masks.iterdir()) == ["000.png", "001.png"]
+
+
+def test_the_given_frame_rate_replaces_that_of_the_file(clip: Path, tmp_path: Path) -> None:
+    table = tmp_path / "tracks.json"
+    assert main([*command(clip, tmp_path), "--fps", "4", "--max-frames", "3", "--json-out", str(table)]) == 0
+    content = json.loads(table.read_text(encoding="utf-8"))
+    assert content["fps"] == 4.0
+    assert [frame["stamp"] for frame in content["frames"]] == [0, 250_000_000, 500_000_000]

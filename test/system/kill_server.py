@@ -33,8 +33,9 @@ from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.bench.node_latency import camera_command, prompt_scene
 from sam2_ros.bench.servers import ServerProcess
 from sam2_ros.evaluation.summary import machine
-from sam2_ros.media.child_process import ChildProcess, signals_unwind
+from sam2_ros.media.child_process import ChildProcess
 from sam2_ros.media.progress import bar
+from sam2_ros.media.signals import signals_unwind
 from sam2_ros.msg import TrackedObject, TrackedObjectArray
 from sam2_ros.ros.client_node import client_node, wait_until_active
 from sam2_ros.ros.dds_environment import environment
