@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 
 from sam2_ros.media.label_images import write_labels
+from sam2_ros.media.whole_files import write_json, write_whole
 from sam2_ros.training.clips import Clip
 
 ABOUT = "synthesize.json"
@@ -20,7 +21,7 @@ def write_clip(out: Path, name: str, clip: Clip) -> None:
     """Writes pictures and labels, in place of what is there.
 
     Raises:
-        OSError: they can't be written.
+        WriteError: they can't be written.
     """
     images, labels = out / "JPEGImages" / name, out / "Annotations" / name
     for folder in (images, labels):
@@ -28,15 +29,14 @@ def write_clip(out: Path, name: str, clip: Clip) -> None:
         folder.mkdir(parents=True)
     for t, (frame, label) in enumerate(zip(clip.frames, clip.labels, strict=True)):
         bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-        if not cv2.imwrite(str(images / f"{t:05d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]):
-            raise OSError(f"{images} can't be written")
+        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+        write_whole(images / f"{t:05d}.jpg", jpeg)
         write_labels(labels / f"{t:05d}.png", label)
 
 
 def write_about(out: Path, about: dict[str, Any]) -> None:
     """Writes how the folder was made."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_json(out / ABOUT, about)
 
 
 def read_about(out: Path) -> dict[str, Any]:
