@@ -31,6 +31,10 @@ class FrameDropped(RuntimeError):
     """A good frame has no result, because its engine can't be reached or is too slow."""
 
 
+class FrameRefused(ValueError):
+    """The engine takes no frame of this kind; the message says which setting helps."""
+
+
 class Backend(Protocol):
     """One camera's tracker. Not thread-safe: one thread owns it (:class:`sam2_ros.inference.worker.Worker`)."""
 

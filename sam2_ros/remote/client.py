@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.inference.backend import BackendInfo, FrameDropped
+from sam2_ros.inference.backend import BackendInfo, FrameDropped, FrameRefused
 from sam2_ros.inference.recovery import RESTARTED, Recovery, SavedObjects
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import from_wire, to_wire
@@ -125,6 +126,7 @@ class RemoteBackend:
         """
         Raises:
             FrameDropped: no server, or no answer in time.
+            FrameRefused: it is larger than the server takes.
             ValueError: not such a frame.
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
@@ -141,6 +143,9 @@ class RemoteBackend:
         except ServerRefusal as error:
             if error.code in (protocol.DROPPED, protocol.BUSY):
                 raise FrameDropped(str(error)) from error
+            if error.code == protocol.TOO_LARGE:
+                cure = "start it with a larger --max-bytes, or send smaller images"
+                raise FrameRefused(f"{error}; the server takes no larger images: {cure}") from error
             raise _as_exception(error) from error
         result = self._recovery.go_on(from_wire(FrameResult, answer["result"]))
         moved = self._changes[earlier:]  # by a failover or failback just before this frame
@@ -213,6 +218,8 @@ class RemoteBackend:
             self._hand_over()
         except FAILED as error:
             self._link.drop(str(error))
+            if isinstance(error, ServerRefusal) and error.code == protocol.TOO_LARGE:
+                raise
             raise LinkDown(f"the server could not take over: {error}") from error
 
     def _fail_back(self) -> None:
@@ -258,6 +265,10 @@ class RemoteBackend:
             self._changes += changes
 
     def _send_frame(self, frame: NDArray[np.uint8], stamp: int) -> Header:
+        most = self._link.connection.greeting.get("max_bytes", math.inf)
+        if frame.nbytes > most:
+            size = f"an image of {frame.shape[1]} x {frame.shape[0]} pixels has {frame.nbytes} bytes"
+            raise ServerRefusal({"code": protocol.TOO_LARGE, "message": f"{size}; accepted: up to {most}"})
         about, part = self._writer.write(frame)
         return self._ask("step", {"stamp": stamp, "frame": about}, part)
 

@@ -179,7 +179,9 @@ class Connection:
                 answer = protocol.unpack(self._socket.recv_multipart(), MAX_ANSWER_BYTES)
                 self._unanswered = 0
                 self.in_flight.discard(answer.get("seq", 0))
-                if answer.get("seq") == seq:
+                # A message that the server can't read has no number for it.
+                if answer.get("seq") == seq or (answer.get("seq") == 0 and not answer.get("ok")):
+                    self.in_flight.discard(seq)
                     return answer
                 self._on_late(answer)
             elif self._monitor in ready:

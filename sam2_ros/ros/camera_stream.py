@@ -244,7 +244,8 @@ class CameraStream:
             reason = f"{lost} images were dropped though input.every_frame is set; play slower or raise input.queue"
             return DiagnosticStatus.ERROR, reason
         if self._statistics.failed_lately():
-            return DiagnosticStatus.WARN, f"frames fail: {self._statistics.last_failure}"
+            level = DiagnosticStatus.ERROR if self._statistics.refused else DiagnosticStatus.WARN
+            return level, f"frames fail: {self._statistics.last_failure}"
         if problem := self._statistics.output_failure() or self.health.warning():
             return DiagnosticStatus.WARN, problem
         return DiagnosticStatus.OK, "tracking"

@@ -13,7 +13,7 @@ from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from sam2_ros.inference.backend import BackendInfo
+from sam2_ros.inference.backend import BackendInfo, FrameRefused
 from sam2_ros.inference.frames import Counters, Processed
 from sam2_ros.text import printable
 from sam2_ros.tracking.types import ObjectState
@@ -39,6 +39,7 @@ class Statistics:
             self.states: Counter[ObjectState] = Counter()
             self.load_shedding: tuple[str, ...] = ()  # that the newest frame was worked on with
             self.last_failure = ""
+            self.refused = False  # by an engine that takes no such frame
             self._last_failure_time = -math.inf  # s, steady
             self._output_failure, self._output_failure_time = "", -math.inf
 
@@ -56,6 +57,7 @@ class Statistics:
     def failed(self, error: Exception) -> None:
         with self._lock:
             self.last_failure = printable(error, 500)
+            self.refused = isinstance(error, FrameRefused)
             self._last_failure_time = time.monotonic()
 
     def failed_lately(self) -> bool:

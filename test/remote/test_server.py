@@ -16,14 +16,14 @@ from served import PATIENCE, ServerProcess, boxed, connected, picture, serving
 
 from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
-from sam2_ros.inference.backend import FrameDropped
+from sam2_ros.inference.backend import FrameDropped, FrameRefused
 from sam2_ros.remote import protocol
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.remote.codec import to_wire
-from sam2_ros.remote.connection import LinkDown
+from sam2_ros.remote.connection import LinkDown, ServerRefusal
 from sam2_ros.remote.server import Limits
 from sam2_ros.remote.server.metrics import MetricsPage
-from sam2_ros.tracking import ObjectState, PromptCode, TrackerConfig
+from sam2_ros.tracking import ObjectState, TrackerConfig
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
@@ -154,9 +154,10 @@ def test_limits_are_told_with_reasons() -> None:
         with connected(server, config) as second:
             second.connect(PATIENCE)
             assert second.step(picture(), 0).frame_index == 0
-            refused = second.add([boxed()] * 1025)
-            assert {answer.code for answer in refused} == {PromptCode.INVALID_PROMPT} and len(refused) == 1025
-            assert refused[0].message == "there are 1025 requests; accepted: up to 1024; send fewer"
+            many: tuple[list[Any], ...] = ([boxed()] * 1025, [{}] * 100_000)
+            for requests in many:  # not through add, which refuses them here
+                with pytest.raises(ServerRefusal, match=f"{len(requests)} .*accepted: up to 1024; send fewer"):
+                    second._command("add", {"requests": to_wire(requests), "stamp": 0})
 
 
 def test_the_newest_frame_wins_and_the_older_one_is_told() -> None:
@@ -279,6 +280,34 @@ def test_the_next_server_takes_over_with_the_same_ids() -> None:
         assert client.add([boxed()])[0].object_id == 4
         assert client.link_values()["server"] == second.endpoints[0]
         client.close()
+
+
+@pytest.mark.parametrize("pixels", ["raw", "jpeg"])
+def test_a_frame_that_is_too_large_says_which_limit_to_raise(pixels: str, tmp_path: Any) -> None:
+    """At once; smaller frames and the objects go on, also when the stream has to move."""
+    small, great = picture(), picture(height=128)
+    limits = Limits(message_bytes=20_000)
+    with serving(limits=limits, endpoint=f"ipc://{tmp_path / 'small'}") as server:
+        with connected(server, pixels=pixels) as client:
+            client.step(small, 1)
+            client.add([boxed(1, 1, 9, 9)])
+            for stamp in (2, 3):
+                with pytest.raises(
+                    FrameRefused, match=r"bytes; accepted: .*20000; .*start it with a larger --max-bytes"
+                ):
+                    client.step(great, stamp)
+            assert [obj.object_id for obj in client.step(small, 4).objects] == [1]
+            assert client.link_values()["timeouts"] == 0
+        with ServerProcess("--bind", "tcp://127.0.0.1:*") as large:
+            moving = RemoteBackend([large.endpoint, server.endpoints[0]], timeout=PATIENCE, pixels="raw")
+            moving.step(great, 1)
+            moving.add([boxed(1, 1, 9, 9)])
+            large.kill()
+            with pytest.raises(FrameDropped):
+                moving.step(great, 2)
+            with pytest.raises(FrameRefused, match="--max-bytes"):
+                moving.step(great, 3)
+            moving.close()
 
 
 def test_no_frame_waits_long_for_a_server_that_makes_no_engine() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from documented import diagnostics_keys
 from node_harness import Peer, box_prompt, running
 from served import ServerProcess
@@ -98,6 +99,16 @@ def test_the_next_server_takes_over_and_the_first_one_gets_the_camera_back(node:
     finally:
         first.close()
         spare.close()
+
+
+def test_images_that_the_server_does_not_take_are_an_error_with_the_cure(node: Peer, endpoint: str) -> None:
+    with ServerProcess("--bind", endpoint, "--max-bytes", "50000"), node.camera():
+        node.wait_until(lambda: node.status()["level"] == DiagnosticStatus.ERROR, "an error")
+        words = ("frames fail: ", " bytes; accepted: ", "50000", "larger --max-bytes")
+        status = node.status()
+        assert all(part in status["message"] for part in words), status["message"]
+        assert node.launched is not None
+        node.launched.wait_for_text(*words[1:])
 
 
 def test_endpoints_are_read_as_people_write_them() -> None:
