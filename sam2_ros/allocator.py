@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 # Environment variables for child processes: glibc reads them when a process starts.
 VARIABLES = {
@@ -35,6 +36,12 @@ def keep_freed_memory() -> None:
     for name, value in VARIABLES.items():
         if name not in os.environ and not mallopt(_OPTIONS[name], int(value)):
             mallopt(_OPTIONS[name], min(int(value), _LARGEST_THRESHOLD))
+
+
+def give_back_freed_memory() -> None:
+    """Returns to the kernel what was freed and is kept: for a process that has freed a network."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reserve(size: int) -> None:

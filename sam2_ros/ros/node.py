@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
+from sam2_ros.allocator import give_back_freed_memory
 from sam2_ros.inference import BackendFactory
 from sam2_ros.ros.camera_stream import CameraStream
 from sam2_ros.ros.diagnostics import publish_diagnostics
@@ -141,6 +142,7 @@ class TrackerNode(LifecycleNode):
             camera.release(_SHUTDOWN_GRACE, forget)
         self._settings.configured = False
         gc.collect()
+        give_back_freed_memory()
 
     def _survive_invalid_transitions(self) -> None:
         """Refuses a transition that the current state does not have; rclpy alone would end the process."""
