@@ -19,6 +19,7 @@ MAX_POINTS = 256  # in one prompt, and of one object on one frame
 MAX_REQUEST_POINTS = 64 * MAX_POINTS  # in one request
 MAX_TEXT = 256  # characters of a name or a label
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, line separators
+_TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they turn the text around them
 
 
 def check_request(request: PromptRequest, size: tuple[int, int] | None = None) -> None:
@@ -47,8 +48,12 @@ def text_problem(text: str) -> str:
     """Why ``text`` can't be a name or a label; empty where it can."""
     if len(text) > MAX_TEXT:
         return f"has {len(text)} characters; accepted: up to {MAX_TEXT}; choose a shorter one"
-    bad = next((character for character in text if unicodedata.category(character) in _UNPRINTABLE), "")
+    bad = next((character for character in text if _is_unprintable(character)), "")
     return f"holds the character U+{ord(bad):04X}; accepted: printable characters and spaces" if bad else ""
+
+
+def _is_unprintable(character: str) -> bool:
+    return unicodedata.category(character) in _UNPRINTABLE or unicodedata.bidirectional(character) in _TURNING
 
 
 def check_count(field: str, count: int, most: int) -> None:

@@ -104,6 +104,10 @@ BAD_NAMES: dict[str, tuple[dict[str, Any], str]] = {
         {"name": "cup\x1b[2J"},
         "the name holds the character U+001B; accepted: printable characters and spaces",
     ),
+    "reversed text": (
+        {"name": "\u202egpj.exe"},
+        "the name holds the character U+202E; accepted: printable characters and spaces",
+    ),
     "two lines": (
         {"label": "cup\nplate"},
         "the label holds the character U+000A; accepted: printable characters and spaces",
