@@ -14,6 +14,7 @@ from sam2_ros.ros.node_services import (
     prompt_message,
     tracker_services,
 )
+from sam2_ros.text import printable
 
 
 def register(subparsers: Any) -> None:
@@ -35,12 +36,14 @@ def _find_id(name_or_id: str, listed: Any) -> int:
     Raises:
         UserError: no living object has this name, and it is no id.
     """
+    from sam2_ros.tracking.prompt_checks import MAX_ID
+
     if not listed.success:
         raise UserError(listed.message)
     ids = {obj.name: int(obj.id) for obj in reversed(listed.tracks.objects)}
     if name_or_id in ids:
         return ids[name_or_id]
-    if name_or_id.isdecimal() and int(name_or_id) > 0:
-        return int(name_or_id)
+    if name_or_id.isdecimal() and 0 < (number := int(name_or_id[:20])) <= MAX_ID:
+        return number
     living = ", ".join(obj.name or str(obj.id) for obj in listed.tracks.objects) or "none"
-    raise UserError(f"no object has the name or id '{name_or_id}'; living: {living}")
+    raise UserError(f"no object has the name or id '{printable(name_or_id)}'; living: {living}")

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.input_files import read_file
+from sam2_ros.media.picture_decoder import MAX_PIXELS, PictureError, read_header
 from sam2_ros.media.whole_files import write_whole
 from sam2_ros.tracking.types import BoolMask, ObjectResult
 
 LabelImage = NDArray[np.uint8 | np.uint16]
 MAX_ID = 65535  # what 16 bits hold
+MAX_BYTES = 1 << 26  # of a file
 _MAKER = "Software"  # a keyword of the PNG standard
 
 
@@ -109,16 +112,20 @@ def read_labels(path: Path) -> LabelImage:
     """Reads a label image: palette, grayscale (8 or 16 bits) or black-and-white PNG, ``[H, W]``.
 
     Raises:
-        UserError: missing, unreadable, or a colour image.
+        UserError: missing, unreadable, too large, or a colour image.
     """
+    content = read_file(path, MAX_BYTES)
     try:
-        with Image.open(path) as image:
+        header = read_header(content)
+        if header.width * header.height > MAX_PIXELS:
+            size = f"{header.width} x {header.height} pixels"
+            raise PictureError(f"it has {size}; accepted: up to {MAX_PIXELS} in all")
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             mode = image.mode
             pixels = np.asarray(image)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path}: not a readable image ({error}); accepted: PNG") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = error if content.startswith(b"\x89PNG") else "it is no PNG"
+        raise UserError(f"{path}: not a readable image ({reason}); accepted: PNG") from None
     if pixels.ndim != 2:
         raise UserError(f"{path}: a colour image (mode {mode}); accepted: palette, grayscale or black-and-white PNG")
     return pixels.astype(np.uint8 if mode in ("P", "L", "1") else np.uint16)

@@ -17,10 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.input_files import read_file
 from sam2_ros.media.label_images import MAX_ID, read_mask
+from sam2_ros.text import printable
 from sam2_ros.tracking.prompt_checks import MAX_POINTS, check_count, check_request
 from sam2_ros.tracking.types import BoolMask, Prompt, PromptError, PromptRequest
 
+MAX_BYTES = 4 << 20  # of the file
+MAX_ENTRIES = 4096
+MAX_MASK_PIXELS = 1 << 30  # of all masks, which are held in memory
+MAX_FRAME = 2**31 - 1
 _KEYS = ("frame", "object_id", "box", "points", "labels", "mask", "name", "label")
 _ACCEPTED = {
     "box": "[x0, y0, x1, y1] in pixels",
@@ -54,20 +60,21 @@ def load_prompts(path: Path | str) -> list[FramePrompt]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PromptsFileError(f"{path}: no such prompts file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptsFileError(f"{path}: can't be read ({error})") from None
-    except json.JSONDecodeError as error:
-        raise PromptsFileError(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
+        content = _read_json(path)
+    except UserError as error:
+        raise PromptsFileError(str(error)) from None
     if not isinstance(content, list) or not content:
         raise PromptsFileError(f"{path}: accepted is a list of at least one prompt, each with {_KINDS}")
 
     prompts: list[FramePrompt] = []
+    mask_pixels = 0
     for index, entry in enumerate(content):
         try:
             prompts.append(_parse(entry, path.parent))
+            mask = prompts[-1].prompt.mask
+            mask_pixels += 0 if mask is None else mask.size
+            if mask_pixels > MAX_MASK_PIXELS:
+                raise UserError(f"the masks have more than {MAX_MASK_PIXELS} pixels in all; use fewer, or boxes")
         except (UserError, PromptError) as error:
             raise PromptsFileError(f"{path}: entry {index}: {error}") from None
     owners: dict[str, int] = {}
@@ -80,12 +87,31 @@ def load_prompts(path: Path | str) -> list[FramePrompt]:
     return sorted(prompts, key=lambda prompt: prompt.frame)
 
 
+def _read_json(path: Path) -> Any:
+    """The content of the file; its size and the number of its prompts are checked before it is parsed."""
+    data = read_file(path, MAX_BYTES)
+    if (count := data.count(b"{")) > MAX_ENTRIES:
+        raise UserError(f"{path} holds {count} prompts; accepted: up to {MAX_ENTRIES}")
+    try:
+        return json.loads(data.decode("utf-8-sig"))  # some editors write a byte order mark
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
+    except RecursionError:
+        raise UserError(f"{path}: lists within lists, too deep; accepted: a list of prompts") from None
+    except ValueError:
+        raise UserError(f"{path}: a number has thousands of digits; accepted: pixels of the image") from None
+
+
 def _parse(entry: Any, folder: Path) -> FramePrompt:
     if not isinstance(entry, dict):
         raise UserError('is no object; accepted: {"frame": 0, "object_id": 1, "box": [x0, y0, x1, y1]}')
     if unknown := [key for key in entry if key not in _KEYS]:
-        raise UserError(f"unknown key '{unknown[0]}'; accepted: {', '.join(_KEYS)}")
-    frame, object_id = _integer(entry, "frame", 0), _integer(entry, "object_id", 1, MAX_ID)
+        raise UserError(f"unknown key '{printable(unknown[0])}'; accepted: {', '.join(_KEYS)}")
+    frame, object_id = _integer(entry, "frame", 0, MAX_FRAME), _integer(entry, "object_id", 1, MAX_ID)
     mask, mask_file = None, None
     if "mask" in entry:
         if not isinstance(entry["mask"], str):
@@ -109,6 +135,8 @@ def read_prompt(entry: Mapping[str, Any], mask: BoolMask | None = None) -> Promp
             check_count(key, len(entry[key]), MAX_POINTS)
     box, points = _numbers(entry, "box", (int, float)), _numbers(entry, "points", (int, float))
     labels = _numbers(entry, "labels", (int,))
+    if labels is not None:
+        labels = labels.clip(-(2**31), 2**31 - 128)  # float32 knows no whole number between this and 2**31
     return Prompt(points, None if labels is None else labels.astype(np.int32), box, mask)
 
 
@@ -117,7 +145,7 @@ def _numbers(entry: Mapping[str, Any], key: str, kinds: tuple[type, ...]) -> NDA
     if entry.get(key) is None:
         return None
     values = np.array(entry[key], dtype=object)
-    if not all(type(value) in kinds for value in values.flat):
+    if values.ndim > 2 or not all(type(value) in kinds for value in values.flat):
         raise UserError(f"'{key}' holds something else than numbers; accepted: {_ACCEPTED[key]}")
     try:
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which the checks refuse
@@ -126,11 +154,12 @@ def _numbers(entry: Mapping[str, Any], key: str, kinds: tuple[type, ...]) -> NDA
         raise UserError(f"'{key}' holds a number that is too large; accepted: {_ACCEPTED[key]}") from None
 
 
-def _integer(entry: dict[str, Any], key: str, low: int, high: int | None = None) -> int:
+def _integer(entry: dict[str, Any], key: str, low: int, high: int) -> int:
     value = entry.get(key)
-    if type(value) is not int or value < low or (high is not None and value > high):
-        accepted = f"a whole number from {low} on" if high is None else f"a whole number from {low} to {high}"
-        raise UserError(f"'{key}' is {json.dumps(value) if key in entry else 'missing'}; accepted: {accepted}")
+    if type(value) is not int or not low <= value <= high:
+        shown = type(value).__name__ if isinstance(value, list | dict) else printable(json.dumps(value))
+        found = shown if key in entry else "missing"
+        raise UserError(f"'{key}' is {found}; accepted: a whole number from {low} to {high}")
     return value
 
 

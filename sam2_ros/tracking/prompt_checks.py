@@ -17,6 +17,7 @@ from sam2_ros.tracking.types import Prompt, PromptCode, PromptError, PromptReque
 MAX_PROMPTS = 1024  # in one request: as many as a tracker may have objects
 MAX_POINTS = 256  # in one prompt, and of one object on one frame
 MAX_REQUEST_POINTS = 64 * MAX_POINTS  # in one request
+MAX_ID = 2**32 - 1  # of an object, as messages hold it
 MAX_TEXT = 256  # characters of a name or a label
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, line separators
 _TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they turn the text around them
@@ -29,6 +30,8 @@ def check_request(request: PromptRequest, size: tuple[int, int] | None = None) -
         PromptError: INVALID_PROMPT, with the field, what is accepted and what to do.
     """
     check_names(request.name, request.label, request.label_score)
+    if request.object_id is not None:
+        check_id(request.object_id)
     check_prompt(request.prompt)
     if size is not None:
         _check_on_image(request.prompt, *size, new_object=request.object_id is None)
@@ -40,8 +43,16 @@ def check_names(name: str, label: str, label_score: float | None = None) -> None
         problem = text_problem(text)
         if problem:
             raise _refusal(f"the {field} {problem}")
+    if name.isdecimal():
+        raise _refusal(f"the name {name} would be taken for an id; accepted: a name that is no number")
     if label_score is not None and not math.isfinite(label_score):
         raise _refusal(f"label_score is {label_score}; accepted: a finite number, usually from 0 to 1")
+
+
+def check_id(object_id: int) -> None:
+    """Refuses a number that can't be an object's; raises as :func:`check_request`."""
+    if not 1 <= object_id <= MAX_ID:
+        raise _refusal(f"the object id is {object_id}; accepted: 1 to {MAX_ID}")
 
 
 def text_problem(text: str) -> str:

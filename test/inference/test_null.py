@@ -92,12 +92,12 @@ def test_before_the_first_frame() -> None:
     assert backend.add([PromptRequest(box(1, 1, 5, 5))])[0].code is PromptCode.NO_FRAME
 
 
-def test_objects_are_found_by_name_before_id(backend: NullBackend) -> None:
-    backend.add([PromptRequest(box(1, 1, 5, 5), name="2"), PromptRequest(box(1, 1, 5, 5), name="cup")])
-    assert commands.find(backend, "2") == 1
+def test_objects_are_found_by_name_or_id(backend: NullBackend) -> None:
+    backend.add([PromptRequest(box(1, 1, 5, 5), name="2nd"), PromptRequest(box(1, 1, 5, 5), name="cup")])
+    assert commands.find(backend, "2nd") == 1
     assert commands.find(backend, "cup") == 2
     assert commands.find(backend, "1") == 1
-    with pytest.raises(PromptError, match=r"'spoon'; living: 1 \(2\), 2 \(cup\)") as caught:
+    with pytest.raises(PromptError, match=r"'spoon'; living: 1 \(2nd\), 2 \(cup\)") as caught:
         commands.find(backend, "spoon")
     assert caught.value.code is PromptCode.UNKNOWN_OBJECT
 

@@ -168,7 +168,7 @@ def test_a_transition_that_the_state_does_not_have(node: Peer) -> None:
     ("name", "value", "complaint"),
     [
         ("model.name", "/nowhere/weights.pt", "/nowhere/weights.pt"),
-        ("prompts_file", "/nowhere/prompts.json", "/nowhere/prompts.json: no such prompts file"),
+        ("prompts_file", "/nowhere/prompts.json", "/nowhere/prompts.json: no such file"),
     ],
 )
 def test_a_failed_configure_says_why_and_can_be_mended(node: Peer, name: str, value: str, complaint: str) -> None:

@@ -100,6 +100,11 @@ NEEDS_THE_IMAGE = {"outside", "negative only", "box outside", "mask of another s
 BAD_NAMES: dict[str, tuple[dict[str, Any], str]] = {
     "long name": ({"name": "x" * 257}, "the name has 257 characters; accepted: up to 256; choose a shorter one"),
     "long label": ({"label": "x" * 257}, "the label has 257 characters; accepted: up to 256; choose a shorter one"),
+    "a number": ({"name": "12"}, "the name 12 would be taken for an id; accepted: a name that is no number"),
+    "a number in other digits": (
+        {"name": "\u0661\u0662"},
+        "the name \u0661\u0662 would be taken for an id; accepted: a name that is no number",
+    ),
     "control character": (
         {"name": "cup\x1b[2J"},
         "the name holds the character U+001B; accepted: printable characters and spaces",
