@@ -14,6 +14,7 @@ from sam2_ros.evaluation.results import SequenceResult, mean
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.text_table import align, number
 
+SCENES = "Scenes"  # the folder of what is known of each clip
 KINDS = ("distinct", "copy", "small", "near")
 GROUPS = (*KINDS, "hidden and back", "area below 1 %", "area 1 to 3 %", "area above 3 %")
 
@@ -39,7 +40,7 @@ def read_scene(root: Path, name: str) -> dict[int, SceneObject] | None:
     Raises:
         UserError: the file is damaged.
     """
-    path = root / "Scenes" / f"{name}.json"
+    path = root / SCENES / f"{name}.json"
     if not path.is_file():
         return None
     try:

@@ -19,6 +19,8 @@ os.environ.setdefault("MUJOCO_GL", "disable")
 
 import mujoco
 
+from sam2_ros.simulation.scenes.arms import reach
+
 Vector = NDArray[np.float64]
 
 CAMERA = np.array([-0.48, 0.0, 0.46])
@@ -89,7 +91,7 @@ class Scene:
         """Moves everything to its place ``time`` seconds after the start."""
         for index, obj in enumerate(self.objects):
             self.data.mocap_pos[index], self.data.mocap_quat[index] = self._pose(index, obj, time)
-        self.data.qpos[:] = _reach(self._hand(time))
+        self.data.qpos[:] = reach(self._hand(time), _SHOULDER, _UPPER, _FOREARM)
         mujoco.mj_kinematics(self.model, self.data)
 
     def pose(self, object_id: int) -> tuple[Vector, Vector]:
@@ -114,16 +116,6 @@ class Scene:
         out = 0.5 - 0.5 * math.cos(2 * np.pi * max(0.0, share - 0.25) / 0.75)
         waiting, far = np.array([-0.10, -0.62, 0.30]), np.array([-0.12 + self._side, 0.20, 0.20])
         return waiting + out * (far - waiting) + np.array([0.0, 0.0, 0.06 * math.sin(np.pi * out)])
-
-
-def _reach(hand: Vector) -> list[float]:
-    """Yaw, shoulder and elbow (radians) that bring the wrist to ``hand``, or as near as the arm reaches."""
-    dx, dy, dz = hand - _SHOULDER
-    distance = min(math.hypot(dx, dy, dz), 0.999 * (_UPPER + _FOREARM))
-    inner = math.acos((_UPPER**2 + distance**2 - _FOREARM**2) / (2 * _UPPER * distance))
-    elbow = math.pi - math.acos((_UPPER**2 + _FOREARM**2 - distance**2) / (2 * _UPPER * _FOREARM))
-    lift = math.atan2(dz, math.hypot(dx, dy))
-    return [math.atan2(dy, dx), -(lift + inner), elbow]  # a positive pitch turns x down
 
 
 def _mjcf(objects: tuple[SceneObject, ...]) -> str:

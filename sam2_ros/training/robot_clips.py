@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from sam2_ros.simulation.scenes.models import SPLITS, Thing
 from sam2_ros.simulation.scenes.offscreen import Offscreen
 from sam2_ros.simulation.scenes.scene import RobotScene
+from sam2_ros.simulation.score import HIDDEN_BELOW
 from sam2_ros.training.clips import Clip, Image
 
-HIDDEN_BELOW = 0.05  # visible share of an object; below it, it counts as hidden
 _GOOD_VIEW = 0.5  # visible share, and share of its largest area, from which on an object is labelled
-_LEAST = 1.5e-4  # of the picture, an object's area in its first good view
+_LEAST = 3e-4  # of the picture, an object's area in its first good view
 _LATEST = 0.6  # of the clip: who comes later isn't labelled
 _BACK_AFTER = 2  # frames hidden
 _SMALL, _NEAR = 0.01, 0.06  # of the picture, the median area
-_BLUR_STEP = 2.5  # pixels between the pictures whose mean is a blurred one
-_MOST_PARTS = 6
+_BLUR_STEP = 3.0  # pixels between the pictures whose mean is a blurred one
+_MOST_PARTS = 8
 _SPOTS = ((0.25, -0.25), (-0.25, 0.25))  # parts of a pixel, so that edges are smooth
 
 
@@ -39,13 +39,15 @@ class RobotClips:
 
 
 def robot_clip(
-    settings: RobotClips, index: int, things: Sequence[Thing], screen: Offscreen
-) -> tuple[Clip, dict[str, Any]]:
+    settings: RobotClips, index: int, things: Sequence[Thing], screen: Offscreen,
+    tick: Callable[[], object] = lambda: None,
+) -> tuple[Clip, dict[str, Any]]:  # fmt: skip
     """Renders a clip; also what ``Scenes/NAME.json`` says of it.
 
     Args:
         things: the split's models; empty: plain shapes.
         screen: renders at the settings' size.
+        tick: called for each frame; it may raise to stop.
     """
     seed = settings.seed + index
     # The split is a part of the key: no two splits share a scene, whatever their seeds.
@@ -61,6 +63,7 @@ def robot_clip(
     visible = np.zeros((settings.steps, len(tracked)))
     step = 1 / settings.steps
     for t in range(settings.steps):
+        tick()
         time = t / max(1, settings.steps - 1)
         frames.append(_photograph(scene, screen, lens, time, step))
         scene.move_to(time)
@@ -148,7 +151,7 @@ class _Lens:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
-        self.shutter = float(rng.choice((0.0, 0.4, 0.8), p=(0.35, 0.4, 0.25)))  # share of the time between frames
+        self.shutter = float(rng.choice((0.0, 0.3, 0.6), p=(0.35, 0.4, 0.25)))  # share of the time between frames
         self._blur = rng.uniform(0.4, 0.9)  # pixels
         self._noise = rng.uniform(0.8, 4.0)  # of 255
         self._gain = rng.uniform(0.85, 1.25) * (1 + rng.uniform(-0.06, 0.06, 3))

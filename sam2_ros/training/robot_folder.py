@@ -6,23 +6,18 @@ That file is written last: a clip that has it is whole.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
 
-from sam2_ros.media.errors import UserError
+from sam2_ros.evaluation.kinds import SCENES
+from sam2_ros.media.worker_pool import available_cores, check_stop, work_in_processes
 from sam2_ros.simulation.scenes.models import Thing, folder_models
 from sam2_ros.simulation.scenes.offscreen import Offscreen
 from sam2_ros.training.clip_folder import write_clip
 from sam2_ros.training.robot_clips import RobotClips, robot_clip
-
-SCENES = "Scenes"
 
 
 def robot_clip_name(index: int) -> str:
@@ -50,17 +45,8 @@ def render_robot_clips(out: Path, settings: RobotClips, models: Path | None, cli
         finally:
             renderer.close()
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = min(jobs, len(left))
-    context = multiprocessing.get_context("spawn")  # OpenGL doesn't outlive a fork
-    with ProcessPoolExecutor(jobs, context, _start, (out, settings, models, max(1, cores // jobs))) as pool:
-        try:
-            for done in as_completed([pool.submit(_work, index) for index in left]):
-                yield done.result()
-        except BrokenProcessPool as error:
-            raise UserError("a process that rendered died, perhaps out of memory; try fewer --jobs") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    yield from work_in_processes(jobs, _start, (out, settings, models, max(1, available_cores() // jobs)), _work, left)
 
 
 class _Renderer:
@@ -75,7 +61,7 @@ class _Renderer:
         if self._screen is None:
             self._screen = Offscreen(self._settings.width, self._settings.height)
         name = robot_clip_name(index)
-        clip, about = robot_clip(self._settings, index, self._things, self._screen)
+        clip, about = robot_clip(self._settings, index, self._things, self._screen, check_stop)
         write_clip(self._out, name, clip)
         path = self._out / SCENES / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
@@ -93,8 +79,6 @@ _renderers: list[_Renderer] = []  # of this worker process
 
 
 def _start(out: Path, settings: RobotClips, models: Path | None, threads: int) -> None:
-    """Prepares a worker process; its parent says when to stop, not the keyboard."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["LP_NUM_THREADS"] = str(threads)  # of Mesa's renderer on the CPU
     cv2.setNumThreads(threads)
     _renderers.append(_Renderer(out, settings, models))

@@ -34,10 +34,10 @@ def surface(rng: np.random.Generator) -> Image:
     if kind == 1:  # stone
         base = ((190, 188, 184), (70, 70, 74), (150, 140, 130))[rng.integers(3)]
         return texture(_SIDE, _SIDE, seed, base, 28)
-    base = random_color(rng, (0.05, 0.5))
+    base = random_color(rng, (0.03, 0.4))
     image = texture(_SIDE, _SIDE, seed, base, 6 if kind < 4 else 14)
     if kind == 2:  # checked cloth
-        step, other = int(rng.integers(12, 40)), random_color(rng, (0.1, 0.7))
+        step, other = int(rng.integers(12, 40)), random_color(rng, (0.05, 0.45))
         stripes = (np.arange(_SIDE) // step) % 2
         weight = ((stripes[:, None] + stripes[None]) / 2)[..., None]
         return np.asarray(image * (1 - weight) + np.array(other) * weight, np.uint8)
