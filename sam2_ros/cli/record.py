@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ def register(subparsers: Any) -> None:
         "record",
         help="record images, tracks and prompts of a running tracker",
         description="Records a tracker into an MCAP file until Ctrl-C: images, tracks, events, "
-        "and the prompts that its services answer. Foxglove and ros2 bag open it; 'sam2_ros replay' tracks it again.",
+        "and the prompts that its services answer. Foxglove and ros2 bag open it; 'sam2_ros replay' tracks it "
+        "again, also if the recorder was killed.",
     )
     parser.add_argument("file", type=Path, help="such as run.mcap")
     parser.add_argument("--node", default="/tracker", metavar="NAME", help="the node, or a camera of it, /tracker/left")
@@ -48,28 +50,42 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _record(node: Node, args: argparse.Namespace) -> int:
-    import rclpy
-
+    from sam2_ros.media.signals import signals_wait
     from sam2_ros.ros.recording_file import RecordingWriter
 
     source = _find(node, args.node)
     parameters = _parameters(node, source.node)
-    with args.file.open("wb") as stream:
-        writer = RecordingWriter(node, stream, source.prefix, source.image_topic, source.compressed, parameters)
-        _settle(node, source, writer)
-        print(
-            f"sam2_ros: recording {source.prefix} and {source.image_topic} into {args.file}; Ctrl-C ends it", flush=True
-        )
-        end = time.monotonic() + args.seconds if args.seconds else None
+    writer = RecordingWriter(node, args.file, source.prefix, source.image_topic, source.compressed, parameters)
+    try:
         try:
-            while end is None or time.monotonic() < end:
-                rclpy.spin_once(node, timeout_sec=0.1)
-        except (KeyboardInterrupt, SystemExit):
+            _receive(node, source, writer, args)
+        except KeyboardInterrupt:  # a signal is the usual end
             pass
-        writer.close()
-    counts = ", ".join(f"{count} {topic}" for topic, count in sorted(writer.counts.items()))
-    print(f"sam2_ros: {args.file}: {counts or 'nothing was published'}")
+        finally:
+            with suppress(KeyboardInterrupt), signals_wait():
+                writer.close()
+    except OSError as error:
+        raise UserError(
+            f"{args.file}: {error.strerror or error}; the recording has ended, and 'sam2_ros replay' can use what was "
+            f"written before: {_listed(writer)}"
+        ) from None
+    print(f"sam2_ros: {args.file}: {_listed(writer)}")
     return 0
+
+
+def _receive(node: Node, source: Source, writer: RecordingWriter, args: argparse.Namespace) -> None:
+    """Records until ``--seconds`` are over."""
+    import rclpy
+
+    _settle(node, source, writer)
+    print(f"sam2_ros: recording {source.prefix} and {source.image_topic} into {args.file}; Ctrl-C ends it", flush=True)
+    end = time.monotonic() + args.seconds if args.seconds else None
+    while end is None or time.monotonic() < end:
+        rclpy.spin_once(node, timeout_sec=0.1)
+
+
+def _listed(writer: RecordingWriter) -> str:
+    return ", ".join(f"{count} {topic}" for topic, count in sorted(writer.counts.items())) or "nothing was published"
 
 
 def _settle(node: Node, source: Source, writer: RecordingWriter) -> None:

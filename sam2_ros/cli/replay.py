@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sam2_ros.cli.options import RECORDING_CURE, require_modules
+from sam2_ros.inference.null import is_null_model
 from sam2_ros.media.errors import UserError, engine_errors
+from sam2_ros.model.config import HIERA
+from sam2_ros.text import printable
 
 DIFFERENT = 1  # exit code: the tracks are not the same
 
@@ -18,10 +21,11 @@ def register(subparsers: Any) -> None:
         "replay",
         help="track a recording again and compare",
         description="Feeds the images that the tracker processed, and the prompts as they were applied, to the engine "
-        "once more, and compares every mask with the recorded one. Exit code 1 where they differ.",
+        "once more, and compares every mask with the recorded one. Exit code 1 where they differ. A file that is "
+        "damaged or cut is replayed up to there.",
     )
     parser.add_argument("file", type=Path, help="what 'sam2_ros record' wrote")
-    parser.add_argument("--model", help="another model (default: the recorded one)")
+    parser.add_argument("--model", help="another model (default: the recorded one, if it was no path)")
     parser.add_argument("--device", default="auto", help="default: auto")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
     parser.set_defaults(run=run)
@@ -34,17 +38,30 @@ def run(args: argparse.Namespace) -> int:
     from sam2_ros.inference import make_backend
     from sam2_ros.media.progress import bar
     from sam2_ros.ros.parameters import tracker_config
-    from sam2_ros.ros.recording_file import read_recording
+    from sam2_ros.ros.recording_reader import Recording
     from sam2_ros.ros.recording_replay import Comparison, replay
 
-    values, frames = read_recording(args.file)
-    settings = (args.model or values["model.name"], args.device, values["model.dtype"], tracker_config(values))
+    recording = Recording(args.file)
+    values = recording.parameters
+    model = args.model or _known_model(str(values["model.name"]), args.file)
     with engine_errors():
-        backend = make_backend(*settings, image_size=values["model.image_size"], threads=values["model.threads"])
+        backend = make_backend(
+            model, args.device, values["model.dtype"], tracker_config(values),
+            image_size=values["model.image_size"], threads=values["model.threads"],
+        )  # fmt: skip
     comparison = Comparison()
-    with closing(backend), bar(len(frames), "frame", args.quiet) as progress:
-        for masks, recorded in replay(frames, backend):
+    with closing(backend), bar(len(recording.frames), "frame", args.quiet) as progress:
+        for masks, recorded in replay(recording, backend):
             comparison.add(masks, recorded)
             progress.update()
     print(comparison)
     return 0 if comparison.masks and comparison.same == comparison.masks else DIFFERENT
+
+
+def _known_model(name: str, file: Path) -> str:
+    """The recorded model. A file may name one that is known, but not the path of a checkpoint to load."""
+    if name in ("embedded", *HIERA):
+        return name
+    if is_null_model(name):
+        return "null"  # without the recorded delay
+    raise UserError(f"{file} was recorded with the model '{printable(name)}'; give it with --model if you trust it")

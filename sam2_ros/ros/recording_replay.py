@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from sam2_ros.inference import commands
 from sam2_ros.inference.backend import Backend
+from sam2_ros.media.errors import UserError
+from sam2_ros.msg import ObjectMask
 from sam2_ros.ros import prompt_messages
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
-from sam2_ros.ros.recording_file import PromptCall, RecordedFrame
+from sam2_ros.ros.recording_reader import PromptCall, Recording
 from sam2_ros.tracking.types import BoolMask, PromptError, PromptRequest
 
 Masks = dict[int, BoolMask]  # full masks, bool [H, W], by the recorded object's id
@@ -42,20 +46,42 @@ class Comparison:
         return same if self.same == self.masks else f"{same}; the lowest IoU is {self.lowest:.4f}"
 
 
-def replay(frames: Iterable[RecordedFrame], backend: Backend) -> Iterator[tuple[Masks, Masks]]:
-    """For every frame the masks of the replay and the recorded ones."""
+def replay(recording: Recording, backend: Backend) -> Iterator[tuple[Masks, Masks]]:
+    """For every frame the masks of the replay and the recorded ones.
+
+    Raises:
+        UserError: an image, a call or a mask in the file can't be used.
+    """
     ids: dict[int, int] = {}  # recorded -> replayed
-    for frame in frames:
-        image = frame.image
-        rgb = decode_compressed(image.data, image.format) if hasattr(image, "format") else to_rgb(image)
-        masks = {obj.object_id: obj.mask.full() for obj in backend.step(rgb, frame.stamp).objects}
-        for call in frame.calls:
-            _repeat(backend, call, ids)
-            # A frame's tracks are published once more after a prompt; an object that is removed stays in them.
-            if (corrected := backend.objects()) is not None:
-                masks |= {obj.object_id: obj.mask.full() for obj in corrected.objects}
-        recorded = {obj.id: full_mask(obj.mask) for obj in frame.tracks.objects if obj.id in ids}
+    for number, (frame, image) in enumerate(recording.played()):
+        try:
+            rgb = decode_compressed(image.data, image.format) if hasattr(image, "format") else to_rgb(image)
+            masks = {obj.object_id: obj.mask.full() for obj in backend.step(rgb, frame.stamp).objects}
+            for call in frame.calls:
+                _repeat(backend, call, ids)
+                # A frame's tracks are published once more after a prompt; an object that is removed stays in them.
+                if (corrected := backend.objects()) is not None:
+                    masks |= {obj.object_id: obj.mask.full() for obj in corrected.objects}
+            height, width = rgb.shape[:2]
+            recorded = {obj.id: _mask(obj.mask, height, width) for obj in frame.tracks.objects if obj.id in ids}
+        except ValueError as error:
+            raise UserError(f"frame {number} can't be replayed: {error}") from None
         yield {old: masks[new] for old, new in ids.items() if old in recorded and new in masks}, recorded
+
+
+def _mask(message: ObjectMask, height: int, width: int) -> BoolMask:
+    """The recorded mask, ``bool [height, width]``.
+
+    Raises:
+        ValueError: it does not fit the image.
+    """
+    right, bottom, area = message.x + message.width, message.y + message.height, message.width * message.height
+    held = int(np.sum(message.counts, dtype=np.uint64)) if message.encoding == ObjectMask.RLE else len(message.data)
+    if (message.image_height, message.image_width) != (height, width) or right > width or bottom > height:
+        raise ValueError(f"a recorded mask does not fit the image of {width} x {height} pixels")
+    if held != area:
+        raise ValueError(f"a recorded mask holds {held} pixels in place of {area}")
+    return full_mask(message)
 
 
 def _repeat(backend: Backend, call: PromptCall, ids: dict[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from node_harness import Peer, box_prompt, running, wait_until
 
 from sam2_ros.cli.main import main
 from sam2_ros.media.rendered_scene import bounding_box, render
+from sam2_ros.ros.recording_reader import Recording
 
 FRAMES = 12
 
@@ -27,25 +29,27 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "sam2_ros", *words]
 
 
+LIMIT = 1_000_000  # bytes of the recording whose disk is full
+
+
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ball that is added, corrected and renamed, and a second object that is added and removed."""
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorder]:
+    """A ball that is added, corrected and renamed, and a second object that is added and removed; recorded by four
+    recorders. One is ended by Ctrl-C, one by SIGHUP, one is killed, and one may not write as much as it wants."""
     from vision_msgs.msg import Point2D
 
     from sam2_ros.msg import ObjectPrompt
     from sam2_ros.srv import RefineObject, RemoveObject, RenameObject
 
     folder = tmp_path_factory.mktemp("recording")
-    file, log = folder / "run.mcap", folder / "record.log"
     with running(folder, namespace="/recorded", model="embedded") as peer:
         peer.wait_for_state("active")
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                command("record", str(file), "--node", "/recorded/tracker"), stdout=output, stderr=subprocess.STDOUT
-            )
-        wait_until(lambda: "recording /recorded/tracker" in log.read_text(), "the recorder", peer.launched)
-        wait_until(lambda: peer.node.count_subscribers("/recorded/tracker/tracks") >= 2, "its subscriptions")
-        time.sleep(1.0)  # until its image subscription is matched, which the graph does not tell
+        recorders = {name: Recorder(folder, name) for name in ("run", "hangup", "killed")}
+        recorders["full"] = Recorder(folder, "full", f"ulimit -f {LIMIT // 1024}; exec ")
+        for recorder in recorders.values():
+            wait_until(lambda: "recording /recorded/tracker" in recorder.said, "the recorder", peer.launched)  # noqa: B023
+        wait_until(lambda: peer.node.count_subscribers("/recorded/tracker/tracks") >= 5, "their subscriptions")
+        time.sleep(1.0)  # until their image subscriptions are matched, which the graph does not tell
         frames = list(render(FRAMES))
         for number, frame in enumerate(frames):
             image = show(peer, frame.rgb)
@@ -62,11 +66,35 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 assert peer.call(RemoveObject, "remove_object", RemoveObject.Request(object_id="2")).success
                 request = RenameObject.Request(object_id="1", name="marble")
                 assert peer.call(RenameObject, "rename_object", request).success
-        time.sleep(0.5)  # for the recorder's last messages
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()
-    assert "Traceback" not in log.read_text(), log.read_text()
-    return file
+        time.sleep(0.5)  # for the recorders' last messages
+        for name, number in (("run", signal.SIGINT), ("hangup", signal.SIGHUP), ("killed", signal.SIGKILL)):
+            recorders[name].process.send_signal(number)
+        for recorder in recorders.values():
+            recorder.process.wait(60)
+    return recorders
+
+
+class Recorder:
+    """A recorder as a process; ``before`` is a piece of a shell's command line."""
+
+    def __init__(self, folder: Path, name: str, before: str = "exec ") -> None:
+        self.file, self._log = folder / f"{name}.mcap", folder / f"{name}.log"
+        words = shlex.join(command("record", str(self.file), "--node", "/recorded/tracker"))
+        with self._log.open("w") as output:
+            self.process = subprocess.Popen(
+                ["bash", "-c", before + words], stdout=output, stderr=subprocess.STDOUT, cwd=folder
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+
+@pytest.fixture(scope="module")
+def recording(recordings: dict[str, Recorder]) -> Path:
+    recorder = recordings["run"]
+    assert recorder.process.returncode == 0 and "Traceback" not in recorder.said, recorder.said
+    return recorder.file
 
 
 def show(peer: Peer, rgb: Any) -> Any:
@@ -102,6 +130,27 @@ def test_the_replay_gives_the_same_tracks(recording: Path, capsys: pytest.Captur
     assert f"masks in {FRAMES} frames are the same, pixel for pixel" in told
     masks = int(told.split(" of ")[1].split()[0])
     assert masks >= 2 * FRAMES - 8
+
+
+def test_a_recorder_that_is_hung_up_completes_its_file(recordings: dict[str, Recorder], capsys: Any) -> None:
+    assert recordings["hangup"].process.returncode == 0
+    assert len(Recording(recordings["hangup"].file).frames) == FRAMES
+    assert not capsys.readouterr().err
+
+
+def test_a_killed_recorder_loses_next_to_nothing(recordings: dict[str, Recorder], capsys: Any) -> None:
+    assert recordings["killed"].process.returncode == -signal.SIGKILL
+    assert len(Recording(recordings["killed"].file).frames) >= FRAMES - 1
+    assert "MiB (the end is missing); 1" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_and_the_file_is_of_use(recordings: dict[str, Recorder], capsys: Any) -> None:
+    recorder = recordings["full"]
+    assert recorder.process.returncode == 2
+    assert "full.mcap: File too large; the recording has ended, and 'sam2_ros replay' can use" in recorder.said
+    assert "Traceback" not in recorder.said and recorder.file.stat().st_size <= LIMIT
+    assert 2 <= len(Recording(recorder.file).frames) < FRAMES
+    assert "damaged or cut after" in capsys.readouterr().err
 
 
 def test_another_model_is_told_apart(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,217 @@
+"""Recordings that are cut, crafted or odd: replayed as far as they go, or refused with a reason, never believed."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mcap", reason="the library that reads recordings")
+
+from mcap.writer import CompressionType
+from recordings import PARAMETERS_OF_NULL, WIDTH, Made, run_lengths, small_recording, tracked
+
+from sam2_ros.cli.main import main
+from sam2_ros.ros.mcap_file import McapFile
+from sam2_ros.ros.recording_reader import Recording
+
+FRAMES = 6
+CHUNK, DATA_END = 0x06, 0x0F  # opcodes
+
+
+def calls(recording: Recording) -> list[int]:
+    return [len(frame.calls) for frame in recording.frames]
+
+
+def replayed(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str, str]:
+    code = main(["replay", str(path), "--quiet", *options])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("step", [10**8, 0])
+def test_a_recording_is_replayed_also_if_all_images_share_a_stamp(step: int, tmp_path: Path, capsys: Any) -> None:
+    path = small_recording(tmp_path / "run.mcap", FRAMES, step)
+    assert calls(Recording(path)) == [0, 1, 0, 0, 0, 0]
+    code, out, err = replayed(path, capsys)
+    assert (code, err) == (0, "") and out.startswith("5 of 5 masks in 6 frames are the same")
+
+
+def test_images_that_share_a_stamp_are_told_apart_by_their_arrival(tmp_path: Path, capsys: Any) -> None:
+    """The tracker dropped every second image."""
+    made = Made(tmp_path / "run.mcap")
+    for number in range(FRAMES):
+        made.image(0)
+        if number % 2:
+            made.tracks(0)
+    made.close()
+    assert [frame.image for frame in Recording(tmp_path / "run.mcap").frames] == [1, 3, 5]
+
+
+def test_a_late_prompt_comes_after_the_frame_that_was_newest(tmp_path: Path) -> None:
+    """Its age says which: by the order in the file, it would come two frames too early."""
+    made = Made(tmp_path / "run.mcap")
+    for number in range(3):
+        made.image(number * 10**8)
+    made.tracks(0)
+    made.add(0, age=0.2)
+    for number in (1, 2):
+        made.tracks(number * 10**8)
+    made.close()
+    assert calls(Recording(tmp_path / "run.mcap")) == [0, 0, 1]
+
+
+def records(data: bytes | bytearray) -> Iterator[tuple[int, int]]:
+    """Opcode and place of every record up to the end of the data."""
+    place = 8
+    while place < len(data):
+        opcode, length = struct.unpack_from("<BQ", data, place)
+        yield opcode, place
+        if opcode == DATA_END:
+            return
+        place += 9 + length
+
+
+def test_a_recording_is_read_to_where_it_is_cut(tmp_path: Path, capsys: Any) -> None:
+    path = small_recording(tmp_path / "run.mcap", 20)
+    data = path.read_bytes()
+    begin, *_, end = (place for opcode, place in records(data) if opcode in (CHUNK, DATA_END))
+    found: list[int] = []
+    for tenths in range(5, 11):
+        path.write_bytes(data[: begin + (end - begin) * tenths // 10])
+        found.append(len(Recording(path).frames))
+        assert f"{found[-1]} frames before that are used" in capsys.readouterr().err
+    assert found == sorted(found) and 0 < found[0] < 20 and found[-1] == 20
+    assert replayed(path, capsys)[0] == 0
+
+
+def test_a_flipped_bit_ends_the_reading_there(tmp_path: Path, capsys: Any) -> None:
+    path = small_recording(tmp_path / "run.mcap", 20)
+    data = bytearray(path.read_bytes())
+    last = [place for opcode, place in records(data) if opcode == CHUNK][-1]
+    data[last + 100] ^= 1
+    path.write_bytes(data)
+    code, out, err = replayed(path, capsys)
+    assert code == 0 and "the same" in out and "damaged or cut after" in err
+
+
+@pytest.mark.parametrize("compression", list(CompressionType))
+def test_a_chunk_is_unpacked_to_its_announced_size_only(compression: CompressionType, tmp_path: Path) -> None:
+    path = tmp_path / "run.mcap"
+    made = Made(path, compression=compression)
+    made.write("/zeros", "sensor_msgs/msg/Image", bytes(50_000_000))
+    made.close()
+    file, data = McapFile(path), bytearray(path.read_bytes())
+    assert [len(message.data) for message in file.messages()] == [50_000_000] and not file.damage
+    size = next(place for opcode, place in records(data) if opcode == CHUNK) + 9 + 16
+    for announced, reason in ((1000, "does not match its checksum"), (1 << 40, "a chunk of 1099511627776 bytes")):
+        struct.pack_into("<Q", data, size, announced)
+        path.write_bytes(data)
+        assert [len(message.data) for message in file.messages()] == [] and reason in file.damage
+
+
+def with_parameters(**values: object) -> dict[str, object]:
+    return PARAMETERS_OF_NULL | {name.replace("__", "."): value for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ([1], "its parameters can't be used: accepted: a JSON object"),
+        (
+            with_parameters(tracker__max_objects=10**9),
+            "tracker.max_objects is 1000000000; accepted: 1 to",
+        ),
+        (with_parameters(tracker__max_objects="4"), 'tracker.max_objects is "4"; accepted'),
+        (with_parameters(model__threads=-1), "model.threads is -1; accepted: 0 to 1024"),
+        (with_parameters(model__dtype="float8"), 'model.dtype is "float8"'),
+        (
+            with_parameters(model__name="/tmp/x\x1b.pt"),
+            r"model '/tmp/x\x1b.pt'; give it with --model if",
+        ),
+    ],
+)
+def test_what_a_file_chooses_is_checked(parameters: object, reason: str, tmp_path: Path, capsys: Any) -> None:
+    made = Made(tmp_path / "run.mcap", parameters)
+    made.image(0)
+    made.tracks(0)
+    made.close()
+    code, _, err = replayed(tmp_path / "run.mcap", capsys)
+    assert code == 2 and reason in err and "Traceback" not in err
+
+
+def test_the_users_model_replaces_a_recorded_path(tmp_path: Path, capsys: Any) -> None:
+    made = Made(tmp_path / "run.mcap", with_parameters(model__name="/somebody/elses.pt"))
+    made.image(0)
+    made.tracks(0)
+    made.image(1)
+    made.add(0)
+    made.tracks(1, tracked())
+    made.close()
+    code, out, _ = replayed(tmp_path / "run.mcap", capsys, "--model", "null")
+    assert code == 0 and out.startswith("1 of 1 masks")
+
+
+def crafted(**change: Any) -> Any:
+    """An object with a mask that does not fit."""
+    obj = tracked()
+    for name, value in change.items():
+        setattr(obj.mask, name, value)
+    return obj
+
+
+@pytest.mark.parametrize(
+    ("obj", "reason"),
+    [
+        (crafted(width=5), "holds 144 pixels in place of 60"),
+        (crafted(x=WIDTH), "does not fit the image of 32 x 24 pixels"),
+        (crafted(image_width=2**31, image_height=2**31), "does not fit the image of 32 x 24 pixels"),
+        (run_lengths(2**32 - 1, 2**32 - 1), "holds 8589934590 pixels in place of 144"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(obj: Any, reason: str, tmp_path: Path, capsys: Any) -> None:
+    made = Made(tmp_path / "run.mcap")
+    made.image(0)
+    made.tracks(0)
+    made.add(0)
+    made.image(1)
+    made.tracks(1, obj)
+    made.close()
+    code, _, err = replayed(tmp_path / "run.mcap", capsys)
+    assert code == 2 and reason in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "reason"),
+    [
+        ("sensor_msgs/msg/CameraInfo", bytes(20), "/image holds no images"),
+        ("sensor_msgs/msg/Image", bytes(20), "a message of /image can't be read"),
+        ("sensor_msgs/msg/Image", bytes(3), "/image holds no images"),
+        ("sensor_msgs/msg/CompressedImage", bytes(24), "frame 0 can't be replayed: compressed image"),
+    ],
+)
+def test_images_that_are_none_are_refused(kind: str, data: bytes, reason: str, tmp_path: Path, capsys: Any) -> None:
+    made = Made(tmp_path / "run.mcap")
+    made.write("/image", kind, b"\0\1" + data[2:])
+    made.tracks(0)
+    made.close()
+    code, _, err = replayed(tmp_path / "run.mcap", capsys)
+    assert code == 2 and reason in err
+
+
+def test_other_versions_and_lives_of_the_tracker(tmp_path: Path, capsys: Any) -> None:
+    made = Made(tmp_path / "old.mcap")
+    made.image(0)
+    made.write("/tracker/tracks", "sam2_ros/msg/TrackedObjectArray", bytes(400), "std_msgs/Header header")
+    made.close()
+    code, _, err = replayed(tmp_path / "old.mcap", capsys)
+    assert code == 2 and "/tracker/tracks was recorded by a version with other messages" in err
+    made = Made(tmp_path / "restarted.mcap")
+    for stamp in range(4):
+        made.image(stamp)
+        made.tracks(stamp, instance=1 + stamp // 2)
+    made.close()
+    assert len(Recording(tmp_path / "restarted.mcap").frames) == 2
+    assert "the tracker was started again; what comes after that is not replayed" in capsys.readouterr().err
