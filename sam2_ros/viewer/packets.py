@@ -7,6 +7,7 @@ Layout, little-endian: ``uint32`` length of the header; the header, JSON in UTF-
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,17 +103,23 @@ def css_color(object_id: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*object_color(object_id))
 
 
+def finite(value: float, digits: int) -> float:
+    """A rounded number; 0 for NaN and infinity, which JSON has not."""
+    return round(float(value), digits) if math.isfinite(value) else 0.0
+
+
 def _object(obj: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, object]:
     found = contours(obj.mask)
     points.extend(found)
     described: dict[str, object] = {
         "id": obj.id, "name": obj.name, "label": obj.label, "state": STATES.get(obj.state, "lost"),
-        "visibility": round(float(obj.visibility), 4), "predicted_iou": round(float(obj.predicted_iou), 4),
-        "object_score": round(float(obj.object_score), 3), "prompted": obj.prompted, "area": obj.area,
-        "box": box_edges(obj.bbox), "color": css_color(obj.id), "contours": [len(contour) for contour in found],
+        "visibility": finite(obj.visibility, 4), "predicted_iou": finite(obj.predicted_iou, 4),
+        "object_score": finite(obj.object_score, 3), "prompted": obj.prompted, "area": obj.area,
+        "box": [finite(edge, 2) for edge in box_edges(obj.bbox)], "color": css_color(obj.id),
+        "contours": [len(contour) for contour in found],
     }  # fmt: skip
     if obj.depth_status == TrackedObject.DEPTH_OK:
-        described["position"] = [round(axis, 3) for axis in (obj.position.x, obj.position.y, obj.position.z)]
+        described["position"] = [finite(axis, 3) for axis in (obj.position.x, obj.position.y, obj.position.z)]
         described["position_frame"] = obj.position_frame
     return described
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +39,8 @@ class ServiceCalls:
         self._node = node
         self._prefix = prefix
         self._clients: dict[str, Any] = {}
+        self._closed = False
+        self._lock = threading.Lock()  # guards both: commands come in several threads
 
     def call(self, command: Command) -> Future[dict[str, object]]:
         """The future gets ``success``, ``message`` and, for a prompt, its result.
@@ -46,33 +50,47 @@ class ServiceCalls:
             ConnectionError: the node's service is not there.
         """
         kind = command.get("type")
-        if kind not in _KINDS:
-            raise BadCommand(f"unknown command {kind!r}; accepted: {', '.join(_KINDS)}")
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise BadCommand(f"unknown command {_short(kind)}; accepted: {', '.join(_KINDS)}")
         name, make, read = _KINDS[kind]
         try:
             request = make(command)
         except (PromptError, UserError) as error:
             raise BadCommand(str(error)) from error
-        is_new = name not in self._clients
-        if is_new:
-            self._clients[name] = self._node.create_client(_TYPES[f"~/{name}"], f"{self._prefix}/{name}")
-        client = self._clients[name]
+        with self._lock:
+            if self._closed:
+                raise ConnectionError(f"{self._prefix} is gone; is the tracker running?")
+            is_new = name not in self._clients
+            if is_new:
+                self._clients[name] = self._node.create_client(_TYPES[f"~/{name}"], f"{self._prefix}/{name}")
+            client = self._clients[name]
         if not client.wait_for_service(timeout_sec=2.0):
             raise ConnectionError(f"the service {self._prefix}/{name} is not there; is the tracker running?")
         if is_new:
             server_knows_clients(self._node, self._prefix, 2.0, lambda: time.sleep(0.01))
         answer: Future[dict[str, object]] = Future()
+        response = client.call_async(request)
 
         def done(future: Any) -> None:
-            if not answer.cancelled():
-                answer.set_result(read(future.result()))
+            with suppress(InvalidStateError):  # nobody waits any more
+                try:
+                    answer.set_result(read(future.result()))
+                except Exception as error:
+                    answer.set_exception(error)
 
-        client.call_async(request).add_done_callback(done)
+        def given_up(future: Future[dict[str, object]]) -> None:
+            if future.cancelled():
+                client.remove_pending_request(response)
+
+        response.add_done_callback(done)
+        answer.add_done_callback(given_up)
         return answer
 
     def close(self) -> None:
-        for client in self._clients.values():
-            self._node.destroy_client(client)
+        with self._lock:
+            self._closed = True
+            for client in self._clients.values():
+                self._node.destroy_client(client)
 
 
 def _prompt(command: Command) -> ObjectPrompt:
@@ -133,8 +151,8 @@ _TYPES = {service.name: service.ros_type for service in SERVICES}
 def _header(command: Command) -> Header:
     """With the stamp in nanoseconds; 0 = the newest image."""
     value = command.get("stamp", "0")
-    if not isinstance(value, str) or not value.isdecimal() or int(value) >= 2**31 * 10**9:
-        raise BadCommand(f"stamp {value!r}; accepted: nanoseconds as decimal digits")
+    if not isinstance(value, str) or not value.isdecimal() or len(value) > 19 or int(value) >= 2**31 * 10**9:
+        raise BadCommand(f"stamp {_short(value)}; accepted: nanoseconds as decimal digits")
     return Header(stamp=to_time(int(value)))
 
 
@@ -144,8 +162,12 @@ def _object_id(command: Command) -> str:
 
 def _number(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
-        raise BadCommand(f"{value!r}; accepted: a whole number from 0 to {2**32 - 1}")
+        raise BadCommand(f"{_short(value)}; accepted: a whole number from 0 to {2**32 - 1}")
     return value
+
+
+def _short(value: object) -> str:
+    return repr(value)[:60]
 
 
 def _text(command: Command, key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections import deque
@@ -16,12 +17,14 @@ from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.viewer.discovery import Source
-from sam2_ros.viewer.packets import STATES, css_color, packet
+from sam2_ros.viewer.packets import STATES, css_color, finite, packet
 from sam2_ros.viewer.page_commands import ServiceCalls
 
 WAITING_IMAGES = 40  # that may wait for their tracks, from a slow engine
 WAITING_TRACKS = 3  # that may wait for their image
 HISTORY_S = 90.0  # of every object's visibility, for browsers that connect later
+HISTORY_FRAMES, HISTORY_OBJECTS = 6000, 256  # at most, of a camera and of a frame
+_LONGEST_NAME = 200  # characters, in the history
 SILENCE_S, LONGEST_SILENCE_S = 1.0, 5.0  # without tracks, before pictures are shown without them
 
 _numbers = itertools.count(1)
@@ -59,7 +62,9 @@ class Camera:
         self.services = ServiceCalls(node, source.prefix)
         self.newest: Shot | None = None  # the newest picture with its own tracks
         self.live: Shot | None = None  # the newest picture with the newest tracks
-        self.history: deque[tuple[int, float, list[list[Any]]]] = deque()  # stamp, steady seconds, [id, state, …]
+        # Stamp, steady seconds, JSON of [stamp, [[id, name, state, …], …]]. Other threads copy it under the lock.
+        self._history: deque[tuple[int, float, str]] = deque(maxlen=HISTORY_FRAMES)
+        self._history_lock = threading.Lock()
         self._node = node
         self._max_side = max_side
         self._on_shot = on_shot
@@ -83,6 +88,13 @@ class Camera:
     def shot(self, live: bool) -> Shot | None:
         """The picture to show now."""
         return self.live if live or not self.tracking else self.newest or self.live
+
+    def history_message(self) -> str:
+        """The states of the last :data:`HISTORY_S` seconds for the page's timeline; for any thread."""
+        with self._history_lock:
+            frames = [frame for _, _, frame in self._history]
+        about = f'"type": "history", "camera": {json.dumps(self.source.name)}'
+        return f'{{{about}, "frames": [{", ".join(frames)}]}}'
 
     def follow(self, source: Source, watched: bool) -> None:
         """Subscribes to the tracker's images while somebody watches, and follows when its topic changes."""
@@ -139,15 +151,17 @@ class Camera:
     def _remember(self, tracks: TrackedObjectArray) -> None:
         now, stamp = time.monotonic(), to_stamp(tracks.header.stamp)
         states = [
-            [obj.id, obj.name or obj.label, STATES.get(obj.state, "lost"), round(float(obj.visibility), 3),
+            [obj.id, (obj.name or obj.label)[:_LONGEST_NAME], STATES.get(obj.state, "lost"), finite(obj.visibility, 3),
              obj.prompted, css_color(obj.id)]
-            for obj in tracks.objects
+            for obj in tracks.objects[:HISTORY_OBJECTS]
         ]  # fmt: skip
-        if self.history and self.history[-1][0] == stamp:
-            self.history.pop()
-        self.history.append((stamp, now, states))
-        while now - self.history[0][1] > HISTORY_S:
-            self.history.popleft()
+        frame = json.dumps([str(stamp), states])
+        with self._history_lock:
+            if self._history and self._history[-1][0] == stamp:
+                self._history.pop()
+            self._history.append((stamp, now, frame))
+            while now - self._history[0][1] > HISTORY_S:
+                self._history.popleft()
 
 
 def _keep_newest(waiting: dict[int, Any], count: int) -> None:

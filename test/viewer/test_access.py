@@ -31,7 +31,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield printed.replace("0.0.0.0", "127.0.0.1")
 
 
-def ask(url: str, redirects: bool = True, **headers: str) -> tuple[int, str, Any]:
+def ask(url: str, *, redirects: Any = True, **headers: str) -> tuple[int, str, Any]:
     """Status, text and cookies of an answer."""
 
     async def get() -> tuple[int, str, Any]:
@@ -75,6 +75,15 @@ def test_a_name_that_points_here_is_refused(address: str) -> None:
     assert status == 403 and "no name of this machine" in text
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Host": "[::1"}, {"Host": "localhost]"}, {"Origin": "http://["}, {"Origin": "//[::1/"}]
+)
+def test_an_address_that_can_not_be_read_is_refused(address: str, headers: dict[str, str]) -> None:
+    status, text, _ = ask(address, **headers)
+    assert status in (400, 403) and ("can't be read" in text or "is no name of this machine" in text)
+    assert ask(f"{address}/static/{'a' * 5000}")[0] == 400
+
+
 def test_other_machines_need_the_token(guarded: str) -> None:
     page, _, token = guarded.partition("?token=")
     assert len(token) >= 20
@@ -89,10 +98,13 @@ def test_other_machines_need_the_token(guarded: str) -> None:
     assert cookie["httponly"] and cookie["samesite"] == "Strict"
     assert ask(page, Cookie=f"sam2_ros_token={token}")[0] == 200
     assert ask(page, Authorization=f"Bearer {token}")[0] == 200
+    assert ask(page, Authorization="Bearer \udcff")[0] == 401
     assert greeting(f"{page}socket", Cookie=f"sam2_ros_token={token}")["type"] == "cameras"
 
 
-@pytest.mark.parametrize("text", ["no json", "[]", '{"type": "explode"}', '{"type": "add", "points": 3}'])
+@pytest.mark.parametrize(
+    "text", ["no json", "[]", "[" * 30_000, '{"type": ["add"]}', '{"type": "explode"}', '{"type": "add", "points": 3}']
+)
 def test_nonsense_is_answered(address: str, text: str) -> None:
     async def converse() -> Any:
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{address}/socket") as connection:

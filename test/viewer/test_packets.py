@@ -56,7 +56,8 @@ def tracks_of(mask: np.ndarray) -> TrackedObjectArray:
     known = TrackedObject(id=7, name="cup", state=TrackedObject.STATE_VISIBLE, visibility=0.75, area=int(mask.sum()))
     known.mask = object_mask(CroppedMask.from_full(mask), "mono8")
     hidden = TrackedObject(id=8, state=TrackedObject.STATE_OCCLUDED)
-    return TrackedObjectArray(objects=[known, hidden], frames_dropped=3)
+    times = {"receive_time_ns": 5_000_000_000, "start_time_ns": 5_003_000_000, "end_time_ns": 5_010_500_000}
+    return TrackedObjectArray(objects=[known, hidden], frames_dropped=3, **times)
 
 
 def test_a_message_is_read_back() -> None:
@@ -69,6 +70,7 @@ def test_a_message_is_read_back() -> None:
     header, rest = split(packet(image, tracks_of(mask), 1280, {"number": 4}))
     assert header["stamp"] == "1800000000123456789"
     assert (header["width"], header["height"], header["number"]) == (64, 48, 4)
+    assert (header["tracks"]["waited_ms"], header["tracks"]["engine_ms"]) == (3.0, 7.5)
     known, hidden = header["tracks"]["objects"]
     assert (known["id"], known["name"], known["state"], known["visibility"]) == (7, "cup", "visible", 0.75)
     assert hidden["state"] == "occluded" and hidden["contours"] == []
@@ -77,6 +79,16 @@ def test_a_message_is_read_back() -> None:
     assert points.min(0).tolist() == [30, 10] and points.max(0).tolist() == [39, 19]
     picture = decoded(rest[4 * count :])
     assert picture.shape == (48, 64, 3) and abs(int(picture[5, 5, 2]) - 200) <= 3 and picture[5, 5, 0] <= 3
+
+
+def test_numbers_that_json_has_not_are_sent_as_zero() -> None:
+    tracks = tracks_of(np.ones((4, 4), bool))
+    for obj in tracks.objects:
+        obj.visibility = obj.predicted_iou = obj.object_score = float("nan")
+        obj.bbox.size_x = obj.bbox.center.position.y = float("inf")
+    image = Image(height=4, width=4, step=12, encoding="rgb8", data=array("B", bytes(48)))
+    header, _ = split(packet(image, tracks, 1280, {}))
+    assert {header["tracks"]["objects"][0][key] for key in ("visibility", "predicted_iou", "object_score")} == {0.0}
 
 
 def test_large_pictures_shrink_and_small_jpegs_pass_untouched() -> None:
