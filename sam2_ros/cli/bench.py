@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sam2_ros.cli.options import ROS_MODULES, check_least, require_modules
-from sam2_ros.media.errors import UserError
+from sam2_ros.media.errors import UserError, engine_errors
 
 QUICK_SECONDS = 60.0  # of each number of objects, beside filling the memory
 _PACKAGES = {
@@ -85,11 +85,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _engine(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
-    import torch
-
     from sam2_ros.bench import grid, report
+    from sam2_ros.model.device import find_device
 
-    best = "cuda" if torch.cuda.is_available() else "cpu"
+    with engine_errors():
+        device = find_device(args.device)
     default = ((512,), (1, 4), 12, QUICK_SECONDS) if args.quick else ((1024, 512), (1, 4, 16, 64), 30, float("inf"))
     measured = grid.run(
         grid.Grid(
@@ -100,7 +100,7 @@ def _engine(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
             peers=tuple(args.peers),
             frames=args.frames or default[2],
             seconds=default[3],
-            device=best if args.device == "auto" else args.device,
+            device=str(device),
             threads=args.threads,
         ),
         tell,

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # oneDNN keeps a kernel for each combination of shapes, by default 1024 of them, which would fill hundreds of MiB.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 try:
-    import torch
+    import torch  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "the tracker needs PyTorch 2.3 or newer, which this Python does not have; install it, for example "
@@ -27,6 +27,7 @@ except ImportError as error:
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.model import load_model
 from sam2_ros.model.bfloat16 import has_bfloat16
+from sam2_ros.model.device import find_device
 from sam2_ros.model.weight_cache import cache_bytes
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel, give_threads
@@ -81,19 +82,18 @@ def load_shared_model(
 
     Args:
         model: "embedded"; an official size (a key of :data:`sam2_ros.model.HIERA`, or with "-2.0"); or a path.
-        device: "auto" (the first GPU, else the CPU), or a torch device.
+        device: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
         dtype: "auto" (bfloat16 where the hardware supports it, else float32), "float32" or "bfloat16".
         image_size: side of the network's square input in pixels; 0 = the checkpoint's own.
         threads: CPU threads of this process; 0 = torch's default.
         together, ahead: as for :class:`~sam2_ros.inference.BackendFactory`.
 
     Raises:
-        FileNotFoundError, ValueError: the weights are missing or don't fit.
+        FileNotFoundError, ValueError: the weights are missing or don't fit, or there is no such device.
     """
     if threads:
         give_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = find_device(device)
     if dtype == "auto":
-        dtype = "bfloat16" if has_bfloat16(device) else "float32"
-    return SharedModel(load_model(model, device, image_size), dtype, together, ahead=ahead)
+        dtype = "bfloat16" if has_bfloat16(chosen) else "float32"
+    return SharedModel(load_model(model, chosen, image_size), dtype, together, ahead=ahead)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from sam2_ros.model.config import ModelConfig, infer_config
-from sam2_ros.model.download import CHECKPOINTS, DownloadError, checkpoint_path
+from sam2_ros.model.download import CHECKPOINTS, DownloadError, checkpoint_path, file_sha256
 from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.text import printable
 
+SAFE_TORCH = "2.10"  # CVE-2025-32434 and CVE-2026-24747 are fixed there
+MAX_NUMBERS = 1 << 30  # in all tensors; the largest official model has 2**27.7
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 EMBEDDED = Path(__file__).parent.parent / "weights" / "embedded.pt"
 
 
@@ -41,6 +47,8 @@ def load_model(source: str | Path = "embedded", device: str | torch.device = "cp
     state, config = read_checkpoint(path)
     if image_size:
         config = replace(config, image_size=image_size)
+    with torch.device("meta"):  # takes no memory, whatever a file says of its size
+        check_shapes(Sam2Model(config), state, path.name)
     model = Sam2Model(config)
     load_strictly(model, state, path.name)
     return model.to(device).eval().requires_grad_(False)
@@ -74,7 +82,9 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
         CheckpointError: not a checkpoint, or not one of SAM 2.
         OSError: the file can't be read.
     """
+    check_foreign(path)
     try:
+        _check_archive(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -87,6 +97,15 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} has no entry 'model' with named tensors; accepted: the official SAM 2 layout")
+    for name, tensor in state.items():
+        if tensor.dtype not in _DTYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+            accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise CheckpointError(
+                f"{path}: tensor '{printable(name)}' is {kind}; accepted: dense numbers of {accepted}"
+            )
+    if (count := sum(tensor.numel() for tensor in state.values())) > MAX_NUMBERS:
+        raise CheckpointError(f"{path} holds {count} numbers; accepted: up to {MAX_NUMBERS}")
     if "config" not in content:
         try:
             return state, infer_config(state)
@@ -94,15 +113,57 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
             raise CheckpointError(f"{path}: {error}") from error
     try:
         return state, ModelConfig.from_dict(content["config"])
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} was written for another version of sam2_ros: {error}") from error
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} was written for another version of sam2_ros: {printable(error, 300)}") from error
+
+
+def check_foreign(path: Path) -> None:
+    """Refuses to unpickle what may be anyone's file with a PyTorch whose ``weights_only`` can be broken.
+
+    Raises:
+        CheckpointError: such a PyTorch, and neither the embedded checkpoint nor an official one.
+        OSError: the file can't be read.
+    """
+    if TorchVersion(torch.__version__) >= SAFE_TORCH or (path.exists() and path.samefile(EMBEDDED)):
+        return
+    if file_sha256(path) not in {checkpoint.sha256 for checkpoint in CHECKPOINTS.values()}:
+        raise CheckpointError(
+            f"{path} is refused: reading it with PyTorch {torch.__version__} could run code; accepted: embedded, the "
+            f"official checkpoints, or PyTorch {SAFE_TORCH} and newer"
+        )
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses an archive that unpacks to more than its size; torch writes none that does."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("compressed")
 
 
 def load_strictly(model: Sam2Model, state: Mapping[str, Tensor], name: str) -> None:
-    """Loads ``state``; nothing may be missing, unexpected or of another shape.
+    """Loads ``state``; nothing may be missing, unexpected, of another shape, or not finite.
 
     Raises:
         CheckpointError: names the first tensor that does not fit.
+    """
+    check_shapes(model, state, name)
+    weights = {key: value.float() for key, value in state.items()}
+    for key, value in weights.items():
+        if bad := int((~torch.isfinite(value)).sum()):
+            raise CheckpointError(
+                f"{name}: tensor '{key}' holds {bad} values that are NaN or infinite; fetch the file again, or train "
+                "it with a lower rate"
+            )
+    model.load_state_dict(weights)
+
+
+def check_shapes(model: Sam2Model, state: Mapping[str, Tensor], name: str) -> None:
+    """
+    Raises:
+        CheckpointError: names the first tensor that is missing, unexpected or of another shape.
     """
     wanted, found = ({k: tuple(v.shape) for k, v in tensors.items()} for tensors in (model.state_dict(), state))
     for key in wanted | found:
@@ -114,5 +175,4 @@ def load_strictly(model: Sam2Model, state: Mapping[str, Tensor], name: str) -> N
             problem = f"has shape {found[key]}, expected {wanted[key]}"
         else:
             continue
-        raise CheckpointError(f"{name} does not fit {model.config.name}: tensor '{key}' {problem}")
-    model.load_state_dict({key: value.float() for key, value in state.items()})
+        raise CheckpointError(f"{name} does not fit {model.config.name}: tensor '{printable(key)}' {problem}")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_MOST = {
+    "embed_dim": 1024, "num_heads": 64, "stages": 64, "global_blocks": 256, "window_sizes": 64, "position_grid": 64,
+    "image_size": 4096, "memory_dim": 256, "memory_layers": 32, "memory_ffn": 1 << 14, "memory_pool": 16,
+    "fuser_layers": 32, "high_res_channels": 4096, "appearance_dim": 4096, "appearance_hidden": 4096,
+}  # fmt: skip
+"""The largest value of each size, so that a file can't ask for any amount of memory or time."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,8 @@ class ModelConfig:
         return self.grid // self.memory_pool
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        check_numbers(self.hiera)
         if self.trunk not in ("hiera", "tinyvit"):
             raise ValueError(f"trunk is {self.trunk!r}; accepted: 'hiera', 'tinyvit'")
         if self.image_size % 32 or self.image_size < 64:
@@ -112,9 +123,31 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """The inverse of :meth:`to_dict`, also of lists in place of tuples; TypeError or ValueError where it fails."""
         known = _with_tuples(values)
+        if not isinstance(known.get("name"), str) or not known["name"].isprintable() or len(known["name"]) > 100:
+            raise ValueError("name is missing, or no short text")
         if "hiera" in known:
             known["hiera"] = HieraConfig(**_with_tuples(known["hiera"]))
         return cls(**known)
+
+
+def check_numbers(config: HieraConfig | ModelConfig) -> None:
+    """Refuses numbers and flags of another type than the default's, and sizes that no network has.
+
+    Raises:
+        ValueError: with the field and what is accepted.
+    """
+    for field in fields(config):
+        value, accepted = getattr(config, field.name), ""
+        if isinstance(field.default, bool):
+            accepted = "" if isinstance(value, bool) else "True or False"
+        elif isinstance(field.default, float):
+            accepted = "" if isinstance(value, int | float) and math.isfinite(value) else "a finite number"
+        elif field.name in _MOST:
+            most, several = _MOST[field.name], value if isinstance(value, tuple) else (value,)
+            if not all(type(number) is int and 0 <= number <= most for number in several):
+                accepted = f"whole numbers up to {most}"
+        if accepted:
+            raise ValueError(f"{field.name} is {str(value)[:40]!r}; accepted: {accepted}")
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

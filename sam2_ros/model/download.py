@@ -107,7 +107,7 @@ def download(
             path.unlink(missing_ok=True)
             part.unlink(missing_ok=True)
         if path.is_file():
-            if _sha256(path) == checkpoint.sha256:
+            if file_sha256(path) == checkpoint.sha256:
                 return path
             _log.warning("%s is not the genuine file; set aside as %s", path, path.replace(bad))
         if _stored(part) > checkpoint.size:
@@ -116,7 +116,7 @@ def download(
             _fetch(url, part, checkpoint.size, progress)
     except OSError as error:
         raise DownloadError(f"can't write {part}: {error.strerror or error}; free space or choose --dir") from error
-    found = _sha256(part)
+    found = file_sha256(part)
     if found != checkpoint.sha256:
         part.replace(bad)
         raise DownloadError(
@@ -179,7 +179,8 @@ def _resume_hint(part: Path) -> str:
     return "Nothing was stored"
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sam2_ros.model.device import find_device
+
 # The others wait for the next gradient of rank 0 while it validates.
 PATIENCE = timedelta(hours=4)
 
@@ -75,12 +77,7 @@ def connect(device: str) -> tuple[World, torch.device]:
         ValueError: more processes than GPUs, or no such device.
     """
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device is '{device}'; accepted: auto, cpu, cuda, cuda:N") from error
+    chosen = find_device(device)
     if chosen.type == "cuda":
         count = torch.cuda.device_count()
         index = local if size > 1 else chosen.index or 0

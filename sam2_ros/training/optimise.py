@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sam2_ros.media.whole_files import whole_file, write_whole
+from sam2_ros.model.checkpoint import check_foreign
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.distributed import SINGLE, World
 
@@ -85,6 +86,7 @@ class TrainingLoop(ABC, Generic[Part]):
         self._batches: Iterator[Sequence[Part]] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         if resume and self.state_path.exists():
+            check_foreign(self.state_path)
             state = torch.load(self.state_path, weights_only=True, map_location=model.device)
             self.check_state(state)
             for name, part in self._parts.items():

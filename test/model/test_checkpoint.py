@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from sam2_reference import without_initialisation
 from torch import Tensor
 
 from sam2_ros.model import HIERA, CheckpointError, HieraConfig, ModelConfig, Sam2Model, load_model
-from sam2_ros.model.checkpoint import read_checkpoint
-from sam2_ros.model.download import checkpoint_path
+from sam2_ros.model.checkpoint import find_weights, read_checkpoint
+from sam2_ros.model.download import CHECKPOINTS, Checkpoint, checkpoint_path, file_sha256
 
 SMALLEST = ModelConfig(
     "ours", hiera=HieraConfig(96, 1, (1, 1, 1, 1), (2,)), memory_layers=1, memory_ffn=64, memory_pool=2, image_size=128
@@ -235,3 +236,91 @@ def test_a_downloaded_checkpoint_is_found_by_its_name(tmp_path: Path, monkeypatc
     path.parent.mkdir(parents=True)
     save(path, official("small", "2.0"))
     assert load_model("small-2.0").config.name == "sam2_hiera_small"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((2048, 256), torch.nan), rf"tensor '{MIDDLE}' holds 524288 values that are NaN or infinite; fetch"),
+        (torch.zeros(2048, 256).index_put((torch.tensor(7), torch.tensor(9)), torch.tensor(-torch.inf)), "holds 1 val"),
+        (torch.full((2048, 256), 1e300, dtype=torch.float64), "holds 524288 values that are NaN or infinite"),
+        (
+            torch.zeros(2048, 256, dtype=torch.int64),
+            rf"tensor '{MIDDLE}' is torch.int64.*; accepted: dense numbers of",
+        ),
+        (torch.zeros(2048, 256, dtype=torch.complex64), "is torch.complex64"),
+        (torch.zeros(2048, 256).to_sparse(), "is torch.float32, torch.sparse_coo"),
+        (torch.zeros(2048, 256, device="meta"), "on meta; accepted: dense numbers of"),
+        (torch.zeros(1).expand(1 << 20, 1 << 20), r"holds 1099\d+ numbers; accepted: up to 1073741824"),
+    ],
+    ids=["nan", "one infinite", "beyond float32", "whole numbers", "complex", "sparse", "meta", "huge"],
+)
+def test_tensors_that_no_network_has_are_refused_by_name(tmp_path: Path, value: Tensor, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_model(save(tmp_path / "odd.pt", official("tiny", "2.1") | {MIDDLE: value}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("memory_layers", 10**9, "memory_layers is '1000000000'; accepted: whole numbers up to 32"),
+        ("image_size", 1 << 30, "image_size is '1073741824'; accepted: whole numbers up to 4096"),
+        ("memory_ffn", "2048", "memory_ffn is '2048'; accepted: whole numbers"),
+        ("image_code_scale", float("nan"), "image_code_scale is 'nan'; accepted: a finite number"),
+        ("occlusion_embedding", 3, "occlusion_embedding is '3'; accepted: True or False"),
+        ("high_res_channels", (10**6, 1), "high_res_channels is '.*'; accepted: whole numbers up to 4096"),
+        ("name", "x\x1b[2J", "name is missing, or no short text"),
+        ("hiera", {"embed_dim": 10**7, "num_heads": 1, "stages": (1, 1, 1, 1), "global_blocks": ()}, "embed_dim is"),
+        ("memory_layers", 32, "tensor 'memory_attention.layers.1.*' .* is missing"),
+        ("memory_ffn", 1 << 14, "has shape .*, expected"),
+    ],
+)
+def test_a_file_chooses_neither_memory_nor_time(tmp_path: Path, entry: str, value: Any, message: str) -> None:
+    with without_initialisation():
+        state = Sam2Model(SMALLEST).state_dict()
+    with pytest.raises(CheckpointError, match=message):
+        load_model(save(tmp_path / "ours.pt", state, config=SMALLEST.to_dict() | {entry: value}))
+
+
+def test_deep_and_packed_files_are_refused(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    with pytest.raises(CheckpointError, match="no entry 'model'"):
+        load_model(save(tmp_path / "deep.pt", deep))
+    with pytest.raises(CheckpointError, match="another version"):
+        load_model(save(tmp_path / "deep.pt", {}, config={"name": "ours", "hiera": deep}))
+    save(tmp_path / "plain.pt", {"a": torch.zeros(10_000_000)})
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w", 8) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match="can't be read as a checkpoint"):
+        load_model(tmp_path / "packed.pt")
+
+
+def test_an_older_pytorch_reads_no_foreign_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "tiny.pt", official("tiny", "2.1"))
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a foreign file was read"))
+    with pytest.raises(CheckpointError, match=r"reading it with PyTorch 2\.9\.1.* could run code; accepted: embedded"):
+        load_model(path)
+    monkeypatch.undo()
+    for version in ("2.10.0", "2.10.0+cu130", "2.13.1"):
+        monkeypatch.setattr(torch, "__version__", version)
+        load_model(path)
+    monkeypatch.setattr(torch, "__version__", "2.5.0")
+    load_model("embedded")
+    ours = Checkpoint("tiny.pt", "", path.stat().st_size, file_sha256(path))
+    monkeypatch.setitem(CHECKPOINTS, "tiny", ours)
+    load_model(path)
+
+
+def test_a_file_here_comes_before_a_downloaded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path / "cache"))
+    downloaded = checkpoint_path("tiny")
+    downloaded.parent.mkdir(parents=True)
+    downloaded.touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_weights("tiny") == downloaded
+    (tmp_path / "tiny").touch()
+    assert find_weights("tiny").resolve() == tmp_path / "tiny"
