@@ -89,7 +89,7 @@ class RobotScene:
         order = [self._things[i] for i in rng.permutation(len(self._things))]
         families = list(dict.fromkeys(thing.family for thing in order))
         taken: set[str] = set()
-        if rng.random() < 0.65:
+        if rng.random() < 0.75:
             # mostly of families that have look-alikes, where there are some
             rich = [f for f in families if sum(thing.family == f for thing in order) > 1]
             family = (rich if rich and rng.random() < 0.6 else families)[0]
@@ -118,7 +118,7 @@ class RobotScene:
         clutter = single[distinct:] + [self._fill[i] for i in rng.permutation(len(self._fill))[:3]]
         for index in rng.permutation(len(clutter))[: int(rng.integers(1, 6))]:
             stage.put(self._item(clutter[index], False))
-        if taken and rng.random() < 0.25:  # one more that looks alike and isn't tracked
+        if taken and rng.random() < 0.35:  # one more that looks alike and isn't tracked
             stage.put(Item(group[0], rest, False, 1))
         for item in stage.items:
             if not item.busy and rng.random() < (0.5 if item.tracked else 0.12):

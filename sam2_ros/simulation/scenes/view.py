@@ -44,9 +44,9 @@ class View:
 
     def __init__(self, rng: np.random.Generator, width: int, height: int) -> None:
         self.width, self.height = width, height
-        self.fovy = float(rng.uniform(36, 50))  # degrees
-        far = rng.random() < 0.22
-        distance = rng.uniform(0.85, 1.2) if far else rng.uniform(0.42, 0.72)
+        self.fovy = float(rng.uniform(38, 52))  # degrees
+        far = rng.random() < 0.3
+        distance = rng.uniform(0.85, 1.25) if far else rng.uniform(0.48, 0.82)
         pitch, turn = np.radians(rng.uniform(24, 56)), np.radians(rng.uniform(-30, 30))
         target = np.array([*rng.uniform(-0.08, 0.08, 2), 0.03])
         out = np.array([-np.cos(turn) * np.cos(pitch), np.sin(turn) * np.cos(pitch), np.sin(pitch)])
