@@ -34,6 +34,7 @@ CAMERA: dict[str, tuple[str, Callable, str]] = {
     "depth_encoding": ("16UC1", str, "16UC1 or 32FC1"),
     "reliability": ("reliable", str, "of the publishers: reliable or best_effort"),
     "subscribers": ("1", int, "subscribers of the image to wait for before the first frame"),
+    "models": ("", str, "folder of textured models for the things on the table; plain shapes without"),
     "stamps": ("clock", str, "clock, or frame: the same stamps in every run"),
 }
 TRACKER = {

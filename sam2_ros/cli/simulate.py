@@ -41,6 +41,7 @@ def register(subparsers: Any) -> None:
     add("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="pixels")
     add("--noise", type=float, default=1.0, help="faults of image and depth (default: 1; 0 = none)")
     add("--depth-encoding", choices=("16UC1", "32FC1"), default="16UC1", help="default: 16UC1")
+    add("--models", type=Path, metavar="DIR", help="textured models, as for synthesize --scenes; default: plain shapes")
     add("--out", type=Path, default=Path("simulate_output"), metavar="DIR", help="default: %(default)s")
     add("--quiet", action="store_true", help="no progress line")
     add_model_arguments(parser)
@@ -55,20 +56,25 @@ def run(args: argparse.Namespace) -> int:
     from sam2_ros.media.whole_files import write_whole
     from sam2_ros.simulation.scene_picture import scene_picture
     from sam2_ros.simulation.scene_player import play
+    from sam2_ros.simulation.scenes.models import folder_models
     from sam2_ros.simulation.score import summaries
+    from sam2_ros.simulation.table_scene import Scene
 
+    if args.models:
+        Scene(args.seed, folder_models(args.models, "report"))  # refuses unusable ones before anything starts
     args.out.mkdir(parents=True, exist_ok=True)
     played = play(args)
     found = summaries([sample for moment in played.moments for sample in moment.samples])
     report = {
         "seed": args.seed, "frames": args.frames, "rate": args.rate, "speed": args.speed, "size": list(args.size),
-        "noise": args.noise, "model": args.model, "tracked": len(played.moments), "dropped": played.dropped,
+        "noise": args.noise, "model": args.model, "models": args.models and str(args.models),
+        "tracked": len(played.moments), "dropped": played.dropped,
         "objects": found,
     }  # fmt: skip
     path = args.out / "report.json"
     write_whole(path, json.dumps(report, indent=1, default=str).replace("NaN", "null") + "\n")
     picture = args.out / "simulation.png"
-    scene_picture(picture, played, args.seed, args.rate)
+    scene_picture(picture, played, args.seed, args.rate, args.models)
     print(f"{len(played.moments)} of {args.frames} frames tracked, {played.dropped} dropped")
     print(table(found))
     for file in (picture, path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import mujoco
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.simulation.materials import MATERIALS, SHINY
+from sam2_ros.simulation.scenes.models import folder_models
 from sam2_ros.simulation.table_scene import CAMERA, LIGHT, LOOKS_AT, Scene
 
 _FAR = 20.0  # metres
@@ -47,11 +49,21 @@ class SimulatedFrame:
 
 
 class SimulatedCamera:
-    """Renders the scene of a seed. ``noise`` scales the errors of image and depth; 0 = none."""
+    """Renders the scene of a seed.
 
-    def __init__(self, seed: int = 0, width: int = 640, height: int = 480, rate: float = 10.0, noise: float = 1.0):
+    ``noise`` scales the errors of image and depth; 0 = none. ``models`` is a folder of textured models, of which it
+    takes those of the split "report"; None: plain shapes.
+
+    Raises:
+        UserError: unusable models.
+    """
+
+    def __init__(
+        self, seed: int = 0, width: int = 640, height: int = 480, rate: float = 10.0, noise: float = 1.0,
+        models: Path | None = None,
+    ) -> None:  # fmt: skip
         self.seed, self.width, self.height, self.rate, self.noise = seed, width, height, rate, noise
-        self.scene = Scene(seed)
+        self.scene = Scene(seed, folder_models(models, "report") if models else ())
         focal = 1.02 * width
         # K, row by row; whole numbers are the centres of pixels.
         self.matrix = (focal, 0.0, (width - 1) / 2, 0.0, focal, (height - 1) / 2, 0.0, 0.0, 1.0)
@@ -117,10 +129,10 @@ class SimulatedCamera:
         colors = np.zeros((geoms.size, 3), np.float32)
         for geom in np.unique(geoms[geoms >= 0]):
             where = np.flatnonzero(geoms == geom)
-            axes = self.scene.data.geom_xmat[geom].reshape(3, 3)
-            local = ((points[where] - self.scene.data.geom_xpos[geom]) @ axes).astype(np.float32)
+            local = self.scene.local(geom, points[where]).astype(np.float32)
             material = self.scene.materials[geom]
-            colors[where] = MATERIALS[material](local) * brightness[where, None]
+            paint = self.scene.paints.get(int(geom)) or MATERIALS[material]
+            colors[where] = paint(local) * brightness[where, None]
             if shine := SHINY.get(material, 0.0):
                 colors[where] += shine * gloss[where, None]
         return colors

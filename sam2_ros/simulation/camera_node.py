@@ -11,13 +11,14 @@ Parameters, all read at start: ``seed``, ``width``, ``height`` (pixels), ``rate`
 (0 = endless), ``render_ahead`` (render all frames before the first is published; needs ``frames``), ``noise`` (0 = a
 perfect camera), ``depth_encoding`` (16UC1 or 32FC1), ``reliability`` (reliable or best_effort), ``subscribers`` (the
 first frame waits for this many on ``image``), ``stamps`` (clock, or frame: the time since the start of the scene plus
-one second, the same in every run), ``frame_id``.
+one second, the same in every run), ``frame_id``, ``models`` (a folder of textured models; empty = plain shapes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,12 @@ class SimulatedCameraNode(Node):
         self._ahead, self._subscribers = bool(value["render_ahead"]), int(value["subscribers"])
         self._encoding, self._frame_id, self._stamps = value["depth_encoding"], value["frame_id"], value["stamps"]
         self._camera = SimulatedCamera(
-            int(value["seed"]), int(value["width"]), int(value["height"]), float(value["rate"]), float(value["noise"])
+            int(value["seed"]),
+            int(value["width"]),
+            int(value["height"]),
+            float(value["rate"]),
+            float(value["noise"]),
+            Path(value["models"]) if value["models"] else None,
         )
         qos = QoSProfile(depth=10, reliability=RELIABILITY[value["reliability"]])
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -103,7 +109,7 @@ class SimulatedCameraNode(Node):
 DEFAULTS: dict[str, bool | int | float | str] = {
     "seed": 0, "width": 640, "height": 480, "rate": 10.0, "speed": 1.0, "frames": 0, "render_ahead": False,
     "noise": 1.0, "depth_encoding": "16UC1", "reliability": "reliable", "subscribers": 0, "stamps": "clock",
-    "frame_id": "camera_optical_frame",
+    "frame_id": "camera_optical_frame", "models": "",
 }  # fmt: skip
 
 

@@ -27,17 +27,18 @@ _CORNERS = ((1, 1, 0), (1, -1, 0), (-1, -1, 0), (-1, 1, 0))  # of a body, seen f
 _BLACK, _WHITE, _DARK = (0, 0, 0), (255, 255, 255), (70, 70, 70)
 
 
-def scene_picture(path: Path, played: Played, seed: int, rate: float) -> None:
+def scene_picture(path: Path, played: Played, seed: int, rate: float, models: Path | None = None) -> None:
     """Writes two moments: one with all objects in sight, and below it one in which the arm hides something.
 
     Raises:
         OSError: it can't be written there.
     """
+    camera = SimulatedCamera(seed, 32, 24, rate, models=models)
     rows = []
     for index in _moments(played):
         moment = played.moments[index]
         trail = played.moments[max(0, index - _TRAIL) : index + 1]
-        rows.append(np.hstack([_camera_panel(moment, played.matrix), _table_panel(moment, trail, seed, rate)]))
+        rows.append(np.hstack([_camera_panel(moment, played.matrix), _table_panel(moment, trail, camera)]))
     write_png(path, np.vstack(rows))
 
 
@@ -84,11 +85,10 @@ def _free(bar: tuple[int, int, int, int], taken: Sequence[tuple[int, int, int, i
     return left, top, width, height
 
 
-def _table_panel(moment: Moment, trail: Sequence[Moment], seed: int, rate: float) -> Rgb:
+def _table_panel(moment: Moment, trail: Sequence[Moment], camera: SimulatedCamera) -> Rgb:
     """The table from above, the camera below it: true bodies as outlines, positions as dots with their trails."""
     from matplotlib.patches import Circle, Polygon
 
-    camera = SimulatedCamera(seed, 32, 24, rate)
     camera.scene.move_to(moment.stamp / 1e9 - 1)
     figure = new_chart(_WIDTH, _HEIGHT, layout="constrained")
     axes = figure.subplots()

@@ -227,4 +227,6 @@ def _command(args: argparse.Namespace, folder: Path) -> list[str]:
         "noise": args.noise, "depth_encoding": args.depth_encoding, "render_ahead": "true", "stamps": "frame",
         "subscribers": 2,  # tracker and recorder
     }  # fmt: skip
+    if args.models:
+        arguments["models"] = args.models.absolute()
     return ["ros2", "launch", "sam2_ros", "sim.launch.py", *(f"{name}:={value}" for name, value in arguments.items())]

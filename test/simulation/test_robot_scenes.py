@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,9 +12,11 @@ import pytest
 pytest.importorskip("mujoco", reason="renders the scenes: pip install mujoco")
 
 from sam2_ros.media.errors import UserError
+from sam2_ros.simulation.camera import SimulatedCamera
 from sam2_ros.simulation.scenes.models import SPLITS, family, folder_models, split_of
 from sam2_ros.simulation.scenes.offscreen import Offscreen, mujoco
 from sam2_ros.simulation.scenes.scene import RobotScene
+from sam2_ros.simulation.table_scene import Scene
 from sam2_ros.training.robot_clips import RobotClips, robot_clip, shares_in_sight
 
 WIDTH, HEIGHT = 160, 120
@@ -137,6 +140,19 @@ def test_models_of_a_folder_belong_to_one_split_with_their_look_alikes(models: P
     screen.update(scene.data)
     red = screen.picture()[np.isin(scene.geom_items[screen.ids()], [scene.items.index(i) for i in tracked])]
     assert len(red) > 50 and np.median(red[:, 0]) > 2 * np.median(red[:, 1]), "the texture isn't on the model"
+
+
+def test_the_simulated_camera_takes_models_of_a_folder(models: Path) -> None:
+    frame = SimulatedCamera(0, WIDTH, HEIGHT, models=models, noise=0).frame(0)
+    assert {obj.name for obj in frame.objects} == {thing.name for thing in folder_models(models, "report")}
+    for obj in frame.objects:
+        assert obj.size == pytest.approx((0.06, 0.06, 0.06)) and obj.seen > 0
+        rgb = frame.rgb[frame.labels == obj.object_id].astype(int)
+        assert len(rgb) > 30 and np.median(rgb[:, 0]) > 2 * np.median(rgb[:, 1]), "the texture isn't on the model"
+        columns = np.nonzero(frame.labels == obj.object_id)[1]
+        assert abs(columns.mean() - (WIDTH - 1) / 2 - 1.02 * WIDTH * obj.position[0] / obj.position[2]) < 4
+    with pytest.raises(UserError, match="0 of 4 models are small enough; accepted: 4 or more"):
+        Scene(0, [replace(thing, high=(0.3, 0.3, 0.3)) for thing in folder_models(models, "report")])
 
 
 def test_unusable_models_are_refused(models: Path, tmp_path: Path) -> None:

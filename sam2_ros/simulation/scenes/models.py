@@ -19,9 +19,9 @@ _SHARES = (0.5, 0.2, 0.3)  # of the families, in the order of SPLITS
 # Chosen so that each split of the 48 usual YCB models has look-alikes: bricks, boxes; clamps, balls; cups.
 _SALT = "3"
 _PLAIN = 14
-_MESH, _TEXTURE = "textured.obj", "texture_map.png"
+_MESH, TEXTURE = "textured.obj", "texture_map.png"
 _ACCEPTED = (
-    f"accepted: for each model NAME/{_MESH} (metres, z up) with {_TEXTURE} beside it, or the two one folder deeper"
+    f"accepted: for each model NAME/{_MESH} (metres, z up) with {TEXTURE} beside it, or the two one folder deeper"
 )
 _LARGEST = 1.0  # metres
 
@@ -37,6 +37,7 @@ class Thing:
     low: tuple[float, float, float]
     high: tuple[float, float, float]
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    mesh: Path | None = None
 
     @property
     def size(self) -> NDArray[np.float64]:
@@ -77,7 +78,7 @@ def folder_models(root: Path, split: str) -> tuple[Thing, ...]:
 
 @cache
 def _read(name: str, path: Path) -> Thing:
-    skin_file = path.with_name(_TEXTURE)
+    skin_file = path.with_name(TEXTURE)
     if not skin_file.is_file():
         raise UserError(f"{skin_file}: no such texture; {_ACCEPTED}")
     try:
@@ -94,7 +95,9 @@ def _read(name: str, path: Path) -> Thing:
         f'<material name={own} texture={own} specular="0.2" shininess="0.3"/>'
         f'<mesh name={own} file={mesh} inertia="shell"/>'
     )
-    return Thing(name, family(name), assets, f'type="mesh" mesh={own} material={own}', _three(low), _three(high))
+    return Thing(
+        name, family(name), assets, f'type="mesh" mesh={own} material={own}', _three(low), _three(high), mesh=path
+    )
 
 
 def plain_models(rng: np.random.Generator) -> tuple[Thing, ...]:
