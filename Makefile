@@ -29,7 +29,9 @@ SETUP_OPTIONS = --distro $(DISTRO) --suffix=$(SUFFIX) $(SOURCED_FLAG) \
 .DEFAULT_GOAL := help
 DOCS_VENV := .venv-docs
 
-.PHONY: help setup build demo test browser lint docs clean
+LOCK_VENV := .venv-lock
+
+.PHONY: help setup build demo test browser lint docs lock audit clean
 
 help:
 	@echo "make setup   build the environment $(VENV): ROS 2 $(DISTRO), torch, this package"
@@ -39,6 +41,8 @@ help:
 	@echo "make browser install Chromium for the tests of the viewer (Debian, Ubuntu; as root)"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    write docs/reference from the code, build all documents, in $(DOCS_VENV); pages in build-docs/"
+	@echo "make lock    pin what is downloaded, after a change in scripts/requirements; ARGS=--upgrade: newer versions"
+	@echo "make audit   ARGS=FILE: compare what is downloaded with published advisories"
 	@echo "make clean   remove everything that was built; downloads stay in the cache"
 	@echo
 	@echo "DISTRO=jazzy|kilted   ROS 2 distribution, taken as wheels (default: a sourced installation, else jazzy)"
@@ -71,10 +75,21 @@ docs: $(DOCS_VENV)/.complete
 	@$(CLEAN_ENV) $(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build-docs
 	@echo "open build-docs/index.html"
 
-$(DOCS_VENV)/.complete: scripts/requirements/docs.txt
+$(DOCS_VENV)/.complete: scripts/requirements/locked/docs.txt
 	@python=$(or $(PYTHON),$$(sh scripts/find_python.sh)) && $$python -m venv --clear $(DOCS_VENV)
-	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
+
+lock: $(LOCK_VENV)/.complete
+	@$(CLEAN_ENV) $(LOCK_VENV)/bin/python scripts/locks.py $(ARGS)
+
+$(LOCK_VENV)/.complete: scripts/requirements/uv.txt
+	@python=$(or $(PYTHON),$$(sh scripts/find_python.sh)) && $$python -m venv --clear $(LOCK_VENV)
+	@$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+audit: setup
+	@$(CLEAN_ENV) $(VENV)/bin/python scripts/audit.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* build build-* install install-* log log-* .setup*.lock demo_output soak_output dist *.egg-info \

@@ -17,10 +17,11 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import locks
 import ros_python
 from steps import Console, Step, StepError, answers, cache_entry, digest, works
 
@@ -28,8 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
 REQUIREMENTS = SCRIPTS / "requirements"
 PYTHON_NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
-TORCH_VERSION = "2.13.0"
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+TORCH_VERSION = next(entry.version for entry in locks.entries(locks.path_of("torch")) if entry.name == "torch")
 
 WHEEL_DISTROS = ("jazzy", "kilted")
 PACKAGES_DOWNLOAD = "NumPy, OpenCV, MuJoCo, Triton, Ray, pytest, ruff, mypy, 445 MB, BSD, MIT, Apache-2.0"
@@ -51,12 +51,6 @@ def names_in(*folders: str) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts]
 
 
-def requirements(*names: str) -> list[str]:
-    """The lines of requirement files, without comments."""
-    lines = (line for name in names for line in (REQUIREMENTS / name).read_text(encoding="utf-8").splitlines())
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
-
-
 class Setup:
     """The steps for one distribution; its folders end with ``suffix`` (``-kilted``)."""
 
@@ -72,7 +66,7 @@ class Setup:
         self.site_packages = self.venv / "lib" / PYTHON_NAME / "site-packages"
         user_cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         self.cache = Path(os.environ.get("SAM2_ROS_CACHE") or f"{user_cache}/sam2_ros")
-        self.ros_files = (f"ros-{distro}.txt", "ros-build.txt")
+        self.ros_lock = f"ros-{distro}"
         self.ros_python_key = digest([REQUIREMENTS / "ros-python.txt", SCRIPTS / "ros_python.py"])
         self.ros_python_folder = self.cache / f"ros-python-{self.ros_python_key}"  # unpacked packages
         # Message packages that are neither wheels nor part of the wheel in ros-python.txt.
@@ -100,10 +94,11 @@ class Setup:
     def steps(self) -> list[Step]:
         """All steps in their order; the key of a step depends on the keys of the steps that it builds on."""
         venv_key = digest([sys.version, sys.base_prefix, self.sourced, self.distro, str(self.venv)])
-        torch_key = digest([venv_key, self.torch_version, self.torch_index, self.gpu])
-        packages_key = digest([torch_key, REQUIREMENTS / "library.txt", REQUIREMENTS / "test.txt"])
+        torch_files = [locks.path_of("torch"), locks.path_of(locks.CPU_LOCK)]
+        torch_key = digest([venv_key, self.torch_version, self.torch_index, self.gpu, *torch_files])
+        packages_key = digest([torch_key, locks.path_of("python")])
         reference_key = digest([torch_key, REQUIREMENTS / "reference.txt"])
-        wheels_key = digest([venv_key, *(REQUIREMENTS / name for name in self.ros_files)])
+        wheels_key = digest([packages_key, *([] if self.sourced else [locks.path_of(self.ros_lock)])])
         ros_key = digest([wheels_key, self.ros_python_key, SCRIPTS / "ros2_launch.py"])
         interfaces_key = digest([ros_key, *self.interface_files])
         build_key = venv_key if self.sourced else interfaces_key
@@ -159,28 +154,68 @@ class Setup:
             self.console.say("      using the installed torch")
             (self.venv / "constraints.txt").write_text("torchvision<0\n", encoding="utf-8")
             return
-        index = self.torch_index
-        if not index and not self.gpu:
-            index = CPU_INDEX if answers(CPU_INDEX) else ""
-            if not index:
-                self.console.say(f"      {CPU_INDEX} does not answer: using the torch that pip finds")
-        words = ["install", *(["--index-url", index] if index else []), f"torch=={self.torch_version}"]
-        self.pip(*words, hint="Another version: make setup TORCH_VERSION=...")
+        hint = "Another version: make setup TORCH_VERSION=..."
+        if self.torch_index or self.torch_version != TORCH_VERSION:
+            self.console.say("      not the torch that is locked: its hashes are not checked")
+            options = ["--index-url", self.torch_index] if self.torch_index else []
+            self.pip("install", *options, f"torch=={self.torch_version}", "setuptools<80", hint=hint)
+            return
+        if not self.gpu:
+            index = locks.CPU_INDEX if answers(locks.CPU_INDEX) else ""
+            try:
+                self.install_locked(locks.CPU_LOCK, *(["--extra-index-url", index] if index else []), hint=hint)
+                return
+            except StepError:
+                if index:
+                    raise
+                self.console.say(f"      {locks.CPU_INDEX} does not answer: using the build for GPUs, several GB")
+        self.install_locked("torch", hint=hint)
 
     def install_packages(self) -> None:
-        lines = requirements("library.txt", "test.txt")
+        drop = set()
         if works([self.python, "-c", "import triton"], self.env):  # a torch for GPUs brought the version that it needs
-            lines = [line for line in lines if not line.startswith("triton")]
-        if self.sourced:
-            # pip doesn't know the distribution's OpenCV, because it has no Python metadata.
-            if works([self.python, "-c", "import cv2"], self.env):
-                lines.remove("opencv-python-headless")
-            if not shutil.which("colcon"):
-                lines.append("colcon-common-extensions")
-        self.pip("install", *lines)
+            drop.add("triton")
+        # pip doesn't know the distribution's OpenCV, because it has no Python metadata.
+        if self.sourced and works([self.python, "-c", "import cv2"], self.env):
+            drop.add("opencv-python-headless")
+        self.install_locked("python", drop=drop)
+        if self.sourced and not shutil.which("colcon"):
+            self.pip("install", "colcon-common-extensions")
 
     def install_ros_wheels(self) -> None:
-        self.pip("install", *requirements(*self.ros_files))
+        self.install_locked(self.ros_lock)
+
+    def install_locked(self, name: str, *options: object, drop: Collection[str] = (), hint: str = "") -> None:
+        """Installs a lock without the packages ``drop``; pip checks every hash."""
+        if not locks.is_current(name):
+            raise StepError(f"{locks.path_of(name)} does not belong to its requirements; run: make lock")
+        chosen = [entry for entry in locks.entries(locks.path_of(name)) if entry.name not in drop]
+        if self.sourced:
+            chosen = self.beside_the_distribution(name, chosen, drop)
+        words = ["install", "--require-hashes"]
+        # What comes as source is built with the locked setuptools, which the first lock brings.
+        words += ["--no-deps"] if self.sourced else ["--no-build-isolation", "--use-pep517"]
+        file = self.venv / f"{name}.txt"
+        locks.write(file, chosen)
+        self.pip(*words, *options, "-r", file, hint=hint, PIP_CONSTRAINT="")
+
+    def beside_the_distribution(
+        self, name: str, locked: Sequence[locks.Entry], drop: Collection[str]
+    ) -> list[locks.Entry]:
+        """What a sourced ROS 2 lacks of a lock. Its own packages stay, unless one is too old for the others; NumPy
+        always, because ROS 2 was built with it."""
+        code = "import importlib.metadata as m, json; print(json.dumps({p.name: p.version for p in m.distributions()}))"
+        done = subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=True, env=self.env)
+        present = {locks.normalised(key): version for key, version in json.loads(done.stdout).items()}
+        constraints, report = self.venv / f"{name}-constraints.txt", self.venv / f"{name}-report.json"
+        lines = [entry.text.split(" --hash=")[0] for entry in locked if entry.name not in present]
+        lines += [f"numpy=={present['numpy']}"] if "numpy" in present else []
+        constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        wanted = [line for line in locks.requirements(name) if not line.startswith(tuple(drop))]
+        self.pip("install", "--dry-run", "--report", report, "-c", constraints, *wanted)
+        items = json.loads(report.read_text(encoding="utf-8"))["install"]
+        missing = {locks.normalised(item["metadata"]["name"]) for item in items}
+        return [entry for entry in locked if entry.name in missing]
 
     def install_reference(self) -> None:
         # Its build requirements include torch; without isolation the build uses the installed one.
@@ -268,7 +303,7 @@ def main() -> int:
     parser.add_argument("--suffix", default="", help="of the folders .venv, build, install and log (default: none)")
     parser.add_argument("--sourced", action="store_true", help="build on the sourced ROS installation")
     parser.add_argument("--torch-version", default=TORCH_VERSION, help=f"default: {TORCH_VERSION}")
-    parser.add_argument("--torch-index", default="", help=f"package index (default without a GPU: {CPU_INDEX})")
+    parser.add_argument("--torch-index", default="", help=f"package index (default without a GPU: {locks.CPU_INDEX})")
     options = parser.parse_args()
     if not options.sourced and options.distro not in WHEEL_DISTROS:
         parser.error(
