@@ -1,13 +1,12 @@
 """ROS images as RGB arrays: NumPy where a view serves, OpenCV for other common encodings, cv_bridge for the rest.
 
 Any ``step`` and both byte orders are accepted. ``sensor_msgs/image_encodings.hpp`` defines the encodings. To add a
-packed one, add its row to ``_READERS``. Two channels mean 4:2:2, and 16-bit values keep their high byte. Planar
-encodings, such as NV12, need code of their own.
+packed one, add its row to ``_READERS``. Two channels mean 4:2:2, and 16-bit values keep their high byte. Encodings
+without colours, such as ``8UC3``, are gray, BGR or BGRA: OpenCV's channel order.
 """
 
 from __future__ import annotations
 
-import re
 from array import array
 from typing import Protocol, TypeAlias
 
@@ -53,6 +52,8 @@ def to_rgb(image: ImageLike) -> Rgb:
         UnsupportedEncoding: cv_bridge is needed and missing, or can't convert the encoding either.
         ValueError: size, step and data do not fit together; the message says how.
     """
+    if image.encoding in _PLANAR:
+        return _planar(image)
     if image.encoding not in _READERS:
         return _by_cv_bridge(image)
     channels, item, code = _READERS[image.encoding]
@@ -101,23 +102,32 @@ def depth_rows(image: ImageLike) -> tuple[NDArray, float]:
     return _rows(image, 1, item), unit
 
 
+def _planar(image: ImageLike) -> Rgb:
+    """4:2:0: a plane of luma and, below it, one of half as many rows in which U and V take turns."""
+    if image.width % 2 or image.height % 2:
+        raise ValueError(f"a 4:2:0 image has four pixels to a colour; its size {image.width} x {image.height} is odd")
+    both = _rows(image, 1, "u1", image.height * 3 // 2)
+    return np.asarray(cv2.cvtColor(both, _PLANAR[image.encoding]), np.uint8)
+
+
 def _by_cv_bridge(image: ImageLike) -> Rgb:
-    """As :func:`to_rgb`. Encodings without colours, such as ``8UC3``, are gray, BGR or BGRA: OpenCV's channel order."""
     try:
         from cv_bridge import CvBridge
     except ImportError as error:
         raise UnsupportedEncoding(image.encoding, f"install cv_bridge for others ({error})") from None
-    plain = re.fullmatch("(8|16)UC([134])", image.encoding)
-    try:  # cv_bridge converts colours only to colours
-        pixels = np.asarray(CvBridge().imgmsg_to_cv2(image, "passthrough" if plain else "rgb8"))
+    try:
+        return np.asarray(CvBridge().imgmsg_to_cv2(image, "rgb8"))
     except TypeError as error:  # a CvBridgeError, or too few bytes
         raise UnsupportedEncoding(image.encoding, f"cv_bridge can't convert it: {printable(error, 300)}") from None
-    return _convert(pixels, _PLAIN[plain[2]] if plain else None)
 
 
-def _rows(image: ImageLike, channels: int, item: str) -> NDArray:
-    """A view of the pixels, ``[H, W]`` or ``[H, W, channels]``, without the padding at the rows' ends."""
-    height, width, step = image.height, image.width, image.step
+def _rows(image: ImageLike, channels: int, item: str, rows: int = 0) -> NDArray:
+    """A view of the pixels, ``[H, W]`` or ``[H, W, channels]``, without the padding at the rows' ends.
+
+    Args:
+        rows: the height, if it is not the image's.
+    """
+    height, width, step = rows or image.height, image.width, image.step
     dtype = np.dtype(f"{'>' if image.is_bigendian else '<'}{item}")
     if height == 0 or width == 0:
         raise ValueError(f"image is empty: {width} x {height} pixels")
@@ -147,18 +157,32 @@ _READERS: dict[str, tuple[int, str, int | None]] = {
     "bgra8": (4, "u1", cv2.COLOR_BGRA2RGB),
     "mono8": (1, "u1", cv2.COLOR_GRAY2RGB),
     "mono16": (1, "u2", cv2.COLOR_GRAY2RGB),
+    "8UC1": (1, "u1", cv2.COLOR_GRAY2RGB),
+    "8UC3": (3, "u1", cv2.COLOR_BGR2RGB),
+    "8UC4": (4, "u1", cv2.COLOR_BGRA2RGB),
+    "rgb16": (3, "u2", None),
+    "bgr16": (3, "u2", cv2.COLOR_BGR2RGB),
+    "rgba16": (4, "u2", cv2.COLOR_RGBA2RGB),
+    "bgra16": (4, "u2", cv2.COLOR_BGRA2RGB),
+    "16UC1": (1, "u2", cv2.COLOR_GRAY2RGB),
+    "16UC3": (3, "u2", cv2.COLOR_BGR2RGB),
+    "16UC4": (4, "u2", cv2.COLOR_BGRA2RGB),
     "bayer_rggb8": (1, "u1", cv2.COLOR_BayerBG2RGB),
     "bayer_bggr8": (1, "u1", cv2.COLOR_BayerRG2RGB),
     "bayer_gbrg8": (1, "u1", cv2.COLOR_BayerGR2RGB),
     "bayer_grbg8": (1, "u1", cv2.COLOR_BayerGB2RGB),
+    "bayer_rggb16": (1, "u2", cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr16": (1, "u2", cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg16": (1, "u2", cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg16": (1, "u2", cv2.COLOR_BayerGB2RGB),
     "yuv422": (2, "u1", cv2.COLOR_YUV2RGB_UYVY),
     "uyvy": (2, "u1", cv2.COLOR_YUV2RGB_UYVY),  # its newer name
     "yuv422_yuy2": (2, "u1", cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": (2, "u1", cv2.COLOR_YUV2RGB_YUY2),  # its newer name
 }
 
-ENCODINGS = tuple(_READERS)
+_PLANAR = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
 
-_PLAIN = {"1": cv2.COLOR_GRAY2RGB, "3": cv2.COLOR_BGR2RGB, "4": cv2.COLOR_BGRA2RGB}  # by number of channels
+ENCODINGS = (*_READERS, *_PLANAR)
 
 _DEPTH = {"16UC1": ("u2", 0.001), "32FC1": ("f4", 1.0)}
