@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from contextlib import suppress
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -17,31 +17,41 @@ _PAUSE_AFTER_FAULT = 0.1  # seconds, so that a repeated fault does not fill the 
 
 
 def main() -> int:
-    """Runs the node until SIGINT or SIGTERM; returns the process' exit code."""
+    """Runs the node until SIGINT or SIGTERM, which may come at any moment; returns the process' exit code."""
     keep_freed_memory()
-    with suppress(KeyboardInterrupt):  # before rclpy installs its handlers, or after it removes them
-        try:
-            rclpy.init()
-            node = TrackerNode()
-        except rclpy_implementation.RCLError as error:  # a wrong argument, or no security although it is demanded
-            print(f"tracker: ROS 2 can't start the node: {error}", file=sys.stderr)
-            return 1
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        try:
-            while rclpy.ok():
-                try:
-                    executor.spin()
-                except ExternalShutdownException:
-                    break
-                except Exception as error:  # a fault in one callback must not end the node
+    told: list[int] = []  # signals. rclpy's own handlers, which shut its context down, call these too
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: told.append(received))
+    try:
+        rclpy.init()
+        if told:  # before rclpy had handlers
+            return 0
+        node = TrackerNode()
+    except Exception as error:
+        if told:
+            return 0
+        if not isinstance(error, rclpy_implementation.RCLError):
+            raise
+        # a wrong argument, or no security although it is demanded
+        print(f"tracker: ROS 2 can't start the node: {error}", file=sys.stderr)
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while rclpy.ok():
+            try:
+                executor.spin()
+            except ExternalShutdownException:
+                break
+            except Exception as error:  # a fault in one callback must not end the node
+                if rclpy.ok():
                     node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
                     time.sleep(_PAUSE_AFTER_FAULT)
-        finally:
-            node.close()
-            executor.shutdown()
-            node.destroy_node()
-            rclpy.try_shutdown()
+    finally:
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
     return 0
 
 

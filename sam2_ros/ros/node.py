@@ -23,6 +23,7 @@ T = TypeVar("T")
 Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
 
 _SHUTDOWN_GRACE = 5.0  # seconds for a frame or a loading model to end
+_END_GRACE = 2.0  # the same where the process ends; launch kills it after 5 s
 
 
 def _reported(transition: Transition) -> Transition:
@@ -33,6 +34,8 @@ def _reported(transition: Transition) -> Transition:
         try:
             return transition(node, state)
         except Exception as error:
+            if not node.context.ok():  # the process ends, and its log goes nowhere
+                return TransitionCallbackReturn.FAILURE
             node.get_logger().error(f"{transition.__name__.removeprefix('on_')} failed: {error}")
             node.get_logger().debug(traceback.format_exc())
             return TransitionCallbackReturn.FAILURE
@@ -138,8 +141,9 @@ class TrackerNode(LifecycleNode):
                     raise InterruptedError("the process shall end") from None
 
     def _release(self, forget: bool = False) -> None:
+        grace = _SHUTDOWN_GRACE if self.context.ok() else _END_GRACE
         for camera in self._cameras:
-            camera.release(_SHUTDOWN_GRACE, forget)
+            camera.release(grace, forget)
         self._settings.configured = False
         gc.collect()
         give_back_freed_memory()
@@ -153,7 +157,8 @@ class TrackerNode(LifecycleNode):
             try:
                 return change_state(request, response)
             except Exception as error:
-                self.get_logger().error(f"transition {request.transition.id} is not possible now: {error}")
+                if self.context.ok():
+                    self.get_logger().error(f"transition {request.transition.id} is not possible now: {error}")
                 response.success = False
                 return response
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from node_harness import ROOT, Launched, Peer, box_prompt, running
+from node_harness import ROOT, Launched, Peer, box_prompt, running, wait_until
 
 from sam2_ros.msg import PromptResult, TrackedObject
 from sam2_ros.ros.dds_environment import environment
@@ -144,6 +144,31 @@ def test_a_slow_engine_holds_nobody_up(folder: Path, tmp_path: Path) -> None:
         node.send()
         os.kill(log_of(node).node_pid(), signal.SIGTERM)
         log_of(node).wait_for_text("process has finished cleanly")
+
+
+@pytest.mark.parametrize(
+    ("library", "number"),
+    [
+        ("_multiarray_umath", signal.SIGTERM),  # while modules are imported
+        ("_multiarray_umath", signal.SIGINT),
+        ("_rclpy_pybind11", signal.SIGTERM),
+        ("libtorch_cpu", signal.SIGTERM),  # while the model is loaded
+        ("libtorch_cpu", signal.SIGINT),
+    ],
+)
+def test_a_signal_ends_the_node_cleanly_also_while_it_starts(
+    folder: Path, library: str, number: signal.Signals
+) -> None:
+    launched = Launched(folder / f"{library}_{number.name}.log", "tracker.launch.py", namespace="/early")
+    try:
+        launched.wait_for_text("process started with pid")
+        maps = Path(f"/proc/{launched.node_pid()}/maps")
+        wait_until(lambda: library in maps.read_text(), f"{library} in the process", launched)
+        os.kill(launched.node_pid(), number)
+        launched.wait_for_text("process has finished cleanly")
+    finally:
+        launched.stop()
+    assert "Traceback" not in launched.text, launched.text
 
 
 def test_the_processes_of_the_node_and_the_launch_file_never_import_torch(tmp_path: Path) -> None:
