@@ -1,0 +1,230 @@
+"""Masks carried to images that the network has not seen, on scenes whose motion is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sam2_ros.evaluation.mask_metrics import jaccard
+from sam2_ros.tracking import carrier
+from sam2_ros.tracking.carrier import Carried, MaskCarrier
+from sam2_ros.tracking.colour_model import ColourModel
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+WIDTH, HEIGHT = 320, 240
+PERIOD = 33_000_000  # ns
+
+
+def texture(seed: int, width: int, height: int) -> Image:
+    """A smooth random picture."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    return np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A textured rectangle that moves by ``(dx, dy)`` pixels an image."""
+
+    x: float
+    y: float
+    dx: float
+    dy: float
+    seed: int
+    width: int = 60
+    height: int = 40
+
+    def place(self, image: int) -> tuple[int, int]:
+        return round(self.x + image * self.dx), round(self.y + image * self.dy)
+
+
+class Scene:
+    """Patches over a background that stands."""
+
+    def __init__(self, *patches: Patch, seed: int = 1, scale: int = 1) -> None:
+        self.patches, self.scale = patches, scale
+        self.background = texture(seed, WIDTH, HEIGHT) // 2
+
+    def image(self, number: int) -> Image:
+        picture = self.background.copy()
+        for patch in self.patches:
+            x, y = patch.place(number)
+            picture[y : y + patch.height, x : x + patch.width] = (
+                255 - texture(patch.seed, patch.width, patch.height) // 2
+            )
+        return np.ascontiguousarray(picture.repeat(self.scale, 0).repeat(self.scale, 1))
+
+    def mask(self, number: int, index: int = 0) -> Mask:
+        mask = np.zeros((HEIGHT, WIDTH), np.bool_)
+        patch = self.patches[index]
+        x, y = patch.place(number)
+        mask[y : y + patch.height, x : x + patch.width] = True
+        return np.asarray(mask.repeat(self.scale, 0).repeat(self.scale, 1))
+
+    def answer(self, number: int, *hidden: int) -> FrameResult:
+        """What a perfect network says of an image; objects are numbered from 1."""
+        objects = []
+        for index in range(len(self.patches)):
+            mask = self.mask(number, index) & (index + 1 not in hidden)
+            state = ObjectState.OCCLUDED if index + 1 in hidden else ObjectState.VISIBLE
+            objects.append(ObjectResult(index + 1, CroppedMask.from_full(mask), state, 3.0, 0.9, 0.8, number == 0))
+        return FrameResult(number, number * PERIOD, WIDTH * self.scale, HEIGHT * self.scale, tuple(objects))
+
+
+def play(scene: Scene, images: int, answers: dict[int, int], into: MaskCarrier | None = None) -> MaskCarrier:
+    """Adds images 0 … ``images`` - 1; ``answers`` gives the network's image that is answered after each."""
+    played = into or MaskCarrier()
+    for number in range(images):
+        played.add_image(scene.image(number), number * PERIOD)
+        if number in answers:
+            played.update(scene.answer(answers[number]))
+    return played
+
+
+def newest(played: MaskCarrier) -> Carried:
+    found = played.carried()
+    assert found is not None
+    return found
+
+
+def test_nothing_is_carried_before_the_first_answer() -> None:
+    assert MaskCarrier().carried() is None
+    assert play(Scene(Patch(40, 60, 4, 1, 2)), 3, {}).carried() is None
+
+
+def test_an_answer_for_the_newest_image_is_given_as_it_is() -> None:
+    scene = Scene(Patch(40, 60, 4, 1, 2))
+    found = newest(play(scene, 1, {0: 0}))
+    assert (found.network_stamp, found.frames, found.confidence) == (0, 0, {1: 1.0})
+    (obj,) = found.result.objects
+    assert obj.prompted and np.array_equal(obj.mask.full(), scene.mask(0))
+
+
+@pytest.mark.parametrize("scale", [1, 5])
+def test_a_late_answer_follows_the_object(scale: int) -> None:
+    scene = Scene(Patch(40, 60, 5, 2, 2), scale=scale)
+    found = newest(play(scene, 8, {5: 2}))
+    (obj,) = found.result.objects
+    assert (found.result.stamp, found.network_stamp, found.frames) == (7 * PERIOD, 2 * PERIOD, 5)
+    assert (obj.mask.width, obj.mask.height) == (WIDTH * scale, HEIGHT * scale)
+    stale = jaccard(scene.mask(2), scene.mask(7))
+    assert stale < 0.4, "it has moved by 25 pixels of 60"
+    assert jaccard(obj.mask.full(), scene.mask(7)) > 0.9
+    assert 0.9 < found.confidence[1] <= 1
+    assert not obj.prompted, "the prompt was on another image"
+    assert (obj.state, obj.object_score, obj.predicted_iou) == (ObjectState.VISIBLE, 3.0, 0.8)
+
+
+def test_objects_that_cross_are_followed_each_on_its_own() -> None:
+    scene = Scene(Patch(40, 40, 6, 0, 2), Patch(220, 140, -6, 0, 3), Patch(150, 100, 0, -3, 4, 30, 20))
+    found = newest(play(scene, 7, {4: 1}))
+    for index, obj in enumerate(found.result.objects):
+        assert jaccard(obj.mask.full(), scene.mask(6, index)) > 0.85, index
+
+
+def test_each_answer_takes_the_place_of_the_one_before() -> None:
+    scene = Scene(Patch(40, 60, 4, 0, 2), Patch(200, 150, 0, 0, 3))
+    played = play(scene, 6, {3: 0, 5: 3})
+    assert newest(played).network_stamp == 3 * PERIOD
+    played.update(FrameResult(3, 3 * PERIOD, WIDTH, HEIGHT, scene.answer(3).objects[:1]))
+    assert [obj.object_id for obj in newest(played).result.objects] == [1], "the other one was removed"
+
+
+def test_a_hidden_object_has_no_mask() -> None:
+    scene = Scene(Patch(40, 60, 4, 0, 2), Patch(200, 150, 0, 0, 3))
+    played = play(scene, 4, {})
+    played.update(scene.answer(2, 2))
+    seen, hidden = newest(played).result.objects
+    assert seen.mask.area
+    assert (hidden.state, hidden.mask.area) == (ObjectState.OCCLUDED, 0)
+    assert newest(played).confidence[2] == 0
+
+
+def test_after_a_cut_no_mask_of_the_old_scene_is_shown() -> None:
+    old, new = Scene(Patch(40, 60, 4, 0, 2), seed=1), Scene(Patch(160, 90, 4, 0, 8), seed=7)
+    played = play(old, 4, {2: 1})
+    played.add_image(new.image(4), 4 * PERIOD)
+    assert [obj.mask.area for obj in newest(played).result.objects] == [0]
+    played.update(old.answer(3))
+    assert [obj.mask.area for obj in newest(played).result.objects] == [0], "the answer is of the old scene"
+    assert newest(played).network_stamp == 3 * PERIOD, "but ids and states are its"
+    played.add_image(new.image(5), 5 * PERIOD)
+    played.update(new.answer(4))
+    (obj,) = newest(played).result.objects
+    assert jaccard(obj.mask.full(), new.mask(5)) > 0.9
+
+
+def test_another_size_and_a_jump_back_are_new_scenes() -> None:
+    scene = Scene(Patch(40, 60, 4, 0, 2))
+    played = play(scene, 4, {2: 1})
+    played.add_image(np.ascontiguousarray(scene.image(4)[:200]), 4 * PERIOD)
+    (obj,) = newest(played).result.objects
+    assert (obj.mask.area, obj.mask.width, obj.mask.height) == (0, WIDTH, 200)
+    played = play(scene, 4, {2: 1})
+    played.add_image(scene.image(1), 1 * PERIOD)
+    assert newest(played).result.objects[0].mask.area == 0
+
+
+def test_a_mask_is_not_carried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrier, "KEPT_SECONDS", 0.2)
+    scene = Scene(Patch(40, 60, 0, 0, 2))
+    played = play(scene, 10, {1: 0})
+    assert newest(played).result.objects[0].mask.area == 0, "0.297 s"
+    assert newest(play(scene, 7, {1: 0})).result.objects[0].mask.area, "0.198 s"
+
+
+def test_images_are_kept_within_bounds() -> None:
+    played = MaskCarrier()
+    scene = Scene(Patch(40, 60, 1, 0, 2), scale=8)
+    for number in range(carrier.KEPT_IMAGES + 8):
+        played.add_image(scene.image(number % 3), number * PERIOD)
+    steps = list(played._steps.values())
+    assert len(steps) == carrier.KEPT_IMAGES
+    assert max(step.image.shape[0] * step.image.shape[1] for step in steps) <= carrier.WORK_PIXELS
+
+
+def test_the_flow_costs_the_same_for_any_image_and_number_of_objects() -> None:
+    patches = [Patch(20 + 70 * (n % 4), 10 + 55 * (n // 4), 1, 0, n, 30, 20) for n in range(16)]
+    for scene in (Scene(patches[0]), Scene(*patches), Scene(*patches, scale=6)):
+        played = play(scene, 3, {1: 0})
+        step = list(played._steps.values())[-1]
+        assert 0 < sum(window.width * window.height for window, _ in step.flows) < 1.2 * carrier.FLOW_SAMPLES
+
+
+def test_colours_bring_back_what_the_flow_missed() -> None:
+    """Between two images the object grows, which no motion of it explains."""
+    red = np.full((120, 160, 3), (40, 40, 200), np.uint8)
+    small, large = red.copy(), red.copy()
+    small[40:80, 60:100] = large[36:84, 56:104] = (200, 40, 40)
+    mask = np.zeros((120, 160), np.bool_)
+    mask[40:80, 60:100] = True
+    played = MaskCarrier()
+    played.add_image(small, 0)
+    played.update(
+        FrameResult(0, 0, 160, 120, (ObjectResult(1, CroppedMask.from_full(mask), ObjectState.VISIBLE, 1, 1, 1, True),))
+    )
+    played.add_image(large, PERIOD)
+    grown = np.zeros_like(mask)
+    grown[36:84, 56:104] = True
+    assert jaccard(newest(played).result.objects[0].mask.full(), grown) > 0.97 > jaccard(mask, grown)
+
+
+def test_colours_that_tell_nothing_have_no_weight() -> None:
+    mask = np.zeros((60, 80), np.bool_)
+    mask[20:40, 30:50] = True
+    plain = np.full((60, 80, 3), 90, np.uint8)
+    model = ColourModel.of(plain, mask)
+    assert model is not None and model.weight == 0
+    two = plain.copy()
+    two[mask] = (200, 30, 30)
+    model = ColourModel.of(two, mask)
+    assert model is not None and model.weight > 0.8
+    evidence = model.evidence(two)
+    assert evidence[30, 40] > 1 and evidence[5, 5] < -1
+    assert ColourModel.of(plain, np.zeros_like(mask)) is None
+    assert ColourModel.of(plain, np.ones_like(mask)) is None
