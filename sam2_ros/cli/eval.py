@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam2_ros.cli.options import add_model_arguments, check_least
+from sam2_ros.cli.options import add_live_arguments, add_model_arguments, check_least, check_live
 from sam2_ros.media.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +45,17 @@ def register(subparsers: Any) -> None:
         help="vos: on an object's first frame (1); offline, online: on each such frame (3); noc: at most (20)",
     )
     add("--interactions", type=int, default=8, metavar="N", help="frames with clicks (default: 8)")
+    add_live_arguments(
+        parser,
+        "play each sequence at RATE images a second while the engine takes its time, and measure for every image the "
+        "mask that is there in time: the network's newest, and that one carried to the image",
+    )
+    add(
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="with --live: after an image, when its mask is needed (default: one period)",
+    )
     add_model_arguments(parser, several=True)
     add("--jobs", type=int, default=1, metavar="N", help="sequences at a time (default: 1)")
     add("--out", type=Path, metavar="DIR", help="default: eval_output/DATASET_MODEL_PROMPT")
@@ -115,6 +126,9 @@ def _run_model(
         clicks=args.clicks,
         interactions=args.interactions if args.protocol in ("offline", "online") else 0,
         rule=RULES[dataset.layout],
+        live=args.live,
+        latency=args.latency,
+        deadline=args.deadline,
     )
     job = Job(settings, _out(args, model), args.threads, args.masks_out)
     claim(job, args.overwrite)
@@ -165,6 +179,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--masks-out came with {len(args.model)} models; accepted: one model")
     if args.clicks > 1 and args.prompt != "click":
         raise UserError(f"--clicks {args.clicks} came with --prompt {args.prompt}; clicks belong to --prompt click")
+    check_live(args)
+    if args.live and (clicked or args.clicks > 1):
+        raise UserError(
+            "--live came with more than one click or with another --protocol; accepted: one prompt with vos"
+        )
     if not 0 < args.present_from <= 1:
         raise UserError(f"--present-from is {args.present_from}; accepted: more than 0, up to 1")
 
@@ -176,4 +195,8 @@ def _out(args: argparse.Namespace, model: str) -> Path:
         return Path(args.out) / name if len(args.model) > 1 else Path(args.out)
     prompt = args.prompt + (str(args.clicks) if args.clicks > 1 else "")
     what = prompt if args.protocol == "vos" else args.protocol
+    if args.live:
+        what += "_live" + "".join(
+            f"_{value * 1000:g}ms" for value in (args.latency, args.deadline) if value is not None
+        )
     return Path("eval_output") / f"{args.dataset.resolve().name}_{name}_{what}"

@@ -62,6 +62,29 @@ def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
     add("--server-key", metavar="FILE", help="the server's public key (NAME.key)")
 
 
+def add_live_arguments(parser: argparse.ArgumentParser, live_help: str) -> None:
+    """The options that play a clip against a simulated clock."""
+    add = parser.add_argument
+    add("--live", type=float, metavar="RATE", help=live_help)
+    add("--latency", type=float, metavar="SECONDS", help="with --live: of the engine (default: what it takes here)")
+
+
+def check_live(args: argparse.Namespace) -> None:
+    """Refuses a rate or times that can't be, and times without a rate.
+
+    Raises:
+        UserError: with the option and its value.
+    """
+    for name, least, most in (("live", 0.1, 1000.0), ("latency", 0.0, 60.0), ("deadline", 0.0, 60.0)):
+        value = getattr(args, name, None)
+        if value is None:
+            continue
+        if not least <= value <= most:
+            raise UserError(f"--{name} is {value}; accepted: {least:g} to {most:g}")
+        if args.live is None:
+            raise UserError(f"--{name} belongs to --live RATE, the camera's images a second")
+
+
 def load_backend(args: argparse.Namespace, objects: int) -> Backend:
     """The engine that ``args`` choose, with room for ``objects``.
 

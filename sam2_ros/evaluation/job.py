@@ -19,6 +19,7 @@ from sam2_ros.evaluation.datasets import open_dataset
 from sam2_ros.evaluation.results import SequenceResult, load, save
 from sam2_ros.evaluation.semi_supervised import FrameMasks, run_sequence
 from sam2_ros.evaluation.sequences import Truth
+from sam2_ros.evaluation.streaming import run_live
 from sam2_ros.evaluation.worst import WorstFrames
 from sam2_ros.inference import is_null_model, make_backend
 from sam2_ros.media.errors import UserError, engine_errors
@@ -49,6 +50,9 @@ class Settings:
     clicks: int  # on an object's first frame (vos), on each clicked frame (offline, online), at most (noc)
     interactions: int  # frames with clicks (offline, online)
     rule: str  # which frames count (vos)
+    live: float | None = None  # images a second (vos)
+    latency: float | None = None  # seconds of the engine with live; None: measured
+    deadline: float | None = None  # seconds with live; None: one period
     version: str = __version__
 
     @property
@@ -113,7 +117,11 @@ class Runner:
                     _write_masks(job.masks_out / name, sequence.truth, masks)
                 tick()
 
-            result = run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
+            if settings.live:
+                s = settings
+                result = run_live(sequence, engine, s.prompt, s.rule, settings.live, s.latency, s.deadline, observe)
+            else:
+                result = run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
         result.extra["worst"] = self._write_worst(name, worst)
         torch = sys.modules.get("torch")  # which only some engines load
         about = {name: getattr(engine.info, name) for name in ("model", "device", "dtype", "image_size")}

@@ -86,6 +86,23 @@ def reliability(visibility: dict[str, Any]) -> Rgb:
     return chart_pixels(figure)
 
 
+def j_over_age(by_age: Sequence[dict[str, float]]) -> Rgb:
+    """Mean J over the age of the network's newest mask, as it came and carried to the newest image."""
+    figure = new_chart(480, 360, layout="constrained")
+    axes = figure.subplots()
+    plain_axes(axes)
+    axes.set_xlabel("age of the network's newest mask (camera images); above: number of images", fontsize=9)
+    axes.set_ylabel("J", fontsize=9)
+    axes.set_ylim(-0.03, 1.08)
+    ages = [row["age"] for row in by_age]
+    for key, label, color in (("carried_j", "carried", _LINE), ("network_j", "as it came", "#c85a3c")):
+        axes.plot(ages, [row[key] for row in by_age], marker="o", markersize=5, color=color, label=label)
+    for row in by_age:
+        axes.annotate(str(row["images"]), (row["age"], 1.02), ha="center", fontsize=7)
+    axes.legend(loc="lower left", fontsize=9)
+    return chart_pixels(figure)
+
+
 def failure_sheet(folder: Path, results: Sequence[SequenceResult], count: int = 24) -> Rgb | None:
     """The ``count`` worst frames in ``folder`` of all sequences, worst first; None if there are none."""
     frames = sorted(

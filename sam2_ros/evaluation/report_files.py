@@ -1,7 +1,8 @@
 """The folder of an evaluation and the report's files in it:
 
 ``settings.json``, ``sequences/NAME.json`` (every object and frame), ``worst/`` (pictures), ``report.json``,
-``rows.csv``, ``j_over_time.png``, ``reliability.png`` and, if there are bad frames, ``failures.png``.
+``rows.csv``, ``j_over_time.png``, ``reliability.png``, with ``--live`` ``j_over_age.png`` and, if there are bad frames,
+``failures.png``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sam2_ros.evaluation.job import Job
-from sam2_ros.evaluation.plots import failure_sheet, j_over_time, reliability
+from sam2_ros.evaluation.plots import failure_sheet, j_over_age, j_over_time, reliability
 from sam2_ros.evaluation.results import SequenceResult
 from sam2_ros.evaluation.summary import report, write_rows
 from sam2_ros.media.errors import UserError
@@ -55,6 +56,7 @@ def write_report(job: Job, results: Sequence[SequenceResult], present_from: floa
     sheet = failure_sheet(job.out / "worst", results)
     for name, picture in (
         ("j_over_time.png", j_over_time(results) if summary["objects_scored"] else None),
+        ("j_over_age.png", j_over_age(summary["live"]["by_age"]) if "live" in summary else None),
         ("reliability.png", reliability(summary["visibility"])),
         ("failures.png", sheet),
     ):

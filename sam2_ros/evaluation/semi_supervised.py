@@ -52,6 +52,16 @@ def first_prompt(kind: str, mask: Mask) -> Prompt:
     raise ValueError(f"prompt kind '{kind}'; accepted: {', '.join(PROMPT_KINDS)}")
 
 
+def first_prompts(sequence: LabelledSequence, kind: str) -> list[FramePrompt]:
+    """For every object the prompt on the first frame that shows it."""
+    first = sequence.first_frames
+    labels = {frame: sequence.truth.masks(frame) for frame in set(first.values())}
+    return [
+        FramePrompt(frame, object_id, first_prompt(kind, labels[frame][object_id]))
+        for object_id, frame in sorted(first.items())
+    ]
+
+
 def click(point: np.ndarray, label: int) -> Prompt:
     """One click as a prompt."""
     return Prompt(points=np.asarray(point, np.float32)[None], labels=np.array([label], np.int32))
@@ -71,11 +81,7 @@ def run_sequence(
     """
     first = sequence.first_frames
     labels = {frame: sequence.truth.masks(frame) for frame in set(first.values())}
-    prompts = [
-        FramePrompt(frame, object_id, first_prompt(kind, labels[frame][object_id]))
-        for object_id, frame in sorted(first.items())
-    ]
-    tracker = ClipTracker(backend, prompts)
+    tracker = ClipTracker(backend, first_prompts(sequence, kind))
     rows: list[Row] = []
     seconds: list[float] = []
     size, count = (0, 0), 0

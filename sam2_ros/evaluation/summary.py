@@ -20,6 +20,7 @@ from sam2_ros.evaluation.job import NOC_TARGETS, Settings
 from sam2_ros.evaluation.kinds import by_kind, kinds_table
 from sam2_ros.evaluation.presence import visibility_score
 from sam2_ros.evaluation.results import Row, SequenceResult, mean
+from sam2_ros.evaluation.streaming import KINDS, live_summary
 from sam2_ros.media.text_table import align, number
 from sam2_ros.media.whole_files import write_whole
 
@@ -49,6 +50,8 @@ def report(results: Sequence[SequenceResult], settings: Settings, present_from: 
     kinds = by_kind(Path(settings.dataset), results, present_from)
     if kinds is not None:
         summary["kinds"] = kinds
+    if settings.live:
+        summary["live"] = live_summary(results)
     if settings.protocol in ("offline", "online"):
         summary["interactive"] = interactive_summary(results)
     if settings.protocol == "noc":
@@ -152,7 +155,20 @@ def table(summary: dict[str, Any]) -> str:
         text += f"\nJ&F by number of frames with clicks: {steps}; mean: {number(curve['jf_mean'], 3)}"
     if "kinds" in summary:
         text += f"\n\n{kinds_table(summary['kinds'])}\n"
+    if "live" in summary:
+        text += f"\n{_live_table(summary['live'])}"
     return f"{text}\n{found}"
+
+
+def _live_table(live: dict[str, Any]) -> str:
+    names = dict(zip(KINDS, ("no latency", "newest network mask", "carried mask"), strict=True))
+    lines = [("every camera image", "J&F", "J", "F", "J lost to latency")]
+    best = live["no_latency"]["j"]
+    for kind, name in names.items():
+        lost = None if best is None or live[kind]["j"] is None else best - live[kind]["j"]
+        lines.append((name, *_percent(live[kind]), number(lost, 1, 100)))
+    about = f"engine: {number(live['latency'], 0, 1000)} ms an image; images without any mask: "
+    return f"{align(lines)}\n{about}{number(live['without_mask'], 1, 100)} %"
 
 
 def _noc_table(noc: dict[str, Any]) -> str:
