@@ -1,0 +1,96 @@
+"""Boxes of an image, and boxes seen through a grid of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]  # [h, w, 2] x, y; or [h, w]
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1, edges in pixels
+
+MIN_SIDE = 16  # samples: optical flow works on patches
+MARGIN = 0.25  # of an object's box, on each side
+MIN_MARGIN = 24  # pixels: an object that moves further in one image is lost
+
+
+@dataclass(frozen=True)
+class FlowWindow:
+    """A box of the work image, seen through ``width`` × ``height`` samples."""
+
+    box: Box
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, box: Box, samples: float) -> FlowWindow:
+        """With about so many samples, at most one for each pixel."""
+        width, height = box[2] - box[0], box[3] - box[1]
+        scale = min(1.0, math.sqrt(samples / (width * height)))
+        return cls(box, max(MIN_SIDE, round(width * scale)), max(MIN_SIDE, round(height * scale)))
+
+    @property
+    def pitch(self) -> Field:
+        """Pixels from one sample to the next: x, y."""
+        x0, y0, x1, y1 = self.box
+        return np.array([(x1 - x0) / self.width, (y1 - y0) / self.height], np.float32)
+
+    def points(self) -> Field:
+        """Where the samples lie in the work image."""
+        pitch = self.pitch
+        points = np.empty((self.height, self.width, 2), np.float32)
+        points[..., 0] = self.box[0] - 0.5 + (np.arange(self.width, dtype=np.float32) + 0.5) * pitch[0]
+        points[..., 1] = (self.box[1] - 0.5 + (np.arange(self.height, dtype=np.float32) + 0.5) * pitch[1])[:, None]
+        return points
+
+    def sample(self, image: NDArray[Any]) -> NDArray[Any]:
+        """The work image, or a map of its size, at the samples."""
+        x0, y0, x1, y1 = self.box
+        how = cv2.INTER_AREA if self.width < x1 - x0 else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(image[y0:y1, x0:x1], (self.width, self.height), interpolation=how))
+
+    def look_up(self, values: NDArray[Any], points: Field) -> NDArray[Any]:
+        """``values`` of the samples, interpolated at ``points``; beyond the box, those of its edge."""
+        corner = np.array([self.box[0] - 0.5, self.box[1] - 0.5], np.float32)
+        at = (points - corner) / self.pitch - np.float32(0.5)
+        return np.asarray(cv2.remap(values, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+def box_of(mask: NDArray[np.bool_]) -> Box | None:
+    """The tight box of a mask; None if it is empty."""
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return (x, y, x + width, y + height) if width else None
+
+
+def clipped(box: Sequence[float], shape: tuple[int, ...]) -> Box:
+    """Within an image of ``shape``, at least one pixel."""
+    height, width = shape[:2]
+    x0, y0 = min(max(0, int(box[0])), width - 1), min(max(0, int(box[1])), height - 1)
+    return x0, y0, min(width, max(x0 + 1, int(box[2]))), min(height, max(y0 + 1, int(box[3])))
+
+
+def grown(box: Box, shape: tuple[int, ...]) -> Box:
+    """With a margin, within an image of ``shape``."""
+    x0, y0, x1, y1 = box
+    dx, dy = max(MIN_MARGIN, MARGIN * (x1 - x0)), max(MIN_MARGIN, MARGIN * (y1 - y0))
+    return clipped((x0 - dx, y0 - dy, x1 + dx, y1 + dy), shape)
+
+
+def contains(outer: Box, inner: Box) -> bool:
+    """Whether one box lies in another."""
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
+
+
+def both(a: Box, b: Box) -> Box:
+    """The smallest box around two."""
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def area_of(box: Box) -> int:
+    """Pixels of a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])
