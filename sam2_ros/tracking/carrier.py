@@ -56,7 +56,7 @@ class _Step:
     stamp: int
     image: Image  # RGB, reduced
     before: Image | None  # of the same scene
-    flows: list[tuple[FlowWindow, Field | None]] = field(default_factory=list)  # pixels; None: a cut
+    flows: list[tuple[FlowWindow, Field]] = field(default_factory=list)  # pixels
 
 
 @dataclass
@@ -186,7 +186,9 @@ class MaskCarrier:
         share = samples / sum(area_of(area) for area, _ in areas)
         for area, velocity in areas:
             window = FlowWindow.of(area, share * area_of(area))
-            step.flows.append((window, self._flow_between(step, window, velocity)))
+            flow = self._flow_between(step, window, velocity)
+            if flow is not None:
+                step.flows.append((window, flow))
 
     def _flow_between(self, step: _Step, window: FlowWindow, velocity: Field) -> Field | None:
         """From a window of ``step`` to the image before, in pixels; None where that shows another scene.
@@ -204,20 +206,25 @@ class MaskCarrier:
         flow = self._flow.calc(now, before, None)
         return None if _is_cut(now, before, flow) else flow * window.pitch + np.array([dx, dy], np.float32)
 
+    def _flow_at(self, step: _Step, box: Box) -> tuple[FlowWindow, Field] | None:
+        """The motion that was measured around a box."""
+        inside = clipped(box, step.image.shape)
+        return next(((window, flow) for window, flow in step.flows if contains(window.box, inside)), None)
+
     def _advance(self, source: _Source, step: _Step) -> bool:
         """Carries an object from the image before to ``step``; False after a cut."""
         reach = source.reach
-        found = next((entry for entry in step.flows if contains(entry[0].box, clipped(reach, step.image.shape))), None)
-        if found is None:
+        flow = self._flow_at(step, reach)
+        if flow is None:
             self._measure(step, [(reach, source.velocity)], FLOW_SAMPLES / 4)
-            found = step.flows[-1]
-        flow_window, flow = found
+            flow = self._flow_at(step, reach)
         if flow is None:
             return False
+        flow_window, backward = flow
         area = grown(reach, step.image.shape)
         window = FlowWindow.of(area, area_of(area) / float(np.prod(flow_window.pitch)))
         points = window.points()
-        last = flow_window.look_up(flow, points)
+        last = flow_window.look_up(backward, points)
         motion = last
         if source.window is not None and source.motion is not None:
             motion = last + source.window.look_up(source.motion, points + last)
