@@ -229,3 +229,42 @@ def test_a_mistake_ends_with_one_sentence_and_code_2(
     assert code == 2
     assert errors.startswith("sam2_ros: error: ") and errors.count("\n") == 1
     assert message in errors
+
+
+def test_live_counts_every_image_and_compares_with_no_latency(davis: Path, tmp_path: Path) -> None:
+    out = tmp_path / "live"
+    report = evaluate(
+        davis, out, "--model", "null", "--live", "10", "--latency", "0.2", "--deadline", "0", "--sequences", "long"
+    )
+    live = report["live"]
+    # Images 0, 2 and 4 are worked on, and known two images later. Of 7 images the first and the last do not count.
+    assert live["latency"] == pytest.approx(0.2)
+    assert live["images"] == 2 * 5 and live["without_mask"] == pytest.approx(1 / 5)
+    assert [(row["age"], row["images"]) for row in live["by_age"]] == [(2, 4), (3, 4)]
+    # The null engine holds masks still: what was right on image 0 is wrong on the image where it is known.
+    rows = {
+        (row["object"], row["frame"]): row for row in load(out / "sequences" / "long.json")[0].extra["live"]["rows"]
+    }
+    assert rows[1, 1]["age"] is None and rows[1, 1]["network_j"] == rows[1, 1]["carried_j"] == 0
+    overlap = 24 - 5 * 2
+    assert rows[1, 2]["network_j"] == pytest.approx(overlap / (48 - overlap))
+    assert rows[1, 2]["carried_j"] > rows[1, 2]["network_j"] + 0.2
+    assert live["carried"]["j"] == pytest.approx(report["mean_over_objects"]["j"])
+    assert (out / "j_over_age.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--latency", "0.1"], "--latency belongs to --live RATE"),
+        (["--live", "0"], "--live is 0.0; accepted: 0.1 to 1000"),
+        (["--live", "nan"], "--live is nan"),
+        (["--live", "10", "--deadline", "-1"], "--deadline is -1.0"),
+        (["--live", "10", "--prompt", "click", "--clicks", "3"], "one prompt with vos"),
+    ],
+)
+def test_live_options_that_can_not_be_are_refused(
+    davis: Path, options: list[str], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(davis), "--model", "null", *options]) == 2
+    assert words in capfd.readouterr().err
