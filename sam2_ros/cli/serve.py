@@ -32,10 +32,21 @@ def register(subparsers: Any) -> None:
     add("--image-size", type=int, default=0, metavar="PX", help="side of the network's input (0: the model's own)")
     add("--keys", type=Path, metavar="FILE", help="the server's keys, NAME.key_secret; needs --clients")
     add("--clients", type=Path, metavar="DIR", help="public keys (*.key) of accepted clients")
-    add("--insecure", action="store_true", help="without keys, allow addresses that other machines can reach")
+    add(
+        "--insecure",
+        action="store_true",
+        help="without keys, allow addresses that other machines can reach, also for --metrics",
+    )
     add("--max-streams", type=int, default=16, metavar="N", help="cameras at a time (default: 16)")
     add("--max-objects", type=int, default=64, metavar="N", help="objects of each camera (default: 64)")
     add("--max-bytes", type=int, default=64 << 20, metavar="N", help="bytes of a message (default: 64 MiB)")
+    add(
+        "--max-memory",
+        type=int,
+        default=4 << 30,
+        metavar="N",
+        help="bytes of all cameras' memory banks and stored frames; one camera may have a quarter (default: 4 GiB)",
+    )
     add(
         "--idle",
         type=float,
@@ -49,32 +60,39 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import zmq
-
     from sam2_ros.inference import BackendFactory
     from sam2_ros.remote.server import Limits, Server
+    from sam2_ros.remote.server.limits import engine_sizes
     from sam2_ros.remote.server.metrics import Metrics, MetricsPage
-    from sam2_ros.remote.server.security import Security, check_endpoints
+    from sam2_ros.remote.server.security import Security, check_endpoints, check_page_address
     from sam2_ros.tracking.config import TrackerConfig
 
     endpoints = args.bind or [DEFAULT_BIND]
     if (args.keys is None) != (args.clients is None):
         raise UserError("--keys and --clients belong together: the server's keys, and the folder of its clients'")
+    page_at = _host_and_port(args.metrics) if args.metrics else None
     with engine_errors():
+        if page_at is not None:
+            check_page_address(*page_at, args.insecure)
         security = Security(args.keys, args.clients) if args.keys else None
         check_endpoints(endpoints, security, args.insecure)
-        limits = Limits(args.max_streams, args.max_objects, args.max_bytes, args.idle)
+        limits = Limits(args.max_streams, args.max_objects, args.max_bytes, args.idle, engine_bytes=args.max_memory)
         factory = BackendFactory(args.model, args.device, args.dtype, args.image_size, args.threads)
-        first = factory.make(TrackerConfig(max_objects=1))
+        config = TrackerConfig(max_objects=1)
+        first = factory.make(config)
     info = first.info
     first.close()
     del first  # with its memory bank
     metrics = Metrics(lambda: factory.batches)
     try:
-        server = Server(factory.make, endpoints, limits, security, metrics)
-    except zmq.ZMQError as error:
-        raise UserError(f"can't bind to {', '.join(endpoints)}: {error}") from error
-    page = MetricsPage(metrics, *_host_and_port(args.metrics), server.health) if args.metrics else None
+        server = Server(factory.make, endpoints, limits, security, metrics, engine_sizes(info, config))
+    except OSError as error:
+        raise UserError(error.strerror or str(error)) from error
+    try:
+        page = MetricsPage(metrics, *page_at, server.health) if page_at is not None else None
+    except OSError as error:
+        server.close()
+        raise UserError(f"can't bind to --metrics {args.metrics}: {error.strerror or error}") from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     about = f"{info.model} on {info.device} ({info.dtype}), up to {limits.streams} streams"

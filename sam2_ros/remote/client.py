@@ -17,7 +17,7 @@ from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import from_wire, to_wire
 from sam2_ros.remote.connection import FAILED, ClientKeys, LinkDown, NoAnswer, ServerRefusal
 from sam2_ros.remote.link import Link
-from sam2_ros.remote.pixels import MODES, PixelWriter, choose_writer
+from sam2_ros.remote.pixels import MODES, PROOF_BYTES, PixelWriter, choose_writer
 from sam2_ros.remote.protocol import Header
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import check_requests
@@ -26,6 +26,7 @@ from sam2_ros.tracking.types import FrameResult, ObjectChange, PromptCode, Promp
 __all__ = ["ClientKeys", "RemoteBackend"]
 
 _LOST = (LinkDown, NoAnswer)
+_RESTORED_AT_ONCE = 8  # objects, whose masks must fit into a header
 
 
 class RemoteBackend:
@@ -231,9 +232,11 @@ class RemoteBackend:
 
     def _hand_over(self) -> None:
         """Hands the objects to the connected server; where that fails, nothing changes here."""
-        info = from_wire(BackendInfo, self._link.connection.greeting["info"])
-        endpoint, before = self._link.connection.endpoint, self._writer
-        self._writer = choose_writer(self._mode, self._quality, endpoint, lambda about: self._ask("pixels", about))
+        greeting, before = self._link.connection.greeting, self._writer
+        info = from_wire(BackendInfo, greeting["info"])
+        proof = greeting.get("shm")
+        proof = proof if isinstance(proof, bytes) and len(proof) == PROOF_BYTES else b""
+        self._writer = choose_writer(self._mode, self._quality, proof, lambda about: self._ask("pixels", about))
         try:
             done = self._restore()
             self._ask("next_id", {"next_id": self._next_id})
@@ -254,8 +257,10 @@ class RemoteBackend:
         done: dict[int, PromptResult] = {}
         for sighting, requests in self._recovery.plan(self._newest.objects if self._newest else ()):
             self._send_frame(sighting.frame, sighting.stamp)
-            results = from_wire(list[PromptResult], self._ask("restore", {"requests": to_wire(requests)})["result"])
-            done |= {request.object_id or 0: result for request, result in zip(requests, results, strict=True)}
+            for first in range(0, len(requests), _RESTORED_AT_ONCE):
+                some = requests[first : first + _RESTORED_AT_ONCE]
+                results = from_wire(list[PromptResult], self._ask("restore", {"requests": to_wire(some)})["result"])
+                done |= {request.object_id or 0: result for request, result in zip(some, results, strict=True)}
         return done
 
     def _note_loss(self, unseen_only: bool = False) -> None:

@@ -1,12 +1,14 @@
 """Sends a frame's pixels to the server: raw or JPEG in the message, or in shared memory.
 
 Shared memory is an anonymous file (``memfd_create``) of sealed size. The server opens it through ``/proc``: no file is
-left behind, and a client can't truncate it while the server reads.
+left behind, and a client can't truncate it while the server reads. It begins with the proof, random bytes that the
+server sent to this stream alone: so a client can name no memory but its own.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hmac
 import mmap
 import os
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ from sam2_ros.remote.protocol import ProtocolError
 
 MODES = ("auto", "raw", "jpeg", "shm")
 MAX_SIDE = 1 << 15  # pixels
+PROOF_BYTES = 16
 _SLOTS = 2  # the server may still read the previous frame
 _MEMFD_NAME = "sam2_ros_pixels"
 # fcntl has names for them on Linux only.
@@ -28,11 +31,13 @@ _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SHRINK = 1033, 1034, 0x0002
 
 
 class PixelWriter:
-    """The client's side; ``mode`` is "raw", "jpeg" or "shm", ``quality`` (1 to 100) is for JPEG."""
+    """The client's side; ``mode`` is "raw", "jpeg" or "shm", ``quality`` (1 to 100) is for JPEG, ``proof`` (from the
+    server's answer to the hello) for shared memory."""
 
-    def __init__(self, mode: str, quality: int = 90) -> None:
+    def __init__(self, mode: str, quality: int = 90, proof: bytes = b"") -> None:
         self._mode = mode
         self._quality = quality
+        self._proof = proof
         self._memory: mmap.mmap | None = None
         self._fd = -1
         self._slot_bytes = 0
@@ -56,7 +61,7 @@ class PixelWriter:
         if self._mode == "shm":
             memory = self._reserve(frame.nbytes)
             self._slot = (self._slot + 1) % _SLOTS
-            offset = self._slot * self._slot_bytes
+            offset = mmap.PAGESIZE + self._slot * self._slot_bytes
             np.frombuffer(memory, np.uint8, frame.nbytes, offset).reshape(frame.shape)[:] = frame
             return about | {"pid": os.getpid(), "fd": self._fd, "offset": offset}, None
         return about, np.ascontiguousarray(frame).data
@@ -67,9 +72,11 @@ class PixelWriter:
         self.close()
         self._slot_bytes = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._fd = os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._fd, self._slot_bytes * _SLOTS)
+        size = mmap.PAGESIZE + self._slot_bytes * _SLOTS
+        os.ftruncate(self._fd, size)
         fcntl.fcntl(self._fd, _F_ADD_SEALS, _F_SEAL_SHRINK)
-        self._memory = mmap.mmap(self._fd, self._slot_bytes * _SLOTS)
+        self._memory = mmap.mmap(self._fd, size)
+        self._memory[: len(self._proof)] = self._proof
         return self._memory
 
     def close(self) -> None:
@@ -79,15 +86,16 @@ class PixelWriter:
         self._fd, self._slot_bytes = -1, 0
 
 
-def choose_writer(mode: str, quality: int, endpoint: str, trial: Callable[[dict[str, Any]], object]) -> PixelWriter:
-    """The client's side for a server at ``endpoint``; "auto" takes shared memory where it works, else raw.
+def choose_writer(mode: str, quality: int, proof: bytes, trial: Callable[[dict[str, Any]], object]) -> PixelWriter:
+    """The client's side for a server that sent ``proof`` (empty: it offers no shared memory); "auto" takes shared
+    memory where it works, else raw.
 
     ``trial`` asks the server to read one pixel, and raises ``RuntimeError`` where it can't.
     """
     if mode != "auto":
-        return PixelWriter(mode, quality)
-    if endpoint.startswith(("ipc:", "tcp://127.", "tcp://localhost:")):
-        writer = PixelWriter("shm", quality)
+        return PixelWriter(mode, quality, proof)
+    if proof:
+        writer = PixelWriter("shm", quality, proof)
         try:
             trial({"frame": writer.write(np.zeros((1, 1, 3), np.uint8))[0]})
             return writer
@@ -97,10 +105,11 @@ def choose_writer(mode: str, quality: int, endpoint: str, trial: Callable[[dict[
 
 
 class PixelReader:
-    """The server's side, one per stream."""
+    """The server's side, one per stream; with an empty ``proof`` it reads no shared memory."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, proof: bytes = b"") -> None:
         self._max_bytes = max_bytes
+        self._proof = proof
         self._memory: mmap.mmap | None = None
         self._file: tuple[int, int, int] | None = None  # pid, fd, inode
 
@@ -129,15 +138,17 @@ class PixelReader:
 
     def _shared(self, about: Mapping[str, Any], size: int) -> mmap.mmap:
         pid, fd = protocol.integer(about, "pid", 1, 1 << 30), protocol.integer(about, "fd", 0, 1 << 20)
+        if not self._proof:
+            raise ProtocolError("shared memory is for clients on the server's machine; send raw pixels instead")
         path = f"/proc/{pid}/fd/{fd}"
         try:
             file = (pid, fd, os.stat(path).st_ino)
             if self._memory is None or self._file != file:
-                self._memory, self._file = _map_sealed(path, self._max_bytes * _SLOTS), file
-        except (OSError, ValueError) as error:
+                self._memory, self._file = _map_sealed(path, self._max_bytes * _SLOTS, self._proof), file
+        except (OSError, ValueError) as error:  # not told: it would say which processes and files there are
             raise ProtocolError(
-                f"shared memory {path} can't be used ({error}); it needs the same machine, user and process "
-                "namespace; send raw pixels instead"
+                f"the shared memory {path} can't be used: it must be a sealed memfd that begins with this stream's "
+                "proof, of the same machine, user and process namespace; send raw pixels instead"
             ) from error
         protocol.integer(about, "offset", 0, max(0, len(self._memory) - size))
         if size > len(self._memory):
@@ -148,8 +159,8 @@ class PixelReader:
         self._memory = self._file = None
 
 
-def _map_sealed(path: str, max_bytes: int) -> mmap.mmap:
-    """Maps memory that a client made for this, and no other file that its process has open."""
+def _map_sealed(path: str, max_bytes: int, proof: bytes) -> mmap.mmap:
+    """Maps memory that the client of this stream made for it, and no other file that any process has open."""
     if not os.readlink(path).startswith(f"/memfd:{_MEMFD_NAME}"):
         raise ValueError("not a client's memory")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -157,9 +168,12 @@ def _map_sealed(path: str, max_bytes: int) -> mmap.mmap:
         if not fcntl.fcntl(fd, _F_GET_SEALS) & _F_SEAL_SHRINK:
             raise ValueError("its size is not sealed")
         size = os.fstat(fd).st_size
-        if not 0 < size <= max_bytes + _SLOTS * mmap.PAGESIZE:
+        if not mmap.PAGESIZE <= size <= max_bytes + (1 + _SLOTS) * mmap.PAGESIZE:
             raise ValueError(f"it has {size} bytes; accepted: up to {max_bytes}")
-        return mmap.mmap(fd, size, prot=mmap.PROT_READ)
+        memory = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+        if not hmac.compare_digest(memory[: len(proof)], proof):
+            raise ValueError("it is not this client's")
+        return memory
     finally:
         os.close(fd)
 

@@ -31,7 +31,13 @@ def serving(
     make: Make = NullBackend, endpoint: str = LOCAL, limits: Limits | None = None, security: Security | None = None
 ) -> Iterator[Server]:
     """A server in a thread of this process."""
-    server = Server(make, [endpoint], limits, security)
+    with running(Server(make, [endpoint], limits, security)) as server:
+        yield server
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Runs ``server`` in a thread."""
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -14,13 +13,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pytest
 from served import PATIENCE, ServerProcess, boxed, picture, serving
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.remote.client import RemoteBackend
-from sam2_ros.remote.server import Limits
+from sam2_ros.remote.server import Limits, Server
 from sam2_ros.tracking import CroppedMask, FrameResult, ObjectState, TrackerConfig
 
 
@@ -199,22 +197,39 @@ def test_a_server_that_can_not_take_over_changes_nothing(tmp_path: Path) -> None
         assert shown.dropped == 0 and told(shown) == []
 
 
-@pytest.mark.parametrize(("streams", "return_after"), [(1, 0.1), (8, 0.0)], ids=["it is full", "nobody asks"])
-def test_a_stream_stays_where_it_is(tmp_path: Path, streams: int, return_after: float) -> None:
+def test_a_stream_waits_until_the_preferred_server_has_a_place(tmp_path: Path) -> None:
     preferred = f"ipc://{tmp_path / 'preferred'}"
     with (
-        serving(endpoint=preferred, limits=Limits(streams=streams)) as first,
-        serving(limits=Limits(streams=1)) as second,
+        serving(endpoint=preferred, limits=Limits(streams=1)) as first,
+        serving() as second,
+        camera(preferred) as occupant,
+        camera(preferred, second.endpoints[0], return_after=0.1) as shown,
     ):
-        full = contextlib.nullcontext() if streams > 1 else camera(preferred)
-        with full:
-            before = first.health()["streams"]
-            with camera(preferred + "_", preferred, second.endpoints[0], return_after=return_after) as shown:
-                if streams == 1:
-                    shown.until("preferred server", "does not answer")
-                for _ in range(30):
-                    assert shown.show() is not None
-                    time.sleep(0.02)
-                where = second.endpoints[0] if streams == 1 else preferred
-                assert shown.client.link_values()["server"] == where
-                assert first.health()["streams"] == before + (streams > 1)
+        before = asked(first)
+        deadline = time.monotonic() + PATIENCE
+        while asked(first) < before + 5:
+            assert time.monotonic() < deadline
+            assert shown.show() is not None
+            assert shown.client.link_values()["server"] == second.endpoints[0]
+            time.sleep(0.01)
+        assert shown.client.link_values()["preferred server"] == "does not answer" and first.health()["streams"] == 1
+        occupant.client.close()
+        shown.until("server", preferred)
+
+
+def asked(server: Server) -> float:
+    """Pings that a server has answered."""
+    return server.metrics.registry.get_sample_value("sam2_ros_requests_total", {"op": "ping"}) or 0.0
+
+
+def test_without_failback_nobody_asks_the_preferred_server(tmp_path: Path) -> None:
+    preferred = f"ipc://{tmp_path / 'preferred'}"
+    with (
+        serving() as second,
+        camera(preferred, second.endpoints[0], return_after=0.0) as shown,
+        serving(endpoint=preferred) as first,
+    ):
+        for _ in range(30):
+            assert shown.show() is not None
+            time.sleep(0.02)
+        assert shown.client.link_values()["server"] == second.endpoints[0] and asked(first) == 0

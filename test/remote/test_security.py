@@ -18,7 +18,7 @@ from sam2_ros.remote.client import ClientKeys
 from sam2_ros.remote.connection import LinkDown
 from sam2_ros.remote.keys import load_public, load_secret, new_keys
 from sam2_ros.remote.server import Server
-from sam2_ros.remote.server.security import Security
+from sam2_ros.remote.server.security import Security, check_endpoints, is_private
 
 
 class Keyring:
@@ -54,6 +54,37 @@ def wait_until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "private"),
+    [
+        ("ipc:///run/sam2", True),
+        ("tcp://127.0.0.1:5555", True),
+        ("tcp://127.1.2.3:*", True),
+        ("tcp://[::1]:5555", True),
+        ("tcp://localhost:5555", True),
+        ("tcp://192.168.1.20:5555", False),
+        ("tcp://10.0.0.1:5555", False),
+        ("tcp://172.16.0.9:5555", False),
+        ("tcp://169.254.1.1:5555", False),
+        ("tcp://[fe80::1]:5555", False),
+        ("tcp://[fd00::1]:5555", False),
+        ("tcp://0.0.0.0:5555", False),
+        ("tcp://[::]:5555", False),
+        ("tcp://*:5555", False),
+        ("tcp://eth0:5555", False),
+        ("tcp://robot:5555", False),
+        ("tcp://8.8.8.8:5555", False),
+    ],
+)
+def test_only_this_machine_reaches_a_private_endpoint(endpoint: str, private: bool) -> None:
+    assert is_private(endpoint) is private
+    if private:
+        return check_endpoints([endpoint], None, insecure=False)
+    check_endpoints([endpoint], None, insecure=True)
+    with pytest.raises(ValueError, match="can be reached from other machines"):
+        check_endpoints(["ipc:///run/sam2", endpoint], None, insecure=False)
 
 
 def test_a_known_client_is_served(keyring: Keyring) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -12,6 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+_CONNECTIONS = 32  # to the page at a time; the oldest makes room for another
+_LIFETIME = 10.0  # s of such a connection
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # s
 
 
@@ -51,6 +57,47 @@ class _QuietHandler(WSGIRequestHandler):
         """Logs nothing: a line for every scrape would fill the log."""
 
 
+class _PageServer(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, of which few live for a short time: an idle client keeps nobody waiting."""
+
+    daemon_threads = True
+    request_queue_size = 64
+    block_on_close = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._opened: dict[socket.socket, float] = {}  # s, monotonic, by connection, the oldest first
+        self._lock = threading.Lock()
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._cut(len(self._opened) - _CONNECTIONS + 1)
+            self._opened[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._opened.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        with self._lock:
+            self._cut(sum(time.monotonic() - opened > _LIFETIME for opened in self._opened.values()))
+
+    def _cut(self, count: int) -> None:
+        for request in list(self._opened)[: max(0, count)]:
+            del self._opened[request]
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing: a connection that breaks is its client's affair."""
+
+
+class _PageServer6(_PageServer):
+    address_family = socket.AF_INET6
+
+
 class MetricsPage:
     """Serves ``/metrics`` for Prometheus and ``/health`` (200 while frames are accepted, else 503) over HTTP.
 
@@ -73,7 +120,8 @@ class MetricsPage:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"accepted: /metrics, /health\n"]
 
-        self._server: WSGIServer = make_server(host, port, app, handler_class=_QuietHandler)
+        kind = _PageServer6 if ":" in host else _PageServer
+        self._server: WSGIServer = make_server(host, port, app, kind, _QuietHandler)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 

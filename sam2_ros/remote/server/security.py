@@ -93,6 +93,18 @@ def check_endpoints(endpoints: Sequence[str], security: Security | None, insecur
             )
 
 
+def check_page_address(host: str, port: int, insecure: bool) -> None:
+    """
+    Raises:
+        ValueError: other machines could reach the page of metrics, which knows no keys.
+    """
+    if not is_private(f"tcp://{f'[{host}]' if ':' in host else host}:{port}") and not insecure:
+        raise ValueError(
+            f"--metrics {host}:{port} can be reached from other machines, and the page asks for no keys; "
+            "use 127.0.0.1 with a tunnel, or say --insecure"
+        )
+
+
 def is_private(endpoint: str) -> bool:
     """Whether only this machine reaches an endpoint.
 

@@ -1,0 +1,51 @@
+"""What the clients of a server may use at most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sam2_ros.inference.backend import BackendInfo
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.policies import POLICIES
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The server refuses what is beyond them, with a reason."""
+
+    streams: int = 16  # cameras at the same time; those that are ending count until their memory is free
+    objects: int = 64  # tracker.max_objects of one stream
+    message_bytes: int = 64 << 20  # of one message, and of one frame's pixels
+    idle: float = 60.0  # s without a message after which a stream ends
+    waiting_commands: int = 64  # of one stream
+    waiting_bytes: int = 512 << 20  # of the requests that wait for all streams together
+    engine_bytes: int = 4 << 30  # memory banks and stored frames of all streams together; one may have a quarter
+    connections: int = 256  # at the same time, with or without a stream
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"{name} is {value}; accepted: more than 0")
+
+
+def engine_sizes(info: BackendInfo, made_with: TrackerConfig) -> Callable[[TrackerConfig], int]:
+    """A function that says how many bytes an engine will allocate, from one that was made with ``made_with``."""
+    bank = info.bank_bytes / (made_with.max_objects * _slots(made_with))
+    history = info.history_bytes / _stored(made_with)
+
+    def size(config: TrackerConfig) -> int:
+        return round(bank * config.max_objects * _slots(config) + history * _stored(config))
+
+    return size
+
+
+def _slots(config: TrackerConfig) -> int:
+    """Memory maps of one object."""
+    anchors = POLICIES[config.memory_policy].anchors
+    return config.prompted_slots + anchors + config.recent_slots + config.history + 1
+
+
+def _stored(config: TrackerConfig) -> float:
+    """Stored frames, each with a mask of every object; the features of a frame are as large as 40 masks or more."""
+    return (config.history + 1) * (1 + config.max_objects / 40)

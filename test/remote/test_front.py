@@ -1,0 +1,200 @@
+"""What a connection may cost before and after it is known: every one is bounded, and others go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from raw_client import Raw, wait_until
+from served import PATIENCE, ServerProcess, connected, picture, resident_bytes, serving
+from zmtp import COMMAND, MORE, dial, frame, known, message, ready, send_until_cut
+
+from sam2_ros.remote import protocol
+from sam2_ros.remote.codec import to_wire
+from sam2_ros.remote.server import Limits, Server, door
+from sam2_ros.remote.server.front import Connection, Rules
+from sam2_ros.tracking import Prompt, PromptRequest
+
+MIB = 1 << 20
+
+
+def ended(server: Server, reason: str) -> float:
+    """Connections that were ended for this reason."""
+    labels = {"reason": reason}
+    return server.metrics.registry.get_sample_value("sam2_ros_rejected_connections_total", labels) or 0.0
+
+
+@contextmanager
+def ruled(limits: Limits | None = None, **changes: Any) -> Iterator[Server]:
+    """A server with other rules for connections."""
+    rules = door.rules_for
+    with (
+        mock.patch.object(door, "rules_for", lambda given: replace(rules(given), **changes)),
+        serving(limits=limits) as server,
+    ):
+        yield server
+
+
+def cut(connection: socket.socket) -> bool:
+    """Whether the other side ends the connection; waits for it."""
+    connection.settimeout(PATIENCE)
+    try:
+        while connection.recv(1 << 16):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize(
+    ("connect", "data", "times", "reason"),
+    [
+        (known, frame(bytes(MIB), MORE), 100, "part"),
+        (known, b"\x01\x00" * 500_000, 20, "part"),
+        (known, frame(bytes(100 * MIB)), 1, "part"),
+        (known, b"\xff" * 100_000, 10, "part"),
+        (ready, frame(bytes(MIB), MORE), 100, "first message"),
+        (ready, frame(bytes(MIB), COMMAND), 100, "part"),
+    ],
+    ids=["endless message", "empty parts", "large part", "no frames", "large first message", "large command"],
+)
+def test_who_sends_too_much_is_cut_and_nobody_else_notices(connect: Any, data: bytes, times: int, reason: str) -> None:
+    with serving() as server, connected(server, pixels="raw") as client:
+        client.step(picture(), 0)
+        with connect(server.endpoints[0]) as connection:
+            send_until_cut(connection, data, times)
+            wait_until(lambda: ended(server, reason) == 1, "the connection to be ended")
+            assert cut(connection)
+        assert client.step(picture(400 % 256, 400, 600), 1).stamp == 1, "a large frame in between is none of it"
+        assert client.link_values()["connections"] == 1
+
+
+def test_strangers_take_no_memory_before_the_handshake() -> None:
+    with ServerProcess("--bind", "tcp://127.0.0.1:*") as server:
+        before = resident_bytes(server.process.pid)
+        for mechanism in (b"NULL", b"CURVE") * 5:
+            with dial(server.endpoint, mechanism) as connection:
+                connection.sendall(b"\x06" + struct.pack(">Q", 127 * MIB))
+                assert send_until_cut(connection, bytes(MIB), 126) < 126
+                assert cut(connection)
+        with connected(server.endpoint) as client:
+            client.connect(PATIENCE)
+        assert resident_bytes(server.process.pid) - before < 32 * MIB
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff" + bytes(8) + b"\x7f", b"\x01\x00", b"GET / HTTP/1.1\r\n\r\n"])
+def test_who_never_finishes_the_handshake_is_cut(start: bytes) -> None:
+    with ruled(handshake=0.2) as server:
+        host, _, port = server.endpoints[0].removeprefix("tcp://").rpartition(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(start)
+            assert cut(connection)
+        wait_until(lambda: ended(server, "silent") + ended(server, "no ZMTP 3") == 1, "it to be counted")
+
+
+def test_who_stops_in_the_middle_of_a_message_is_cut() -> None:
+    with ruled(stall=1.0) as server, known(server.endpoints[0]) as connection:
+        connection.sendall(frame(bytes(200_000))[:100_000])
+        assert cut(connection)
+        wait_until(lambda: ended(server, "stalled") == 1, "it to be counted")
+
+
+def test_who_reads_no_answers_is_cut_and_its_place_is_free() -> None:
+    with ruled(Limits(streams=1), stall=1.0) as server:
+        with ready(server.endpoints[0]) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            noise = np.random.default_rng(0).integers(0, 2, (1000, 1000)).astype(np.bool_)
+            hello = {"op": "hello", "stream": "x" * 20, "tracker": {}}
+            step = {"op": "step", "stamp": 1, "frame": {"height": 1000, "width": 1000, "encoding": "raw"}}
+            add = {"op": "add", "stamp": 0, "requests": [to_wire(PromptRequest(Prompt(mask=noise)))]}
+            connection.sendall(message(*protocol.pack(hello | {"seq": 1})))
+            wait_until(lambda: server.health()["streams"] == 1, "the stream")
+            connection.sendall(message(*protocol.pack(step | {"seq": 2}), bytes(3_000_000)))
+            connection.sendall(message(*protocol.pack(add | {"seq": 3})))
+            for seq in range(4, 54):
+                connection.sendall(message(*protocol.pack({"op": "objects", "seq": seq})))
+            wait_until(lambda: ended(server, "no answer read") == 1, "it to be cut")
+        with connected(server) as client:
+            client.connect(PATIENCE)
+
+
+def test_all_together_hold_no_more_than_the_server_has_room_for() -> None:
+    """Ten clients stop in the middle of a message; those that hold the most go, and not the one that works."""
+    with ruled(unread_in_all=8 * MIB) as server, connected(server, pixels="raw") as client:
+        connections = []
+        for _ in range(10):
+            connection = known(server.endpoints[0])
+            send_until_cut(connection, frame(bytes(2 * MIB))[: MIB + MIB // 2], 1)
+            connections.append(connection)
+            assert client.step(picture(1, 500, 600), len(connections)).stamp == len(connections)
+        wait_until(lambda: ended(server, "unread") >= 4, "the greedy ones to be cut")
+        assert client.link_values()["connections"] == 1
+        for connection in connections:
+            connection.close()
+
+
+def test_places_are_for_those_who_speak() -> None:
+    with ruled(connections=4) as server, connected(server) as client:
+        client.step(picture(), 0)
+        strangers = [dial(server.endpoints[0]) for _ in range(8)]
+        assert cut(strangers[0])
+        with connected(server) as another:
+            another.connect(PATIENCE)
+        assert client.step(picture(), 1).stamp == 1 and client.link_values()["connections"] == 1
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_a_client_that_is_gone_gives_its_place_back_at_once() -> None:
+    with serving(limits=Limits(streams=1)) as server:
+        with Raw(server.endpoints[0]) as raw:
+            assert raw.hello()["ok"]
+        wait_until(lambda: server.health()["streams"] == 0, "its place")
+
+
+def test_the_front_is_started_again_when_it_dies() -> None:
+    with serving() as server, connected(server) as client:
+        client.step(picture(), 0)
+        process = server._door._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: server.health()["streams"] == 0, "the streams to end")
+        client.connect(0)  # as it still believes
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                assert client.step(picture(), 1).stamp == 1
+                break
+            except RuntimeError:
+                assert time.monotonic() < deadline
+
+
+def test_a_server_that_is_killed_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+    with mock.patch.dict(os.environ, {"TMPDIR": str(tmp_path)}), ServerProcess("--bind", "tcp://127.0.0.1:*") as server:
+        assert len(list(tmp_path.iterdir())) == 1
+        server.kill()
+        wait_until(lambda: not list(tmp_path.iterdir()), "the front to clean up")
+
+
+RULES = Rules(connections=4, part=1000, unread=4000, unread_in_all=8000, first=1 << 20)
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 64, 1000])
+def test_bytes_are_counted_wherever_they_are_split(step: int) -> None:
+    data = GREETING + frame(bytes(30), COMMAND) + message(b"sam2/1", bytes(500), bytes(1000)) + bytes([0, 3]) + b"abc"
+    connection = Connection(1, mock.Mock(), mock.Mock())
+    for at in range(0, len(data), step):
+        assert connection.fault(memoryview(data)[at : at + step], RULES) is None
+    assert connection.unread == 6 + 500 + 1000 + 3 + 4 * 128
