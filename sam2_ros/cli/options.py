@@ -20,6 +20,7 @@ SOURCE_HELP = (
     "video file; folder of numbered images, or a pattern such as img_%%05d.jpg; camera (0 or /dev/video0); or the "
     "address of a video or live stream (rtsp://, http://, ...)"
 )
+SERVER_TIMEOUT, SERVER_PATIENCE = 60.0, 30.0  # s, for an answer; for another server when one is lost
 RECORDING_CURE = "recordings need ROS 2 and: python3 -m pip install mcap"
 
 
@@ -109,7 +110,9 @@ def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
     client_keys = ClientKeys(args.key, args.server_key) if args.key else None
     try:
         # No frame is dropped here, so a slow one may take its time.
-        backend = RemoteBackend(args.endpoint, config, timeout=60.0, pixels=args.pixels, client_keys=client_keys)
+        backend = RemoteBackend(
+            args.endpoint, config, timeout=SERVER_TIMEOUT, pixels=args.pixels, client_keys=client_keys
+        )
         backend.connect(wait=5.0)
     except (ValueError, ConnectionError) as error:
         raise UserError(str(error)) from error

@@ -10,7 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam2_ros.cli.options import SOURCE_HELP, add_endpoint_arguments, add_model_arguments, check_positive, load_backend
+from sam2_ros.cli.options import (
+    SERVER_PATIENCE,
+    SOURCE_HELP,
+    add_endpoint_arguments,
+    add_model_arguments,
+    check_positive,
+    load_backend,
+)
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import signals_wait
 
@@ -70,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     object_ids = {prompt.object_id for prompt in prompts}
     with ExitStack() as stack:
         backend = stack.enter_context(closing(load_backend(args, len(object_ids))))
-        tracker = ClipTracker(backend, prompts)
+        tracker = ClipTracker(backend, prompts, SERVER_PATIENCE if args.endpoint else 0.0)
         outputs = ClipOutputs(paths, args.source, source.fps, tracker.file_id, wide=max(object_ids) > 255)
         progress = stack.enter_context(bar(frame_count, "frame", args.quiet))
         errors: list[BaseException] = []
