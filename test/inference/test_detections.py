@@ -313,3 +313,119 @@ def test_a_full_bank_and_a_stamp_that_is_too_old_are_refusals() -> None:
     with pytest.raises(PromptError, match="is gone"):
         scene.detect(PERSON, age=7)
     assert scene.feeder.counts.refused == 2
+
+
+def test_a_repeated_message_corrects_nothing(scene: Scene) -> None:
+    scene.detect(PERSON)
+    scene.detect(PERSON)
+    assert scene.feeder.counts == Counts(received=2, matched=1, added=1)
+
+
+def test_after_a_jump_in_time_everything_begins_anew(scene: Scene) -> None:
+    settings = DetectionSettings(new_after=2)
+    scene.detect(PERSON, settings=settings)
+    assert scene.feeder.counts.pending == 1
+    scene.feeder.forget()
+    with pytest.raises(PromptError, match="no frame was processed yet"):
+        scene.detect(PERSON, settings=settings)
+    scene.frame()
+    scene.detect(PERSON, settings=settings)
+    assert scene.ids == [], "it was detected once since then"
+    assert scene.feeder.counts == Counts(received=3, pending=2, refused=1)
+
+
+def test_a_new_thing_that_is_missed_now_and_then_becomes_an_object(scene: Scene) -> None:
+    settings = DetectionSettings(new_after=3)
+    for boxes in ([PERSON], [], [PERSON], [], [PERSON]):
+        assert scene.ids == []
+        scene.detect(*boxes, settings=settings)
+        scene.frame()
+    assert scene.ids == [1]
+
+
+def test_a_track_as_good_as_asked_for_is_not_corrected(scene: Scene) -> None:
+    scene.detect(PERSON)
+    scene.quality = 0.5
+    for _ in range(6):
+        scene.frame()
+    scene.detect(PERSON, settings=replace(AT_ONCE, correct_below=0.5))
+    assert scene.feeder.counts.corrected == 0
+
+
+def test_an_object_that_grows_as_it_is_detected_is_found_again_in_its_new_size(scene: Scene) -> None:
+    sizes = [PERSON, (15.0, 15.0, 60.0, 68.0), (10.0, 10.0, 85.0, 83.0), (5.0, 5.0, 140.0, 94.0)]
+    for size in sizes:  # each at most 2.5 times the one before
+        if scene.ids:
+            scene.shown[1] = size
+        scene.frame()
+        scene.detect(size)
+        scene.frame()
+    scene.shown.clear()
+    scene.hidden = {1}
+    scene.frame()
+    scene.detect(moved(sizes[-1], 3))
+    assert scene.ids == [1] and scene.feeder.counts.found_again == 1
+
+
+def test_a_swollen_mask_that_is_confirmed_once_does_not_move_the_last_trusted_box(scene: Scene) -> None:
+    scene.detect(PERSON)
+    scene.frame()
+    scene.shown[1] = (10.0, 5.0, 70.0, 95.0)
+    scene.frame()
+    scene.detect((12.0, 5.0, 70.0, 95.0))
+    scene.frame()
+    scene.shown.clear()
+    scene.hidden = {1}
+    scene.frame()
+    scene.detect(moved(PERSON, 20))
+    assert scene.ids == [1] and scene.feeder.counts.found_again == 1
+
+
+def test_an_object_that_hides_right_after_its_prompt_is_found_again(scene: Scene) -> None:
+    scene.detect(PERSON)
+    scene.hidden = {1}
+    scene.frame()
+    scene.detect(moved(PERSON, 10), (32.0, 22.0, 48.0, 40.0))  # and a part of it is nothing new
+    assert scene.ids == [1] and scene.feeder.counts.found_again == 1
+
+
+def test_a_late_prompt_applies_to_its_frame_and_counts_on_later_ones(scene: Scene) -> None:
+    settings = replace(AT_ONCE, correct_below=0.55, correct_every=1)
+    scene.quality = 0.5
+    scene.frame()
+    scene.frame()
+    (added,) = scene.detect(PERSON, age=1, settings=settings)
+    assert added.applied_stamp == (scene.number - 1) * SECOND
+    scene.frame()
+    scene.frame()
+    (corrected,) = scene.detect(PERSON, age=1, settings=settings)
+    assert corrected.applied_stamp == (scene.number - 1) * SECOND
+    assert scene.detect(PERSON, settings=settings) == [], "the correction holds on the newest frame, too"
+
+
+def test_a_correction_is_judged_by_the_mask_that_it_gave(scene: Scene) -> None:
+    """Here half of what was asked for, because it reaches out of the image."""
+    settings = replace(AT_ONCE, correct_below=0.55, correct_every=1)
+    half_outside = (-20.0, 20.0, 20.0, 70.0)
+    scene.frame()
+    assert len(scene.detect(half_outside, age=1, settings=settings)) == 1
+    assert len(scene.detect(half_outside, settings=settings)) == 1
+    assert scene.feeder.counts == Counts(received=2, matched=1, added=1, corrected=1)
+
+
+def test_as_many_frames_back_as_the_tracker_stores(scene: Scene) -> None:
+    for _ in range(6):
+        scene.frame()
+    assert scene.detect(PERSON, age=4)[0].success
+    with pytest.raises(PromptError, match="is gone"):
+        scene.detect(PERSON, age=5)
+
+
+def test_nothing_is_kept_of_objects_that_are_gone(scene: Scene) -> None:
+    for _ in range(20):
+        scene.detect(PERSON)
+        scene.frame()
+        scene.backend.reset()
+        scene.frame()
+    kept = scene.feeder
+    assert not kept._last_boxes and not kept._usual_areas and not kept._corrected
