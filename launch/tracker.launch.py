@@ -6,17 +6,14 @@ ros2 launch sam2_ros tracker.launch.py image:=/camera/image_raw
 import os
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, RegisterEventHandler
-from launch.event_handlers import OnProcessStart
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
-from sam2_ros.ros.bring_up import bring_up
 from sam2_ros.ros.dds_environment import environment
 
 ARGUMENTS = {
@@ -54,7 +51,7 @@ REPLACED = {
 def start(context: LaunchContext) -> list:
     """The actions for the given arguments."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    overrides: dict[str, object] = {"use_sim_time": is_true(given, "use_sim_time")}
+    overrides: dict[str, object] = {name: is_true(given, name) for name in ("use_sim_time", "autostart")}
     for argument, parameter in REPLACED.items():
         if given[argument]:
             overrides[parameter] = given[argument]
@@ -83,10 +80,7 @@ def start(context: LaunchContext) -> list:
     actions: list = [tracker]
     if is_true(given, "viewer"):
         actions.append(viewer(given, environment(given["transport"], context.environment)))
-    if not is_true(given, "autostart"):
-        return actions
-    drive = OpaqueFunction(function=partial(bring_up, node=tracker))
-    return [RegisterEventHandler(OnProcessStart(target_action=tracker, on_start=[drive])), *actions]
+    return actions
 
 
 def names_state_file(path: str) -> bool:

@@ -9,8 +9,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_updater import DiagnosticStatusWrapper
 from lifecycle_msgs.srv import ChangeState
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.timer import Timer
 
 from sam2_ros.allocator import give_back_freed_memory
 from sam2_ros.inference import BackendFactory
@@ -52,9 +56,13 @@ class TrackerNode(LifecycleNode):
         names = self._settings.names("cameras") or [""]
         self._cameras = [CameraStream(self, self._settings, name) for name in names]
         self._settings.on_tracker_change = self._reconfigure
-        tasks = {camera.name or "tracking": camera.report for camera in self._cameras}
+        self._namesake = ""  # the last warning of one
+        tasks = {camera.name or "tracking": functools.partial(self._report, camera) for camera in self._cameras}
         self._diagnostics = publish_diagnostics(self, self._settings.number("diagnostics.period"), tasks)
         self._survive_invalid_transitions()
+        if self._settings["autostart"]:
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._start: Timer = self.create_timer(0.0, self._bring_up, clock=steady)
 
     def close(self) -> None:
         """Stops everything, so that the node can be destroyed."""
@@ -116,6 +124,37 @@ class TrackerNode(LifecycleNode):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.close()
         return TransitionCallbackReturn.SUCCESS  # back to unconfigured
+
+    def _bring_up(self) -> None:
+        """Runs once, in the executor. The node does it itself: a request from outside reaches every node of its name,
+        and gets lost where one of them has just died."""
+        self.destroy_timer(self._start)
+        for verb, trigger in (("configure", self.trigger_configure), ("activate", self.trigger_activate)):
+            if trigger() is not TransitionCallbackReturn.SUCCESS:
+                if self.context.ok():
+                    name = self.get_fully_qualified_name()
+                    cure = f"the line before says why. Fix it, then: ros2 lifecycle set {name} {verb}"
+                    self.get_logger().error(f"{name} refused to {verb}; {cure}")
+                return
+
+    def _report(self, camera: CameraStream, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        status = camera.report(status)
+        if warning := self._namesake_warning():
+            status.mergeSummary(DiagnosticStatus.WARN, warning)
+        return status
+
+    def _namesake_warning(self) -> str:
+        """Whether another node has this one's name, and what to do; logged once."""
+        own, before = (self.get_name(), self.get_namespace()), self._namesake
+        self._namesake = ""
+        if self.get_node_names_and_namespaces().count(own) > 1:
+            self._namesake = (
+                f"another node is named {self.get_fully_qualified_name()}, and requests reach either of them; give one "
+                "another name or namespace, unless it is a dead one, which disappears within 20 s"
+            )
+        if self._namesake and not before:
+            self.get_logger().warning(self._namesake)
+        return self._namesake
 
     def _reconfigure(self, config: TrackerConfig) -> None:
         for camera in self._cameras:

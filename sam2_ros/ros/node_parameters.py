@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -12,7 +13,12 @@ from rclpy.parameter import Parameter as RosParameter
 
 from sam2_ros.ros import parameters
 from sam2_ros.ros.parameters import BY_NAME, PARAMETERS, Change, Parameter, Value, tracker_config
+from sam2_ros.text import printable
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.prompt_checks import MAX_TEXT
+
+_LATER = ("qos_overrides.", "diagnostic_updater.")  # declared by ROS, with the publishers and the updater
+_MOST_UNKNOWN = 20  # that are named in the log
 
 
 class NodeParameters:
@@ -30,10 +36,7 @@ class NodeParameters:
         self._refused_at_start: dict[str, str] = {}
         for parameter in PARAMETERS:
             self._values[parameter.name] = self._declare(parameter)
-        groups = {name.partition(".")[0] for name in BY_NAME}
-        for name in getattr(node, "_parameter_overrides", {}):
-            if name not in BY_NAME and name.partition(".")[0] in groups:  # ROS ignores a misspelt parameter silently
-                node.get_logger().warning(f"parameter '{name}' does not exist and is ignored")
+        self._warn_of_unknown()
         node.add_on_set_parameters_callback(self._on_set)
 
     def __getitem__(self, name: str) -> Value:
@@ -65,6 +68,18 @@ class NodeParameters:
         if self._refused_at_start:
             raise ValueError("; ".join(self._refused_at_start.values()))
         parameters.check(self._values)
+
+    def _warn_of_unknown(self) -> None:
+        """ROS ignores a misspelt parameter silently."""
+        given = getattr(self._node, "_parameter_overrides", {})
+        unknown = [name for name in given if not self._node.has_parameter(name) and not name.startswith(_LATER)]
+        for name in unknown[:_MOST_UNKNOWN]:
+            near = difflib.get_close_matches(name, BY_NAME, 1)
+            advice = f"; did you mean '{near[0]}'?" if near else ""
+            shown = printable(name[:MAX_TEXT])
+            self._node.get_logger().warning(f"parameter '{shown}' does not exist and is ignored{advice}")
+        if len(unknown) > _MOST_UNKNOWN:
+            self._node.get_logger().warning(f"{len(unknown) - _MOST_UNKNOWN} more parameters do not exist")
 
     def _declare(self, parameter: Parameter) -> Value:
         override = getattr(self._node, "_parameter_overrides", {}).get(parameter.name)

@@ -272,6 +272,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "= none. With several cameras, {camera} in it is replaced by the camera's name.",
     ),
     Parameter(
+        "autostart",
+        False,
+        "Configure and activate the node when its process starts; the launch files set it.",
+        change=Change.AT_START,
+    ),
+    Parameter(
         "state_file",
         "",
         "File in which the objects outlive this process: after a crash they come back with their ids, OCCLUDED until "

@@ -174,7 +174,7 @@ def test_a_signal_ends_the_node_cleanly_also_while_it_starts(
 def test_the_processes_of_the_node_and_the_launch_file_never_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys, rclpy\n"
-        "import sam2_ros.ros.main, sam2_ros.ros.bring_up, sam2_ros.ros.video_publisher, sam2_ros.cli.add\n"
+        "import sam2_ros.ros.main, sam2_ros.ros.video_publisher, sam2_ros.cli.add\n"
         "from lifecycle_msgs.msg import Transition\n"
         "from rclpy.lifecycle import TransitionCallbackReturn\n"
         "rclpy.init(args=['--ros-args', '-p', 'model.name:=null'])\n"
