@@ -1,12 +1,15 @@
 """Downloads against a real HTTP server on this machine: resume, truncation, wrong content, refusal, no connection."""
 
+import contextlib
 import hashlib
 import logging
+import os
 import re
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +35,11 @@ class Server(ThreadingHTTPServer):
         self.content = CONTENT
         self.stop_after = len(CONTENT)
         self.knows_ranges = True
+        self.announces = True  # the length, else it sends chunks without an end
+        self.drips = False  # sends a little at a time, without an end
+        self.release = threading.Event()  # lets a body that waits go on
+        self.waiting = threading.Event()  # a body waits
+        self.release.set()
         self.ranges: list[str | None] = []  # of the requests so far
 
     @property
@@ -59,9 +67,30 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
+        if not self.server.announces:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.send_without_end(content)
+            return
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
+        if self.server.drips:
+            with contextlib.suppress(OSError):  # until the client leaves
+                for place in range(start, len(content), 100):
+                    self.wfile.write(content[place : place + 100])
+                    time.sleep(0.05)
+            return
+        if not self.server.release.is_set():
+            self.wfile.write(content[start : start + 1000])
+            start += 1000
+            self.server.waiting.set()
+            self.server.release.wait(120)
         self.wfile.write(content[start : start + self.server.stop_after])
+
+    def send_without_end(self, content: bytes) -> None:
+        with contextlib.suppress(OSError):  # until the client leaves
+            while True:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(content), content))
 
     def log_message(self, *_: object) -> None:
         pass
@@ -210,3 +239,76 @@ def test_the_verb_as_a_process(server: Server, tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("sam2_ros: error: ") and result.stderr.count("\n") == 1
     assert "the genuine file has 156008466" in result.stderr
+
+
+def test_more_bytes_than_the_file_has_are_not_read(server: Server) -> None:
+    server.announces = False
+    seen: list[int] = []
+    assert download("tiny", progress=lambda have, _: seen.append(have)).read_bytes() == CONTENT
+    assert seen[-1] == len(CONTENT)
+
+
+def test_a_server_that_does_not_answer_or_drips_is_left(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, monkeypatch.context() as patch:
+        patch.setattr(core, "ANSWER_S", 0.2)
+        with pytest.raises(DownloadError, match=r"no answer within 0\.2 s"):
+            download("tiny", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    server.drips = True
+    with monkeypatch.context() as patch:
+        patch.setattr(core, "WINDOW_S", 0.5)
+        patch.setattr(core, "SLOWEST", 1 << 30)
+        with pytest.raises(DownloadError, match=r"it sends fewer than 1073741824 bytes a second.*same command"):
+            download("tiny")
+    part = checkpoint_path("tiny").with_name("sam2.1_hiera_tiny.pt.part")
+    assert 0 < part.stat().st_size < len(CONTENT)
+    server.drips = False
+    assert download("tiny").read_bytes() == CONTENT
+
+
+def test_a_complete_part_is_verified_and_not_fetched_again(server: Server) -> None:
+    path = checkpoint_path("tiny")
+    path.parent.mkdir(parents=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(CONTENT)
+    assert download("tiny").read_bytes() == CONTENT
+    assert server.ranges == [] and stored(path) == {path.name}
+    path.unlink()
+    part.write_bytes(CONTENT + b"more")
+    assert download("tiny").read_bytes() == CONTENT
+    assert server.ranges == [None]
+
+
+def test_a_part_that_is_a_link_or_a_pipe_is_not_written(server: Server, tmp_path: Path) -> None:
+    path = checkpoint_path("tiny")
+    path.parent.mkdir(parents=True)
+    part = path.with_name(path.name + ".part")
+    (tmp_path / "mine").write_text("precious")
+    part.symlink_to(tmp_path / "mine")
+    with pytest.raises(DownloadError, match=r"\.part is a link or no file; remove it"):
+        download("tiny")
+    assert (tmp_path / "mine").read_text() == "precious"
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(DownloadError, match=r"\.part is a link or no file; remove it"):
+        download("tiny", force=True)
+
+
+def test_two_at_once_do_not_write_the_same_file(server: Server) -> None:
+    server.release.clear()
+    first = threading.Thread(target=download, args=("tiny",))
+    first.start()
+    assert server.waiting.wait(120)
+    with pytest.raises(DownloadError, match=r"another process downloads .*\.part just now; wait until it has ended"):
+        download("tiny")
+    server.release.set()
+    first.join(120)
+    path = checkpoint_path("tiny")
+    assert path.read_bytes() == CONTENT and stored(path) == {path.name} and len(server.ranges) == 1
+
+
+def test_a_failed_new_download_keeps_the_old_file(server: Server) -> None:
+    path = download("tiny")
+    server.content = CONTENT[:-1]
+    with pytest.raises(DownloadError, match="offers"):
+        download("tiny", force=True)
+    assert path.read_bytes() == CONTENT and stored(path) == {path.name}
