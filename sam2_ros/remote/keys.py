@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import struct
 from pathlib import Path
 
 import zmq.auth
+from zmq.utils import z85
 
 PUBLIC_SUFFIX, SECRET_SUFFIX = ".key", ".key_secret"
+_MOST_BYTES = 1 << 16  # of a file
+_KEY_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -59,6 +64,13 @@ def load_secret(path: str | Path) -> tuple[bytes, bytes]:
 
 def _load(path: str | Path) -> tuple[bytes, bytes | None]:
     try:
-        return zmq.auth.load_certificate(path)
-    except (OSError, ValueError) as error:
+        # Otherwise a pipe would block, and a large file would be read as a whole.
+        if not stat.S_ISREG(os.stat(path).st_mode) or os.stat(path).st_size > _MOST_BYTES:
+            raise ValueError(f"it is no file of up to {_MOST_BYTES} bytes")
+        public, secret = zmq.auth.load_certificate(path)
+        for key in filter(None, (public, secret)):
+            if len(z85.decode(key)) != _KEY_BYTES:
+                raise ValueError(f"a key has {len(key)} characters")
+        return public, secret
+    except (OSError, ValueError, KeyError, struct.error) as error:
         raise ValueError(f"{path} is no key file ({error}); make one with: sam2_ros keys new NAME") from error

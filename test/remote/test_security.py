@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from served import PATIENCE, ServerProcess, connected, picture, serving
 
 from sam2_ros.cli.main import main
+from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.remote.client import ClientKeys
 from sam2_ros.remote.connection import LinkDown
 from sam2_ros.remote.keys import load_public, load_secret, new_keys
-from sam2_ros.remote.server import Server
+from sam2_ros.remote.server import Server, client_keys
 from sam2_ros.remote.server.security import Security, check_endpoints, is_private
 
 
@@ -125,6 +128,75 @@ def test_a_client_may_be_let_in_and_shut_out_while_the_server_runs(keyring: Keyr
             pytest.raises(LinkDown),
         ):
             client.connect()
+
+
+def test_a_removed_key_ends_its_connection_and_no_other(keyring: Keyring) -> None:
+    shutil.copy(keyring.folder / "stranger.key", keyring.clients)
+    with (
+        serving(security=keyring.security()) as server,
+        connected(server, client_keys=keyring.client("stranger")) as removed,
+        connected(server, client_keys=keyring.client("robot")) as robot,
+    ):
+        removed.connect(PATIENCE)
+        robot.connect(PATIENCE)
+        assert removed.step(picture(), 1).stamp == robot.step(picture(), 1).stamp == 1
+        (keyring.clients / "stranger.key").unlink()
+        stamps = iter(range(2, 1_000_000))
+
+        def is_out() -> bool:
+            try:
+                removed.step(picture(), next(stamps))
+            except FrameDropped:
+                return True
+            return False
+
+        wait_until(is_out)
+        wait_until(lambda: server.health()["streams"] == 1)
+        with pytest.raises(FrameDropped):
+            removed.step(picture(), next(stamps))
+        assert robot.step(picture(), 2).frame_index == 1, "the same stream, without a gap"
+
+
+def test_a_folder_that_can_not_be_read_removes_nobody(
+    keyring: Keyring, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(client_keys, "time", SimpleNamespace(monotonic=lambda: now))
+    folder, robot = client_keys.ClientKeysFolder(keyring.clients), load_public(keyring.folder / "robot.key")
+    assert folder.accepts(robot) and folder.keeps(robot)
+    shutil.move(keyring.clients, keyring.folder / "away")
+    now = 110.0
+    assert folder.keeps(robot) and not folder.accepts(robot)
+    now = 120.0
+    assert folder.keeps(robot) and not folder.accepts(robot)
+    assert capsys.readouterr().err.count("no new client is accepted") == 1
+    shutil.move(keyring.folder / "away", keyring.clients)
+    assert folder.accepts(robot)
+    (keyring.clients / "robot.key").unlink()
+    now = 121.5
+    assert folder.keeps(robot) and not folder.accepts(robot)  # its file may just be written anew
+    now = 130.0
+    assert not folder.keeps(robot)
+
+
+def test_a_damaged_key_file_is_named_and_harms_no_other(keyring: Keyring, capsys: pytest.CaptureFixture[str]) -> None:
+    (keyring.clients / "half.key").write_text("curve\n    public-k")
+    (keyring.clients / "short.key").write_text('curve\n    public-key = "abcde"\n')
+    (keyring.clients / "large.key").write_bytes(bytes(1 << 20))
+    os.mkfifo(keyring.clients / "pipe.key")
+    (keyring.clients / "nowhere.key").symlink_to("gone")
+    with (
+        serving(security=keyring.security()) as server,
+        connected(server, client_keys=keyring.client("robot")) as client,
+    ):
+        client.connect(PATIENCE)
+        assert client.step(picture(), 5).stamp == 5
+        said = capsys.readouterr().err
+        for name in ("half", "short", "large", "pipe", "nowhere"):
+            assert said.count(f"{name}.key is no key file") == 1
+        shutil.copy(keyring.folder / "stranger.key", keyring.clients / "half.key")  # written to its end
+        with connected(server, client_keys=keyring.client("stranger")) as late:
+            late.connect(PATIENCE)
 
 
 def test_keys_are_files_that_only_their_owner_reads(tmp_path: Path) -> None:

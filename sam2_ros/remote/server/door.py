@@ -133,6 +133,10 @@ class Door:
             self._send(front.CLOSE, max(self._answers, key=self._answers.__getitem__), 0)
         return True
 
+    def end(self, connection: int) -> None:
+        """Ends a connection; what its client has sent and the server has not read may still come."""
+        self._send(front.CLOSE, connection, 0)
+
     def look(self) -> list[int]:
         """Connections that have ended since the last call; call it when :attr:`control` is readable, and often."""
         gone: list[int] = []

@@ -13,7 +13,8 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
-from sam2_ros.remote.keys import PUBLIC_SUFFIX, load_public, load_secret
+from sam2_ros.remote.keys import load_secret
+from sam2_ros.remote.server.client_keys import ClientKeysFolder
 from sam2_ros.remote.server.metrics import Metrics
 
 _FAILED = {
@@ -29,8 +30,8 @@ class Security:
 
     Args:
         secret_file: the server's keys (``NAME.key_secret``).
-        clients: folder with the public keys (``*.key``) of accepted clients. Every new connection reads it again, so
-            that keys can be added and removed while the server runs.
+        clients: folder with the public keys (``*.key``) of accepted clients. Keys can be added and removed while the
+            server runs.
 
     Raises:
         ValueError: a file or the folder can't be used.
@@ -38,20 +39,15 @@ class Security:
 
     def __init__(self, secret_file: str | Path, clients: str | Path) -> None:
         self._public, self._secret = load_secret(secret_file)
-        self._clients = Path(clients)
-        if not self._clients.is_dir():
-            raise ValueError(f"{clients} is no folder; give the one with the clients' public keys (*{PUBLIC_SUFFIX})")
-        self._allowed_keys()
+        self._clients = ClientKeysFolder(clients)
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether the client with this public key (Z85) is accepted; called by pyzmq's authenticator."""
-        try:
-            return key in self._allowed_keys()
-        except ValueError:
-            return False  # with a damaged file in the folder nobody is accepted
+        return self._clients.accepts(key)
 
-    def _allowed_keys(self) -> set[bytes]:
-        return {load_public(path) for path in sorted(self._clients.glob(f"*{PUBLIC_SUFFIX}"))}
+    def keeps(self, key: str) -> bool:
+        """Whether a connected client may stay; ``key`` as :func:`key_of` says."""
+        return self._clients.keeps(key.encode())
 
     def apply(self, context: zmq.Context[Any], socket: zmq.Socket[Any], metrics: Metrics) -> Callable[[], None]:
         """Configures ``socket`` before it is bound, and counts rejected connections. Call what it returns before the
@@ -72,6 +68,14 @@ class Security:
             authenticator.stop()
 
         return end
+
+
+def key_of(frame: zmq.Frame) -> str:
+    """The public key (Z85) of the client that sent a frame; empty without keys."""
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
 
 
 def _count(monitor: zmq.Socket[Any], metrics: Metrics) -> None:

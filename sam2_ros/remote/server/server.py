@@ -19,7 +19,7 @@ from sam2_ros.remote.server.commands import OPERATIONS
 from sam2_ros.remote.server.door import Door, rules_for
 from sam2_ros.remote.server.limits import Limits
 from sam2_ros.remote.server.metrics import Metrics
-from sam2_ros.remote.server.security import Security
+from sam2_ros.remote.server.security import Security, key_of
 from sam2_ros.remote.server.stream import Answers, Request, Stream, refusal, room
 from sam2_ros.tracking.config import TrackerConfig
 
@@ -37,6 +37,7 @@ class Client:
 
     connection: int  # the door's number
     local: bool
+    key: str  # public one; empty without keys
     token: str = ""  # of its stream
 
 
@@ -84,6 +85,7 @@ class Server:
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+        self._security = security
         self._end_security = security.apply(self._context, self._socket, self.metrics) if security else None
         self._socket.bind(self._door.address)
         self._door.open()
@@ -120,6 +122,7 @@ class Server:
                 if time.monotonic() > next_check:
                     next_check = time.monotonic() + _TICK
                     self._end_idle_streams()
+                    self._end_removed_keys()
                     self._door.tick()
                 if self._stopping.is_set() and not self._draining:
                     self._draining, deadline = True, time.monotonic() + grace
@@ -151,7 +154,10 @@ class Server:
             found = self._door.connection_of(frames[0])
             if found is None:
                 return  # it has ended, and nobody reads an answer
-            client = self._clients[routing_id] = Client(*found)
+            key = key_of(frames[-1])
+            if self._security is not None and not self._security.keeps(key):
+                return self._door.end(found[0])  # sent before its key was removed
+            client = self._clients[routing_id] = Client(*found, key)
         self._door.taken(client.connection, parts)
         answer = self._handle(client, routing_id, parts)
         if answer is not None:
@@ -271,6 +277,16 @@ class Server:
         self._all_streams()
         self.metrics.streams.set(len(self._streams))
         self.metrics.objects.set(sum(stream.object_count for stream in self._streams.values()))
+
+    def _end_removed_keys(self) -> None:
+        """Ends the connections of clients whose keys were taken out of the folder."""
+        if self._security is None:
+            return
+        removed = [client for client in self._clients.values() if not self._security.keeps(client.key)]
+        for client in removed:
+            self.metrics.rejected.labels("removed key").inc()
+            self._door.end(client.connection)
+        self._forget([client.connection for client in removed])
 
     def close(self) -> None:
         """Frees the endpoints; :meth:`run` does it at its end."""
