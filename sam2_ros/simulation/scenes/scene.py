@@ -183,7 +183,9 @@ class RobotScene:
         lamp = rng.uniform((-0.6, -1.0, 1.3), (0.8, 1.0, 2.2))
         ambient = rng.uniform(0.22, 0.42)
         return f"""<mujoco><compiler angle="degree"/>
-          <visual><quality shadowsize="{min(2048, 8 * self.view.height)}" offsamples="0"/><map znear="0.03" zfar="40" shadowscale="0.5"/>
+          <visual>
+            <quality shadowsize="{min(2048, 8 * self.view.height)}" offsamples="0"/>
+            <map znear="0.03" zfar="40" shadowscale="0.5"/>
             <headlight ambient="{ambient} {ambient} {ambient}" diffuse="0.12 0.12 0.12" specular="0.05 0.05 0.05"/>
           </visual>
           <statistic extent="1" center="0 0 0"/>
