@@ -7,14 +7,21 @@ python test/system/fuzz_server.py --messages 100000
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
 import json
+import math
 import random
+import socket
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import zmq
 from tqdm import tqdm
@@ -56,6 +63,71 @@ def seeds() -> list[list[bytes]]:
     ]
 
 
+ODD: list[Any] = [
+    None, True, 0, -1, 2**31, 2**32, 2**63 - 1, 2**64 - 1, -(2**63), 1.5, math.nan, math.inf, 1e308,
+    "", "x", "\0", "A" * 5000, b"", b"\xff" * 40, [], [[]], [[[[[]]]]], {}, {"": 0}, {"prompt": None},
+    msgpack.ExtType(5, b"x"), msgpack.Timestamp(1, 1), ["float32", [2**28, 2**28], b""],
+    ["bool", [2**28], b"\0" * 10], ["float64", [0, 2**27], b""], ["uint8", [-1], b""], ["object", [1], b"1"],
+    ["int64", [], b"\0" * 8], ["float32", [1, 2], b"\0\0\xc0\x7f\0\0\x80\x7f"],
+]  # fmt: skip
+
+
+def mutate_values(parts: list[bytes], random_source: random.Random) -> list[bytes]:
+    """The message with one to three values of its header replaced, removed or repeated."""
+    header = msgpack.unpackb(parts[1])
+    for _ in range(random_source.randint(1, 3)):
+        places = list(_places(header))
+        if not places:
+            break
+        owner, key = random_source.choice(places)
+        kind = random_source.random()
+        if kind < 0.7:
+            owner[key] = copy.deepcopy(random_source.choice(ODD))
+        elif kind < 0.85 or isinstance(owner, dict):
+            del owner[key]
+        else:
+            owner.extend(copy.deepcopy(owner) * random_source.randint(1, 20))
+    return [parts[0], msgpack.packb(header), *parts[2:]]
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every list or map within ``value``, with each of its indices or keys."""
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from _places(value[key])
+
+
+def bomb(random_source: random.Random) -> list[bytes]:
+    """A header that is small on the wire and large, deep or endless when it is read."""
+    start = b"\x83\xa2op\xa3add\xa3seq\x07\xa8requests"
+    count = random_source.randint(1, 60_000)
+    first = random_source.choice([b"\xdd", b"\xdf", b"\xdb", b"\xc6", b"\xc9"])
+    length = struct.pack(">I", random_source.choice([count, 2**31, 2**32 - 1]))
+    filling = random_source.choice(
+        [b"\x90", b"\x80", b"\xa0", b"\x91", b"\x81\xa0", b"\xcb" + bytes(8), b"\xc0", b"\xa1x"]
+    )
+    return [protocol.PREFIX, start + first + length + filling * count]
+
+
+def break_frames(endpoint: str, valid: list[bytes], random_source: random.Random) -> None:
+    """Sends a message with damaged ZMTP frames on a connection of its own."""
+    sent = bytearray(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+    sent += b"\x04\x29\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER\x08Identity" + bytes(4)
+    for part in valid:
+        more = 1 if part is not valid[-1] else 0
+        sent += bytes([more | 2]) + struct.pack(">Q", len(part)) + part
+    for _ in range(random_source.randint(1, 3)):
+        place = random_source.randrange(len(sent))
+        if random_source.random() < 0.7:
+            sent[place] = random_source.randrange(256)
+        else:
+            sent[place:place] = random_source.randbytes(random_source.randint(1, 300))
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port)), PATIENCE) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(sent)
+
+
 def mutate(parts: list[bytes], random_source: random.Random) -> list[bytes]:
     """The message with one to four faults: flipped bits, cuts, repeats, lost and added parts."""
     parts = list(parts)
@@ -93,29 +165,37 @@ def resident(pid: int) -> int:
 
 
 def fuzz(endpoint: str, pid: int, messages: int, seed: int, quiet: bool = False) -> dict[str, Any]:
-    """Sends the messages; returns the counted answers and the server's memory over time.
+    """Sends the messages: half with damaged bytes, half with odd values, some bombs, and for every batch a connection
+    with damaged frames. Returns the counted answers and the server's memory over time.
 
     Raises:
         TimeoutError: the server no longer answers.
     """
     source, valid = random.Random(seed), seeds()
     context: zmq.Context[Any] = zmq.Context()
-    socket = context.socket(zmq.DEALER)
-    socket.linger, socket.rcvtimeo = 0, round(PATIENCE * 1000)
-    socket.connect(endpoint)
+    talker = context.socket(zmq.DEALER)
+    talker.linger, talker.rcvtimeo = 0, round(PATIENCE * 1000)
+    talker.connect(endpoint)
     memory: list[int] = []
     answers: dict[str, int] = {}
     try:
+        talker.send_multipart(protocol.pack({"op": "ping", "seq": 1}))  # a connection's first message is small
+        talker.recv_multipart()
         for first in tqdm(range(0, messages, BATCH), unit_scale=BATCH, unit="message", disable=quiet):
             for _ in range(min(BATCH, messages - first)):
-                parts = mutate(source.choice(valid), source)
-                socket.send_multipart(parts or [b""])
+                kind = source.random()
+                if kind < 0.01:
+                    parts = bomb(source)
+                else:
+                    parts = (mutate if kind < 0.5 else mutate_values)(source.choice(valid), source)
+                talker.send_multipart(parts or [b""])
+            break_frames(endpoint, source.choice(valid), source)
             # A valid message last: its answer shows that the server has read the others.
             mark = 1_000_000 + first
-            socket.send_multipart(protocol.pack({"op": "ping", "seq": mark}))
+            talker.send_multipart(protocol.pack({"op": "ping", "seq": mark}))
             while True:
                 try:
-                    answer = protocol.unpack(socket.recv_multipart(), 1 << 30)
+                    answer = protocol.unpack(talker.recv_multipart(), 1 << 30)
                 except zmq.Again:
                     raise TimeoutError(f"no answer after {first} messages") from None
                 code = "ok" if answer["ok"] else str(answer["code"])
@@ -133,8 +213,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=100_000, help="how many (default: 100000)")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: 0)")
+    parser.add_argument("--model", default="null", help="of the server (default: null)")
     args = parser.parse_args()
-    command = [sys.executable, "-m", "sam2_ros", "serve", "--model", "null", "--bind", "tcp://127.0.0.1:*"]
+    command = [sys.executable, "-m", "sam2_ros", "serve", "--model", args.model, "--bind", "tcp://127.0.0.1:*"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         endpoint = server.stdout.readline().rpartition(", on ")[2].partition(";")[0]
