@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,20 @@ class Frame:
     receive_time: int  # ns, time.monotonic_ns()
     source: Any = None
     encoding: str = ""  # of the pixels, as the camera names it
+
+
+def decoded_once(frame: Frame) -> Frame:
+    """The frame for two threads that both need its pixels: the first one to ask decodes, which may raise for both."""
+    lock = threading.Lock()
+    found: list[NDArray[np.uint8]] = []
+
+    def decode() -> NDArray[np.uint8]:
+        with lock:
+            if not found:
+                found.append(frame.decode())
+            return found[0]
+
+    return replace(frame, decode=decode)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from std_msgs.msg import Header
 
 from sam2_ros.inference import Backend, BackendFactory, BackendInfo
 from sam2_ros.inference.backend import FrameDropped
-from sam2_ros.inference.frames import Counters, Frame, Processed
+from sam2_ros.inference.frames import Counters, Frame, Processed, decoded_once
+from sam2_ros.inference.live_masks import LiveImage, LiveMasks
 from sam2_ros.inference.recovery import SavedObjects
 from sam2_ros.inference.restored import Restored
 from sam2_ros.inference.worker import Worker
@@ -27,6 +28,7 @@ from sam2_ros.ros.diagnostics import Statistics, active_values
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
 from sam2_ros.ros.input_health import InputHealth
+from sam2_ros.ros.interface import TRACKS_LIVE
 from sam2_ros.ros.messages import to_time
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.parameters import tracker_config
@@ -42,6 +44,7 @@ from sam2_ros.tracking.types import PromptCode, PromptError
 if TYPE_CHECKING:
     from sam2_ros.tracking.config import TrackerConfig
 
+_LIVE_GRACE = 1.0  # seconds for an image whose masks are being carried
 MAX_REFUSED = 20  # encodings that are logged as refused, once each
 
 
@@ -69,6 +72,7 @@ class CameraStream:
         self._publishers: Publishers | None = None
         self._start_prompts: StartPrompts | None = None
         self._keeper: StateKeeper | None = None
+        self._live: LiveMasks | None = None  # while masks of every image are wanted
         self._active = False
         self._next_id = 1  # outlives the engine: the node never uses an id twice
         self._refused_encodings: set[str] = set()
@@ -153,6 +157,7 @@ class CameraStream:
     def stop(self) -> None:
         """Takes no more images."""
         self._active = False
+        self._end_live()
         for part in self._inputs():
             part.stop()
 
@@ -177,6 +182,8 @@ class CameraStream:
         self._statistics.processed(processed)
         if self._publishers is not None and self._node.context.ok():
             self._publishers.publish_results(processed)
+        if live := self._live:
+            live.update(processed.result)
         self.health.processed(processed.result.width, processed.result.height)
         self._keep(processed)
         if self._detections is not None:
@@ -189,6 +196,8 @@ class CameraStream:
 
     def on_objects(self, processed: Processed) -> None:
         self._keep(processed)
+        if live := self._live:
+            live.update(processed.result)
 
     def _keep(self, processed: Processed) -> None:
         if self._keeper is not None:
@@ -296,6 +305,35 @@ class CameraStream:
             frame = replace(frame, decode=refuse, source=Header(stamp=frame.source.stamp))
         self._statistics.arrived(frame.receive_time)
         self.health.arrived(frame.stamp, frame.source.frame_id, frame.encoding)
+        if self._live_wanted():
+            assert self._live is not None
+            frame = decoded_once(frame)
+            self._live.submit(frame)
         if self._worker is not None:
             self._worker.jump_back = self._settings.number("input.jump_back")
             self._worker.submit(frame)
+
+    def _live_wanted(self) -> bool:
+        """Whether somebody needs masks for every image; starts or ends the thread that makes them."""
+        wanted = self._active and self._publishers is not None and self._publishers.live_wanted
+        if wanted and self._live is None:
+            self._live = LiveMasks(self._publish_live, self._live_failed, self.name)
+        elif not wanted:
+            self._end_live()
+        return wanted
+
+    def _end_live(self) -> None:
+        if self._live is not None:
+            self._live.close(_LIVE_GRACE)
+            self._live = None
+            self._statistics.not_carried()
+
+    def _publish_live(self, live: LiveImage) -> None:
+        worker, publishers = self._worker, self._publishers
+        if worker is not None and publishers is not None and self._node.context.ok():
+            publishers.publish_live(live, worker.counters)
+            self._statistics.carried(live)
+
+    def _live_failed(self, frame: Frame, error: Exception) -> None:
+        if not isinstance(error, UnsupportedEncoding):  # which the engine reports
+            self._output_failed(TRACKS_LIVE.name, error)

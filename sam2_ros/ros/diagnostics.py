@@ -15,6 +15,7 @@ from rclpy.node import Node
 
 from sam2_ros.inference.backend import BackendInfo, FrameRefused
 from sam2_ros.inference.frames import Counters, Processed
+from sam2_ros.inference.live_masks import LiveImage
 from sam2_ros.text import printable
 from sam2_ros.tracking.types import ObjectState
 
@@ -36,6 +37,10 @@ class Statistics:
             self._arrivals: deque[int] = deque(maxlen=_WINDOW)  # ns
             self._latencies: deque[float] = deque(maxlen=_WINDOW)  # ms, image callback to results
             self._engine_times: deque[float] = deque(maxlen=_WINDOW)  # ms
+            self._ages: deque[float] = deque(maxlen=_WINDOW)  # ms, of the newest mask when an image comes
+            self._live_latencies: deque[float] = deque(maxlen=_WINDOW)  # ms, image callback to carried masks
+            self._newest_taken = 0  # ns, when the image of the newest mask came
+            self._ended: deque[int] = deque(maxlen=_WINDOW)  # ns, when the engine gave its results
             self.states: Counter[ObjectState] = Counter()
             self.load_shedding: tuple[str, ...] = ()  # that the newest frame was worked on with
             self.last_failure = ""
@@ -46,11 +51,25 @@ class Statistics:
     def arrived(self, receive_time: int) -> None:
         with self._lock:
             self._arrivals.append(receive_time)
+            if self._newest_taken:
+                self._ages.append((receive_time - self._newest_taken) / 1e6)
+
+    def carried(self, live: LiveImage) -> None:
+        """The masks of a camera image were published."""
+        with self._lock:
+            self._live_latencies.append((time.monotonic_ns() - live.frame.receive_time) / 1e6)
+
+    def not_carried(self) -> None:
+        """Nobody wants masks of every image any more."""
+        with self._lock:
+            self._live_latencies.clear()
 
     def processed(self, processed: Processed) -> None:
         with self._lock:
             self._latencies.append((processed.end_time - processed.frame.receive_time) / 1e6)
             self._engine_times.append((processed.end_time - processed.start_time) / 1e6)
+            self._newest_taken = processed.frame.receive_time
+            self._ended.append(processed.end_time)
             self.states = Counter(obj.state for obj in processed.result.objects)
             self.load_shedding = processed.result.load_shedding
 
@@ -75,15 +94,25 @@ class Statistics:
 
     def input_rate(self) -> float:
         """Images a second, over the last seconds."""
+        return self._rate(self._arrivals)
+
+    def engine_rate(self) -> float:
+        """Processed frames a second, over the last seconds."""
+        return self._rate(self._ended)
+
+    def _rate(self, times: deque[int]) -> float:
         now = time.monotonic_ns()
         with self._lock:
-            recent = [arrival for arrival in self._arrivals if now - arrival < _RATE_WINDOW * 1e9]
+            recent = [one for one in times if now - one < _RATE_WINDOW * 1e9]
         return (len(recent) - 1) * 1e9 / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
 
     def percentiles(self) -> dict[str, float]:
         """Milliseconds by name, e.g. ``latency p50 [ms]``; empty before the first frame."""
         with self._lock:
-            series = {"latency": list(self._latencies), "engine": list(self._engine_times)}
+            series = {
+                "latency": list(self._latencies), "engine": list(self._engine_times),
+                "age of masks": list(self._ages), "live latency": list(self._live_latencies),
+            }  # fmt: skip
         return {
             f"{name} p{share} [ms]": float(np.percentile(values, share))
             for name, values in series.items()
@@ -119,6 +148,7 @@ def active_values(counters: Counters, statistics: Statistics, age: float, info: 
         "image size [px]": info.image_size,
         "input rate [Hz]": statistics.input_rate(),
         "input age [s]": age,
+        "engine rate [Hz]": statistics.engine_rate(),
         "received": counters.received,
         "processed": counters.processed,
         "dropped": counters.dropped,

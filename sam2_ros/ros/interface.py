@@ -76,6 +76,10 @@ TRACKS = Topic(
     "~/tracks", "sam2_ros/TrackedObjectArray",
     "all objects of every processed frame; once more when a prompt changed them",
 )  # fmt: skip
+TRACKS_LIVE = Topic(
+    "~/tracks_live", "sam2_ros/TrackedObjectArray",
+    "all objects in every camera image, masks carried from the newest processed frame; made while subscribed to",
+)  # fmt: skip
 EVENTS = Topic(
     "~/events", "sam2_ros/ObjectEvent", "an object was added, corrected, removed, dropped, or changed its state",
     depth=100,
@@ -92,10 +96,13 @@ VIEWS = (
     Topic("~/markers", "visualization_msgs/MarkerArray", "box and name of each object whose position is known"),
     Topic("~/annotations", "foxglove_msgs/ImageAnnotations", "outlines, names and visibility, to draw over the image"),
 )
+# These follow ~/tracks_live with output.live; the others need positions, which processed frames alone have.
+LIVE_VIEWS = ("~/overlay", "~/label_image", "~/detections", "~/annotations")
 DIAGNOSTICS = Topic("/diagnostics", "diagnostic_msgs/DiagnosticArray", "the node's health, in every state of the node")
 
 TOPICS = (
-    IMAGE, COMPRESSED_IMAGE, DEPTH_IMAGE, CAMERA_INFO, DETECTIONS, TRACKS, EVENTS, LABEL_INFO, *VIEWS, DIAGNOSTICS,
+    IMAGE, COMPRESSED_IMAGE, DEPTH_IMAGE, CAMERA_INFO, DETECTIONS, TRACKS, TRACKS_LIVE, EVENTS, LABEL_INFO, *VIEWS,
+    DIAGNOSTICS,
 )  # fmt: skip
 SERVICES = (
     Service("~/add_objects", "sam2_ros/AddObjects", "adds objects by points, boxes or masks"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vision_msgs.msg import BoundingBox2D
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.frames import Counters, Processed
+from sam2_ros.inference.live_masks import LiveImage
 from sam2_ros.msg import MaskCandidate, ObjectEvent, ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.msg import PromptResult as PromptResultMessage
 from sam2_ros.tracking.types import (
@@ -165,6 +167,25 @@ def processed_tracks(
     message.receive_time_ns = processed.frame.receive_time
     message.start_time_ns = processed.start_time
     message.end_time_ns = processed.end_time
+    return message
+
+
+def live_tracks(live: LiveImage, counters: Counters, info: BackendInfo, encoding: str) -> TrackedObjectArray:
+    """The message for ``~/tracks_live``; without objects before the engine's first answer."""
+    header = live.frame.source
+    if live.carried is None:
+        height, width = live.image.shape[:2]
+        message = tracked_objects(FrameResult(0, 0, width, height, ()), header, counters, info, encoding)
+        message.network_stamp = Time()
+    else:
+        message = tracked_objects(live.carried.result, header, counters, info, encoding)
+        message.network_stamp = to_time(live.carried.network_stamp)
+        message.frames_carried = live.carried.frames
+        for obj in message.objects:
+            obj.carry_confidence = live.carried.confidence[obj.id]
+    message.receive_time_ns = live.frame.receive_time
+    message.start_time_ns = live.start_time
+    message.end_time_ns = time.monotonic_ns()
     return message
 
 

@@ -258,6 +258,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         change=Change.ANY_TIME,
     ),
     Parameter(
+        "output.live",
+        False,
+        "Let ~/overlay, ~/label_image, ~/detections and ~/annotations follow ~/tracks_live: every camera image, with "
+        "carried masks. Otherwise they show the processed frames.",
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
         "prompts.wait",
         2.0,
         "Seconds that a prompt may wait for its frame before it is refused with NO_FRAME.",

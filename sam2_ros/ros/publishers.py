@@ -22,17 +22,20 @@ from vision_msgs.msg import (
 )
 
 from sam2_ros.inference.backend import BackendInfo
-from sam2_ros.inference.frames import Processed
+from sam2_ros.inference.frames import Counters, Processed
+from sam2_ros.inference.live_masks import LiveImage
 from sam2_ros.media.label_images import MAX_ID, compose_labels
 from sam2_ros.media.overlay import draw_overlay
 from sam2_ros.msg import TrackedObject
 from sam2_ros.ros import messages
 from sam2_ros.ros.depth_input import DepthInput
 from sam2_ros.ros.drawings import image_annotations, markers
-from sam2_ros.ros.interface import EVENTS, LABEL_INFO, TRACKS, VIEWS, Topic
+from sam2_ros.ros.interface import EVENTS, LABEL_INFO, LIVE_VIEWS, TRACKS, TRACKS_LIVE, VIEWS, Topic
 from sam2_ros.ros.messages import Position, bounding_box, image_message
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.tracking.types import EventCode, FrameResult, ObjectResult
+
+MakeView = Callable[[Processed, Mapping[int, Position]], Any]
 
 _NEW_MASK = (EventCode.ADDED, EventCode.CORRECTED)
 
@@ -61,6 +64,7 @@ class Publishers:
         self._camera = camera
         self._on_failure = on_failure
         self._tracks = self._create(TRACKS)
+        self._tracks_live = self._create(TRACKS_LIVE)
         # A reset, or a camera that turns away, makes one event for every object at once.
         self._events = self._create(EVENTS, max(EVENTS.depth, 2 * info.max_objects))
         self._label_info = self._create(LABEL_INFO)
@@ -70,11 +74,30 @@ class Publishers:
     def destroy(self) -> None:
         for publisher in (
             self._tracks,
+            self._tracks_live,
             self._events,
             self._label_info,
             *(publisher for _, publisher, _ in self._views),
         ):
             self._node.destroy_lifecycle_publisher(publisher)
+
+    @property
+    def live_wanted(self) -> bool:
+        """Whether somebody needs the masks of every camera image."""
+        return bool(self._parameters["output.live"]) or self._tracks_live.get_subscription_count() > 0
+
+    def publish_live(self, live: LiveImage, counters: Counters) -> None:
+        """Publishes a camera image's objects, carried from the newest processed frame. Never raises."""
+        with self._reporting(TRACKS_LIVE.name):
+            encoding = self._parameters.text("output.mask_encoding")
+            message = messages.live_tracks(live, counters, self._info, encoding)
+            message.camera = self._camera
+            self._tracks_live.publish(message)
+        if self._parameters["output.live"] and live.carried is not None:
+            shown = Processed(live.frame, live.image, live.carried.result, live.frame.receive_time, 0, counters)
+            for name, publisher, make in self._views:
+                if name in LIVE_VIEWS:
+                    self._publish_view(name, publisher, make, shown, {})
 
     def publish_results(self, processed: Processed) -> None:
         """Publishes the frame's objects first, then its events, then the views of them. Never raises."""
@@ -111,10 +134,17 @@ class Publishers:
             if classes != self._classes:  # before the label image that needs them
                 self._label_info.publish(LabelInfo(header=processed.frame.source, class_map=classes))
                 self._classes = classes
+        live = bool(self._parameters["output.live"])
         for name, publisher, make in self._views:
-            with self._reporting(name):
-                if publisher.get_subscription_count():
-                    publisher.publish(make(processed, positions))
+            if not (live and name in LIVE_VIEWS):
+                self._publish_view(name, publisher, make, processed, positions)
+
+    def _publish_view(
+        self, name: str, publisher: Any, make: MakeView, processed: Processed, positions: Mapping[int, Position]
+    ) -> None:
+        with self._reporting(name):
+            if publisher.get_subscription_count():
+                publisher.publish(make(processed, positions))
 
     @contextmanager
     def _reporting(self, topic: str) -> Iterator[None]:
@@ -190,7 +220,7 @@ def _hypothesis(obj: ObjectResult) -> ObjectHypothesisWithPose:
 
 
 # Makes the message of each view from a processed frame and its objects' positions by id (empty without depth).
-MESSAGES: dict[str, Callable[[Processed, Mapping[int, Position]], Any]] = {
+MESSAGES: dict[str, MakeView] = {
     "~/overlay": lambda done, _: image_message(draw_overlay(done.image, done.result), done.frame.source),
     "~/label_image": lambda done, _: label_image(done.result, done.frame.source),
     "~/detections": lambda done, _: detections(done.result, done.frame.source),
