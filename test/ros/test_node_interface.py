@@ -10,6 +10,7 @@ from documented import REFERENCE, diagnostics_keys, published, section, services
 from node_harness import running
 from sros2_policy import allowed, sometimes
 
+from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.parameters import PARAMETERS, Change
 
 NODE = "/interface/tracker"
@@ -49,7 +50,8 @@ def test_topics_services_and_diagnostics(folder: Path) -> None:
         assert SHARED in published(NODE)
         same(peer.node.get_service_names_and_types_by_node, services(NODE))
 
-        peer.track()
+        peer.node.create_subscription(TrackedObjectArray, "/interface/tracker/tracks_live", lambda _: None, 10)
+        peer.wait_until(lambda: peer.track() and "live latency p50 [ms]" in peer.status(), "live tracks")
         documented = diagnostics_keys()
         assert set(peer.status()) - {"level", "message"} == set().union(*documented.values()) - documented["server"]
 
