@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import struct
@@ -17,13 +18,14 @@ from unittest import mock
 import numpy as np
 import pytest
 from raw_client import Raw, wait_until
-from served import PATIENCE, ServerProcess, connected, picture, resident_bytes, serving
+from served import LOCAL, PATIENCE, ServerProcess, connected, picture, resident_bytes, serving
 from zmtp import COMMAND, MORE, dial, frame, known, message, ready, send_until_cut
 
+from sam2_ros.inference import NullBackend
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import to_wire
 from sam2_ros.remote.server import Limits, Server, door
-from sam2_ros.remote.server.front import Connection, Rules
+from sam2_ros.remote.server.front import CONTROL, READ, REASONS, REJECTED, Connection, Rules
 from sam2_ros.tracking import Prompt, PromptRequest
 
 MIB = 1 << 20
@@ -142,6 +144,24 @@ def test_all_together_hold_no_more_than_the_server_has_room_for() -> None:
         assert client.link_values()["connections"] == 1
         for connection in connections:
             connection.close()
+
+
+def test_no_more_is_passed_on_than_the_server_reads() -> None:
+    """Also where encryption hides which parts belong to one message: here, to a server that reads nothing."""
+    rules = replace(door.rules_for(Limits()), first=1 << 40, unread=4 * MIB, stall=1.0)
+    with mock.patch.object(door, "rules_for", lambda limits: rules):
+        server = Server(NullBackend, [LOCAL])
+    try:
+        with ready(server.endpoints[0]) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+            connection.settimeout(PATIENCE)
+            assert send_until_cut(connection, frame(bytes(MIB)), 100) < 20, "the system stores some megabytes, too"
+        told = (READ, 1, 0)
+        while told != (REJECTED, 1, REASONS.index("stalled")):
+            assert told[0] == READ and select.select([server._door.control], [], [], PATIENCE)[0]
+            told = CONTROL.unpack(server._door.control.recv(CONTROL.size))
+    finally:
+        server.close()
 
 
 def test_places_are_for_those_who_speak() -> None:

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,7 @@ from sam2_ros.remote.server.limits import Limits
 _ANSWERED_BEYOND = 16 << 20  # bytes of pixels beyond the limit that still get an answer; more ends the connection
 _TOLD_AT_ONCE = 1 << 16  # bytes read, after which the front is told
 _UNREAD_ANSWERS, _UNREAD_ANSWERS_IN_ALL = 64 << 20, 256 << 20  # bytes
+_RETRY = 0.2  # s
 _FILES_KEPT = 64  # descriptors that are not for connections
 _CURVE_COST = 33  # bytes of encryption in a part
 _SIOCGIFADDR = 0x8915  # ioctl: an interface's address
@@ -81,20 +83,30 @@ class Door:
             raise
 
     def open(self) -> None:
-        """Starts the front, also anew after it died."""
-        self.control.close()
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control.setblocking(False)
+        """Starts the front, also anew after it died.
+
+        Raises:
+            OSError: the system gives no process or descriptor; nothing has changed then.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
         fds = [theirs.fileno(), *(listener.fileno() for listener in self._listeners)]
         told = {
             "rules": asdict(self._rules), "listeners": fds[1:], "control": fds[0], "name": self._name,
             "server": str(self._folder / "server"),
         }  # fmt: skip
         command = [sys.executable, "-I", "-S", front.__file__, json.dumps(told)]
-        self._process = subprocess.Popen(
-            command, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        theirs.close()
+        try:
+            self._process = subprocess.Popen(
+                command, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.control.close()
+        self.control = ours
 
     def connection_of(self, frame: zmq.Frame) -> tuple[int, bool] | None:
         """The number of the connection that a received frame came on, and whether its client is on this machine; None
@@ -152,7 +164,10 @@ class Door:
                 if self._process is not None:
                     self._process.kill()
                     self._process.wait()
-                self.open()
+                try:
+                    self.open()
+                except OSError:  # the next call tries again
+                    time.sleep(_RETRY)
                 break
             kind, number, amount = front.CONTROL.unpack(message)
             if kind == front.GONE:
