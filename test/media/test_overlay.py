@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sam2_ros.media.overlay import draw_overlay, object_color
+from sam2_ros.media.overlay import bar_size, draw_overlay, object_color
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 
@@ -55,10 +55,25 @@ def test_a_visible_object_gets_a_label_and_a_hidden_one_a_line_in_the_corner() -
     assert (corner.max(axis=2) - corner.min(axis=2)).max() <= 2, "grey"
 
 
-def test_a_label_stays_inside_the_image() -> None:
-    mask = np.zeros((480, 640), np.bool_)
-    mask[:, 620:] = True
-    draw_overlay(noise(480, 640), frame(480, 640, found(1, mask, name="a rather long name")))
+@pytest.mark.parametrize(
+    ("rows", "columns", "top"),
+    [
+        (slice(5, 9), slice(620, 640), 5),  # no room above it
+        (slice(470, 480), slice(0, 20), None),
+    ],
+)
+def test_a_label_is_drawn_whole_inside_the_image(rows: slice, columns: slice, top: int | None) -> None:
+    image, mask = np.zeros((480, 640, 3), np.uint8), np.zeros((480, 640), np.bool_)
+    mask[rows, columns] = True
+    objects = frame(480, 640, found(1, mask, name="a rather long name"))
+    label = (draw_overlay(image, objects) != draw_overlay(image, objects, labels=False)).any(axis=2)
+    width, height = bar_size("1 a rather long name visible 0.98", 0.5)
+    (used_rows,), (used_columns,) = label.any(axis=1).nonzero(), label.any(axis=0).nonzero()
+    assert used_columns[0] == (640 - width if columns.stop == 640 else 0) and np.ptp(used_columns) == width - 1
+    assert used_rows[0] == (rows.start - height if top is None else top) and np.ptp(used_rows) == height - 1
+
+
+def test_a_label_larger_than_the_image_is_cut() -> None:
     tiny = np.ones((8, 8), np.bool_)
     assert draw_overlay(noise(8, 8), frame(8, 8, found(1, tiny))).shape == (8, 8, 3)
 
