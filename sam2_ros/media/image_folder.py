@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sam2_ros.media.errors import UserError
-from sam2_ros.media.picture_decoder import MAX_PIXELS
+from sam2_ros.media.picture_decoder import JPEG_OR_PNG, PictureError, check_size, decode_pixels
 from sam2_ros.media.source_frame import DEFAULT_FPS, Frame, note, same_size, to_rgb
+from sam2_ros.text import printable
 
+MAX_BYTES = 1 << 29  # of a file
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras
 _SAMPLES = 16  # images that say how many bits a folder of 16-bit images uses
@@ -96,19 +100,20 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _read(file: Path) -> NDArray[Any]:
     """Three channels in OpenCV's order, with the file's own depth."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     try:
-        with Image.open(file) as header:
-            too_large = header.width * header.height > MAX_PIXELS
-    except Image.DecompressionBombError:
-        too_large = True
-    except Exception:  # of many kinds; OpenCV may read it all the same
-        too_large = False
-    if too_large:
-        raise UserError(f"{file}: too large; accepted: images of up to {MAX_PIXELS} pixels")
-    try:
-        image = cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error as error:
-        raise UserError(f"{file}: not a readable image ({error.err})") from None
+        if file.stat().st_size > MAX_BYTES:
+            raise PictureError(f"{file.stat().st_size} bytes; accepted: up to {MAX_BYTES}")
+        data = file.read_bytes()
+        if data.startswith(JPEG_OR_PNG):
+            return decode_pixels(data, flags)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pixels and tags; what is too large is refused here
+            with Image.open(io.BytesIO(data)) as header:
+                check_size(str(header.format), header.width, header.height)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except Exception as error:  # Pillow and OpenCV raise many kinds
+        raise UserError(f"{file}: not a readable image ({printable(error, 200)})") from None
     if image is None:
         raise UserError(f"{file}: not a readable image; accepted: images of 8 or 16 bits a channel")
     return image

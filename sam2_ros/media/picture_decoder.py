@@ -23,6 +23,8 @@ KINDS = ("JPEG", "PNG")
 Data: TypeAlias = "bytes | bytearray | memoryview | array[int]"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+JPEG_OR_PNG = (_JPEG, _PNG)  # how they begin
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # other chunks may unpack to megabytes each
 _FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # TEM, RST0 to RST7, SOI
@@ -50,7 +52,7 @@ def read_header(data: bytes) -> PictureHeader:
         if len(data) < 33 or data[12:16] != b"IHDR":
             raise PictureError("the PNG's header is damaged")
         return PictureHeader("PNG", *struct.unpack(">II", data[16:24]))
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(_JPEG):
         return PictureHeader("JPEG", *_jpeg_size(data))
     raise PictureError(f"{len(data)} bytes that are neither JPEG nor PNG; accepted: JPEG or PNG")
 
@@ -63,7 +65,7 @@ def decode_picture(data: Data, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
     """
     import cv2  # a server for raw frames does without
 
-    bgr = _decode(data, max_pixels, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    bgr = decode_pixels(bytes(data), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, max_pixels)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -75,20 +77,22 @@ def decode_depth_png(data: Data, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
     """
     import cv2
 
-    values = _decode(data, max_pixels, cv2.IMREAD_UNCHANGED)
+    values = decode_pixels(bytes(data), cv2.IMREAD_UNCHANGED, max_pixels)
     if values.dtype != np.uint16 or values.ndim != 2:
         raise PictureError("accepted: a PNG of one channel with 16 bits")
     return values
 
 
-def _decode(data: Data, max_pixels: int, flags: int) -> NDArray:
+def decode_pixels(data: bytes, flags: int, max_pixels: int = MAX_PIXELS) -> NDArray:
+    """A JPEG or PNG as ``cv2.imdecode`` gives it with these flags.
+
+    Raises:
+        PictureError: another format, too large, or damaged.
+    """
     import cv2
 
-    data = bytes(data)
     header = read_header(data)
-    if header.width * header.height > max_pixels:
-        size = f"{header.width} x {header.height}"
-        raise PictureError(f"a {header.kind} of {size} pixels; accepted: up to {max_pixels} pixels")
+    check_size(header.kind, header.width, header.height, max_pixels)
     if header.kind == "PNG":
         data = _only_pixels(data)
     elif (scans := data.count(b"\xff\xda")) > MAX_SCANS:  # the marker can't occur within a scan
@@ -97,9 +101,18 @@ def _decode(data: Data, max_pixels: int, flags: int) -> NDArray:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise PictureError(f"the {header.kind} is damaged: {error.err}") from None
-    if pixels is None or pixels.shape[:2] != (header.height, header.width):
+    if pixels is None or sorted(pixels.shape[:2]) != sorted((header.height, header.width)):  # it may be turned
         raise PictureError(f"the {header.kind} is damaged")
     return np.asarray(pixels)
+
+
+def check_size(kind: str, width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """
+    Raises:
+        PictureError: too many pixels.
+    """
+    if width * height > max_pixels:
+        raise PictureError(f"a {kind} of {width} x {height} pixels; accepted: up to {max_pixels} pixels")
 
 
 def _only_pixels(data: bytes) -> bytes:

@@ -44,7 +44,7 @@ class VideoFile:
         numbers = {stamp: number for number, stamp in enumerate(self._stamps)}
         shape: tuple[int, ...] | None = None
         missing: list[int] = []
-        number = -1
+        number = time = -1
         with self._open() as capture:
             for bgr, stamp in _images(capture, len(self._stamps)):
                 last, number = number, numbers.get(stamp, number + 1)
@@ -52,7 +52,8 @@ class VideoFile:
                     number = last + 1
                 missing += range(last + 1, number)
                 shape = same_size(bgr, shape, f"{self._path}, frame {number}")
-                yield Frame(number, f"{number:06d}", self._stamp(number), to_rgb(bgr))
+                time = max(self._stamp(number), time + 1)
+                yield Frame(number, f"{number:06d}", time, to_rgb(bgr))
         if shape is None:
             raise UserError(f"{self._path}: no frame could be decoded")
         if missing:

@@ -1,0 +1,24 @@
+"""Mutated recordings, prompts files, images and videos; ``fuzz_files.py`` reads as many as one likes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fuzz_files import fuzz, silent
+
+GROWTH = 500  # MiB; the largest valid picture would take 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"), [("recordings", 200), ("prompts", 1000), ("images", 1500), ("videos", 400)]
+)
+def test_mutated_files_are_used_or_refused(kind: str, inputs: int, tmp_path: Path) -> None:
+    if kind == "recordings":
+        pytest.importorskip("rclpy", reason="recordings need ROS 2")
+        pytest.importorskip("mcap", reason="the library that reads recordings")
+    with silent():
+        seen = fuzz(kind, tmp_path, seed=1, inputs=inputs)
+    assert seen["inputs"] == inputs and seen["outcomes"]["refused"] > inputs // 20
+    assert len(seen["outcomes"]) > 1, "some are used"
+    assert seen["grown_mib"] < GROWTH
