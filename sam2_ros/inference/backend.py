@@ -28,7 +28,15 @@ class BackendInfo:
 
 
 class FrameDropped(RuntimeError):
-    """A good frame has no result, because its engine can't be reached or is too slow."""
+    """A good frame has no result, because its engine can't be reached or is too slow.
+
+    ``hidden`` holds the living objects, OCCLUDED and in the size of the frame, if nobody knows where they are; None if
+    the engine does, or if there are no objects yet.
+    """
+
+    def __init__(self, message: str, hidden: FrameResult | None = None) -> None:
+        super().__init__(message)
+        self.hidden = hidden
 
 
 class FrameRefused(ValueError):

@@ -82,6 +82,9 @@ class Listener(Protocol):
     def on_objects(self, processed: Processed) -> None:
         """A command was applied, whatever it changed; as :meth:`on_changes`, and after it."""
 
+    def on_hidden(self, processed: Processed) -> None:
+        """No engine has seen this frame, which counts as dropped: its objects are OCCLUDED, without changes."""
+
     def on_restart(self, frame: Frame, reason: str) -> None:
         """Every object was forgotten, because ``frame`` does not continue the frame before it."""
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
 
 LOST = "the inference server was lost; the object is looked for again from its last mask"
+UNANSWERED = "no inference server answered in time"
 RESTARTED = "the node was started again; the object is looked for from its last mask"
 
 

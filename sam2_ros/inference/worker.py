@@ -54,7 +54,7 @@ class _Nobody:
     def on_processed(self, *_: object, **__: object) -> None:
         pass
 
-    on_changes = on_objects = on_restart = on_failure = on_processed
+    on_changes = on_objects = on_hidden = on_restart = on_failure = on_processed
 
 
 class Worker:
@@ -311,7 +311,7 @@ class Worker:
             self._listener.on_objects(now)
 
     def _process(self, taken: _Taken, backend: Backend) -> None:
-        frame = taken.frame
+        frame, start_time = taken.frame, taken.start_time or time.monotonic_ns()
         try:
             if taken.error is not None:
                 raise taken.error
@@ -328,6 +328,10 @@ class Worker:
                 self._listener.on_failure(frame, error)
             if dropped:
                 self._report_changes(backend)  # the loss of a server hides objects
+            if isinstance(error, FrameDropped) and error.hidden is not None:
+                hidden = Processed(frame, image, error.hidden, start_time, time.monotonic_ns(), self.counters)
+                with self._reporting_failure(frame):
+                    self._listener.on_hidden(hidden)
             return
         with self._condition:
             self._count(processed=1)

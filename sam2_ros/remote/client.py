@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import BackendInfo, FrameDropped, FrameRefused
-from sam2_ros.inference.recovery import RESTARTED, Recovery, SavedObjects
+from sam2_ros.inference.recovery import LOST, RESTARTED, UNANSWERED, Recovery, SavedObjects
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import from_wire, to_wire
 from sam2_ros.remote.connection import FAILED, ClientKeys, LinkDown, NoAnswer, ServerRefusal
@@ -21,7 +21,15 @@ from sam2_ros.remote.pixels import MODES, PROOF_BYTES, PixelWriter, choose_write
 from sam2_ros.remote.protocol import Header
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import check_requests
-from sam2_ros.tracking.types import FrameResult, ObjectChange, PromptCode, PromptError, PromptRequest, PromptResult
+from sam2_ros.tracking.types import (
+    CroppedMask,
+    FrameResult,
+    ObjectChange,
+    PromptCode,
+    PromptError,
+    PromptRequest,
+    PromptResult,
+)
 
 __all__ = ["ClientKeys", "RemoteBackend"]
 
@@ -138,9 +146,8 @@ class RemoteBackend:
             self._fail_back()
             answer = self._send_frame(frame, stamp)
         except _LOST as error:
-            if not self._link.up:
-                self._note_loss()
-            raise FrameDropped(str(error)) from error
+            self._note_loss(reason=UNANSWERED if self._link.up else LOST)
+            raise FrameDropped(str(error), self._hidden(frame, stamp)) from error
         except ServerRefusal as error:
             if error.code in (protocol.DROPPED, protocol.BUSY):
                 raise FrameDropped(str(error)) from error
@@ -263,10 +270,19 @@ class RemoteBackend:
                 done |= {request.object_id or 0: result for request, result in zip(some, results, strict=True)}
         return done
 
-    def _note_loss(self, unseen_only: bool = False) -> None:
+    def _hidden(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult | None:
+        """The objects on a frame that no server has answered."""
+        if self._newest is None:
+            return None
+        height, width = frame.shape[:2]
+        nothing = CroppedMask.empty(width, height)
+        objects = tuple(replace(obj, mask=nothing) for obj in self._newest.objects)
+        return FrameResult(self._frames, stamp, width, height, objects)
+
+    def _note_loss(self, unseen_only: bool = False, reason: str = LOST) -> None:
         """Hides the objects, because no server sees them; with ``unseen_only`` not those that are visible."""
         if self._newest is not None:
-            self._newest, changes = self._recovery.lose(self._newest, unseen_only)
+            self._newest, changes = self._recovery.lose(self._newest, unseen_only, reason)
             self._changes += changes
 
     def _send_frame(self, frame: NDArray[np.uint8], stamp: int) -> Header:

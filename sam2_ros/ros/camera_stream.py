@@ -203,6 +203,11 @@ class CameraStream:
         if self._keeper is not None:
             self._keeper.note(processed, self._next_id)
 
+    def on_hidden(self, processed: Processed) -> None:
+        self._statistics.hidden(processed)
+        if self._publishers is not None and self._node.context.ok():
+            self._publishers.publish_results(processed)
+
     def on_restart(self, frame: Frame, reason: str) -> None:
         self.health.restarted(reason)
         if self._detections is not None:

@@ -70,8 +70,16 @@ class Statistics:
             self._engine_times.append((processed.end_time - processed.start_time) / 1e6)
             self._newest_taken = processed.frame.receive_time
             self._ended.append(processed.end_time)
-            self.states = Counter(obj.state for obj in processed.result.objects)
+            self._count_states(processed)
             self.load_shedding = processed.result.load_shedding
+
+    def hidden(self, processed: Processed) -> None:
+        """No engine has seen the frame."""
+        with self._lock:
+            self._count_states(processed)
+
+    def _count_states(self, processed: Processed) -> None:
+        self.states = Counter(obj.state for obj in processed.result.objects)
 
     def failed(self, error: Exception) -> None:
         with self._lock:

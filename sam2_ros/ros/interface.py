@@ -74,7 +74,7 @@ DETECTIONS = Topic(
 
 TRACKS = Topic(
     "~/tracks", "sam2_ros/TrackedObjectArray",
-    "all objects of every processed frame; once more when a prompt changed them",
+    "all objects of every processed frame; once more when a prompt changed them; OCCLUDED while no server answers",
 )  # fmt: skip
 TRACKS_LIVE = Topic(
     "~/tracks_live", "sam2_ros/TrackedObjectArray",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sam2_ros.inference import NullBackend
+from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.inference.frames import Counters, Frame, Processed
 from sam2_ros.inference.worker import MAX_COMMANDS, Worker
 from sam2_ros.tracking.config import TrackerConfig
@@ -54,6 +55,7 @@ class Recorder:
         self.changes: list[Processed] = []
         self.failures: list[Exception] = []
         self.objects: list[Processed] = []
+        self.hidden: list[Processed] = []
         self.restarts: list[str] = []
         self.fault: Exception | None = None
 
@@ -72,6 +74,11 @@ class Recorder:
     def on_objects(self, processed: Processed) -> None:
         with self.heard:
             self.objects.append(processed)
+            self.heard.notify_all()
+
+    def on_hidden(self, processed: Processed) -> None:
+        with self.heard:
+            self.hidden.append(processed)
             self.heard.notify_all()
 
     def on_restart(self, frame: Frame, reason: str) -> None:
@@ -530,3 +537,18 @@ def test_frames_that_do_not_go_on_from_the_last_forget_the_objects() -> None:
     process(SECOND, (40, 50))
     assert not recorder.processed[-1].result.objects and "time jumped back" in recorder.restarts[-1]
     worker.close()
+
+
+def test_a_frame_that_no_engine_has_seen_is_told_with_its_hidden_objects(bench: Bench) -> None:
+    bench.process(1)
+    hidden = FrameResult(1, 2, 30, 20, ())
+    for stamp, fault in ((2, FrameDropped("no server", hidden)), (3, FrameDropped("replaced by a newer one"))):
+        bench.backend.fault = fault
+        bench.submit_and_wait_for_start(stamp)
+        bench.backend.gate.release()
+        bench.recorder.wait(lambda: fault in bench.recorder.failures)  # noqa: B023
+    bench.process(4)
+    (told,) = bench.recorder.hidden  # an engine that is only busy knows where its objects are
+    assert told.result is hidden and told.frame.stamp == 2 and told.image is RGB
+    assert told.counters == Counters(received=2, processed=1, dropped=1)
+    assert bench.worker.counters == Counters(received=4, processed=2, dropped=2)

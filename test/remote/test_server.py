@@ -128,11 +128,24 @@ def test_a_frame_without_an_answer_in_time_is_dropped_and_its_changes_come_later
         client.step(picture(), 0)
         client.add([boxed()])
         client.step(picture(), 1)
-        with pytest.raises(FrameDropped, match="no answer to 'step' within 1 s"):
-            client.step(picture(), 2)
+        client.take_changes()
+        with pytest.raises(FrameDropped, match="no answer to 'step' within 1 s") as dropped:
+            client.step(picture(height=24), 2)
+        hidden = dropped.value.hidden
+        assert hidden is not None and (hidden.stamp, hidden.width, hidden.height) == (2, 64, 24)
+        assert [(obj.object_id, obj.state, obj.mask.height, obj.mask.area) for obj in hidden.objects] == [
+            (1, ObjectState.OCCLUDED, 24, 0)
+        ]
+        assert [(change.state, change.reason) for change in client.take_changes()] == [
+            (ObjectState.OCCLUDED, "no inference server answered in time")
+        ]
         assert client.link_values()["timeouts"] == 1 and client.link_values()["link"] == "connected"
         gate.release(10)
-        wait_until(lambda: client.step(picture(), 3).objects, "an answer again")
+        result = wait_until(lambda: client.step(picture(), 3), "an answer again")
+        assert [obj.state for obj in result.objects] == [ObjectState.VISIBLE]
+        assert [(each.previous_state, each.state) for each in result.changes] == [
+            (ObjectState.OCCLUDED, ObjectState.VISIBLE)
+        ]
         assert client.link_values()["in flight"] == 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -11,7 +13,7 @@ from documented import diagnostics_keys
 from node_harness import Peer, box_prompt, running
 from served import ServerProcess
 
-from sam2_ros.msg import TrackedObject
+from sam2_ros.msg import TrackedObject, TrackedObjectArray
 from sam2_ros.remote.endpoints import endpoints_for
 
 
@@ -54,11 +56,15 @@ def test_objects_outlive_the_server_and_the_node_has_no_torch(node: Peer, endpoi
                     ),
                     "the objects to be hidden",
                 )
+                hidden = node.wait_until(lambda: not_known(node), "tracks that say so")
+                assert [(known.id, known.name, known.area) for known in hidden.objects] == [(1, "cup", 0), (2, "", 0)]
+                later = node.wait_until(partial(not_known, node, hidden.frames_dropped), "more of them")
+                assert later.frames_processed == hidden.frames_processed
+                assert later.header.stamp.sec > hidden.header.stamp.sec >= 1000
                 server.close()
                 server = ServerProcess("--bind", endpoint)
-            tracks = node.track()
+            tracks = node.wait_until(lambda: all_visible(node.track()), "the objects on the next server")
             assert [(known.id, known.name) for known in tracks.objects] == [(1, "cup"), (2, "")]
-            assert {known.state for known in tracks.objects} == {TrackedObject.STATE_VISIBLE}
         assert node.add(box_prompt(5, 5, 25, 25)).results[0].object_id == 3
         node.wait_until(lambda: node.status()["link"] == "connected", "word of the server")
         assert float(node.status()["round trip p50 [ms]"]) > 0
@@ -68,6 +74,17 @@ def test_objects_outlive_the_server_and_the_node_has_no_torch(node: Peer, endpoi
         assert node.launched is not None and node.launched.node_pid() == pid, "the node never started anew"
     finally:
         server.close()
+
+
+def not_known(node: Peer, dropped: int = 0) -> Any:
+    """The newest tracks, if every object in them is hidden and more than ``dropped`` frames were dropped."""
+    newest = node.tracks[-1]
+    hidden = {known.state for known in newest.objects} == {TrackedObject.STATE_OCCLUDED}
+    return newest if hidden and newest.frames_dropped > dropped else None
+
+
+def all_visible(tracks: TrackedObjectArray) -> Any:
+    return tracks if {known.state for known in tracks.objects} == {TrackedObject.STATE_VISIBLE} else None
 
 
 def test_the_next_server_takes_over_and_the_first_one_gets_the_camera_back(node: Peer, endpoint: str) -> None:
