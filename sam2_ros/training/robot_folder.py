@@ -79,7 +79,8 @@ _renderers: list[_Renderer] = []  # of this worker process
 
 
 def _start(out: Path, settings: RobotClips, models: Path | None, threads: int) -> None:
-    os.environ["LP_NUM_THREADS"] = str(threads)  # of Mesa's renderer on the CPU
+    # Helpers of Mesa's renderer on the CPU; a single one only waits for its caller.
+    os.environ["LP_NUM_THREADS"] = str(threads if threads > 1 else 0)
     cv2.setNumThreads(threads)
     _renderers.append(_Renderer(out, settings, models))
 
