@@ -25,7 +25,11 @@ ARGUMENTS = {
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "image": ("image", "topic of the camera's images (compressed ones: this name plus /compressed)"),
     "cameras": ("", "names of several cameras, as [left, right]; {camera} in topics stands for each name"),
-    "depth": ("", "topic of the depth images, registered to the camera's; sets depth.enabled"),
+    "depth": (
+        "",
+        "topic of the depth images, registered to the camera's; sets depth.enabled (compressed ones: this name plus "
+        "/compressedDepth)",
+    ),
     "camera_info": ("camera_info", "topic of the camera's calibration, needed for depth"),
     "transport": ("shared_memory", "Fast DDS transport of images: shared_memory, large_data or default"),
     "model": ("", "replaces the parameter model.name"),
@@ -104,6 +108,9 @@ def names(text: str) -> list[str]:
     return [name for name in (part.strip(" '\"") for part in text.strip(" []").split(",")) if name]
 
 
+_COMPRESSED = {"image": ("compressed",), "depth/image": ("compressedDepth",)}  # image_transport's names
+
+
 def remappings(given: dict, camera: str) -> list[tuple[str, str]]:
     """From the node's topics to the robot's; ``camera`` is empty if there is one camera."""
     topics = {"image": given["image"], "depth/image": given["depth"] or "depth/image"}
@@ -121,8 +128,8 @@ def remappings(given: dict, camera: str) -> list[tuple[str, str]]:
                 "camera's name"
             )
         pairs.append((own, target))
-        if topic == "image":
-            pairs.append((f"{own}/compressed", f"{target}/compressed"))
+        for suffix in _COMPRESSED.get(topic, ()):
+            pairs.append((f"{own}/{suffix}", f"{target}/{suffix}"))
     return pairs
 
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from rclpy.clock import ClockType
 from rclpy.node import Node
 from rclpy.time import Time
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from sam2_ros.inference.frames import Processed
 from sam2_ros.msg import TrackedObject
 from sam2_ros.ros.depth_surface import Calibration, PixelRays, valid_pixels, visible_surface
-from sam2_ros.ros.image_conversion import depth_rows
-from sam2_ros.ros.interface import CAMERA_INFO, DEPTH_IMAGE
+from sam2_ros.ros.image_conversion import compressed_depth_rows, depth_rows
+from sam2_ros.ros.interface import CAMERA_INFO, COMPRESSED_DEPTH, DEPTH_IMAGE
 from sam2_ros.ros.messages import Position, to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.subscription import FollowingSubscription
@@ -32,11 +32,12 @@ from sam2_ros.tracking.types import CroppedMask
 
 Transform = tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]  # rotation and translation; None: as it is
 
+_TRANSPORTS = {"raw": DEPTH_IMAGE, "compressedDepth": COMPRESSED_DEPTH}  # by depth.transport
 _SILENT_AFTER = 1.0  # seconds without a depth image, after which results wait for none
 
 
 class DepthInput:
-    """Subscribes to ``depth/image`` and ``camera_info`` from :meth:`start` to :meth:`stop`.
+    """Subscribes to the depth images and to ``camera_info`` from :meth:`start` to :meth:`stop`.
 
     Any thread may call :meth:`measure`.
     """
@@ -65,7 +66,8 @@ class DepthInput:
 
     def start(self) -> None:
         queue = int(self._parameters.number("depth.queue"))
-        wanted = ((DEPTH_IMAGE, self._on_depth, queue), (CAMERA_INFO, self._on_info, CAMERA_INFO.depth))
+        images = _TRANSPORTS[self._parameters.text("depth.transport")]
+        wanted = ((images, self._on_depth, queue), (CAMERA_INFO, self._on_info, CAMERA_INFO.depth))
         for topic, callback, depth in wanted:
             name, reliability = topic.for_camera(self._camera), lambda: self._parameters.text("input.reliability")
             subscription = FollowingSubscription(self._node, topic.ros_type, name, callback, reliability, depth)
@@ -106,8 +108,11 @@ class DepthInput:
             self._count("without")
             nothing = Position(TrackedObject.DEPTH_NONE, self._why_none())
             return dict.fromkeys((obj.object_id for obj in objects), nothing)
-        _check_fits("the depth image", message, frame_id, width, height)
-        depth = depth_rows(message)
+        if isinstance(message, CompressedImage):
+            depth = compressed_depth_rows(message.data, message.format)
+        else:
+            depth = depth_rows(message)
+        _check_fits("the depth image", message.header.frame_id, depth[0].shape, frame_id, (height, width))
         rays = self._rays_of(frame_id, width, height)
         transform = self._transform(frame_id, processed.frame.stamp, deadline)
         frame, least = self._target_frame or frame_id, int(self._parameters.number("depth.min_points"))
@@ -131,7 +136,7 @@ class DepthInput:
             counted = {f"depth frames {name}": count for name, count in self._frames.items()}
         return {"depth age [s]": age, **counted, "depth problem": self._problem}
 
-    def _on_depth(self, message: Image) -> None:
+    def _on_depth(self, message: Image | CompressedImage) -> None:
         with self._arrived:
             self._feed.signalMessage(message)
             self._last_arrival = time.monotonic_ns()
@@ -142,7 +147,7 @@ class DepthInput:
         with self._arrived:
             self._info = message
 
-    def _nearest(self, stamp: int, deadline: float) -> Image | None:
+    def _nearest(self, stamp: int, deadline: float) -> Image | CompressedImage | None:
         """The depth image nearest to ``stamp`` (ns) within ``depth.slop``.
 
         While depth images arrive, waits until ``deadline`` for one that is as new as the frame.
@@ -170,7 +175,7 @@ class DepthInput:
         if info is None:
             topic = self._node.resolve_topic_name(CAMERA_INFO.for_camera(self._camera))
             raise ValueError(f"no camera_info has arrived on {topic}")
-        _check_fits("camera_info", info, frame_id, width, height)
+        _check_fits("camera_info", info.header.frame_id, (info.height, info.width), frame_id, (height, width))
         calibration = calibration_of(info, self._parameters["depth.rectified"] is True)
         if calibration != self._calibration or self._rays is None:
             try:
@@ -198,18 +203,23 @@ class DepthInput:
             self._node.get_logger().warning(f"no positions: {problem}", throttle_duration_sec=1.0)
 
 
-def _check_fits(what: str, message: Image | CameraInfo, frame_id: str, width: int, height: int) -> None:
+def _check_fits(
+    what: str, frame_id: str, size: tuple[int, ...], image_frame_id: str, image_size: tuple[int, int]
+) -> None:
     """
+    Args:
+        size: height and width, pixels.
+
     Raises:
         ValueError: the message has another frame or size than the image.
     """
     cure = "give one that is registered to the image"
-    if message.header.frame_id != frame_id:
-        frames = f"'{printable(message.header.frame_id)}', the image in '{printable(frame_id)}'"
+    if frame_id != image_frame_id:
+        frames = f"'{printable(frame_id)}', the image in '{printable(image_frame_id)}'"
         raise ValueError(f"{what} is in the frame {frames}; {cure}")
-    if (message.width, message.height) != (width, height):
-        size = f"{message.width} x {message.height} pixels"
-        raise ValueError(f"{what} has {size}, the image {width} x {height}; {cure}")
+    if size != image_size:
+        pixels = f"{size[1]} x {size[0]} pixels, the image {image_size[1]} x {image_size[0]}"
+        raise ValueError(f"{what} has {pixels}; {cure}")
 
 
 def _position(

@@ -7,6 +7,7 @@ without colours, such as ``8UC3``, are gray, BGR or BGRA: OpenCV's channel order
 
 from __future__ import annotations
 
+import struct
 from array import array
 from typing import Protocol, TypeAlias
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.media.picture_decoder import PictureError, decode_picture
+from sam2_ros.media.picture_decoder import PictureError, decode_depth_png, decode_picture
 from sam2_ros.text import printable
 
 Rgb = NDArray[np.uint8]
@@ -100,6 +101,36 @@ def depth_rows(image: ImageLike) -> tuple[NDArray, float]:
             f"depth encoding '{printable(image.encoding)}' is not supported; accepted: {accepted}"
         ) from None
     return _rows(image, 1, item), unit
+
+
+def compressed_depth_rows(data: Buffer, encoding: str) -> tuple[NDArray, float]:
+    """As :func:`depth_rows`, of what image_transport's ``compressedDepth`` publishes with its format png.
+
+    Args:
+        data: the message's data: twelve bytes of settings, and a PNG of 16 bits.
+        encoding: the message's format, ``16UC1; compressedDepth png``.
+
+    Raises:
+        ValueError: another format, or damaged data.
+    """
+    kind, _, transport = encoding.partition(";")
+    if kind not in _DEPTH or transport.split() not in (["compressedDepth"], ["compressedDepth", "png"]):
+        raise ValueError(
+            f"depth format '{printable(encoding)}' is not supported; accepted: '16UC1; compressedDepth png' and "
+            "'32FC1; compressedDepth png'; set the publisher's parameter compressedDepth.format to png"
+        )
+    settings, png = bytes(data[:12]), bytes(data[12:])
+    try:
+        values = decode_depth_png(png)
+    except PictureError as error:
+        raise ValueError(f"a depth image can't be decoded: {error}") from None
+    if kind == "16UC1":
+        return values, _DEPTH[kind][1]
+    _, scale, offset = struct.unpack("<iff", settings)  # the PNG holds scale / metres + offset; 0 = no depth
+    with np.errstate(all="ignore"):
+        metres = np.float32(scale) / (values.astype(np.float32) - np.float32(offset))
+    metres[values == 0] = np.nan
+    return metres, _DEPTH[kind][1]
 
 
 def _planar(image: ImageLike) -> Rgb:

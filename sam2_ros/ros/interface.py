@@ -63,6 +63,10 @@ DEPTH_IMAGE = Topic(
     "depth/image", "sensor_msgs/Image", "16UC1 or 32FC1, registered to the image", published=False,
     parameter="depth.enabled: true",
 )  # fmt: skip
+COMPRESSED_DEPTH = Topic(
+    "depth/image/compressedDepth", "sensor_msgs/CompressedImage", "16UC1 or 32FC1 as PNG, registered to the image",
+    published=False, parameter="depth.transport: compressedDepth",
+)  # fmt: skip
 CAMERA_INFO = Topic(
     "camera_info", "sensor_msgs/CameraInfo", "calibration of the image", published=False,
     parameter="depth.enabled: true", depth=1,
@@ -101,8 +105,8 @@ LIVE_VIEWS = ("~/overlay", "~/label_image", "~/detections", "~/annotations")
 DIAGNOSTICS = Topic("/diagnostics", "diagnostic_msgs/DiagnosticArray", "the node's health, in every state of the node")
 
 TOPICS = (
-    IMAGE, COMPRESSED_IMAGE, DEPTH_IMAGE, CAMERA_INFO, DETECTIONS, TRACKS, TRACKS_LIVE, EVENTS, LABEL_INFO, *VIEWS,
-    DIAGNOSTICS,
+    IMAGE, COMPRESSED_IMAGE, DEPTH_IMAGE, COMPRESSED_DEPTH, CAMERA_INFO, DETECTIONS, TRACKS, TRACKS_LIVE, EVENTS,
+    LABEL_INFO, *VIEWS, DIAGNOSTICS,
 )  # fmt: skip
 SERVICES = (
     Service("~/add_objects", "sam2_ros/AddObjects", "adds objects by points, boxes or masks"),

@@ -201,6 +201,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Subscribe to 'depth/image' and 'camera_info', and give every object its position in space.",
     ),
     Parameter(
+        "depth.transport",
+        "raw",
+        "raw: sensor_msgs/Image on 'depth/image'; compressedDepth: sensor_msgs/CompressedImage on "
+        "'depth/image/compressedDepth', in image_transport's format png.",
+        choices=("raw", "compressedDepth"),
+    ),
+    Parameter(
         "depth.slop",
         0.05,
         "Most seconds between the stamps of an image and its depth image. The nearest one is taken.",

@@ -28,8 +28,9 @@ def allowed(enclave: str, kind: str, access: str, node: str) -> set[str]:
 
 
 def sometimes(node: str) -> set[str]:
-    """Topics that the tracker subscribes to with use_sim_time, depth.target_frame, input.transport: compressed."""
-    return {"/clock", "/tf", "/tf_static", full("image/compressed", node)}
+    """Topics that the tracker subscribes to with use_sim_time, depth.target_frame, and the other transports."""
+    other = {full(name, node) for name in ("image/compressed", "depth/image/compressedDepth")}
+    return {"/clock", "/tf", "/tf_static", *other}
 
 
 def of_ros(node: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import types
 from dataclasses import dataclass, replace
@@ -10,7 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2_ros.ros.image_conversion import ENCODINGS, Buffer, UnsupportedEncoding, decode_compressed, mono8_mask, to_rgb
+from sam2_ros.ros.image_conversion import (
+    ENCODINGS,
+    Buffer,
+    UnsupportedEncoding,
+    compressed_depth_rows,
+    decode_compressed,
+    mono8_mask,
+    to_rgb,
+)
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -254,3 +263,41 @@ def test_the_padding_of_the_last_row_may_be_missing() -> None:
     np.testing.assert_array_equal(to_rgb(replace(message, data=bytes(message.data)[:-5])), RGB)
     with pytest.raises(ValueError, match="data has 168 bytes; 6 rows of step 29 need 169"):
         to_rgb(replace(message, data=bytes(message.data)[:-6]))
+
+
+def compressed_depth(values: np.ndarray, scale: float = 0.0, offset: float = 0.0) -> bytes:
+    """As image_transport's compressedDepth writes it."""
+    return struct.pack("<iff", 0, scale, offset) + cv2.imencode(".png", values)[1].tobytes()
+
+
+def test_compressed_depth_in_millimetres() -> None:
+    for encoding in ("16UC1; compressedDepth png", "16UC1; compressedDepth"):
+        values, unit = compressed_depth_rows(compressed_depth(GRAY16), encoding)
+        np.testing.assert_array_equal(values, GRAY16)
+        assert unit == 0.001
+
+
+def test_compressed_depth_in_metres_is_quantised_by_its_inverse() -> None:
+    metres = np.array([[0.3, 1.0], [4.5, np.nan]], np.float32)
+    quantum, furthest = 100.0, 10.0  # image_transport's defaults
+    scale = quantum * (quantum + 1)
+    offset = 1 - scale / furthest
+    inverse = np.nan_to_num(scale / metres + offset).astype(np.uint16)
+    values, unit = compressed_depth_rows(compressed_depth(inverse, scale, offset), "32FC1; compressedDepth png")
+    assert unit == 1.0 and np.isnan(values[1, 1])
+    np.testing.assert_allclose(values.ravel()[:3], metres.ravel()[:3], rtol=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "reason"),
+    [
+        (bytes(40), "16UC1; compressedDepth rvl", "'16UC1; compressedDepth rvl' is not supported; .*format to png"),
+        (bytes(40), "jpeg", "depth format 'jpeg' is not supported"),
+        (b"", "16UC1; compressedDepth png", "neither JPEG nor PNG"),
+        (compressed_depth(GRAY16)[:40], "32FC1; compressedDepth png", "can't be decoded: the PNG"),
+        (compressed_depth(RGB), "16UC1; compressedDepth png", "one channel with 16 bits"),
+    ],
+)
+def test_compressed_depth_that_is_none(data: bytes, encoding: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        compressed_depth_rows(data, encoding)

@@ -10,12 +10,14 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from geometry_msgs.msg import Point, TransformStamped, Vector3
+from lifecycle_msgs.msg import Transition
 from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -45,7 +47,7 @@ class Rig:
             setattr(info, name, value)
         self.infos.publish(info)
 
-    def track(self, depth: Image | None, late: bool = False) -> TrackedObjectArray:
+    def track(self, depth: Image | CompressedImage | None, late: bool = False) -> TrackedObjectArray:
         """An image, its depth image (with the image's stamp, where it has none), and what the node makes of them."""
         image = self.node.image()
         if depth is not None and not depth.header.stamp.sec:
@@ -67,7 +69,7 @@ class Rig:
 
         return self.node.wait_until(tracks, "tracks of an image")
 
-    def track_object(self, depth: Image | None, **how: bool) -> TrackedObject:
+    def track_object(self, depth: Image | CompressedImage | None, **how: bool) -> TrackedObject:
         (known,) = self.track(depth, **how).objects
         return known
 
@@ -391,3 +393,29 @@ def test_positions_in_a_target_frame(folder: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(place(known.position), [z, -x, 1 - y], atol=1e-4)
         assert known.extent.x == pytest.approx(0, abs=1e-6) and known.extent.y > known.extent.z > 0
         node.wait_until(lambda: rig.detections and rig.detections[-1].header.frame_id == "base_link", "detections_3d")
+
+
+def test_compressed_depth(rig: Rig) -> None:
+    """The last of the module: it forgets the object and configures the node anew."""
+    node = rig.node
+    assert node.change_state(Transition.TRANSITION_DEACTIVATE) and node.change_state(Transition.TRANSITION_CLEANUP)
+    assert node.set_parameter("depth.transport", "compressedDepth").successful
+    assert node.change_state(Transition.TRANSITION_CONFIGURE) and node.change_state(Transition.TRANSITION_ACTIVATE)
+    rig.depth = node.create_image_publisher(CompressedImage, "/depth/depth/image/compressedDepth")
+    node.wait_for_reliable()
+    node.track()
+    assert node.add(box_prompt(*BOX, name="cup")).success
+    png = cv2.imencode(".png", np.full((HEIGHT, WIDTH), 1500, np.uint16))[1].tobytes()
+
+    def found() -> bool:
+        """Depth and calibration have reached the node."""
+        message = CompressedImage(format="16UC1; compressedDepth png", data=array("B", bytes(12) + png))
+        message.header.frame_id = "camera_optical_frame"
+        rig.send_info()
+        known = rig.track_object(message)
+        if known.depth_status != TrackedObject.DEPTH_OK:
+            return False
+        np.testing.assert_allclose(place(known.position), expected(1.5), atol=1e-4)
+        return True
+
+    node.wait_until(found, "a position")
