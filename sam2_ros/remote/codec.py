@@ -109,10 +109,11 @@ def _expect(value: Any, kind: Any, where: str) -> Any:
 
 
 def _array_from_wire(value: Any, where: str) -> NDArray[Any]:
-    if not (isinstance(value, list) and len(value) == 3 and value[0] in _DTYPES and isinstance(value[1], list)):
+    is_array = isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and isinstance(value[1], list)
+    if not is_array or value[0] not in _DTYPES:
         raise _wrong(where, f"no array; accepted: [dtype, shape, bytes] with dtype {', '.join(sorted(_DTYPES))}")
     name, shape, data = value
-    if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n <= _MAX_PIXELS for n in shape):
+    if not 1 <= len(shape) <= _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n <= _MAX_PIXELS for n in shape):
         raise _wrong(where, "an array with a wrong shape")
     size, dtype = math.prod(shape), np.dtype(name)
     expected = -(-size // 8) if name == "bool" else size * dtype.itemsize

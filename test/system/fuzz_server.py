@@ -165,8 +165,8 @@ def resident(pid: int) -> int:
 
 
 def fuzz(endpoint: str, pid: int, messages: int, seed: int, quiet: bool = False) -> dict[str, Any]:
-    """Sends the messages: half with damaged bytes, half with odd values, some bombs, and for every batch a connection
-    with damaged frames. Returns the counted answers and the server's memory over time.
+    """Sends the messages: half with damaged bytes, half with odd values, some valid ones and bombs; for every batch
+    there is a connection with damaged frames. Returns the counted answers and the server's memory over time.
 
     Raises:
         TimeoutError: the server no longer answers.
@@ -186,6 +186,8 @@ def fuzz(endpoint: str, pid: int, messages: int, seed: int, quiet: bool = False)
                 kind = source.random()
                 if kind < 0.01:
                     parts = bomb(source)
+                elif kind < 0.1:  # so that others find a stream with objects
+                    parts = source.choice(valid)
                 else:
                     parts = (mutate if kind < 0.5 else mutate_values)(source.choice(valid), source)
                 talker.send_multipart(parts or [b""])

@@ -11,6 +11,7 @@ def test_mutated_messages_are_answered_and_the_server_lives() -> None:
         seen = fuzz(server.endpoint, server.process.pid, 5000, seed=1, quiet=True)
         assert sum(seen["answers"].values()) >= 5000
         assert seen["answers"]["MALFORMED"] > 1000
+        assert "FAILED" not in seen["answers"], "a fault in the server, not in the message"
         assert seen["memory_mib"][-1] < 2 * seen["memory_mib"][len(seen["memory_mib"]) // 2]
         with connected(server.endpoint) as client:
             client.connect(30)
