@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from sam2_ros.inference.backend import Backend
@@ -22,6 +23,8 @@ from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.text import printable
 from sam2_ros.tracking.prompt_checks import check_count
 from sam2_ros.tracking.types import PromptCode, PromptError, PromptResult
+
+MAX_BYTES = 4 << 20  # of a message; a box with one hypothesis has about 500
 
 
 class DetectionInput:
@@ -39,7 +42,7 @@ class DetectionInput:
 
     def start(self) -> None:
         self._subscription = FollowingSubscription(
-            self._node, Detection2DArray, self._topic, self._on_detections, lambda: "auto", DETECTIONS.depth
+            self._node, Detection2DArray, self._topic, self._on_message, lambda: "auto", DETECTIONS.depth, raw=True
         )
 
     def stop(self) -> None:
@@ -60,6 +63,13 @@ class DetectionInput:
         """For ``/diagnostics``."""
         counts = {f"detections {name.replace('_', ' ')}": count for name, count in asdict(self._feeder.counts).items()}
         return {**counts, "last refused detections": self._last_refusal}
+
+    def _on_message(self, serialized: bytes) -> None:
+        if len(serialized) <= MAX_BYTES:
+            return self._on_detections(deserialize_message(serialized, Detection2DArray))
+        self._worker.call(lambda backend: self._feeder.refuse(1))
+        size = f"a message has {len(serialized)} bytes; accepted: up to {MAX_BYTES}"
+        self._tell(f"{size}; send fewer boxes, or fewer hypotheses of each")
 
     def _on_detections(self, message: Detection2DArray) -> None:
         count, stamp, frame_id = len(message.detections), to_stamp(message.header.stamp), message.header.frame_id
@@ -92,10 +102,13 @@ class DetectionInput:
         error = done.exception()
         refused = [error] if error else [result.message for result in done.result() if not result.success]
         if refused:
-            self._last_refusal = printable(refused[0], 500)
-            self._node.get_logger().warning(
-                f"{self._topic}: {self._last_refusal} (logged every 5 s at most)", throttle_duration_sec=5.0
-            )
+            self._tell(printable(refused[0], 500))
+
+    def _tell(self, refusal: str) -> None:
+        self._last_refusal = refusal
+        self._node.get_logger().warning(
+            f"{self._topic}: {refusal} (logged every 5 s at most)", throttle_duration_sec=5.0
+        )
 
 
 def from_message(message: Detection2D) -> Detection:

@@ -34,11 +34,13 @@ class FollowingSubscription:
         callback: Callable[[Any], None],
         choice: Callable[[], str],
         depth: int = 1,
+        raw: bool = False,
     ) -> None:
         """
         Args:
             choice: returns auto, reliable or best_effort, which may change at any time.
             depth: messages kept while the executor is busy; 1 = only the newest.
+            raw: ``callback`` gets the serialized message, so that a large one need not be made.
         """
         self.topic = str(node.resolve_topic_name(topic))  # full name, remapping included
         self._node = node
@@ -47,6 +49,7 @@ class FollowingSubscription:
         self._callback = callback
         self._choice = choice
         self._depth = depth
+        self._raw = raw
         self._subscribe(self._wanted())
         # A steady clock goes on while a simulation's clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -70,5 +73,7 @@ class FollowingSubscription:
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
         qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=reliability)
         self.reliability = reliability
-        self._subscription = self._node.create_subscription(self._message_type, self._name, self._callback, qos)
+        self._subscription = self._node.create_subscription(
+            self._message_type, self._name, self._callback, qos, raw=self._raw
+        )
         self._node.get_logger().info(f"subscribed to {self.topic}, {reliability.name.lower().replace('_', ' ')}")

@@ -112,6 +112,12 @@ def test_a_best_effort_detector_is_heard_and_what_is_not_for_this_camera_is_refu
         lambda: (publisher.publish(many), "there are 1025 detections" in node.status()["last refused detections"])[1],
         "a refusal of too many",
     )
+    huge = detections(node.track(), (60, 20, 80, 90))
+    huge.detections[0].results *= 20_000
+    node.wait_until(
+        lambda: (publisher.publish(huge), "accepted: up to 4194304" in node.status()["last refused detections"])[1],
+        "a refusal of a huge message",
+    )
 
     def found() -> Any:
         tracks = node.track()
