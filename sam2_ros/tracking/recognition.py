@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sam2_ros.model.appearance import Match, Reference
 from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks
+from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 
 SURE = 5.0  # judgement (logit) from which on later frames are compared with a tracked frame
-CORNERS = (2, 3)  # labels of a box's corners
 WORTH_A_LOOK = 0.0  # match of the best cells from which on an object is searched for
 BELOW_PEAK = 2.0  # cells that match worse than the best one by this much are not in the box, nor those below 0
 
@@ -69,7 +69,7 @@ def look_for(model: Sam2Model, features: ImageFeatures, match: Match, which: Ten
     maps, count = match.logits[which], len(which)
     cell = model.config.image_size // maps.shape[1]
     boxes = torch.as_tensor(np.stack([box_around(each) for each in maps.cpu().numpy()]), device=maps.device)
-    labels = torch.tensor([CORNERS], device=maps.device).expand(count, -1)
+    labels = torch.tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]], device=maps.device).expand(count, -1)
     prompt = F.interpolate(maps[:, None], scale_factor=4, mode="bilinear", align_corners=False)
     alone = model.without_memory(features).expand(count, -1, -1, -1)
     decoded = model.decode(alone, features, cell * boxes, labels, prompt)

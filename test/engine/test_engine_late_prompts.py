@@ -78,11 +78,13 @@ def test_overlap_is_settled_on_the_newest_frame_alone(make_engine: MakeEngine) -
     play(engine, 0, 1)
     add(engine, rectangle(20, 20, 100, 100))
     play(engine, 2, NOW)
+    before = engine.objects()
     engine.add([PromptRequest(rectangle(20, 20, 100, 100))], stamp(NOW - 3))
     newest = engine.objects()
     assert newest is not None
     first, second = (one.mask.full() for one in newest.objects)
-    assert not (first & second).any()
+    assert not (first & second).any() and second.any()
+    assert before is not None and np.array_equal(first, before.objects[0].mask.full() & ~second) and first.any()
 
 
 @pytest.mark.parametrize(

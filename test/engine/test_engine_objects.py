@@ -64,7 +64,9 @@ def test_names_are_unique_among_living_objects(engine: Backend) -> None:
 
 
 def test_objects_without_a_name_do_not_collide(engine: Backend) -> None:
-    assert len(stepped(engine, [box(), click(), click(60, 30)])) == 3
+    assert stepped(engine, [box(), click(), click(60, 30)]) == [1, 2, 3]
+    engine.rename(2, "", "")
+    assert [(one.object_id, one.name) for one in run(engine, 1, 1)[0].objects] == [(1, ""), (2, ""), (3, "")]
 
 
 def test_a_full_tracker_refuses_with_the_reason(engine: Backend) -> None:

@@ -144,14 +144,28 @@ def test_frames_may_be_views(engine: Backend) -> None:
     wide = np.repeat(image, 2, axis=1)
     locked = image.copy()
     locked.setflags(write=False)
-    areas = []
-    for view in (image, wide[:, ::2], np.flip(np.flip(image, 0).copy(), 0), locked):
+    masks = []
+    for view in (image, wide[:, ::2], np.flip(np.flip(image, 0).copy(), 0), locked, np.flip(image, 0)):
         engine.step(view, 0)
         (answer,) = engine.add([PromptRequest(box())])
         assert answer.result is not None
-        areas.append(answer.result.mask.area)
+        masks.append(answer.result.mask.full())
         engine.reset()
-    assert len(set(areas)) == 1
+    *same, other = masks
+    assert all(np.array_equal(mask, masks[0]) for mask in same) and masks[0].any()
+    assert not np.array_equal(other, masks[0]), "other pixels give another mask"
+
+
+def test_with_non_overlap_a_prompt_takes_its_own_pixels_alone(make_engine: MakeEngine) -> None:
+    """The other object keeps the rest of its mask."""
+    engine = make_engine(TrackerConfig(max_objects=2, non_overlap=True))
+    stepped(engine, [rectangle(10, 20, 70, 90)])
+    add(engine, rectangle(50, 20, 130, 90))
+    newest = engine.objects()
+    assert newest is not None
+    first, second = (obj.mask.full() for obj in newest.objects)
+    assert not (first & second).any()
+    assert first[30:80, 15:45].all() and second[30:80, 75:125].all()
 
 
 def test_frames_may_change_their_size(engine: Backend) -> None:

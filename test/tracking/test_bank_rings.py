@@ -90,3 +90,13 @@ def test_looks_at_what_was_kept(history: int, recent: int) -> None:
                 stream.prompt_late(stream.random.randint(max(0, frame - history), frame), frame, keeps)
         assert stream.number > FRAMES
         assert any(one is not None for one in stream.after[FRAMES - 1])
+
+
+def test_forgetting_before_a_frame_keeps_that_frame() -> None:
+    stream = Stream(0, 3, 6)
+    for frame in range(1, 6):
+        stream.track(frame, 1.0)
+    stream.bank.forget_recent(0, 5)
+    newest = stream.after[5][-1]
+    stream.after[5] = (None, None, None, None, newest)
+    stream.check(6)

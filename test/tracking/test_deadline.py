@@ -110,3 +110,15 @@ def test_a_lost_object_rests() -> None:
         with mock.patch.object(tracker.bank, "gather", wraps=tracker.bank.gather) as looked:
             run(tracker, 41, 80)
     assert looked.call_count == 2, "every 20 frames instead of every 2"
+
+
+def test_frames_of_an_older_level_do_not_count() -> None:
+    """Frames that were encoded ahead, before the step was taken."""
+    shedder = LoadShedder(DEADLINE)
+    after(shedder, JUDGED, 150)
+    for _ in range(2 * JUDGED):
+        shedder.took(150, level=0)
+    assert shedder.level == 1
+    for _ in range(JUDGED):
+        shedder.took(150, level=1)
+    assert shedder.level == 2

@@ -195,3 +195,14 @@ def test_non_overlap_concerns_the_masks_only() -> None:
         stepped(tracker, [box(), click(90, 40)])
         run(tracker, 1, 3)
     assert torch.equal(trackers[0].bank.spatial, trackers[1].bank.spatial)
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 30, 64])
+def test_a_packed_mask_is_cropped_as_a_plain_one(width: int) -> None:
+    random = np.random.default_rng(width)
+    for _ in range(20):
+        full = np.zeros((11, width), np.bool_)
+        full[tuple(random.integers(0, size, 3) for size in full.shape)] = True
+        plain, packed = CroppedMask.from_full(full), CroppedMask.from_packed(np.packbits(full, axis=1), width)
+        assert packed.box == plain.box and np.array_equal(packed.full(), full)
+        assert packed.crop.shape == plain.crop.shape

@@ -17,6 +17,7 @@ from small_tracker import add, box, click, logits, rectangle, run, scene, small_
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
 from sam2_ros.model.checkpoint import EMBEDDED, read_checkpoint
 from sam2_ros.tracking import ObjectState, Prompt, PromptCode, PromptRequest, Tracker, TrackerConfig
+from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.history import most_bytes
 
 SAME = 1e-4  # of max(1, greatest logit); a batch of another size rounds differently
@@ -344,3 +345,33 @@ def test_runs_with_and_without_a_history_are_equal() -> None:
     for tracker in trackers[1:]:
         for object_id in (1, 2):
             assert torch.equal(logits(tracker, object_id), logits(trackers[0], object_id))
+
+
+def test_a_new_click_withdraws_the_candidates_of_stored_frames() -> None:
+    tracker = tracker_of()
+    play(tracker, 0, 5)
+    (offered,) = tracker.add([PromptRequest(click())])
+    assert len(offered.candidates) == 3
+    play(tracker, 6, 7)
+    assert tracker.refine(PromptRequest(click(60, 60), 1)).success
+    refused = tracker.refine(PromptRequest(Prompt(candidate=1), 1), offered.applied_stamp)
+    assert refused.code is PromptCode.INVALID_PROMPT and "no candidates are stored" in refused.message
+
+
+def test_a_late_correction_forgets_later_anchors() -> None:
+    """They show what the object was taken for until then."""
+    tracker = tracker_of(memory_policy="distractor_aware")
+    play(tracker, 0, 1)
+    add(tracker, box())
+    play(tracker, 2, 8)
+    memory, pointer = torch.ones(64, 64), torch.ones(256)
+    for frame in (3, 6):
+        tracker.bank.store_anchor(0, frame, memory, pointer)
+    assert tracker.refine(PromptRequest(click(60, 60), 1), stamp(5)).success
+    anchors = {int(frame) for frame in tracker.bank.conditioning_frames[0]}
+    assert {1, 3, 5} <= anchors and 6 not in anchors
+
+
+def test_of_two_frames_at_equal_distance_the_newer_one_is_meant() -> None:
+    assert find_frame([10, 20, 30], 25, 1.0) == 2
+    assert find_frame([20, 10], 15, 1.0) == 1

@@ -14,7 +14,7 @@ from small_tracker import add, box, click, logits, run, scene, small_model, step
 
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
-from sam2_ros.tracking.mask_parts import own_masks, trail_after_prompt
+from sam2_ros.tracking.mask_parts import STEADY_GAP, own_masks, trail_after_prompt, update_trails
 from sam2_ros.tracking.policies import (
     POLICIES,
     DistractorPolicy,
@@ -25,6 +25,7 @@ from sam2_ros.tracking.policies import (
     parts_within,
     policy_of,
 )
+from sam2_ros.tracking.visibility import Observation
 
 
 def moving(frames: int, step: float = 0.05) -> Trail:
@@ -223,3 +224,19 @@ def test_a_prompt_begins_a_trail() -> None:
     add(tracker, box())
     trail = tracker._objects[1].trail
     assert trail.frames == (0,) and all(0 <= edge <= 1 for edge in trail.boxes[0])
+
+
+def test_what_stays_at_another_size_has_that_size_from_then_on() -> None:
+    """As after a change of the camera's distance; a shorter change is a merge with something else."""
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=1))
+    stepped(tracker, [box()])
+    (one,) = tracker._objects.values()
+    one.trail = moving(4)
+    drawn = torch.full((1, 1, 100, 100), -3.0)
+    drawn[0, 0, 20:80, 20:80] = 5.0
+    observed, presence = Observation(True, 0.36, 0.9), replace(one.presence, seen_run=1)
+    for frame, newest in ((4, 3), (3 + STEADY_GAP, 3), (4 + STEADY_GAP, 4 + STEADY_GAP)):
+        own = own_masks(MemoryPolicy(), drawn, [one], frame)
+        update_trails(MemoryPolicy(), [one], frame, own, [observed], [presence])
+        assert one.trail.frames[-1] == newest
+    assert one.trail.boxes[-1] == pytest.approx((0.2, 0.2, 0.8, 0.8))

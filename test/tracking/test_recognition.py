@@ -1,5 +1,7 @@
 """Recognition by appearance: the tracker hides masks that drifted, and finds hidden objects again."""
 
+from unittest import mock
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.model.sam2 import ImageFeatures
 from sam2_ros.tracking import ObjectState, Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.bank import MemoryBank
+from sam2_ros.tracking.recognition import look_for
 
 SIDE = 448
 SIZE = 100
@@ -88,6 +91,23 @@ def test_an_object_that_comes_back_elsewhere_is_found(model: Sam2Model) -> None:
         result = tracker.step(frame(("blue", 300, 290)), t).object(one)
     assert result.state is ObjectState.VISIBLE
     assert jaccard(result.mask.full(), region(300, 290)) > 0.7
+
+
+def test_a_hidden_object_is_searched_for_by_a_box_as_a_user_gives_it(model: Sam2Model) -> None:
+    """Its upper left corner is prompted as such, around where the image looks like the object."""
+    tracker, _ = started(model, TrackerConfig(max_objects=1))
+    tracker.step(frame(("blue", 300, 290)), 4)
+    newest, reference = tracker.history.newest, tracker.bank.references([0], 5)
+    assert newest is not None and newest.features.appearance is not None and model.appearance is not None
+    with torch.inference_mode(), mock.patch.object(model, "decode", wraps=model.decode) as decode:
+        match = model.appearance.match(newest.features.appearance, reference)
+        found, scores = look_for(model, newest.features, match, torch.tensor([0]))
+    _, _, corners, labels, _ = decode.call_args.args
+    (x0, y0), (x1, y1) = (corners[0, labels[0].tolist().index(kind)].tolist() for kind in (2, 3))
+    scale = model.config.image_size / SIDE
+    assert x0 < 350 * scale < x1 and y0 < 340 * scale < y1
+    mask = cv2.resize((found.logits[0, 0] > 0).numpy().astype(np.uint8), (SIDE, SIDE)) > 0
+    assert float(scores[0]) > 0 and jaccard(mask, region(300, 290)) > 0.7
 
 
 def test_what_was_not_recognised_is_not_remembered(model: Sam2Model) -> None:

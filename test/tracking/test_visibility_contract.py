@@ -113,6 +113,11 @@ def test_after_an_absence_an_object_may_have_any_size() -> None:
     assert states([of(0.1), of(0.1), of(0.1), GONE, GONE, of(0.5)]) == "VVVOOO"
 
 
+def test_an_absence_forgets_the_oldest_size_first() -> None:
+    assert states([of(0.3), GONE, of(0.9)]) == "VOV"
+    assert follow([of(0.3), of(0.2), GONE], TrackerConfig())[-1].areas == (0.3, 0.2)
+
+
 def test_clicks_may_have_meant_a_part() -> None:
     """A mask from clicks is no reference for the area; one from a box or a mask is."""
     config = TrackerConfig()
