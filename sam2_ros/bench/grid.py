@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +36,26 @@ class Grid:
     threads: int  # of the CPU; 0 = torch's choice
 
 
-def run(grid: Grid, tell: Tell) -> dict[str, Any]:
-    """Measures the grid; the result is what ``--json`` writes. ``tell`` receives progress messages."""
+def run(grid: Grid, tell: Tell, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measures the grid; the result is what ``--json`` writes.
+
+    Args:
+        tell: receives progress messages.
+        keep: receives the result so far after each combination.
+    """
     if grid.threads:
         torch.set_num_threads(grid.threads)
-    return {
+    measured: list[dict[str, Any]] = []
+    report = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": describe_machine(grid.device),
         "image": [WIDTH, HEIGHT],
-        "combinations": list(_combinations(grid, tell)),
+        "combinations": measured,
     }
+    for combination in _combinations(grid, tell):
+        measured.append(combination)
+        keep(report)
+    return report
 
 
 def _combinations(grid: Grid, tell: Tell) -> Iterator[dict[str, Any]]:

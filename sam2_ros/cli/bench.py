@@ -7,12 +7,15 @@ import importlib.util
 import os
 import shlex
 import sys
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from sam2_ros.cli.options import ROS_MODULES, check_least, require_modules
 from sam2_ros.media.errors import UserError, engine_errors
 
+Keep = Callable[[dict[str, Any]], None]
 QUICK_SECONDS = 60.0  # of each number of objects, beside filling the memory
 _PACKAGES = {
     "official": ("sam2", "--no-deps sam2==1.1.0 hydra-core iopath"),
@@ -78,13 +81,17 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--plot is {args.plot}; accepted: a name that ends in {', '.join(PLOT_SUFFIXES)}")
     tell = (lambda _: None) if args.quiet else _tell
     measure = _endpoint if args.endpoint is not None else _node if args.node else _engine
-    measured = {"command": _command()} | measure(args, tell)
-    if args.json:
-        write_json(args.json, measured, allow_nan=True)
+
+    def keep(measured: dict[str, Any]) -> None:
+        """Writes what was measured so far, because a run takes long and may be interrupted."""
+        if args.json:
+            write_json(args.json, {"command": _command()} | measured, allow_nan=True)
+
+    keep(measure(args, tell, keep))
     return 0
 
 
-def _engine(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
+def _engine(args: argparse.Namespace, tell: Any, keep: Keep) -> dict[str, Any]:
     from sam2_ros.bench import grid, report
     from sam2_ros.model.device import find_device
 
@@ -104,6 +111,7 @@ def _engine(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
             threads=args.threads,
         ),
         tell,
+        keep,
     )
     print(report.engine(measured))
     headline = report.headline(measured)
@@ -114,7 +122,7 @@ def _engine(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
     return measured | headline
 
 
-def _endpoint(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
+def _endpoint(args: argparse.Namespace, tell: Any, _: Keep) -> dict[str, Any]:
     from sam2_ros.bench import endpoint, report
     from sam2_ros.bench.streams import StreamsRun
 
@@ -134,18 +142,17 @@ def _endpoint(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
     return measured
 
 
-def _node(args: argparse.Namespace, tell: Any) -> dict[str, Any]:
+def _node(args: argparse.Namespace, tell: Any, keep: Keep) -> dict[str, Any]:
     require_modules(ROS_MODULES, "source ROS 2's setup file and that of the workspace")
     from sam2_ros.bench import node_latency, report
     from sam2_ros.bench.grid import describe_machine
 
-    runs = [
-        node_latency.measure(node_latency.NodeRun(model, width, height, objects, frames=args.frames or 300), tell)
-        for model in args.model or NODE_MODELS
-        for width, height in NODE_IMAGES
-        for objects in args.objects or (1,)
-    ]
+    runs: list[dict[str, Any]] = []
     measured = {"machine": describe_machine("cpu"), "runs": runs}
+    for model, (width, height), objects in product(args.model or NODE_MODELS, NODE_IMAGES, args.objects or (1,)):
+        run = node_latency.NodeRun(model, width, height, objects, frames=args.frames or 300)
+        runs.append(node_latency.measure(run, tell))
+        keep(measured)
     print(report.node(measured))
     return measured
 

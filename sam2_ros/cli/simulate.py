@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sam2_ros.cli.options import ROS_MODULES, add_model_arguments, check_positive, require_modules
+from sam2_ros.media.errors import UserError
 from sam2_ros.media.text_table import align, number
 
 COLUMNS = {
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     require_modules(ROS_MODULES, "in a checkout run 'make setup'; with ROS 2 installed, source it and the workspace")
     from sam2_ros.media.whole_files import write_whole
     from sam2_ros.simulation.scene_picture import scene_picture
-    from sam2_ros.simulation.scene_player import play
+    from sam2_ros.simulation.scene_player import Played, play
     from sam2_ros.simulation.scenes.models import folder_models
     from sam2_ros.simulation.score import summaries
     from sam2_ros.simulation.table_scene import Scene
@@ -63,7 +64,13 @@ def run(args: argparse.Namespace) -> int:
     if args.models:
         Scene(args.seed, folder_models(args.models, "report"))  # refuses unusable ones before anything starts
     args.out.mkdir(parents=True, exist_ok=True)
-    played = play(args)
+    played, stopped = Played(), None
+    try:
+        play(args, played)
+    except (UserError, KeyboardInterrupt) as error:
+        if not played.moments:
+            raise
+        stopped = error  # the report of what was tracked comes first
     found = summaries([sample for moment in played.moments for sample in moment.samples])
     report = {
         "seed": args.seed, "frames": args.frames, "rate": args.rate, "speed": args.speed, "size": list(args.size),
@@ -79,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     print(table(found))
     for file in (picture, path):
         print(f"  {file}")
+    if stopped:
+        raise stopped
     never = [name for name, figures in found.items() if not figures["in sight, found"]]
     if never:
         print(f"  never seen: {', '.join(never)}")

@@ -64,8 +64,10 @@ class Played:
     dropped: int = 0
 
 
-def play(args: argparse.Namespace) -> Played:
-    """Plays the scene once. All processes that it starts have ended when it returns or raises.
+def play(args: argparse.Namespace, played: Played) -> None:
+    """Plays the scene once into ``played``, which holds what came also when this raises.
+
+    All processes that it starts have ended when it returns or raises.
 
     Raises:
         UserError: a process has died, or the tracker refuses the prompts.
@@ -79,7 +81,7 @@ def play(args: argparse.Namespace) -> Played:
         ChildProcess(_command(args, Path(folder)), args.out / "simulation.log") as processes,
         bar(args.frames, "frame", args.quiet, "simulation") as progress,
     ):
-        recorder = Recorder(node)
+        recorder = Recorder(node, played)
 
         def check(deadline: float) -> None:
             processes.check()
@@ -89,18 +91,17 @@ def play(args: argparse.Namespace) -> Played:
             if time.monotonic() > deadline:
                 raise UserError(f"no message for {START_TIMEOUT_S:.0f} s; see {processes.log}")
             progress.n = recorder.received
-            progress.set_postfix_str(f"{len(recorder.played.moments)} tracked")
+            progress.set_postfix_str(f"{len(played.moments)} tracked")
 
         recorder.add_objects(check)
         recorder.record(args.frames, check)
-        return recorder.played
 
 
 class Recorder:
     """Joins tracks and truth with equal stamps as soon as both are there."""
 
-    def __init__(self, node: Node) -> None:
-        self.played = Played()
+    def __init__(self, node: Node, played: Played) -> None:
+        self.played = played
         self.received = 0  # frames of the camera
         self._node = node
         self._parts: dict[int, dict[str, Any]] = {}  # by stamp, the received messages of a frame

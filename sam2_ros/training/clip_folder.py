@@ -18,7 +18,7 @@ _QUALITY = 95  # of JPEG
 
 
 def write_clip(out: Path, name: str, clip: Clip) -> None:
-    """Writes pictures and labels, in place of what is there.
+    """Writes pictures and labels, in place of what is there. After an error there is nothing of the clip.
 
     Raises:
         WriteError: they can't be written.
@@ -27,11 +27,16 @@ def write_clip(out: Path, name: str, clip: Clip) -> None:
     for folder in (images, labels):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    for t, (frame, label) in enumerate(zip(clip.frames, clip.labels, strict=True)):
-        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
-        write_whole(images / f"{t:05d}.jpg", jpeg)
-        write_labels(labels / f"{t:05d}.png", label)
+    try:
+        for t, (frame, label) in enumerate(zip(clip.frames, clip.labels, strict=True)):
+            bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+            jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+            write_whole(images / f"{t:05d}.jpg", jpeg)
+            write_labels(labels / f"{t:05d}.png", label)
+    except BaseException:
+        for folder in (images, labels):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def write_about(out: Path, about: dict[str, Any]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from sam2_ros.bench import grid
 from sam2_ros.bench.measure import BLOCK
 from sam2_ros.bench.moving_scene import PERIOD, moving_scene
 from sam2_ros.cli.main import USER_ERROR, main
@@ -40,6 +42,21 @@ def test_measures_beside_the_reference(tmp_path: Path, capsys: pytest.CaptureFix
         assert best["kind"] == "best"
     assert "official" in capsys.readouterr().out
     assert cv2.imread(str(picture)) is not None
+
+
+def test_an_interruption_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = grid._combination
+
+    def measure(options: Any, task: Any, objects: int, tell: Any) -> dict[str, Any]:
+        if objects == 3:
+            raise KeyboardInterrupt
+        return measured(options, task, objects, tell)
+
+    monkeypatch.setattr(grid, "_combination", measure)
+    words = ["bench", "--model", "tiny", "--image-size", "128", "--objects", "1", "3", "--frames", "4"]
+    assert main([*words, "--dtype", "float32", "--json", str(tmp_path / "bench.json")]) == 130
+    report = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    assert [combination["objects"] for combination in report["combinations"]] == [1]
 
 
 def test_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from sam2_ros.cli.main import main
 from sam2_ros.evaluation.kinds import KINDS
 from sam2_ros.media.errors import UserError
+from sam2_ros.training import clip_folder
 from sam2_ros.training.clip_folder import check_split
 from sam2_ros.training.clips import ClipSettings
 from sam2_ros.training.data.draw import open_data
@@ -143,3 +144,18 @@ def test_wrong_options_are_refused(
     assert make(tmp_path / "out", photographs, *options) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_error_leaves_no_half_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = clip_folder.write_labels
+
+    def fail_late(path: Path, labels: np.ndarray) -> None:
+        if path.parts[-2:] == ("clip0001", "00003.png"):
+            raise KeyboardInterrupt
+        written(path, labels)
+
+    monkeypatch.setattr(clip_folder, "write_labels", fail_late)
+    words = ["synthesize", str(tmp_path / "out"), "--twins", "--clips", "3", "--steps", "8", "--size", "96", "--quiet"]
+    assert main(words) == 130
+    for folder in ("JPEGImages", "Annotations"):
+        assert [path.name for path in (tmp_path / "out" / folder).iterdir()] == ["clip0000"]
