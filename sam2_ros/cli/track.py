@@ -14,7 +14,9 @@ from sam2_ros.cli.options import (
     SERVER_PATIENCE,
     SOURCE_HELP,
     add_endpoint_arguments,
+    add_live_arguments,
     add_model_arguments,
+    check_live,
     check_positive,
     load_backend,
 )
@@ -23,6 +25,7 @@ from sam2_ros.media.signals import signals_wait
 
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
+    from sam2_ros.inference.clip_tracker import ClipTracker, Tracked
     from sam2_ros.media.clip_outputs import ClipOutputs, Input
     from sam2_ros.media.frame_sources import Frame, Source
     from sam2_ros.media.prompts_file import FramePrompt
@@ -52,6 +55,11 @@ def register(subparsers: Any) -> None:
         metavar="FILE.png",
         help="one picture: frames around changes of state, and states and scores over time",
     )
+    add_live_arguments(
+        parser,
+        "play SOURCE at RATE images a second while the engine takes its time; write for every image the masks that a "
+        "robot would have when the image comes: the newest ones, carried to it",
+    )
     add("--max-frames", type=int, metavar="N", help="stop after N frames")
     add("--fps", type=float, metavar="F", help="frame rate of SOURCE, if its own is missing or wrong")
     add("--quiet", action="store_true", help="no progress bar and no summary")
@@ -66,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from sam2_ros.media.prompts_file import load_prompts
 
     check_positive(args, "max_frames", "fps")
+    check_live(args)
     if args.fps is not None and not FPS[0] <= args.fps <= FPS[1]:
         raise UserError(f"--fps is {args.fps:g}; accepted: {FPS[0]:g} to {FPS[1]:g} frames a second")
     prompts = load_prompts(args.prompts)
@@ -82,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         progress = stack.enter_context(bar(frame_count, "frame", args.quiet))
         errors: list[BaseException] = []
         try:
-            for tracked in tracker.run(_checked_frames(source, prompts, args)):
+            for tracked in _tracked(tracker, _checked_frames(source, prompts, args), args):
                 outputs.add(tracked.frame, tracked.result, tracked.seconds)
                 progress.update()
                 if outputs.count == args.max_frames:
@@ -101,6 +110,21 @@ def run(args: argparse.Namespace) -> int:
             f"{outputs.count} frames (the first one is frame 0); the other prompts were applied"
         )
     return 0
+
+
+def _tracked(tracker: ClipTracker, frames: Iterator[Frame], args: argparse.Namespace) -> Iterator[Tracked]:
+    """Every frame with its own result; with --live, with the one that is there when the frame comes."""
+    if args.live is None:
+        yield from tracker.run(frames)
+        return
+    from sam2_ros.inference.clip_tracker import Tracked
+    from sam2_ros.inference.live_clip import LiveClip
+    from sam2_ros.tracking.types import FrameResult
+
+    for live in LiveClip(tracker, args.live, args.latency, deadline=0.0).run(frames):
+        height, width = live.frame.rgb.shape[:2]
+        nothing = FrameResult(live.frame.index, live.frame.stamp, width, height, ())
+        yield Tracked(live.frame, live.carried.result if live.carried else nothing, live.seconds)
 
 
 def _inputs(args: argparse.Namespace, prompts: Sequence[FramePrompt]) -> list[Input]:

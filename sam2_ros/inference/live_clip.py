@@ -35,6 +35,7 @@ class LiveFrame:
 
     frame: Frame
     network: Answer | None  # the newest one out by the image's deadline
+    seconds: float  # that the engine took for that one; 0 without one
     carried: Carried | None  # the newest one out when the image came, carried to it
 
 
@@ -108,4 +109,5 @@ class LiveClip:
     def _closed(self, frame: Frame, carried: Carried | None) -> LiveFrame:
         due = self._time(frame) + self._deadline + _TIE
         out = [answer for answer in self.answers if answer.ended <= due]
-        return LiveFrame(frame, out[-1] if out else None, carried)
+        newest = out[-1] if out else None
+        return LiveFrame(frame, newest, newest.ended - newest.begun if newest else 0.0, carried)

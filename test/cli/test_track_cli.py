@@ -370,3 +370,26 @@ def test_the_given_frame_rate_replaces_that_of_the_file(clip: Path, tmp_path: Pa
     content = json.loads(table.read_text(encoding="utf-8"))
     assert content["fps"] == 4.0
     assert [frame["stamp"] for frame in content["frames"]] == [0, 250_000_000, 500_000_000]
+
+
+def test_live_writes_for_every_frame_what_was_known_when_it_came(clip: Path, tmp_path: Path) -> None:
+    file = prompts(tmp_path, {"frame": 0, "object_id": 7, "box": [10, 20, 50, 60]})
+    out = tmp_path / "tracks.json"
+    command = ["track", str(clip), "--prompts", file, "--model", "null", "--json-out", str(out)]
+    assert main([*command, "--masks-out", str(tmp_path / "masks"), "--live", "10", "--latency", "0.25"]) == 0
+    frames = json.loads(out.read_text(encoding="utf-8"))["frames"]
+    assert len(frames) == FRAMES == len(list((tmp_path / "masks").iterdir()))
+    # Frame 0 is answered at 0.25 s, so frame 3 is the first one with a mask.
+    assert [len(frame["objects"]) for frame in frames] == [0, 0, 0] + [1] * (FRAMES - 3)
+    assert not any(item["prompted"] for frame in frames for item in frame["objects"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [(["--latency", "1"], "--latency belongs to --live"), (["--live", "-3"], "--live is -3.0")]
+)
+def test_live_options_are_checked(
+    clip: Path, tmp_path: Path, options: list[str], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = prompts(tmp_path, {"frame": 0, "object_id": 7, "box": [10, 20, 50, 60]})
+    assert main(["track", str(clip), "--prompts", file, "--model", "null", *options]) == 2
+    assert words in capfd.readouterr().err
