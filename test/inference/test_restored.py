@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sam2_ros.inference.backend import Backend, EncodesAhead
 from sam2_ros.inference.recovery import Recovery, SavedObjects
 from sam2_ros.inference.restored import Restored
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import EventCode, ObjectState, Prompt, PromptRequest
+from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectState, Prompt, PromptRequest
 
 VISIBLE, OCCLUDED = ObjectState.VISIBLE, ObjectState.OCCLUDED
 BOXES = ((10, 20, 40, 60), (60, 20, 90, 50))
@@ -159,9 +160,9 @@ def test_an_object_that_was_never_visible_has_no_sighting() -> None:
     engine.add([request(BOXES[0])])
     newest = engine.objects()
     assert newest is not None
-    hidden, _ = recovery.lose(newest)
-    empty = [*hidden.objects, *(Recovery().lose(newest)[0].objects)]
-    recovery.note(empty, picture(), 1)
-    assert recovery.plan(newest.objects) == [] and recovery.sightings == {}
+    (visible,) = newest.objects
+    for unseen in (replace(visible, mask=CroppedMask.empty(128, 96)), replace(visible, state=OCCLUDED)):
+        recovery.note([unseen], picture(), 1)
+        assert recovery.plan(newest.objects) == [] and recovery.sightings == {}
     taken, changes = recovery.restored(newest.objects, {})
     assert taken == () and [each.event for each in changes] == [EventCode.DROPPED]

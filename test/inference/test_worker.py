@@ -552,3 +552,11 @@ def test_a_frame_that_no_engine_has_seen_is_told_with_its_hidden_objects(bench: 
     assert told.result is hidden and told.frame.stamp == 2 and told.image is RGB
     assert told.counters == Counters(received=2, processed=1, dropped=1)
     assert bench.worker.counters == Counters(received=4, processed=2, dropped=2)
+
+
+def test_each_command_is_refused_at_its_own_deadline(bench: Bench) -> None:
+    """The first is not kept waiting by one that may wait for an hour."""
+    patient = bench.worker.call_on_frame(lambda backend: None, 7, 3600.0)
+    hasty = bench.worker.call_on_frame(lambda backend: None, 7, 0.1)
+    assert refusal(hasty).code is PromptCode.NO_FRAME
+    assert not patient.done()

@@ -55,6 +55,7 @@ def test_each_camera_has_its_own_objects_and_ids(cameras: tuple[Peer, Peer]) -> 
     assert [[known.bbox.center.position.x for known in each.objects] for each in tracks] == [[25.0], [70.0, 15.0]]
     left.wait_until(lambda: left.events, "an event")
     assert {event.camera for event in left.events} == {"left"}
+    assert [peer.list_objects().tracks.camera for peer in cameras] == ["left", "right"]
     assert len(right.list_objects().tracks.objects) == 2
     assert left.reset().removed == 1
     assert len(right.track().objects) == 2 and not left.track().objects

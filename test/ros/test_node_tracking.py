@@ -322,12 +322,33 @@ def add_request(prompt: ObjectPrompt, header: Header) -> tuple[type, str, Any]:
     return AddObjects, "add_objects", AddObjects.Request(prompts=[prompt], request_header=header)
 
 
-@pytest.mark.parametrize("encoding", ["mono8", "bayer_rggb8"])
+@pytest.mark.parametrize(
+    ("encoding", "cell", "rgb"),
+    [("mono8", [[90, 90], [90, 90]], [90, 90, 90]), ("bayer_rggb8", [[200, 100], [100, 50]], [200, 100, 50])],
+)
 @pytest.mark.parametrize("padding", [0, 12])
-def test_other_encodings_arrive(node: Peer, encoding: str, padding: int) -> None:
-    step = WIDTH + padding
-    image = node.send(node.image(encoding=encoding, step=step, data=array("B", bytes(step * HEIGHT))))
-    node.wait_until(lambda: node.tracks_of(image), "its tracks")
+def test_other_encodings_keep_their_colours(
+    node: Peer, encoding: str, cell: list[list[int]], rgb: list[int], padding: int
+) -> None:
+    """Seen in the overlay, which is the image itself while nothing is tracked."""
+    overlays: list[Image] = []
+    subscription = node.node.create_subscription(Image, "/tracking/tracker/overlay", overlays.append, 10)
+    rows = np.full((HEIGHT, WIDTH + padding), 7, np.uint8)
+    rows[:, :WIDTH] = np.tile(np.array(cell, np.uint8), (HEIGHT // 2, WIDTH // 2))
+    image = node.image(encoding=encoding, step=rows.shape[1], data=array("B", rows.tobytes()))
+
+    def shown() -> Any:
+        node.send(image)
+        return node.tracks_of(image) and next((each for each in overlays if each.header == image.header), None)
+
+    try:
+        overlay = node.wait_until(shown, "its overlay")
+    finally:
+        node.node.destroy_subscription(subscription)
+    pixels = np.asarray(overlay.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
+    np.testing.assert_array_equal(
+        pixels[2:-2, 2:-2], np.broadcast_to(np.array(rgb, np.uint8), (HEIGHT - 4, WIDTH - 4, 3))
+    )
 
 
 def test_a_bad_image_costs_itself_alone(node: Peer) -> None:

@@ -375,3 +375,15 @@ def test_a_late_correction_forgets_later_anchors() -> None:
 def test_of_two_frames_at_equal_distance_the_newer_one_is_meant() -> None:
     assert find_frame([10, 20, 30], 25, 1.0) == 2
     assert find_frame([20, 10], 15, 1.0) == 1
+
+
+def test_a_late_correction_keeps_the_name_and_the_label_of_now() -> None:
+    tracker = tracker_of()
+    play(tracker, 0, 1)
+    (object_id,) = add(tracker, box())
+    play(tracker, 2, NOW)
+    tracker.rename(object_id, "mug", "dish", 0.75)
+    assert tracker.refine(PromptRequest(click(90, 40), object_id), stamp(NOW - 5)).success
+    newest = tracker.objects()
+    assert newest is not None
+    assert [(obj.name, obj.label, obj.label_score) for obj in newest.objects] == [("mug", "dish", 0.75)]
