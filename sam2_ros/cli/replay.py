@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sam2_ros.cli.options import RECORDING_CURE, require_modules
-from sam2_ros.inference.null import is_null_model
 from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.model.config import HIERA
 from sam2_ros.text import printable
@@ -60,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _known_model(name: str, file: Path) -> str:
     """The recorded model. A file may name one that is known, but not the path of a checkpoint to load."""
+    from sam2_ros.inference.null import is_null_model  # here, because --help does without NumPy
+
     if name in ("embedded", *HIERA):
         return name
     if is_null_model(name):
