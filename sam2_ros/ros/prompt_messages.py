@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def from_prompt(message: ObjectPrompt) -> Asked:
         check_count("points", len(message.points), MAX_POINTS)
         check_count("point_labels", len(message.point_labels), MAX_POINTS)
         prompt = Prompt(
-            points=np.array([[point.x, point.y] for point in message.points], np.float32) if message.points else None,
+            points=_float32([(point.x, point.y) for point in message.points]) if message.points else None,
             labels=np.array(message.point_labels, np.int32) if message.point_labels else None,
             box=_box(message.box[0]) if message.box else None,
             mask=mono8_mask(message.mask) if message.mask.width else None,
@@ -107,7 +108,12 @@ def _from_flat_fields(request: AddObjects.Request) -> list[ObjectPrompt | Prompt
 def _box(box: BoundingBox2D) -> NDArray[np.float32]:
     if box.center.theta != 0:
         raise ValueError(f"the box is turned by {box.center.theta:g} rad; accepted: theta 0")
-    return np.array(box_edges(box), np.float32)
+    return _float32(box_edges(box))
+
+
+def _float32(values: Sequence[float] | Sequence[tuple[float, float]]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which the checks refuse
+        return np.array(values, np.float32)
 
 
 def _refusal(message: str) -> PromptError:

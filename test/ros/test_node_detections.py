@@ -115,7 +115,7 @@ def test_a_best_effort_detector_is_heard_and_what_is_not_for_this_camera_is_refu
     huge = detections(node.track(), (60, 20, 80, 90))
     huge.detections[0].results *= 20_000
     node.wait_until(
-        lambda: (publisher.publish(huge), "accepted: up to 4194304" in node.status()["last refused detections"])[1],
+        lambda: (publisher.publish(huge), "accepted: up to 1048576" in node.status()["last refused detections"])[1],
         "a refusal of a huge message",
     )
 
