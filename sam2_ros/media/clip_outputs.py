@@ -17,7 +17,7 @@ from sam2_ros.media.overlay import draw_overlay
 from sam2_ros.media.source_frame import Frame
 from sam2_ros.media.track_table import FrameRecord, record, summary_table, write_tracks
 from sam2_ros.media.video_writer import VIDEO_SUFFIXES, VideoWriter
-from sam2_ros.media.whole_files import UNFINISHED, check_writable
+from sam2_ros.media.whole_files import UNFINISHED, check_space, check_writable
 from sam2_ros.tracking.types import FrameResult
 
 Input = tuple[str, Path]  # what it is, for messages, and where
@@ -60,6 +60,8 @@ class OutputPaths:
         for option, path in self.chosen.items():
             try:
                 check_writable(path / "000000.png" if path == self.masks else path)
+                if path == self.video:
+                    check_space(path)
             except UserError as error:
                 raise UserError(f"{option}: {error}") from error
 
@@ -163,7 +165,8 @@ class ClipOutputs:
             if path:
                 try:
                     write(path)
-                    self.written.append(path)
+                    if path != self._paths.video or (self._video and self._video.frames):
+                        self.written.append(path)
                 except Exception as error:  # e.g. a full disk
                     errors.append(error)
         return errors

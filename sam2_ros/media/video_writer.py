@@ -54,6 +54,11 @@ class VideoWriter:
             self._writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
         self._frames += 1
 
+    @property
+    def frames(self) -> int:
+        """Frames so far; a file without any is not written."""
+        return self._frames
+
     def close(self) -> None:
         """Completes the file; without it, there is none.
 

@@ -13,7 +13,7 @@ import pytest
 
 from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
-from sam2_ros.media import clip_outputs, frame_sources
+from sam2_ros.media import clip_outputs, frame_sources, video_writer, whole_files
 from sam2_ros.media.label_images import read_labels, write_labels
 from sam2_ros.media.rendered_scene import render
 from sam2_ros.media.video_writer import VideoWriter
@@ -259,6 +259,25 @@ def test_an_output_that_fails_at_the_end_keeps_the_others(
     assert "tracks.json can't be written: the disk is full" in errors and "tracks.json" not in printed
     assert cv2.imread(str(tmp_path / "story.png")) is not None and len(list((tmp_path / "masks").iterdir())) == 6
     assert len(list(frame_sources.VideoFile(tmp_path / "clip.mp4"))) == 6
+
+
+def test_a_full_disk_is_said_and_the_video_is_not_called_written(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*command(images, tmp_path), *outputs(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_files, "RESERVE_BYTES", 1 << 62)
+        assert main(words) == 2
+        assert "--video-out: " in (errors := capfd.readouterr().err) and "the disk is full" in errors
+
+    def refuse(path: Path) -> None:
+        raise WriteError(f"{path} can't be written: the disk is full")
+
+    monkeypatch.setattr(video_writer, "check_space", refuse)
+    assert main(words) == 2
+    printed, errors = capfd.readouterr()
+    assert "clip.mp4 can't be written: the disk is full" in errors and "clip.mp4" not in printed + errors.split("\n")[0]
+    assert len(json.loads((tmp_path / "tracks.json").read_text())["frames"]) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
