@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import BackendInfo, FrameDropped, FrameRefused
 from sam2_ros.inference.recovery import LOST, RESTARTED, UNANSWERED, Recovery, SavedObjects
-from sam2_ros.remote import protocol
+from sam2_ros.remote import answers, protocol
 from sam2_ros.remote.codec import from_wire, to_wire
 from sam2_ros.remote.connection import FAILED, ClientKeys, LinkDown, NoAnswer, ServerRefusal
 from sam2_ros.remote.link import Link
 from sam2_ros.remote.pixels import MODES, PROOF_BYTES, PixelWriter, choose_writer
 from sam2_ros.remote.protocol import Header
+from sam2_ros.remote.refusals import as_exception, as_result
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import check_requests
-from sam2_ros.tracking.types import (
-    CroppedMask,
-    FrameResult,
-    ObjectChange,
-    PromptCode,
-    PromptError,
-    PromptRequest,
-    PromptResult,
-)
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectChange, PromptRequest, PromptResult
 
 __all__ = ["ClientKeys", "RemoteBackend"]
+
+T = TypeVar("T")
 
 _LOST = (LinkDown, NoAnswer)
 _RESTORED_AT_ONCE = 8  # objects, whose masks must fit into a header
@@ -91,6 +88,7 @@ class RemoteBackend:
         self._newest: FrameResult | None = None  # every living object, without changes
         self._newest_frame: NDArray[np.uint8] | None = None
         self._frames = 0  # processed so far
+        self._most_pixels = 1  # of a frame that was sent
         self._changes: list[ObjectChange] = []
         self.info = BackendInfo("unknown", "not connected", "unknown", 0, 0, self._config.max_objects)
 
@@ -144,7 +142,7 @@ class RemoteBackend:
         try:
             self._ensure_connected()
             self._fail_back()
-            answer = self._send_frame(frame, stamp)
+            answer = self._track(frame, stamp)
         except _LOST as error:
             self._note_loss(reason=UNANSWERED if self._link.up else LOST)
             raise FrameDropped(str(error), self._hidden(frame, stamp)) from error
@@ -154,8 +152,8 @@ class RemoteBackend:
             if error.code == protocol.TOO_LARGE:
                 cure = "start it with a larger --max-bytes, or send smaller images"
                 raise FrameRefused(f"{error}; the server takes no larger images: {cure}") from error
-            raise _as_exception(error) from error
-        result = self._recovery.go_on(from_wire(FrameResult, answer["result"]))
+            raise as_exception(error) from error
+        result = self._recovery.go_on(answer)
         moved = self._changes[earlier:]  # by a failover or failback just before this frame
         del self._changes[earlier:]
         result = replace(result, frame_index=self._frames, changes=(*moved, *result.changes))
@@ -166,27 +164,30 @@ class RemoteBackend:
     def add(self, requests: Sequence[PromptRequest], stamp: int = 0) -> list[PromptResult]:
         check_requests(requests)
         try:
-            answers = self._command("add", {"requests": to_wire(list(requests)), "stamp": stamp})
+            fields = {"requests": to_wire(list(requests)), "stamp": stamp}
+            results = self._command("add", fields, lambda told: self._prompt_results(told, len(requests)))
         except FAILED as error:
-            return [_as_result(error, request) for request in requests]
-        return [self._continued(result) for result in from_wire(list[PromptResult], answers)]
+            return [as_result(error, request) for request in requests]
+        return [self._continued(result) for result in results]
 
     def refine(self, request: PromptRequest, stamp: int = 0) -> PromptResult:
         try:
-            result = self._command("refine", {"request": to_wire(request), "stamp": stamp})
+            fields = {"request": to_wire(request), "stamp": stamp}
+            (result,) = self._command("refine", fields, lambda told: self._prompt_results([told], 1))
         except FAILED as error:
-            return _as_result(error, request)
-        return self._continued(from_wire(PromptResult, result))
+            return as_result(error, request)
+        return self._continued(result)
 
     def remove(self, object_id: int) -> bool:
-        return bool(self._checked_command("remove", {"object_id": object_id}))
+        return self._checked_command("remove", {"object_id": object_id}, partial(from_wire, bool))
 
     def rename(self, object_id: int, name: str, label: str, label_score: float | None = None) -> None:
         score = {} if label_score is None else {"label_score": label_score}
-        self._checked_command("rename", {"object_id": object_id, "name": name, "label": label, **score})
+        fields = {"object_id": object_id, "name": name, "label": label, **score}
+        self._checked_command("rename", fields, lambda told: None)
 
     def reset(self) -> int:
-        return int(self._checked_command("reset", {}))
+        return self._checked_command("reset", {}, partial(from_wire, int))
 
     def objects(self) -> FrameResult | None:
         return self._newest
@@ -240,7 +241,8 @@ class RemoteBackend:
     def _hand_over(self) -> None:
         """Hands the objects to the connected server; where that fails, nothing changes here."""
         greeting, before = self._link.connection.greeting, self._writer
-        info = from_wire(BackendInfo, greeting["info"])
+        with self._believing():
+            info = answers.backend_info(greeting)
         proof = greeting.get("shm")
         proof = proof if isinstance(proof, bytes) and len(proof) == PROOF_BYTES else b""
         self._writer = choose_writer(self._mode, self._quality, proof, lambda about: self._ask("pixels", about))
@@ -263,10 +265,12 @@ class RemoteBackend:
         """Sends every object's last good frame and mask; returns the answers by object id."""
         done: dict[int, PromptResult] = {}
         for sighting, requests in self._recovery.plan(self._newest.objects if self._newest else ()):
-            self._send_frame(sighting.frame, sighting.stamp)
+            self._track(sighting.frame, sighting.stamp)
             for first in range(0, len(requests), _RESTORED_AT_ONCE):
                 some = requests[first : first + _RESTORED_AT_ONCE]
-                results = from_wire(list[PromptResult], self._ask("restore", {"requests": to_wire(some)})["result"])
+                answer = self._ask("restore", {"requests": to_wire(some)})
+                with self._believing():
+                    results = self._prompt_results(answer.get("result"), len(some))
                 done |= {request.object_id or 0: result for request, result in zip(some, results, strict=True)}
         return done
 
@@ -285,13 +289,28 @@ class RemoteBackend:
             self._newest, changes = self._recovery.lose(self._newest, unseen_only, reason)
             self._changes += changes
 
-    def _send_frame(self, frame: NDArray[np.uint8], stamp: int) -> Header:
+    def _track(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
         most = self._link.connection.greeting.get("max_bytes", math.inf)
         if frame.nbytes > most:
             size = f"an image of {frame.shape[1]} x {frame.shape[0]} pixels has {frame.nbytes} bytes"
             raise ServerRefusal({"code": protocol.TOO_LARGE, "message": f"{size}; accepted: up to {most}"})
         about, part = self._writer.write(frame)
-        return self._ask("step", {"stamp": stamp, "frame": about}, part)
+        height, width = frame.shape[:2]
+        self._most_pixels = max(self._most_pixels, height * width)
+        answer = self._ask("step", {"stamp": stamp, "frame": about}, part)
+        with self._believing():
+            return answers.step_result(answer.get("result"), self._config.max_objects, width, height, stamp)
+
+    @contextmanager
+    def _believing(self) -> Iterator[None]:
+        """Turns a wrong answer into the loss of its server: raises WrongAnswer."""
+        try:
+            yield
+        except protocol.ProtocolError as error:
+            raise self._link.distrust(error) from error
+
+    def _prompt_results(self, value: Any, count: int) -> list[PromptResult]:
+        return answers.prompt_results(value, count, self._most_pixels)
 
     def _ask(self, op: str, fields: Mapping[str, Any], pixels: Any = None) -> Header:
         return self._link.request(op, self._timeout, fields, pixels)
@@ -304,70 +323,51 @@ class RemoteBackend:
             except (*_LOST, ServerRefusal) as error:
                 self._link.drop(f"'{op}' failed: {error}")
 
-    def _command(self, op: str, fields: Mapping[str, Any]) -> Any:
+    def _command(self, op: str, fields: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        """``read`` decodes the result."""
         self._ensure_connected()
         answer = self._ask(op, fields)
-        self._absorb(answer)
-        return answer["result"]
+        with self._believing():
+            result = read(answer.get("result"))
+            self._absorb(answer, self._next_id)
+        return result
 
-    def _checked_command(self, op: str, fields: Mapping[str, Any]) -> Any:
+    def _checked_command(self, op: str, fields: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         """Raises what the engine would raise in this process."""
         try:
-            return self._command(op, fields)
+            return self._command(op, fields, read)
         except FAILED as error:
-            raise _as_exception(error) from error
+            raise as_exception(error) from error
 
-    def _absorb(self, answer: Header) -> None:
-        """Takes over ids, changes and objects from the answer to a command."""
-        self._next_id = int(answer["next_id"])
-        self._changes += from_wire(list[ObjectChange], answer["changes"])
-        objects = from_wire(FrameResult | None, answer["objects"])  # type: ignore[arg-type]
+    def _absorb(self, answer: Header, least_id: int) -> None:
+        """Takes over ids, changes and objects from the answer to a command; nothing of a wrong one."""
+        next_id = answers.next_id(answer, least_id)
+        changes = answers.changes(answer.get("changes"), self._config.max_objects)
+        told = answer.get("objects")
+        objects = None if told is None else answers.frame_result(told, self._config.max_objects, self._most_pixels)
+        self._next_id = max(self._next_id, next_id)
+        self._changes += changes
         if objects is not None:
             living = tuple(sorted(map(self._recovery.continued, objects.objects), key=lambda obj: obj.object_id))
-            self._take(replace(objects, objects=living, frame_index=max(0, self._frames - 1)), self._newest_frame)
+            frame = self._newest_frame
+            if frame is not None and frame.shape[:2] != (objects.height, objects.width):
+                frame = None  # of a newer image, whose own answer did not come
+            self._take(replace(objects, objects=living, frame_index=max(0, self._frames - 1)), frame)
 
     def _take(self, result: FrameResult, frame: NDArray[np.uint8] | None) -> None:
         self._newest, self._newest_frame = result, frame
         self._recovery.note(result.objects, frame, result.stamp)
 
     def _on_late(self, answer: Header) -> None:
-        """Takes the changes out of an answer that came too late."""
+        """Takes the changes out of an answer that came too late; raises ProtocolError for a wrong one."""
         if not answer.get("ok"):
             return
         if "changes" in answer:
-            self._absorb(answer)
-        elif "result" in answer:
-            self._changes += from_wire(FrameResult, answer["result"]).changes
+            self._absorb(answer, 1)
+        elif isinstance(answer.get("result"), dict):  # of a frame
+            late = answers.frame_result(answer["result"], self._config.max_objects, self._most_pixels)
+            self._changes += late.changes
 
     def _continued(self, result: PromptResult) -> PromptResult:
         obj = result.result
         return result if obj is None else replace(result, result=self._recovery.continued(obj))
-
-
-def _as_result(error: Exception, request: PromptRequest) -> PromptResult:
-    """The result of a prompt that was not applied, or may not have been.
-
-    Raises:
-        RuntimeError: a fault in the engine, as in this process.
-    """
-    cause, message = _as_exception(error), str(error)
-    code = cause.code if isinstance(cause, PromptError) else PromptCode.FAILED
-    if isinstance(error, ServerRefusal):
-        if error.code == protocol.FAILED:
-            raise cause from error
-        if error.code in (protocol.MALFORMED, protocol.TOO_LARGE):
-            code = PromptCode.INVALID_PROMPT
-    if isinstance(error, NoAnswer):
-        message += "; the next frames show whether it was applied"
-    return PromptResult(code, message, request.object_id or 0, request.name)
-
-
-def _as_exception(error: Exception) -> Exception:
-    """What an engine in this process would raise."""
-    if not isinstance(error, ServerRefusal):
-        return PromptError(PromptCode.FAILED, str(error))
-    if error.code == protocol.PROMPT:
-        return PromptError(PromptCode(int(error.header.get("prompt_code", PromptCode.FAILED))), str(error))
-    if error.code in (protocol.INVALID, protocol.MALFORMED, protocol.TOO_LARGE):
-        return ValueError(str(error))
-    return RuntimeError(str(error))

@@ -45,32 +45,42 @@ def to_wire(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} can't be sent")
 
 
-def from_wire(kind: type[T], value: Any) -> T:
+class _Budget:
+    """Elements that the arrays of one value may still have: a packed one has eight for each byte received."""
+
+    def __init__(self, elements: int) -> None:
+        self.left = elements
+
+
+def from_wire(kind: type[T], value: Any, max_elements: int = _MAX_PIXELS) -> T:
     """The object of type ``kind`` that :func:`to_wire` made ``value`` of.
+
+    Args:
+        max_elements: of all its arrays together.
 
     Raises:
         ProtocolError: MALFORMED, with the field that has another type.
     """
-    return _decode(kind, value, getattr(kind, "__name__", "value"))
+    return _decode(kind, value, getattr(kind, "__name__", "value"), _Budget(max_elements))
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
+def _decode(kind: Any, value: Any, where: str, budget: _Budget) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _decode(next(kind for kind in arguments if kind is not type(None)), value, where)
+        return _decode(next(kind for kind in arguments if kind is not type(None)), value, where, budget)
     if origin is np.ndarray:
-        return _array_from_wire(value, where)
+        return _array_from_wire(value, where, budget)
     if origin in (tuple, list):
-        return origin(_decode(arguments[0], element, where) for element in _expect(value, list, where))
+        return origin(_decode(arguments[0], element, where, budget) for element in _expect(value, list, where))
     if origin is dict:
         return {
-            _expect(key, str, where): _decode(arguments[1], element, where)
+            _expect(key, str, where): _decode(arguments[1], element, where, budget)
             for key, element in _expect(value, dict, where).items()
         }
     if dataclasses.is_dataclass(kind):
-        return _dataclass(kind, value, where)
+        return _dataclass(kind, value, where, budget)
     if isinstance(kind, type) and issubclass(kind, IntEnum):
         try:
             return kind(_expect(value, int, where))
@@ -79,17 +89,20 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if kind is float:
         if type(value) not in (int, float):
             raise _wrong(where, f"{type(value).__name__}; accepted: a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise _wrong(where, "a whole number that is too large") from error
     return _expect(value, kind, where)
 
 
-def _dataclass(kind: Any, value: Any, where: str) -> Any:
+def _dataclass(kind: Any, value: Any, where: str, budget: _Budget) -> Any:
     hints = _hints(kind)
     fields = _expect(value, dict, where)
     for key in fields:
         if key not in hints:
             raise _wrong(where, f"a map with the unknown field {str(key)[:40]!r}; accepted: {', '.join(hints)}")
-    decoded = {key: _decode(hints[key], element, f"{where}.{key}") for key, element in fields.items()}
+    decoded = {key: _decode(hints[key], element, f"{where}.{key}", budget) for key, element in fields.items()}
     try:
         return kind(**decoded)
     except TypeError as error:
@@ -108,7 +121,7 @@ def _expect(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
-def _array_from_wire(value: Any, where: str) -> NDArray[Any]:
+def _array_from_wire(value: Any, where: str, budget: _Budget) -> NDArray[Any]:
     is_array = isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and isinstance(value[1], list)
     if not is_array or value[0] not in _DTYPES:
         raise _wrong(where, f"no array; accepted: [dtype, shape, bytes] with dtype {', '.join(sorted(_DTYPES))}")
@@ -119,6 +132,9 @@ def _array_from_wire(value: Any, where: str) -> NDArray[Any]:
     expected = -(-size // 8) if name == "bool" else size * dtype.itemsize
     if size > _MAX_PIXELS or not isinstance(data, bytes) or len(data) != expected:
         raise _wrong(where, f"an array of shape {shape} without its {expected} bytes")
+    budget.left -= size
+    if budget.left < 0:
+        raise _wrong(where, "larger than what was asked for, with the arrays before it")
     if name == "bool":
         return np.unpackbits(np.frombuffer(data, np.uint8), count=size).view(np.bool_).reshape(shape)
     return np.frombuffer(data, dtype).reshape(shape).copy()

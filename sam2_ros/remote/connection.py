@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
+import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -15,19 +18,29 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from sam2_ros.remote import keys, protocol
+from sam2_ros.remote import answers, keys, protocol
 from sam2_ros.remote.protocol import Header
+from sam2_ros.text import printable
 
-MAX_ANSWER_BYTES = 1 << 30
+MAX_ANSWER_BYTES = 64 << 20  # of a part: the masks of 64 objects that fill images of 8 megapixels
+_MAX_ANSWER_VALUES, _UNCOUNTED_BYTES = 400_000, 1 << 20  # in an answer; a smaller one can't have many
+_WAITING_ANSWERS = 4  # that libzmq stores
+_UNREAD_BYTES = 3 * MAX_ANSWER_BYTES  # that a server may send until there is an answer to read
+_BYTES_RECEIVED = 128  # where Linux's tcp_info has it, 8 bytes
 HELLO_TIMEOUT = 10.0  # s, for a server that answers pings to make an engine
 PING_TIMEOUT = 1.0  # s
 _MAX_UNANSWERED = 3  # requests in a row after which the connection is closed
+_LONGEST_REASON = 500  # characters
 _WINDOW = 200  # newest round trips, of which percentiles are taken
 _POLL_PERIOD = 0.1  # s between looks at the event that ends the wait
 
 
 class LinkDown(ConnectionError):
     """No server is connected; the message says why."""
+
+
+class WrongAnswer(LinkDown):
+    """The server said something that can't be right; the connection is closed."""
 
 
 class NoAnswer(TimeoutError):
@@ -38,8 +51,8 @@ class ServerRefusal(RuntimeError):
     """The server refused; ``code`` is a constant of :mod:`sam2_ros.remote.protocol`, ``header`` the whole answer."""
 
     def __init__(self, header: Mapping[str, Any]) -> None:
-        super().__init__(str(header.get("message", "no reason was given")))
-        self.code = str(header.get("code", protocol.FAILED))
+        super().__init__(printable(header.get("message", "no reason was given"), _LONGEST_REASON))
+        self.code = printable(header.get("code", protocol.FAILED))
         self.header = header
 
 
@@ -89,10 +102,14 @@ class Connection:
         self._sequence = itertools.count(1)
         self._unanswered = 0
         self._socket = context.socket(zmq.DEALER)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self._tcp: socket.socket | None = None  # another descriptor of the connection
+        self._counted = 0  # bytes received up to the newest answer
+        events = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        self._monitor = self._socket.get_monitor_socket(events)
         try:
             self._socket.linger = 0
-            self._socket.sndhwm = 8
+            self._socket.sndhwm, self._socket.rcvhwm = 8, _WAITING_ANSWERS
+            self._socket.maxmsgsize = MAX_ANSWER_BYTES
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
             self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
             if client_keys is not None:
@@ -112,7 +129,11 @@ class Connection:
 
     def ping(self) -> Header:
         """The server's health; raises as :meth:`request`."""
-        return dict(self.request("ping", PING_TIMEOUT, {}).get("health", {}))
+        answer = self.request("ping", PING_TIMEOUT, {})
+        try:
+            return answers.health(answer)
+        except protocol.ProtocolError as error:
+            raise self.distrust(error) from error
 
     def hello(self, token: str, fields: Mapping[str, Any]) -> None:
         """Opens the stream ``token``, and closes an older one of this name. Raises as :meth:`request`."""
@@ -126,7 +147,7 @@ class Connection:
             LinkDown: the connection broke; it is closed now.
             NoAnswer: after ``timeout`` seconds.
             ServerRefusal: the server refused.
-            ProtocolError: the answer is malformed.
+            WrongAnswer: the answer is malformed; the connection is closed now.
         """
         if self.closed:
             raise LinkDown(self.why_closed)
@@ -142,6 +163,8 @@ class Connection:
         except LinkDown as error:
             self.close(str(error))
             raise
+        except protocol.ProtocolError as error:
+            raise self.distrust(error) from error
         if answer is None:
             self.timeouts += 1
             self._count_unanswered(f"no answer within {timeout:g} s, {_MAX_UNANSWERED} times in a row")
@@ -155,6 +178,12 @@ class Connection:
             raise refusal
         return answer
 
+    def distrust(self, error: Exception) -> WrongAnswer:
+        """Closes the connection because of a wrong answer; returns what to raise."""
+        wrong = WrongAnswer(f"{self.endpoint} gave a wrong answer: {printable(error, _LONGEST_REASON)}")
+        self.close(str(wrong))
+        return wrong
+
     def close(self, reason: str, bye: bool = False) -> None:
         """Closes the connection; with ``bye`` the server forgets the stream at once."""
         if self.closed:
@@ -166,6 +195,8 @@ class Connection:
                 self._poller.poll(500)
         self.why_closed = reason
         self.in_flight.clear()
+        if self._tcp is not None:
+            self._tcp.close()
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close()
@@ -176,23 +207,61 @@ class Connection:
             left = deadline - time.monotonic()
             ready = dict(self._poller.poll(math.ceil(1000 * min(max(0.0, left), _POLL_PERIOD))))
             if self._socket in ready:
-                answer = protocol.unpack(self._socket.recv_multipart(), MAX_ANSWER_BYTES)
+                answer = self._read()
                 self._unanswered = 0
-                self.in_flight.discard(answer.get("seq", 0))
                 # A message that the server can't read has no number for it.
-                if answer.get("seq") == seq or (answer.get("seq") == 0 and not answer.get("ok")):
+                if answer["seq"] == seq or (answer["seq"] == 0 and not answer.get("ok")):
                     self.in_flight.discard(seq)
                     return answer
+                if answer["seq"] not in self.in_flight:
+                    raise protocol.ProtocolError("an answer to something that was not asked")
+                self.in_flight.discard(answer["seq"])
                 self._on_late(answer)
             elif self._monitor in ready:
-                if recv_monitor_message(self._monitor)["event"] != zmq.EVENT_DISCONNECTED:
-                    raise LinkDown("the server does not accept this client's key")
-                early = " before the first answer; if the server asks for keys, give the right ones"
-                raise LinkDown(f"the connection broke{'' if self.round_trips else early}")
+                self._look_at(recv_monitor_message(self._monitor))
             elif left <= 0:
                 return None
             elif self.ending.is_set():
                 raise LinkDown("closed")
+            elif self._received() - self._counted > _UNREAD_BYTES:
+                raise protocol.ProtocolError(f"more than {_UNREAD_BYTES} bytes without an end")
+
+    def _look_at(self, message: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            LinkDown: the connection has ended.
+        """
+        if message["event"] == zmq.EVENT_CONNECTED:
+            with contextlib.suppress(OSError):
+                self._tcp = socket.socket(fileno=os.dup(message["value"]))
+        elif message["event"] == zmq.EVENT_DISCONNECTED:
+            early = " before the first answer; if the server asks for keys, give the right ones"
+            raise LinkDown(f"the connection broke{'' if self.round_trips else early}")
+        else:
+            raise LinkDown("the server does not accept this client's key")
+
+    def _received(self) -> int:
+        """Bytes that came so far; 0 where the system does not say. libzmq has no limit for the parts of a message."""
+        if self._tcp is None or not hasattr(socket, "TCP_INFO"):
+            return 0
+        end = _BYTES_RECEIVED + 8
+        try:
+            info = self._tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, end)
+        except OSError:  # no TCP
+            return 0
+        return int.from_bytes(info[_BYTES_RECEIVED:end], sys.byteorder)
+
+    def _read(self) -> Header:
+        """
+        Raises:
+            ProtocolError: it is no answer.
+        """
+        parts = self._socket.recv_multipart()
+        self._counted = self._received()
+        most = _MAX_ANSWER_VALUES if len(parts) > 1 and len(parts[1]) > _UNCOUNTED_BYTES else 0
+        answer = protocol.unpack(parts, MAX_ANSWER_BYTES, most)
+        protocol.integer(answer, "seq", 0, (1 << 63) - 1)
+        return answer
 
     def _count_unanswered(self, reason: str) -> None:
         self._unanswered += 1

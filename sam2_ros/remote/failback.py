@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-from sam2_ros.remote.connection import FAILED, Connection
+from sam2_ros.remote.connection import FAILED, Connection, WrongAnswer
 from sam2_ros.remote.protocol import Header
 
 _LONGEST_PERIOD = 2.0  # s between pings
@@ -76,7 +76,8 @@ class Failback:
         for endpoint in self._endpoints:
             try:
                 connection = self._connect(endpoint, self._stopping)
-            except (ValueError, zmq.ZMQError):
+            except (ValueError, zmq.ZMQError, WrongAnswer):
+                self._since.pop(endpoint, None)
                 continue
             health = self._health(connection)
             if not health or not health["ready"] or health["streams"] >= health["streams_at_most"]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import zmq
 
-from sam2_ros.remote.connection import FAILED, ClientKeys, Connection, LinkDown
+from sam2_ros.remote.connection import FAILED, ClientKeys, Connection, LinkDown, WrongAnswer
 from sam2_ros.remote.failback import Failback
 from sam2_ros.remote.protocol import Header
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0  # s, between rounds through the list of servers
+_DISTRUST = 10.0  # s for which a server is not asked after a wrong answer
 
 
 class Link:
@@ -47,6 +48,7 @@ class Link:
         self._keys = client_keys
         self._return_after = return_after
         self._token = uuid.uuid4().hex
+        self._distrusted: dict[str, float] = {}  # by endpoint: until when, s, monotonic
         self._context: zmq.Context[Any] = zmq.Context()
         self._ending = threading.Event()
         self._connection: Connection | None = None
@@ -121,9 +123,24 @@ class Link:
         connection = self.connection
         try:
             return connection.request(op, timeout, fields, pixels)
+        except WrongAnswer:
+            self._avoid(connection.endpoint)
+            raise
         finally:
             if connection.closed:
                 self.drop(connection.why_closed)
+
+    def distrust(self, error: Exception) -> WrongAnswer:
+        """Closes the connection because an answer can't be right; returns what to raise. Another server, if there is
+        one, is connected next."""
+        connection = self.connection
+        wrong = connection.distrust(error)
+        self._avoid(connection.endpoint)
+        self.drop(str(wrong))
+        return wrong
+
+    def _avoid(self, endpoint: str) -> None:
+        self._distrusted[endpoint] = time.monotonic() + _DISTRUST
 
     @property
     def offered(self) -> bool:
@@ -194,6 +211,14 @@ class Link:
             failback.close()
 
     def _connect(self, endpoint: str, ending: threading.Event) -> Connection:
+        """
+        Raises:
+            WrongAnswer: the server gave one lately.
+            ValueError, zmq.ZMQError: as :class:`Connection`.
+        """
+        left = self._distrusted.get(endpoint, 0.0) - time.monotonic()
+        if left > 0:
+            raise WrongAnswer(f"it gave a wrong answer; asked again in {left:.0f} s")
         return Connection(self._context, endpoint, self._keys, self._on_late, ending)
 
     def _greet(self, connection: Connection) -> None:
@@ -225,5 +250,7 @@ class Link:
             except (*FAILED, zmq.ZMQError) as error:
                 reasons.append(f"{endpoint}: {error}")
                 if connection is not None:
+                    if isinstance(error, WrongAnswer):
+                        self._avoid(endpoint)
                     connection.close(str(error))
         raise LinkDown("; ".join(reasons))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import urllib.request
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from sam2_ros.remote.connection import LinkDown, ServerRefusal
 from sam2_ros.remote.server import Limits
 from sam2_ros.remote.server.metrics import MetricsPage
 from sam2_ros.tracking import FrameResult, ObjectState, TrackerConfig
+from sam2_ros.tracking.types import EventCode, ObjectChange
 
 
 def test_what_is_wrong_with_a_message_is_said_and_counted() -> None:
@@ -88,7 +90,7 @@ def test_limits_are_told_with_reasons() -> None:
             many: tuple[list[Any], ...] = ([boxed()] * 1025, [{}] * 40_000)
             for requests in many:  # not through add, which refuses them here
                 with pytest.raises(ServerRefusal, match=f"{len(requests)} .*accepted: up to 1024; send fewer"):
-                    second._command("add", {"requests": to_wire(requests), "stamp": 0})
+                    second._ask("add", {"requests": to_wire(requests), "stamp": 0})
 
 
 def test_the_newest_frame_wins_and_the_older_one_is_told() -> None:
@@ -98,7 +100,20 @@ def test_the_newest_frame_wins_and_the_older_one_is_told() -> None:
         def step(self, frame: Any, stamp: int) -> Any:
             started.set()
             assert gate.acquire(timeout=PATIENCE)
-            return super().step(frame, stamp)
+            result = super().step(frame, stamp)
+            change = ObjectChange(
+                EventCode.STATE_CHANGED,
+                1,
+                "",
+                "",
+                ObjectState.VISIBLE,
+                ObjectState.OCCLUDED,
+                0.0,
+                0.0,
+                0,
+                "hidden at 2",
+            )
+            return replace(result, changes=(change,)) if stamp == 2 else result
 
     with serving(Gated) as server, Raw(server.endpoints[0]) as raw:
         raw.hello()
@@ -122,7 +137,20 @@ def test_a_frame_without_an_answer_in_time_is_dropped_and_its_changes_come_later
     class Gated(NullBackend):
         def step(self, frame: Any, stamp: int) -> Any:
             assert gate.acquire(timeout=PATIENCE)
-            return super().step(frame, stamp)
+            result = super().step(frame, stamp)
+            change = ObjectChange(
+                EventCode.STATE_CHANGED,
+                1,
+                "",
+                "",
+                ObjectState.VISIBLE,
+                ObjectState.OCCLUDED,
+                0.0,
+                0.0,
+                0,
+                "hidden at 2",
+            )
+            return replace(result, changes=(change,)) if stamp == 2 else result
 
     with serving(Gated) as server, connected(server, timeout=1.0) as client:
         client.step(picture(), 0)
@@ -143,9 +171,9 @@ def test_a_frame_without_an_answer_in_time_is_dropped_and_its_changes_come_later
         gate.release(10)
         result = wait_until(lambda: client.step(picture(), 3), "an answer again")
         assert [obj.state for obj in result.objects] == [ObjectState.VISIBLE]
-        assert [(each.previous_state, each.state) for each in result.changes] == [
-            (ObjectState.OCCLUDED, ObjectState.VISIBLE)
-        ]
+        late, seen = [*client.take_changes(), *result.changes]
+        assert late.reason == "hidden at 2", "from the late answer"
+        assert (seen.previous_state, seen.state) == (ObjectState.OCCLUDED, ObjectState.VISIBLE)
         assert client.link_values()["in flight"] == 0
 
 
