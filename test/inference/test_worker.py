@@ -560,3 +560,19 @@ def test_each_command_is_refused_at_its_own_deadline(bench: Bench) -> None:
     hasty = bench.worker.call_on_frame(lambda backend: None, 7, 0.1)
     assert refusal(hasty).code is PromptCode.NO_FRAME
     assert not patient.done()
+
+
+def test_objects_of_an_earlier_worker_are_forgotten_where_the_time_was_reset() -> None:
+    """Its newest frame is known, so that the first frame here can be compared with it."""
+    before = Processed(frame(100 * SECOND), RGB, FrameResult(0, 100 * SECOND, 30, 20, ()), 0, 0, Counters())
+    recorder = Recorder()
+    worker = Worker(NullBackend, recorder, jump_back=1.0, last=before)
+    worker.start().result(PATIENCE)
+    worker.resume()
+    try:
+        assert worker.newest is before.frame
+        worker.submit(frame(SECOND))
+        recorder.wait(lambda: recorder.stamps == [SECOND])
+        assert len(recorder.restarts) == 1 and "time jumped back" in recorder.restarts[0]
+    finally:
+        worker.close()

@@ -18,6 +18,7 @@ from served import PATIENCE, ServerProcess, boxed, connected, picture, serving
 from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.backend import FrameDropped, FrameRefused
+from sam2_ros.inference.recovery import RESTARTED, Recovery, SavedObjects
 from sam2_ros.remote import protocol
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.remote.codec import to_wire
@@ -169,7 +170,7 @@ def test_a_frame_without_an_answer_in_time_is_dropped_and_its_changes_come_later
         ]
         assert client.link_values()["timeouts"] == 1 and client.link_values()["link"] == "connected"
         gate.release(10)
-        result = wait_until(lambda: client.step(picture(), 3), "an answer again")
+        result: FrameResult = wait_until(lambda: client.step(picture(), 3), "an answer again")
         assert [obj.state for obj in result.objects] == [ObjectState.VISIBLE]
         late, seen = [*client.take_changes(), *result.changes]
         assert late.reason == "hidden at 2", "from the late answer"
@@ -366,3 +367,42 @@ def test_health_and_metrics_over_http() -> None:
 def test_what_can_not_be_served_is_said(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--model", "null", *options]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_objects_of_an_earlier_process_are_handed_to_the_first_server_that_answers() -> None:
+    recovery, engine = Recovery(), NullBackend()
+    engine.step(picture(), 5)
+    engine.add([boxed(name="cup"), boxed(0, 0, 8, 8)])
+    engine.remove(1)
+    engine.add([boxed(name="cup")])
+    newest = engine.objects()
+    assert newest is not None
+    recovery.note(newest.objects, picture(), 5)
+    with serving() as server:
+        address = server.endpoints[0]
+    client = RemoteBackend([address], timeout=0.5)
+    try:
+        client.restore(SavedObjects(newest, recovery.sightings, engine.next_id))
+        with pytest.raises(FrameDropped) as dropped:
+            client.step(picture(), 6)
+        hidden = dropped.value.hidden
+        assert hidden is not None
+        assert [(obj.object_id, obj.name, obj.state) for obj in hidden.objects] == [
+            (2, "", ObjectState.OCCLUDED), (3, "cup", ObjectState.OCCLUDED),
+        ]  # fmt: skip
+        assert {change.reason for change in client.take_changes()} == {RESTARTED}
+        with serving(endpoint=address):
+            result = wait_until(lambda: answered(client, 7), "an answer")
+            assert [(obj.object_id, obj.name, obj.state, obj.mask.area) for obj in result.objects] == [
+                (2, "", ObjectState.VISIBLE, 64), (3, "cup", ObjectState.VISIBLE, 600),
+            ]  # fmt: skip
+            assert client.add([boxed(40, 10, 50, 20)])[0].object_id == 4
+    finally:
+        client.close()
+
+
+def answered(client: RemoteBackend, stamp: int) -> FrameResult | None:
+    try:
+        return client.step(picture(), stamp)
+    except FrameDropped:
+        return None
