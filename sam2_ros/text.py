@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 SHOWN = 100  # characters
 
 
@@ -16,3 +18,8 @@ def printable(text: object, limit: int = SHOWN) -> str:
     if len(whole) <= limit and len(shown) <= limit:
         return shown
     return f"{shown[:limit]}… ({len(whole)} characters)"
+
+
+def without_password(source: str) -> str:
+    """A SOURCE as it may be shown: of an address, without user and password."""
+    return re.sub(r"^([a-z]+://)[^/@]*@", r"\1", source)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sam2_ros.text import printable
+from sam2_ros.text import printable, without_password
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,9 @@ from sam2_ros.text import printable
 )
 def test_text_is_made_printable(text: object, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    assert without_password("rtsp://user:p%40ss@camera:554/a@b") == "rtsp://camera:554/a@b"
+    for source in ("http://camera/user@host", "clips/a@b.mp4", "//a@b", "0"):
+        assert without_password(source) == source

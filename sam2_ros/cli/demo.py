@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             "in a checkout run 'make demo', which sets ROS 2 up; with ROS 2 installed, source its setup file and that "
             "of the workspace; or run without ROS: sam2_ros demo --no-ros",
         )
-    if args.frames is None and args.source is not None and _is_camera(args.source):
+    if args.frames is None and args.source is not None and _is_live(args.source):
         args.frames = CAMERA_FRAMES
     reports: list[Report] = []
     for clip in _choose_clips(args):
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(report.visible for report in reports) else 1
 
 
-def _is_camera(source: str) -> bool:
-    return source.isdecimal() and not Path(source).exists()
+def _is_live(source: str) -> bool:
+    return "://" in source or source.startswith("/dev/") or (source.isdecimal() and not Path(source).exists())
 
 
 def _choose_clips(args: argparse.Namespace) -> list[Clip]:
@@ -87,7 +87,7 @@ def _choose_clips(args: argparse.Namespace) -> list[Clip]:
     if args.source is not None:
         if args.box is None:
             _say("without --box, the object in the middle of the first frame is tracked")
-        name = f"camera{args.source}" if _is_camera(args.source) else Path(args.source).stem
+        name = f"camera{args.source}" if args.source.isdecimal() else Path(args.source).stem
         return [Clip(args.source, name, "object", tuple(args.box) if args.box else None)]
     if not args.rendered:
         try:

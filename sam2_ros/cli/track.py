@@ -22,6 +22,7 @@ from sam2_ros.cli.options import (
 )
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import signals_wait
+from sam2_ros.text import without_password
 
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
@@ -87,7 +88,9 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         backend = stack.enter_context(closing(load_backend(args, len(object_ids))))
         tracker = ClipTracker(backend, prompts, SERVER_PATIENCE if args.endpoint else 0.0)
-        outputs = ClipOutputs(paths, args.source, source.fps, tracker.file_id, wide=max(object_ids) > 255)
+        outputs = ClipOutputs(
+            paths, without_password(args.source), source.fps, tracker.file_id, wide=max(object_ids) > 255
+        )
         progress = stack.enter_context(bar(frame_count, "frame", args.quiet))
         errors: list[BaseException] = []
         try:
@@ -106,8 +109,9 @@ def run(args: argparse.Namespace) -> int:
                 raise errors[0]
     if tracker.pending and args.max_frames is None:
         raise UserError(
-            f"{args.prompts}: there is a prompt for frame {tracker.pending[0].frame}, but {args.source} ended after "
-            f"{outputs.count} frames (the first one is frame 0); the other prompts were applied"
+            f"{args.prompts}: there is a prompt for frame {tracker.pending[0].frame}, but "
+            f"{without_password(args.source)} ended after {outputs.count} frames (the first one is frame 0); the other "
+            "prompts were applied"
         )
     return 0
 
@@ -140,7 +144,8 @@ def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argp
     last, limit = prompts[-1].frame, args.max_frames
     if length is not None and last >= length:
         raise UserError(
-            f"{args.prompts}: there is a prompt for frame {last}; {args.source} has frames 0 to {length - 1}"
+            f"{args.prompts}: there is a prompt for frame {last}; {without_password(args.source)} has frames 0 to "
+            f"{length - 1}"
         )
     if limit is not None and prompts[0].frame >= limit:
         raise UserError(f"{args.prompts}: the first prompt is for frame {prompts[0].frame}; --max-frames is {limit}")
@@ -158,7 +163,7 @@ def _checked_frames(source: Source, prompts: Sequence[FramePrompt], args: argpar
     frames = iter(source)
     first = next(frames, None)
     if first is None:
-        raise UserError(f"{args.source}: there is no frame")
+        raise UserError(f"{without_password(args.source)}: there is no frame")
     height, width = first.rgb.shape[:2]
     known: set[int] = set()
     for prompt in prompts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -12,6 +11,7 @@ import cv2
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.source_frame import Frame, Source, same_size, to_rgb
 from sam2_ros.media.video_file import VideoFile, capturing, frame_rate
+from sam2_ros.text import without_password
 
 ADDRESSES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://")
 STALL_S = 10  # seconds without an answer or a frame; OpenCV's own limit for cameras is the same
@@ -63,11 +63,6 @@ def open_address(address: str, fps: float | None) -> Source:
     with _open(address) as capture:
         has_end = capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
     return VideoFile(address, fps, _LIMITS) if has_end else LiveStream(address)
-
-
-def without_password(address: str) -> str:
-    """The address as it may be shown."""
-    return re.sub(r"//[^/@]*@", "//", address)
 
 
 def _open(address: str) -> AbstractContextManager[cv2.VideoCapture]:

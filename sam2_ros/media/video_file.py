@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.source_frame import DEFAULT_FPS, Frame, note, same_size, to_rgb
+from sam2_ros.text import without_password
 
 _NAMED = 10  # missing frames that a message names
 
@@ -31,6 +32,7 @@ class VideoFile:
     def __init__(self, path: Path | str, fps: float | None = None, parameters: tuple[int, ...] = ()) -> None:
         """``parameters`` are for OpenCV: properties and their values in turn."""
         self._path = str(path)
+        self._name = without_password(self._path)
         self._parameters = parameters
         with self._open() as capture:
             announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -51,13 +53,13 @@ class VideoFile:
                 if number <= last:
                     number = last + 1
                 missing += range(last + 1, number)
-                shape = same_size(bgr, shape, f"{self._path}, frame {number}")
+                shape = same_size(bgr, shape, f"{self._name}, frame {number}")
                 time = max(self._stamp(number), time + 1)
                 yield Frame(number, f"{number:06d}", time, to_rgb(bgr))
         if shape is None:
-            raise UserError(f"{self._path}: no frame could be decoded")
+            raise UserError(f"{self._name}: no frame could be decoded")
         if missing:
-            note(f"{self._path}: damaged; frames that could not be decoded: {_listed(missing)}")
+            note(f"{self._name}: damaged; frames that could not be decoded: {_listed(missing)}")
         self._check_end(number + 1)
 
     def _check_end(self, end: int) -> None:
@@ -68,12 +70,12 @@ class VideoFile:
         cut, announced = _is_cut(self._path), max(self._announced, len(self._stamps))
         if end < len(self._stamps) or (cut and end < announced):
             raise UserError(
-                f"{self._path}: damaged or cut; it announces {announced} frames, and only those up to {end - 1} could "
+                f"{self._name}: damaged or cut; it announces {announced} frames, and only those up to {end - 1} could "
                 "be read (the first one is frame 0)"
             )
         if self._is_avi() and self._frames_in_time() < announced:
             raise UserError(
-                f"{self._path}: damaged; it announces {announced} frames and holds {end}. Which ones are missing can't "
+                f"{self._name}: damaged; it announces {announced} frames and holds {end}. Which ones are missing can't "
                 "be told, so the numbers and times of the frames may be too low"
             )
 
@@ -99,7 +101,7 @@ class VideoFile:
                     stamps.append(float(capture.get(cv2.CAP_PROP_POS_MSEC)))
         stamps.sort()
         if not all(before < after for before, after in pairwise(stamps)):
-            note(f"{self._path}: its timestamps make no sense; frames are taken as {self.fps:g} a second")
+            note(f"{self._name}: its timestamps make no sense; frames are taken as {self.fps:g} a second")
             return []
         hidden = 0 < self._announced < len(stamps) - 1  # VP8 has packets that only prepare others
         return [] if hidden else stamps
@@ -109,12 +111,12 @@ class VideoFile:
             return False
         rate = 1000 * (len(self._stamps) - 1) / (self._stamps[-1] - self._stamps[0])
         if not 0.1 < rate < 1000:
-            note(f"{self._path}: {rate:g} frames a second by its timestamps; they are taken as {self.fps:g} a second")
+            note(f"{self._name}: {rate:g} frames a second by its timestamps; they are taken as {self.fps:g} a second")
         return 0.1 < rate < 1000
 
     @contextmanager
     def _open(self) -> Iterator[cv2.VideoCapture]:
-        with capturing(self._path, f"{self._path}: not a video that OpenCV can read", self._parameters) as capture:
+        with capturing(self._path, f"{self._name}: not a video that OpenCV can read", self._parameters) as capture:
             yield capture
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import textwrap
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.model.config import SIZES
 from sam2_ros.remote.endpoints import endpoints_for
+from sam2_ros.text import printable
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import MAX_TEXT, text_problem
 from sam2_ros.tracking.settings import Setting, settings_of
@@ -55,9 +55,9 @@ class Parameter(Setting):
             allowed = [not text_problem(text) if self.free_text else bool(_NAME.fullmatch(text)) for text in texts]
             fits = len(set(texts)) == len(texts) and all(allowed)
         if fits and self.low is not None and self.high is not None and isinstance(value, (int, float)):
-            fits = math.isfinite(value) and self.low <= value <= self.high
+            fits = self.low <= value <= self.high  # not so for NaN
         if not fits:
-            raise ValueError(f"{self.name} is {_literal(value)}; accepted: {self.accepted}")
+            raise ValueError(f"{self.name} is {printable(_literal(value))}; accepted: {self.accepted}")
 
 
 _TEXT = "text"

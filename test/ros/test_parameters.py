@@ -64,6 +64,8 @@ def test_the_ranges_are_the_engines() -> None:
     ("name", "value", "complaint"),
     [
         ("tracker.max_objects", 0, "tracker.max_objects is 0; accepted: 1 to 1024"),
+        ("tracker.max_objects", 10**400, f"tracker.max_objects is {10**99}… (401 characters); accepted: 1 to 1024"),
+        ("prompts.wait", float("inf"), "prompts.wait is inf; accepted: 0 to 60"),
         ("tracker.max_objects", True, "tracker.max_objects is true; accepted: 1 to 1024"),
         ("prompts.wait", float("nan"), "prompts.wait is nan; accepted: 0 to 60"),
         ("prompts.wait", 2, "prompts.wait is 2; accepted: 0 to 60"),
@@ -79,7 +81,7 @@ def test_the_ranges_are_the_engines() -> None:
         (
             "detections.labels",
             ["cup", "a\nb"],
-            'detections.labels is ["cup", "a\nb"]; accepted: a list of different texts of up to 256 printable '
+            'detections.labels is ["cup", "a\\nb"]; accepted: a list of different texts of up to 256 printable '
             'characters; [""] = none',
         ),
     ],
