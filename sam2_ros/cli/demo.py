@@ -68,11 +68,11 @@ def run(args: argparse.Namespace) -> int:
             from sam2_ros.demo.clip_player import play
 
             reports.append(play(clip, args))
-        if reports[-1].interrupted:
+        if reports[-1].stopped:
             break
     _print_summary(reports)
-    if reports[-1].interrupted:
-        raise KeyboardInterrupt
+    if reports[-1].stopped:
+        raise reports[-1].stopped
     return 0 if all(report.visible for report in reports) else 1
 
 

@@ -66,7 +66,7 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
         DemoPage(TRACKER, args.out, clip.name, args.frames or source.length) as page,
     ):
         recorder = Recorder(node, recording, tracker.check)
-        interrupted = False
+        stopped = None
         try:
             wait_until_active(node, TRACKER, tracker, START_TIMEOUT_S)
             adder = tracker_client(node, AddObjects, TRACKER, "add_objects", PROMPT_TIMEOUT_S)
@@ -90,13 +90,13 @@ def play(clip: Clip, args: argparse.Namespace) -> Report:
 
                 recorder.spin(ended)
             recorder.spin(lambda: time.monotonic() - recorder.last_time > IDLE_S)
-        except KeyboardInterrupt:
+        except (UserError, KeyboardInterrupt) as error:
             if not recording.frames:
                 raise
-            interrupted = True
+            stopped = error
         if not recording.frames:
             raise UserError(f"no frame was tracked; see {tracker.log} and {camera.log}")
-        report = recording.finish(recorder.dropped, recorder.rate, interrupted)
+        report = recording.finish(recorder.dropped, recorder.rate, stopped)
         return replace(report, files=(*report.files, *page.finish()))
 
 

@@ -26,7 +26,7 @@ class Report:
     rate: float  # tracked frames a second
     visible: int  # frames in which the object was seen
     files: tuple[Path, ...]
-    interrupted: bool = False  # by the user
+    stopped: BaseException | None = None  # what ended it before the clip's end: an error or a signal
 
 
 class ReportWriter:
@@ -63,7 +63,7 @@ class ReportWriter:
         self._shown = draw_overlay(rgb, result, caption=f"{seconds:.1f} s")
         self._records.append(row)  # last, so that an interrupt leaves no record without its picture
 
-    def finish(self, dropped: int, rate: float, interrupted: bool = False) -> Report:
+    def finish(self, dropped: int, rate: float, stopped: BaseException | None = None) -> Report:
         """Completes the video and writes the pictures and tables.
 
         Raises:
@@ -85,7 +85,7 @@ class ReportWriter:
         heading = f"{self._name}: {self.frames} frames tracked at {rate:.1f} frames/s, {dropped} dropped"
         write_whole(text, f"{heading}\n\n{summary_table(self._records)}\n")
         files = (self._video_path, sheet, graph, table, text)
-        return Report(self._name, self.frames, dropped, rate, self.visible, files, interrupted)
+        return Report(self._name, self.frames, dropped, rate, self.visible, files, stopped)
 
     def close(self) -> None:
         """Completes the video as it is."""

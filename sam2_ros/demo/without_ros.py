@@ -9,6 +9,7 @@ from sam2_ros.demo.clip_report import Report, ReportWriter
 from sam2_ros.demo.footage import Clip, clip_prompt
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.clip_tracker import ClipTracker
+from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import open_source
 from sam2_ros.media.progress import bar
 from sam2_ros.media.prompts_file import FramePrompt
@@ -18,12 +19,13 @@ def track(clip: Clip, backend: Backend, folder: Path, frames: int | None, quiet:
     """Tracks every frame of a clip, or ``frames`` of them, and writes the report's files to ``folder``.
 
     Raises:
-        KeyboardInterrupt: SIGINT before the first frame was tracked; later it ends the report early.
+        UserError, KeyboardInterrupt: an error or a signal before the first frame was tracked; later it ends the report
+            early.
     """
     source = open_source(clip.source)
     prompt = clip_prompt(clip, source)
     limit = frames or source.length
-    seconds, interrupted = 0.0, False
+    seconds, stopped = 0.0, None
     with (
         closing(ReportWriter(folder, clip.name, source.fps)) as report,
         bar(limit, "frame", quiet, clip.name) as progress,
@@ -35,8 +37,8 @@ def track(clip: Clip, backend: Backend, folder: Path, frames: int | None, quiet:
                 progress.update()
                 if report.frames == limit:
                     break
-        except KeyboardInterrupt:
+        except (UserError, KeyboardInterrupt) as error:
             if not report.frames:
                 raise
-            interrupted = True
-        return report.finish(0, report.frames / seconds, interrupted)
+            stopped = error
+        return report.finish(0, report.frames / seconds, stopped)

@@ -4,6 +4,7 @@ import csv
 import gzip
 import itertools
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from sam2_ros.cli.main import main
 from sam2_ros.demo import footage
 from sam2_ros.demo.clip_report import ReportWriter
 from sam2_ros.media import frame_sources
+from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import Frame
 from sam2_ros.media.rendered_scene import bounding_box, render
+from sam2_ros.media.signals import Ended
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 
@@ -103,19 +106,20 @@ def test_dropped_frames_are_held_in_the_video(tmp_path: Path) -> None:
 
 
 class Camera:
-    """Delivers the rendered scene without end, or until the user presses Ctrl-C after ``frames``."""
+    """Delivers the rendered scene without end, or until ``end`` is raised after ``frames``."""
 
     fps = 10.0
     length = None
 
-    def __init__(self, frames: int | None = None) -> None:
-        self.frames = frames
+    def __init__(self, frames: int | None = None, end: BaseException | None = None) -> None:
+        self.frames, self.end = frames, end
 
     def __iter__(self) -> Iterator[Frame]:
         (scene,) = render(1, 160, 120)
         for index in itertools.count():
             if index == self.frames:
-                raise KeyboardInterrupt
+                assert self.end is not None
+                raise self.end
             yield Frame(index, f"{index:06d}", index * 10**8, scene.rgb)
 
 
@@ -128,14 +132,28 @@ def test_a_camera_ends_by_itself(
     assert "camera0: 7 frames tracked" in capfd.readouterr().out
 
 
-def test_an_interrupted_demo_leaves_its_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "sam2_ros: interrupted"),
+        (Ended(signal.SIGTERM), 143, "sam2_ros: interrupted"),
+        (UserError("the cable was pulled"), 2, "sam2_ros: error: the cable was pulled"),
+    ],
+    ids=str,
+)
+def test_a_demo_that_is_stopped_leaves_its_pictures(
+    end: BaseException,
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     options = ["demo", "--no-ros", "--model", "null", "--out", str(tmp_path), "--source", "0"]
-    monkeypatch.setattr(frame_sources, "Camera", lambda _: Camera(4))
-    assert main(options) == 130
+    monkeypatch.setattr(frame_sources, "Camera", lambda _: Camera(4, end))
+    assert main(options) == code
     printed, errors = capfd.readouterr()
-    assert "camera0: 4 frames tracked" in printed and "sam2_ros: interrupted" in errors
+    assert "camera0: 4 frames tracked" in printed and said in errors
     assert {path.name for path in tmp_path.iterdir()} == {
         "camera0_overlay.mp4", "camera0_contact_sheet.png", "camera0_timeline.png", "camera0_tracks.csv",
         "camera0_tracks.txt",

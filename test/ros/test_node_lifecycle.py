@@ -170,6 +170,7 @@ def test_a_transition_that_the_state_does_not_have(node: Peer) -> None:
     [
         ("model.name", "/nowhere/weights.pt", "/nowhere/weights.pt"),
         ("prompts_file", "/nowhere/prompts.json", "/nowhere/prompts.json: no such file"),
+        ("prompts_file", "/dev/zero", "/dev/zero is a pipe, socket or device; accepted: a file"),
     ],
 )
 def test_a_failed_configure_says_why_and_can_be_mended(node: Peer, name: str, value: str, complaint: str) -> None:
