@@ -234,6 +234,27 @@ def test_refine(node: Peer) -> None:
         assert node.track().objects[0].area == answer.result.area
 
 
+def test_no_text_addresses_another_object_than_it_says(node: Peer) -> None:
+    """Numbers that wrap, that are written otherwise, or that are another object's name."""
+    node.track()
+    node.reset()
+    cup, dish = (result.object_id for result in node.add(*(
+        box_prompt(10, 20, 40, 60, name=name) for name in ("cup", "dish")
+    )).results)  # fmt: skip
+    for text in (f"{cup + 2**32}", f"0{cup}", f"+{cup}", f" {cup}", f"{cup}.0", f"-{cup}", "Cup", "cup\n", ""):
+        for answer in (remove(node, text), rename(node, text, "spoon")):
+            assert not answer.success and "no living object has the name or id" in answer.message, text
+    for answer in (
+        rename(node, "cup", str(dish)),
+        node.add(box_prompt(10, 20, 40, 60, name=str(dish))),
+        node.add(bbox_object_ids=[str(dish)], bbox_coords=[box_prompt(10, 20, 40, 60).box[0]]),
+    ):
+        assert not answer.success and f"the name {dish} would be taken for an id" in answer.message
+    assert [(known.id, known.name) for known in node.track().objects] == [(cup, "cup"), (dish, "dish")]
+    assert remove(node, str(dish)).success
+    assert [known.id for known in node.track().objects] == [cup]
+
+
 def test_a_name_is_unique(node: Peer) -> None:
     node.add(box_prompt(10, 10, 30, 30, name="cup"), box_prompt(40, 40, 50, 50, name="box"))
     answer = rename(node, "cup", "box")
