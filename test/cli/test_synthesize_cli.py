@@ -48,7 +48,7 @@ def test_clips_are_written_and_the_seed_decides(photographs: Path, tmp_path: Pat
         assert values - {0} and values <= {0, 1, 2, 3, 4}
     assert json.loads((one / "synthesize.json").read_text())["seed"] == 5
     assert cv2.imread(str(one / "preview.png")) is not None
-    file = "JPEGImages/clip0001/00003.jpg"
+    file = "JPEGImages/clip0001/00002.jpg"
     assert (one / file).read_bytes() == (tmp_path / "same" / file).read_bytes()
     assert (one / file).read_bytes() != (tmp_path / "other" / file).read_bytes()
 
@@ -77,7 +77,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(str(error))
     out = tmp_path_factory.mktemp("scenes") / "choose"
     assert render(out, "--clips", "1") == 0
-    first = out / "JPEGImages" / "scene00000" / "00003.jpg"
+    first = out / "JPEGImages" / "scene00000" / "00002.jpg"
     written = first.stat().st_mtime_ns
     assert render(out, "--clips", "3", "--jobs", "2") == 0
     assert first.stat().st_mtime_ns == written, "a clip that was there was rendered again"
@@ -85,15 +85,15 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def render(out: Path, *options: str) -> int:
-    small = ["--size", "160", "120", "--steps", "4", "--split", "choose", "--seed", "11", "--quiet"]
+    small = ["--size", "128", "96", "--steps", "3", "--split", "choose", "--seed", "11", "--quiet"]
     return main(["synthesize", str(out), "--scenes", *small, *options])
 
 
 def test_scenes_are_the_same_whichever_process_renders_them(scenes: Path, tmp_path: Path) -> None:
     assert render(tmp_path / "again", "--clips", "2") == 0
-    for file in ("JPEGImages/scene00001/00003.jpg", "Annotations/scene00001/00003.png", "Scenes/scene00001.json"):
+    for file in ("JPEGImages/scene00001/00002.jpg", "Annotations/scene00001/00002.png", "Scenes/scene00001.json"):
         assert (scenes / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
-    assert len(list((scenes / "Annotations").glob("*/*.png"))) == 12
+    assert len(list((scenes / "Annotations").glob("*/*.png"))) == 9
     assert cv2.imread(str(scenes / "preview.png")) is not None
 
 
