@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,17 @@ from torch import Tensor, nn
 from sam2_ros.model import cpu_kernels, dispatch
 from sam2_ros.model.dispatch import attention, autocast_dtype, linear, uses_triton
 from sam2_ros.model.weight_cache import cache_of
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def shallow_copy(module: M) -> M:
+    """A module with the same submodules, parameters and buffers, which may get other ones; its cache is its own."""
+    other = copy.copy(module)
+    for name in ("_modules", "_parameters", "_buffers"):
+        other.__dict__[name] = dict(module.__dict__[name])
+    other.__dict__.pop("_weight_cache", None)
+    return other
 
 
 class Linear(nn.Linear):

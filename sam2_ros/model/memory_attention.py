@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sam2_ros.model.dispatch import infers_on_cpu
-from sam2_ros.model.layers import Attention, Linear
+from sam2_ros.model.layers import Attention, Linear, shallow_copy
 from sam2_ros.model.position import as_complex, rotary_table, rotate, rotate_
 from sam2_ros.model.weight_cache import cache_of
 
@@ -86,8 +86,18 @@ class MemoryAttention(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(MemoryAttentionLayer(dim, memory_dim, hidden) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
-        self.register_buffer("table", rotary_table(dim, grid), persistent=False)
-        self.register_buffer("memory_table", rotary_table(dim, grid, pool), persistent=False)
+        self._dim, self._pool = dim, pool
+        self._make_tables(grid)
+
+    def _make_tables(self, grid: int) -> None:
+        self.register_buffer("table", rotary_table(self._dim, grid), persistent=False)
+        self.register_buffer("memory_table", rotary_table(self._dim, grid, self._pool), persistent=False)
+
+    def at(self, grid: int) -> MemoryAttention:
+        """The same module, with the same weights in memory, for frames of another grid."""
+        other = shallow_copy(self)
+        other._make_tables(grid)
+        return other
 
     def forward(
         self, image: Tensor, image_pos: Tensor, memory: Tensor, codes: Tensor, num_pointers: int, mask: Tensor | None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sam2_ros.model.dispatch import autocast_dtype
-from sam2_ros.model.layers import Conv2d, LayerNorm2d
+from sam2_ros.model.layers import Conv2d, LayerNorm2d, shallow_copy
 from sam2_ros.model.position import RandomFourierCode
 from sam2_ros.model.weight_cache import cache_of
 
@@ -33,6 +33,12 @@ class PromptEncoder(nn.Module):
             nn.GELU(),
             Conv2d(mask_channels, dim, 1),
         )
+
+    def at(self, image_size: int) -> PromptEncoder:
+        """The same encoder, with the same weights in memory, for another size of image."""
+        other = shallow_copy(self)
+        other.image_size, other.grid = image_size, image_size // 16
+        return other
 
     def tokens(self, points: Tensor, labels: Tensor) -> Tensor:
         """Points and box corners as tokens, then one padding token, as in the official video predictor.

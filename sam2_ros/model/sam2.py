@@ -6,7 +6,7 @@ configuration has the official names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.dispatch import uses_triton
 from sam2_ros.model.gpu import memory_attention as gpu_attention
 from sam2_ros.model.image_encoder import HieraEncoder
-from sam2_ros.model.layers import Conv2d, Linear, Mlp
+from sam2_ros.model.layers import Conv2d, Linear, Mlp, shallow_copy
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
 from sam2_ros.model.memory_attention import MemoryAttention
 from sam2_ros.model.memory_encoder import MemoryEncoder
@@ -87,10 +87,35 @@ class Sam2Model(nn.Module):
         for name, value in (
             ("pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)),
             ("pixel_std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)),
-            ("image_code", config.image_code_scale * sine_code_2d(dim, config.grid).flatten(1).T[None]),  # [1, hw, C]
-            ("memory_code", sine_code_2d(memory_dim, config.memory_grid).flatten(1).T),  # [hw / pool², memory_dim]
         ):
             self.register_buffer(name, value, persistent=False)
+        self._make_codes()
+        self._sizes: dict[int, Sam2Model] = {config.image_size: self}
+
+    def _make_codes(self) -> None:
+        config = self.config
+        for name, value in (
+            ("image_code", config.image_code_scale * sine_code_2d(config.hidden_dim, config.grid).flatten(1).T[None]),
+            ("memory_code", sine_code_2d(config.memory_dim, config.memory_grid).flatten(1).T),
+        ):  # [1, hw, C] and [hw / pool², memory_dim]
+            self.register_buffer(name, value, persistent=False)
+
+    def at(self, image_size: int) -> Sam2Model:
+        """The same network, with the same weights in memory, for another size of its square input.
+
+        Raises:
+            ValueError: a size that the network cannot have.
+        """
+        if image_size == self.config.image_size:
+            return self
+        if image_size not in self._sizes:
+            other = shallow_copy(self)
+            other.config = replace(self.config, image_size=image_size)
+            other._make_codes()
+            other.memory_attention = self.memory_attention.at(other.config.grid)
+            other.sam_prompt_encoder = self.sam_prompt_encoder.at(image_size)
+            self._sizes[image_size] = other.to(self.device)
+        return self._sizes[image_size]
 
     @property
     def device(self) -> torch.device:

@@ -11,11 +11,13 @@ work on any of them as if no later one had come.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -108,6 +110,8 @@ class MemoryBank:
         self.pointer_frames = np.full((rows, self.pointer_ring), EMPTY, np.int64)
         self.sure_frames = np.full((rows, 1), EMPTY, np.int64)
         self.ticks = np.full((rows, again + 1), EMPTY, np.int64)  # what each row's clock said after a frame
+        self.grids = np.full((rows, 1), EMPTY, np.int64)  # side of each row's memory maps
+        self.cells = np.full((rows, slots), EMPTY, np.int64)  # of each stored appearance
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -122,6 +126,17 @@ class MemoryBank:
         """Empties a row for its next owner."""
         for table in self._tables():
             table[row] = EMPTY
+
+    def fit(self, rows: list[int], grid: int) -> None:
+        """Resamples the memory maps of ``rows`` to ``grid`` × ``grid`` where they have another size: after frames that
+        were seen in another size, see :meth:`Sam2Model.at`."""
+        for row in np.asarray(rows)[(self.grids[rows, 0] != grid) & (self.grids[rows, 0] != EMPTY)].tolist():
+            before = int(self.grids[row, 0])
+            maps = self.spatial[row, :, : before**2].float().transpose(1, 2).unflatten(2, (before, before))
+            # Blending cells would lose an object of about one cell.
+            maps = F.interpolate(maps, (grid, grid), mode="nearest-exact")
+            self.spatial[row, :, : grid**2] = maps.flatten(2).transpose(1, 2).to(self.spatial.dtype)
+        self.grids[rows] = grid
 
     def stand_still(self, rows: list[int], frame: int) -> None:
         """Passes ``frame`` without remembering it: on the next one the memory is as old as on this one."""
@@ -138,7 +153,8 @@ class MemoryBank:
         slots, pointer_slots = self._slots(self._before(np.asarray(rows), frame) + 1)
         where = np.stack((np.asarray(rows), self.conditioning_slots + slots, self.conditioning_slots + pointer_slots))
         index, slot, pointer_slot = upload(where, self.spatial.device)
-        self.spatial[index, slot] = memory.to(self.spatial.dtype)
+        self.fit(rows, math.isqrt(memory.shape[1]))
+        self.spatial[index, slot, : memory.shape[1]] = memory.to(self.spatial.dtype)
         self.pointers[index, pointer_slot] = pointers.float()
 
     def commit_recent(self, rows: list[int], frame: int) -> None:
@@ -151,7 +167,8 @@ class MemoryBank:
         table = self.conditioning_frames[row, self.config.prompted_slots :]
         slot = int(table.argmin())  # an empty one, or the oldest
         table[slot] = frame
-        self.spatial[row, self.config.prompted_slots + slot] = memory.to(self.spatial.dtype)
+        self.fit([row], math.isqrt(len(memory)))
+        self.spatial[row, self.config.prompted_slots + slot, : len(memory)] = memory.to(self.spatial.dtype)
         self.pointers[row, self.config.prompted_slots + slot] = pointer.float()
 
     def forget_from(self, row: int, frame: int) -> None:
@@ -187,7 +204,8 @@ class MemoryBank:
         free = [*np.flatnonzero(table == frame), *np.flatnonzero(table == EMPTY)]
         slot = int(free[0] if free else table.argsort()[:2][-1])  # else the oldest but the first
         released = None if free else int(table[slot])
-        self.spatial[row, slot] = memory.to(self.spatial.dtype)
+        self.fit([row], math.isqrt(len(memory)))
+        self.spatial[row, slot, : len(memory)] = memory.to(self.spatial.dtype)
         self.pointers[row, slot] = pointer.float()
         if features is not None and logits is not None:
             self._store_look(row, slot, features, logits)
@@ -203,9 +221,12 @@ class MemoryBank:
     def _store_look(self, row: int, slot: int, features: ImageFeatures, logits: Tensor) -> None:
         if features.appearance is None or features.picture is None:
             return
-        self.looks[row, slot] = features.appearance[0].to(self.looks.dtype)
+        cells = features.appearance.shape[1]
+        self.looks[row, slot, :cells] = features.appearance[0].to(self.looks.dtype)
         self.colors[row, slot] = color_shares(features.picture, logits[None])[0]
-        self.coverage[row, slot] = coverage_of(logits[None], self.model.config.grid)[0].to(self.coverage.dtype)
+        self.coverage[row, slot] = -1
+        self.coverage[row, slot, :cells] = coverage_of(logits[None], math.isqrt(cells))[0].to(self.coverage.dtype)
+        self.cells[row, slot] = cells
 
     def remembers(self, row: int, frame: int) -> bool:
         """Whether there is a frame before ``frame`` that :meth:`gather` would use."""
@@ -213,12 +234,17 @@ class MemoryBank:
         _, recent = self._recent(rows, frame, np.arange(1, self.config.recent_slots + 1))
         return bool(((prompted != EMPTY) & (prompted < frame)).any() or recent.any())
 
-    def gather(self, rows: list[int], frame: int, recent: int | None = None) -> Memories:
+    def gather(
+        self, rows: list[int], frame: int, recent: int | None = None, model: Sam2Model | None = None
+    ) -> Memories:
         """The memories that the objects in ``rows`` attend to on ``frame``; their numbers may differ.
 
         Each object must have one (:meth:`remembers`). ``recent`` bounds the recent frames further than the settings do.
+        ``model`` is the network in the size in which the frame is seen; None: in its usual size.
         """
-        model = self.model
+        model = model or self.model
+        grid = model.config.memory_grid
+        self.fit(rows, grid)
         all_slots = self._slots_at(rows, frame, recent)
         used, pointer_used = all_slots.valid.any(axis=0), all_slots.pointer_valid.any(axis=0)
         slots, pointer_slots = all_slots.slots[:, used], all_slots.pointer_slots[:, pointer_used]
@@ -227,7 +253,7 @@ class MemoryBank:
 
         device, split = self.spatial.device, model.config.hidden_dim // model.config.memory_dim
         index = torch.as_tensor(rows, device=device)[:, None]
-        spatial = self.spatial[index, torch.as_tensor(slots, device=device)]  # [B, S, HW, memory_dim]
+        spatial = self.spatial[index, torch.as_tensor(slots, device=device), : grid**2]  # [B, S, HW, memory_dim]
         pointers = self.pointers[index, torch.as_tensor(pointer_slots, device=device)]  # [B, P, C]
         time_codes = model.maskmem_tpos_enc[torch.as_tensor(codes, device=device), 0]  # [S, 1, memory_dim]
         spatial_codes = (model.memory_code + time_codes).flatten(0, 1)[None].expand(len(rows), -1, -1)
@@ -237,7 +263,7 @@ class MemoryBank:
 
         mask = None
         if not (columns.all() and pointer_columns.all()):
-            per_token = columns.repeat(self.spatial.shape[2], axis=1), pointer_columns.repeat(split, axis=1)
+            per_token = columns.repeat(grid**2, axis=1), pointer_columns.repeat(split, axis=1)
             mask = torch.as_tensor(np.concatenate(per_token, axis=1), device=device)
         return Memories(tokens, all_codes, ages.shape[1] * split, mask)
 
@@ -292,9 +318,10 @@ class MemoryBank:
         index = torch.as_tensor(rows, device=self.looks.device)[:, None]
         slots = torch.as_tensor(used, device=index.device)
         mask = torch.as_tensor(valid[:, used], device=index.device)[:, :, None]
-        coverage = torch.where(mask, self.coverage[index, slots].float(), -1.0)
+        cells = int(self.cells[table][:, used].max(initial=1))
+        coverage = torch.where(mask, self.coverage[index, slots, :cells].float(), -1.0)
         colors = torch.where(mask, self.colors[index, slots], 0.0)
-        return Reference(self.looks[index, slots].flatten(1, 2), coverage.flatten(1, 2), colors)
+        return Reference(self.looks[index, slots, :cells].flatten(1, 2), coverage.flatten(1, 2), colors)
 
     def save(self, row: int) -> RowBackup:
         return [tensor[row].clone() for tensor in self.tensors], [table[row].copy() for table in self._tables()]
@@ -307,7 +334,10 @@ class MemoryBank:
             table[row] = past
 
     def _tables(self) -> tuple[Table, ...]:
-        return self.conditioning_frames, self.recent_frames, self.pointer_frames, self.sure_frames, self.ticks
+        return (
+            self.conditioning_frames, self.recent_frames, self.pointer_frames, self.sure_frames, self.ticks,
+            self.grids, self.cells,
+        )  # fmt: skip
 
     def _before(self, rows: Table, frame: int) -> Table:
         """What the rows' clocks said after the frame before ``frame``."""

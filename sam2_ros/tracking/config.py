@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.settings import check_settings, setting, settings_of
 
+WINDOWS = ("off", "auto")
 CLICK_CANDIDATES = ("best", "stable", "largest", "smallest")
 
 _BANK = "the memory bank is allocated for it"
@@ -90,6 +91,19 @@ class TrackerConfig:
         "less often, then attends to fewer memory frames, then makes the input smaller; diagnostics say so. 0 = never.",
         0,
         60,
+    )
+    window: str = setting(
+        "off",
+        "auto: the network looks at a window around each object, or at one around several near ones, in place of the "
+        "whole frame. It sees small objects larger. off: always the whole frame.",
+        choices=WINDOWS,
+    )
+    window_budget: int = setting(
+        0,
+        "Pixels that the image encoder may see in a frame, over all windows; 0 = those of one whole frame (448 x 448 "
+        "for the embedded model). More pixels allow more windows.",
+        0,
+        16_777_216,
     )
     hole_area: int = setting(0, "Fill holes of up to this many pixels in the low-resolution mask; 0 = off.", 0, 4096)
     non_overlap: bool = setting(False, "Give every pixel to one object at most.")

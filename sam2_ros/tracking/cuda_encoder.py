@@ -46,7 +46,7 @@ class GraphEncoder:
 
     def __call__(self, pixels: Tensor) -> ImageFeatures:
         self._pixels.copy_(pixels)
-        return row_of(self._graph(), 0)  # a copy: the next frame overwrites the graph's result
+        return rows_of(self._graph(), 0)  # a copy: the next frame overwrites the graph's result
 
 
 class RawFrameEncoder:
@@ -66,9 +66,9 @@ class RawFrameEncoder:
 
     def __call__(self, raw: RawFrame) -> ImageFeatures:
         raw.staged.into(self._bytes)
-        return row_of(self._graph(), 0)
+        return rows_of(self._graph(), 0)
 
 
-def row_of(maps: ImageFeatures, row: int) -> ImageFeatures:
-    """One frame's features, copied: a stored view would also keep those of the other cameras in memory."""
-    return ImageFeatures(*(tensor[row : row + 1].clone() for tensor in maps.tensors))
+def rows_of(maps: ImageFeatures, row: int, count: int = 1) -> ImageFeatures:
+    """The features of one frame or more, copied: a stored view would also keep those of the others in memory."""
+    return ImageFeatures(*(tensor[row : row + count].clone() for tensor in maps.tensors))

@@ -15,13 +15,14 @@ from sam2_ros.model.sam2 import ABSENT_LOGIT
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.cuda_graphs import DecodedObjects, TrackingGraphs, first
-from sam2_ros.tracking.history import StoredFrame
+from sam2_ros.tracking.history import View
 from sam2_ros.tracking.mask_parts import own_masks
 from sam2_ros.tracking.masks import pack_masks
 from sam2_ros.tracking.objects import LiveObject
-from sam2_ros.tracking.propagation import Lap, Propagation
+from sam2_ros.tracking.propagation import Lap, Propagation, Tracked
 from sam2_ros.tracking.transfer import Fetched
-from sam2_ros.tracking.types import CroppedMask, ObjectChange
+from sam2_ros.tracking.types import CroppedMask
+from sam2_ros.tracking.viewer import Viewer
 
 if TYPE_CHECKING:
     from sam2_ros.tracking.shared_model import SharedModel
@@ -30,33 +31,34 @@ if TYPE_CHECKING:
 class CudaPropagation(Propagation):
     """:class:`Propagation` by the CUDA graphs of ``shared``, where it has any and the settings allow it."""
 
-    def __init__(self, shared: SharedModel, bank: MemoryBank, config: TrackerConfig) -> None:
+    def __init__(self, shared: SharedModel, viewer: Viewer, bank: MemoryBank, config: TrackerConfig) -> None:
         self.shared = shared
-        super().__init__(shared.model, bank, config, shared.dtype)
+        super().__init__(viewer, bank, config, shared.dtype)
 
     def configure(self, config: TrackerConfig) -> None:
         super().configure(config)
         self.use_graphs = self.shared.tracks_by_graphs(config)
 
-    def _track_due(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
-        if not self.use_graphs:
-            return super()._track_due(objects, stored, lap)
+    def _track_due(self, objects: list[LiveObject], view: View, lap: Lap) -> Tracked:
+        if not self.use_graphs or view.model is not self.model:
+            return super()._track_due(objects, view, lap)
         rows = [obj.row for obj in objects]
-        plan = self.bank.plan(rows, stored.frame, self.workload.recent_frames)
-        found = self.shared.graphs_for(self.bank, plan, stored.features)
+        self.bank.fit(rows, view.model.config.memory_grid)
+        plan = self.bank.plan(rows, view.frame, self.workload.recent_frames)
+        found = self.shared.graphs_for(self.bank, plan, view.features)
         if found is None:
-            return super()._track_due(objects, stored, lap)
+            return super()._track_due(objects, view, lap)
         graphs, plan = found
-        graphs.load(stored.features, self.bank, plan)
+        graphs.load(view.features, self.bank, plan)
         graphs.attend()
         lap("memory_attention")
         decoded = first(graphs.decode(), len(rows))
         table, small = Fetched(decoded.table), Fetched(decoded.masks)
-        packed = self._pack(decoded.drawn, stored)  # so that the host has them while the GPU encodes memories
+        packed = self._pack(decoded.drawn, view)  # so that the host has them while the GPU encodes memories
         lap("decode")
         memory = graphs.encode_memory()[: len(rows)]
         # Written before the host knows whether to remember them: then it only has to commit.
-        self.bank.write_recent(rows, stored.frame, memory, decoded.pointers)
+        self.bank.write_recent(rows, view.frame, memory, decoded.pointers)
         lap("memory_encode")
         drawn, own = decoded.drawn.clone(), None  # a copy: the next frame overwrites the graph's result
 
@@ -64,27 +66,26 @@ class CudaPropagation(Propagation):
         if self.policy.looks:
             width = drawn.shape[3]
             masks = [CroppedMask.from_packed(bits, width) for bits in small.tensor().numpy()]
-            own = own_masks(self.policy, drawn, objects, stored.frame, masks)
+            own = own_masks(self.policy, drawn, objects, view.frame, masks, view.shares)
             if own.rejected.any():
-                summary = torch.cat((summary[:3], torch.from_numpy(own.areas).float()[None]))
+                areas = own.areas / (view.shares[2] * view.shares[3])
+                summary = torch.cat((summary[:3], torch.from_numpy(areas).float()[None]))
                 drawn = own.logits
                 memory = self._encode_again(graphs, decoded, drawn)
-                self.bank.write_recent(rows, stored.frame, memory, decoded.pointers)
-                packed = self._pack(drawn, stored)
-        observations = self._observations(summary)
-        presences, remembered, _ = self._decide(objects, stored, observations, own)
+                self.bank.write_recent(rows, view.frame, memory, decoded.pointers)
+                packed = self._pack(drawn, view)
+        observations = self._observations(summary, view)
+        presences, remembered, _ = self._decide(objects, view, observations, own)
         remembered_rows = [row for row, wanted in zip(rows, remembered, strict=True) if wanted]
         if remembered_rows:
-            self.bank.commit_recent(remembered_rows, stored.frame)
-        changes = self._show(objects, stored, drawn, presences, observations, packed)
-        lap("masks")
-        return changes
+            self.bank.commit_recent(remembered_rows, view.frame)
+        return Tracked(objects, view, drawn, presences, observations, packed)
 
-    def _pack(self, drawn: Tensor, stored: StoredFrame) -> Fetched | None:
-        """Masks in the size of the image; None where they depend on what the host decides."""
+    def _pack(self, drawn: Tensor, view: View) -> Fetched | None:
+        """Masks in the size of the window; None where they depend on what the host decides."""
         if self.config.non_overlap or self.config.hole_area:
             return None
-        return Fetched(pack_masks(drawn, stored.height, stored.width))
+        return Fetched(pack_masks(drawn, view.window.height, view.window.width))
 
     def _encode_again(self, graphs: TrackingGraphs, decoded: DecodedObjects, drawn: Tensor) -> Tensor:
         decoded.logits.copy_(torch.where(decoded.present[:, None, None, None], drawn, ABSENT_LOGIT))

@@ -6,11 +6,41 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from sam2_ros.model.config import ModelConfig
-from sam2_ros.model.sam2 import ImageFeatures
+from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.objects import LiveObject
+from sam2_ros.tracking.windows import MAX_WINDOWS, Window, input_side
+
+MAX_PIXELS = 1920 * 1080  # of a stored image; larger ones are stored smaller
+
+
+@dataclass(frozen=True)
+class View:
+    """A frame as the network sees it through one window."""
+
+    frame: int  # index in the stream
+    stamp: int  # ns
+    width: int  # pixels of the source image
+    height: int
+    window: Window
+    model: Sam2Model  # the network in the size in which it sees the window
+    features: ImageFeatures
+
+    @property
+    def key(self) -> tuple[Window, int]:
+        """The window, and the side of the network's input."""
+        return self.window, self.model.config.image_size
+
+    @property
+    def shares(self) -> tuple[float, float, float, float]:
+        """Of the window, see :meth:`Window.shares`."""
+        return self.window.shares(self.width, self.height)
 
 
 @dataclass(frozen=True)
@@ -21,8 +51,14 @@ class StoredFrame:
     stamp: int  # ns
     width: int  # pixels of the source image
     height: int
-    features: ImageFeatures
+    features: dict[tuple[Window, int], ImageFeatures]  # by window and side of the network's input
+    image: NDArray[np.uint8] | None = None  # RGB, perhaps smaller than it was; for windows that were not encoded
     objects: dict[int, LiveObject] = field(default_factory=dict)  # by id, as they were after this frame
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All stored features."""
+        return [tensor for features in self.features.values() for tensor in features.tensors]
 
     def store(self, objects: Iterable[LiveObject]) -> None:
         self.objects.update({obj.object_id: obj.snapshot() for obj in objects})
@@ -39,23 +75,18 @@ class FrameHistory:
     def newest(self) -> StoredFrame | None:
         return self._frames[-1] if self._frames else None
 
-    def place(self, features: ImageFeatures) -> ImageFeatures:
+    def place(self, features: list[ImageFeatures]) -> list[ImageFeatures]:
         """``features`` as they are to be stored.
 
         On a CPU they are copied into the memory of the oldest frame, which is dropped. Allocating anew between the
         short-lived tensors of a frame would fragment the heap.
         """
-        if features.stride_16.device.type != "cpu":
+        if features[0].stride_16.device.type != "cpu":
             return features
-        gone = self._frames.popleft().features if len(self._frames) == self._frames.maxlen else None
-        if gone is None or any(
-            mine.shape != given.shape or mine.stride() != given.stride() or mine.dtype != given.dtype
-            for mine, given in zip(gone.tensors, features.tensors, strict=True)
-        ):
-            return ImageFeatures(*(each.clone() for each in features.tensors))
-        for mine, given in zip(gone.tensors, features.tensors, strict=True):
-            mine.copy_(given)
-        return gone
+        gone: list[ImageFeatures] = []
+        if len(self._frames) == self._frames.maxlen:
+            gone = list(self._frames.popleft().features.values())
+        return [_copied(each, gone) for each in features]
 
     def append(self, stored: StoredFrame) -> None:
         self._frames.append(stored)
@@ -85,15 +116,35 @@ class FrameHistory:
         self._frames.clear()
 
 
+def _copied(features: ImageFeatures, free: list[ImageFeatures]) -> ImageFeatures:
+    """A copy in the memory of one of ``free``, which is taken out of it, or in new memory if none fits."""
+    for index, place in enumerate(free):
+        if all(
+            mine.shape == given.shape and mine.stride() == given.stride() and mine.dtype == given.dtype
+            for mine, given in zip(place.tensors, features.tensors, strict=True)
+        ):
+            for mine, given in zip(place.tensors, features.tensors, strict=True):
+                mine.copy_(given)
+            return free.pop(index)
+    return ImageFeatures(*(each.clone() for each in features.tensors))
+
+
 def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
     """The most bytes of a history: features of every frame, a mask (logits, float32) for each object in it, and three
-    candidates for each object.
+    candidates for each object; with windows also the image of every frame.
 
     ``dtype`` is the tracker's. The map of stride 16 always counts as float32, which it is in some networks.
     """
-    pixels, fine = model.grid**2, 4 if dtype == "float32" else 2
+    grid, fine = model.grid, 4 if dtype == "float32" else 2
+    pixels, images = grid**2, 0
+    if config.window != "off":
+        sides = [
+            number * (input_side(model.image_size, config.window_budget, number) // 16) ** 2
+            for number in range(1, MAX_WINDOWS + 1)
+        ]
+        pixels, images = max(pixels, *sides), MAX_PIXELS * 3
     features = pixels * (
         model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3 * bool(model.appearance_dim))
     )
-    mask = (4 * model.grid) ** 2 * 4
-    return (config.history + 1) * (features + config.max_objects * mask) + config.max_objects * 3 * mask
+    mask = (4 * grid) ** 2 * 4
+    return (config.history + 1) * (features + images + config.max_objects * mask) + config.max_objects * 3 * mask

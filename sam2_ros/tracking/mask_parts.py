@@ -23,6 +23,9 @@ STEADY_GAP = 15  # frames of another size after which that is the object's size 
 SPECK = 0.2  # share of the largest part's area below which a part does not count for the box
 REJECTED_LOGIT = -10.0  # of pixels that are another object's
 
+Shares: TypeAlias = tuple[float, float, float, float]
+"""A window: left and upper edge, width and height, shares of the frame."""
+WHOLE: Shares = (0.0, 0.0, 1.0, 1.0)
 Rule: TypeAlias = Callable[[int, Parts], NDArray[np.bool_]]
 """Selects the parts of the mask of this index that are its object's (``[N]``)."""
 
@@ -38,19 +41,21 @@ class OwnMasks:
 
 
 def choose_candidates(
-    policy: MemoryPolicy, decoded: DecodedMasks, objects: Sequence[LiveObject], frame: int
+    policy: MemoryPolicy, decoded: DecodedMasks, objects: Sequence[LiveObject], frame: int, window: Shares = WHOLE
 ) -> Tensor | None:
-    """The policy's choice for each object (``[B]``, 0 to 2); None: that of best predicted IoU."""
+    """The policy's choice for each object (``[B]``, 0 to 2) on masks in ``window``; None: that of best predicted
+    IoU."""
     if not policy.chooses:
         return None
     masks = decoded.logits[:, 1:] > 0  # [B, 3, h, w]
     height, width = masks.shape[2:]
     columns, rows = masks.any(dim=2), masks.any(dim=3)  # [B, 3, w], [B, 3, h]
+    x0, y0, wide, high = window
     edges = [
-        columns.float().argmax(dim=2) / width,
-        rows.float().argmax(dim=2) / height,
-        1 - columns.flip(2).float().argmax(dim=2) / width,
-        1 - rows.flip(2).float().argmax(dim=2) / height,
+        x0 + wide * (columns.float().argmax(dim=2) / width),
+        y0 + high * (rows.float().argmax(dim=2) / height),
+        x0 + wide * (1 - columns.flip(2).float().argmax(dim=2) / width),
+        y0 + high * (1 - rows.flip(2).float().argmax(dim=2) / height),
     ]
     filled = columns.any(dim=2).float()
     table = torch.stack((decoded.ious[:, 1:].float(), *(edge * filled for edge in edges)), dim=2)
@@ -65,48 +70,54 @@ def own_masks(
     objects: Sequence[LiveObject],
     frame: int,
     masks: Sequence[CroppedMask] | None = None,
+    window: Shares = WHOLE,
 ) -> OwnMasks:
-    """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that the policy takes for another
-    object's; ``masks`` are those of logits above 0, if they are on the host already."""
-    return _keep_parts(logits, lambda i, parts: policy.own_parts(parts, objects[i].trail, frame), masks)
+    """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]`` in ``window``) that the policy takes for
+    another object's; ``masks`` are those of logits above 0, if they are on the host already."""
+    return _keep_parts(logits, lambda i, parts: policy.own_parts(parts, objects[i].trail, frame), masks, window)
 
 
-def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None]) -> OwnMasks:
-    """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]``) that lie outside of the box (shares of the
-    frame) that prompted it; None leaves the mask as it is."""
+def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None], window: Shares = WHOLE) -> OwnMasks:
+    """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]`` in ``window``) that lie outside of the box
+    (shares of the frame) that prompted it; None leaves the mask as it is."""
 
     def rule(index: int, parts: Parts) -> NDArray[np.bool_]:
         box = boxes[index]
         return parts.all if box is None else parts_within(parts, box)
 
-    return _keep_parts(logits, rule)
+    return _keep_parts(logits, rule, window=window)
 
 
-def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool) -> Trail:
-    """The trail after a prompt on ``frame`` whose mask is ``logits`` (``[1, h, w]``, before non-overlap). ``bounded``:
-    a box or a mask said how far the object reaches, so that its small parts count too."""
+def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool, window: Shares = WHOLE) -> Trail:
+    """The trail after a prompt on ``frame`` whose mask is ``logits`` (``[1, h, w]`` in ``window``, before non-overlap).
+    ``bounded``: a box or a mask said how far the object reaches, so that its small parts count too."""
     mask = CroppedMask.from_full((logits[0] > 0).cpu().numpy())
-    box = _keep_parts(logits[None], lambda _, parts: parts.all, [mask]).boxes[0]
-    trail = trail.seen(frame, box.tolist(), float((logits > 0).float().mean()))
+    box = _keep_parts(logits[None], lambda _, parts: parts.all, [mask], window).boxes[0]
+    trail = trail.seen(frame, box.tolist(), float((logits > 0).float().mean()) * window[2] * window[3])
     if not bounded or not mask.crop.size:
         return replace(trail, extent=(float(box[2] - box[0]), float(box[3] - box[1])))
     height, width = mask.crop.shape
-    return replace(trail, extent=(width / mask.width, height / mask.height))
+    return replace(trail, extent=(width / mask.width * window[2], height / mask.height * window[3]))
 
 
-def agreements(decoded: DecodedMasks, boxes: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64]:
-    """How well each single mask fits the box that prompted it (``[B]``): IoU of that box (shares of the frame) and the
-    box of the mask's parts in it; 0 where the object is absent, 1 where there is no box."""
+def agreements(
+    decoded: DecodedMasks, boxes: Sequence[NDArray[np.float64] | None], window: Shares = WHOLE
+) -> NDArray[np.float64]:
+    """How well each single mask (in ``window``) fits the box that prompted it (``[B]``): IoU of that box (shares of the
+    frame) and the box of the mask's parts in it; 0 where the object is absent, 1 where there is no box."""
     present = (decoded.object_score[:, 0] > 0).tolist()
-    own = masks_within(decoded.logits[:, :1].float(), boxes)
+    own = masks_within(decoded.logits[:, :1].float(), boxes, window)
     found = zip(present, own.boxes[:, None], boxes, strict=True)
     return np.array([1.0 if box is None else there * float(box_iou(mask, box)[0]) for there, mask, box in found])
 
 
-def _keep_parts(logits: Tensor, rule: Rule, masks: Sequence[CroppedMask] | None = None) -> OwnMasks:
+def _keep_parts(
+    logits: Tensor, rule: Rule, masks: Sequence[CroppedMask] | None = None, window: Shares = WHOLE
+) -> OwnMasks:
     if masks is None:
         masks = [CroppedMask.from_full(mask) for mask in (logits[:, 0] > 0).cpu().numpy()]
     count, _, height, width = logits.shape
+    x0, y0, share_x, share_y = window
     boxes, areas, rejected = np.zeros((count, 4)), np.zeros(count), np.zeros(count, np.bool_)
     for index, mask in enumerate(masks):
         if not mask.crop.size:
@@ -115,8 +126,10 @@ def _keep_parts(logits: Tensor, rule: Rule, masks: Sequence[CroppedMask] | None 
         left, top, wide, high, area = stats[1:].T.astype(np.float64)  # part 0 is the background
         left, top = left + mask.x, top + mask.y
         edges = np.stack((left / width, top / height, (left + wide) / width, (top + high) / height), axis=1)
-        own = rule(index, Parts(area / (width * height), edges))
-        areas[index] = area[own].sum() / (width * height)
+        edges = edges * (share_x, share_y, share_x, share_y) + (x0, y0, x0, y0)
+        area = area / (width * height) * (share_x * share_y)
+        own = rule(index, Parts(area, edges))
+        areas[index] = area[own].sum()
         body = own & (area >= SPECK * area[own].max())
         boxes[index] = (*edges[body, :2].min(axis=0), *edges[body, 2:].max(axis=0))
         if not own.all():

@@ -12,6 +12,7 @@ from torch import Tensor
 from sam2_ros.tracking.policies import Trail
 from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectChange, ObjectResult, ObjectState
 from sam2_ros.tracking.visibility import Presence
+from sam2_ros.tracking.windows import Window
 
 _IDENTITY = ("object_id", "row", "name", "label", "label_score", "added_frame")
 
@@ -32,6 +33,8 @@ class LiveObject:
     trail: Trail = field(default_factory=Trail)  # where it was seen lately, for policies that look at it
 
     logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None: not searched for there
+    window: Window | None = None  # in which logits and candidates lie; None: it was not looked at yet
+    box: tuple[int, int, int, int] | None = None  # of its newest mask, edges in pixels
     mask: CroppedMask | None = None
     object_score: float = 0.0
     visibility: float = 0.0
@@ -65,6 +68,8 @@ class LiveObject:
         before = self.state
         self.presence_before = self.presence_before_frame(presence.frame)
         self.presence, self.mask = presence, mask
+        if mask.crop.size:
+            self.box = mask.box
         return before
 
     def set_scores(self, object_score: float, visibility: float, predicted_iou: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
@@ -14,16 +15,19 @@ from torch import Tensor
 
 from sam2_ros.model.mask_decoder import DecodedMasks, choose, stability
 from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
-from sam2_ros.model.sam2 import ABSENT_LOGIT, MASK_BIAS, MASK_SCALE, ImageFeatures, Sam2Model
+from sam2_ros.model.sam2 import ABSENT_LOGIT, MASK_BIAS, MASK_SCALE
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.history import StoredFrame
+from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.mask_parts import agreements, masks_within
-from sam2_ros.tracking.masks import fill_holes, image_masks
+from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows, moved
 from sam2_ros.tracking.objects import Candidates, LiveObject
-from sam2_ros.tracking.types import MaskCandidate, Prompt
+from sam2_ros.tracking.types import CroppedMask, MaskCandidate, Prompt
+from sam2_ros.tracking.viewer import Viewer
+from sam2_ros.tracking.windows import Window
 
 Batch: TypeAlias = list[tuple[Prompt, LiveObject]]
+Box: TypeAlias = tuple[float, float, float, float]
 
 PREVIOUS_LOGIT_LIMIT = 32.0
 BELIEVED = 0.5  # IoU of a prompt's box and the box of its mask from which on the memory is believed
@@ -62,8 +66,9 @@ def preferred_candidate(decoded: DecodedMasks, rule: str) -> Tensor | None:
 class PromptDecoder:
     """Prompt handling of one tracker."""
 
-    def __init__(self, model: Sam2Model, bank: MemoryBank, config: TrackerConfig) -> None:
-        self.model = model
+    def __init__(self, viewer: Viewer, bank: MemoryBank, config: TrackerConfig) -> None:
+        self.viewer = viewer
+        self.model = viewer.model
         self.bank = bank
         self.config = config
 
@@ -73,26 +78,64 @@ class PromptDecoder:
         Prompts of equal shape share one pass. Padding them to one shape would change the result, since the padding
         token takes part in attention.
         """
+        shapes = [self._shape(prompt, obj, stored.frame) for prompt, obj in prompts]
+        views = self._views(prompts, shapes, stored)
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for index, (prompt, obj) in enumerate(prompts):
-            groups[self._shape(prompt, obj, stored.frame)].append(index)
+        for index, (shape, view) in enumerate(zip(shapes, views, strict=True)):
+            groups[shape + view.key].append(index)
         decoded: dict[int, Answer] = {}
         for shape, members in groups.items():
-            batch = [prompts[index] for index in members]
+            batch, view = [prompts[index] for index in members], views[members[0]]
             if shape[0] == "mask":
-                out = self._from_masks(batch, stored.features)
+                out = self._from_masks(batch, view)
             elif shape[0] == "candidate":
                 out = [self._from_candidate(prompt, obj) for prompt, obj in batch]
             else:
-                out = self._from_clicks(batch, stored)
+                out = self._from_clicks(batch, view)
             decoded.update(zip(members, out, strict=True))
-        return self._store([(obj, decoded[index]) for index, (_, obj) in enumerate(prompts)], stored)
+        return self._store([(obj, decoded[index], views[index]) for index, (_, obj) in enumerate(prompts)])
+
+    def _views(self, prompts: Batch, shapes: list[tuple[object, ...]], stored: StoredFrame) -> list[View]:
+        """The view for each prompt: the object's own where the prompt lies in it, else that of the prompted box. Clicks
+        say nothing of an object's size; the mask on the whole frame does."""
+        views: dict[int, View] = {}
+        boxes: dict[int, Sequence[float]] = {}
+        clicked: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for index, (prompt, obj) in enumerate(prompts):
+            box = _box_of(prompt, obj)
+            if not self.viewer.uses_windows:
+                views[index] = self.viewer.whole_view(stored)
+            elif obj.window is not None and (box is None or _contains(obj.window, box)):
+                views[index] = self.viewer.view_of(obj, stored)
+            elif box is None:
+                views[index] = self.viewer.whole_view(stored)
+            elif prompt.box is not None or prompt.mask is not None:
+                boxes[index] = box
+            else:
+                clicked[shapes[index]].append(index)
+        whole = self.viewer.whole_view(stored) if clicked else None
+        for members in clicked.values():
+            assert whole is not None
+            for index, answer in zip(members, self._from_clicks([prompts[i] for i in members], whole), strict=True):
+                obj = prompts[index][1]
+                (mask,) = image_masks(answer.logits[None].float(), stored.height, stored.width, non_overlap=False)
+                points = _box_of(prompts[index][0], obj)
+                assert points is not None
+                if mask.crop.size:
+                    boxes[index] = _joined(mask.box, points)
+                else:
+                    views[index] = whole
+        if boxes:
+            found = self.viewer.views_for_boxes(list(boxes.values()), stored)
+            views.update(zip(boxes, found, strict=True))
+        return [views[index] for index in range(len(prompts))]
 
     def candidate_masks(self, obj: LiveObject, width: int, height: int) -> tuple[MaskCandidate, ...]:
         """The candidates of the last prompt in the size of the image; none if it was not ambiguous."""
         if obj.candidates is None:
             return ()
-        masks = image_masks(obj.candidates.logits[:, None].float(), height, width, non_overlap=False)
+        logits = obj.candidates.logits[:, None].float()
+        masks = masks_in_windows(list(logits), [obj.window or Window.whole(width, height)] * 3, height, width, False)
         stable = stability(obj.candidates.logits)
         return tuple(
             MaskCandidate(1 + index, mask, float(obj.candidates.ious[index]), float(stable[index]))
@@ -122,26 +165,28 @@ class PromptDecoder:
         """
         return obj.added_frame < frame and self.bank.remembers(obj.row, frame)
 
-    def _from_clicks(self, batch: Batch, stored: StoredFrame) -> list[Answer]:
-        model, features, frame = self.model, stored.features, stored.frame
+    def _from_clicks(self, batch: Batch, view: View) -> list[Answer]:
+        model, features, frame, window = view.model, view.features, view.frame, view.window
         objects = [obj for _, obj in batch]
-        corner = np.array([stored.width, stored.height], np.float32)
+        corner = np.array([view.width, view.height], np.float32)
         clicks = np.clip(np.stack([obj.points for obj in objects]), 0, corner)
-        points = to_network(clicks, stored.width, stored.height, model.config.image_size).astype(np.float32)
+        clicks = clicks - np.array([window.x0, window.y0], np.float32)
+        points = to_network(clicks, window.width, window.height, model.config.image_size).astype(np.float32)
         labels = torch.as_tensor(np.stack([obj.labels for obj in objects]), device=model.device)
         correction = self._is_correction(objects[0], frame)
         if correction:
-            conditioned = model.with_memory(features, *self.bank.gather([obj.row for obj in objects], frame))
+            memories = self.bank.gather([obj.row for obj in objects], frame, model=model)
+            conditioned = model.with_memory(features, *memories)
         else:
             conditioned = model.without_memory(features).expand(len(batch), -1, -1, -1)
         previous = None
         if objects[0].logits is not None and objects[0].newest_frame == frame:
-            stacked = torch.stack([obj.logits for obj in objects if obj.logits is not None])
+            stacked = torch.stack([_previous(obj, view) for obj in objects])
             previous = stacked.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
         decoded = model.decode(conditioned, features, torch.as_tensor(points, device=model.device), labels, previous)
         restarted: list[int] = []
         if correction and not self.config.reference_policy:
-            decoded, restarted = self._believe_boxes(batch, stored, decoded, points, labels)
+            decoded, restarted = self._believe_boxes(batch, view, decoded, points, labels)
         multimask = labels.shape[1] <= 1
         candidate = preferred_candidate(decoded, self.config.click_candidate) if multimask else None
         chosen = choose(decoded, multimask, self.config.stability_fallback, candidate)
@@ -162,22 +207,23 @@ class PromptDecoder:
             pointer = model.pointer(token[None], present[index, None])[0]
             logits = torch.where(present[index], logits.float(), ABSENT_LOGIT)
             out.append(Answer(logits, pointer, scores[index], float(iou), index in restarted))
-        return self._within_boxes(batch, stored, out) if self.config.rejects_strays else out
+        return self._within_boxes(batch, view, out) if self.config.rejects_strays else out
 
     def _believe_boxes(
-        self, batch: Batch, stored: StoredFrame, decoded: DecodedMasks, points: NDArray[np.float32], labels: Tensor
+        self, batch: Batch, view: View, decoded: DecodedMasks, points: NDArray[np.float32], labels: Tensor
     ) -> tuple[DecodedMasks, list[int]]:
         """Decodes boxes without memory where it contradicts them: it may say that the object is hidden or elsewhere.
         Returns the masks, and the indices of those for which that was better."""
-        boxes = [_shares(prompt, stored) for prompt, _ in batch]
-        agreement = agreements(decoded, boxes)
+        model = view.model
+        boxes = [_shares(prompt, view) for prompt, _ in batch]
+        agreement = agreements(decoded, boxes, view.shares)
         restarted = [index for index, value in enumerate(agreement) if value < BELIEVED]
         if not restarted:
             return decoded, restarted
-        conditioned = self.model.without_memory(stored.features).expand(len(restarted), -1, -1, -1)
-        network_points = torch.as_tensor(points[restarted], device=self.model.device)
-        alone = self.model.decode(conditioned, stored.features, network_points, labels[restarted], None)
-        better = agreements(alone, [boxes[index] for index in restarted]) > agreement[restarted]
+        conditioned = model.without_memory(view.features).expand(len(restarted), -1, -1, -1)
+        network_points = torch.as_tensor(points[restarted], device=model.device)
+        alone = model.decode(conditioned, view.features, network_points, labels[restarted], None)
+        better = agreements(alone, [boxes[index] for index in restarted], view.shares) > agreement[restarted]
         taken = np.flatnonzero(better).tolist()
         restarted = [restarted[index] for index in taken]
         merged = {}
@@ -186,12 +232,12 @@ class PromptDecoder:
             merged[field.name][restarted] = getattr(alone, field.name)[taken].to(merged[field.name].dtype)
         return DecodedMasks(**merged), restarted
 
-    def _within_boxes(self, batch: Batch, stored: StoredFrame, decoded: list[Answer]) -> list[Answer]:
+    def _within_boxes(self, batch: Batch, view: View, decoded: list[Answer]) -> list[Answer]:
         """Removes the parts of a mask outside of the box that prompted it. Clicks may mean such parts, so not there."""
-        boxes = [None if prompt.points is not None else _shares(prompt, stored) for prompt, _ in batch]
+        boxes = [None if prompt.points is not None else _shares(prompt, view) for prompt, _ in batch]
         if all(box is None for box in boxes):
             return decoded
-        logits = masks_within(torch.stack([each.logits for each in decoded]), boxes).logits
+        logits = masks_within(torch.stack([each.logits for each in decoded]), boxes, view.shares).logits
         return [replace(each, logits=own) for each, own in zip(decoded, logits, strict=True)]
 
     def _from_candidate(self, prompt: Prompt, obj: LiveObject) -> Answer:
@@ -204,26 +250,35 @@ class PromptDecoder:
         score = max(offered.object_score, 0.01)
         return Answer(offered.logits[index][None], pointer, score, float(offered.ious[index]))
 
-    def _from_masks(self, batch: Batch, features: ImageFeatures) -> list[Answer]:
-        model, size = self.model, self.model.config.image_size
-        given = [prompt.mask for prompt, _ in batch if prompt.mask is not None]
+    def _from_masks(self, batch: Batch, view: View) -> list[Answer]:
+        model, size = view.model, view.model.config.image_size
+        x0, y0, x1, y1 = view.window
+        given = [prompt.mask[y0:y1, x0:x1] for prompt, _ in batch if prompt.mask is not None]
         masks = torch.cat([mask_to_network(mask, size, model.device) for mask in given])
-        pointers = model.mask_pointer(features, masks)
+        pointers = model.mask_pointer(view.features, masks)
         low = F.interpolate(
             masks * MASK_SCALE + MASK_BIAS, (size // 4, size // 4), mode="bilinear", align_corners=False, antialias=True
         )
         scores = torch.where(masks.flatten(1).any(dim=1), MASK_SCALE + MASK_BIAS, MASK_BIAS).tolist()
         return [Answer(low[i], pointers[i], scores[i], 1.0) for i in range(len(batch))]
 
-    def _store(self, decoded: list[tuple[LiveObject, Answer]], stored: StoredFrame) -> list[Answer]:
-        """Encodes the memories of all prompted masks in one pass and stores each in its slot."""
-        features, frame = stored.features, stored.frame
+    def _store(self, decoded: list[tuple[LiveObject, Answer, View]]) -> list[Answer]:
+        """Encodes the memories of all prompted masks, in one pass for each view, and stores each in its slot."""
+        answers: dict[int, Answer] = {}
+        for key in dict.fromkeys(view.key for _, _, view in decoded):
+            members = [index for index, (_, _, view) in enumerate(decoded) if view.key == key]
+            stored = self._store_seen([decoded[index][:2] for index in members], decoded[members[0]][2])
+            answers.update(zip(members, stored, strict=True))
+        return [answers[index] for index in range(len(decoded))]
+
+    def _store_seen(self, decoded: list[tuple[LiveObject, Answer]], view: View) -> list[Answer]:
+        features, frame = view.features, view.frame
         logits = torch.stack([out.logits.float() for _, out in decoded])
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
         present = torch.tensor([out.object_score > 0 for _, out in decoded], device=logits.device)
         binarize = torch.full_like(present, self.config.binarize_prompted_memory)
-        memory = self.model.encode_low_memory(features, logits, present, binarize)
+        memory = view.model.encode_low_memory(features, logits, present, binarize)
         stable = stability(logits[:, 0]).tolist()
         answers = []
         for index, (obj, out) in enumerate(decoded):
@@ -236,15 +291,42 @@ class PromptDecoder:
                 released = self.bank.store_prompted(
                     obj.row, frame, memory[index], out.pointer, features, logits[index, 0]
                 )
+            obj.window = view.window
             answers.append(replace(out, logits=logits[index], stability=stable[index], released=released))
         return answers
 
 
-def _shares(prompt: Prompt, stored: StoredFrame) -> NDArray[np.float64] | None:
+def _previous(obj: LiveObject, view: View) -> Tensor:
+    """The object's logits on this frame, as they lie in ``view``."""
+    assert obj.logits is not None
+    before = obj.window or Window.whole(view.width, view.height)
+    return moved(obj.logits, before, view.window, 4 * view.model.config.grid)
+
+
+def _box_of(prompt: Prompt, obj: LiveObject) -> Box | None:
+    """What a prompt and the clicks before it reach, edges in pixels; None: nothing."""
+    if prompt.mask is not None:
+        mask = CroppedMask.from_full(prompt.mask)
+        return mask.box if mask.crop.size else None
+    if prompt.points is None and prompt.box is None:
+        return None
+    low, high = obj.points.min(axis=0), obj.points.max(axis=0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def _contains(window: Window, box: Box) -> bool:
+    return window.x0 <= box[0] and window.y0 <= box[1] and box[2] <= window.x1 and box[3] <= window.y1
+
+
+def _joined(one: Box, other: Box) -> Box:
+    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
+
+
+def _shares(prompt: Prompt, view: View) -> NDArray[np.float64] | None:
     """A prompt's box in shares of the frame, clipped to it."""
     if prompt.box is None:
         return None
-    return np.clip(prompt.box / np.array([stored.width, stored.height] * 2, np.float64), 0, 1)
+    return np.clip(prompt.box / np.array([view.width, view.height] * 2, np.float64), 0, 1)
 
 
 def adds_to_earlier(prompt: Prompt, obj: LiveObject, frame: int) -> bool:

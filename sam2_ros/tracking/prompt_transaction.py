@@ -10,7 +10,7 @@ import torch
 from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.history import FrameHistory, StoredFrame
 from sam2_ros.tracking.mask_parts import trail_after_prompt
-from sam2_ros.tracking.masks import image_masks
+from sam2_ros.tracking.masks import masks_in_windows
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_checks import check_request, check_sum
 from sam2_ros.tracking.prompt_decoder import Answer, PromptDecoder, adds_to_earlier
@@ -27,6 +27,7 @@ from sam2_ros.tracking.types import (
     PromptRequest,
     PromptResult,
 )
+from sam2_ros.tracking.windows import Window
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,13 @@ class PromptTransaction:
             obj.set_scores(answer.object_score, visibility, answer.iou)
             bounded = a.request.prompt.box is not None or a.request.prompt.mask is not None
             if self.propagation.policy.looks and mask.crop.size:
-                obj.trail = trail_after_prompt(obj.trail, stored.frame, answer.logits, bounded)
+                obj.trail = trail_after_prompt(
+                    obj.trail,
+                    stored.frame,
+                    answer.logits,
+                    bounded,
+                    self._window(obj).shares(stored.width, stored.height),
+                )
             obj.set_presence(before.prompted(stored.frame, stored.stamp, area, bounded, self.config), mask)
             self.history.forget_candidates(obj.object_id)
             results.append(self._result(a, answer))
@@ -201,16 +208,22 @@ class PromptTransaction:
         if self.config.non_overlap and not self.late:
             self._masks_on_newest(prompted)
             return [obj.mask for obj in prompted if obj.mask is not None]
-        logits = torch.stack([obj.logits for obj in prompted if obj.logits is not None])
-        return image_masks(logits, self.stored.height, self.stored.width, self.config.non_overlap)
+        return self._masks(prompted, self.stored, self.config.non_overlap)
+
+    def _masks(self, objects: list[LiveObject], stored: StoredFrame, non_overlap: bool) -> list[CroppedMask]:
+        logits = [obj.logits for obj in objects if obj.logits is not None]
+        windows = [self._window(obj) for obj in objects]
+        return masks_in_windows(logits, windows, stored.height, stored.width, non_overlap)
+
+    def _window(self, obj: LiveObject) -> Window:
+        return obj.window or Window.whole(self.stored.width, self.stored.height)
 
     def _masks_on_newest(self, prompted: list[LiveObject]) -> None:
         """Gives every pixel of the newest frame to one object."""
         living = self.registry.objects.values()
         shown = [obj for obj in living if obj in prompted or obj.newest_frame == self.newest.frame]
         shown = [obj for obj in shown if obj.logits is not None]
-        logits = torch.stack([obj.logits for obj in shown if obj.logits is not None])
-        masks = image_masks(logits, self.newest.height, self.newest.width, non_overlap=True)
+        masks = self._masks(shown, self.newest, non_overlap=True)
         for obj, mask in zip(shown, masks, strict=True):
             obj.mask = mask
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,14 +14,15 @@ from sam2_ros.model.sam2 import ABSENT_LOGIT, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import Workload
-from sam2_ros.tracking.history import StoredFrame
+from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.mask_parts import OwnMasks, choose_candidates, own_masks, update_trails
-from sam2_ros.tracking.masks import fill_holes, image_masks
+from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.policies import policy_of
 from sam2_ros.tracking.recognition import SURE, recognise, recognises
 from sam2_ros.tracking.transfer import Fetched, upload
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
+from sam2_ros.tracking.viewer import Viewer
 from sam2_ros.tracking.visibility import Observation, Presence
 
 Lap = Callable[[str], None]
@@ -32,11 +33,33 @@ def autocast(model: Sam2Model, dtype: str) -> AbstractContextManager[object]:
     return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
+@dataclass(frozen=True)
+class Tracked:
+    """Objects seen through one window, and the outcome for each."""
+
+    objects: list[LiveObject]
+    view: View
+    drawn: Tensor  # [B, 1, h, w] logits, in memory that no later frame overwrites
+    presences: list[Presence]
+    observations: list[Observation]
+    packed: Fetched | None = None  # the masks in the size of the window, if known (see pack_masks)
+
+
+def _masks_of(tracked: Tracked, logits: Tensor) -> list[CroppedMask]:
+    view, window = tracked.view, tracked.view.window
+    if tracked.packed is None:
+        masks = image_masks(logits, window.height, window.width, non_overlap=False)
+    else:
+        masks = [CroppedMask.from_packed(bits, window.width) for bits in tracked.packed.tensor().numpy()]
+    return [mask.within(window.x0, window.y0, view.width, view.height) for mask in masks]
+
+
 class Propagation:
     """One pass of every module of the network, for one tracker's objects."""
 
-    def __init__(self, model: Sam2Model, bank: MemoryBank, config: TrackerConfig, dtype: str) -> None:
-        self.model = model
+    def __init__(self, viewer: Viewer, bank: MemoryBank, config: TrackerConfig, dtype: str) -> None:
+        self.viewer = viewer
+        self.model = viewer.model
         self.bank = bank
         self.dtype = dtype
         self.workload = Workload()
@@ -53,27 +76,34 @@ class Propagation:
         objects are searched for on some frames only; they pass the others."""
         self.bank.stand_still([obj.row for obj in objects], stored.frame)  # unless it is remembered below
         changes = []
-        due = []
+        due = self.due(objects, stored.frame, self.workload)
         for obj in objects:
-            if self.config.reference_policy or obj.presence.due(stored.frame, self.config, self.workload.search_factor):
-                due.append(obj)
+            if obj in due:
                 continue
             obj.logits, obj.prompted, obj.candidates = None, False, None
             presence = obj.presence.passed(stored.frame, stored.stamp, self.config)
             changes += obj.state_change(obj.set_presence(presence, CroppedMask.empty(stored.width, stored.height)))
-        if due:
-            changes += self._track_due(due, stored, lap)
+        tracked = [self._track_due(own, view, lap) for view, own in self.viewer.look(due, stored, self.workload)]
+        if tracked:
+            changes += self._show(tracked, stored)
+            lap("masks")
         return changes
 
-    def _track_due(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap) -> list[ObjectChange]:
-        model, features, frame = self.model, stored.features, stored.frame
+    def due(self, objects: list[LiveObject], frame: int, workload: Workload) -> list[LiveObject]:
+        """The objects that are searched for on ``frame``."""
+        if self.config.reference_policy:
+            return objects
+        return [obj for obj in objects if obj.presence.due(frame, self.config, workload.search_factor)]
+
+    def _track_due(self, objects: list[LiveObject], view: View, lap: Lap) -> Tracked:
+        model, features, frame = view.model, view.features, view.frame
         rows = [obj.row for obj in objects]
-        memories = self.bank.gather(rows, frame, self.workload.recent_frames)
+        memories = self.bank.gather(rows, frame, self.workload.recent_frames, model)
         with autocast(model, self.dtype):
             conditioned = model.with_memory(features, *memories)
             lap("memory_attention")
             decoded = model.decode(conditioned, features, *model.no_prompt(len(rows)))
-            index = choose_candidates(self.policy, decoded, objects, frame)
+            index = choose_candidates(self.policy, decoded, objects, frame, view.shares)
             chosen = choose(decoded, multimask=True, stability_fallback=False, candidate=index)
             scores = decoded.object_score[:, 0].float()
             if self.recognises:
@@ -82,43 +112,42 @@ class Propagation:
             present = model.present(scores, chosen.iou)
             pointers = model.pointer(chosen.token, present)
             drawn = chosen.logits.float()
-            own = own_masks(self.policy, drawn, objects, frame) if self.policy.looks else None
+            own = own_masks(self.policy, drawn, objects, frame, None, view.shares) if self.policy.looks else None
             drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
-            observations = self._observations(summary_of(scores, chosen.iou, present, drawn).cpu())
-            presences, remembered, anchored = self._decide(objects, stored, observations, own)
+            observations = self._observations(summary_of(scores, chosen.iou, present, drawn).cpu(), view)
+            presences, remembered, anchored = self._decide(objects, view, observations, own)
             lap("decode")
-            self._remember(rows, stored, logits, present, pointers, remembered, anchored)
+            self._remember(rows, view, logits, present, pointers, remembered, anchored)
             if self.recognises:
                 for i, (row, seen) in enumerate(zip(rows, observations, strict=True)):
                     if remembered[i] and seen.score > SURE:
                         self.bank.store_sure(row, frame, features, logits[i, 0])
         lap("memory_encode")
-        changes = self._show(objects, stored, drawn, presences, observations)
-        lap("masks")
-        return changes
+        return Tracked(objects, view, drawn, presences, observations)
 
-    def _observations(self, table: Tensor) -> list[Observation]:
+    def _observations(self, table: Tensor, view: View) -> list[Observation]:
         """What the network says of each object; ``table`` is :func:`summary_of` on the host."""
+        share = view.shares[2] * view.shares[3]
         visibilities = self.model.visibility(table[0], table[1])
         return [
-            Observation(bool(there), area, iou, self.recognises and bool(there), score, visibility)
+            Observation(bool(there), area * share, iou, self.recognises and bool(there), score, visibility)
             for score, iou, there, area, visibility in torch.cat((table, visibilities[None])).T.tolist()
         ]
 
     def _decide(
-        self, objects: list[LiveObject], stored: StoredFrame, observations: list[Observation], own: OwnMasks | None
+        self, objects: list[LiveObject], view: View, observations: list[Observation], own: OwnMasks | None
     ) -> tuple[list[Presence], list[bool], list[bool]]:
         """Decides the presence of each object after the frame, whether its memory takes the frame, and whether as an
         anchor; updates the trails."""
         presences = [
-            obj.presence.after(stored.frame, stored.stamp, observation, self.config)
+            obj.presence.after(view.frame, view.stamp, observation, self.config)
             for obj, observation in zip(objects, observations, strict=True)
         ]
         remembered = [self._is_remembered(*pair) for pair in zip(observations, presences, strict=True)]
         if own is None:
             return presences, remembered, [False] * len(objects)
-        enters, anchored = update_trails(self.policy, objects, stored.frame, own, observations, presences)
+        enters, anchored = update_trails(self.policy, objects, view.frame, own, observations, presences)
         return presences, (enters & remembered).tolist(), anchored.tolist()
 
     def _is_remembered(self, observation: Observation, presence: Presence) -> bool:
@@ -133,7 +162,7 @@ class Propagation:
     def _remember(
         self,
         rows: list[int],
-        stored: StoredFrame,
+        view: View,
         logits: Tensor,
         present: Tensor,
         pointers: Tensor,
@@ -145,53 +174,51 @@ class Propagation:
             return
         if len(index) < len(rows):
             logits, present, pointers = logits[index], present[index], pointers[index]
-        memory = self.model.encode_low_memory(stored.features, logits, present)
-        self.bank.store_recent([rows[i] for i in index], stored.frame, memory, pointers)
+        memory = view.model.encode_low_memory(view.features, logits, present)
+        self.bank.store_recent([rows[i] for i in index], view.frame, memory, pointers)
         for position, i in enumerate(index):
             if anchored[i]:
-                self.bank.store_anchor(rows[i], stored.frame, memory[position], pointers[position])
+                self.bank.store_anchor(rows[i], view.frame, memory[position], pointers[position])
 
-    def _show(
-        self,
-        objects: list[LiveObject],
-        stored: StoredFrame,
-        drawn: Tensor,
-        presences: list[Presence],
-        observations: list[Observation],
-        packed: Fetched | None = None,
-    ) -> list[ObjectChange]:
-        """Takes the outcome over into the objects.
+    def _show(self, tracked: list[Tracked], stored: StoredFrame) -> list[ObjectChange]:
+        """Takes the outcome of a frame over into the objects."""
+        shown = [self._shown_logits(each) for each in tracked]
+        if self.config.non_overlap:
+            flat = [row for logits in shown for row in logits]
+            windows = [each.view.window for each in tracked for _ in each.objects]
+            masks = masks_in_windows(flat, windows, stored.height, stored.width, non_overlap=True) if flat else []
+        else:
+            masks = [mask for each, logits in zip(tracked, shown, strict=True) for mask in _masks_of(each, logits)]
+        changes: list[ObjectChange] = []
+        remaining = iter(masks)
+        for each, logits in zip(tracked, shown, strict=True):
+            for index, obj in enumerate(each.objects):
+                changes += self._show_one(obj, each, index, logits[index], next(remaining))
+        return changes
 
-        Args:
-            drawn: ``[B, 1, h, w]`` logits, in memory that no later frame overwrites.
-            packed: these masks in the size of the image, if known (:func:`~sam2_ros.tracking.masks.pack_masks`).
-        """
+    def _shown_logits(self, tracked: Tracked) -> Tensor:
         shown = [
             observation.present or presence.state is ObjectState.VISIBLE
-            for observation, presence in zip(observations, presences, strict=True)
+            for observation, presence in zip(tracked.observations, tracked.presences, strict=True)
         ]
-        logits = drawn
+        logits = tracked.drawn
         if not all(shown):
-            logits = torch.where(upload(shown, drawn.device)[:, None, None, None], drawn, ABSENT_LOGIT)
-        if self.config.hole_area:
-            logits = fill_holes(logits, self.config.hole_area)
-        if packed is None:
-            masks = image_masks(logits, stored.height, stored.width, self.config.non_overlap)
-        else:
-            masks = [CroppedMask.from_packed(bits, stored.width) for bits in packed.tensor().numpy()]
-        changes = []
-        for index, (obj, presence, observation) in enumerate(zip(objects, presences, observations, strict=True)):
-            mask = masks[index]
-            if presence.state is ObjectState.VISIBLE and not mask.crop.size:
-                # Too small for the image's pixels, or another object's by non-overlap: there is no mask to show.
-                nothing = replace(observation, area=0.0)
-                presence = obj.presence.after(stored.frame, stored.stamp, nothing, self.config)
-            elif presence.state is not ObjectState.VISIBLE:
-                mask = CroppedMask.empty(stored.width, stored.height)
-            obj.logits, obj.prompted, obj.candidates = logits[index], False, None
-            obj.set_scores(observation.score, observation.visibility, observation.predicted_iou)
-            changes += obj.state_change(obj.set_presence(presence, mask))
-        return changes
+            logits = torch.where(upload(shown, logits.device)[:, None, None, None], logits, ABSENT_LOGIT)
+        return fill_holes(logits, self.config.hole_area) if self.config.hole_area else logits
+
+    def _show_one(
+        self, obj: LiveObject, tracked: Tracked, index: int, logits: Tensor, mask: CroppedMask
+    ) -> list[ObjectChange]:
+        view, presence, observation = tracked.view, tracked.presences[index], tracked.observations[index]
+        if presence.state is ObjectState.VISIBLE and not mask.crop.size:
+            # Too small for the image's pixels, or another object's by non-overlap: there is no mask to show.
+            nothing = replace(observation, area=0.0)
+            presence = obj.presence.after(view.frame, view.stamp, nothing, self.config)
+        elif presence.state is not ObjectState.VISIBLE:
+            mask = CroppedMask.empty(view.width, view.height)
+        obj.logits, obj.window, obj.prompted, obj.candidates = logits, view.window, False, None
+        obj.set_scores(observation.score, observation.visibility, observation.predicted_iou)
+        return obj.state_change(obj.set_presence(presence, mask))
 
     def catch_up(self, objects: list[LiveObject], frames: list[StoredFrame]) -> None:
         """Tracks ``objects`` through later ``frames`` after a late prompt, and stores there what they have become.
@@ -214,7 +241,7 @@ class Propagation:
         self.bank.tick_prompted(obj.row, stored.frame)
         assert then.mask is not None
         obj.prompt_frame, obj.points, obj.labels = then.prompt_frame, then.points, then.labels
-        obj.logits, obj.prompted, obj.candidates = then.logits, True, then.candidates
+        obj.logits, obj.window, obj.prompted, obj.candidates = then.logits, then.window, True, then.candidates
         obj.set_scores(then.object_score, then.visibility, then.predicted_iou)
         presence = obj.presence.prompted(
             stored.frame, stored.stamp, then.presence.prompted_area, bool(then.presence.areas), self.config

@@ -25,12 +25,12 @@ from sam2_ros.model.dispatch import reason_of, triton_works
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, conditioning_slots
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.cuda_encoder import GraphEncoder, RawFrame, RawFrameEncoder, row_of
+from sam2_ros.tracking.cuda_encoder import GraphEncoder, RawFrame, RawFrameEncoder, rows_of
 from sam2_ros.tracking.cuda_graphs import Capacity, TrackingGraphs, bucket_of, buckets
 from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recognition import recognises
-from sam2_ros.tracking.transfer import on_device
+from sam2_ros.tracking.transfer import on_device, upload
 
 _Encoder: TypeAlias = Callable[[Any], ImageFeatures]
 MAX_GRAPHS = 32  # of all capacities; beyond it the least recently used is dropped
@@ -42,7 +42,12 @@ class _Waiting:
 
     frame: Tensor | RawFrame
     size: int  # of the square that is encoded, pixels
+    model: Sam2Model  # the network in the size of the features
     features: Future[ImageFeatures] = field(default_factory=Future)
+
+    @property
+    def count(self) -> int:
+        return len(self.frame) if isinstance(self.frame, Tensor) else 1
 
 
 class _Threads:
@@ -67,22 +72,28 @@ give_threads = _Threads.given
 
 
 class _Turns:
-    """First come, first served. Thread-safe."""
+    """First come, first served. Thread-safe; who has the turn may ask for it again."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        self._owner = 0  # the thread that has the turn
         self._queue: deque[object] = deque()  # of waiting users; the first one has the turn
 
     @contextmanager
     def turn(self) -> Iterator[None]:
+        if self._owner == threading.get_ident():
+            yield
+            return
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
             self._changed.wait_for(lambda: self._queue[0] is ticket)
+            self._owner = threading.get_ident()
         try:
             yield
         finally:
             with self._changed:
+                self._owner = 0
                 self._queue.popleft()
                 self._changed.notify_all()
 
@@ -128,7 +139,7 @@ class SharedModel:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Reserves the network, but not an image encoder that works ``ahead``. Not reentrant."""
+        """Reserves the network, but not an image encoder that works ``ahead``."""
         with self._turns.turn(), self._placed():
             yield
 
@@ -145,11 +156,25 @@ class SharedModel:
         works = self._encoders.get(RawFrameEncoder, True) is not None
         return grows and self.use_graphs and self._resizes and works
 
+    def prepared(self, image: NDArray[np.uint8], scale: float) -> Tensor | RawFrame:
+        """A whole image (RGB ``uint8 [H, W, 3]``) for :meth:`encode`; ``scale`` as in :meth:`Sam2Model.preprocess`."""
+        if self.takes_raw(image, scale):
+            return RawFrame(image, self.model.device)
+        return self.model.preprocess(upload(np.require(image, requirements="W"), self.model.device), scale)
+
     def encode(self, frame: Tensor | RawFrame) -> ImageFeatures:
         """Features of one frame, encoded together with others that wait: of a preprocessed one (``float32
         [1, 3, S, S]``), or of an image that the GPU resizes."""
         size = frame.shape[-1] if isinstance(frame, Tensor) else self.model.config.image_size
-        mine = _Waiting(frame, size)
+        return self._encoded(_Waiting(frame, size, self.model))
+
+    def encode_several(self, pixels: Tensor, model: Sam2Model) -> list[ImageFeatures]:
+        """Features of several windows of a frame (``float32 [N, 3, S, S]``, preprocessed), one by one. ``model`` is the
+        network in their size (:meth:`Sam2Model.at`)."""
+        maps = self._encoded(_Waiting(pixels, pixels.shape[-1], model))
+        return [maps] if len(pixels) == 1 else [rows_of(maps, row) for row in range(len(pixels))]
+
+    def _encoded(self, mine: _Waiting) -> ImageFeatures:
         with self._lock:
             self._waiting.append(mine)
         with self._encoder_turns.turn(), self._placed():
@@ -161,20 +186,26 @@ class SharedModel:
     def _encode(self, first: _Waiting) -> None:
         """Encodes ``first`` and the waiting frames of its size; others wait for their own turn."""
         with self._lock:
-            batch = [each for each in self._waiting if each is first or (self.together and each.size == first.size)]
+            kind = first.size, first.model
+            batch = [
+                each for each in self._waiting if each is first or (self.together and (each.size, each.model) == kind)
+            ]
             self._waiting = [each for each in self._waiting if each not in batch]
         try:
             with autocast(self.model, self.dtype):
-                maps = self._encode_batch([each.frame for each in batch])
+                maps = self._encode_batch([each.frame for each in batch], first.model)
         except Exception as error:
             for each in batch:
                 each.features.set_exception(error)
             return
-        self.batches[len(batch)] = self.batches.get(len(batch), 0) + 1
-        for row, each in enumerate(batch):
-            each.features.set_result(maps if len(batch) == 1 else row_of(maps, row))
+        count = sum(each.count for each in batch)
+        self.batches[count] = self.batches.get(count, 0) + 1
+        row = 0
+        for each in batch:
+            each.features.set_result(maps if len(batch) == 1 else rows_of(maps, row, each.count))
+            row += each.count
 
-    def _encode_batch(self, frames: list[Tensor | RawFrame]) -> ImageFeatures:
+    def _encode_batch(self, frames: list[Tensor | RawFrame], model: Sam2Model) -> ImageFeatures:
         if len(frames) == 1 and isinstance(frames[0], RawFrame):
             encoder = self._graph_encoder(RawFrameEncoder)
             if encoder is not None:
@@ -183,7 +214,7 @@ class SharedModel:
         pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
         usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
         encoder = self._graph_encoder(GraphEncoder) if self.use_graphs and usual else None
-        return self.model.encode_image(pixels) if encoder is None else encoder(pixels)
+        return model.encode_image(pixels) if encoder is None else encoder(pixels)
 
     def _graph_encoder(self, kind: Callable[..., _Encoder]) -> _Encoder | None:
         """The image encoder as a CUDA graph, captured at first use; None where that failed."""

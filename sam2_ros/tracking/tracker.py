@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.clock import Clock, clock_of
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.cuda_encoder import RawFrame
 from sam2_ros.tracking.cuda_propagation import CudaPropagation
 from sam2_ros.tracking.deadline import SHEDDING_STEPS, LoadShedder, Workload
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
@@ -29,7 +27,6 @@ from sam2_ros.tracking.prompt_decoder import PromptDecoder
 from sam2_ros.tracking.prompt_transaction import PromptTransaction
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.shared_model import SharedModel
-from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import (
     EventCode,
     FrameResult,
@@ -40,6 +37,8 @@ from sam2_ros.tracking.types import (
     PromptRequest,
     PromptResult,
 )
+from sam2_ros.tracking.viewer import Viewer
+from sam2_ros.tracking.windows import Window
 
 MAX_CHANGES = 1000  # not taken yet; beyond it the oldest is dropped, so that the process does not grow
 
@@ -50,7 +49,8 @@ class EncodedFrame:
 
     width: int  # pixels
     height: int
-    features: ImageFeatures
+    features: dict[tuple[Window, int], ImageFeatures]  # by window and side of the network's input
+    image: NDArray[np.uint8] | None  # as it is to be stored
     level: int  # of load shedding (:class:`~sam2_ros.tracking.deadline.LoadShedder`)
     laps: dict[str, float]  # ms by stage; empty within step
 
@@ -80,8 +80,9 @@ class Tracker:
         self._shared = shared or SharedModel(model, dtype)
         self.bank = MemoryBank(model, self.config)
         self.history = FrameHistory(self.config)
-        self._prompts = PromptDecoder(model, self.bank, self.config)
-        self._propagation = CudaPropagation(self._shared, self.bank, self.config)
+        self._viewer = Viewer(self._shared, self.config)
+        self._prompts = PromptDecoder(self._viewer, self.bank, self.config)
+        self._propagation = CudaPropagation(self._shared, self._viewer, self.bank, self.config)
         self._registry = Registry(self.config.max_objects)
         self._objects = self._registry.objects
         self._load_shedder = LoadShedder(self.config.deadline)
@@ -110,7 +111,7 @@ class Tracker:
         """
         self.config.check_change(config)
         self.config = config
-        for part in (self.bank, self.history, self._prompts):
+        for part in (self.bank, self.history, self._prompts, self._viewer):
             part.config = config
         self._propagation.configure(config)
         self._load_shedder.deadline = config.deadline
@@ -135,17 +136,17 @@ class Tracker:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is uint8 of shape [H, W, 3]; got {frame.dtype} of shape {list(frame.shape)}")
         level = self._load_shedder.level
-        scale = Workload.at(level).input_scale
-        pixels: Tensor | RawFrame
-        if self._shared.takes_raw(frame, scale):
-            pixels = RawFrame(frame, self.model.device)
-        else:
-            image = upload(np.require(frame, requirements="W"), self.model.device)
-            pixels = self.model.preprocess(image, scale)
-        clock.lap("resize")
-        features = self._shared.encode(pixels)
+        workload = Workload.at(level)
+        height, width = frame.shape[:2]
+        due: list[LiveObject] = []
+        if self._viewer.uses_windows:  # else another thread may be tracking the objects
+            due = self._propagation.due(list(self._objects.values()), self._frame + 1, workload)
+        groups = self._viewer.groups(due, width, height, self._frame + 1, workload)
+        image = self._viewer.kept_image(frame)
+        maps = self._viewer.encode(frame, groups, workload, clock.lap)
         clock.lap("encode")
-        return EncodedFrame(frame.shape[1], frame.shape[0], features, level, {})
+        features = {(group.window, group.side): each for group, each in zip(groups, maps, strict=True)}
+        return EncodedFrame(width, height, features, image, level, {})
 
     @torch.inference_mode()
     def step(self, frame: NDArray[np.uint8] | EncodedFrame, stamp: int = 0) -> FrameResult:
@@ -162,10 +163,10 @@ class Tracker:
         encoded = frame if isinstance(frame, EncodedFrame) else self._encode(frame, clock)
         level = encoded.level
         self._propagation.workload = Workload.at(level)
-        features = self.history.place(encoded.features)
+        features = dict(zip(encoded.features, self.history.place(list(encoded.features.values())), strict=True))
         clock.lap("encode")
         self._frame += 1
-        stored = StoredFrame(self._frame, stamp, encoded.width, encoded.height, features)
+        stored = StoredFrame(self._frame, stamp, encoded.width, encoded.height, features, encoded.image)
         self.history.append(stored)
         objects = list(self._objects.values())
         changes: list[ObjectChange] = []

@@ -95,6 +95,12 @@ class CroppedMask:
         """The mask of an object that is not seen in an image of this size."""
         return cls(np.zeros((0, 0), np.bool_), 0, 0, width, height)
 
+    def within(self, x: int, y: int, width: int, height: int) -> CroppedMask:
+        """The same pixels in an image of ``width`` × ``height``; this mask's image begins there at (``x``, ``y``)."""
+        if not self.crop.size:
+            return CroppedMask.empty(width, height)
+        return CroppedMask(self.crop, self.x + x, self.y + y, width, height)
+
     def full(self) -> BoolMask:
         """The mask in the size of its image, ``bool [height, width]``."""
         mask = np.zeros((self.height, self.width), np.bool_)

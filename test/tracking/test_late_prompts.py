@@ -299,7 +299,7 @@ def history_bytes(tracker: Tracker) -> int:
     """Bytes of the stored features and of the objects' logits."""
     tensors: list[torch.Tensor] = []
     for stored in tracker.history._frames:
-        tensors += stored.features.tensors
+        tensors += stored.tensors
         for obj in stored.objects.values():
             tensors += [] if obj.logits is None else [obj.logits]
             tensors += [] if obj.candidates is None else [obj.candidates.logits]

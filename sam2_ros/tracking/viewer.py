@@ -1,0 +1,184 @@
+"""Encodes frames for one tracker: whole, or through the windows that its objects need (:mod:`.windows`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.deadline import Workload
+from sam2_ros.tracking.history import MAX_PIXELS, StoredFrame, View
+from sam2_ros.tracking.objects import LiveObject
+from sam2_ros.tracking.transfer import upload
+from sam2_ros.tracking.windows import MAX_WINDOWS, Frame, Group, Target, Window, plan, serving
+
+Image = NDArray[np.uint8]
+Lap = Callable[[str], None]
+
+
+class Encoder(Protocol):
+    """What a viewer needs of :class:`~sam2_ros.tracking.shared_model.SharedModel`."""
+
+    model: Sam2Model
+    ahead: bool
+
+    def prepared(self, image: Image, scale: float) -> Any: ...
+
+    def encode(self, frame: Any) -> ImageFeatures: ...
+
+    def encode_several(self, pixels: torch.Tensor, model: Sam2Model) -> list[ImageFeatures]: ...
+
+
+class Viewer:
+    """Gives objects the views through which they are tracked. Without windows that is always the whole frame."""
+
+    def __init__(self, shared: Encoder, config: TrackerConfig) -> None:
+        self.shared = shared
+        self.model: Sam2Model = shared.model
+        self.config = config
+        self._latest: View | None = None  # encoded for a prompt; the next one is often for the same window
+
+    @property
+    def uses_windows(self) -> bool:
+        """Not if frames are encoded ahead: windows follow from the result of the frame before."""
+        return self.config.window == "auto" and not self.config.reference_policy and not self.shared.ahead
+
+    def groups(
+        self, objects: Sequence[LiveObject], width: int, height: int, index: int, workload: Workload
+    ) -> list[Group]:
+        """How ``objects`` are to be seen in the frame number ``index``."""
+        frame = self._frame(width, height, workload)
+        if not self.uses_windows:
+            return [Group(frame.whole, frame.side, tuple(obj.object_id for obj in objects))]
+        return plan([_target(obj, frame) for obj in objects], frame, index)
+
+    def encode(self, image: Image, groups: Sequence[Group], workload: Workload, lap: Lap) -> list[ImageFeatures]:
+        """The features of ``image`` for each of ``groups``, which are of one side. ``image`` may be smaller than the
+        frame; its windows are those of the frame if it is not."""
+        windows = [group.window for group in groups]
+        return self._encode_windows(image, windows, groups[0].side, workload, lap)
+
+    def kept_image(self, image: Image) -> Image | None:
+        """The image as it is to be stored: a copy, since its owner may use its memory again."""
+        if not self.uses_windows:
+            return None
+        return _bounded(image) if image.shape[0] * image.shape[1] > MAX_PIXELS else image.copy()
+
+    def look(
+        self, objects: list[LiveObject], stored: StoredFrame, workload: Workload
+    ) -> list[tuple[View, list[LiveObject]]]:
+        """Divides ``objects`` by the window through which each is seen on ``stored``."""
+        if not objects:
+            return []
+        groups = self.groups(objects, stored.width, stored.height, stored.frame, workload)
+        if any((group.window, group.side) not in stored.features for group in groups):
+            groups = self._groups_again(objects, stored, workload)
+        known = {obj.object_id: obj for obj in objects}
+        return [(self.view(stored, group.window, group.side), [known[key] for key in group.keys]) for group in groups]
+
+    def view(self, stored: StoredFrame, window: Window, side: int) -> View:
+        """``stored`` through ``window``; encodes it if need be, and if the image is not stored takes another window."""
+        features = stored.features.get((window, side))
+        if features is None and stored.image is not None:
+            latest = self._latest
+            if latest is None or (latest.frame, latest.window, latest.model) != (
+                stored.frame, window, self.model.at(side),
+            ):  # fmt: skip
+                scale = stored.image.shape[1] / stored.width, stored.image.shape[0] / stored.height
+                edges = [round(edge * scale[index % 2]) for index, edge in enumerate(window)]
+                (features,) = self._encode_windows(stored.image, [Window(*edges)], side, Workload())
+                latest = self._latest = _view(stored, window, self.model.at(side), features)
+            return latest
+        if features is None:
+            (window, side), features = next(iter(stored.features.items()))
+        return _view(stored, window, self.model.at(side), features)
+
+    def whole_view(self, stored: StoredFrame) -> View:
+        return self.view(stored, Window.whole(stored.width, stored.height), self.model.config.image_size)
+
+    def views_for_boxes(self, boxes: Sequence[Sequence[float]], stored: StoredFrame) -> list[View]:
+        """The views for new objects in ``boxes`` (edges in pixels)."""
+        if not self.uses_windows:
+            return [self.whole_view(stored)] * len(boxes)
+        frame = self._frame(stored.width, stored.height, Workload())
+        found: dict[int, tuple[Window, int]] = {}
+        targets = [Target(key, (x0, y0, x1, y1)) for key, (x0, y0, x1, y1) in enumerate(boxes)]
+        for target in targets:
+            window = serving(target, (window for window, _ in stored.features), frame)
+            if window is not None:
+                found[target.key] = _key_of(stored, window)
+        rest = [target for target in targets if target.key not in found]
+        if rest:
+            generous = Frame(frame.width, frame.height, frame.side, MAX_WINDOWS * frame.side**2)
+            for group in plan(rest, generous):
+                found.update(dict.fromkeys(group.keys, (group.window, group.side)))
+        views = {key: self.view(stored, *key) for key in dict.fromkeys(found.values())}
+        return [views[found[index]] for index in range(len(boxes))]
+
+    def view_of(self, obj: LiveObject, stored: StoredFrame) -> View:
+        """The view through which ``obj`` was seen on ``stored``."""
+        if obj.window is None or not self.uses_windows:
+            return self.whole_view(stored)
+        return self.view(stored, *_key_of(stored, obj.window, self.model.config.image_size))
+
+    def _frame(self, width: int, height: int, workload: Workload) -> Frame:
+        side = self.model.config.image_size
+        budget = self.config.window_budget or side * side
+        return Frame(width, height, side, round(budget * workload.input_scale**2))
+
+    def _groups_again(self, objects: list[LiveObject], stored: StoredFrame, workload: Workload) -> list[Group]:
+        """Windows for an older frame: those that were encoded then, where they serve."""
+        frame = self._frame(stored.width, stored.height, workload)
+        members: dict[tuple[Window, int], list[int]] = {}
+        rest = []
+        for obj in objects:
+            target = _target(obj, frame)
+            window = serving(target, (window for window, _ in stored.features), frame)
+            if window is None:
+                rest.append(target)
+            else:
+                members.setdefault(_key_of(stored, window), []).append(obj.object_id)
+        found = [Group(window, side, tuple(keys)) for (window, side), keys in members.items()]
+        return found + (plan(rest, frame, stored.frame) if rest else [])
+
+    def _encode_windows(
+        self, image: Image, windows: Sequence[Window], side: int, workload: Workload, lap: Lap = lambda _: None
+    ) -> list[ImageFeatures]:
+        height, width = image.shape[:2]
+        if not self.uses_windows or (side == self.model.config.image_size and windows == [Window.whole(width, height)]):
+            prepared = self.shared.prepared(image, 1.0 if self.uses_windows else workload.input_scale)
+            lap("resize")
+            return [self.shared.encode(prepared)]
+        model = self.model.at(side)
+        crops = [image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] for x0, y0, x1, y1 in windows]
+        pixels = torch.cat([model.preprocess(upload(crop, model.device)) for crop in crops])
+        lap("resize")
+        return self.shared.encode_several(pixels, model)
+
+
+def _view(stored: StoredFrame, window: Window, model: Sam2Model, features: ImageFeatures) -> View:
+    return View(stored.frame, stored.stamp, stored.width, stored.height, window, model, features)
+
+
+def _key_of(stored: StoredFrame, window: Window, side: int = 0) -> tuple[Window, int]:
+    """The stored features of ``window``; ``side`` is for one that is not stored."""
+    return next((key for key in stored.features if key[0] == window), (window, side))
+
+
+def _target(obj: LiveObject, frame: Frame) -> Target:
+    box = obj.box if obj.box is not None else frame.whole
+    window = obj.window
+    return Target(obj.object_id, (box[0], box[1], box[2], box[3]), obj.presence.absent_for, window)
+
+
+def _bounded(image: Image) -> Image:
+    """The image, made smaller to :data:`MAX_PIXELS`."""
+    factor = (MAX_PIXELS / (image.shape[0] * image.shape[1])) ** 0.5
+    size = max(1, int(image.shape[1] * factor)), max(1, int(image.shape[0] * factor))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,266 @@
+"""The tracker with windows: what it gains, and that everything else works with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from small_tracker import small_model
+
+from sam2_ros.model import load_model
+from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.tracking import (
+    FrameResult,
+    ObjectState,
+    Prompt,
+    PromptCode,
+    PromptRequest,
+    Tracker,
+    TrackerConfig,
+    windows,
+)
+from sam2_ros.tracking.shared_model import SharedModel
+from sam2_ros.tracking.windows import Window
+
+WIDTH, HEIGHT = 960, 720
+SIZE = 24  # of the small object, pixels
+
+
+@lru_cache(maxsize=1)
+def embedded() -> Sam2Model:
+    return load_model("embedded")
+
+
+@lru_cache(maxsize=1)
+def _background() -> NDArray[np.uint8]:
+    noise = np.random.default_rng(1).integers(40, 200, (18, 24, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def place(index: int, start: tuple[int, int] = (200, 300), step: tuple[int, int] = (7, 3)) -> tuple[int, int]:
+    return start[0] + step[0] * index, start[1] + step[1] * index
+
+
+def picture(index: int, *centres: tuple[int, int]) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+    """A textured background with a small two-coloured disc at each of ``centres``; the image and the discs' masks."""
+    image, masks = _background().copy(), []
+    for x, y in centres:
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        cv2.circle(mask, (x, y), SIZE // 2, 1, -1)
+        image[mask > 0] = (230, 60, 40)
+        cv2.circle(image, (x, y), SIZE // 4, (250, 220, 60), -1)
+        masks.append(mask > 0)
+    return image, masks
+
+
+def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+def tracker_of(window: str = "auto", model: Sam2Model | None = None, **options: Any) -> Tracker:
+    options = {"max_objects": 3} | options
+    return Tracker(model or small_model(), TrackerConfig(window=window, **options))
+
+
+def seen_through(tracker: Tracker, object_id: int) -> Window:
+    window = tracker._objects[object_id].window
+    assert window is not None
+    return window
+
+
+# -- the embedded model, on a small object -------------------------------------------------------------------
+
+
+def mean_iou(window: str) -> float:
+    tracker, found = tracker_of(window, embedded()), []
+    for index in range(6):
+        image, (mask,) = picture(index, place(index))
+        result = tracker.step(image, index + 1)
+        if index == 0:
+            assert tracker.add([PromptRequest(Prompt(mask=mask))])[0].success
+        else:
+            found.append(iou(result.objects[0].mask.full(), mask))
+            assert result.objects[0].mask.full().shape == (HEIGHT, WIDTH)
+    return float(np.mean(found))
+
+
+def test_a_small_object_is_outlined_better_through_a_window() -> None:
+    off, auto = mean_iou("off"), mean_iou("auto")
+    assert auto > 0.8 and auto > off + 0.05, (off, auto)
+
+
+@pytest.mark.parametrize("kind", ["box", "click", "mask"])
+def test_every_kind_of_prompt_meets_the_object(kind: str) -> None:
+    tracker = tracker_of(model=embedded())
+    image, (mask, other) = picture(0, (300, 200), (700, 560))
+    tracker.step(image, 1)
+    prompts = {
+        "box": Prompt(box=np.array([287, 187, 313, 213], np.float32)),
+        "click": Prompt(points=np.array([[292, 200]], np.float32), labels=np.array([1], np.int32)),
+        "mask": Prompt(mask=mask),
+    }
+    (answer,) = tracker.add([PromptRequest(prompts[kind])])
+    assert answer.result is not None and iou(answer.result.mask.full(), mask) > 0.75
+    window = seen_through(tracker, answer.object_id)
+    assert window.width < WIDTH / 2 and window.x0 < 280 and window.x1 > 320
+    if kind == "click":
+        assert len(answer.candidates) == 3 and any(iou(each.mask.full(), mask) > 0.7 for each in answer.candidates)
+    # A second object far away gets a window of its own, and both are seen in a smaller size from then on.
+    assert tracker.add([PromptRequest(Prompt(mask=other))])[0].success
+    result = tracker.step(image, 2)
+    assert [iou(result.object(i).mask.full(), truth) > 0.7 for i, truth in ((1, mask), (2, other))] == [True, True]
+    newest = tracker.history.newest
+    assert newest is not None and sorted(side for _, side in newest.features) == [320, 320]
+
+
+# -- the small network, whose masks mean nothing: all the machinery ------------------------------------------
+
+
+def small_frames(count: int) -> list[NDArray[np.uint8]]:
+    return [picture(index, place(index), place(index, (800, 100), (-5, 2)))[0] for index in range(count)]
+
+
+def session(tracker: Tracker, frames: list[NDArray[np.uint8]]) -> list[FrameResult]:
+    """Two objects, a late one, a correction, a late correction, a removal."""
+    results = []
+    for index, frame in enumerate(frames):
+        results.append(tracker.step(frame, 1000 + index))
+        if index == 1:
+            box = np.array([195, 290, 220, 320], np.float32)
+            answers = tracker.add([PromptRequest(Prompt(box=box)), PromptRequest(Prompt(box=box + 300))])
+            assert all(answer.success for answer in answers)
+        if index == 5:
+            (answer,) = tracker.add([PromptRequest(Prompt(box=np.array([700, 90, 730, 130], np.float32)))], 1002)
+            assert answer.success and answer.frames_caught_up == 3
+        if index == 6:
+            click = Prompt(points=np.array([[900, 700]], np.float32), labels=np.array([1], np.int32))
+            answer = tracker.refine(PromptRequest(click, 1))
+            assert answer.success and answer.result is not None and answer.result.mask.width == WIDTH
+        if index == 7:
+            click = Prompt(points=np.array([[210, 300]], np.float32), labels=np.array([1], np.int32))
+            assert tracker.refine(PromptRequest(click, 1), 1003).frames_caught_up == 4
+        if index == 8:
+            assert tracker.remove(2) and not tracker.remove(2)
+    return results
+
+
+def told(results: list[FrameResult]) -> list[Any]:
+    return [
+        (o.object_id, o.state, o.object_score, o.predicted_iou, o.mask.x, o.mask.y, o.mask.crop.tobytes())
+        for result in results
+        for o in result.objects
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"non_overlap": True}, {"hole_area": 4}, {"memory_policy": "distractor_aware"}]
+)
+def test_late_prompts_corrections_and_removals(options: dict[str, Any]) -> None:
+    frames = small_frames(11)
+    results = session(tracker_of(**options), frames)
+    assert [len(result.objects) for result in results] == [0, 0, 2, 2, 2, 2, 3, 3, 3, 2, 2]
+    for one in results[-1].objects:
+        assert (one.mask.width, one.mask.height) == (WIDTH, HEIGHT)
+    assert told(session(tracker_of(**options), frames)) == told(results), "the same frames give the same tracks"
+    if options.get("non_overlap"):
+        for result in results:
+            assert np.sum([one.mask.full() for one in result.objects], axis=0).max(initial=0) <= 1
+
+
+def test_where_the_window_is_the_whole_frame_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "WHOLE", 0.0)
+    results = [told(session(tracker_of(window), small_frames(9))) for window in ("off", "auto")]
+    assert results[0] == results[1]
+
+
+def test_the_bytes_of_the_history_are_known() -> None:
+    tracker = tracker_of(history=3, window_budget=3 * 128 * 128)
+    for index, frame in enumerate(small_frames(9)):
+        tracker.step(frame, index + 1)
+        if index == 0:
+            boxes = ([10, 10, 40, 40], [900, 10, 940, 50], [10, 600, 40, 640])
+            answers = tracker.add([PromptRequest(Prompt(box=np.array(box, np.float32))) for box in boxes])
+            assert all(answer.success for answer in answers)
+        stored = tracker.history._frames
+        tensors = [tensor for each in stored for tensor in each.tensors]
+        images = [each.image for each in stored if each.image is not None]
+        held = sum(tensor.nbytes for tensor in tensors) + sum(image.nbytes for image in images)
+        assert held <= tracker.history_bytes
+        for each in stored:
+            assert sum(side * side for _, side in each.features) <= 1.05 * 3 * 128 * 128
+    large = np.zeros((2160, 3840, 3), np.uint8)
+    image = tracker._viewer.kept_image(large)
+    assert image is not None and image.shape == (1080, 1920, 3)
+    small = small_frames(1)[0]
+    copied = tracker._viewer.kept_image(small)
+    assert copied is not None and not np.shares_memory(copied, small)
+    assert tracker_of("off")._viewer.kept_image(small) is None
+
+
+def test_the_setting_changes_at_any_time() -> None:
+    tracker, frames = tracker_of("off"), small_frames(13)
+    order = ["off", "off", "auto", "auto", "auto", "off", "off", "auto", "off", "auto", "auto", "off", "off"]
+    for index, (window, frame) in enumerate(zip(order, frames, strict=True)):
+        tracker.configure(replace(tracker.config, window=window))
+        result = tracker.step(frame, index + 1)
+        if index == 0:
+            for box in ([190, 290, 215, 320], [790, 90, 815, 120]):
+                assert tracker.add([PromptRequest(Prompt(box=np.array(box, np.float32)))])[0].success
+        newest = tracker.history.newest
+        assert newest is not None
+        if window == "off":
+            assert list(newest.features) == [(Window(0, 0, WIDTH, HEIGHT), 128)] and newest.image is None
+        else:
+            assert sum(side * side for _, side in newest.features) <= 1.05 * 128 * 128 and newest.image is not None
+        # A late prompt on a frame of the other setting.
+        if index in (4, 6, 9):
+            late = tracker.refine(PromptRequest(Prompt(box=np.array([190, 290, 240, 340], np.float32)), 1), index - 1)
+            assert late.success, late.message
+    assert len(result.objects) == 2
+    tracker.configure(replace(tracker.config, window="auto", window_budget=128 * 128 * 4))
+    tracker.step(frames[0], 100)
+    newest = tracker.history.newest
+    assert newest is not None and {side for _, side in newest.features} == {128}, "the budget, too"
+
+
+def test_a_hidden_object_is_looked_for_in_a_growing_window() -> None:
+    tracker = tracker_of(max_objects=1, search_every=1)
+    image = small_frames(1)[0]
+    tracker.step(image, 1)
+    empty = np.zeros((HEIGHT, WIDTH), np.bool_)
+    assert tracker.add([PromptRequest(Prompt(box=np.array([190, 290, 215, 320], np.float32)))])[0].success
+    first = seen_through(tracker, 1)
+    assert tracker.add([PromptRequest(Prompt(mask=empty), 1)])[0].success  # not here
+    model = tracker.model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sam2Model, "present", lambda self, score, iou: torch.zeros_like(score, dtype=torch.bool))
+        widths = []
+        for index in range(30):
+            (one,) = tracker.step(image, 2 + index).objects
+            assert one.state is not ObjectState.VISIBLE
+            widths.append(seen_through(tracker, 1).width)
+    assert widths == sorted(widths) and first.width <= widths[0] < widths[-1] == WIDTH
+    assert model is small_model()
+
+
+def test_frames_that_are_encoded_ahead_are_seen_whole() -> None:
+    shared = SharedModel(small_model(), ahead=True)
+    tracker = Tracker(small_model(), TrackerConfig(window="auto", max_objects=1), shared=shared)
+    frame = small_frames(1)[0]
+    tracker.step(frame, 1)
+    assert tracker.add([PromptRequest(Prompt(box=np.array([190, 290, 215, 320], np.float32)))])[0].success
+    tracker.step(tracker.encode(frame), 2)
+    assert seen_through(tracker, 1) == Window(0, 0, WIDTH, HEIGHT)
+
+
+def test_refusals_say_nothing_of_windows() -> None:
+    tracker = tracker_of()
+    tracker.step(small_frames(1)[0], 1)
+    outside = Prompt(points=np.array([[WIDTH + 5, 3]], np.float32), labels=np.array([1], np.int32))
+    assert tracker.add([PromptRequest(outside)])[0].code is PromptCode.INVALID_PROMPT
