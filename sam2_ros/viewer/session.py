@@ -197,13 +197,13 @@ class Session:
         self._room.release()
         if message.get("skipped") is True:
             return
-        back_ms = self._round_trip * 1e3 / 2  # the way of this message
-        age_ms = (self._hub.ros_time() - shot.stamp) / 1e6 - back_ms
+        back_ms = self._round_trip * 1e3 / 2  # the way of this message, from an earlier one
+        age_ms = (self._hub.ros_time() - shot.stamp) / 1e6
         latency = {
             "number": shot.number,
-            "screen_ms": round((received - shot.arrived) / 1e6 - back_ms, 1),  # since the viewer received the image
+            "screen_ms": round(max(0.0, (received - shot.arrived) / 1e6 - back_ms), 1),  # since the image came here
             # Since its stamp, if stamps are of this machine's time, not of a recording.
-            "glass_ms": round(age_ms, 1) if 0 <= age_ms < 10_000 else None,
+            "glass_ms": round(max(0.0, age_ms - back_ms), 1) if 0 <= age_ms < 10_000 else None,
             "round_trip_ms": round(self._round_trip * 1e3, 2),
         }
         self.send({"type": "latency", **latency})

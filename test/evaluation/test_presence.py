@@ -84,3 +84,10 @@ def test_a_switch_is_a_jump_from_one_object_to_another() -> None:
     assert switches([*frames(own), row(1, None, j=None)]) == []
     other = [row(t, 100, object=2, **value) for t, value in enumerate((own, third))]
     assert count_switches(result(*frames(own, stolen), *other)) == 2
+
+
+def test_an_absent_object_that_is_rightly_not_shown_is_not_at_home() -> None:
+    stolen: dict[str, Any] = {"j": 0.1, "other": 2, "other_iou": 0.7}
+    absent: dict[str, Any] = {"j": 1.0}
+    assert switches([row(0, 100, **stolen), row(1, 0, **absent), row(2, 100, **stolen)]) == []
+    assert switches([row(0, 100), row(1, 0, **absent), row(2, 100, **stolen)]) == [2]

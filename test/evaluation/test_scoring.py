@@ -92,6 +92,18 @@ def test_davis_counts_absent_frames_from_the_second_on(tmp_path: Path) -> None:
     assert davis.scores[0] == vos.scores[0]
 
 
+@pytest.mark.parametrize(("false_alarms", "scored"), [((), [5, 6, 7]), ((3,), [3, 4, 5, 6, 7]), ((0, 8), [5, 6, 7])])
+def test_vos_counts_from_the_first_mask_on_be_it_wrong(
+    false_alarms: tuple[int, ...], scored: list[int], tmp_path: Path
+) -> None:
+    square_at = [square(10, 10) if t in (0, 5, 6, 7, 8) else np.zeros((HEIGHT, WIDTH), bool) for t in range(FRAMES)]
+    shown_at = [square(30, 10) if t in false_alarms else mask for t, mask in enumerate(square_at)]
+    write_label_images(tmp_path / "truth", {t: labels_of({1: mask}) for t, mask in enumerate(square_at)})
+    write_label_images(tmp_path / "predicted", {t: labels_of({1: mask}) for t, mask in enumerate(shown_at)})
+    rows = result_of(tmp_path / "truth", tmp_path / "predicted", "vos").of(1)
+    assert [row.frame for row in rows if row.scored] == scored
+
+
 def test_another_objects_overlap_is_found() -> None:
     truth = {1: square(10, 10), 2: square(50, 10), 3: square(60, 40)}
     found = measure(1, square(50, 12), truth)

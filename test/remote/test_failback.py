@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,9 @@ from served import PATIENCE, ServerProcess, boxed, picture, serving
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.backend import FrameDropped
+from sam2_ros.remote import failback
 from sam2_ros.remote.client import RemoteBackend
+from sam2_ros.remote.connection import LinkDown
 from sam2_ros.remote.server import Limits, Server
 from sam2_ros.tracking import CroppedMask, FrameResult, ObjectState, TrackerConfig
 
@@ -233,3 +236,35 @@ def test_without_failback_nobody_asks_the_preferred_server(tmp_path: Path) -> No
             assert shown.show() is not None
             time.sleep(0.02)
         assert shown.client.link_values()["server"] == second.endpoints[0] and asked(first) == 0
+
+
+def test_a_server_that_was_away_must_be_healthy_anew() -> None:
+    """On a clock of its own, and with a server that answers when the test says so."""
+    now, answers = 0.0, True
+
+    class Flapping:
+        def __init__(self, endpoint: str, ending: threading.Event) -> None:
+            self.endpoint = endpoint
+
+        def ping(self) -> dict[str, Any]:
+            if not answers:
+                raise LinkDown("away")
+            return {"ready": True, "streams": 0, "streams_at_most": 1}
+
+        def close(self, reason: str, bye: bool = False) -> None:
+            pass
+
+    clock = mock.patch.object(failback, "time", SimpleNamespace(monotonic=lambda: now))
+    with clock:
+        watched: Any = failback.Failback(["tcp://a:1"], 10.0, Flapping, lambda connection: None)  # type: ignore[arg-type]
+        watched.close()  # its thread; the test looks instead
+        assert watched._look() is None
+        now = 6.0
+        answers = False
+        assert watched._look() is None and watched.state == "does not answer"
+        now, answers = 7.0, True
+        assert watched._look() is None
+        now = 16.0
+        assert watched._look() is None, "healthy for 9 s"
+        now = 17.0
+        assert watched._look().endpoint == "tcp://a:1"

@@ -172,7 +172,7 @@ def test_a_frame_without_an_answer_in_time_is_dropped_and_its_changes_come_later
         gate.release(10)
         result: FrameResult = wait_until(lambda: client.step(picture(), 3), "an answer again")
         assert [obj.state for obj in result.objects] == [ObjectState.VISIBLE]
-        late, seen = [*client.take_changes(), *result.changes]
+        late, seen = client.take_changes() + list(result.changes)
         assert late.reason == "hidden at 2", "from the late answer"
         assert (seen.previous_state, seen.state) == (ObjectState.OCCLUDED, ObjectState.VISIBLE)
         assert client.link_values()["in flight"] == 0

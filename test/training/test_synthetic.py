@@ -1,8 +1,10 @@
 """Clips with occlusion and absence: what is labelled is what is seen, and objects really go and come back."""
 
+import cv2
 import numpy as np
 import pytest
 
+from sam2_ros.media.overlay import object_color
 from sam2_ros.training.clips import Still, cutouts
 from sam2_ros.training.synthetic import (
     OcclusionClips,
@@ -95,12 +97,18 @@ def test_photographs_without_objects_are_refused() -> None:
         OcclusionClips([GREY, GREY], 0, SIZE, 8)
 
 
-def test_outlines_are_drawn_on_a_copy() -> None:
-    clip = OcclusionClips([RED, GREEN], 0, SIZE, 8)[0]
-    before = clip.frames.copy()
-    t = int((clip.labels > 0).sum(axis=(1, 2)).argmax())
-    assert (outlined(clip.frames[t], clip.labels[t]) != clip.frames[t]).any()
-    assert np.array_equal(clip.frames, before)
+def test_outlines_have_the_colours_of_their_objects_and_nothing_else_changes() -> None:
+    frame = np.full((40, 60, 3), 90, np.uint8)
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:20, 5:25], labels[10:35, 35:55] = 1, 2
+    picture = outlined(frame, labels)
+    assert (frame == 90).all(), "a copy"
+    expected = frame.copy()
+    for value in (1, 2):
+        inside = labels == value
+        edge = inside & ~cv2.erode(inside.astype(np.uint8), np.ones((3, 3))).astype(bool)
+        expected[edge] = object_color(value)
+    assert np.array_equal(picture, expected)
 
 
 def test_an_object_is_labelled_from_its_first_good_view_on() -> None:

@@ -291,7 +291,7 @@ def test_latencies_are_milliseconds(watched: tuple[str, int]) -> None:
             await page.send_json({"type": "watch", "camera": NAME, "live": True})
             shown = await received(page, "picture")
             arrived = time.time_ns()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.6)
             painted = time.time_ns()
             await page.send_json({"type": "painted", "number": shown["number"]})
             latency = await received(page, "latency")
@@ -301,4 +301,4 @@ def test_latencies_are_milliseconds(watched: tuple[str, int]) -> None:
     assert latency["round_trip_ms"] >= 400
     back = latency["round_trip_ms"] / 2
     for shown in (latency["screen_ms"], latency["glass_ms"]):
-        assert shown is None or least - 1 <= shown + back <= most + 1
+        assert not shown or least - 1 <= shown + back <= most + 1, "0 or none: the way back took longer on the ping"

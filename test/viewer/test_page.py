@@ -196,20 +196,29 @@ def test_it_fits_a_phone(browser: Any, address: str, tracker: Peer) -> None:
     context.close()
 
 
-def test_latency_rate_and_timeline_are_drawn(page: Any, picture: Picture) -> None:
+def test_latency_rate_and_timeline_are_drawn(tracker: Peer, page: Any, picture: Picture) -> None:
     picture.click(60, 40)
     page.locator("#objects li").wait_for()
 
-    def inked(selector: str) -> int:
+    def inked(selector: str, rows: float = 1.0) -> int:
+        """Pixels that are drawn in the upper ``rows`` of a canvas."""
         return int(
             page.locator(selector).evaluate(
-                "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-                " let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 60; return n; }"
+                "(c, rows) => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height * rows).data;"
+                " let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 60; return n; }",
+                rows,
             )
         )
 
-    for chart in ("latency", "rate", "drops", "memory"):
+    def value(chart: str) -> float:
         page.locator(f"#{chart} output", has_text=re.compile(r"\d")).wait_for()
-        assert inked(f"#{chart} canvas") > 50
+        return float(page.locator(f"#{chart} output").evaluate("each => parseFloat(each.textContent)"))
+
+    # Every curve is scaled to its own largest value: what is not zero runs through the upper half.
+    for chart in ("latency", "rate"):
+        wait_until(lambda: value(chart) > 0 and inked(f"#{chart} canvas", 0.5) > 2, chart)  # noqa: B023
+    assert value("memory") == pytest.approx(tracker.tracks[-1].bank_bytes / 2**20, abs=0.06)
+    assert value("drops") == 0 and tracker.tracks[-1].frames_dropped == 0
+    assert inked("#drops canvas") > 50 and inked("#drops canvas", 0.5) == 0
     empty = inked("#timeline")
     wait_until(lambda: inked("#timeline") > empty + 100, "the object's row in the timeline")
