@@ -120,10 +120,13 @@ def test_the_next_server_takes_over_and_the_first_one_gets_the_camera_back(node:
 
 def test_images_that_the_server_does_not_take_are_an_error_with_the_cure(node: Peer, endpoint: str) -> None:
     with ServerProcess("--bind", endpoint, "--max-bytes", "50000"), node.camera():
-        node.wait_until(lambda: node.status()["level"] == DiagnosticStatus.ERROR, "an error")
         words = ("frames fail: ", " bytes; accepted: ", "50000", "larger --max-bytes")
-        status = node.status()
-        assert all(part in status["message"] for part in words), status["message"]
+
+        def said() -> bool:
+            status = node.status()
+            return status["level"] == DiagnosticStatus.ERROR and all(part in status["message"] for part in words)
+
+        node.wait_until(said, "an error with the cure")
         assert node.launched is not None
         node.launched.wait_for_text(*words[1:])
 
