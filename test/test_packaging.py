@@ -34,7 +34,8 @@ ROSDEP_KEYS = {
     "zmq": "python3-zmq",
 }
 PIP_NAMES = {"PIL": "Pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML", "zmq": "pyzmq"}
-WITHOUT_ROSDEP_KEY = {"torch", "mcap"}  # docs/how_to/install.md and record_replay.md say how to get them
+# docs/how_to/install.md and record_replay.md say how to get them; mcap brings lz4 and zstandard.
+WITHOUT_ROSDEP_KEY = {"torch", "mcap", "lz4", "zstandard"}
 OPTIONAL = {"pycocotools"}  # the extra "eval"; one data set needs it
 WITH_TORCH = {"triton"}  # comes with torch for GPUs, and is imported only there
 SHIPPED = {".py", ".pt", ".md", ".json", ".html", ".css", ".js", ".svg"}
