@@ -38,7 +38,7 @@ help:
 	@echo "make build   the same (a changed message is built anew)"
 	@echo "make demo    track an object in real footage over real topics; results in demo_output/"
 	@echo "make test    run the tests"
-	@echo "make browser install Chromium for the tests of the viewer (Debian, Ubuntu; as root)"
+	@echo "make browser install Chromium and OpenGL for the tests (Debian, Ubuntu; as root)"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    write docs/reference from the code, build all documents, in $(DOCS_VENV); pages in build-docs/"
 	@echo "make lock    pin what is downloaded, after a change in scripts/requirements; ARGS=--upgrade: newer versions"
