@@ -16,7 +16,7 @@ from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import MAX_PIXELS, StoredFrame, View
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.transfer import upload
-from sam2_ros.tracking.windows import MAX_WINDOWS, Frame, Group, Target, Window, plan, serving
+from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving
 
 Image = NDArray[np.uint8]
 Lap = Callable[[str], None]
@@ -103,23 +103,18 @@ class Viewer:
         return self.view(stored, Window.whole(stored.width, stored.height), self.model.config.image_size)
 
     def views_for_boxes(self, boxes: Sequence[Sequence[float]], stored: StoredFrame) -> list[View]:
-        """The views for new objects in ``boxes`` (edges in pixels)."""
+        """The views for new objects in ``boxes`` (edges in pixels): those in which the next frame will show them beside
+        the objects that there are, so that their first memory has the scale of later frames."""
         if not self.uses_windows:
             return [self.whole_view(stored)] * len(boxes)
         frame = self._frame(stored.width, stored.height, Workload())
-        found: dict[int, tuple[Window, int]] = {}
-        targets = [Target(key, (x0, y0, x1, y1)) for key, (x0, y0, x1, y1) in enumerate(boxes)]
-        for target in targets:
-            window = serving(target, (window for window, _ in stored.features), frame)
-            if window is not None:
-                found[target.key] = _key_of(stored, window)
-        rest = [target for target in targets if target.key not in found]
-        if rest:
-            generous = Frame(frame.width, frame.height, frame.side, MAX_WINDOWS * frame.side**2)
-            for group in plan(rest, generous):
-                found.update(dict.fromkeys(group.keys, (group.window, group.side)))
-        views = {key: self.view(stored, *key) for key in dict.fromkeys(found.values())}
-        return [views[found[index]] for index in range(len(boxes))]
+        targets = [_target(obj, frame) for obj in stored.objects.values()]
+        targets += [Target(-1 - key, (x0, y0, x1, y1)) for key, (x0, y0, x1, y1) in enumerate(boxes)]
+        views: dict[int, View] = {}
+        for group in plan(targets, frame):
+            new = [-1 - key for key in group.keys if key < 0]
+            views.update(dict.fromkeys(new, self.view(stored, group.window, group.side)) if new else {})
+        return [views[index] for index in range(len(boxes))]
 
     def view_of(self, obj: LiveObject, stored: StoredFrame) -> View:
         """The view through which ``obj`` was seen on ``stored``."""

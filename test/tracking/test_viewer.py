@@ -264,3 +264,18 @@ def test_refusals_say_nothing_of_windows() -> None:
     tracker.step(small_frames(1)[0], 1)
     outside = Prompt(points=np.array([[WIDTH + 5, 3]], np.float32), labels=np.array([1], np.int32))
     assert tracker.add([PromptRequest(outside)])[0].code is PromptCode.INVALID_PROMPT
+
+
+def test_new_objects_are_prompted_in_the_scale_in_which_they_are_tracked() -> None:
+    """A window of its own for each of four would give memories that the next frame, with fewer windows, contradicts."""
+    tracker = tracker_of(max_objects=4)
+    tracker.step(small_frames(1)[0], 1)
+    stored = tracker.history.newest
+    assert stored is not None
+    corners = [(20, 20, 60, 50), (900, 20, 940, 50), (20, 670, 60, 700), (900, 670, 940, 700)]
+    frame = windows.Frame(WIDTH, HEIGHT, 128, 0)
+    later = windows.plan([windows.Target(key, box) for key, box in enumerate(corners)], frame)
+    views = tracker._viewer.views_for_boxes(corners, stored)
+    assert [view.key for view in views] == [
+        next((group.window, group.side) for group in later if key in group.keys) for key in range(4)
+    ]
