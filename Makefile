@@ -31,7 +31,9 @@ DOCS_VENV := .venv-docs
 
 LOCK_VENV := .venv-lock
 
-.PHONY: help setup build demo test browser lint docs lock audit clean
+MUTATE_VENV := .venv-mutate
+
+.PHONY: help setup build demo test browser lint docs mutate lock audit clean
 
 help:
 	@echo "make setup   build the environment $(VENV): ROS 2 $(DISTRO), torch, this package"
@@ -41,6 +43,7 @@ help:
 	@echo "make browser install Chromium and OpenGL for the tests (Debian, Ubuntu; as root)"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    write docs/reference from the code, build all documents, in $(DOCS_VENV); pages in build-docs/"
+	@echo "make mutate  change modules, one change at a time, and count what the tests notice; ARGS=--help"
 	@echo "make lock    pin what is downloaded, after a change in scripts/requirements; ARGS=--upgrade: newer versions"
 	@echo "make audit   ARGS=FILE: compare what is downloaded with published advisories"
 	@echo "make clean   remove everything that was built; downloads stay in the cache"
@@ -78,6 +81,14 @@ docs: $(DOCS_VENV)/.complete
 $(DOCS_VENV)/.complete: scripts/requirements/locked/docs.txt
 	@python=$(or $(PYTHON),$$(sh scripts/find_python.sh)) && $$python -m venv --clear $(DOCS_VENV)
 	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+mutate: setup $(MUTATE_VENV)/.complete
+	@$(CLEAN_ENV) $(MUTATE_VENV)/bin/python test/mutation/mutate.py --python $(CURDIR)/$(VENV)/bin/python $(ARGS)
+
+$(MUTATE_VENV)/.complete: scripts/requirements/locked/mutate.txt
+	@python=$(or $(PYTHON),$$(sh scripts/find_python.sh)) && $$python -m venv --clear $(MUTATE_VENV)
+	@$(MUTATE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 lock: $(LOCK_VENV)/.complete

@@ -1,4 +1,4 @@
-"""Locks what ``make setup`` and ``make docs`` download: every version and hash, in ``requirements/locked/``.
+"""Locks what make setup, docs and mutate download: every version and hash, in ``requirements/locked/``.
 
 ``make lock`` calls it, with uv, after a change of a requirements file; ``make lock ARGS=--upgrade`` also takes newer
 versions. One file serves Python 3.10 to 3.13 and every platform.
@@ -28,6 +28,7 @@ LOCKS: dict[str, tuple[tuple[str, ...], str]] = {
     "ros-jazzy": (("ros-jazzy", "ros-build"), "python"),
     "ros-kilted": (("ros-kilted", "ros-build"), "python"),
     "docs": (("docs",), "python"),
+    "mutate": (("mutate",), "python"),
 }
 CPU_LOCK = "torch-cpu"  # derived from "torch"
 _GPU_ONLY = ("nvidia-", "cuda-", "triton")

@@ -24,7 +24,14 @@ class Stream:
 
     def __init__(self, seed: int, history: int, recent: int) -> None:
         self.random = random.Random(seed)
-        sizes = {"memory_grid": 1, "memory_dim": 1, "hidden_dim": 1, "grid": 1, "appearance_dim": 0}
+        sizes = {
+            "memory_grid": 1,
+            "memory_dim": 1,
+            "hidden_dim": 1,
+            "grid": 1,
+            "appearance_dim": 0,
+            "num_memory_frames": 7,
+        }
         model: Any = SimpleNamespace(config=SimpleNamespace(**sizes), device=torch.device("cpu"), appearance=None)
         self.history = history
         self.bank = MemoryBank(model, TrackerConfig(max_objects=1, history=history, recent_slots=recent))
@@ -100,3 +107,31 @@ def test_forgetting_before_a_frame_keeps_that_frame() -> None:
     newest = stream.after[5][-1]
     stream.after[5] = (None, None, None, None, newest)
     stream.check(6)
+
+
+def attended(bank: MemoryBank, frame: int, recent: int | None = None) -> tuple[dict[float, int], dict[float, int]]:
+    """What the first object attends to on ``frame``: each memory's time code, and each pointer's age."""
+    plan = bank.plan([0], frame, recent)
+    maps = bank.spatial.flatten(0, 1)[plan.frames[0], 0, 0].tolist()[: plan.num_frames[0]]
+    pointers = bank.pointers.flatten(0, 1)[plan.pointers[0], 0].tolist()[: plan.num_pointers[0]]
+    return dict(zip(maps, plan.codes[0].tolist(), strict=False)), dict(
+        zip(pointers, plan.ages[0].tolist(), strict=False)
+    )
+
+
+def test_a_frame_attends_to_earlier_prompted_frames_and_recent_ones() -> None:
+    bank = Stream(0, 3, 3).bank
+    for frame in range(1, 6):
+        bank.store_recent([0], frame, torch.full((1, 1, 1), float(frame)), torch.full((1, 1), float(frame)))
+    # without a prompted frame, nothing else bounds the recent ones
+    assert attended(bank, 6, recent=1) == ({5: 0, 4: 1, 3: 2}, {5: 1, 4: 2, 3: 3, 2: 4, 1: 5})
+    assert bank.store_prompted(0, 6, torch.full((1, 1), 60.0), torch.full((1,), 60.0)) is None
+    assert 60 not in attended(bank, 6)[0]
+    assert attended(bank, 7) == ({60: 6, 5: 1, 4: 2}, {60: 1, 5: 2, 4: 3, 3: 4, 2: 5, 1: 6})
+    assert attended(bank, 7, recent=2) == ({60: 6, 5: 1}, {60: 1, 5: 2, 4: 3, 3: 4, 2: 5, 1: 6})
+
+
+def test_an_object_remembers_only_frames_before() -> None:
+    bank = Stream(0, 3, 3).bank
+    bank.store_prompted(0, 6, torch.full((1, 1), 60.0), torch.full((1,), 60.0))
+    assert [bank.remembers(0, frame) for frame in (5, 6, 7)] == [False, False, True]
