@@ -30,20 +30,25 @@ class LiveImage:
 
 
 class LiveMasks:
-    """Takes images and answers in the order in which they come; hands each image on with the masks for it.
+    """Takes images in the order in which they come; hands each one on with the masks for it.
 
     Args:
+        answer: called for each image, in this thread: the engine's newest answer, another object whenever a frame, a
+            prompt, a removal or a new name changed it.
         on_image: called with each image, in this thread.
         on_failure: called with an image that could not be read or handed on, and why.
     """
 
     def __init__(
-        self, on_image: Callable[[LiveImage], None], on_failure: Callable[[Frame, Exception], None], name: str = ""
+        self,
+        answer: Callable[[], FrameResult | None],
+        on_image: Callable[[LiveImage], None],
+        on_failure: Callable[[Frame, Exception], None],
+        name: str = "",
     ) -> None:
-        self._on_image, self._on_failure = on_image, on_failure
+        self._answer, self._on_image, self._on_failure = answer, on_image, on_failure
         self._condition = threading.Condition()  # guards what follows
         self._frames: deque[Frame] = deque(maxlen=MOST_WAITING)
-        self._answer: FrameResult | None = None  # the newest that was not taken over yet
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"live masks {name}".strip(), daemon=True)
         self._thread.start()
@@ -61,23 +66,19 @@ class LiveMasks:
             self._frames.append(frame)
             self._condition.notify_all()
 
-    def update(self, result: FrameResult) -> None:
-        """The engine's newest answer, also one that a prompt, a removal or a new name changed."""
-        with self._condition:
-            self._answer = result
-
     def _run(self) -> None:
-        carrier = MaskCarrier()
+        carrier, last = MaskCarrier(), None
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._closing or self._frames)
                 if self._closing:
                     return
                 frame = self._frames.popleft()
-                answer, self._answer = self._answer, None
             start_time = time.monotonic_ns()
             try:
-                if answer is not None:
+                answer = self._answer()
+                if answer is not None and answer is not last:
+                    last = answer
                     carrier.update(answer)
                 image = frame.decode()
                 carrier.add_image(image, frame.stamp)

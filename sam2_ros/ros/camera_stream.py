@@ -39,7 +39,7 @@ from sam2_ros.ros.start_prompts import StartPrompts
 from sam2_ros.ros.state_keeper import StateKeeper, state_path
 from sam2_ros.text import printable
 from sam2_ros.tracking.prompt_checks import text_problem
-from sam2_ros.tracking.types import PromptCode, PromptError
+from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
 
 if TYPE_CHECKING:
     from sam2_ros.tracking.config import TrackerConfig
@@ -73,6 +73,7 @@ class CameraStream:
         self._start_prompts: StartPrompts | None = None
         self._keeper: StateKeeper | None = None
         self._live: LiveMasks | None = None  # while masks of every image are wanted
+        self._answer: FrameResult | None = None  # the engine's newest, also one that a command changed
         self._active = False
         self._next_id = 1  # outlives the engine: the node never uses an id twice
         self._refused_encodings: set[str] = set()
@@ -177,13 +178,13 @@ class CameraStream:
         if self._depth is not None:
             self._depth.destroy()
         self._worker = self._info = self._publishers = self._start_prompts = self._depth = self._detections = None
+        self._answer = None
 
     def on_processed(self, processed: Processed) -> None:
         self._statistics.processed(processed)
         if self._publishers is not None and self._node.context.ok():
             self._publishers.publish_results(processed)
-        if live := self._live:
-            live.update(processed.result)
+        self._answer = processed.result
         self.health.processed(processed.result.width, processed.result.height)
         self._keep(processed)
         if self._detections is not None:
@@ -196,8 +197,7 @@ class CameraStream:
 
     def on_objects(self, processed: Processed) -> None:
         self._keep(processed)
-        if live := self._live:
-            live.update(processed.result)
+        self._answer = processed.result
 
     def _keep(self, processed: Processed) -> None:
         if self._keeper is not None:
@@ -312,7 +312,8 @@ class CameraStream:
         self.health.arrived(frame.stamp, frame.source.frame_id, frame.encoding)
         if self._live_wanted():
             assert self._live is not None
-            frame = decoded_once(frame)
+            if not self._settings["input.every_frame"]:  # with it, decoded images would fill the engine's queue
+                frame = decoded_once(frame)
             self._live.submit(frame)
         if self._worker is not None:
             self._worker.jump_back = self._settings.number("input.jump_back")
@@ -322,7 +323,7 @@ class CameraStream:
         """Whether somebody needs masks for every image; starts or ends the thread that makes them."""
         wanted = self._active and self._publishers is not None and self._publishers.live_wanted
         if wanted and self._live is None:
-            self._live = LiveMasks(self._publish_live, self._live_failed, self.name)
+            self._live = LiveMasks(lambda: self._answer, self._publish_live, self._live_failed, self.name)
         elif not wanted:
             self._end_live()
         return wanted

@@ -84,7 +84,8 @@ class Publishers:
     @property
     def live_wanted(self) -> bool:
         """Whether somebody needs the masks of every camera image."""
-        return bool(self._parameters["output.live"]) or self._tracks_live.get_subscription_count() > 0
+        views = [view for name, view, _ in self._views if name in LIVE_VIEWS and self._parameters["output.live"]]
+        return any(publisher.get_subscription_count() for publisher in (self._tracks_live, *views))
 
     def publish_live(self, live: LiveImage, counters: Counters) -> None:
         """Publishes a camera image's objects, carried from the newest processed frame. Never raises."""

@@ -54,6 +54,7 @@ class _Step:
     """A camera image, and the motion from it to the image before, measured where it was needed."""
 
     stamp: int
+    number: int  # counts up by 1
     image: Image  # RGB, reduced
     before: Image | None  # of the same scene
     flows: list[tuple[FlowWindow, Field]] = field(default_factory=list)  # pixels
@@ -91,8 +92,11 @@ class MaskCarrier:
         self._steps: OrderedDict[int, _Step] = OrderedDict()  # by stamp, the newest last
         self._size = (0, 0)  # of the camera's image: width, height
         self._factor = 1
+        self._count = 0  # of images
         self._answer: FrameResult | None = None
-        self._answered: _Step | None = None  # the image that it is for, if that is known
+        self._carried: FrameResult | None = None  # the newest answer whose image is known
+        self._answered: _Step | None = None  # that image
+        self._awaited = False  # the image of the newest answer may still come
         self._sources: dict[int, _Source] = {}
 
     def add_image(self, rgb: Image, stamp: int) -> None:
@@ -103,37 +107,59 @@ class MaskCarrier:
         """
         height, width = rgb.shape[:2]
         before = self._newest
+        if before is not None and stamp <= before.stamp:
+            before, self._awaited = None, False
         if (width, height) != self._size:
             self._size, before = (width, height), None
             self._factor = max(1, math.ceil(math.sqrt(width * height / WORK_PIXELS)))
         image = np.ascontiguousarray(rgb[:: self._factor, :: self._factor])
-        if before is None or stamp <= before.stamp:
+        if before is None:
             self._steps.clear()
             self._sources.clear()
-            before = self._answered = None
-        step = self._steps[stamp] = _Step(stamp, image, None if before is None else before.image)
+            self._carried = self._answered = None
+        self._count += 1
+        step = self._steps[stamp] = _Step(stamp, self._count, image, None if before is None else before.image)
         while len(self._steps) > KEPT_IMAGES:
             self._steps.popitem(last=False)
+        if self._answered is not None and _too_late(self._answered, step):
+            self._sources.clear()
         if self._sources:
             self._measure(step, [(source.reach, source.velocity) for source in self._sources.values()], FLOW_SAMPLES)
         for object_id, source in list(self._sources.items()):
             if not self._advance(source, step):
                 del self._sources[object_id]
+        if self._awaited and self._answer is not None and stamp == self._answer.stamp:
+            self.update(self._answer)
 
     def update(self, result: FrameResult) -> None:
-        """The network's newest answer. Its masks are carried if its image was added and belongs to the same scene."""
-        moving = self._velocities(result)
+        """The network's newest answer, also a changed one for the same image.
+
+        Its masks are carried if its image was added and belongs to the same scene. If the image comes later or was left
+        out, the masks of the answer before are carried on.
+        """
         self._answer = result
-        self._sources.clear()
-        self._answered = self._steps.get(result.stamp)
-        if self._answered is None:
+        again = self._answered is not None and self._carried is not None and self._carried.stamp == result.stamp
+        answered = self._answered if again else self._steps.get(result.stamp)
+        if answered is None or (result.width, result.height) != self._size:
+            self._awaited = not self._steps or result.stamp > next(reversed(self._steps))
+            living = {obj.object_id for obj in result.objects if obj.mask.area}
+            self._sources = {key: source for key, source in self._sources.items() if key in living}
+            if not self._sources:
+                self._carried = self._answered = None
             return
-        image = self._answered.image
+        moving, before = self._velocities(result), self._sources
+        same = {obj.object_id: obj.mask for obj in self._carried.objects} if again and self._carried else {}
+        self._carried, self._answered, self._awaited, self._sources = result, answered, False, {}
+        image = answered.image
         later = [step for step in self._steps.values() if step.stamp > result.stamp]
+        complete = not later or (later[0].number == answered.number + 1 and not _too_late(answered, later[-1]))
         for obj in result.objects:
+            if obj.object_id in before and obj.object_id in same and _equal(obj.mask, same[obj.object_id]):
+                self._sources[obj.object_id] = before[obj.object_id]
+                continue
             mask = obj.mask.full()[:: self._factor, :: self._factor].astype(np.float32)
             box = box_of(mask > 0)
-            if box is None:
+            if box is None or not complete:
                 continue
             window = FlowWindow.of(grown(box, mask.shape), FLOW_SAMPLES)
             colours = ColourModel.of(window.sample(image), window.sample(mask) > 0.5)
@@ -147,10 +173,11 @@ class MaskCarrier:
 
     def _velocities(self, result: FrameResult) -> dict[int, Field]:
         """How objects moved from the answer before to this one, in pixels of the work image in one image."""
-        images = sum(self._answer is not None and self._answer.stamp < stamp <= result.stamp for stamp in self._steps)
-        if self._answer is None or not images or self._answer.stamp not in self._steps:
+        last = self._carried
+        images = sum(last is not None and last.stamp < stamp <= result.stamp for stamp in self._steps)
+        if last is None or not images or last.stamp not in self._steps:
             return {}
-        before = {obj.object_id: _centre(obj.mask) for obj in self._answer.objects if obj.mask.area}
+        before = {obj.object_id: _centre(obj.mask) for obj in last.objects if obj.mask.area}
         return {
             obj.object_id: (_centre(obj.mask) - before[obj.object_id]) / np.float32(images * self._factor)
             for obj in result.objects
@@ -159,22 +186,24 @@ class MaskCarrier:
 
     def carried(self) -> Carried | None:
         """The objects as of the newest image; None before the first image or answer."""
-        newest, answer = self._newest, self._answer
+        newest, answer, answered = self._newest, self._answer, self._answered
         if newest is None or answer is None:
             return None
-        if newest is self._answered:
+        if newest is answered:
             return Carried(answer, answer.stamp, 0, {obj.object_id: 1.0 for obj in answer.objects})
+        network_stamp = answer.stamp if answered is None else answered.stamp
         width, height = self._size
         empty = CroppedMask.empty(width, height)
-        too_old = newest.stamp - answer.stamp > KEPT_SECONDS * 1e9
         objects, confidence = [], {}
         for obj in answer.objects:
-            source = None if too_old else self._sources.get(obj.object_id)
+            source = self._sources.get(obj.object_id)
             mask, trust = (empty, 0.0) if source is None else self._shown(source, newest.image)
             objects.append(replace(obj, mask=mask, prompted=False))
             confidence[obj.object_id] = trust
         result = replace(answer, stamp=newest.stamp, width=width, height=height, objects=tuple(objects), changes=())
-        return Carried(result, answer.stamp, sum(stamp > answer.stamp for stamp in self._steps), confidence)
+        later = sum(stamp > network_stamp for stamp in self._steps)
+        frames = later if answered is None else newest.number - answered.number
+        return Carried(result, network_stamp, frames, confidence)
 
     @property
     def _newest(self) -> _Step | None:
@@ -304,6 +333,14 @@ def _merged(places: Sequence[tuple[Box, Field]]) -> list[tuple[Box, Field]]:
                 index += 1
         merged.append((box, velocity))
     return merged
+
+
+def _too_late(answered: _Step, now: _Step) -> bool:
+    return now.stamp - answered.stamp > KEPT_SECONDS * 1e9
+
+
+def _equal(a: CroppedMask, b: CroppedMask) -> bool:
+    return a is b or (a.box == b.box and np.array_equal(a.crop, b.crop))
 
 
 def _centre(mask: CroppedMask) -> Field:

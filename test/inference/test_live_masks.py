@@ -30,12 +30,13 @@ def answer(stamp: int) -> FrameResult:
 
 def test_images_come_out_in_order_with_the_newest_answer() -> None:
     shown: queue.Queue[LiveImage] = queue.Queue()
-    live = LiveMasks(shown.put, lambda *_: pytest.fail("an image failed"))
+    answers: list[FrameResult | None] = [None]
+    live = LiveMasks(lambda: answers[-1], shown.put, lambda *_: pytest.fail("an image failed"))
     live.submit(frame(1))
     first = shown.get(timeout=PATIENCE)
     assert (first.frame.stamp, first.carried) == (1, None)
     assert first.image is IMAGE
-    live.update(answer(1))
+    answers.append(answer(1))
     for stamp in (2, 3):
         live.submit(frame(stamp))
         one = shown.get(timeout=PATIENCE)
@@ -49,7 +50,7 @@ def test_images_come_out_in_order_with_the_newest_answer() -> None:
 def test_an_image_that_fails_is_reported_and_the_next_one_comes() -> None:
     failed: queue.Queue[tuple[Frame, Exception]] = queue.Queue()
     shown: queue.Queue[LiveImage] = queue.Queue()
-    live = LiveMasks(shown.put, lambda *args: failed.put(args))
+    live = LiveMasks(lambda: None, shown.put, lambda *args: failed.put(args))
 
     def refuse() -> np.ndarray:
         raise ValueError("no picture")
@@ -74,7 +75,7 @@ def test_a_slow_taker_costs_the_oldest_images_not_memory() -> None:
             done.set()
 
     done = threading.Event()
-    live = LiveMasks(take, lambda *_: None)
+    live = LiveMasks(lambda: None, take, lambda *_: None)
     live.submit(frame(1))
     assert begun.wait(PATIENCE)
     for stamp in range(90, 100):

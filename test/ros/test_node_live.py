@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
 import pytest
 from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from sam2_ros.evaluation.mask_metrics import jaccard
+from sam2_ros.inference.frames import Frame
 from sam2_ros.msg import TrackedObject, TrackedObjectArray
+from sam2_ros.ros.camera_stream import CameraStream
 from sam2_ros.ros.messages import full_mask
 
 SIDE, SPEED = 36, 4  # pixels of the square, and pixels that it moves right in an image
@@ -82,7 +86,10 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def node(folder: Path, parameters_file: Path) -> Iterator[Watched]:
-    with running(folder, namespace="/live", params_file=str(parameters_file)) as peer:
+    """With an engine so slow that an image's live masks are out before its answer."""
+    slow = folder / "slow.yaml"
+    slow.write_text(parameters_file.read_text().replace("'null'", "'null:200'"))
+    with running(folder, namespace="/live", params_file=str(slow)) as peer:
         peer.wait_for_state("active")
         peer.wait_for_reliable()
         peer.track()
@@ -187,12 +194,40 @@ def test_views_follow_the_live_masks_by_parameter(node: Watched) -> None:
 
 
 def test_nothing_is_worked_out_while_nobody_listens(node: Watched) -> None:
+    """Who comes later is told of the objects at once. Their masks come with the engine's next answer."""
+    number = node.begin()
     node.peer.node.destroy_subscription(node.subscription)
 
     def working() -> bool:
         node.peer.send()
         return "live latency p50 [ms]" in node.peer.status()
 
-    node.peer.wait_until(lambda: not working(), "the end of the live tracks")
+    try:
+        assert node.peer.set_parameter("output.live", True).successful
+        node.peer.wait_until(lambda: not working(), "the end of the live tracks: no view has a subscriber either")
+    finally:
+        assert node.peer.set_parameter("output.live", False).successful
+    node.live.clear()
     node.subscribe()
     node.peer.wait_until(working, "their return")
+    first = node.peer.wait_until(lambda: node.live, "live tracks")[0]
+    assert [(obj.id, obj.state) for obj in first.objects] == [(number, TrackedObject.STATE_VISIBLE)]
+
+
+@pytest.mark.parametrize("every_frame", [True, False])
+def test_images_that_wait_in_a_long_queue_are_not_kept_decoded(every_frame: bool) -> None:
+    decoded: list[int] = []
+
+    def decode() -> np.ndarray:
+        decoded.append(1)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    stream: Any = object.__new__(CameraStream)
+    stream.name, stream._settings = "", MagicMock()
+    stream._settings.__getitem__.side_effect = {"input.every_frame": every_frame}.__getitem__
+    stream._statistics, stream.health, stream._worker, stream._live = MagicMock(), MagicMock(), MagicMock(), MagicMock()
+    stream._active, stream._publishers = True, MagicMock(live_wanted=True)
+    stream._on_frame(Frame(1, decode, 0, Header()))
+    for taker in (stream._live, stream._worker):
+        taker.submit.call_args.args[0].decode()
+    assert len(decoded) == (2 if every_frame else 1)

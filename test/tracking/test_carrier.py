@@ -228,3 +228,72 @@ def test_colours_that_tell_nothing_have_no_weight() -> None:
     assert evidence[30, 40] > 1 and evidence[5, 5] < -1
     assert ColourModel.of(plain, np.zeros_like(mask)) is None
     assert ColourModel.of(plain, np.ones_like(mask)) is None
+
+
+def test_an_answer_may_come_before_its_image() -> None:
+    """A fast engine answers while the image still waits here."""
+    scene = Scene(Patch(40, 60, 4, 1, 2))
+    played = play(scene, 3, {1: 0})
+    played.update(scene.answer(4))
+    played.add_image(scene.image(3), 3 * PERIOD)
+    found = newest(played)
+    assert (found.network_stamp, found.frames) == (0, 3), "the answer before is carried on meanwhile"
+    assert jaccard(found.result.objects[0].mask.full(), scene.mask(3)) > 0.9
+    played.add_image(scene.image(4), 4 * PERIOD)
+    found = newest(played)
+    assert (found.network_stamp, found.frames) == (4 * PERIOD, 0)
+    assert np.array_equal(found.result.objects[0].mask.full(), scene.mask(4))
+    first = MaskCarrier()
+    first.update(scene.answer(0))
+    first.add_image(scene.image(0), 0)
+    assert newest(first).frames == 0 and newest(first).result.objects[0].mask.area, "also the first one of all"
+
+
+def test_the_image_of_an_answer_may_be_left_out() -> None:
+    """The masks of the answer before are carried on, but ids and states are those of the newest."""
+    scene = Scene(Patch(40, 60, 4, 1, 2), Patch(200, 150, 0, 0, 3))
+    played = play(scene, 3, {1: 0})
+    played.add_image(scene.image(4), 4 * PERIOD)
+    played.update(scene.answer(3, 2))
+    seen, hidden = newest(played).result.objects
+    assert newest(played).network_stamp == 0
+    assert jaccard(seen.mask.full(), scene.mask(4)) > 0.85
+    assert (hidden.state, hidden.mask.area) == (ObjectState.OCCLUDED, 0)
+
+
+def test_a_command_moves_no_mask_however_old_the_answer_is() -> None:
+    scene = Scene(Patch(40, 60, 1, 0, 2), Patch(200, 150, 0, 0, 3))
+    images = carrier.KEPT_IMAGES + 10
+    played = play(scene, images, {1: 0})
+    before = newest(played)
+    assert before.frames == images - 1, "also of images that are no longer kept"
+    played.update(FrameResult(0, 0, WIDTH, HEIGHT, scene.answer(0).objects[:1]))
+    (obj,) = newest(played).result.objects
+    assert np.array_equal(obj.mask.full(), before.result.objects[0].mask.full())
+    assert jaccard(obj.mask.full(), scene.mask(images - 1)) > 0.85
+    assert newest(played).confidence == {1: before.confidence[1]}
+
+
+def test_an_answer_of_another_size_than_its_image_carries_nothing() -> None:
+    """Where stamps stand still, an answer may find another image of its stamp."""
+    played = MaskCarrier()
+    scene = Scene(Patch(40, 60, 4, 0, 2))
+    played.add_image(scene.image(0)[:100, :100].copy(), 0)
+    played.update(scene.answer(0))
+    (obj,) = newest(played).result.objects
+    assert (obj.mask.area, obj.mask.width, obj.mask.height) == (0, 100, 100)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 200), (200, 1), (1, 1), (3, 2)])
+def test_the_smallest_images_are_carried_too(width: int, height: int) -> None:
+    played = MaskCarrier()
+    image = texture(1, 200, 200)[:height, :width].copy()
+    mask = CroppedMask.from_full(np.ones((height, width), np.bool_))
+    obj = ObjectResult(1, mask, ObjectState.VISIBLE, 3.0, 0.9, 0.8, False)
+    for stamp in range(3):
+        played.add_image(image, stamp)
+        if stamp == 1:
+            played.update(FrameResult(0, 0, width, height, (obj,)))
+    (carried,) = newest(played).result.objects
+    assert (carried.mask.width, carried.mask.height) == (width, height)
+    assert carried.mask.area > 0
