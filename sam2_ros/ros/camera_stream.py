@@ -98,7 +98,8 @@ class CameraStream:
         path = state_path(self._settings.text("state_file"), self.name)
         if path is None:
             return None, None
-        self._keeper = StateKeeper(path, self._output_failed)
+        file = f"state_file {path}"
+        self._keeper = StateKeeper(path, lambda error: self._note_failure(file, "written", error))
         state = self._keeper.load(self._warn)
         self._keeper.start()
         if state is None:
@@ -107,7 +108,7 @@ class CameraStream:
         self._next_id = max(self._next_id, saved.next_id)
         if saved.newest.objects:
             self._start_prompts = StartPrompts("")  # an earlier process has applied them
-        told = f"state_file {path}: {len(saved.newest.objects)} objects come back, ids go on from {self._next_id}"
+        told = f"{file}: {len(saved.newest.objects)} objects come back, ids go on from {self._next_id}"
         self._node.get_logger().info(told)
         header = Header(stamp=to_time(saved.newest.stamp), frame_id=state.frame_id)
         pixels = np.broadcast_to(np.uint8(0), (saved.newest.height, saved.newest.width, 3))
@@ -228,13 +229,16 @@ class CameraStream:
 
     def _output_failed(self, topic: str, error: Exception) -> None:
         """The frame is tracked all the same; only this topic lacks it."""
+        self._note_failure(topic, "published", error)
+
+    def _note_failure(self, output: str, done: str, error: Exception) -> None:
         if not self._node.context.ok():
             return
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        self._statistics.output_failed(topic, problem)
+        self._statistics.output_failed(output, problem)
         where = f"camera {self.name}: " if self.name else ""
         self._node.get_logger().error(
-            f"{where}{topic} could not be published: {problem} (logged every 5 s at most)", throttle_duration_sec=5.0
+            f"{where}{output} could not be {done}: {problem} (logged every 5 s at most)", throttle_duration_sec=5.0
         )
 
     def report(self, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:

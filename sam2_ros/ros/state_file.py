@@ -72,38 +72,47 @@ class _State:
 
 
 class StateWriter:
-    """Writes states to one file; encodes every frame once."""
+    """Writes states to one file, as long as nobody else does; encodes every frame once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._digest = _digest_of(path)  # as it was read, or written last
         self._jpegs: dict[int, tuple[NDArray[np.uint8], bytes]] = {}  # by the id() of the frame, which they hold
 
     def write(self, state: State) -> None:
         """
         Raises:
-            OSError: the file can't be written.
+            OSError: the file can't be written, or another process writes it too.
         """
+        if _digest_of(self._path) not in (b"", self._digest):
+            raise OSError("another process writes it too; give each node a state_file of its own")
         newest, sightings = state.saved.newest, state.saved.sightings
         kept = [sighting for obj in newest.objects if (sighting := sightings.get(obj.object_id))]
         frames = {id(sighting.frame): sighting for sighting in sorted(kept, key=lambda each: -each.stamp)}
         self._jpegs = {key: self._jpegs.get(key) or _encoded(each.frame) for key, each in frames.items()}
         places: dict[int, int] = {}  # in the list of pictures, by the id() of the frame
-        left = MOST_BYTES // 2  # the rest is for masks
-        for key in frames:  # the newest first: the oldest are left out where there is no room
-            left -= len(self._jpegs[key][1])
-            if left < 0:
-                break
-            places[key] = len(places)
+        seen: dict[int, tuple[CroppedMask, int]] = {}  # mask and place by object id
+        bytes_left, pixels_left = 3 * MOST_BYTES // 4, _MOST_PIXELS  # a quarter is for names and numbers
+        for object_id, sighting in sorted(sightings.items(), key=lambda item: -item[1].stamp):
+            key = id(sighting.frame)
+            if key not in frames:
+                continue
+            frame, jpeg = self._jpegs[key]
+            size, pixels = (0, 0) if key in places else (len(jpeg), frame.shape[0] * frame.shape[1])
+            size += sighting.mask.crop.size // 8 + 1  # a bit a pixel
+            if size <= bytes_left and pixels <= pixels_left:  # else the oldest are left out
+                bytes_left, pixels_left = bytes_left - size, pixels_left - pixels
+                seen[object_id] = sighting.mask, places.setdefault(key, len(places))
         nothing = CroppedMask.empty(newest.width, newest.height)
-        objects = []
-        for obj in newest.objects:
-            sighting = sightings.get(obj.object_id)
-            place = places.get(id(sighting.frame), -1) if sighting else -1
-            mask = sighting.mask if sighting and place >= 0 else nothing
-            objects.append(_Object(replace(obj, mask=nothing), mask, place))
+        objects = [
+            _Object(replace(obj, mask=nothing), *seen.get(obj.object_id, (nothing, -1))) for obj in newest.objects
+        ]
         pictures = [_Picture(frames[key].stamp, self._jpegs[key][1]) for key in places]
         about = (state.saved.next_id, state.frame_id, newest.stamp, newest.width, newest.height)
-        _replace_file(self._path, msgpack.packb(to_wire(_State(*about, pictures, objects))))
+        body = msgpack.packb(to_wire(_State(*about, pictures, objects)))
+        digest = hashlib.sha256(body).digest()
+        _replace_file(self._path, _MAGIC + _VERSION + digest, body)
+        self._digest = digest
 
 
 def read_state(path: Path) -> State | None:
@@ -196,14 +205,24 @@ def _encoded(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bytes]:
     return frame, jpeg.tobytes()
 
 
-def _replace_file(path: Path, body: bytes) -> None:
+def _digest_of(path: Path) -> bytes:
+    """The checksum that a state file begins with; empty without a file."""
+    begin = len(_MAGIC + _VERSION)
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            return file.read(begin + _HASH_BYTES)[begin:]
+    except OSError:  # reported where it is written
+        return b""
+
+
+def _replace_file(path: Path, begin: bytes, body: bytes) -> None:
     """Writes the file as a whole, readable for its owner alone."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     try:
         with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(_MAGIC + _VERSION + hashlib.sha256(body).digest())
+            file.write(begin)
             file.write(body)
             file.flush()
             os.fsync(file.fileno())

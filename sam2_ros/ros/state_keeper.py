@@ -39,10 +39,10 @@ class StateKeeper:
     """Reads the file once, then writes what :meth:`note` was given last.
 
     Args:
-        on_failure: called, in the keeper's thread, with what can't be written and why.
+        on_failure: called, in the keeper's thread, with why the file can't be written.
     """
 
-    def __init__(self, path: Path, on_failure: Callable[[str, Exception], None]) -> None:
+    def __init__(self, path: Path, on_failure: Callable[[Exception], None]) -> None:
         self.path = path
         self._on_failure = on_failure
         self._recovery = Recovery()
@@ -72,7 +72,7 @@ class StateKeeper:
         return state
 
     def start(self) -> None:
-        self._written = self._state
+        self._written, self._writer = self._state, StateWriter(self.path)
         self._thread = threading.Thread(target=self._run, name="state file", daemon=True)
         self._thread.start()
 
@@ -100,7 +100,7 @@ class StateKeeper:
             self._thread.join(_GRACE)
 
     def _run(self) -> None:
-        writer, pause = StateWriter(self.path), 0.0
+        pause = 0.0
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._closing or self._urgent, pause)
@@ -109,9 +109,9 @@ class StateKeeper:
             start = time.monotonic()
             if state is not None and state is not self._written:
                 try:
-                    writer.write(state)
+                    self._writer.write(state)
                 except Exception as error:  # a full disk must not end the thread
-                    self._on_failure("state_file", error)
+                    self._on_failure(error)
                 self._written = state
             if closing:
                 return
