@@ -109,7 +109,7 @@ class Recording:
         frames: dict[tuple[int, int], RecordedFrame] = {}  # by frames_processed and stamp
         requests: dict[tuple[str, bytes, int], Any] = {}
         calls: list[tuple[int | None, int, PromptCall]] = []  # stamp of the frame before it, newest order, call
-        instance = None
+        instance, before = None, (0, -1)
         for message in self._file.messages():
             if message.topic == self._image_topic:
                 stamps.append(self._image_stamp(message))
@@ -120,6 +120,9 @@ class Recording:
                     note(f"{self._file.path}: the tracker was started again; what comes after that is not replayed")
                     break
                 instance = tracks.instance
+                if _is_hidden(tracks, *before):
+                    continue
+                before = tracks.frames_processed, tracks.frames_dropped
                 key = (tracks.frames_processed, to_stamp(tracks.header.stamp))
                 received = message.log_time - tracks.end_time_ns + tracks.receive_time_ns
                 frame = frames.setdefault(key, RecordedFrame(key[1], len(frames), -1, b"", received))
@@ -181,6 +184,12 @@ class Recording:
         except Exception:  # rclpy's own, without a common class
             reason = f"a message of {printable(message.topic)} can't be read; it is no {printable(message.type)}"
             raise UserError(f"{self._file.path}: {reason}") from None
+
+
+def _is_hidden(tracks: TrackedObjectArray, processed: int, dropped: int) -> bool:
+    """Whether the tracks are of an image that no server answered; ``processed`` and ``dropped`` are the counters of the
+    newest frame before it. What a prompt changed comes with that frame's own counters."""
+    return bool(tracks.frames_processed == processed and tracks.frames_dropped > dropped)
 
 
 def _give_calls(frames: list[RecordedFrame], calls: list[tuple[int | None, int, PromptCall]]) -> None:

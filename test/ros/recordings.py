@@ -40,7 +40,7 @@ class Made:
         about = {"prefix": "/tracker", "image": "/image", "parameters": json.dumps(parameters)}
         self._writer.add_metadata("sam2_ros", about)
         self._channels: dict[str, int] = {}
-        self.now, self.processed = 10**18, 0  # ns; frames
+        self.now, self.processed, self.dropped = 10**18, 0, 0  # ns; frames
 
     def write(self, topic: str, kind: str, data: bytes, text: str = "") -> None:
         """``text`` replaces the definition of the type ``kind``."""
@@ -55,13 +55,18 @@ class Made:
         image = message or image_message(rgb, Header(stamp=to_time(stamp)))
         self.write("/image", "sensor_msgs/msg/Image", serialize_message(image))
 
-    def tracks(self, stamp: int, *objects: TrackedObject, again: bool = False, instance: int = 7) -> None:
-        """Of the newest image, received as it was recorded; ``again`` for the same frame."""
-        self.processed += not again
+    def tracks(
+        self, stamp: int, *objects: TrackedObject, again: bool = False, hidden: bool = False, instance: int = 7
+    ) -> None:
+        """Of the newest image, received as it was recorded; ``again`` for the same frame, ``hidden`` for an image that
+        no server answered."""
+        self.processed += not (again or hidden)
+        self.dropped += hidden
         steady = self.now % 10**12
         message = TrackedObjectArray(
             header=Header(stamp=to_time(stamp)), instance=instance, image_width=WIDTH, image_height=HEIGHT,
-            objects=[*objects], frames_processed=self.processed, receive_time_ns=steady, end_time_ns=steady,
+            objects=[*objects], frames_processed=self.processed, frames_dropped=self.dropped, receive_time_ns=steady,
+            end_time_ns=steady,
         )  # fmt: skip
         self.write("/tracker/tracks", "sam2_ros/msg/TrackedObjectArray", serialize_message(message))
 

@@ -50,6 +50,17 @@ def test_images_that_share_a_stamp_are_told_apart_by_their_arrival(tmp_path: Pat
     assert [frame.image for frame in Recording(tmp_path / "run.mcap").frames] == [1, 3, 5]
 
 
+def test_images_that_no_server_answered_are_not_replayed(tmp_path: Path) -> None:
+    made = Made(tmp_path / "outage.mcap")
+    for stamp, hidden in enumerate([True, False, True, True, False, True]):
+        made.image(stamp)
+        made.tracks(stamp, tracked(), hidden=hidden)
+        if stamp == 1:
+            made.tracks(stamp, tracked(), again=True)
+    made.close()
+    assert [frame.stamp for frame in Recording(tmp_path / "outage.mcap").frames] == [1, 4]
+
+
 def test_a_late_prompt_comes_after_the_frame_that_was_newest(tmp_path: Path) -> None:
     """Its age says which: by the order in the file, it would come two frames too early."""
     made = Made(tmp_path / "run.mcap")
