@@ -157,6 +157,14 @@ def test_what_was_seen_through_another_window_may_serve() -> None:
     assert serving(Target(1, (0, 0, 1000, 500)), [AROUND, WHOLE], FRAME) == WHOLE
 
 
+@pytest.mark.parametrize(("right", "down"), [(1, 0), (0, 1), (-1, 0), (0, -1)])
+def test_a_window_serves_to_the_pixel(right: int, down: int) -> None:
+    x0, y0, x1, y1 = (400, 240, 600, 260) if right else MIDDLE  # the longer side counts
+    for pixels, found in ((0.9, AROUND), (1.1, None)):
+        x, y = pixels * right, pixels * down
+        assert serving(Target(1, (x0 + x, y0 + y, x1 + x, y1 + y)), [AROUND], FRAME) == found
+
+
 def test_every_object_is_seen_however_many_there_are() -> None:
     rng = np.random.default_rng(0)
     for count in (2, 5, 16, 100, 1024):
