@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import selectors
 import signal
 import socket
 import struct
@@ -24,8 +25,8 @@ from zmtp import COMMAND, MORE, dial, frame, known, message, ready, send_until_c
 from sam2_ros.inference import NullBackend
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import to_wire
-from sam2_ros.remote.server import Limits, Server, door
-from sam2_ros.remote.server.front import CONTROL, READ, REASONS, REJECTED, Connection, Rules
+from sam2_ros.remote.server import Limits, Server, door, front
+from sam2_ros.remote.server.front import CONTROL, READ, REASONS, REJECTED, Connection, Front, Rules
 from sam2_ros.tracking import Prompt, PromptRequest
 
 MIB = 1 << 20
@@ -218,3 +219,29 @@ def test_bytes_are_counted_wherever_they_are_split(step: int) -> None:
     for at in range(0, len(data), step):
         assert connection.fault(memoryview(data)[at : at + step], RULES) is None
     assert connection.unread == 6 + 500 + 1000 + 3 + 4 * 128
+
+
+def test_only_unread_answers_count_against_who_reads() -> None:
+    """A client that has read everything at once for an hour may pause for as long as one that has just come."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    (_, control), (reader, client), (server, inner) = pairs
+    for end in (client, inner):
+        end.setblocking(False)
+    mover, connection = Front(RULES, [], control, "", ""), Connection(1, client, inner)
+    mover._connections[1] = connection
+    connection.known = True
+    with mock.patch.object(front, "time") as clock:
+        for now in (100.0, 3700.0):
+            clock.monotonic.return_value = connection.heard = now
+            server.sendall(b"answer")
+            mover._move(connection, inner, selectors.EVENT_READ)
+            assert reader.recv(100) == b"answer"
+        while not connection.to_client:  # it reads no more
+            server.sendall(bytes(1000))
+            mover._move(connection, inner, selectors.EVENT_READ)
+        for now, stays in ((3700 + RULES.stall - 1, True), (3700 + RULES.stall + 1, False)):
+            clock.monotonic.return_value = now
+            mover._look_round()
+            assert bool(mover._connections) == stays
+    for end in (end for pair in pairs for end in pair):
+        end.close()
