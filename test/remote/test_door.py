@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -12,7 +13,7 @@ from served import PATIENCE, ServerProcess, connected, picture, serving
 
 from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
-from sam2_ros.remote.server import Server
+from sam2_ros.remote.server import Limits, Server, door
 
 
 def test_a_second_server_does_not_take_the_path_of_the_first(
@@ -78,3 +79,15 @@ def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str]) -> Non
         assert f"can't bind to tcp://127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
         assert main(["serve", "--model", "null", "--bind", "tcp://127.0.0.1:*", "--metrics", f"127.0.0.1:{port}"]) == 2
         assert f"can't bind to --metrics 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("files", "connections"), [(264, 100), (4, 8)])
+def test_no_more_connections_than_the_process_has_descriptors_for(files: int, connections: int) -> None:
+    limits = Limits(connections=1000)  # two descriptors each, and 64 for the server
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, before[1]))
+    try:
+        rules = door.rules_for(limits)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert rules.connections == connections
