@@ -158,7 +158,10 @@ class Setup:
         if self.torch_index or self.torch_version != TORCH_VERSION:
             self.console.say("      not the torch that is locked: its hashes are not checked")
             options = ["--index-url", self.torch_index] if self.torch_index else []
-            self.pip("install", *options, f"torch=={self.torch_version}", "setuptools<80", hint=hint)
+            if not options and not self.gpu and answers(locks.CPU_INDEX):
+                options = ["--extra-index-url", locks.CPU_INDEX]  # whose builds, as VERSION+cpu, pip prefers
+            self.pip("install", *options, f"torch=={self.torch_version}", hint=hint)
+            self.pip("install", "setuptools<80")  # which builds the locked packages
             return
         if not self.gpu:
             index = locks.CPU_INDEX if answers(locks.CPU_INDEX) else ""
@@ -191,7 +194,7 @@ class Setup:
             raise StepError(f"{locks.path_of(name)} does not belong to its requirements; run: make lock")
         chosen = [entry for entry in locks.entries(locks.path_of(name)) if entry.name not in drop]
         if self.sourced:
-            chosen = self.beside_the_distribution(name, chosen, drop)
+            chosen = self.beside_the_distribution(name, chosen, drop, options)
         words = ["install", "--require-hashes"]
         # What comes as source is built with the locked setuptools, which the first lock brings.
         words += ["--no-deps"] if self.sourced else ["--no-build-isolation", "--use-pep517"]
@@ -200,7 +203,7 @@ class Setup:
         self.pip(*words, *options, "-r", file, hint=hint, PIP_CONSTRAINT="")
 
     def beside_the_distribution(
-        self, name: str, locked: Sequence[locks.Entry], drop: Collection[str]
+        self, name: str, locked: Sequence[locks.Entry], drop: Collection[str], options: Sequence[object]
     ) -> list[locks.Entry]:
         """What a sourced ROS 2 lacks of a lock. Its own packages stay, unless one is too old for the others; NumPy
         always, because ROS 2 was built with it."""
@@ -212,7 +215,8 @@ class Setup:
         lines += [f"numpy=={present['numpy']}"] if "numpy" in present else []
         constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
         wanted = [line for line in locks.requirements(name) if not line.startswith(tuple(drop))]
-        self.pip("install", "--dry-run", "--report", report, "-c", constraints, *wanted)
+        hint = f"pip must be 22.2 or newer; if it is not: {self.python} -m pip install --upgrade pip"
+        self.pip("install", "--dry-run", "--report", report, *options, "-c", constraints, *wanted, hint=hint)
         items = json.loads(report.read_text(encoding="utf-8"))["install"]
         missing = {locks.normalised(item["metadata"]["name"]) for item in items}
         return [entry for entry in locked if entry.name in missing]

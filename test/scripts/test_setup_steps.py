@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
+import locks
 import pytest
 import ros_python
+import setup_env
 from steps import Console, Step, StepError, digest
 
 
@@ -82,6 +86,39 @@ def test_a_missing_command_says_what_to_install(console: Console, tmp_path: Path
     console.log.parent.mkdir()
     with pytest.raises(StepError, match=r"no-such-tool is not installed\. Get it\."):
         console.run(["no-such-tool"], os.environ, tmp_path, hint="Get it.")
+
+
+def test_beside_a_distribution_the_missing_packages_are_found_on_the_same_index(tmp_path: Path) -> None:
+    setup = setup_env.Setup("jazzy", "-test", True, setup_env.TORCH_VERSION, "")
+    setup.venv, setup.python, calls = tmp_path, Path(sys.executable), []
+
+    def pip(*words: object, hint: str = "", **_: str) -> None:
+        calls.append([str(word) for word in words])
+        if "--dry-run" in words:
+            missing = {"install": [{"metadata": {"name": "torch"}}]}
+            (tmp_path / "torch-cpu-report.json").write_text(json.dumps(missing))
+
+    with mock.patch.object(setup, "pip", pip):
+        setup.install_locked("torch-cpu", "--extra-index-url", "https://example.org")
+    assert ["--dry-run" in words for words in calls] == [True, False]
+    for words in calls:
+        assert words[words.index("--extra-index-url") + 1] == "https://example.org"
+
+
+@pytest.mark.parametrize(
+    ("index", "gpu", "options"),
+    [
+        ("", False, ["--extra-index-url", locks.CPU_INDEX]),
+        ("", True, []),
+        ("https://example.org", False, ["--index-url", "https://example.org"]),
+    ],
+)
+def test_another_torch_without_a_gpu_is_its_build_for_cpus_too(index: str, gpu: bool, options: list[str]) -> None:
+    setup = setup_env.Setup("jazzy", "-test", False, "2.0.1", index)
+    setup.gpu = gpu
+    with mock.patch.object(setup, "pip") as pip, mock.patch.object(setup_env, "answers", lambda url: True):
+        setup.install_torch()
+    assert pip.call_args_list[0].args == ("install", *options, "torch==2.0.1")
 
 
 def test_include_paths_of_another_machine_are_replaced(tmp_path: Path) -> None:
