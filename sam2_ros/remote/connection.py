@@ -110,6 +110,9 @@ class Connection:
             self._socket.linger = 0
             self._socket.sndhwm, self._socket.rcvhwm = 8, _WAITING_ANSWERS
             self._socket.maxmsgsize = MAX_ANSWER_BYTES
+            # While nobody asks anything, it would reconnect without end, until events fill the monitor and block it.
+            self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            self._socket.ipv6 = "[" in endpoint
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
             self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
             if client_keys is not None:
@@ -154,6 +157,8 @@ class Connection:
         seq, start = next(self._sequence), time.monotonic()
         parts = [*protocol.pack({"op": op, "seq": seq, **fields}), *([] if pixels is None else [pixels])]
         try:
+            while self._monitor.poll(0):  # it may have ended long ago
+                self._look_at(recv_monitor_message(self._monitor))
             self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
             self.in_flight.add(seq)
             answer = self._wait_for(seq, start + timeout)

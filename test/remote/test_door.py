@@ -6,10 +6,12 @@ import os
 import resource
 import signal
 import socket
+import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from served import PATIENCE, ServerProcess, connected, picture, serving
+from served import LOCAL, PATIENCE, ServerProcess, connected, picture, running, serving
 
 from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
@@ -41,6 +43,28 @@ def test_the_path_of_a_dead_server_is_free(tmp_path: Path) -> None:
             assert client.step(picture(), 0).stamp == 0
 
 
+def test_of_two_servers_that_start_at_once_one_has_the_path(tmp_path: Path) -> None:
+    """The other one saw a dead socket there, before the first replaced it."""
+    path = tmp_path / "sam2"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    look = door._is_dead
+
+    def is_dead(looked_at: str) -> bool:
+        seen = look(looked_at)
+        if not servers:
+            with mock.patch.object(door, "_is_dead", look):
+                servers.append(Server(NullBackend, [f"ipc://{path}"]))
+        return seen
+
+    servers: list[Server] = []
+    with mock.patch.object(door, "_is_dead", is_dead), pytest.raises(OSError, match="a server lives there already"):
+        door.Door([f"ipc://{path}"], Limits(), False, lambda reason: None)
+    with running(servers[0]), connected(f"ipc://{path}") as client:
+        client.connect(PATIENCE)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_hung_server_keeps_its_path(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path / 'sam2'}"
     with ServerProcess("--bind", endpoint) as first:
@@ -68,6 +92,39 @@ def test_several_endpoints_are_bound_and_told(tmp_path: Path) -> None:
             with connected(endpoint) as client:
                 client.connect(PATIENCE)
                 assert client.step(picture(), 0).stamp == 0
+
+
+def test_a_name_is_bound_where_clients_look_for_it() -> None:
+    """Also where a machine's name stands for an address of either kind."""
+    both = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+    ]
+    with mock.patch.object(socket, "getaddrinfo", lambda *_, **__: both):
+        opened = door.Door(["tcp://localhost:*"], Limits(), False, lambda reason: None)
+    opened.close()
+    assert opened.endpoints[0].startswith("tcp://127.0.0.1:")
+
+
+def test_a_client_reaches_an_address_of_ip_6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with serving(endpoint="tcp://[::1]:*") as server, connected(server) as client:
+        client.connect(PATIENCE)
+        assert client.step(picture(), 0).stamp == 0
+
+
+def test_a_temporary_folder_with_too_long_a_path_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert main(["serve", "--model", "null", "--bind", LOCAL]) == 2
+    assert "too long a path; set TMPDIR to a shorter one" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str]) -> None:

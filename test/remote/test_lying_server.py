@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
 import socket
 import threading
 import time
@@ -138,6 +139,20 @@ def test_a_message_without_an_end_ends_the_connection() -> None:
         server.join()
     context.term()
     assert resident_bytes(os.getpid()) - before < MEMORY
+
+
+def test_a_client_that_asks_nothing_does_not_come_back_by_itself() -> None:
+    """Again and again, its events would fill a queue that nobody reads, and then block it."""
+    context: zmq.Context[Any] = zmq.Context()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        opened = connection.Connection(context, endpoint, None, lambda late: None, threading.Event())
+        listener.accept()[0].close()
+        assert not select.select([listener], [], [], 1.0)[0]
+        with pytest.raises(connection.LinkDown, match="the connection broke"):
+            opened.request("ping", PATIENCE, {})
+    context.term()
 
 
 def test_a_lie_about_a_prompt_changes_nothing_here() -> None:

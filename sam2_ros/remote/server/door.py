@@ -33,6 +33,7 @@ _UNREAD_ANSWERS, _UNREAD_ANSWERS_IN_ALL = 64 << 20, 256 << 20  # bytes
 _RETRY = 0.2  # s
 _FILES_KEPT = 64  # descriptors that are not for connections
 _CURVE_COST = 33  # bytes of encryption in a part
+_LONGEST_ADDRESS = len("ipc://") + 107  # of a socket in the file system
 _SIOCGIFADDR = 0x8915  # ioctl: an interface's address
 
 
@@ -73,6 +74,9 @@ class Door:
         self._process: subprocess.Popen[bytes] | None = None
         self.control = socket.socket()
         try:
+            if len(os.fsencode(self.address)) > _LONGEST_ADDRESS:
+                raise OSError(None, f"the temporary folder {self._folder.parent} has too long a path; set TMPDIR to a "
+                              "shorter one")  # fmt: skip
             for endpoint in endpoints:
                 try:
                     self.endpoints.append(self._listen(endpoint))
@@ -161,13 +165,7 @@ class Door:
                 message = b""
             if len(message) != front.CONTROL.size:  # the front died, and all connections with it
                 gone = list(self._known)
-                if self._process is not None:
-                    self._process.kill()
-                    self._process.wait()
-                try:
-                    self.open()
-                except OSError:  # the next call tries again
-                    time.sleep(_RETRY)
+                self._restart()
                 break
             kind, number, amount = front.CONTROL.unpack(message)
             if kind == front.GONE:
@@ -181,6 +179,15 @@ class Door:
             self._untold.pop(number, None)
             self._answers.pop(number, None)
         return gone
+
+    def _restart(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            code, self._process = self._process.wait(), None
+            print(f"sam2_ros: the process that accepts connections ended ({code}); starting it anew", file=sys.stderr)
+        time.sleep(_RETRY)
+        with contextlib.suppress(OSError):  # the next look tries again
+            self.open()
 
     def tick(self) -> None:
         """Tells the front the rest of what was read."""
@@ -224,7 +231,8 @@ class Door:
             return self._listen_locally(rest)
         host, _, written = rest.rpartition(":")
         port = 0 if written == "*" else int(written)
-        found = socket.getaddrinfo(_address(host.strip("[]")), port, type=socket.SOCK_STREAM)[0]
+        all_found = socket.getaddrinfo(_address(host.strip("[]")), port, type=socket.SOCK_STREAM)
+        found = min(all_found, key=lambda each: each[0] != socket.AF_INET)  # where ZeroMQ's clients look for a name
         listener = socket.socket(found[0], socket.SOCK_STREAM)
         self._listeners.append(listener)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -245,7 +253,9 @@ class Door:
         listener.bind(new)
         listener.listen(128)
         try:
-            os.link(new, path)  # fails where another server was faster
+            os.link(new, path)
+        except FileExistsError as error:
+            raise OSError(error.errno, "another server has just taken it; choose another path, or stop it") from error
         finally:
             os.unlink(new)
         self._paths.append((path, os.stat(path).st_ino))
@@ -258,10 +268,31 @@ def _remove_dead(path: str) -> None:
     Raises:
         OSError: something else is there, or a server lives there.
     """
+    if not _is_dead(path):
+        return
+    # Another server may have taken the path just now: so what is there is taken away first, then looked at again.
+    aside = os.path.join(os.path.dirname(path), f".{os.getpid()}-{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, aside)
+        try:
+            _is_dead(aside)
+        except OSError:
+            os.link(aside, path)
+            raise
+        finally:
+            os.unlink(aside)
+
+
+def _is_dead(path: str) -> bool:
+    """Whether a dead server left its socket there; False where nothing is.
+
+    Raises:
+        OSError: something else is there, or a server lives there.
+    """
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except FileNotFoundError:
-        return
+        return False
     if not is_socket:
         raise FileExistsError(None, "there is a file that is no socket; choose another path, or delete it")
     with socket.socket(socket.AF_UNIX) as trial:
@@ -269,8 +300,7 @@ def _remove_dead(path: str) -> None:
             trial.setblocking(False)
             trial.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return True
         except BlockingIOError:  # its queue is full
             pass
     raise OSError(None, "a server lives there already; choose another path, or stop that server")

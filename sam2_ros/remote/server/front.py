@@ -44,7 +44,7 @@ class Rules:
     part: int  # bytes of a part
     unread: int  # bytes that the server has not read, of one connection
     unread_in_all: int
-    first: int = 1 << 16  # bytes up to the end of the first message
+    first: int = 1 << 16  # bytes that are read before the server has read a message
     handshake: float = 10.0  # s until the first message
     stall: float = 10.0  # s in the middle of a message, at a limit, or without reading an answer
     idle: float = 120.0  # s between messages
@@ -74,14 +74,16 @@ class Connection:
     @property
     def chunk(self) -> int:
         """Bytes to read at a time: few where they may hold many parts, so that other connections have their turn."""
-        return max(_SMALL_CHUNK, min(_CHUNK, self._left))
+        return max(_SMALL_CHUNK, min(_CHUNK, self._left)) if self.known else _SMALL_CHUNK
+
+    def may_send(self, rules: Rules) -> bool:
+        """Whether more is read of the client now."""
+        return not self.ended and self.unread <= rules.unread and (self.known or self.raw <= rules.first)
 
     def fault(self, data: memoryview, rules: Rules) -> int | None:
         """Counts what the client sent; returns why the connection must end, or None."""
         if not self.known:
             self.raw += len(data)
-            if self.raw > rules.first:
-                return FIRST
         at, end = 0, len(data)
         while at < end:
             if self._greeting:
@@ -198,7 +200,8 @@ class Front:
                 return False
             kind, number, amount = CONTROL.unpack(message)
             connection = self._connections.get(number)
-            if connection is None:
+            if connection is None:  # it ended before the server read its message
+                self._tell(GONE, number)
                 continue
             if kind == CLOSE:
                 self._end(connection)
@@ -275,8 +278,8 @@ class Front:
                     sent = 0
                     with contextlib.suppress(BlockingIOError):
                         sent = other.send(data)
-                    if sent == count and not from_client:
-                        connection.read_at = time.monotonic()
+                    if not from_client:
+                        connection.read_at = time.monotonic()  # nothing waited
                     waiting += data[sent:]
         except BlockingIOError:
             pass
@@ -303,9 +306,8 @@ class Front:
 
     def _watch(self, connection: Connection) -> None:
         """Waits for what each side may do next."""
-        may_read = connection.unread <= self._rules.unread and not connection.ended
         for ready, waiting, back, reads in (
-            (connection.client, connection.to_server, connection.to_client, may_read),
+            (connection.client, connection.to_server, connection.to_client, connection.may_send(self._rules)),
             (connection.server, connection.to_client, connection.to_server, not connection.ended),
         ):
             mask = (selectors.EVENT_READ if reads and not waiting else 0) | (selectors.EVENT_WRITE if back else 0)
@@ -327,10 +329,10 @@ class Front:
                 self._report(connection)
             if connection.to_client and now - connection.read_at > rules.stall:
                 self._end(connection, DEAF)
+            elif now - connection.heard > (rules.idle if connection.known else rules.handshake):
+                self._end(connection, SILENT if connection.known or connection.raw <= rules.first else FIRST)
             elif connection.unread and now - max(connection.moved, connection.since) > rules.stall:
                 self._end(connection, STALLED)  # in the middle of a message, or at the limit
-            elif now - connection.heard > (rules.idle if connection.known else rules.handshake):
-                self._end(connection, SILENT)
 
     def _end(self, connection: Connection, reason: int | None = None) -> None:
         del self._connections[connection.number]
