@@ -108,10 +108,12 @@ def run(args: argparse.Namespace) -> int:
                 _say_kept(outputs, errors[1:])
                 raise errors[0]
     if tracker.pending and args.max_frames is None:
+        first = tracker.pending[0].frame
+        why = f"{without_password(args.source)} ended after {outputs.count} frames (the first one is frame 0)"
+        if args.live is not None and first < outputs.count:
+            why = f"{without_password(args.source)} ended before the engine was free for it (see --live)"
         raise UserError(
-            f"{args.prompts}: there is a prompt for frame {tracker.pending[0].frame}, but "
-            f"{without_password(args.source)} ended after {outputs.count} frames (the first one is frame 0); the other "
-            "prompts were applied"
+            f"{args.prompts}: there is a prompt for frame {first}, but {why}; the prompts before it were applied"
         )
     return 0
 

@@ -403,6 +403,14 @@ def test_live_writes_for_every_frame_what_was_known_when_it_came(clip: Path, tmp
     assert not any(item["prompted"] for frame in frames for item in frame["objects"])
 
 
+def test_live_says_which_prompt_came_too_late(clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    boxes = [{"frame": frame, "object_id": 7, "box": [10, 20, 50, 60]} for frame in (0, FRAMES - 1)]
+    command = ["track", str(clip), "--prompts", prompts(tmp_path, *boxes), "--model", "null", "--live", "10"]
+    assert main([*command, "--latency", "60"]) == 2
+    told = capfd.readouterr().err
+    assert f"a prompt for frame {FRAMES - 1}, but {clip} ended before the engine was free for it" in told
+
+
 @pytest.mark.parametrize(
     ("options", "words"), [(["--latency", "1"], "--latency belongs to --live"), (["--live", "-3"], "--live is -3.0")]
 )
