@@ -37,6 +37,7 @@ class Restored:
             done |= {request.object_id or 0: answer for request, answer in zip(requests, answers, strict=True)}
         _, dropped = self._recovery.restored(self._before.objects, done)
         self._changes += dropped
+        self._recovery.recall({})  # the frames are needed no more
         backend.take_changes()
         backend.next_id = max(backend.next_id, saved.next_id)
         self._waiting = True  # for the first frame

@@ -213,6 +213,8 @@ class Worker:
                 self._closing = True
             started.set_exception(error)
             return
+        finally:
+            del self._make_backend  # it may hold the frames of an earlier process
         with contextlib.closing(backend), contextlib.ExitStack() as stack:
             if isinstance(backend, EncodesAhead) and backend.encodes_ahead:
                 self._encodes_ahead = True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from sam2_ros.inference import BackendFactory, NullBackend
 from sam2_ros.inference.backend import Backend, EncodesAhead
 from sam2_ros.inference.recovery import Recovery, SavedObjects
 from sam2_ros.inference.restored import Restored
+from sam2_ros.inference.worker import Worker
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectState, Prompt, PromptRequest
 
@@ -79,6 +84,17 @@ def test_objects_are_occluded_until_they_are_seen(make: Callable[[], Backend]) -
     assert backend.step(picture(8), 91).changes == () and backend.take_changes() == []
     (answer,) = backend.add([request((100, 60, 120, 90))])
     assert answer.object_id == saved.next_id == 4
+
+
+def test_the_frames_of_the_earlier_process_are_not_kept() -> None:
+    saved = lived(NullBackend())
+    frames = {id(each.frame): weakref.ref(each.frame) for each in saved.sightings.values()}
+    worker = Worker(partial(Restored, NullBackend(), saved), MagicMock())
+    del saved
+    worker.start().result(60)
+    gc.collect()
+    assert frames and not any(frame() is not None for frame in frames.values())
+    worker.close()
 
 
 def test_commands_reach_objects_that_wait_for_the_first_frame() -> None:
