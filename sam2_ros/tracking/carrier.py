@@ -189,7 +189,7 @@ class MaskCarrier:
         newest, answer, answered = self._newest, self._answer, self._answered
         if newest is None or answer is None:
             return None
-        if newest is answered:
+        if newest is answered and answer is self._carried:
             return Carried(answer, answer.stamp, 0, {obj.object_id: 1.0 for obj in answer.objects})
         network_stamp = answer.stamp if answered is None else answered.stamp
         width, height = self._size

@@ -247,6 +247,8 @@ def test_an_answer_may_come_before_its_image() -> None:
     first.update(scene.answer(0))
     first.add_image(scene.image(0), 0)
     assert newest(first).frames == 0 and newest(first).result.objects[0].mask.area, "also the first one of all"
+    first.update(scene.answer(1))
+    assert newest(first).result.stamp == 0, "it is not taken for one of the image that is here"
 
 
 def test_the_image_of_an_answer_may_be_left_out() -> None:
