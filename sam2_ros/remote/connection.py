@@ -104,7 +104,7 @@ class Connection:
         self._socket = context.socket(zmq.DEALER)
         self._tcp: socket.socket | None = None  # another descriptor of the connection
         self._counted = 0  # bytes received up to the newest answer
-        events = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        events = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_CLOSED
         self._monitor = self._socket.get_monitor_socket(events)
         try:
             self._socket.linger = 0
@@ -242,6 +242,8 @@ class Connection:
         elif message["event"] == zmq.EVENT_DISCONNECTED:
             early = " before the first answer; if the server asks for keys, give the right ones"
             raise LinkDown(f"the connection broke{'' if self.round_trips else early}")
+        elif message["event"] == zmq.EVENT_CLOSED:
+            raise LinkDown("nothing accepts connections there; is the server running?")
         else:
             raise LinkDown("the server does not accept this client's key")
 

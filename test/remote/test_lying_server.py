@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -151,6 +152,18 @@ def test_a_client_that_asks_nothing_does_not_come_back_by_itself() -> None:
         listener.accept()[0].close()
         assert not select.select([listener], [], [], 1.0)[0]
         with pytest.raises(connection.LinkDown, match="the connection broke"):
+            opened.request("ping", PATIENCE, {})
+    context.term()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ipc"])
+def test_where_nothing_listens_is_said_at_once(kind: str, tmp_path: Path) -> None:
+    context: zmq.Context[Any] = zmq.Context()
+    with socket.socket() as unused:  # bound, so that nobody else takes the port, but not listening
+        unused.bind(("127.0.0.1", 0))
+        endpoint = {"tcp": f"tcp://127.0.0.1:{unused.getsockname()[1]}", "ipc": f"ipc://{tmp_path / 'nobody'}"}[kind]
+        opened = connection.Connection(context, endpoint, None, lambda late: None, threading.Event())
+        with pytest.raises(connection.LinkDown, match="nothing accepts connections there"):
             opened.request("ping", PATIENCE, {})
     context.term()
 
