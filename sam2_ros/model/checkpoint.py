@@ -47,8 +47,6 @@ def load_model(source: str | Path = "embedded", device: str | torch.device = "cp
     state, config = read_checkpoint(path)
     if image_size:
         config = replace(config, image_size=image_size)
-    with torch.device("meta"):  # takes no memory, whatever a file says of its size
-        check_shapes(Sam2Model(config), state, path.name)
     model = Sam2Model(config)
     load_strictly(model, state, path.name)
     return model.to(device).eval().requires_grad_(False)
@@ -112,9 +110,13 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
     try:
-        return state, ModelConfig.from_dict(content["config"])
+        config = ModelConfig.from_dict(content["config"])
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} was written for another version of sam2_ros: {printable(error, 300)}") from error
+    if not path.samefile(EMBEDDED):
+        with torch.device("meta"):  # takes no memory, whatever a file says of the network's size; but a second of time
+            check_shapes(Sam2Model(config), state, path.name)
+    return state, config
 
 
 def check_foreign(path: Path) -> None:

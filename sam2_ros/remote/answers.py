@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sam2_ros.inference.backend import BackendInfo
@@ -61,6 +62,8 @@ def prompt_results(value: Any, count: int, pixels: int) -> list[PromptResult]:
     if not isinstance(value, list) or len(value) != count:
         raise ProtocolError(f"there are not {count} results")
     results = from_wire(list[PromptResult], value, _CANDIDATES * min(count, MAX_PROMPTS) * pixels)
+    # A name that was refused comes back with the refusal.
+    results = [replace(r, name="") if not r.success and text_problem(r.name) else r for r in results]
     for result in results:
         _text("a message", result.message)
         _name(result.name)

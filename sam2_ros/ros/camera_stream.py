@@ -182,10 +182,10 @@ class CameraStream:
         self._answer = None
 
     def on_processed(self, processed: Processed) -> None:
+        self._answer = processed.result  # first, so that live tracks are never behind what is published
         self._statistics.processed(processed)
         if self._publishers is not None and self._node.context.ok():
             self._publishers.publish_results(processed)
-        self._answer = processed.result
         self.health.processed(processed.result.width, processed.result.height)
         self._keep(processed)
         if self._detections is not None:
