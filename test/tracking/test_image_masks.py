@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from small_tracker import add, box, click, run, scene, small_model, stepped
 
 from sam2_ros.tracking import CroppedMask, PromptRequest, Tracker, TrackerConfig
-from sam2_ros.tracking.masks import FILLED_LOGIT, fill_holes, image_masks, suppress_overlap
+from sam2_ros.tracking.masks import FILLED_LOGIT, fill_holes, image_masks, pack_masks, suppress_overlap
 
 Bools = NDArray[np.bool_]
 
@@ -206,3 +206,13 @@ def test_a_packed_mask_is_cropped_as_a_plain_one(width: int) -> None:
         plain, packed = CroppedMask.from_full(full), CroppedMask.from_packed(np.packbits(full, axis=1), width)
         assert packed.box == plain.box and np.array_equal(packed.full(), full)
         assert packed.crop.shape == plain.crop.shape
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (60, 43), (9, 8)])
+def test_masks_that_are_packed_first_are_the_same(height: int, width: int) -> None:
+    logits = blobs(4, 24)
+    for bits, plain in zip(
+        pack_masks(logits, height, width).numpy(), image_masks(logits, height, width, False), strict=True
+    ):
+        packed = CroppedMask.from_packed(bits, width)
+        assert packed.box == plain.box and np.array_equal(packed.full(), plain.full())

@@ -17,7 +17,6 @@ from small_tracker import add, box, click, logits, rectangle, run, scene, small_
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
 from sam2_ros.model.checkpoint import EMBEDDED, read_checkpoint
 from sam2_ros.tracking import ObjectState, Prompt, PromptCode, PromptRequest, Tracker, TrackerConfig
-from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.history import most_bytes
 
 SAME = 1e-4  # of max(1, greatest logit); a batch of another size rounds differently
@@ -370,11 +369,6 @@ def test_a_late_correction_forgets_later_anchors() -> None:
     assert tracker.refine(PromptRequest(click(60, 60), 1), stamp(5)).success
     anchors = {int(frame) for frame in tracker.bank.conditioning_frames[0]}
     assert {1, 3, 5} <= anchors and 6 not in anchors
-
-
-def test_of_two_frames_at_equal_distance_the_newer_one_is_meant() -> None:
-    assert find_frame([10, 20, 30], 25, 1.0) == 2
-    assert find_frame([20, 10], 15, 1.0) == 1
 
 
 def test_a_late_correction_keeps_the_name_and_the_label_of_now() -> None:

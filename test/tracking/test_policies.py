@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from small_tracker import add, box, click, logits, run, scene, small_model, step
 
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
-from sam2_ros.tracking.mask_parts import STEADY_GAP, own_masks, trail_after_prompt, update_trails
+from sam2_ros.tracking.mask_parts import STEADY_GAP, choose_candidates, own_masks, trail_after_prompt, update_trails
 from sam2_ros.tracking.policies import (
     POLICIES,
     DistractorPolicy,
@@ -160,6 +161,34 @@ def test_another_ones_part_is_taken_out_of_the_mask() -> None:
     assert int((own.logits > 0).sum()) == 100 and (own.logits[0, 0, 40:50, 30:40] == 5).all()
     assert int((drawn > 0).sum()) == 200  # what came in is left as it was
     assert not own_masks(MemoryPolicy(), drawn, [one], 4).rejected.any()
+
+
+@pytest.mark.parametrize("window", [(0.0, 0.0, 1.0, 1.0), (0.25, 0.3, 0.5, 0.4)])
+def test_masks_in_a_window_are_measured_in_shares_of_the_frame(window: tuple[float, float, float, float]) -> None:
+    left, top, wide, high = window
+    whole = torch.full((1, 100, 100), -3.0)
+    whole[0, 40:50, 30:60] = whole[0, 60:62, 70:72] = 5.0
+    seen = whole[:, round(100 * top) : round(100 * (top + high)), round(100 * left) : round(100 * (left + wide))]
+    for bounded, extent in ((True, (0.42, 0.22)), (False, (0.3, 0.1))):  # a box means small parts, too
+        trail = trail_after_prompt(Trail(), 3, seen, bounded, window)
+        assert trail.frames == (3,) and trail.areas == pytest.approx((0.0304,))
+        assert trail.boxes[0] == pytest.approx((0.3, 0.4, 0.6, 0.5)) and trail.extent == pytest.approx(extent)
+    given: list[Any] = []
+
+    def choose(*values: Any) -> Any:
+        given.append(values)
+        return np.array([2])
+
+    policy: Any = SimpleNamespace(chooses=True, choose=choose)
+    empty = torch.full_like(seen, -3.0)
+    decoded: Any = SimpleNamespace(
+        logits=torch.stack((empty[0], seen[0], empty[0], seen[0]))[None], ious=torch.tensor([[0.9, 0.1, 0.2, 0.3]])
+    )
+    chosen = choose_candidates(policy, decoded, [SimpleNamespace(trail=Trail())], 7, window)  # type: ignore[list-item]
+    ((ious, boxes, _, frame),) = given
+    assert chosen is not None and chosen.tolist() == [2] and frame == 7
+    assert ious[0] == pytest.approx([0.1, 0.2, 0.3])
+    assert boxes[0] == pytest.approx(np.array([[0.3, 0.4, 0.72, 0.62], [0, 0, 0, 0], [0.3, 0.4, 0.72, 0.62]]))
 
 
 # -- the engine ----------------------------------------------------------------------------------------------
