@@ -17,6 +17,7 @@ from sam2_ros.ros.image_conversion import (
     UnsupportedEncoding,
     compressed_depth_rows,
     decode_compressed,
+    depth_rows,
     mono8_mask,
     to_rgb,
 )
@@ -301,3 +302,17 @@ def test_compressed_depth_in_metres_is_quantised_by_its_inverse() -> None:
 def test_compressed_depth_that_is_none(data: bytes, encoding: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         compressed_depth_rows(data, encoding)
+
+
+@pytest.mark.parametrize(("encoding", "dtype", "unit"), [("16UC1", np.uint16, 0.001), ("32FC1", np.float32, 1.0)])
+@pytest.mark.parametrize("padding", [0, 6])
+def test_depth_is_viewed_with_its_unit(encoding: str, dtype: type, unit: float, padding: int) -> None:
+    depth: np.ndarray = np.arange(20).astype(dtype).reshape(4, 5)
+    values, metres = depth_rows(image(encoding, depth, padding))
+    np.testing.assert_array_equal(values, depth)
+    assert metres == unit
+
+
+def test_depth_in_colours_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"depth encoding 'rgb8' is not supported; accepted: .*16UC1"):
+        depth_rows(image("rgb8", RGB))
