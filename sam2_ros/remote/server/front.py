@@ -241,6 +241,7 @@ class Front:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHUNK)  # what a client must not leave unread
                 address = client.getpeername()[0].removeprefix("::ffff:")
                 where = "local" if address == "::1" or address.startswith("127.") else "remote"
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _CHUNK)  # fewer turns for a large frame
             # From the name of this end the server knows which connection it is.
             server.bind(f"\0{self._name}-{where}-{self._numbers}")
             server.connect(self._server)
