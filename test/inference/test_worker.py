@@ -452,6 +452,11 @@ def test_the_next_frame_is_encoded_while_one_is_tracked(ahead: Bench) -> None:
     assert all(each.start_time <= each.end_time for each in recorder.processed)
 
 
+def test_no_thread_of_a_worker_keeps_its_process_alive(ahead: Bench) -> None:
+    threads = {thread.name: thread.daemon for thread in threading.enumerate() if thread.name.startswith("inference")}
+    assert threads == {"inference": True, "inference ahead": True}
+
+
 def test_a_frame_that_can_not_be_encoded_ahead_is_counted(ahead: Bench) -> None:
     backend, worker, recorder = ahead.backend, ahead.worker, ahead.recorder
     backend.encoder_gate.release(100)
