@@ -321,6 +321,20 @@ def test_a_repeated_message_corrects_nothing(scene: Scene) -> None:
     assert scene.feeder.counts == Counts(received=2, matched=1, added=1)
 
 
+def test_an_object_whose_prompt_drew_nothing_is_where_it_was_detected(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, nothing = scene.backend.add, CroppedMask.empty(200, 100)
+
+    def draw_nothing(*arguments: Any) -> list[PromptResult]:
+        return [replace(each, result=each.result and replace(each.result, mask=nothing)) for each in add(*arguments)]
+
+    monkeypatch.setattr(scene.backend, "add", draw_nothing)
+    scene.detect(PERSON)
+    scene.detect(PERSON)
+    assert scene.ids == [1]
+
+
 def test_after_a_jump_in_time_everything_begins_anew(scene: Scene) -> None:
     settings = DetectionSettings(new_after=2)
     scene.detect(PERSON, settings=settings)

@@ -15,11 +15,11 @@ import pytest
 
 from sam2_ros.inference import BackendFactory, NullBackend
 from sam2_ros.inference.backend import Backend, EncodesAhead
-from sam2_ros.inference.recovery import Recovery, SavedObjects
+from sam2_ros.inference.recovery import Recovery, SavedObjects, restore_objects
 from sam2_ros.inference.restored import Restored
 from sam2_ros.inference.worker import Worker
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectState, Prompt, PromptRequest
+from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectState, Prompt, PromptError, PromptRequest
 
 VISIBLE, OCCLUDED = ObjectState.VISIBLE, ObjectState.OCCLUDED
 BOXES = ((10, 20, 40, 60), (60, 20, 90, 50))
@@ -182,3 +182,29 @@ def test_an_object_that_was_never_visible_has_no_sighting() -> None:
         assert recovery.plan(newest.objects) == [] and recovery.sightings == {}
     taken, changes = recovery.restored(newest.objects, {})
     assert taken == () and [each.event for each in changes] == [EventCode.DROPPED]
+
+
+def test_an_object_that_is_visible_without_a_mask_was_not_seen_now() -> None:
+    """The states lag behind by a few frames; the new engine may know an earlier sighting only."""
+    recovery, engine = Recovery(), NullBackend()
+    engine.step(picture(), 1)
+    answers = {1: engine.add([request(BOXES[0])])[0]}
+    newest = engine.objects()
+    assert newest is not None
+    (obj,) = newest.objects
+    recovery.restored([replace(obj, last_seen=100, first_seen=5, frames_tracked=7)], answers)
+    unseen = replace(obj, mask=CroppedMask.empty(128, 96))
+    for now, last_seen in ((replace(obj, last_seen=120), 120), (replace(unseen, last_seen=40), 100)):
+        continued = recovery.continued(replace(now, frames_tracked=2))
+        assert (continued.first_seen, continued.last_seen, continued.frames_tracked) == (5, last_seen, 9)
+
+
+def test_objects_are_restored_with_any_id_that_there_may_be() -> None:
+    engine = NullBackend()
+    engine.step(picture(), 1)
+    for object_id in (1, (1 << 62) - 1):
+        (answer,) = restore_objects(engine, [replace(request(BOXES[0]), object_id=object_id)])
+        assert answer.success and answer.object_id == object_id and engine.next_id == object_id + 1
+    for wrong, why in ((None, "a number from 1 on"), (0, "from 1 on"), (1 << 62, "from 1 on"), (1, "object 1 lives")):
+        with pytest.raises(PromptError, match=why):
+            restore_objects(engine, [replace(request(BOXES[1]), object_id=wrong)])
