@@ -251,8 +251,9 @@ def test_bytes_are_counted_wherever_they_are_split(step: int) -> None:
     assert connection.unread == 6 + 500 + 1000 + 3 + 4 * 128
 
 
-def test_only_unread_answers_count_against_who_reads() -> None:
-    """A client that has read everything at once for an hour may pause for as long as one that has just come."""
+@contextmanager
+def moving() -> Iterator[tuple[Front, Connection, socket.socket, socket.socket]]:
+    """A front by itself, its connection, and what is at the ends of that: the client and the server."""
     pairs = [socket.socketpair() for _ in range(3)]
     (_, control), (reader, client), (server, inner) = pairs
     for end in (client, inner):
@@ -260,18 +261,47 @@ def test_only_unread_answers_count_against_who_reads() -> None:
     mover, connection = Front(RULES, [], control, "", ""), Connection(1, client, inner)
     mover._connections[1] = connection
     connection.known = True
-    with mock.patch.object(front, "time") as clock:
+    try:
+        yield mover, connection, reader, server
+    finally:
+        for end in (end for pair in pairs for end in pair):
+            end.close()
+
+
+def answer_until_it_waits(mover: Front, connection: Connection, server: socket.socket) -> int:
+    """Answers until the client's socket takes no more; returns the number of bytes."""
+    sent = 0
+    while not connection.to_client:
+        server.sendall(bytes(1000))
+        sent += 1000
+        mover._move(connection, connection.server, selectors.EVENT_READ)
+    return sent
+
+
+def test_only_unread_answers_count_against_who_reads() -> None:
+    """A client that has read everything at once for an hour may pause for as long as one that has just come."""
+    with moving() as (mover, connection, reader, server), mock.patch.object(front, "time") as clock:
         for now in (100.0, 3700.0):
             clock.monotonic.return_value = connection.heard = now
             server.sendall(b"answer")
-            mover._move(connection, inner, selectors.EVENT_READ)
+            mover._move(connection, connection.server, selectors.EVENT_READ)
             assert reader.recv(100) == b"answer"
-        while not connection.to_client:  # it reads no more
-            server.sendall(bytes(1000))
-            mover._move(connection, inner, selectors.EVENT_READ)
+        answer_until_it_waits(mover, connection, server)  # it reads no more
         for now, stays in ((3700 + RULES.stall - 1, True), (3700 + RULES.stall + 1, False)):
             clock.monotonic.return_value = now
             mover._look_round()
             assert bool(mover._connections) == stays
-    for end in (end for pair in pairs for end in pair):
-        end.close()
+
+
+def test_who_says_no_more_still_gets_all_answers() -> None:
+    with moving() as (mover, connection, reader, server):
+        sent = answer_until_it_waits(mover, connection, server)
+        reader.shutdown(socket.SHUT_WR)
+        mover._move(connection, connection.client, selectors.EVENT_READ)
+        received = 0
+        while mover._connections:
+            received += len(reader.recv(1 << 16))
+            mover._move(connection, connection.client, selectors.EVENT_WRITE)
+        while data := reader.recv(1 << 16):
+            received += len(data)
+        assert received == sent
