@@ -28,6 +28,7 @@ WORK_PIXELS = 1_000_000  # larger images are reduced by a whole factor
 KEPT_IMAGES = 24  # the network may be that many images late
 KEPT_SECONDS = 2.0  # a mask is carried no longer
 FLOW_SAMPLES = 24_000  # of all windows of an image together, so that the cost does not grow with the image
+LEAST_SAMPLES = 4_000  # of an object's colours, among many objects
 BAND = 4.0  # samples on both sides of a carried border that colours may decide; more where the object deforms
 WIDEST_BAND = 16.0
 COLOUR_GAIN = 1.2
@@ -64,13 +65,19 @@ class _Step:
 class _Source:
     """One object as the network saw it, and where that is in the newest image."""
 
-    mask: Field  # [h, w] in [0, 1], of the work image
+    mask: Field  # [h, w] in [0, 1], a part of the work image with a border of zeros
+    corner: tuple[int, int]  # of that part in the work image: x, y
     colours: ColourModel | None
     box: Box  # in the newest image
     velocity: Field  # [2] pixels an image
     window: FlowWindow | None = None  # in the newest image
     motion: Field | None = None  # from there to the network's image, pixels
     soft: Field | None = None  # the mask there, by the motion alone
+
+    def mask_at(self, points: Field) -> Field:
+        """The network's mask at points of the work image of its own frame."""
+        at = points - np.array(self.corner, np.float32)
+        return np.asarray(cv2.remap(self.mask, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
 
     @property
     def reach(self) -> Box:
@@ -112,7 +119,7 @@ class MaskCarrier:
         if (width, height) != self._size:
             self._size, before = (width, height), None
             self._factor = max(1, math.ceil(math.sqrt(width * height / WORK_PIXELS)))
-        image = np.ascontiguousarray(rgb[:: self._factor, :: self._factor])
+        image = _reduced(rgb, self._factor)
         if before is None:
             self._steps.clear()
             self._sources.clear()
@@ -153,19 +160,24 @@ class MaskCarrier:
         image = answered.image
         later = [step for step in self._steps.values() if step.stamp > result.stamp]
         complete = not later or (later[0].number == answered.number + 1 and not _too_late(answered, later[-1]))
+        samples = max(LEAST_SAMPLES, FLOW_SAMPLES / max(1, len(result.objects)))
         for obj in result.objects:
             if obj.object_id in before and obj.object_id in same and _equal(obj.mask, same[obj.object_id]):
                 self._sources[obj.object_id] = before[obj.object_id]
                 continue
-            mask = obj.mask.full()[:: self._factor, :: self._factor].astype(np.float32)
+            mask, corner = _reduced_mask(obj.mask, self._factor)
             box = box_of(mask > 0)
             if box is None or not complete:
                 continue
-            window = FlowWindow.of(grown(box, mask.shape), FLOW_SAMPLES)
-            colours = ColourModel.of(window.sample(image), window.sample(mask) > 0.5)
+            box = (box[0] + corner[0], box[1] + corner[1], box[2] + corner[0], box[3] + corner[1])
             still = np.zeros(2, np.float32)
+            colours = None
             for velocity in (moving.get(obj.object_id, still), still):  # what moved over a cut is no velocity
-                source = _Source(mask, colours, box, velocity)
+                source = _Source(mask, corner, colours, box, velocity)
+                if source.colours is None:
+                    window = FlowWindow.of(grown(box, image.shape), samples)
+                    colours = ColourModel.of(window.sample(image), source.mask_at(window.points()) > 0.5)
+                    source.colours = colours
                 if all(self._advance(source, step) for step in later):
                     self._sources[obj.object_id] = source
                     if source.soft is None or source.soft.any():
@@ -258,7 +270,7 @@ class MaskCarrier:
         if source.window is not None and source.motion is not None:
             motion = last + source.window.look_up(source.motion, points + last)
         source.window, source.motion = window, motion
-        source.soft = cv2.remap(source.mask, points + motion, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        source.soft = source.mask_at(points + motion)
         inside = (source.soft > 0.5).view(np.uint8)
         x, y, width, height = cv2.boundingRect(inside)
         if width:
@@ -293,7 +305,7 @@ class MaskCarrier:
             level += np.where(np.abs(distance) < band, COLOUR_GAIN * source.colours.evidence(window.sample(image)), 0)
         x0, y0, x1, y1 = (self._factor * edge for edge in window.box)
         width, height = self._size
-        size = min(x1, width) - x0, min(y1, height) - y0
+        size = x1 - x0, y1 - y0
         found = CroppedMask.from_full(cv2.resize(level, size, interpolation=cv2.INTER_LINEAR) > 0)
         if not found.area:
             return empty
@@ -341,6 +353,22 @@ def _too_late(answered: _Step, now: _Step) -> bool:
 
 def _equal(a: CroppedMask, b: CroppedMask) -> bool:
     return a is b or (a.box == b.box and np.array_equal(a.crop, b.crop))
+
+
+def _reduced(image: Image, factor: int) -> Image:
+    """Every ``factor``-th pixel of every ``factor``-th row."""
+    if factor == 1:
+        return np.ascontiguousarray(image)
+    height, width = image.shape[0] // factor, image.shape[1] // factor
+    whole = image[: height * factor, : width * factor]
+    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST))
+
+
+def _reduced_mask(mask: CroppedMask, factor: int) -> tuple[Field, tuple[int, int]]:
+    """The same pixels of a mask, of its crop alone, with a border of zeros; and where that lies."""
+    x, y = -(-mask.x // factor), -(-mask.y // factor)
+    crop = mask.crop[y * factor - mask.y :: factor, x * factor - mask.x :: factor]
+    return np.pad(crop.astype(np.float32), 1), (x - 1, y - 1)
 
 
 def _centre(mask: CroppedMask) -> Field:
