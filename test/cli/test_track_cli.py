@@ -283,7 +283,7 @@ def test_a_full_disk_is_said_and_the_video_is_not_called_written(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_keeps_what_was_tracked(number: signal.Signals, clip: Path, tmp_path: Path) -> None:
     words = command(clip, tmp_path)
-    words[words.index("null")] = "null:300"
+    words[words.index("null")] = "null:800"
     process = subprocess.Popen(
         [sys.executable, "-m", "sam2_ros", *words, *outputs(tmp_path)], stderr=subprocess.PIPE, text=True
     )
