@@ -80,7 +80,6 @@ def run_sequence(
         observer: called with each frame.
     """
     first = sequence.first_frames
-    labels = {frame: sequence.truth.masks(frame) for frame in set(first.values())}
     tracker = ClipTracker(backend, first_prompts(sequence, kind))
     rows: list[Row] = []
     seconds: list[float] = []
@@ -91,7 +90,8 @@ def run_sequence(
             size, count = (result.width, result.height), index + 1
             begun = [object_id for object_id, frame in first.items() if frame == index]
             if begun and kind == "click":
-                new_labels = {object_id: labels[index][object_id] for object_id in begun}
+                labels = sequence.truth.masks(index)
+                new_labels = {object_id: labels[object_id] for object_id in begun}
                 result = _correct(tracker, result, new_labels, index, clicks)
             elif not begun and result.objects:
                 seconds.append(tracked.seconds)

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 
 from sam2_ros.evaluation.kinds import SCENES
+from sam2_ros.media.whole_files import write_whole
 from sam2_ros.media.worker_pool import available_cores, check_stop, work_in_processes
 from sam2_ros.simulation.scenes.models import Thing, folder_models
 from sam2_ros.simulation.scenes.offscreen import Offscreen
@@ -65,9 +66,7 @@ class _Renderer:
         write_clip(self._out, name, clip)
         path = self._out / SCENES / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(about) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(about) + "\n")
         return name
 
     def close(self) -> None:

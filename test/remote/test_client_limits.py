@@ -82,12 +82,8 @@ def test_a_connection_has_one_stream() -> None:
             assert server.health()["streams"] == 1
 
 
-def opens(raw: Raw, name: str) -> bool:
-    """Whether a stream of this name is opened; it is not while an earlier one holds the last place."""
-    return bool(raw.hello(stream=name)["ok"])
-
-
-def test_streams_that_are_ending_count() -> None:
+def slow_engine() -> tuple[type[NullBackend], threading.Event, threading.Event]:
+    """An engine whose frames wait for the first event; the second one tells that a frame has begun."""
     gate, started = threading.Event(), threading.Event()
 
     class Slow(NullBackend):
@@ -96,7 +92,18 @@ def test_streams_that_are_ending_count() -> None:
             assert gate.wait(PATIENCE)
             return super().step(frame, stamp)
 
-    with serving(Slow, limits=Limits(streams=2)) as server, Raw(server.endpoints[0]) as raw:
+    return Slow, gate, started
+
+
+def opens(raw: Raw, name: str) -> bool:
+    """Whether a stream of this name is opened; it is not while an earlier one holds the last place."""
+    return bool(raw.hello(stream=name)["ok"])
+
+
+def test_streams_that_are_ending_count() -> None:
+    slow, gate, started = slow_engine()
+
+    with serving(slow, limits=Limits(streams=2)) as server, Raw(server.endpoints[0]) as raw:
         for _ in range(2):
             assert raw.hello()["ok"]
             started.clear()
@@ -161,17 +168,11 @@ def refused(raw: Raw, seq: int) -> dict[str, Any] | None:
 
 
 def test_requests_that_wait_hold_a_bounded_number_of_bytes() -> None:
-    gate, started = threading.Event(), threading.Event()
-
-    class Slow(NullBackend):
-        def step(self, frame: Any, stamp: int) -> Any:
-            started.set()
-            assert gate.wait(PATIENCE)
-            return super().step(frame, stamp)
+    slow, gate, started = slow_engine()
 
     frame = {"height": 100, "width": 100, "encoding": "raw"}
     with (
-        serving(Slow, limits=Limits(message_bytes=40_000, waiting_bytes=100_000)) as server,
+        serving(slow, limits=Limits(message_bytes=40_000, waiting_bytes=100_000)) as server,
         Raw(server.endpoints[0]) as raw,
         Raw(server.endpoints[0]) as other,
     ):
@@ -193,15 +194,9 @@ def test_requests_that_wait_hold_a_bounded_number_of_bytes() -> None:
 
 def test_who_is_silent() -> None:
     """A ping counts as a sign of life, and a client whose requests wait is not silent."""
-    gate, started = threading.Event(), threading.Event()
+    slow, gate, started = slow_engine()
 
-    class Slow(NullBackend):
-        def step(self, frame: Any, stamp: int) -> Any:
-            started.set()
-            assert gate.wait(PATIENCE)
-            return super().step(frame, stamp)
-
-    with serving(Slow) as server, Raw(server.endpoints[0]) as raw:
+    with serving(slow) as server, Raw(server.endpoints[0]) as raw:
         raw.hello()
         (stream,) = server._streams.values()
         wait_until(lambda: not stream._working, "the hello to be done")

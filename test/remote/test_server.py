@@ -94,6 +94,13 @@ def test_limits_are_told_with_reasons() -> None:
                     second._ask("add", {"requests": to_wire(requests), "stamp": 0})
 
 
+def hidden_at_2(result: FrameResult) -> FrameResult:
+    """The result of stamp 2 with a change; others as they are."""
+    states = ObjectState.VISIBLE, ObjectState.OCCLUDED
+    change = ObjectChange(EventCode.STATE_CHANGED, 1, "", "", *states, 0.0, 0.0, 0, "hidden at 2")
+    return replace(result, changes=(change,)) if result.stamp == 2 else result
+
+
 def test_the_newest_frame_wins_and_the_older_one_is_told() -> None:
     gate, started = threading.Semaphore(0), threading.Event()
 
@@ -102,19 +109,7 @@ def test_the_newest_frame_wins_and_the_older_one_is_told() -> None:
             started.set()
             assert gate.acquire(timeout=PATIENCE)
             result = super().step(frame, stamp)
-            change = ObjectChange(
-                EventCode.STATE_CHANGED,
-                1,
-                "",
-                "",
-                ObjectState.VISIBLE,
-                ObjectState.OCCLUDED,
-                0.0,
-                0.0,
-                0,
-                "hidden at 2",
-            )
-            return replace(result, changes=(change,)) if stamp == 2 else result
+            return hidden_at_2(result)
 
     with serving(Gated) as server, Raw(server.endpoints[0]) as raw:
         raw.hello()
@@ -139,19 +134,7 @@ def test_a_frame_without_an_answer_in_time_is_dropped_and_its_changes_come_later
         def step(self, frame: Any, stamp: int) -> Any:
             assert gate.acquire(timeout=PATIENCE)
             result = super().step(frame, stamp)
-            change = ObjectChange(
-                EventCode.STATE_CHANGED,
-                1,
-                "",
-                "",
-                ObjectState.VISIBLE,
-                ObjectState.OCCLUDED,
-                0.0,
-                0.0,
-                0,
-                "hidden at 2",
-            )
-            return replace(result, changes=(change,)) if stamp == 2 else result
+            return hidden_at_2(result)
 
     with serving(Gated) as server, connected(server, timeout=1.0) as client:
         client.step(picture(), 0)
