@@ -102,6 +102,8 @@ def services() -> str:
         "## Services",
         table(("service", "type", "effect"), rows),
         *(_definition(path) for path in sorted((ROOT / "srv").glob("*.srv"))),
+        "## Actions",
+        *(_definition(path) for path in sorted((ROOT / "action").glob("*.action"))),
         "## Messages",
         *(_definition(path) for path in sorted((ROOT / "msg").glob("*.msg"))),
     )

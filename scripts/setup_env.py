@@ -102,8 +102,8 @@ class Setup:
         ros_key = digest([wheels_key, self.ros_python_key, SCRIPTS / "ros2_launch.py"])
         interfaces_key = digest([ros_key, *self.interface_files])
         build_key = venv_key if self.sourced else interfaces_key
-        sources = [ROOT / name for name in ("CMakeLists.txt", "package.xml", *names_in("msg", "srv"))]
-        installed = names_in("msg", "srv", "launch", "config", "sam2_ros")
+        sources = [ROOT / name for name in ("CMakeLists.txt", "package.xml", *names_in("msg", "srv", "action"))]
+        installed = names_in("msg", "srv", "action", "launch", "config", "sam2_ros")
         command_files = [ROOT / "setup.py", SCRIPTS / "setup_env.py", SCRIPTS / "venv_hook.py"]
         python, torch = f"Python {platform.python_version()} in {self.venv.name}", f"torch {self.torch_version}"
         cpu, cuda = "CPU build, 190 MB, BSD-3-Clause", "CUDA build, several GB, BSD-3-Clause and NVIDIA's licences"

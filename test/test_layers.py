@@ -18,7 +18,7 @@ LAYERS = (
     "allocator", "text", "model", "tracking", "media", "inference", "remote", "ros", "viewer", "simulation",
     "evaluation", "training", "bench", "demo", "cli",
 )  # fmt: skip
-NOT_LAYERS = {"weights", "msg", "srv"}  # data, and what the build generates from msg/ and srv/
+NOT_LAYERS = {"weights", "msg", "srv", "action"}  # data, and what the build generates from msg/, srv/ and action/
 
 
 def modules(layer: str) -> list[Path]:

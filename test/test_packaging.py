@@ -85,7 +85,7 @@ def test_package_xml_declares_every_import() -> None:
 def test_package_xml_declares_every_message_package() -> None:
     declared = {element.text for element in package_xml().findall("depend")}
     used = set()
-    for path in [*ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")]:
+    for path in [*ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv"), *ROOT.glob("action/*.action")]:
         used.update(re.findall(r"^([a-z]\w*)/[A-Z]", path.read_text(encoding="utf-8"), re.M))
     assert used and used <= declared
     cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
@@ -159,7 +159,8 @@ def test_colcon_installs_executables(prefix: Path, name: str) -> None:
     assert os.access(prefix / name, os.X_OK)
 
 
-def test_colcon_installs_every_message_and_service(prefix: Path) -> None:
+def test_colcon_installs_every_message_service_and_action(prefix: Path) -> None:
+    import sam2_ros.action
     import sam2_ros.msg
     import sam2_ros.srv
 
@@ -167,6 +168,8 @@ def test_colcon_installs_every_message_and_service(prefix: Path) -> None:
         assert hasattr(sam2_ros.msg, path.stem)
     for path in ROOT.glob("srv/*.srv"):
         assert hasattr(sam2_ros.srv, path.stem)
+    for path in ROOT.glob("action/*.action"):
+        assert hasattr(sam2_ros.action, path.stem)
 
 
 @pytest.fixture
