@@ -181,15 +181,29 @@ def test_requests_that_wait_hold_a_bounded_number_of_bytes() -> None:
         assert started.wait(PATIENCE)
         raw.tell("step", 2, bytes(30_000), frame=frame, stamp=2)
         for seq in range(3, 9):
-            raw.tell("pixels", seq, bytes(30_000), frame=frame)
+            raw.tell("objects", seq, padding="x" * 30_000)
         busy = [raw.receive() for _ in range(5)]
         assert [(answer["seq"], answer["code"]) for answer in busy] == [(seq, protocol.BUSY) for seq in range(4, 9)]
-        raw.tell("objects", 9, bytes(30_000))  # pixels that nobody needs are not kept
         other.hello(stream="another one's stream")
-        assert other.ask("pixels", 1, bytes(30_000), frame=frame)["code"] == protocol.BUSY, "there is no room for all"
+        assert other.ask("objects", 1, padding="x" * 30_000)["code"] == protocol.BUSY, "there is no room for all"
         gate.set()
-        assert [raw.receive()["ok"] for _ in range(4)] == [True] * 4
-        assert other.ask("pixels", 2, bytes(30_000), frame=frame)["ok"]
+        assert [raw.receive()["ok"] for _ in range(3)] == [True] * 3
+        assert other.ask("objects", 2, padding="x" * 30_000)["ok"]
+
+
+@pytest.mark.parametrize("op", ["objects", "pixels", "ping", "hello", "nothing"])
+def test_only_frames_have_pixels(op: str) -> None:
+    """Otherwise a client keeps the server busy with bytes that nobody needs."""
+    frame = {"height": 100, "width": 100, "encoding": "raw"}
+    with serving() as server, Raw(server.endpoints[0]) as raw:
+        assert raw.hello()["ok"]
+        answer = raw.ask(op, 3, bytes(1 << 16), frame=frame)
+        assert (answer["seq"], answer["code"]) == (3, protocol.MALFORMED) and "comes with pixels" in answer["message"]
+        assert raw.ask("objects", 4)["ok"], "a few bytes are only refused"
+        raw.tell(op, 5, bytes((1 << 16) + 1), frame=frame)
+        labels = {"reason": "unused part"}
+        ended = partial(server.metrics.registry.get_sample_value, "sam2_ros_rejected_connections_total", labels)
+        wait_until(lambda: ended() == 1 and server.health()["streams"] == 0, "the connection to be ended")
 
 
 def test_who_is_silent() -> None:

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Attacks an inference server while a quiet client tracks, and prints what the client and the server noticed.
 
-python test/system/attack_server.py --seconds 10 --model null:5
+python test/system/attack_server.py --seconds 10 --model null:5 --repeats 3
 
-The attackers are processes of low priority, as they would run on other machines.
+The attackers are processes of low priority, as they would run on other machines. They take processor time all the same,
+so each attack is also run against another server: "elsewhere" is what the quiet client notices of that.
 """
 
 from __future__ import annotations
@@ -118,6 +119,12 @@ class Talker:
         with contextlib.suppress(zmq.Again):
             return msgpack.unpackb(self.socket.recv_multipart()[1])
 
+    def drop_answers(self) -> None:
+        """Reads what has come."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self.socket.recv_multipart(zmq.NOBLOCK)
+
 
 def header_bombs(endpoint: str) -> Iterator[None]:
     """30 MiB of empty lists as a header."""
@@ -175,15 +182,22 @@ def unread_answers(endpoint: str) -> Iterator[None]:
 
 
 def unused_parts(endpoint: str) -> Iterator[None]:
-    """Commands that wait with pixels that they do not need, and pixels that they do."""
+    """Commands that wait with pixels that they do not need."""
     talker = Talker(endpoint)
-    size = {"height": 2000, "width": 3000, "encoding": "raw"}
     while True:
-        talker.tell({"op": "objects"}, bytes(18_000_000))
-        talker.tell({"op": "pixels", "frame": size}, bytes(18_000_000))
-        with contextlib.suppress(zmq.Again):
-            while True:
-                talker.socket.recv_multipart(zmq.NOBLOCK)
+        for op in ("objects", "pixels"):
+            talker.tell({"op": op}, bytes(18_000_000))
+        talker.drop_answers()
+        yield
+
+
+def frames_without_waiting(endpoint: str) -> Iterator[None]:
+    """Large frames as fast as they go, without waiting for an answer."""
+    talker, pixels = Talker(endpoint), bytes(18_000_000)
+    size = {"height": 2000, "width": 3000, "encoding": "raw"}
+    for stamp in itertools.count(1):
+        talker.tell({"op": "step", "stamp": stamp, "frame": size}, pixels)
+        talker.drop_answers()
         yield
 
 
@@ -209,7 +223,8 @@ def commands_before_ready(endpoint: str) -> Iterator[None]:
 
 ATTACKS: tuple[Attack, ...] = (
     endless_message, empty_parts, half_messages, strangers, idle_connections, commands_before_ready, header_bombs,
-    largest_settings, many_points, unread_answers, unused_parts, pings,
+    largest_settings, many_points, unread_answers, unused_parts,
+    frames_without_waiting, pings,
 )  # fmt: skip
 
 
@@ -246,6 +261,10 @@ class Quiet:
     reconnected: int
 
     @property
+    def p50(self) -> float:
+        return statistics.median(self.latencies or [float("nan")])
+
+    @property
     def p99(self) -> float:
         return sorted(self.latencies)[len(self.latencies) * 99 // 100] if self.latencies else float("nan")
 
@@ -266,30 +285,54 @@ def watch(client: RemoteBackend, going_on: Callable[[], bool]) -> Quiet:
     return seen
 
 
-def attack_all(endpoint: str, pid: int, seconds: float, groups: list[list[str]]) -> Iterator[dict[str, Any]]:
-    """Runs the attacks of one group after the other; yields what was seen during each group."""
+def attack_all(
+    endpoint: str, pid: int, seconds: float, groups: list[list[str]], elsewhere: str = "", repeats: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Runs the attacks of one group after the other, ``repeats`` times; yields what was seen during each group.
+
+    ``elsewhere`` is the endpoint of a server that is attacked for comparison; latencies are medians over the repeats.
+    """
     client = RemoteBackend([endpoint], TrackerConfig(max_objects=4), timeout=30, pixels="raw")
     client.connect(30)
     client.step(np.zeros((240, 320, 3), np.uint8), 1)
     assert client.add([PromptRequest(Prompt(box=np.array([10, 10, 90, 90], np.float32)))])[0].success
     context = multiprocessing.get_context("spawn")
+
+    def attack(names: list[str], target: str) -> tuple[Quiet, list[int], int | None]:
+        turns = context.Array("q", len(names))
+        attacker = context.Process(target=run_attacks, args=(names, target, seconds, turns))
+        attacker.start()
+        return watch(client, attacker.is_alive), turns[:], attacker.exitcode
+
     try:
         for names in groups:
-            turns = context.Array("q", len(names))
-            attacker = context.Process(target=run_attacks, args=(names, endpoint, seconds, turns))
-            end = time.monotonic() + seconds
-            quiet = watch(client, lambda end=end: time.monotonic() < end)  # type: ignore[misc]
+            quiet, other, attacked = [], [], []
             before, _ = memory(pid)
-            attacker.start()
-            attacked = watch(client, attacker.is_alive)
-            after, most = memory(pid)
+            most = before
+            for _ in range(repeats):
+                end = time.monotonic() + seconds
+                quiet.append(watch(client, lambda end=end: time.monotonic() < end))  # type: ignore[misc]
+                if elsewhere:
+                    other.append(attack(names, elsewhere)[0])
+                memory(pid)  # the next peak starts here
+                seen, turns, code = attack(names, endpoint)
+                attacked.append(seen)
+                after, peak = memory(pid)
+                most = max(most, peak)
+            p99 = {
+                name: statistics.median(seen.p99 for seen in phases)
+                for name, phases in (("quiet", quiet), ("elsewhere", other), ("attacked", attacked))
+                if phases
+            }
             yield {
-                "attack": ", ".join(names), "turns": turns[:], "frames": len(attacked.latencies),
-                "failed": attacked.failed, "reconnected": attacked.reconnected,
-                "quiet p50 [ms]": round(1e3 * statistics.median(quiet.latencies), 2),
-                "quiet p99 [ms]": round(1e3 * quiet.p99, 2), "p99 [ms]": round(1e3 * attacked.p99, 2),
-                "ratio": round(attacked.p99 / quiet.p99, 2), "grown at most [MiB]": (most - before) // MIB,
-                "after [MiB]": (after - before) // MIB, "exit": attacker.exitcode,
+                "attack": ", ".join(names), "turns": turns, "frames": sum(len(seen.latencies) for seen in attacked),
+                "failed": sum(seen.failed for seen in attacked),
+                "reconnected": sum(seen.reconnected for seen in attacked),
+                "quiet p50 [ms]": round(1e3 * statistics.median(seen.p50 for seen in quiet), 2),
+                **{f"{name} p99 [ms]": round(1e3 * value, 2) for name, value in p99.items()},
+                "to quiet": round(p99["attacked"] / p99["quiet"], 2),
+                **({"to elsewhere": round(p99["attacked"] / p99["elsewhere"], 2)} if elsewhere else {}),
+                "grown at most [MiB]": (most - before) // MIB, "after [MiB]": (after - before) // MIB, "exit": code,
             }  # fmt: skip
     finally:
         client.close()
@@ -298,13 +341,17 @@ def attack_all(endpoint: str, pid: int, seconds: float, groups: list[list[str]])
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each phase (default: 10)")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="of each attack, of which medians are shown (default: 1)"
+    )
     parser.add_argument("--model", default="null:5", help="of the server (default: null:5)")
     parser.add_argument("--attack", action="append", choices=[attack.__name__ for attack in ATTACKS])
     args = parser.parse_args()
-    names = args.attack or [attack.__name__ for attack in ATTACKS]
-    worst = 0
-    with ServerProcess("--bind", "tcp://127.0.0.1:*", model=args.model) as server:
-        for seen in attack_all(server.endpoint, server.process.pid, args.seconds, [[name] for name in names]):
+    groups = [[name] for name in args.attack or [attack.__name__ for attack in ATTACKS]]
+    local, worst = ("--bind", "tcp://127.0.0.1:*"), 0
+    with ServerProcess(*local, model=args.model) as server, ServerProcess(*local, model=args.model) as other:
+        pid = server.process.pid
+        for seen in attack_all(server.endpoint, pid, args.seconds, groups, other.endpoint, args.repeats):
             print(json.dumps(seen), flush=True)
             worst = max(worst, seen["grown at most [MiB]"])
         code = server.terminate()

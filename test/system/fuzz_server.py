@@ -53,12 +53,12 @@ def seeds() -> list[list[bytes]]:
         {"op": "reset"},
         {"op": "objects"},
         {"op": "next_id", "next_id": 9},
-        {"op": "pixels", "frame": frame},
+        {"op": "pixels", "frame": frame | {"encoding": "shm", "pid": 1, "fd": 1, "offset": 0}},
         {"op": "bye"},
     ]
     pixels = bytes(8 * 8 * 3)
     return [
-        [*protocol.pack({"seq": index, **header}), *([pixels] if header["op"] in ("step", "pixels") else [])]
+        [*protocol.pack({"seq": index, **header}), *([pixels] if header["op"] == "step" else [])]
         for index, header in enumerate(headers)
     ]
 

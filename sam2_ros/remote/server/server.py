@@ -27,6 +27,7 @@ _TICK = 0.2  # s, between checks for idle streams and for the end
 _MAX_TOKEN = 64  # characters
 _HANDSHAKE = 5000  # ms
 _SHARE = 4  # one stream's engine may take a quarter of what all may
+_UNUSED = 1 << 16  # bytes of pixels that a request does not need; more ends the connection
 _READ_AHEAD = 16  # messages of one connection that libzmq stores
 _ANSWERS = 1000  # for one connection, of which the door counts the bytes; libzmq drops more
 
@@ -174,7 +175,11 @@ class Server:
             protocol.check_size(parts, self._limits.message_bytes)
             op = protocol.text(header, "op", 32)
             self.metrics.requests.labels(op if op in OPERATIONS else "other").inc()
-            pixels = parts[2] if len(parts) > 2 and op in ("step", "pixels") else None
+            pixels = parts[2] if len(parts) > 2 else None
+            if pixels is not None and op != "step":
+                if len(pixels) > _UNUSED:
+                    self._end_connection(client, "unused part")
+                raise ProtocolError(f"'{op[:32]}' comes with pixels; accepted: two parts, pixels with 'step' only")
             size = len(parts[1]) + (len(pixels) if pixels is not None else 0)
             answer = self._dispatch(client, Request(routing_id, header, pixels, time.monotonic(), size), op)
         except ProtocolError as error:
@@ -284,9 +289,12 @@ class Server:
             return
         removed = [client for client in self._clients.values() if not self._security.keeps(client.key)]
         for client in removed:
-            self.metrics.rejected.labels("removed key").inc()
-            self._door.end(client.connection)
-        self._forget([client.connection for client in removed])
+            self._end_connection(client, "removed key")
+
+    def _end_connection(self, client: Client, reason: str) -> None:
+        self.metrics.rejected.labels(reason).inc()
+        self._door.end(client.connection)
+        self._forget([client.connection])
 
     def close(self) -> None:
         """Frees the endpoints; :meth:`run` does it at its end."""
