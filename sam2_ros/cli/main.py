@@ -20,7 +20,7 @@ from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import exit_code, signals_unwind
 
 VERBS = (
-    "track", "eval", "synthesize", "download", "demo", "simulate", "train", "add", "list", "remove",
+    "track", "segment", "eval", "synthesize", "download", "demo", "simulate", "train", "add", "list", "remove",
     "refine", "rename", "reset", "view", "record", "replay", "bench", "serve", "keys",
 )  # fmt: skip
 USER_ERROR = 2  # as argparse's own

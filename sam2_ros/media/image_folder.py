@@ -16,7 +16,7 @@ from PIL import Image
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.picture_decoder import JPEG_OR_PNG, PictureError, check_size, decode_pixels
-from sam2_ros.media.source_frame import DEFAULT_FPS, Frame, note, same_size, to_rgb
+from sam2_ros.media.source_frame import DEFAULT_FPS, Frame, Rgb, note, same_size, to_rgb
 from sam2_ros.text import printable
 
 MAX_BYTES = 1 << 29  # of a file
@@ -84,6 +84,30 @@ class ImageFolder:
         if depth < 16:
             note(f"{self._where}: 16-bit images with values up to {peak}, read as images of {depth} bits")
         return depth
+
+
+def images_of(path: Path) -> list[Path]:
+    """The images of a folder in numeric order, or the one that ``path`` names; they may differ in size.
+
+    Raises:
+        UserError: there is none.
+    """
+    return ImageFolder(path)._files if path.is_dir() else [path]
+
+
+def read_image(file: Path) -> Rgb:
+    """One image, RGB ``uint8 [H, W, 3]``; 16-bit values as in :class:`ImageFolder`.
+
+    Raises:
+        UserError: missing or not readable.
+    """
+    image = _read(file)
+    if image.dtype == np.uint16:
+        peak = int(image.max())
+        image = (image >> (next(bits for bits in _DEPTHS if peak < 1 << bits) - 8)).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        raise UserError(f"{file}: pixels of type {image.dtype}; accepted: 8 or 16 bits a channel")
+    return to_rgb(image)
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam2_ros.model.mask_decoder import choose
+from sam2_ros.model.mask_decoder import DecodedMasks, choose
 from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 
@@ -46,6 +46,22 @@ def predict(
     Raises:
         ValueError: no prompt, points without labels, or shapes that do not fit each other.
     """
+    decoded = decode_prompts(model, features, points, labels, boxes, mask_logits)
+    if multimask:
+        return ImagePrediction(decoded.logits[:, 1:], decoded.ious[:, 1:], decoded.object_score)
+    chosen = choose(decoded, multimask=False, stability_fallback=stability_fallback)
+    return ImagePrediction(chosen.logits, chosen.iou[:, None], decoded.object_score)
+
+
+def decode_prompts(
+    model: Sam2Model,
+    features: ImageFeatures,
+    points: Tensor | None = None,
+    labels: Tensor | None = None,
+    boxes: Tensor | None = None,
+    mask_logits: Tensor | None = None,
+) -> DecodedMasks:
+    """All four masks of each prompt; arguments and errors as for :func:`predict`."""
     batch = _check(model, points, labels, boxes, mask_logits)
     places, kinds = [], []
     if boxes is not None:
@@ -59,11 +75,7 @@ def predict(
     if places:
         tokens = encoder.tokens(torch.cat(places, dim=1), torch.cat(kinds, dim=1))
     maps = encoder.dense(mask_logits), features.stride_8, features.stride_4
-    decoded = model.sam_mask_decoder(image, encoder.image_position(), tokens, *maps)
-    if multimask:
-        return ImagePrediction(decoded.logits[:, 1:], decoded.ious[:, 1:], decoded.object_score)
-    chosen = choose(decoded, multimask=False, stability_fallback=stability_fallback)
-    return ImagePrediction(chosen.logits, chosen.iou[:, None], decoded.object_score)
+    return model.sam_mask_decoder(image, encoder.image_position(), tokens, *maps)
 
 
 def _check(

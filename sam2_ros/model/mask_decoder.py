@@ -138,19 +138,36 @@ class MaskDecoder(nn.Module):
         Its code ``image_pos`` is ``[1, C, h, w]``. ``dense`` is broadcastable to it. The finer maps are
         ``[1 or B, C / 4, 2h, 2w]`` and ``[1 or B, C / 8, 4h, 4w]``.
         """
-        batch, height, width = len(prompt_tokens), *image.shape[2:]
-        own = torch.cat((self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight))
-        tokens = torch.cat((own.expand(batch, -1, -1), prompt_tokens), dim=1)
-        source = (image + dense).flatten(2).transpose(1, 2)
-        tokens, source = self.transformer(source, image_pos.flatten(2).transpose(1, 2), tokens)
-        mask_tokens = tokens[:, 2 : 2 + self.num_masks]
+        tokens, source = self.attend(image, image_pos, prompt_tokens, dense)
+        score = self.pred_obj_score_head(tokens[:, 0])
+        logits = self.draw(tokens, source, stride_8, stride_4)
+        return DecodedMasks(logits, self.ious(tokens), self.mask_part(tokens), score)
 
+    def attend(self, image: Tensor, image_pos: Tensor, prompt_tokens: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """The first half of :meth:`forward`, from which :meth:`ious` and :meth:`draw` go on: the tokens ``[B, n, C]``
+        and the image ``[B, hw, C]`` after attention."""
+        own = torch.cat((self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight))
+        tokens = torch.cat((own.expand(len(prompt_tokens), -1, -1), prompt_tokens), dim=1)
+        source = (image + dense).flatten(2).transpose(1, 2)
+        attended: tuple[Tensor, Tensor] = self.transformer(source, image_pos.flatten(2).transpose(1, 2), tokens)
+        return attended
+
+    def ious(self, tokens: Tensor) -> Tensor:
+        """Predicted IoU of the four masks, ``[B, 4]``."""
+        ious: Tensor = self.iou_prediction_head(tokens[:, 1])
+        return ious
+
+    def mask_part(self, tokens: Tensor) -> Tensor:
+        """The tokens of the four masks, ``[B, 4, C]``."""
+        return tokens[:, 2 : 2 + self.num_masks]
+
+    def draw(self, tokens: Tensor, source: Tensor, stride_8: Tensor, stride_4: Tensor) -> Tensor:
+        """Logits of the four masks, ``[B, 4, 4h, 4w]``."""
+        height, width = stride_8.shape[-2] // 2, stride_8.shape[-1] // 2
         feature = self._upscaled(source.transpose(1, 2).unflatten(2, (height, width)), stride_8, stride_4)
-        pairs = zip(self.output_hypernetworks_mlps, mask_tokens.unbind(1), strict=True)
+        pairs = zip(self.output_hypernetworks_mlps, self.mask_part(tokens).unbind(1), strict=True)
         weights = torch.stack([mlp(token) for mlp, token in pairs], dim=1)
-        logits = (weights @ feature.flatten(2)).unflatten(2, feature.shape[2:])
-        ious, score = self.iou_prediction_head(tokens[:, 1]), self.pred_obj_score_head(tokens[:, 0])
-        return DecodedMasks(logits, ious, mask_tokens, score)
+        return (weights @ feature.flatten(2)).unflatten(2, feature.shape[2:])
 
     def _upscaled(self, feature: Tensor, stride_8: Tensor, stride_4: Tensor) -> Tensor:
         """``feature`` scaled up to stride 4, with the finer maps added on the way."""

@@ -1,0 +1,126 @@
+"""What is asked about single images and what is answered, in NumPy; this module never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.tracking.prompt_checks import check_request
+from sam2_ros.tracking.settings import check_settings, setting
+from sam2_ros.tracking.types import CroppedMask, MaskCandidate, Prompt, PromptCode, PromptError, PromptRequest
+
+if TYPE_CHECKING:
+    from sam2_ros.tracking.types import PromptResult
+
+MAX_PIXELS = 1 << 26  # of an image, as cameras may send them
+MAX_WORK = 1 << 28  # pixels of the image times prompts: full-size masks are made of all candidates
+Slices: TypeAlias = "Generator[float, None, list[PromptResult]]"
+"""Work in slices: yields the share that is done after each, and returns the results."""
+
+
+class ImageEngine(Protocol):
+    """Segments single images; nothing is tracked. Each slice ends soon, so that frames can be tracked between them."""
+
+    def segment_in_slices(self, image: NDArray[np.uint8], requests: Sequence[PromptRequest]) -> Slices:
+        """One result for each of ``requests``, refusals included; ids and names are only copied to the results."""
+
+    def everything_in_slices(self, image: NDArray[np.uint8], settings: EverythingSettings, most: int) -> Slices:
+        """The objects in ``image``, largest first, at most ``most``."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The outcome of a prompt on an image."""
+
+    mask: CroppedMask
+    predicted_iou: float
+    stability: float
+    index: int  # 0: the single answer; 1 to 3: this candidate is the answer
+    candidates: tuple[MaskCandidate, ...]  # all three
+    logits: NDArray[np.float32]  # [4, S / 4, S / 4] of the single answer and the candidates, within ±32
+
+    @property
+    def so_far(self) -> NDArray[np.float32]:
+        """The answer's logits ``[S / 4, S / 4]``, from which further clicks go on."""
+        return self.logits[self.index]
+
+
+@dataclass(frozen=True)
+class FoundMask:
+    """An object that was found without a prompt."""
+
+    mask: CroppedMask
+    predicted_iou: float
+    stability: float
+    point: tuple[float, float]  # pixels x, y: of the grid's point that found it
+    crop: tuple[int, int, int, int]  # edges in pixels: the part of the image in which it was found
+
+
+@dataclass(frozen=True)
+class EverythingSettings:
+    """How everything in an image is found. The defaults are those of SAM 2's automatic mask generator.
+
+    Raises:
+        ValueError: a value is outside its range; the message gives the range.
+    """
+
+    points: int = setting(32, "Points of the grid along each side of the image.", 1, 256)
+    batch: int = setting(64, "Points that are decoded at a time.", 1, 1024)
+    min_iou: float = setting(0.8, "Drop masks with a predicted IoU of this or less.", 0, 1)
+    min_stability: float = setting(0.95, "Drop masks that are less stable.", 0, 1)
+    stability_offset: float = setting(
+        1.0, "Stability is the IoU of the masks at thresholds this much above and below zero.", 0, 32
+    )
+    nms_iou: float = setting(0.7, "Of two masks whose boxes have a larger IoU, drop the one of lower quality.", 0, 1)
+    crop_layers: int = setting(
+        0, "Search again in crops: layer n has 4 to the power n of them, and finds smaller objects.", 0, 4
+    )
+    crop_overlap: float = setting(512 / 1500, "Share of the image's shorter side by which the crops overlap.", 0, 0.9)
+    crop_points_factor: int = setting(1, "Divide the points along a side by this for each layer of crops.", 1, 8)
+    min_region: int = setting(
+        0, "Fill holes and remove islands of fewer pixels than this; 0 = leave masks as they are.", 0, 1 << 26
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def check_image(image: NDArray[Any]) -> None:
+    """
+    Raises:
+        ValueError: no RGB ``uint8 [H, W, 3]``, or too many pixels.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"an image is uint8 of shape [H, W, 3]; got {image.dtype} of shape {list(image.shape)}")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ValueError(f"the image has {image.shape[1]} x {image.shape[0]} pixels; accepted: up to {MAX_PIXELS}")
+
+
+def check_work(width: int, height: int, prompts: int) -> None:
+    """
+    Raises:
+        PromptError: INVALID_PROMPT; so many prompts would need too much memory on an image of this size.
+    """
+    if prompts > (most := max(1, MAX_WORK // (width * height))):
+        asked = f"{prompts} prompts came for an image of {width} x {height} pixels"
+        raise PromptError(PromptCode.INVALID_PROMPT, f"{asked}; accepted: up to {most} at this size; send fewer")
+
+
+def check_on_image(request: PromptRequest, width: int, height: int) -> None:
+    """Checks a prompt for a single image. In contrast to tracking, clicks and boxes may correct a mask.
+
+    Raises:
+        PromptError: INVALID_PROMPT, with what is accepted.
+    """
+    prompt = request.prompt
+    if prompt.mask is not None and (prompt.points is not None or prompt.box is not None):
+        check_request(replace(request, object_id=None, prompt=Prompt(mask=prompt.mask)), (width, height))
+        prompt = replace(prompt, mask=None)
+        if prompt.box is None and prompt.points is not None:  # points that only take away are a correction here
+            box = np.array([0, 0, width, height], np.float32)
+            prompt = replace(prompt, box=box, candidate=None)
+    check_request(replace(request, object_id=None, prompt=prompt), (width, height))
