@@ -1,6 +1,6 @@
 """A server that lies: between a client and an honest server, it changes the answers. Also a fuzzer of the client.
 
-By hand, for hours: ``python test/remote/lying_server.py --seed 1 --count 1000000``.
+By hand, for hours: ``python test/remote/lying_server.py --seed 1 --count 1000000 --direct``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import copy
 import math
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
 import msgpack
 import numpy as np
 import zmq
+from direct_server import Answer, DirectContext
 from served import PATIENCE, boxed, picture, serving
 
 from sam2_ros.inference.backend import FrameDropped
@@ -26,7 +28,6 @@ from sam2_ros.remote import link, protocol
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.tracking import FrameResult, ObjectResult, PromptResult, TrackerConfig
 
-Answer = list[bytes]
 Lie = Callable[[Answer], list[Answer]]  # an answer's parts to those of any number of answers
 MAX_OBJECTS = 4
 
@@ -101,6 +102,19 @@ def changed(change: Callable[[dict[str, Any]], None], only: str = "result") -> L
         return [[parts[0], msgpack.packb(header), *parts[2:]]]
 
     return lie
+
+
+class DirectLiar(DirectContext):
+    """The same without a socket."""
+
+    endpoint = "tcp://127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.lie: Lie = honest
+        super().__init__(self._change)
+
+    def _change(self, parts: Answer) -> list[Answer]:
+        return self.lie(parts)
 
 
 JUNK: tuple[Any, ...] = (
@@ -186,8 +200,11 @@ def check_prompt(result: PromptResult) -> None:
         check_object(result.result)
 
 
-def fuzz(seed: int, count: int) -> Counter[str]:
-    """``count`` frames and commands against a server that lies; how often each outcome came.
+def fuzz(seed: int, count: int, seconds: float = math.inf, direct: bool = False) -> Counter[str]:
+    """``count`` frames and commands against a server that lies, or ``seconds``; how often each outcome came.
+
+    Args:
+        direct: without a socket, which is faster.
 
     Raises:
         AssertionError: the client believed something wrong, raised what it must not, or did not recover.
@@ -195,8 +212,13 @@ def fuzz(seed: int, count: int) -> Counter[str]:
     generator = random.Random(seed)
     outcomes: Counter[str] = Counter()
     backoff = mock.patch.multiple(link, _DISTRUST=0.0, _FIRST_BACKOFF=0.0, _LONGEST_BACKOFF=0.0)
-    with backoff, serving() as server, lying(server.endpoints[0]) as liar:
-        client = RemoteBackend([liar.endpoint], TrackerConfig(max_objects=MAX_OBJECTS), timeout=PATIENCE, pixels="raw")
+    config, end = TrackerConfig(max_objects=MAX_OBJECTS), time.monotonic() + seconds
+    with ExitStack() as stack:
+        stack.enter_context(backoff)
+        liar: Any = DirectLiar() if direct else stack.enter_context(lying(stack.enter_context(serving()).endpoints[0]))
+        client = RemoteBackend([liar.endpoint], config, timeout=PATIENCE, pixels="raw")
+        if direct:
+            client._link._context = liar
         client.connect(PATIENCE)
         last_id = client.next_id
         liar.lie = mutation(generator)
@@ -204,6 +226,8 @@ def fuzz(seed: int, count: int) -> Counter[str]:
             outcomes[_one(client, generator, number)] += 1
             assert last_id <= client.next_id <= 2**32
             last_id = client.next_id
+            if time.monotonic() > end:
+                break
         liar.lie = honest
         client.connect(PATIENCE)
         check(client.step(picture(), count + 1))
@@ -241,5 +265,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--direct", action="store_true", help="without a socket, which is faster")
     options = parser.parse_args()
-    print(fuzz(options.seed, options.count))
+    seen = fuzz(options.seed, options.count, options.seconds, options.direct)
+    print({"seed": options.seed, "inputs": sum(seen.values()), **seen})

@@ -193,7 +193,7 @@ def test_a_lie_about_a_prompt_changes_nothing_here() -> None:
         client.close()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_random_lies(seed: int) -> None:
-    outcomes = fuzz(seed, 250)
-    assert outcomes["answered"] > 20 and outcomes["dropped"] > 5
+@pytest.mark.parametrize(("seed", "count", "direct"), [(1, 250, False), (2, 2000, True)])
+def test_random_lies(seed: int, count: int, direct: bool) -> None:
+    outcomes = fuzz(seed, count, direct=direct)
+    assert outcomes["answered"] > count // 12 and outcomes["dropped"] > count // 50
