@@ -2,13 +2,17 @@
 """Sends random service requests and detections to a real node over DDS. It must answer, track and not grow.
 
 python test/system/fuzz_services.py --seconds 60 --seed 0
+
+With --direct the node is in this process, and gets the messages without DDS: many times as many.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
+import os
 import random
 import sys
 import tempfile
@@ -16,7 +20,7 @@ import time
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +29,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ros"))
 
+from direct_node import direct_node
 from fuzz_server import resident
 from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 
 BATCH = 8  # requests at a time: fewer than the queue of a service holds
+AT_ONCE = 32  # the same without DDS
 SHOWN = 4000  # characters of an answer, at most
 PARAMETERS = """/**:
   ros__parameters:
@@ -49,10 +55,12 @@ NUMBERS = (
 
 
 class Requests:
-    """Random requests: valid ones with up to four faults."""
+    """Random requests: valid ones with up to four faults. ``large`` is the share of the long lists, which take most of
+    the time, that are left in."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, large: float = 1.0) -> None:
         self.random = random.Random(seed)
+        self._large = large
         self.stamps: list[Any] = []  # of tracked images
 
     def request(self) -> tuple[Any, str, Any]:
@@ -83,14 +91,17 @@ class Requests:
         from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
         message = Detection2DArray(header=header)
-        for _ in range(self.random.choice((0, 1, 2, 5, 40))):
+        for _ in range(self._one_of((0, 1, 2, 5), 40)):
             hypothesis = ObjectHypothesisWithPose()
             hypothesis.hypothesis.class_id = self.random.choice(TEXTS)
             hypothesis.hypothesis.score = self.random.random()
             message.detections.append(Detection2D(results=[hypothesis], bbox=self._prompt_box()))
-        if self.random.random() < 0.02:
+        if self.random.random() < 0.02 * self._large:
             message.detections *= 300
         return self._spoil(message)
+
+    def _one_of(self, few: Sequence[int], *many: int) -> int:
+        return self.random.choice((*few, *many) if self.random.random() < self._large else few)
 
     def _prompt(self) -> Any:
         from sensor_msgs.msg import Image
@@ -103,7 +114,7 @@ class Requests:
         if kind in (0, 1):
             prompt.box = [self._prompt_box()]
         if kind in (1, 2):
-            count = self.random.choice((1, 2, 7, 255, 256, 257))
+            count = self._one_of((1, 2, 7), 255, 256, 257)
             prompt.points = [Point2D(x=self._pixel(WIDTH), y=self._pixel(HEIGHT)) for _ in range(count)]
             prompt.point_labels = [self.random.randint(0, 1) for _ in range(count)]
         if kind == 3:
@@ -129,7 +140,7 @@ class Requests:
         request.point_object_ids = [self.random.choice(TEXTS) for _ in range(points)]
         request.point_coords = [Point2D(x=self._pixel(WIDTH), y=self._pixel(HEIGHT)) for _ in range(points)]
         request.point_labels = [self.random.randint(0, 1) for _ in range(points)]
-        if self.random.random() < 0.1:
+        if self.random.random() < 0.1 * self._large:
             request.bbox_object_ids, request.bbox_coords = ["cup"] * 3000, [self._prompt_box()] * 3000
 
     def _spoil(self, message: Any) -> Any:
@@ -163,7 +174,7 @@ class Requests:
         elif len(values) and (bounded or self.random.random() < 0.4):
             setattr(message, name, values[: self.random.randrange(len(values))])
         elif not bounded and "/" in element:
-            setattr(message, name, values * self.random.choice((2, 3, 50)))
+            setattr(message, name, values * self._one_of((2, 3), 50))
         elif not bounded:
             values.append(self._odd(element))
 
@@ -230,6 +241,43 @@ def fuzz(
     }  # fmt: skip
 
 
+def fuzz_directly(seed: int, requests: int = sys.maxsize, seconds: float = math.inf) -> dict[str, Any]:
+    """As :func:`fuzz`, with a node in this process and without DDS.
+
+    Raises:
+        AssertionError: as :func:`fuzz`, or the engine failed.
+    """
+    from sensor_msgs.msg import Image
+
+    made, codes, memory = Requests(seed, large=0.02), Counter[str](), []
+    image = Image(width=WIDTH, height=HEIGHT, step=WIDTH, encoding="mono8", data=array("B", bytes(WIDTH * HEIGHT)))
+    image.header.frame_id = "camera"
+    start, sent = time.monotonic(), 0
+    parameters = {"detections.enabled": True, "detections.new_after": 1, "prompts.wait": 0.0, "tracker.max_objects": 8}
+    with direct_node("/fuzz", **parameters) as node:
+        while sent < requests and time.monotonic() - start < seconds:
+            stamp = (sent + 1) * 10**7
+            image.header.stamp.sec, image.header.stamp.nanosec = divmod(stamp, 10**9)
+            node.send("/fuzz/image", image)
+            node.wait_for_frame(stamp)
+            made.stamps = [*made.stamps[-19:], copy.copy(image.header.stamp)]
+            node.send("/fuzz/detections", made.detections(copy.deepcopy(image.header)))
+            for response in node.call([made.request() for _ in range(AT_ONCE)]):
+                check(response, codes)
+                assert "the engine failed" not in response.message, response.message
+            sent += AT_ONCE
+            if sent % (1 << 14) == AT_ONCE:
+                memory.append(resident(os.getpid()))
+                values = node.status()
+                assert all(is_shown(text, SHOWN) for text in values.values()), values
+        values = node.status()
+    taken = {key.removeprefix("detections "): int(values[key]) for key in values if key.startswith("detections ")}
+    return {
+        "seed": seed, "seconds": round(time.monotonic() - start, 1), "requests": sent,
+        "detection_messages": sent // AT_ONCE, "codes": dict(codes), "detections": taken, "memory_mib": memory,
+    }  # fmt: skip
+
+
 def check(response: Any, codes: Counter[str]) -> None:
     """Counts the results of a response, and looks at its texts."""
     for result in (*getattr(response, "results", ()), getattr(response, "result", None) or response):
@@ -256,8 +304,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the requests (default: 0)")
+    parser.add_argument("--requests", type=int, default=sys.maxsize, help="most requests")
+    parser.add_argument("--direct", action="store_true", help="a node in this process, without DDS")
     args = parser.parse_args()
-    print(json.dumps(run(lambda peer, topic: fuzz(peer, topic, args.seed, seconds=args.seconds)), indent=2))
+    if args.direct:
+        seen = fuzz_directly(args.seed, args.requests, args.seconds)
+    else:
+        seen = run(lambda peer, topic: fuzz(peer, topic, args.seed, args.requests, args.seconds))
+    print(json.dumps(seen))
     return 0
 
 
