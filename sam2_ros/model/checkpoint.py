@@ -84,9 +84,9 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
     try:
         _check_archive(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # a damaged file can make the unpickler raise anything
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         reason = "can't be read as a checkpoint: it is damaged, incomplete or a file of another kind; fetch it again"
         if isinstance(error, pickle.UnpicklingError) and re.search("unsupported (class|global)", str(error), re.I):
             reason = "is refused: it holds more than tensors and plain containers, so loading it could run code"
@@ -111,11 +111,15 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
             raise CheckpointError(f"{path}: {error}") from error
     try:
         config = ModelConfig.from_dict(content["config"])
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+    except Exception as error:  # of what a file says, anything
         raise CheckpointError(f"{path} was written for another version of sam2_ros: {printable(error, 300)}") from error
     if not path.samefile(EMBEDDED):
         with torch.device("meta"):  # takes no memory, whatever a file says of the network's size; but a second of time
-            check_shapes(Sam2Model(config), state, path.name)
+            try:
+                model = Sam2Model(config)
+            except Exception as error:  # sizes that do not fit each other
+                raise CheckpointError(f"{path}: no network has its settings ({printable(error, 300)})") from error
+            check_shapes(model, state, path.name)
     return state, config
 
 

@@ -104,6 +104,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_numbers(self)
         check_numbers(self.hiera)
+        heads, width = self.hiera.num_heads, self.hiera.embed_dim
+        if not heads or width % heads:
+            raise ValueError(f"num_heads is {heads}; accepted: divisors of embed_dim, {width}")
+        if 0 in self.hiera.window_sizes:
+            raise ValueError(f"window_sizes is {self.hiera.window_sizes}; accepted: 1 and more")
         if self.trunk not in ("hiera", "tinyvit"):
             raise ValueError(f"trunk is {self.trunk!r}; accepted: 'hiera', 'tinyvit'")
         if self.image_size % 32 or self.image_size < 64:
@@ -143,9 +148,12 @@ def check_numbers(config: HieraConfig | ModelConfig) -> None:
         elif isinstance(field.default, float):
             accepted = "" if isinstance(value, int | float) and math.isfinite(value) else "a finite number"
         elif field.name in _MOST:
-            most, several = _MOST[field.name], value if isinstance(value, tuple) else (value,)
+            most, kind = _MOST[field.name], str(field.type)  # "int", "tuple[int, int]", "tuple[int, ...]"
+            several = value if isinstance(value, tuple) and kind != "int" else (value,)
             if not all(type(number) is int and 0 <= number <= most for number in several):
                 accepted = f"whole numbers up to {most}"
+            elif kind != "int" and "..." not in kind and len(several) != kind.count("int"):
+                accepted = f"{kind.count('int')} whole numbers up to {most}"
         if accepted:
             raise ValueError(f"{field.name} is {str(value)[:40]!r}; accepted: {accepted}")
 

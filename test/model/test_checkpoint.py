@@ -21,6 +21,7 @@ from sam2_ros.model.download import CHECKPOINTS, Checkpoint, checkpoint_path, fi
 SMALLEST = ModelConfig(
     "ours", hiera=HieraConfig(96, 1, (1, 1, 1, 1), (2,)), memory_layers=1, memory_ffn=64, memory_pool=2, image_size=128
 )
+HIERA_OF_SMALLEST = SMALLEST.to_dict()["hiera"]
 
 
 def official(size: str, version: str) -> dict[str, Tensor]:
@@ -271,6 +272,13 @@ def test_tensors_that_no_network_has_are_refused_by_name(tmp_path: Path, value: 
         ("high_res_channels", (10**6, 1), "high_res_channels is '.*'; accepted: whole numbers up to 4096"),
         ("name", "x\x1b[2J", "name is missing, or no short text"),
         ("hiera", {"embed_dim": 10**7, "num_heads": 1, "stages": (1, 1, 1, 1), "global_blocks": ()}, "embed_dim is"),
+        ("high_res_channels", (1, 2, 3), "high_res_channels is '.*'; accepted: 2 whole numbers up to 4096"),
+        ("memory_layers", (1, 1), "memory_layers is '.*'; accepted: whole numbers up to 32"),
+        ("memory_dim", 0, "memory_dim is 0; accepted: divisors"),
+        ("visibility_scale", 10**400, "was written for another version"),
+        ("memory_dim", 2, "no network has its settings"),
+        ("hiera", HIERA_OF_SMALLEST | {"num_heads": 0}, "num_heads is 0; accepted: divisors of embed_dim, 96"),
+        ("hiera", HIERA_OF_SMALLEST | {"window_sizes": (8, 4, 0, 7)}, "window_sizes is .*; accepted: 1 and more"),
         ("memory_layers", 32, "tensor 'memory_attention.layers.1.*' .* is missing"),
         ("memory_ffn", 1 << 14, "has shape .*, expected"),
     ],
@@ -280,6 +288,16 @@ def test_a_file_chooses_neither_memory_nor_time(tmp_path: Path, entry: str, valu
         state = Sam2Model(SMALLEST).state_dict()
     with pytest.raises(CheckpointError, match=message):
         load_model(save(tmp_path / "ours.pt", state, config=SMALLEST.to_dict() | {entry: value}))
+
+
+def test_an_archive_whose_list_lies_outside_is_damaged(tmp_path: Path) -> None:
+    """Reading it ends with an error of the system, which is not about the file as such."""
+    path = save(tmp_path / "outside.pt", {})
+    content = bytearray(path.read_bytes())
+    content[-10:-6] = (0x7FFFFFFF).to_bytes(4, "little")  # bytes of the list, in the last record of 22
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="it is damaged, incomplete"):
+        load_model(path)
 
 
 def test_deep_and_packed_files_are_refused(tmp_path: Path) -> None:

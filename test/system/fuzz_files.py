@@ -16,6 +16,7 @@ import struct
 import sys
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -196,11 +197,65 @@ class Videos:
         return "used"
 
 
+class Checkpoints:
+    """Reads a small checkpoint: flipped as a whole, in its pickle, or with odd settings."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        from sam2_ros.model.config import HieraConfig, ModelConfig
+
+        self._torch, self._path = torch, folder / "weights.pt"
+        small = HieraConfig(96, 1, (1, 1, 1, 1), (2,))
+        config = ModelConfig("ours", hiera=small, memory_layers=1, memory_ffn=64, image_size=64).to_dict()
+        tensors = {f"image_encoder.trunk.blocks.{block}.": torch.ones(1) for block in range(12)}
+        tensors["image_encoder.trunk.patch_embed.proj.weight"] = torch.ones(96, 1, 1, 1)
+        official: dict[str, Any] = {"model": tensors}
+        self._content = {"model": {"memory.mask": torch.ones(2)}, "config": config}
+        self._valid = [self._bytes(official, zipped) for zipped in (True, True, False)]
+
+    def _bytes(self, content: Any, zipped: bool) -> bytes:
+        data = io.BytesIO()
+        self._torch.save(content, data, _use_new_zipfile_serialization=zipped)
+        return data.getvalue()
+
+    def run(self, source: random.Random) -> str:
+        from sam2_ros.model.checkpoint import CheckpointError, read_checkpoint
+
+        kind = source.random()
+        valid = source.choice(self._valid)
+        if kind < 0.25:
+            data = flipped(valid, source)
+        elif kind < 0.998 and valid.startswith(b"PK"):
+            data = self._with_another_pickle(valid, source)
+        elif kind < 0.998:
+            data = flipped(valid, source)
+        else:  # takes much longer: the network is made
+            data = self._bytes(altered(altered(self._content, source), source), source.random() < 0.5)
+        self._path.write_bytes(data)
+        try:
+            read_checkpoint(self._path)
+        except CheckpointError as error:
+            return "refused" if len(str(error)) < 2000 else "wrong"
+        return "used"
+
+    def _with_another_pickle(self, valid: bytes, source: random.Random) -> bytes:
+        """The archive again, with right checksums around an entry that is flipped."""
+        made = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(valid)) as before, zipfile.ZipFile(made, "w") as after:
+            for entry in before.infolist():
+                content = before.read(entry)
+                chosen = source.random() < (0.9 if entry.filename.endswith(".pkl") else 0.1)
+                after.writestr(entry.filename, flipped(content, source) if chosen else content)
+        return made.getvalue()
+
+
 KINDS: dict[str, Callable[[Path], Any]] = {
     "recordings": Recordings,
     "prompts": Prompts,
     "images": Images,
     "videos": Videos,
+    "checkpoints": Checkpoints,
 }
 
 

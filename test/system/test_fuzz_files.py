@@ -1,4 +1,4 @@
-"""Mutated recordings, prompts files, images and videos; ``fuzz_files.py`` reads as many as one likes."""
+"""Mutated recordings, prompts files, images, videos and checkpoints; ``fuzz_files.py`` reads as many as one likes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ GROWTH = 500  # MiB; the largest valid picture would take 400
 
 
 @pytest.mark.parametrize(
-    ("kind", "inputs"), [("recordings", 200), ("prompts", 1000), ("images", 1500), ("videos", 400)]
+    ("kind", "inputs"),
+    [("recordings", 200), ("prompts", 1000), ("images", 1500), ("videos", 400), ("checkpoints", 300)],
 )
 def test_mutated_files_are_used_or_refused(kind: str, inputs: int, tmp_path: Path) -> None:
     if kind == "recordings":
