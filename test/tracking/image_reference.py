@@ -82,14 +82,21 @@ def reference_module(name: str) -> Any:
 
 def image_predictor(network: Any) -> Any:
     """``SAM2ImagePredictor`` for a network of any input size."""
-    return fitted(reference_module("sam2.sam2_image_predictor").SAM2ImagePredictor(network))
+    with unscripted():
+        return fitted(reference_module("sam2.sam2_image_predictor").SAM2ImagePredictor(network))
 
 
 def mask_generator(network: Any, **settings: Any) -> Any:
     """``SAM2AutomaticMaskGenerator``, likewise."""
-    generator = reference_module("sam2.automatic_mask_generator").SAM2AutomaticMaskGenerator(network, **settings)
+    with unscripted():
+        generator = reference_module("sam2.automatic_mask_generator").SAM2AutomaticMaskGenerator(network, **settings)
     fitted(generator.predictor)
     return generator
+
+
+def unscripted() -> Any:
+    """The reference compiles its transforms, which torch deprecates and the stand-ins do without."""
+    return mock.patch("torch.jit.script", lambda module: module)
 
 
 def fitted(predictor: Any) -> Any:
