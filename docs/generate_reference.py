@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 import access_policy  # noqa: E402
 
 from sam2_ros.cli.main import build_parser  # noqa: E402
-from sam2_ros.ros.interface import SERVICES, TOPICS, VIEWS  # noqa: E402
+from sam2_ros.ros.interface import NAMED_VIEWS, SERVICES, TOPICS, VIEWS  # noqa: E402
 from sam2_ros.ros.parameters import PARAMETERS, Change, to_yaml  # noqa: E402
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -82,7 +82,8 @@ def topics() -> str:
     for topic in TOPICS:
         row = (f"`{topic.name}`", f"`{topic.type}`")
         if topic.published:
-            when = "while subscribed" if topic in VIEWS else "latched" if topic.latched else ""
+            when = "while subscribed" if topic in (*VIEWS, *NAMED_VIEWS) else "latched" if topic.latched else ""
+            when += f", for each name in `{topic.parameter}`" if topic in NAMED_VIEWS else ""
             published.append((*row, when, topic.description))
         else:
             subscribed.append((*row, f"`{topic.parameter}`", topic.description))
@@ -98,11 +99,15 @@ def services() -> str:
     rows = [(f"`{service.name}`", f"`{service.type}`", service.description) for service in SERVICES]
     return page(
         "Services and messages",
-        "The node's services, and the messages that its topics and services carry.",
+        "The node's services and its action, and the messages that its topics and services carry.",
         "## Services",
         table(("service", "type", "effect"), rows),
         *(_definition(path) for path in sorted((ROOT / "srv").glob("*.srv"))),
-        "## Actions",
+        "## Action",
+        table(
+            ("action", "type", "effect"),
+            [(f"`{TRACK_OBJECT.name}`", f"`{TRACK_OBJECT.type}`", TRACK_OBJECT.description)],
+        ),
         *(_definition(path) for path in sorted((ROOT / "action").glob("*.action"))),
         "## Messages",
         *(_definition(path) for path in sorted((ROOT / "msg").glob("*.msg"))),

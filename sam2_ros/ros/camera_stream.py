@@ -25,6 +25,7 @@ from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.ros.depth_input import DepthInput
 from sam2_ros.ros.detection_input import DetectionInput
 from sam2_ros.ros.diagnostics import Statistics, active_values
+from sam2_ros.ros.goals import Goals, Now
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
 from sam2_ros.ros.input_health import InputHealth
@@ -78,6 +79,8 @@ class CameraStream:
         self._next_id = 1  # outlives the engine: the node never uses an id twice
         self._refused_encodings: set[str] = set()
         self._services = Services(node, settings, self._active_worker, name)
+        self._goals = Goals(node, self._services, self._now, name)
+        self._newest_stamp = 0  # ns, of the camera's images
 
     def load(self, factory: BackendFactory) -> Future[BackendInfo]:
         """Starts to build the engine in a thread of its own.
@@ -305,7 +308,11 @@ class CameraStream:
             raise PromptError(PromptCode.NOT_ACTIVE, "the node is not active; configure and activate it first")
         return self._worker
 
+    def _now(self) -> Now:
+        return Now(self._active, self._answer, self._newest_stamp)
+
     def _on_frame(self, frame: Frame) -> None:
+        self._newest_stamp = frame.stamp
         if problem := text_problem(frame.source.frame_id):  # it would go out with every message
 
             def refuse() -> NoReturn:

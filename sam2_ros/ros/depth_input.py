@@ -1,4 +1,4 @@
-"""Measures the position in space of every object of a processed frame, from one camera's depth images.
+"""Measures where every object of a processed frame is in space, and how it moves, from one camera's depth images.
 
 Images never wait for depth: the newest depth images are kept by their stamps. When a frame's results are published, the
 nearest depth image in time gives the positions; without one, the results have no positions.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from message_filters import Cache, SimpleFilter
@@ -20,20 +21,51 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from sam2_ros.inference.frames import Processed
 from sam2_ros.msg import TrackedObject
-from sam2_ros.ros.depth_surface import Calibration, PixelRays, valid_pixels, visible_surface
+from sam2_ros.ros.depth_surface import (
+    Calibration,
+    PixelRays,
+    Transform,
+    valid_pixels,
+    visible_surface,
+)
 from sam2_ros.ros.image_conversion import compressed_depth_rows, depth_rows
 from sam2_ros.ros.interface import CAMERA_INFO, COMPRESSED_DEPTH, DEPTH_IMAGE
 from sam2_ros.ros.messages import Position, to_stamp
+from sam2_ros.ros.motion_filter import Measurement, Motion, MotionFilters
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.ros.transforms import NoTransform, Transforms
 from sam2_ros.text import printable
 from sam2_ros.tracking.types import CroppedMask
 
-Transform = tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]  # rotation and translation; None: as it is
-
 _TRANSPORTS = {"raw": DEPTH_IMAGE, "compressedDepth": COMPRESSED_DEPTH}  # by depth.transport
 _SILENT_AFTER = 1.0  # seconds without a depth image, after which results wait for none
+
+
+@dataclass(frozen=True)
+class DepthView:
+    """A depth image that is registered to a processed frame."""
+
+    rows: NDArray  # [H, W], in ``unit`` metres
+    unit: float
+    rays: PixelRays
+    transform: Transform
+    frame: str  # of points, after the transform
+
+    def metres(self, mask: CroppedMask) -> NDArray[np.float32]:
+        """The depth of a mask's crop: ``[h, w]``."""
+        height, width = mask.crop.shape
+        crop = self.rows[mask.y : mask.y + height, mask.x : mask.x + width]
+        return crop.astype(np.float32) * np.float32(self.unit)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is known of a processed frame's objects in space; empty without depth."""
+
+    positions: Mapping[int, Position] = field(default_factory=dict)  # by object id
+    motions: Mapping[int, Motion] = field(default_factory=dict)
+    depth: DepthView | None = None
 
 
 class DepthInput:
@@ -58,6 +90,7 @@ class DepthInput:
         self._calibration: Calibration | None = None
         self._rays: PixelRays | None = None
         self._problem = ""  # the last that was logged
+        self._motions = MotionFilters()
         self._frames = {"with depth": 0, "without": 0, "refused": 0}
         self._target_frame = parameters.text("depth.target_frame")
         self._transforms = Transforms(node) if self._target_frame else None
@@ -81,21 +114,25 @@ class DepthInput:
         if self._transforms is not None:
             self._transforms.destroy()
 
-    def measure(self, processed: Processed) -> dict[int, Position]:
-        """The position of every object of a frame, by id; whatever goes wrong is said in the positions."""
+    def measure(self, processed: Processed) -> Space:
+        """Whatever goes wrong is said in the positions."""
+        objects = processed.result.objects
         try:
-            return self._measure(processed)
+            positions, depth = self._measure(processed)
         except NoTransform as error:
             status, reason = TrackedObject.DEPTH_NO_TRANSFORM, str(error)
         except ValueError as error:
             status, reason = TrackedObject.DEPTH_REFUSED, str(error)
         except Exception as error:  # depth is optional: no fault in it may cost the frame its tracks
             status, reason = TrackedObject.DEPTH_REFUSED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        else:
+            return Space(positions, self._moved(processed, positions), depth)
         self._count("refused", reason)
-        return {obj.object_id: Position(status, reason) for obj in processed.result.objects}
+        return Space({obj.object_id: Position(status, reason) for obj in objects}, self._moved(processed, {}))
 
-    def _measure(self, processed: Processed) -> dict[int, Position]:
-        """
+    def _measure(self, processed: Processed) -> tuple[dict[int, Position], DepthView | None]:
+        """The position of every object, by id, and the depth image; None: there is none for this frame.
+
         Raises:
             ValueError: depth image or calibration can't be used.
             NoTransform: tf2 has none.
@@ -107,18 +144,29 @@ class DepthInput:
         if message is None:
             self._count("without")
             nothing = Position(TrackedObject.DEPTH_NONE, self._why_none())
-            return dict.fromkeys((obj.object_id for obj in objects), nothing)
+            return dict.fromkeys((obj.object_id for obj in objects), nothing), None
         if isinstance(message, CompressedImage):
-            depth = compressed_depth_rows(message.data, message.format)
+            rows, unit = compressed_depth_rows(message.data, message.format)
         else:
-            depth = depth_rows(message)
-        _check_fits("the depth image", message.header.frame_id, depth[0].shape, frame_id, (height, width))
+            rows, unit = depth_rows(message)
+        _check_fits("the depth image", message.header.frame_id, rows.shape, frame_id, (height, width))
         rays = self._rays_of(frame_id, width, height)
         transform = self._transform(frame_id, processed.frame.stamp, deadline)
-        frame, least = self._target_frame or frame_id, int(self._parameters.number("depth.min_points"))
-        positions = {obj.object_id: _position(obj.mask, *depth, rays, transform, frame, least) for obj in objects}
+        view = DepthView(rows, unit, rays, transform, self._target_frame or frame_id)
+        least = int(self._parameters.number("depth.min_points"))
+        positions = {obj.object_id: _position(obj.mask, view, least) for obj in objects}
         self._count("with depth")
-        return positions
+        return positions, view
+
+    def _moved(self, processed: Processed, positions: Mapping[int, Position]) -> dict[int, Motion]:
+        known = {key: each for key, each in positions.items() if each.status == TrackedObject.DEPTH_OK}
+        frame = next((each.frame for each in known.values()), "")
+        seen = {
+            key: Measurement(np.array(each.position), float(np.linalg.norm(each.extent)), each.area)
+            for key, each in known.items()
+        }
+        living = [obj.object_id for obj in processed.result.objects]
+        return self._motions.step(processed.frame.stamp, frame, seen, living)
 
     def _why_none(self) -> str:
         slop = self._parameters.number("depth.slop")
@@ -222,31 +270,23 @@ def _check_fits(
         raise ValueError(f"{what} has {pixels}; {cure}")
 
 
-def _position(
-    mask: CroppedMask, rows: NDArray, unit: float, rays: PixelRays, transform: Transform, frame: str, least: int
-) -> Position:
-    """The position of the object under a mask.
-
-    Args:
-        rows: the depth image, ``[H, W]``, in ``unit`` metres.
-        frame: its name, after the transform.
-        least: valid pixels for a position.
-    """
+def _position(mask: CroppedMask, view: DepthView, least: int) -> Position:
+    """The position of the object under a mask; ``least``: valid pixels for one."""
     if mask.crop.size == 0:
         return Position(TrackedObject.DEPTH_TOO_FEW, "the object is not seen in this frame")
-    height, width = mask.crop.shape
-    meters = rows[mask.y : mask.y + height, mask.x : mask.x + width].astype(np.float32) * np.float32(unit)
-    valid = valid_pixels(mask, meters)
+    metres = view.metres(mask)
+    valid = valid_pixels(mask, metres)
     count = int(np.count_nonzero(valid))
     if count < least:
         reason = f"{count} of the mask's {mask.area} pixels have a valid depth; depth.min_points is {least}"
         return Position(TrackedObject.DEPTH_TOO_FEW, reason, points=count)
-    surface = visible_surface(mask, valid, meters, rays, *transform)
+    surface = visible_surface(mask, valid, metres, view.rays, *view.transform)
     vectors = (surface.position.tolist(), surface.center.tolist(), surface.extent.tolist())
     if not np.isfinite(vectors).all():
         reason = "the position is no finite number; camera_info or the transform is wrong"
         return Position(TrackedObject.DEPTH_REFUSED, reason)
-    return Position(TrackedObject.DEPTH_OK, "", frame, *vectors, surface.points)
+    area = surface.points * float(np.median(metres[valid])) ** 2
+    return Position(TrackedObject.DEPTH_OK, "", view.frame, *vectors, surface.points, area)
 
 
 def calibration_of(info: CameraInfo, rectified: bool) -> Calibration:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from sam2_ros.tracking.types import BoolMask, CroppedMask
 
+Pixels = NDArray[np.intp]
+Transform = tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]  # rotation and translation; None: as it is
+
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _OUTLIER_SIGMAS = 3.0
 _LEAST_TOLERANCE = 0.02  # metres: smaller deviations are no outliers, because a flat object has no spread
@@ -101,8 +104,8 @@ def visible_surface(
     valid: BoolMask,
     depth: NDArray[np.float32],
     rays: PixelRays,
-    rotation: NDArray | None = None,
-    translation: NDArray | None = None,
+    rotation: NDArray[np.float64] | None = None,
+    translation: NDArray[np.float64] | None = None,
 ) -> Surface:
     """The surface under a mask, without pixels whose depth is far from the median, as at the mask's border.
 
@@ -115,16 +118,35 @@ def visible_surface(
         rays: of the whole image.
         rotation, translation: ``[3, 3]`` and ``[3]``: a point p becomes ``rotation @ p + translation``.
     """
+    rows, columns, count = surface_pixels(valid, depth, _ENOUGH_POINTS)
+    points = points_of(rows, columns, depth[rows, columns], mask, rays, (rotation, translation))
+    low, middle, high = np.percentile(points, [_EXTENT_PERCENTILES[0], 50.0, _EXTENT_PERCENTILES[1]], axis=0)
+    return Surface(middle, (low + high) / 2, high - low, count)
+
+
+def surface_pixels(valid: BoolMask, depth: NDArray[np.float32], most: int) -> tuple[Pixels, Pixels, int]:
+    """Rows and columns of the crop's pixels that belong to one surface, and how many there are.
+
+    Args:
+        valid: ``[h, w]``, at least one.
+        depth: ``[h, w]``, metres.
+        most: of more pixels, an evenly spread part is returned.
+    """
     rows, columns = np.nonzero(valid)
     z = depth[rows, columns]
     step = -(-z.size // _ENOUGH_POINTS)
     median = np.median(z[::step])
     deviation = float(np.median(np.abs(z[::step] - median)))
-    near = np.abs(z - median) <= max(_OUTLIER_SIGMAS * _MAD_TO_SIGMA * deviation, _LEAST_TOLERANCE)
-    part = np.flatnonzero(near)[::step]
-    rows, columns, z = rows[part] + mask.y, columns[part] + mask.x, z[part].astype(np.float64)
+    near = np.flatnonzero(np.abs(z - median) <= max(_OUTLIER_SIGMAS * _MAD_TO_SIGMA * deviation, _LEAST_TOLERANCE))
+    part = near[:: -(-z.size // most)]
+    return rows[part], columns[part], near.size
+
+
+def points_of(
+    rows: Pixels, columns: Pixels, depth: NDArray, mask: CroppedMask, rays: PixelRays, transform: Transform
+) -> NDArray[np.float64]:
+    """Pixels of a mask's crop in space: ``[N, 3]`` metres; ``depth`` is theirs, ``[N]``, ``rays`` are of the image."""
+    rows, columns, z = rows + mask.y, columns + mask.x, depth.astype(np.float64)
     points = np.stack([rays.x[rows, columns] * z, rays.y[rows, columns] * z, z], axis=1)
-    if rotation is not None and translation is not None:
-        points = points @ np.asarray(rotation, np.float64).T + np.asarray(translation, np.float64)
-    low, middle, high = np.percentile(points, [_EXTENT_PERCENTILES[0], 50.0, _EXTENT_PERCENTILES[1]], axis=0)
-    return Surface(middle, (low + high) / 2, high - low, int(np.count_nonzero(near)))
+    rotation, translation = transform
+    return points if rotation is None or translation is None else points @ rotation.T + translation

@@ -7,14 +7,16 @@ topic, add its row to :data:`VIEWS`, the function that makes its message to ``pu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
 class _Named:
+    kind: ClassVar = "msg"  # module of the package that holds the type
+
     name: str  # as ROS resolves it in the node: "~/" is the node's own name
     type: str  # package/Name
     description: str
@@ -29,7 +31,7 @@ class _Named:
     def ros_type(self) -> Any:
         """The message or service class."""
         package, _, name = self.type.partition("/")
-        return getattr(import_module(f"{package}.{'srv' if isinstance(self, Service) else 'msg'}"), name)
+        return getattr(import_module(f"{package}.{self.kind}"), name)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Topic(_Named):
     depth: int = 10  # of the queue
     latched: bool = False  # transient local: a late subscriber gets the last message too
 
+    def named(self, name: str) -> Topic:
+        """The topic of one name of its parameter."""
+        return replace(self, name=self.name.replace("NAME", name))
+
     @property
     def installed(self) -> bool:
         """Whether the package of the message type is installed."""
@@ -50,6 +56,15 @@ class Topic(_Named):
 @dataclass(frozen=True)
 class Service(_Named):
     """A service that the node offers."""
+
+    kind = "srv"
+
+
+@dataclass(frozen=True)
+class Action(_Named):
+    """An action that the node offers."""
+
+    kind = "action"
 
 
 IMAGE = Topic(
@@ -99,14 +114,27 @@ VIEWS = (
     Topic("~/detections_3d", "vision_msgs/Detection3DArray", "the objects whose position is known"),
     Topic("~/markers", "visualization_msgs/MarkerArray", "box and name of each object whose position is known"),
     Topic("~/annotations", "foxglove_msgs/ImageAnnotations", "outlines, names and visibility, to draw over the image"),
+    Topic("~/clouds", "sensor_msgs/PointCloud2", "visible surfaces of all objects, each point with its object's id"),
+    Topic("~/depth_without_objects", "sensor_msgs/Image", "the depth image, 0 where an object is seen"),
 )
+# The same for each name in a parameter, which takes the place of NAME; by functions in publishers.NAMED_MESSAGES.
+NAMED_VIEWS = (
+    Topic(
+        "~/mask/NAME", "sensor_msgs/Image", "mono8, 255 = the object of this name; all 0 while it is not seen",
+        parameter="output.masks",
+    ),
+    Topic(
+        "~/cloud/NAME", "sensor_msgs/PointCloud2", "visible surface of the object of this name",
+        parameter="output.clouds",
+    ),
+)  # fmt: skip
 # These follow ~/tracks_live with output.live; the others need positions, which processed frames alone have.
-LIVE_VIEWS = ("~/overlay", "~/label_image", "~/detections", "~/annotations")
+LIVE_VIEWS = ("~/overlay", "~/label_image", "~/detections", "~/annotations", "~/mask/NAME")
 DIAGNOSTICS = Topic("/diagnostics", "diagnostic_msgs/DiagnosticArray", "the node's health, in every state of the node")
 
 TOPICS = (
     IMAGE, COMPRESSED_IMAGE, DEPTH_IMAGE, COMPRESSED_DEPTH, CAMERA_INFO, DETECTIONS, TRACKS, TRACKS_LIVE, EVENTS,
-    LABEL_INFO, *VIEWS, DIAGNOSTICS,
+    LABEL_INFO, *VIEWS, *NAMED_VIEWS, DIAGNOSTICS,
 )  # fmt: skip
 SERVICES = (
     Service("~/add_objects", "sam2_ros/AddObjects", "adds objects by points, boxes or masks"),
@@ -116,3 +144,7 @@ SERVICES = (
     Service("~/list_objects", "sam2_ros/ListObjects", "the objects as of the newest processed frame"),
     Service("~/reset", "sam2_ros/Reset", "forgets every object; ids go on"),
 )
+TRACK_OBJECT = Action(
+    "~/track_object", "sam2_ros/TrackObject", "follows one object for a client until something ends it"
+)
+ACTIONS = (TRACK_OBJECT,)

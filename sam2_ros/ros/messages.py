@@ -20,6 +20,7 @@ from sam2_ros.inference.frames import Counters, Processed
 from sam2_ros.inference.live_masks import LiveImage
 from sam2_ros.msg import MaskCandidate, ObjectEvent, ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.msg import PromptResult as PromptResultMessage
+from sam2_ros.ros.motion_filter import Motion
 from sam2_ros.tracking.types import (
     BoolMask,
     CroppedMask,
@@ -51,6 +52,7 @@ class Position:
     center: Sequence[float] = (0.0, 0.0, 0.0)  # metres, of the box that extent describes
     extent: Sequence[float] = (0.0, 0.0, 0.0)  # metres
     points: int = 0
+    area: float = 0.0  # of the visible surface; points times metres squared
 
 
 def to_time(stamp: int) -> Time:
@@ -153,9 +155,13 @@ def tracked_objects(
 
 
 def processed_tracks(
-    processed: Processed, info: BackendInfo, encoding: str, positions: Mapping[int, Position] | None = None
+    processed: Processed,
+    info: BackendInfo,
+    encoding: str,
+    positions: Mapping[int, Position] | None = None,
+    motions: Mapping[int, Motion] | None = None,
 ) -> TrackedObjectArray:
-    """The message for ``~/tracks``. The frame's ``source`` becomes its header; ``positions`` are by object id."""
+    """The message for ``~/tracks``. The frame's ``source`` becomes its header; positions and motions are by id."""
     message = tracked_objects(processed.result, processed.frame.source, processed.counters, info, encoding)
     if positions:
         for obj in message.objects:
@@ -164,6 +170,13 @@ def processed_tracks(
             obj.position_frame, obj.depth_points = position.frame, position.points
             obj.position.x, obj.position.y, obj.position.z = position.position
             obj.extent.x, obj.extent.y, obj.extent.z = position.extent
+    for obj in message.objects:
+        if motions and (motion := motions.get(obj.id)) is not None:
+            obj.motion_valid, obj.position_frame = True, motion.frame
+            obj.motion_covariance = motion.covariance.ravel()
+            where, speed = obj.filtered_position, obj.velocity
+            where.x, where.y, where.z = motion.position.tolist()
+            speed.x, speed.y, speed.z = motion.velocity.tolist()
     message.receive_time_ns = processed.frame.receive_time
     message.start_time_ns = processed.start_time
     message.end_time_ns = processed.end_time

@@ -272,6 +272,32 @@ PARAMETERS: tuple[Parameter, ...] = (
         change=Change.ANY_TIME,
     ),
     Parameter(
+        "output.masks",
+        NO_NAMES,
+        'Names of objects; the mask of each is published as an image of its own, ~/mask/NAME; [""] = none.',
+    ),
+    Parameter(
+        "output.clouds",
+        NO_NAMES,
+        'Names of objects; the points of each are published as a cloud of its own, ~/cloud/NAME; [""] = none.',
+    ),
+    Parameter(
+        "output.cloud_points",
+        10_000,
+        "Most points of an object in a cloud; of more, an evenly spread part is sent.",
+        1,
+        1_000_000,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "output.cloud_voxel",
+        0.0,
+        "Clouds have one point in each cube of this side, in metres; 0 = all points.",
+        0.0,
+        1.0,
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
         "prompts.wait",
         2.0,
         "Seconds that a prompt may wait for its frame before it is refused with NO_FRAME.",
@@ -312,6 +338,7 @@ _WHY_FIXED = {
     "input": "the subscription is made with it",
     "depth": "its subscriptions are made with it",
     "detections": "its subscription is made with it",
+    "output": "the topics are made with it",
     "prompts_file": "it is read then",
     "state_file": "it is read then",
 }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import (
     Detection2D,
@@ -28,16 +31,35 @@ from sam2_ros.media.label_images import MAX_ID, compose_labels
 from sam2_ros.media.overlay import draw_overlay
 from sam2_ros.msg import TrackedObject
 from sam2_ros.ros import messages
-from sam2_ros.ros.depth_input import DepthInput
+from sam2_ros.ros.clouds import CloudLimits, cloud, depth_without_objects
+from sam2_ros.ros.depth_input import DepthInput, Space
 from sam2_ros.ros.drawings import image_annotations, markers
-from sam2_ros.ros.interface import EVENTS, LABEL_INFO, LIVE_VIEWS, TRACKS, TRACKS_LIVE, VIEWS, Topic
+from sam2_ros.ros.interface import (
+    EVENTS,
+    LABEL_INFO,
+    LIVE_VIEWS,
+    NAMED_VIEWS,
+    TRACKS,
+    TRACKS_LIVE,
+    VIEWS,
+    Topic,
+)
 from sam2_ros.ros.messages import Position, bounding_box, image_message
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.tracking.types import EventCode, FrameResult, ObjectResult
 
-MakeView = Callable[[Processed, Mapping[int, Position]], Any]
+# Makes the message of a view from a processed frame and what is known of it in space; None: there is none.
+MakeView = Callable[[Processed, Space, CloudLimits], Any]
 
 _NEW_MASK = (EventCode.ADDED, EventCode.CORRECTED)
+
+
+@dataclass(frozen=True)
+class _View:
+    name: str
+    publisher: Any
+    make: MakeView
+    live: bool  # follows ~/tracks_live with output.live
 
 
 class Publishers:
@@ -69,7 +91,15 @@ class Publishers:
         self._events = self._create(EVENTS, max(EVENTS.depth, 2 * info.max_objects))
         self._label_info = self._create(LABEL_INFO)
         self._classes: list[VisionClass] | None = None  # as published last
-        self._views = [(topic.name, self._create(topic), MESSAGES[topic.name]) for topic in VIEWS if topic.installed]
+        self._views = [
+            _View(topic.name, self._create(topic), MESSAGES[topic.name], topic.name in LIVE_VIEWS)
+            for topic in VIEWS
+            if topic.installed
+        ]
+        for topic in NAMED_VIEWS:
+            for name in parameters.names(topic.parameter):
+                make, own = functools.partial(NAMED_MESSAGES[topic.name], name), topic.named(name)
+                self._views.append(_View(own.name, self._create(own), make, topic.name in LIVE_VIEWS))
 
     def destroy(self) -> None:
         for publisher in (
@@ -77,14 +107,14 @@ class Publishers:
             self._tracks_live,
             self._events,
             self._label_info,
-            *(publisher for _, publisher, _ in self._views),
+            *(view.publisher for view in self._views),
         ):
             self._node.destroy_lifecycle_publisher(publisher)
 
     @property
     def live_wanted(self) -> bool:
         """Whether somebody needs the masks of every camera image."""
-        views = [view for name, view, _ in self._views if name in LIVE_VIEWS and self._parameters["output.live"]]
+        views = [view.publisher for view in self._views if view.live and self._parameters["output.live"]]
         return any(publisher.get_subscription_count() for publisher in (self._tracks_live, *views))
 
     def publish_live(self, live: LiveImage, counters: Counters) -> None:
@@ -96,15 +126,15 @@ class Publishers:
             self._tracks_live.publish(message)
         if self._parameters["output.live"] and live.carried is not None:
             shown = Processed(live.frame, live.image, live.carried.result, live.frame.receive_time, 0, counters)
-            for name, publisher, make in self._views:
-                if name in LIVE_VIEWS:
-                    self._publish_view(name, publisher, make, shown, {})
+            for view in self._views:
+                if view.live:
+                    self._publish_view(view, shown, Space())
 
     def publish_results(self, processed: Processed) -> None:
         """Publishes the frame's objects first, then its events, then the views of them. Never raises."""
-        positions = self._publish_tracks(processed)
+        space = self._publish_tracks(processed)
         self._publish_events(processed)
-        self._publish_views(processed, positions)
+        self._publish_views(processed, space)
 
     def publish_changes(self, processed: Processed) -> None:
         """Publishes what a command changed: its events and, where it made masks, the frame's objects once more."""
@@ -113,14 +143,14 @@ class Publishers:
         else:
             self._publish_events(processed)
 
-    def _publish_tracks(self, processed: Processed) -> Mapping[int, Position]:
-        positions = self._depth.measure(processed) if self._depth else {}
+    def _publish_tracks(self, processed: Processed) -> Space:
+        space = self._depth.measure(processed) if self._depth else Space()
         with self._reporting(TRACKS.name):
             encoding = self._parameters.text("output.mask_encoding")
-            tracks = messages.processed_tracks(processed, self._info, encoding, positions)
+            tracks = messages.processed_tracks(processed, self._info, encoding, space.positions, space.motions)
             tracks.camera = self._camera
             self._tracks.publish(tracks)
-        return positions
+        return space
 
     def _publish_events(self, processed: Processed) -> None:
         for change in processed.result.changes:
@@ -129,23 +159,24 @@ class Publishers:
                 event.camera = self._camera
                 self._events.publish(event)
 
-    def _publish_views(self, processed: Processed, positions: Mapping[int, Position]) -> None:
+    def _publish_views(self, processed: Processed, space: Space) -> None:
         with self._reporting(LABEL_INFO.name):
             classes = vision_classes(processed.result)
             if classes != self._classes:  # before the label image that needs them
                 self._label_info.publish(LabelInfo(header=processed.frame.source, class_map=classes))
                 self._classes = classes
         live = bool(self._parameters["output.live"])
-        for name, publisher, make in self._views:
-            if not (live and name in LIVE_VIEWS):
-                self._publish_view(name, publisher, make, processed, positions)
+        for view in self._views:
+            if not (live and view.live):
+                self._publish_view(view, processed, space)
 
-    def _publish_view(
-        self, name: str, publisher: Any, make: MakeView, processed: Processed, positions: Mapping[int, Position]
-    ) -> None:
-        with self._reporting(name):
-            if publisher.get_subscription_count():
-                publisher.publish(make(processed, positions))
+    def _publish_view(self, view: _View, processed: Processed, space: Space) -> None:
+        with self._reporting(view.name):
+            if view.publisher.get_subscription_count():
+                points, voxel = (self._parameters.number(f"output.cloud_{limit}") for limit in ("points", "voxel"))
+                message = view.make(processed, space, CloudLimits(int(points), voxel))
+                if message is not None:
+                    view.publisher.publish(message)
 
     @contextmanager
     def _reporting(self, topic: str) -> Iterator[None]:
@@ -220,12 +251,40 @@ def _hypothesis(obj: ObjectResult) -> ObjectHypothesisWithPose:
     return message
 
 
-# Makes the message of each view from a processed frame and its objects' positions by id (empty without depth).
+def mask_of(name: str, result: FrameResult, header: Header) -> Image:
+    """A ``mono8`` image: 255 where the object of this name is seen."""
+    mask = np.zeros((result.height, result.width), np.uint8)
+    for obj in _called(name, result):
+        height, width = obj.mask.crop.shape
+        mask[obj.mask.y : obj.mask.y + height, obj.mask.x : obj.mask.x + width][obj.mask.crop] = 255
+    return image_message(mask, header, "mono8")
+
+
+def _called(name: str, result: FrameResult) -> list[ObjectResult]:
+    """The object of this name; none, or one, since names are unique."""
+    return [obj for obj in result.objects if obj.name == name]
+
+
+def _cloud(objects: Sequence[ObjectResult], done: Processed, space: Space, limits: CloudLimits) -> PointCloud2 | None:
+    if space.depth is None:
+        return None
+    return cloud(objects, done.image, space.depth, limits, done.frame.source)
+
+
 MESSAGES: dict[str, MakeView] = {
-    "~/overlay": lambda done, _: image_message(draw_overlay(done.image, done.result), done.frame.source),
-    "~/label_image": lambda done, _: label_image(done.result, done.frame.source),
-    "~/detections": lambda done, _: detections(done.result, done.frame.source),
-    "~/detections_3d": lambda done, positions: detections_3d(done.result, positions, done.frame.source),
-    "~/markers": lambda done, positions: markers(done.result, positions, done.frame.source),
-    "~/annotations": lambda done, _: image_annotations(done.result, done.frame.source),
+    "~/overlay": lambda done, *_: image_message(draw_overlay(done.image, done.result), done.frame.source),
+    "~/label_image": lambda done, *_: label_image(done.result, done.frame.source),
+    "~/detections": lambda done, *_: detections(done.result, done.frame.source),
+    "~/detections_3d": lambda done, space, _: detections_3d(done.result, space.positions, done.frame.source),
+    "~/markers": lambda done, space, _: markers(done.result, space.positions, done.frame.source),
+    "~/annotations": lambda done, *_: image_annotations(done.result, done.frame.source),
+    "~/clouds": lambda done, space, limits: _cloud(done.result.objects, done, space, limits),
+    "~/depth_without_objects": lambda done, space, _: (
+        space.depth and depth_without_objects(done.result, space.depth, done.frame.source)
+    ),
+}
+# The same with the name that takes the place of NAME before them.
+NAMED_MESSAGES: dict[str, Callable[[str, Processed, Space, CloudLimits], Any]] = {
+    "~/mask/NAME": lambda name, done, *_: mask_of(name, done.result, done.frame.source),
+    "~/cloud/NAME": lambda name, done, space, limits: _cloud(_called(name, done.result), done, space, limits),
 }

@@ -49,7 +49,7 @@ class Services:
         asked = prompt_messages.from_add_objects(request)
         try:
             stamp = messages.to_stamp(request.request_header.stamp)
-            results, living = await self._call(
+            results, living = await self.call(
                 lambda backend: (commands.add(backend, asked, stamp), commands.living(backend)), stamp
             )
         except PromptError as error:
@@ -64,7 +64,7 @@ class Services:
         asked = prompt_messages.from_prompt(request.prompt)
         try:
             stamp = messages.to_stamp(request.request_header.stamp)
-            result = await self._call(lambda backend: commands.refine(backend, asked, stamp), stamp)
+            result = await self.call(lambda backend: commands.refine(backend, asked, stamp), stamp)
         except PromptError as error:
             (response.result,) = self._to_messages([commands.refusal(error)])
             raise
@@ -72,14 +72,14 @@ class Services:
         response.success, response.message = result.success, result.message
 
     async def _remove_object(self, request: RemoveObject.Request, response: RemoveObject.Response) -> None:
-        object_id, living = await self._call(
+        object_id, living = await self.call(
             lambda backend: (commands.remove(backend, request.object_id), commands.living(backend))
         )
         response.object_ids, response.object_indices = messages.ids_and_indices(living)
         response.success, response.message = True, f"object {object_id} is forgotten"
 
     async def _rename_object(self, request: RenameObject.Request, response: RenameObject.Response) -> None:
-        object_id = await self._call(
+        object_id = await self.call(
             lambda backend: commands.rename(backend, request.object_id, request.name, request.label)
         )
         response.success = True
@@ -87,7 +87,7 @@ class Services:
 
     async def _list_objects(self, request: ListObjects.Request, response: ListObjects.Response) -> None:
         worker = self._worker()
-        info, result, newest = await self._call(lambda backend: (backend.info, backend.objects(), worker.newest))
+        info, result, newest = await self.call(lambda backend: (backend.info, backend.objects(), worker.newest))
         response.success, response.message = True, "no frame was processed yet"
         if result is None or newest is None:
             return
@@ -99,7 +99,7 @@ class Services:
         response.message = f"{len(result.objects)} of {info.max_objects} objects"
 
     async def _reset(self, request: Reset.Request, response: Reset.Response) -> None:
-        response.removed = await self._call(lambda backend: backend.reset())
+        response.removed = await self.call(lambda backend: backend.reset())
         response.success, response.message = True, f"{response.removed} objects are forgotten"
 
     def _answering(self, handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -119,7 +119,7 @@ class Services:
 
         return answer
 
-    async def _call(self, apply: Callable[[Backend], T], stamp: int | None = None) -> T:
+    async def call(self, apply: Callable[[Backend], T], stamp: int | None = None) -> T:
         """The result of ``apply`` in the inference thread; with a ``stamp`` once that frame is there.
 
         Raises:

@@ -15,8 +15,8 @@ def allowed(enclave: str, kind: str, access: str, node: str) -> set[str]:
 
     Args:
         enclave: below ``/sam2_ros``.
-        kind: ``topic`` or ``service``.
-        access: ``publish``, ``subscribe``, ``reply`` or ``request``.
+        kind: ``topic``, ``service`` or ``action``.
+        access: ``publish``, ``subscribe``, ``reply``, ``request``, ``execute`` or ``call``.
         node: full name of the tracker.
     """
     (profile,) = POLICY.findall(f"./enclaves/enclave[@path='/sam2_ros/{enclave}']/profiles/profile")

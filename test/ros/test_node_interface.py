@@ -8,13 +8,16 @@ from typing import Any
 
 from documented import REFERENCE, diagnostics_keys, published, section, services, subscribed, table
 from node_harness import running
+from rclpy.action import get_action_server_names_and_types_by_node
 from sros2_policy import allowed, sometimes
 
 from sam2_ros.msg import TrackedObjectArray
+from sam2_ros.ros.interface import TRACK_OBJECT
 from sam2_ros.ros.parameters import PARAMETERS, Change
 
 NODE = "/interface/tracker"
 OF_ROS = ("rcl_interfaces/", "lifecycle_msgs/", "type_description_interfaces/", "rosgraph_msgs/")
+ACTION = "/_action/"  # in the names of an action's topics and services
 SHARED = "/diagnostics"  # under the name that every node uses
 
 
@@ -23,7 +26,7 @@ def own(listed: list[tuple[str, list[str]]]) -> dict[str, str]:
     return {
         name: re.sub("/(msg|srv)/", "/", types[0])
         for name, types in listed
-        if not types[0].startswith(OF_ROS) and not name.endswith("/_service_event")
+        if not types[0].startswith(OF_ROS) and not name.endswith("/_service_event") and ACTION not in name
     }
 
 
@@ -31,6 +34,7 @@ def test_topics_services_and_diagnostics(folder: Path) -> None:
     file = folder / "interface.yaml"
     file.write_text(
         "/**:\n  ros__parameters:\n    model.name: 'null'\n    depth.enabled: true\n    detections.enabled: true\n"
+        "    output: {masks: [NAME], clouds: [NAME]}\n"
     )
     with running(folder, namespace="/interface", params_file=str(file)) as peer:
         peer.wait_for_state("active")
@@ -51,6 +55,9 @@ def test_topics_services_and_diagnostics(folder: Path) -> None:
         assert SHARED in published(NODE)
         same(peer.node.get_service_names_and_types_by_node, services(NODE))
 
+        offered = get_action_server_names_and_types_by_node(peer.node, *at)
+        assert own(offered) == {f"{NODE}/track_object": TRACK_OBJECT.type.replace("/", "/action/")}
+
         peer.node.create_subscription(TrackedObjectArray, "/interface/tracker/tracks_live", lambda _: None, 10)
         measured = {"age of masks p50 [ms]", "live latency p50 [ms]"}
         peer.wait_until(lambda: peer.track() and measured <= set(peer.status()), "live tracks")
@@ -59,7 +66,7 @@ def test_topics_services_and_diagnostics(folder: Path) -> None:
 
         # config/sros2_policy.xml lists these and all that ROS adds to them, and nothing else.
         def names(list_of: Any) -> set[str]:
-            return {name for name, _ in list_of(*at)}
+            return {name for name, _ in list_of(*at) if ACTION not in name}
 
         subscribes = allowed("tracker", "topic", "subscribe", NODE) - sometimes(NODE)
         assert names(peer.node.get_subscriber_names_and_types_by_node) == subscribes

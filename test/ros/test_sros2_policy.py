@@ -23,6 +23,7 @@ def test_the_tracker_has_what_is_documented() -> None:
     assert allowed("tracker", "topic", "publish", NODE) == set(published(NODE)) | CALLS | of_ros(NODE)
     assert allowed("tracker", "service", "reply", NODE) > SERVICES  # the others are ROS's own
     assert not allowed("tracker", "service", "request", NODE)
+    assert allowed("tracker", "action", "execute", NODE) == {f"{NODE}/track_object"}
 
 
 def test_clients_may_use_all_of_the_tracker_and_offer_nothing() -> None:
@@ -30,6 +31,7 @@ def test_clients_may_use_all_of_the_tracker_and_offer_nothing() -> None:
     assert allowed("client", "topic", "subscribe", NODE) == read
     assert allowed("client", "topic", "publish", NODE) == {"/rosout", "/parameter_events"}
     assert allowed("client", "service", "request", NODE) == allowed("tracker", "service", "reply", NODE)
+    assert allowed("client", "action", "call", NODE) == {f"{NODE}/track_object"}
     assert allowed("client", "service", "reply", NODE) == {"/*/get_type_description"}
 
 
