@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 import access_policy  # noqa: E402
 
 from sam2_ros.cli.main import build_parser  # noqa: E402
-from sam2_ros.ros.interface import NAMED_VIEWS, SERVICES, TOPICS, VIEWS  # noqa: E402
+from sam2_ros.ros.interface import ACTIONS, NAMED_VIEWS, SERVICES, TOPICS, VIEWS  # noqa: E402
 from sam2_ros.ros.parameters import PARAMETERS, Change, to_yaml  # noqa: E402
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -106,7 +106,7 @@ def services() -> str:
         "## Action",
         table(
             ("action", "type", "effect"),
-            [(f"`{TRACK_OBJECT.name}`", f"`{TRACK_OBJECT.type}`", TRACK_OBJECT.description)],
+            [(f"`{action.name}`", f"`{action.type}`", action.description) for action in ACTIONS],
         ),
         *(_definition(path) for path in sorted((ROOT / "action").glob("*.action"))),
         "## Messages",
