@@ -148,3 +148,22 @@ def test_no_more_connections_than_the_process_has_descriptors_for(files: int, co
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert rules.connections == connections
+
+
+def test_a_message_of_a_connection_that_has_ended_belongs_to_nobody() -> None:
+    """Its descriptor may be closed, or not be of a connection."""
+
+    class Read:
+        def __init__(self, fd: int) -> None:
+            self.fd = fd
+
+        def get(self, option: int) -> int:
+            return self.fd
+
+    opened = door.Door([LOCAL], Limits(), False, lambda reason: None)
+    with socket.socket() as ended, socket.socketpair()[0] as another, open(os.devnull) as file:
+        closed = os.dup(0)
+        os.close(closed)
+        for fd in (closed, ended.fileno(), another.fileno(), file.fileno()):
+            assert opened.connection_of(Read(fd)) is None  # type: ignore[arg-type]
+    opened.close()

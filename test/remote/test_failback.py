@@ -238,6 +238,21 @@ def test_without_failback_nobody_asks_the_preferred_server(tmp_path: Path) -> No
         assert shown.client.link_values()["server"] == second.endpoints[0] and asked(first) == 0
 
 
+def test_a_full_server_does_not_hide_the_next_one(tmp_path: Path) -> None:
+    first, second = f"ipc://{tmp_path / 'first'}", f"ipc://{tmp_path / 'second'}"
+    with (
+        serving(endpoint=first, limits=Limits(streams=1)) as full,
+        serving() as last,
+        camera(first),
+        camera(first, second, last.endpoints[0], return_after=0.1) as shown,
+    ):
+        assert shown.client.link_values()["server"] == last.endpoints[0]
+        with serving(endpoint=second):
+            shown.until("server", second)
+            assert full.health()["streams"] == 1
+            assert shown.dropped == 0
+
+
 def test_a_server_that_was_away_must_be_healthy_anew() -> None:
     """On a clock of its own, and with a server that answers when the test says so."""
     now, answers = 0.0, True

@@ -10,20 +10,22 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import msgpack
+import numpy as np
 import pytest
 import zmq
 from lying_server import MAX_OBJECTS, Answer, Lie, changed, fuzz, honest, lying
 from served import PATIENCE, boxed, picture, resident_bytes, serving
 
 from sam2_ros.inference.backend import FrameDropped
-from sam2_ros.remote import connection, link
+from sam2_ros.remote import answers, connection, link, protocol
 from sam2_ros.remote.client import RemoteBackend
-from sam2_ros.tracking import ObjectState, TrackerConfig
+from sam2_ros.tracking import CroppedMask, ObjectState, TrackerConfig
 
 MEMORY = 600 << 20  # bytes that the process may grow by
 
@@ -66,6 +68,9 @@ LIES: dict[str, tuple[Lie, str]] = {
     "one id twice": (changed(field("result", "objects", value=lambda old: old * 2)), "have one id"),
     "an id beyond messages": (first("object_id", value=2**32), "object_id is"),
     "a mask outside": (first("mask", "x", value=60), "outside its image"),
+    "a mask beside its image": (first("mask", "x", value=-1), "outside its image"),
+    "a mask above its image": (first("mask", "y", value=-1), "outside its image"),
+    "one part": (lambda parts: [parts[:1]], "has 1 parts"),
     "a mask of another type": (first("mask", "crop", value=["uint8", [2, 2], bytes(4)]), "a mask is uint8"),
     "a mask of no type": (first("mask", "crop", value=[[], [2, 2], b"1"]), "no array"),
     "a huge mask": (first("mask", "crop", value=PACKED), "larger than what was asked for"),
@@ -111,6 +116,15 @@ def test_a_lie_is_the_servers_failure(name: str) -> None:
         assert (found.object_id, found.name) == (added.object_id, "cup")
         assert resident_bytes(os.getpid()) - before < MEMORY
         client.close()
+
+
+def test_a_mask_may_lie_at_any_edge_of_its_image() -> None:
+    mask = CroppedMask(np.ones((2, 3), np.bool_), 0, 0, 64, 48)
+    for x, y in ((0, 0), (61, 46), (0, 46), (61, 0)):
+        answers._check_mask(replace(mask, x=x, y=y))
+    for x, y in ((-1, 0), (0, -1), (62, 0), (0, 47)):
+        with pytest.raises(protocol.ProtocolError, match="outside its image"):
+            answers._check_mask(replace(mask, x=x, y=y))
 
 
 def test_a_message_without_an_end_ends_the_connection() -> None:
