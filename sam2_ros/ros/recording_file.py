@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -17,6 +21,9 @@ from sam2_ros import __version__
 from sam2_ros.ros.definitions import definition
 from sam2_ros.ros.interface import EVENTS, SERVICES, TRACKS, VIEWS
 from sam2_ros.ros.subscription import offered_reliability
+
+if TYPE_CHECKING:
+    from mcap.records import ChunkIndex
 
 _CHUNK = 1 << 15  # bytes of messages that are written together, and lost together when the process is killed
 METADATA = "sam2_ros"  # name of the record that holds the node's parameters and topics
@@ -49,6 +56,9 @@ class RecordingWriter:
         self._node = node
         self._file = _DirectFile(path)
         self._writer = Writer(cast(IO[bytes], self._file), chunk_size=_CHUNK)
+        self._index = _StoredIndex(path.parent)
+        if hasattr(self._writer, "_Writer__chunk_indices"):  # a list, which would grow by 2 MiB a minute
+            self._writer._Writer__chunk_indices = self._index
         self._writer.start(profile="ros2", library=f"sam2_ros {__version__}")
         about = {"prefix": tracker, "image": image_topic, "parameters": json.dumps(parameters)}
         self._writer.add_metadata(METADATA, about)
@@ -71,6 +81,7 @@ class RecordingWriter:
             if not self._file.failed:
                 self._writer.finish()
         finally:
+            self._index.close()
             self._file.close()
 
     def _subscribe(self, message_type: type, topic: str) -> None:
@@ -115,3 +126,22 @@ class _DirectFile:
             os.fsync(self._file.fileno())
         finally:
             self._file.close()
+
+
+class _StoredIndex:
+    """The index entries of all chunks, which the library writes at the end, in a file without a name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+
+    def append(self, entry: ChunkIndex) -> None:
+        pickle.dump(entry, self._file)
+
+    def __iter__(self) -> Iterator[ChunkIndex]:
+        self._file.seek(0)
+        with suppress(EOFError):
+            while True:
+                yield pickle.load(self._file)
+
+    def close(self) -> None:
+        self._file.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ import pytest
 
 pytest.importorskip("mcap", reason="the library that reads recordings")
 
+import rclpy
+from mcap.reader import make_reader
 from mcap.writer import CompressionType
+from rclpy.serialization import serialize_message
 from recordings import PARAMETERS_OF_NULL, WIDTH, Made, run_lengths, small_recording, tracked
+from sensor_msgs.msg import Image
 
 from sam2_ros.cli.main import main
 from sam2_ros.ros.mcap_file import McapFile
+from sam2_ros.ros.recording_file import RecordingWriter
 from sam2_ros.ros.recording_reader import Recording
 
 FRAMES = 6
@@ -226,3 +232,32 @@ def test_other_versions_and_lives_of_the_tracker(tmp_path: Path, capsys: Any) ->
     made.close()
     assert len(Recording(tmp_path / "restarted.mcap").frames) == 2
     assert "the tracker was started again; what comes after that is not replayed" in capsys.readouterr().err
+
+
+def test_an_hour_of_recording_takes_no_more_memory_than_a_minute(tmp_path: Path) -> None:
+    """The library keeps an entry of the file's index for each image, until the file is closed."""
+    rclpy.init(context=(context := rclpy.Context()))
+    node = rclpy.create_node("recorder", context=context)
+    writer = RecordingWriter(node, tmp_path / "run.mcap", "/tracker", "/image", False, PARAMETERS_OF_NULL)
+    callback = next(each.callback for each in node.subscriptions if each.topic_name == "/image")
+    image = serialize_message(Image(width=200, height=200, step=200, encoding="mono8", data=bytes(40_000)))
+    tracemalloc.start()
+    sizes = []
+    for _ in range(3):
+        for _ in range(1000):
+            callback(image)
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    writer.close()
+    node.destroy_node()
+    context.try_shutdown()
+    assert sizes[2] - sizes[0] < 100_000, "50 bytes for each image"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.mcap"]
+    with (tmp_path / "run.mcap").open("rb") as file:
+        reader = make_reader(file)
+        summary = reader.get_summary()
+        assert summary is not None and summary.statistics is not None
+        assert len(summary.chunk_indexes) == summary.statistics.chunk_count >= 3000
+        middle = summary.chunk_indexes[1500].message_start_time
+        later = [message.log_time for _, _, message in reader.iter_messages(starting_at=middle)]
+        assert len(later) == 1500 and min(later) == middle, "a reader goes there by the index"
