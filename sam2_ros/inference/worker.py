@@ -313,11 +313,11 @@ class Worker:
             self._listener.on_objects(now)
 
     def _process(self, taken: _Taken, backend: Backend) -> None:
-        frame, start_time = taken.frame, taken.start_time or time.monotonic_ns()
+        frame, image, start_time = taken.frame, taken.image, taken.start_time or time.monotonic_ns()
         try:
             if taken.error is not None:
                 raise taken.error
-            image = frame.decode() if taken.image is None else taken.image
+            image = frame.decode() if image is None else image
             self._restart_if_interrupted(frame, image, backend)
             start_time = taken.start_time or time.monotonic_ns()
             result = backend.step(image if taken.encoded is None else taken.encoded, frame.stamp)
@@ -330,7 +330,7 @@ class Worker:
                 self._listener.on_failure(frame, error)
             if dropped:
                 self._report_changes(backend)  # the loss of a server hides objects
-            if isinstance(error, FrameDropped) and error.hidden is not None:
+            if isinstance(error, FrameDropped) and error.hidden is not None and image is not None:
                 hidden = Processed(frame, image, error.hidden, start_time, time.monotonic_ns(), self.counters)
                 with self._reporting_failure(frame):
                     self._listener.on_hidden(hidden)

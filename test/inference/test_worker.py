@@ -476,6 +476,25 @@ def test_a_frame_that_can_not_be_encoded_ahead_is_counted(ahead: Bench) -> None:
     assert worker.counters == Counters(received=3, processed=1, failed=2)
 
 
+def test_hidden_objects_are_told_also_if_the_encoder_was_lost(ahead: Bench) -> None:
+    backend, worker, recorder = ahead.backend, ahead.worker, ahead.recorder
+    backend.encoder_gate.release(100)
+    backend.gate.release(100)
+    hidden = FrameResult(1, 1, 30, 20, ())
+    backend.encoder_fault = FrameDropped("no server", hidden)
+    worker.submit(frame(1))
+    recorder.wait(lambda: len(recorder.hidden) == 1)
+    assert recorder.hidden[0].result is hidden and recorder.hidden[0].image is RGB
+
+    def lost() -> np.ndarray:
+        raise FrameDropped("no image either", hidden)
+
+    worker.submit(frame(2, lost))
+    worker.submit(frame(3))
+    recorder.wait(lambda: recorder.stamps[-1:] == [3])
+    assert len(recorder.hidden) == 1
+
+
 def test_a_pause_gives_up_what_is_encoded_ahead(ahead: Bench) -> None:
     backend, worker, recorder = ahead.backend, ahead.worker, ahead.recorder
 

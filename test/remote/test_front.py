@@ -131,6 +131,28 @@ def test_who_stops_in_the_middle_of_a_message_is_cut() -> None:
         wait_until(lambda: ended(server, "stalled") == 1, "it to be counted")
 
 
+def test_a_frame_may_take_longer_than_a_heartbeat() -> None:
+    """On a slow link; meanwhile no heartbeat can be answered."""
+    step = {"op": "step", "stamp": 7, "frame": {"height": 100, "width": 100, "encoding": "raw"}, "seq": 2}
+    hello = {"op": "hello", "stream": "x" * 20, "tracker": {}, "seq": 1}
+    with ruled(dead=2.0) as server, known(server.endpoints[0]) as connection:
+        connection.sendall(message(*protocol.pack(hello)))
+        data = message(*protocol.pack(step), bytes(30_000))
+        for part in range(8):  # one in 0.8 s: longer than the 5 s in which a client that only waits must show itself
+            connection.sendall(data[part * len(data) // 8 : (part + 1) * len(data) // 8])
+            time.sleep(0.8)
+        wait_until(lambda: server.metrics.registry.get_sample_value("sam2_ros_frames_total") == 1, "the frame")
+        assert ended(server, "silent") == 0
+
+
+def test_who_answers_no_heartbeat_is_cut_and_its_place_is_free() -> None:
+    with ruled(dead=0.5) as server, known(server.endpoints[0]) as connection, connected(server) as client:
+        connection.sendall(message(*protocol.pack({"op": "hello", "stream": "x" * 20, "tracker": {}, "seq": 1})))
+        assert cut(connection)
+        wait_until(lambda: ended(server, "silent") >= 1 and server.health()["streams"] == 0, "its place")
+        client.connect(PATIENCE)
+
+
 def test_who_reads_no_answers_is_cut_and_its_place_is_free() -> None:
     with ruled(Limits(streams=1), stall=1.0) as server:
         with ready(server.endpoints[0]) as connection:
@@ -278,6 +300,28 @@ def answer_until_it_waits(mover: Front, connection: Connection, server: socket.s
     return sent
 
 
+@pytest.mark.parametrize(
+    ("changes", "stays"),
+    [
+        ({}, False),
+        ({"moved": 95.0}, True),
+        ({"since": 95.0}, True),
+        ({"known": False}, True),
+        ({"to_server": b"waits"}, True),
+        ({"unread": 5000}, True),
+    ],
+    ids=["silent", "sends", "was just read", "has the handshake's time", "waits for the server", "is at the limit"],
+)
+def test_only_a_client_that_could_send_is_dead(changes: dict[str, Any], stays: bool) -> None:
+    with moving() as (mover, connection, _, _), mock.patch.object(front, "time") as clock:
+        clock.monotonic.return_value = connection.heard = connection.read_at = 100.0
+        connection.moved = connection.since = 100.0 - RULES.dead - 0.1
+        for name, value in changes.items():
+            setattr(connection, name, value)
+        mover._look_round()
+        assert bool(mover._connections) == stays
+
+
 def test_only_unread_answers_count_against_who_reads() -> None:
     """A client that has read everything at once for an hour may pause for as long as one that has just come."""
     with moving() as (mover, connection, reader, server), mock.patch.object(front, "time") as clock:
@@ -288,7 +332,7 @@ def test_only_unread_answers_count_against_who_reads() -> None:
             assert reader.recv(100) == b"answer"
         answer_until_it_waits(mover, connection, server)  # it reads no more
         for now, stays in ((3700 + RULES.stall - 1, True), (3700 + RULES.stall + 1, False)):
-            clock.monotonic.return_value = now
+            clock.monotonic.return_value = connection.moved = now  # it goes on to send
             mover._look_round()
             assert bool(mover._connections) == stays
 

@@ -48,6 +48,7 @@ class Rules:
     handshake: float = 10.0  # s until the first message
     stall: float = 10.0  # s in the middle of a message, at a limit, or without reading an answer
     idle: float = 120.0  # s between messages
+    dead: float = 5.0  # s without any byte, not even an answer to a heartbeat; a frame may take longer on a slow link
 
 
 class Connection:
@@ -79,6 +80,11 @@ class Connection:
     def may_send(self, rules: Rules) -> bool:
         """Whether more is read of the client now."""
         return not self.ended and self.unread <= rules.unread and (self.known or self.raw <= rules.first)
+
+    def is_dead(self, now: float, rules: Rules) -> bool:
+        """Whether a known client sends nothing, though its bytes would be read."""
+        reads = self.may_send(rules) and not self.to_server
+        return self.known and reads and now - max(self.moved, self.since) > rules.dead
 
     def fault(self, data: memoryview, rules: Rules) -> int | None:
         """Counts what the client sent; returns why the connection must end, or None."""
@@ -330,6 +336,8 @@ class Front:
                 self._report(connection)
             if connection.to_client and now - connection.read_at > rules.stall:
                 self._end(connection, DEAF)
+            elif connection.is_dead(now, rules):
+                self._end(connection, SILENT)
             elif now - connection.heard > (rules.idle if connection.known else rules.handshake):
                 self._end(connection, SILENT if connection.known or connection.raw <= rules.first else FIRST)
             elif connection.unread and now - max(connection.moved, connection.since) > rules.stall:

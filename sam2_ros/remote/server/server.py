@@ -84,8 +84,9 @@ class Server:
         self._socket.maxmsgsize = rules_for(self._limits).part
         self._socket.rcvhwm, self._socket.sndhwm = _READ_AHEAD, _ANSWERS
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE)
+        # The front sees whether they are answered: here, a message that takes long would hide it.
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3_600_000)
         self._security = security
         self._end_security = security.apply(self._context, self._socket, self.metrics) if security else None
         self._socket.bind(self._door.address)
