@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.segmentation import ImageEngine
 from sam2_ros.tracking.types import FrameResult, ObjectChange, PromptRequest, PromptResult
 
 
@@ -101,6 +102,14 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees model and memory."""
+
+
+class NewestSegmenter(ImageEngine, Protocol):
+    """Segments single images, and the newest frame without encoding it again: ``images`` of a :class:`Backend`, where
+    it can (:func:`sam2_ros.inference.commands.image_engine`)."""
+
+    def segment_newest(self, requests: Sequence[PromptRequest]) -> list[PromptResult]:
+        """One result for each of ``requests`` on the newest frame; nothing is tracked."""
 
 
 @runtime_checkable

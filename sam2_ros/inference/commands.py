@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from sam2_ros.inference.backend import Backend
+from sam2_ros.inference.backend import Backend, NewestSegmenter
 from sam2_ros.text import printable
+from sam2_ros.tracking.segmentation import Slices
 from sam2_ros.tracking.types import ObjectResult, PromptCode, PromptError, PromptRequest, PromptResult
 
 Asked: TypeAlias = PromptRequest | PromptError
@@ -85,6 +86,30 @@ def rename(backend: Backend, name_or_id: str, name: str, label: str) -> int:
     object_id = find(backend, name_or_id)
     backend.rename(object_id, name, label)
     return object_id
+
+
+def image_engine(backend: Backend) -> NewestSegmenter:
+    """What segments single images.
+
+    Raises:
+        PromptError: UNSUPPORTED.
+    """
+    images: NewestSegmenter | None = getattr(backend, "images", None)
+    if images is None:
+        reason = f"single images need a network in the node's own process; this engine is {backend.info.model}"
+        cure = "leave inference.endpoint empty, or use sam2_ros segment on the server's machine"
+        raise PromptError(PromptCode.UNSUPPORTED, f"{reason}; {cure}")
+    return images
+
+
+def advance(slices: Slices) -> list[PromptResult] | None:
+    """Does the next slice of work on an image; returns the results once there are no more."""
+    try:
+        next(slices)
+    except StopIteration as end:
+        results: list[PromptResult] = end.value
+        return results
+    return None
 
 
 def refusal(error: PromptError) -> PromptResult:

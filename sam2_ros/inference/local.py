@@ -7,6 +7,7 @@ Raises:
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +31,10 @@ from sam2_ros.model.bfloat16 import has_bfloat16
 from sam2_ros.model.device import find_device
 from sam2_ros.model.weight_cache import cache_bytes
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.image_segmenter import EncodedImage, ImageSegmenter
 from sam2_ros.tracking.shared_model import SharedModel, give_threads
 from sam2_ros.tracking.tracker import EncodedFrame, Tracker
-from sam2_ros.tracking.types import FrameResult
+from sam2_ros.tracking.types import FrameResult, PromptCode, PromptRequest, PromptResult
 
 
 class LocalBackend(Tracker):
@@ -41,6 +43,7 @@ class LocalBackend(Tracker):
     def __init__(self, network: SharedModel, config: TrackerConfig | None = None) -> None:
         super().__init__(network.model, config, network.dtype, network)
         self._closed = False
+        self.images = LocalImages(self, network)
         self.encodes_ahead = network.ahead
         self.info = BackendInfo(
             model=self.model.config.name,
@@ -67,6 +70,21 @@ class LocalBackend(Tracker):
         super().close()
         self.take_changes()
         self._closed = True
+
+
+class LocalImages(ImageSegmenter):
+    """Single images beside a tracker; see :class:`~sam2_ros.inference.backend.NewestSegmenter`."""
+
+    def __init__(self, tracker: Tracker, network: SharedModel) -> None:
+        super().__init__(network, tracker.config.stability_fallback)
+        self._tracker = tracker
+
+    def segment_newest(self, requests: Sequence[PromptRequest]) -> list[PromptResult]:
+        newest = self._tracker.newest_view()
+        if newest is None:
+            return [PromptResult(PromptCode.NO_FRAME, "no frame was processed yet")] * len(requests)
+        image = EncodedImage(newest.width, newest.height, newest.features)
+        return [self.answer(image, request) for request in requests]
 
 
 def load_shared_model(

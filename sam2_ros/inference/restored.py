@@ -58,6 +58,10 @@ class Restored:
     def encodes_ahead(self) -> bool:
         return bool(getattr(self._backend, "encodes_ahead", False))
 
+    @property
+    def images(self) -> object:
+        return getattr(self._backend, "images", None)
+
     def encode(self, frame: NDArray[np.uint8]) -> object:
         backend: Any = self._backend
         return backend.encode(frame)

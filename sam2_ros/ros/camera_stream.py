@@ -25,6 +25,7 @@ from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.ros.depth_input import DepthInput
 from sam2_ros.ros.detection_input import DetectionInput
 from sam2_ros.ros.diagnostics import Statistics, active_values
+from sam2_ros.ros.discovery import discovery_of
 from sam2_ros.ros.goals import Goals, Now
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
@@ -36,7 +37,7 @@ from sam2_ros.ros.parameters import tracker_config
 from sam2_ros.ros.publishers import Publishers
 from sam2_ros.ros.remote_backend import remote_backend
 from sam2_ros.ros.services import Services
-from sam2_ros.ros.start_prompts import StartPrompts
+from sam2_ros.ros.start_prompts import StartPrompts, prompts_file_of
 from sam2_ros.ros.state_keeper import StateKeeper, state_path
 from sam2_ros.text import printable
 from sam2_ros.tracking.prompt_checks import text_problem
@@ -78,7 +79,8 @@ class CameraStream:
         self._active = False
         self._next_id = 1  # outlives the engine: the node never uses an id twice
         self._refused_encodings: set[str] = set()
-        self._services = Services(node, settings, self._active_worker, name)
+        self._discovery = discovery_of(settings, self._active_worker, lambda: self._active, self._warn)
+        self._services = Services(node, settings, self._active_worker, self._discovery.ask, name)
         self._goals = Goals(node, self._services, self._now, name)
         self._newest_stamp = 0  # ns, of the camera's images
 
@@ -88,7 +90,7 @@ class CameraStream:
         Raises:
             UserError, ValueError: the prompts file can't be used.
         """
-        self._start_prompts = StartPrompts(self._prompts_file())
+        self._start_prompts = StartPrompts(prompts_file_of(self._settings.text("prompts_file"), self.name))
         config = tracker_config(self._settings.values)
         queue = int(self._settings.number("input.queue")) if self._settings["input.every_frame"] else 0
         saved, last = self._restore()
@@ -182,6 +184,7 @@ class CameraStream:
         if self._depth is not None:
             self._depth.destroy()
         self._worker = self._info = self._publishers = self._start_prompts = self._depth = self._detections = None
+        self._discovery.forget()
         self._answer = None
 
     def on_processed(self, processed: Processed) -> None:
@@ -193,6 +196,7 @@ class CameraStream:
         self._keep(processed)
         if self._detections is not None:
             self._detections.note(processed)
+        self._discovery.note(processed)
 
     def on_changes(self, processed: Processed) -> None:
         self._next_id = max(self._next_id, 1 + max(change.object_id for change in processed.result.changes))
@@ -216,6 +220,7 @@ class CameraStream:
         self.health.restarted(reason)
         if self._detections is not None:
             self._detections.forget()
+        self._discovery.forget()
 
     def on_failure(self, frame: Frame, error: Exception) -> None:
         if not self._node.context.ok():
@@ -293,15 +298,6 @@ class CameraStream:
             backend = Restored(backend, saved)
         backend.next_id = self._next_id
         return backend
-
-    def _prompts_file(self) -> str:
-        path = self._settings.text("prompts_file")
-        if path and self.name and "{camera}" not in path:
-            raise ValueError(
-                f"prompts_file is '{path}', and the node has several cameras; accepted: a path with {{camera}} in it, "
-                "which stands for each camera's name"
-            )
-        return path.replace("{camera}", self.name) if self.name else path
 
     def _active_worker(self) -> Worker:
         if not self._active or self._worker is None:

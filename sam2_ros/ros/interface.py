@@ -57,6 +57,8 @@ class Topic(_Named):
 class Service(_Named):
     """A service that the node offers."""
 
+    recorded: bool = True  # it changes the objects, so that a replay needs its calls
+
     kind = "srv"
 
 
@@ -141,8 +143,15 @@ SERVICES = (
     Service("~/refine_object", "sam2_ros/RefineObject", "corrects an object, also in a stored image"),
     Service("~/remove_object", "sam2_ros/RemoveObject", "forgets an object, by name or decimal id"),
     Service("~/rename_object", "sam2_ros/RenameObject", "changes an object's name and label"),
-    Service("~/list_objects", "sam2_ros/ListObjects", "the objects as of the newest processed frame"),
+    Service("~/list_objects", "sam2_ros/ListObjects", "the objects as of the newest processed frame", recorded=False),
     Service("~/reset", "sam2_ros/Reset", "forgets every object; ids go on"),
+    Service(
+        "~/segment_image",
+        "sam2_ros/SegmentImage",
+        "segments one image by prompts, or everything; tracks nothing",
+        recorded=False,
+    ),
+    Service("~/discover", "std_srvs/Trigger", "adds everything that no track covers", recorded=False),
 )
 TRACK_OBJECT = Action(
     "~/track_object", "sam2_ros/TrackObject", "follows one object for a client until something ends it"

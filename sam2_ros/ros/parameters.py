@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from sam2_ros.inference.detections import DetectionSettings
+from sam2_ros.inference.discovery import DiscoverySettings
 from sam2_ros.model.config import SIZES
 from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.text import printable
@@ -258,6 +259,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     *_declared("detections", DetectionSettings),
     Parameter(
+        "discover.enabled",
+        False,
+        "Add everything that no track covers as objects, by a search every discover.period seconds; "
+        "~/discover searches once.",
+        change=Change.ANY_TIME,
+    ),
+    *_declared("discover", DiscoverySettings),
+    Parameter(
         "output.mask_encoding",
         "mono8",
         "Masks in messages: mono8 (a byte per pixel of the crop) or rle (run lengths, smaller).",
@@ -381,6 +390,15 @@ def detection_settings(values: Mapping[str, Value]) -> DetectionSettings:
     """
     settings = _settings("detections", DetectionSettings, values)
     return DetectionSettings(**settings | {"labels": tuple(filter(None, settings["labels"]))})
+
+
+def discovery_settings(values: Mapping[str, Value]) -> DiscoverySettings:
+    """The ``discover.*`` parameters as the search takes them.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+    return DiscoverySettings(**_settings("discover", DiscoverySettings, values))
 
 
 def _settings(group: str, config: type, values: Mapping[str, Value]) -> dict[str, Any]:

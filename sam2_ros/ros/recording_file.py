@@ -70,8 +70,7 @@ class RecordingWriter:
             if topic.installed:
                 self._subscribe(topic.ros_type, tracker + topic.name.removeprefix("~"))
         for service in SERVICES:
-            # list_objects changes nothing; Humble has no service introspection
-            if service.name != "~/list_objects" and hasattr(service.ros_type, "Event"):
+            if service.recorded and hasattr(service.ros_type, "Event"):  # Humble has no service introspection
                 calls = f"{tracker}{service.name.removeprefix('~')}/_service_event"
                 self._subscribe(service.ros_type.Event, calls)
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import rclpy.task
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import qos_profile_services_default
+from std_srvs.srv import Trigger
 
 from sam2_ros.inference import commands
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.worker import Worker
 from sam2_ros.ros import messages, prompt_messages
+from sam2_ros.ros.image_requests import ImageRequest
 from sam2_ros.ros.interface import SERVICES
 from sam2_ros.ros.node_parameters import NodeParameters
-from sam2_ros.srv import AddObjects, ListObjects, RefineObject, RemoveObject, RenameObject, Reset
+from sam2_ros.srv import AddObjects, ListObjects, RefineObject, RemoveObject, RenameObject, Reset, SegmentImage
 from sam2_ros.text import printable
 from sam2_ros.tracking.types import PromptCode, PromptError, PromptResult
 
@@ -27,10 +30,19 @@ Handler = Callable[[Any, Any], Awaitable[None]]
 class Services:
     """Offers the services in every state; ``worker`` raises :class:`PromptError` while the node is not active."""
 
-    def __init__(self, node: Node, parameters: NodeParameters, worker: Callable[[], Worker], camera: str = "") -> None:
+    def __init__(
+        self,
+        node: Node,
+        parameters: NodeParameters,
+        worker: Callable[[], Worker],
+        search: Callable[[], Future[list[int]]],
+        camera: str = "",
+    ) -> None:
         self._node = node
         self._parameters = parameters
         self._worker = worker
+        self._search = search  # for what no track covers; gives the ids of new objects
+        self._segmenting = False
         self._camera = camera
         # Reentrant: a waiting request does not block others. It awaits a future, so one executor thread serves all.
         group = ReentrantCallbackGroup()
@@ -98,6 +110,28 @@ class Services:
         response.tracks.camera = self._camera
         response.message = f"{len(result.objects)} of {info.max_objects} objects"
 
+    async def _segment_image(self, request: SegmentImage.Request, response: SegmentImage.Response) -> None:
+        asked = ImageRequest(request, self._worker())
+        if self._segmenting:
+            raise PromptError(PromptCode.FAILED, "another image is being segmented; wait for its answer")
+        self._segmenting = True
+        try:
+            slices, found = await self.call(asked.begin), None
+            while found is None:
+                found = await self.call(lambda backend: commands.advance(slices))
+        finally:
+            self._segmenting = False
+        results = asked.results(found)
+        response.header, response.results = asked.header, self._to_messages(results)
+        response.success = all(result.success for result in results)
+        response.message = f"{len(results)} objects found" if request.everything else _summary(results)
+
+    async def _discover(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        self._worker()  # which refuses where the node is not active
+        added = await self._result(self._search())
+        listed = f": {', '.join(map(str, added))}" if added else "; tracks cover all that was found"
+        response.success, response.message = True, f"{len(added)} objects were added{listed}"
+
     async def _reset(self, request: Reset.Request, response: Reset.Response) -> None:
         response.removed = await self.call(lambda backend: backend.reset())
         response.success, response.message = True, f"{response.removed} objects are forgotten"
@@ -125,12 +159,17 @@ class Services:
         Raises:
             PromptError: refused; FAILED for an error of the engine.
         """
-        worker, executor = self._worker(), self._node.executor
-        assert executor is not None, "services run in an executor"
+        worker = self._worker()
         if stamp is None:
             future = worker.call(apply)
         else:
             future = worker.call_on_frame(apply, stamp, self._parameters.number("prompts.wait"))
+        return await self._result(future)
+
+    async def _result(self, future: Future[T]) -> T:
+        """The result of ``future``; raises as :meth:`_call`."""
+        executor = self._node.executor
+        assert executor is not None, "services run in an executor"
         done = rclpy.task.Future(executor=executor)
         future.add_done_callback(lambda _: executor.create_task(done.set_result, None))  # its queue is thread-safe
         await done

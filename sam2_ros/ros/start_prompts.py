@@ -65,3 +65,17 @@ class StartPrompts:
                 ids[prompt.object_id] = result.object_id
             results.append(result)
         return results
+
+
+def prompts_file_of(path: str, camera: str) -> str:
+    """The camera's own file, which the parameter ``prompts_file`` names.
+
+    Raises:
+        ValueError: all of several cameras would have the same.
+    """
+    if path and camera and "{camera}" not in path:
+        raise ValueError(
+            f"prompts_file is '{path}', and the node has several cameras; accepted: a path with {{camera}} in it, "
+            "which stands for each camera's name"
+        )
+    return path.replace("{camera}", camera) if camera else path

@@ -50,7 +50,8 @@ from sam2_ros.tracking.types import (
 
 BATCH = 32  # prompts that are decoded at a time, and images that are encoded at a time at most
 SLICE = 8  # prompts between two frames of a stream
-EVERYTHING_SLICE = 16  # the same of a grid's points
+MAX_SLICED = 1 << 24  # pixels of an image that is segmented in slices, each of which is to end soon
+MAX_SEARCHED = 1 << 22  # the same of one in which everything is found
 
 Image: TypeAlias = NDArray[np.uint8]
 SoFar: TypeAlias = "NDArray[np.float32] | None"
@@ -168,24 +169,26 @@ class ImageSegmenter:
     def segment_in_slices(self, image: Image, requests: Sequence[PromptRequest]) -> Slices:
         """See :class:`~sam2_ros.tracking.segmentation.ImageEngine`."""
         check_requests(requests)
-        check_image(image)
+        _check_slices(image, MAX_SLICED)
         check_work(image.shape[1], image.shape[0], len(requests))
         encoded = self.encode(image)
         yield 0.0
         results: list[PromptResult] = []
         for start in range(0, len(requests), SLICE):
-            results += [self._answer(encoded, request) for request in requests[start : start + SLICE]]
+            results += [self.answer(encoded, request) for request in requests[start : start + SLICE]]
             yield len(results) / len(requests)
         return results
 
     def everything_in_slices(self, image: Image, settings: EverythingSettings, most: int) -> Slices:
         """See :class:`~sam2_ros.tracking.segmentation.ImageEngine`."""
+        _check_slices(image, MAX_SEARCHED)
         finder = self.finder(image, settings)
-        yield from finder.steps(EVERYTHING_SLICE)
+        yield from finder.steps()
         found = sorted(finder.found, key=lambda each: -each.mask.area)[:most]
         return [_found(each, index) for index, each in enumerate(found, 1)]
 
-    def _answer(self, image: EncodedImage, request: PromptRequest) -> PromptResult:
+    def answer(self, image: EncodedImage, request: PromptRequest) -> PromptResult:
+        """As :meth:`segment` for one prompt; a refusal is a result, too."""
         try:
             check_on_image(request, image.width, image.height)
             (answer,) = self.segment(image, [request.prompt])
@@ -247,6 +250,20 @@ class ImageSegmenter:
         wide = mask_to_network(prompt.mask, size, device) * MASK_SCALE + MASK_BIAS
         low = F.interpolate(wide, (size // 4, size // 4), mode="bilinear", align_corners=False, antialias=True)
         return low[0, 0]
+
+
+def _check_slices(image: Image, most: int) -> None:
+    """
+    Raises:
+        PromptError: INVALID_PROMPT; no image, or one that would take too long.
+    """
+    try:
+        check_image(image)
+    except ValueError as error:
+        raise PromptError(PromptCode.INVALID_PROMPT, str(error)) from None
+    if image.shape[0] * image.shape[1] > most:
+        size = f"the image has {image.shape[1]} x {image.shape[0]} pixels"
+        raise PromptError(PromptCode.INVALID_PROMPT, f"{size}; accepted here: up to {most}; send a smaller one")
 
 
 def _found(found: FoundMask, index: int) -> PromptResult:

@@ -20,7 +20,7 @@ from sam2_ros.tracking.clock import Clock, clock_of
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.cuda_propagation import CudaPropagation
 from sam2_ros.tracking.deadline import SHEDDING_STEPS, LoadShedder, Workload
-from sam2_ros.tracking.history import FrameHistory, StoredFrame, most_bytes
+from sam2_ros.tracking.history import FrameHistory, StoredFrame, View, most_bytes
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_checks import check_names, check_requests
 from sam2_ros.tracking.prompt_decoder import PromptDecoder
@@ -262,6 +262,14 @@ class Tracker:
         """Every living object as of the newest frame; None before the first."""
         newest = self.history.newest
         return None if newest is None else self._result(newest)
+
+    def newest_view(self) -> View | None:
+        """The whole newest frame as the network sees it; None before the first."""
+        newest = self.history.newest
+        if newest is None:
+            return None
+        with torch.inference_mode(), self._shared.turn():
+            return self._viewer.whole_view(newest)
 
     def take_changes(self) -> list[ObjectChange]:
         """Changes since the last call that no :class:`FrameResult` carried; at most the newest :data:`MAX_CHANGES`."""
