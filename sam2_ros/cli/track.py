@@ -44,7 +44,13 @@ def register(subparsers: Any) -> None:
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help=SOURCE_HELP)
-    add("--prompts", type=Path, required=True, metavar="FILE.json", help="which objects, and where")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--prompts", type=Path, metavar="FILE.json", help="which objects, and where")
+    which.add_argument(
+        "--like", type=Path, action="append", metavar="FILE",
+        help="a picture of an object (JPEG or PNG), which is tracked when something that looks like it appears; may be "
+        "given again for another object",
+    )  # fmt: skip
     add_model_arguments(parser)
     add_endpoint_arguments(parser)
     add("--masks-out", type=Path, metavar="DIR", help="label images as PNG, one for each frame")
@@ -78,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     check_live(args)
     if args.fps is not None and not FPS[0] <= args.fps <= FPS[1]:
         raise UserError(f"--fps is {args.fps:g}; accepted: {FPS[0]:g} to {FPS[1]:g} frames a second")
-    prompts = load_prompts(args.prompts)
+    prompts = load_prompts(args.prompts) if args.prompts else [_like(*item) for item in enumerate(args.like, 1)]
+    args.named = args.prompts or "--like"
     source = open_source(args.source, args.fps)
     _check_frames(prompts, source.length, args)
     paths = OutputPaths(args.masks_out, args.video_out, args.json_out, args.picture_out)
@@ -113,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         if args.live is not None and first < outputs.count:
             why = f"{without_password(args.source)} ended before the engine was free for it (see --live)"
         raise UserError(
-            f"{args.prompts}: there is a prompt for frame {first}, but {why}; the prompts before it were applied"
+            f"{args.named}: there is a prompt for frame {first}, but {why}; the prompts before it were applied"
         )
     return 0
 
@@ -137,8 +144,17 @@ def _inputs(args: argparse.Namespace, prompts: Sequence[FramePrompt]) -> list[In
     """What is read, and must not be written."""
     options = (("SOURCE", args.source), ("the --prompts file", args.prompts), ("the --model file", args.model))
     keys = (("the --key file", args.key), ("the --server-key file", args.server_key))
-    masks = [("a mask of the prompts", prompt.mask_file) for prompt in prompts if prompt.mask_file is not None]
-    return [(what, Path(path)) for what, path in (*options, *keys) if path] + masks
+    pictures = [("a picture of the prompts", file) for prompt in prompts for file in prompt.files]
+    return [(what, Path(path)) for what, path in (*options, *keys) if path] + pictures
+
+
+def _like(object_id: int, path: Path) -> FramePrompt:
+    """The prompt for an object that looks like a picture."""
+    from sam2_ros.media.prompt_pictures import read_picture, shrunk
+    from sam2_ros.media.prompts_file import FramePrompt
+    from sam2_ros.tracking.types import Prompt
+
+    return FramePrompt(0, object_id, shrunk(Prompt(like=read_picture(path))), files=(path,))
 
 
 def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argparse.Namespace) -> None:
@@ -146,7 +162,7 @@ def _check_frames(prompts: Sequence[FramePrompt], length: int | None, args: argp
     last, limit = prompts[-1].frame, args.max_frames
     if length is not None and last >= length:
         raise UserError(
-            f"{args.prompts}: there is a prompt for frame {last}; {without_password(args.source)} has frames 0 to "
+            f"{args.named}: there is a prompt for frame {last}; {without_password(args.source)} has frames 0 to "
             f"{length - 1}"
         )
     if limit is not None and prompts[0].frame >= limit:
@@ -175,7 +191,7 @@ def _checked_frames(source: Source, prompts: Sequence[FramePrompt], args: argpar
             check_request(PromptRequest(prompt.prompt, number, prompt.name, prompt.label), (width, height))
         except PromptError as error:
             raise UserError(
-                f"{args.prompts}: prompt for object {prompt.object_id} on frame {prompt.frame}: {error}"
+                f"{args.named}: prompt for object {prompt.object_id} on frame {prompt.frame}: {error}"
             ) from None
     yield from chain([first], frames)
 

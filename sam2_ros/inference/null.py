@@ -122,6 +122,8 @@ class NullBackend:
 
     def _apply(self, request: PromptRequest) -> ObjectResult:
         check_request(request, self._size)
+        if request.prompt.like is not None:
+            raise PromptError(PromptCode.UNSUPPORTED, "this engine has no network, so that it can't look for a picture")
         if request.object_id is not None:
             obj = replace(self._living(request.object_id), mask=self._mask(request.prompt), prompted=True)
             self._note(EventCode.CORRECTED, obj, "corrected by request")

@@ -1,15 +1,16 @@
 """Reads a prompts file: a JSON list that says which object is where in which frame.
 
 Each entry has ``frame`` (from 0), ``object_id`` (from 1) and a prompt in source pixels: ``box``, ``points`` with
-``labels``, a box with points, or ``mask`` (a PNG, relative to the prompts file; > 0 = object). ``name`` and ``label``
-are optional. Needs neither torch nor ROS.
+``labels``, a box with points, or ``mask`` (a PNG, relative to the prompts file; > 0 = object). Or it has ``like``, a
+picture of the object (JPEG or PNG, likewise); a box or a mask then lies in that. ``name`` and ``label`` are optional.
+Needs neither torch nor ROS.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.input_files import read_file
 from sam2_ros.media.label_images import MAX_ID, read_mask
+from sam2_ros.media.prompt_pictures import read_picture, shrunk
 from sam2_ros.text import printable
 from sam2_ros.tracking.prompt_checks import MAX_POINTS, check_count, check_request
 from sam2_ros.tracking.types import BoolMask, Prompt, PromptError, PromptRequest
@@ -27,13 +29,13 @@ MAX_BYTES = 4 << 20  # of the file
 MAX_ENTRIES = 4096
 MAX_MASK_PIXELS = 1 << 30  # of all masks, which are held in memory
 MAX_FRAME = 2**31 - 1
-_KEYS = ("frame", "object_id", "box", "points", "labels", "mask", "name", "label")
+_KEYS = ("frame", "object_id", "box", "points", "labels", "mask", "like", "name", "label")
 _ACCEPTED = {
     "box": "[x0, y0, x1, y1] in pixels",
     "points": "[[x, y], …] in pixels",
     "labels": "1 (on the object) and 0 (not on it)",
 }
-_KINDS = "'box', 'points' with 'labels', 'box' and 'points', or 'mask'"
+_KINDS = "'box', 'points' with 'labels', 'box' and 'points', 'mask', or 'like'"
 
 
 class PromptsFileError(UserError):
@@ -49,7 +51,7 @@ class FramePrompt:
     prompt: Prompt
     name: str = ""
     label: str = ""
-    mask_file: Path | None = None  # where its mask was read
+    files: tuple[Path, ...] = ()  # where its mask or its picture was read
 
 
 def load_prompts(path: Path | str) -> list[FramePrompt]:
@@ -71,8 +73,8 @@ def load_prompts(path: Path | str) -> list[FramePrompt]:
     for index, entry in enumerate(content):
         try:
             prompts.append(_parse(entry, path.parent))
-            mask = prompts[-1].prompt.mask
-            mask_pixels += 0 if mask is None else mask.size
+            mask, picture = prompts[-1].prompt.mask, prompts[-1].prompt.like
+            mask_pixels += (0 if mask is None else mask.size) + (0 if picture is None else picture.size)
             if mask_pixels > MAX_MASK_PIXELS:
                 raise UserError(f"the masks have more than {MAX_MASK_PIXELS} pixels in all; use fewer, or boxes")
         except (UserError, PromptError) as error:
@@ -112,15 +114,14 @@ def _parse(entry: Any, folder: Path) -> FramePrompt:
     if unknown := [key for key in entry if key not in _KEYS]:
         raise UserError(f"unknown key '{printable(unknown[0])}'; accepted: {', '.join(_KEYS)}")
     frame, object_id = _integer(entry, "frame", 0, MAX_FRAME), _integer(entry, "object_id", 1, MAX_ID)
-    mask, mask_file = None, None
-    if "mask" in entry:
-        if not isinstance(entry["mask"], str):
-            raise UserError("'mask' is no path; accepted: the path of a PNG, relative to the prompts file")
-        mask_file = folder / entry["mask"]
-        mask = read_mask(mask_file)
-    request = PromptRequest(read_prompt(entry, mask), None, _text(entry, "name"), _text(entry, "label"))
+    mask_file, like_file = _path(entry, "mask", folder), _path(entry, "like", folder)
+    prompt = read_prompt(entry, None if mask_file is None else read_mask(mask_file))
+    if like_file is not None:
+        prompt = shrunk(replace(prompt, like=read_picture(like_file)))
+    request = PromptRequest(prompt, None, _text(entry, "name"), _text(entry, "label"))
     check_request(request)
-    return FramePrompt(frame, object_id, request.prompt, request.name, request.label, mask_file)
+    files = tuple(file for file in (mask_file, like_file) if file is not None)
+    return FramePrompt(frame, object_id, request.prompt, request.name, request.label, files)
 
 
 def read_prompt(entry: Mapping[str, Any], mask: BoolMask | None = None) -> Prompt:
@@ -152,6 +153,14 @@ def _numbers(entry: Mapping[str, Any], key: str, kinds: tuple[type, ...]) -> NDA
             return values.astype(np.float32)
     except OverflowError:
         raise UserError(f"'{key}' holds a number that is too large; accepted: {_ACCEPTED[key]}") from None
+
+
+def _path(entry: dict[str, Any], key: str, folder: Path) -> Path | None:
+    if key not in entry:
+        return None
+    if not isinstance(entry[key], str):
+        raise UserError(f"'{key}' is no path; accepted: the path of a picture, relative to the prompts file")
+    return folder / entry[key]
 
 
 def _integer(entry: dict[str, Any], key: str, low: int, high: int) -> int:

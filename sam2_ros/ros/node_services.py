@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,17 +103,21 @@ def prompt_message(args: argparse.Namespace) -> ObjectPrompt:
         UserError: it can't be used, or the mask can't be read.
     """
     from sam2_ros.media.label_images import read_mask
+    from sam2_ros.media.prompt_pictures import read_picture, shrunk
     from sam2_ros.media.prompts_file import read_prompt
     from sam2_ros.ros.prompt_messages import to_message
     from sam2_ros.tracking.prompt_checks import check_request
     from sam2_ros.tracking.types import PromptError, PromptRequest
 
-    if not (args.box or args.point or args.negative or args.mask):
+    like = getattr(args, "like", None)
+    if not (args.box or args.point or args.negative or args.mask or like):
         raise UserError("nothing says where the object is; give --box, --point or --mask")
     labels = [1] * len(args.point) + [0] * len(args.negative)
     given = {"box": args.box, "points": [*args.point, *args.negative] or None, "labels": labels}
     try:
         prompt = read_prompt(given, read_mask(args.mask) if args.mask else None)
+        if like:
+            prompt = shrunk(replace(prompt, like=read_picture(like)))
         request = PromptRequest(prompt, None, args.name, args.label)
         check_request(request)
     except PromptError as error:
@@ -134,7 +139,7 @@ def print_answer(response: Any) -> int:
 
 def print_result(result: PromptResult) -> int:
     """Prints what a prompt made; returns the exit code."""
-    if not result.success:
+    if not (result.success and result.area):
         return print_answer(result)
     name = f" '{result.name}'" if result.name else ""
     print(

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Point2D
 
 from sam2_ros.inference.commands import Asked
+from sam2_ros.media.picture_decoder import check_size
+from sam2_ros.media.prompt_pictures import shrunk
 from sam2_ros.msg import ObjectPrompt
-from sam2_ros.ros.image_conversion import mono8_mask
+from sam2_ros.ros.image_conversion import mono8_mask, to_rgb
 from sam2_ros.ros.messages import bounding_box, box_edges, image_message
 from sam2_ros.srv import AddObjects
 from sam2_ros.text import printable
@@ -50,8 +53,11 @@ def from_prompt(message: ObjectPrompt) -> Asked:
             mask=mono8_mask(message.mask) if message.mask.width else None,
             candidate=message.candidate or None,
             replace=message.replace,
+            like=_picture(message.like) if message.like.width else None,
         )
-        request = PromptRequest(prompt, message.object_id or None, message.name, message.label, message.label_score)
+        request = PromptRequest(
+            shrunk(prompt), message.object_id or None, message.name, message.label, message.label_score
+        )
         check_request(request)
     except ValueError as error:
         return error if isinstance(error, PromptError) else PromptError(PromptCode.INVALID_PROMPT, str(error))
@@ -72,7 +78,17 @@ def to_message(request: PromptRequest) -> ObjectPrompt:
         message.point_labels = prompt.labels.tolist()
     if prompt.mask is not None:
         message.mask = image_message(prompt.mask.view(np.uint8) * np.uint8(255), Header(), "mono8")
+    if prompt.like is not None:
+        message.like = image_message(prompt.like, Header())
     return message
+
+
+def _picture(image: Image) -> NDArray[np.uint8]:
+    try:
+        check_size("picture", image.width, image.height)
+        return to_rgb(image)
+    except ValueError as error:
+        raise ValueError(f"like: {error}") from None
 
 
 def _from_flat_fields(request: AddObjects.Request) -> list[ObjectPrompt | PromptError]:

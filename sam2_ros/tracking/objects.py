@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam2_ros.model.appearance import Reference
 from sam2_ros.tracking.policies import Trail
 from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectChange, ObjectResult, ObjectState
 from sam2_ros.tracking.visibility import Presence
@@ -40,6 +41,7 @@ class LiveObject:
     visibility: float = 0.0
     predicted_iou: float = 0.0
     prompted: bool = False
+    awaited: Reference | None = None  # how a picture shows it, until it is seen for the first time
 
     # Clicks so far on `prompt_frame`, in source pixels; later ones on the same frame are added to them.
     prompt_frame: int = -1

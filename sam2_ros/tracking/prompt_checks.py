@@ -11,12 +11,14 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sam2_ros.tracking.types import Prompt, PromptCode, PromptError, PromptRequest
 
 MAX_PROMPTS = 1024  # in one request: as many as a tracker may have objects
 MAX_POINTS = 256  # in one prompt, and of one object on one frame
 MAX_REQUEST_POINTS = 64 * MAX_POINTS  # in one request
+MAX_PICTURE = 1 << 22  # pixels of a picture (2048 x 2048), and of all pictures of a request
 MAX_ID = 2**32 - 1  # of an object, as messages hold it
 MAX_TEXT = 256  # characters of a name or a label
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, line separators
@@ -33,6 +35,11 @@ def check_request(request: PromptRequest, size: tuple[int, int] | None = None) -
     if request.object_id is not None:
         check_id(request.object_id)
     check_prompt(request.prompt)
+    if request.prompt.like is not None:
+        if request.object_id is not None:
+            raise _refusal("a picture adds an object, and this one exists; correct it by points, a box or a mask")
+        _check_picture(request.prompt, request.prompt.like)
+        return
     if size is not None:
         _check_on_image(request.prompt, *size, new_object=request.object_id is None)
 
@@ -82,6 +89,8 @@ def check_requests(requests: Sequence[PromptRequest]) -> None:
     check_count("prompts", len(requests), MAX_PROMPTS)
     points = sum(np.size(request.prompt.points) // 2 for request in requests if request.prompt.points is not None)
     check_count("points in one request", points, MAX_REQUEST_POINTS)
+    pixels = sum(request.prompt.like.size // 3 for request in requests if request.prompt.like is not None)
+    check_count("pixels in the pictures of one request", pixels, MAX_PICTURE)
 
 
 def check_sum(object_id: int, earlier: int, more: int) -> None:
@@ -107,8 +116,8 @@ def check_prompt(prompt: Prompt) -> None:
             raise _refusal(
                 "candidates are offered for a single point; give one point with the choice, or the choice alone"
             )
-    elif not kinds:
-        raise _refusal("the prompt is empty; give points with labels, a box, a box with points, or a mask")
+    elif not kinds and prompt.like is None:
+        raise _refusal("the prompt is empty; give points with labels, a box, a box with points, a mask, or a picture")
     if prompt.mask is not None:
         if len(kinds) > 1:
             raise _refusal(
@@ -125,6 +134,25 @@ def check_prompt(prompt: Prompt) -> None:
             raise _refusal(f"the box {_edges(prompt)} is smaller than a pixel; accepted: x0 < x1 and y0 < y1")
     if prompt.points is not None:
         _check_points(prompt)
+
+
+def _check_picture(prompt: Prompt, like: NDArray[np.uint8]) -> None:
+    if prompt.points is not None or prompt.candidate is not None:
+        raise _refusal("with a picture, points and candidate have no meaning; give a box or a mask in it, or neither")
+    if like.dtype != np.uint8 or like.ndim != 3 or like.shape[2] != 3 or 0 in like.shape:
+        raise _refusal(f"the picture is {like.dtype} of shape {list(like.shape)}; accepted: uint8 [height, width, 3]")
+    height, width = like.shape[:2]
+    check_picture_size(width, height)
+    _check_on_image(prompt, width, height, new_object=False)
+    if prompt.mask is not None and not prompt.mask.any():
+        raise _refusal("the mask of the picture is empty; mark the thing in it")
+
+
+def check_picture_size(width: int, height: int) -> None:
+    """Refuses a picture that is too large. A front end calls it before it converts one. Raises as
+    :func:`check_request`."""
+    if width * height > MAX_PICTURE:
+        raise _refusal(f"the picture has {width} x {height} pixels; accepted: up to {MAX_PICTURE} pixels; shrink it")
 
 
 def _check_points(prompt: Prompt) -> None:

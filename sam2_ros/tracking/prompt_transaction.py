@@ -12,6 +12,7 @@ from sam2_ros.tracking.history import FrameHistory, StoredFrame
 from sam2_ros.tracking.mask_parts import trail_after_prompt
 from sam2_ros.tracking.masks import masks_in_windows
 from sam2_ros.tracking.objects import LiveObject
+from sam2_ros.tracking.picture_prompt import reference_of
 from sam2_ros.tracking.prompt_checks import check_request, check_sum
 from sam2_ros.tracking.prompt_decoder import Answer, PromptDecoder, adds_to_earlier
 from sam2_ros.tracking.propagation import Propagation, autocast
@@ -27,7 +28,13 @@ from sam2_ros.tracking.types import (
     PromptRequest,
     PromptResult,
 )
+from sam2_ros.tracking.visibility import Presence
 from sam2_ros.tracking.windows import Window
+
+_NO_PICTURES = (
+    "this tracker can't compare things with a picture; use a model that recognises objects by appearance (the embedded "
+    "one), with tracker.recognition on and tracker.reference_policy off"
+)
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,41 @@ class PromptTransaction:
 
         self._accepted.append(_Accepted(request, obj, undo))
 
+    @torch.inference_mode()
+    def add_awaited(self, request: PromptRequest) -> tuple[PromptResult, ObjectChange]:
+        """Adds an object that is LOST until a frame after this one shows something like the request's picture.
+
+        Raises:
+            PromptError: it can't be added; nothing has changed then.
+        """
+        check_request(request)
+        if not self.propagation.recognises:
+            raise PromptError(PromptCode.UNSUPPORTED, _NO_PICTURES)
+        stored, viewer = self.stored, self.prompts.viewer
+        obj = self.registry.create(request, stored.frame)
+        self.bank.clear(obj.row)
+        obj.presence = obj.presence_before = Presence.awaiting(stored.frame, self.config)
+        try:
+            with autocast(viewer.model, self.propagation.dtype):
+                obj.awaited = reference_of(viewer.shared, request.prompt, stored.width, stored.height)
+            stored.store([obj])
+            self.propagation.catch_up([obj], self.later)
+        except Exception:
+            self._remove(obj)
+            raise
+        result = PromptResult(
+            PromptCode.OK,
+            f"object {obj.object_id} added; it is {obj.state.name} until something looks like the picture",
+            object_id=obj.object_id,
+            name=obj.name,
+            applied_stamp=stored.stamp,
+            prompt_age=(self.newest.stamp - stored.stamp) / 1e9,
+            frames_caught_up=self.newest.frame - stored.frame,
+            stamp_difference=self.difference,
+            result=obj.result(stored.width, stored.height),
+        )
+        return result, obj.change(EventCode.ADDED, None, "added by a picture")
+
     def _remove(self, obj: LiveObject) -> None:
         del self.registry.objects[obj.object_id]
         self.history.forget(obj.object_id)
@@ -173,6 +215,8 @@ class PromptTransaction:
                     self._window(obj).shares(stored.width, stored.height),
                 )
             obj.set_presence(before.prompted(stored.frame, stored.stamp, area, bounded, self.config), mask)
+            if area:
+                obj.awaited = None
             self.history.forget_candidates(obj.object_id)
             results.append(self._result(a, answer))
         stored.store(a.obj for a in accepted)

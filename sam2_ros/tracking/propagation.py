@@ -18,6 +18,7 @@ from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.mask_parts import OwnMasks, choose_candidates, own_masks, update_trails
 from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows
 from sam2_ros.tracking.objects import LiveObject
+from sam2_ros.tracking.picture_prompt import Found, find
 from sam2_ros.tracking.policies import policy_of
 from sam2_ros.tracking.recognition import SURE, recognise, recognises
 from sam2_ros.tracking.transfer import Fetched, upload
@@ -79,7 +80,7 @@ class Propagation:
         due = self.due(objects, stored.frame, self.workload)
         for obj in objects:
             if obj in due:
-                continue
+                continue  # an awaited object is not
             obj.logits, obj.prompted, obj.candidates = None, False, None
             presence = obj.presence.passed(stored.frame, stored.stamp, self.config)
             changes += obj.state_change(obj.set_presence(presence, CroppedMask.empty(stored.width, stored.height)))
@@ -87,13 +88,45 @@ class Propagation:
         if tracked:
             changes += self._show(tracked, stored)
             lap("masks")
+        changes += self._find_awaited(objects, stored)
         return changes
 
     def due(self, objects: list[LiveObject], frame: int, workload: Workload) -> list[LiveObject]:
-        """The objects that are searched for on ``frame``."""
+        """The objects that are tracked on ``frame``, or searched for by their memory."""
         if self.config.reference_policy:
             return objects
-        return [obj for obj in objects if obj.presence.due(frame, self.config, workload.search_factor)]
+        factor = workload.search_factor
+        return [obj for obj in objects if obj.awaited is None and obj.presence.due(frame, self.config, factor)]
+
+    def _find_awaited(self, objects: list[LiveObject], stored: StoredFrame) -> list[ObjectChange]:
+        """Prompts the awaited ones among ``objects`` where ``stored`` shows something that looks like their picture."""
+        factor = self.workload.search_factor
+        awaited = [
+            obj for obj in objects if obj.awaited is not None and obj.presence.due(stored.frame, self.config, factor)
+        ]
+        if not awaited or not self.viewer.looks_at_all(stored):
+            return []
+        with autocast(self.model, self.dtype):
+            return [change for found in find(self.viewer, awaited, stored) for change in self._prompt(found, stored)]
+
+    def _prompt(self, found: Found, stored: StoredFrame) -> list[ObjectChange]:
+        obj, view, logits = found.obj, found.view, found.logits
+        (mask,) = masks_in_windows([logits], [view.window], stored.height, stored.width, non_overlap=False)
+        if not mask.crop.size:
+            return []
+        there = torch.ones(1, dtype=torch.bool, device=logits.device)
+        binarize = torch.full_like(there, self.config.binarize_prompted_memory)
+        (memory,) = view.model.encode_low_memory(view.features, logits[None], there, binarize)
+        (pointer,) = view.model.pointer(found.token[None], there)
+        self.bank.store_prompted(obj.row, stored.frame, memory, pointer, view.features, logits[0])
+        obj.awaited, obj.logits, obj.window, obj.prompted = None, logits, view.window, True
+        score, iou = torch.tensor(found.score), torch.tensor(found.iou)
+        obj.set_scores(found.score, float(self.model.visibility(score, iou)), found.iou)
+        area = mask.area / (stored.width * stored.height)
+        presence = obj.presence_before_frame(stored.frame).prompted(
+            stored.frame, stored.stamp, area, bounded=True, config=self.config
+        )
+        return obj.state_change(obj.set_presence(presence, mask))
 
     def _track_due(self, objects: list[LiveObject], view: View, lap: Lap) -> Tracked:
         model, features, frame = view.model, view.features, view.frame
@@ -242,6 +275,7 @@ class Propagation:
         assert then.mask is not None
         obj.prompt_frame, obj.points, obj.labels = then.prompt_frame, then.points, then.labels
         obj.logits, obj.window, obj.prompted, obj.candidates = then.logits, then.window, True, then.candidates
+        obj.awaited = then.awaited
         obj.set_scores(then.object_score, then.visibility, then.predicted_iou)
         presence = obj.presence.prompted(
             stored.frame, stored.stamp, then.presence.prompted_area, bool(then.presence.areas), self.config

@@ -52,7 +52,7 @@ def recognise(
         missing = torch.nonzero((scores <= 0) & reference.known & promising)[:, 0]
     if not len(missing):
         return chosen, scores
-    found, found_scores = look_for(model, features, match, missing)
+    found, found_scores, _ = look_for(model, features, match, missing)
     better = torch.nonzero(found_scores > 0)[:, 0]
     taken = missing[better]
     merged = {
@@ -62,8 +62,11 @@ def recognise(
     return ChosenMask(**merged), scores.index_copy(0, taken, found_scores[better])
 
 
-def look_for(model: Sam2Model, features: ImageFeatures, match: Match, which: Tensor) -> tuple[ChosenMask, Tensor]:
-    """Decodes where the objects ``which`` (``[N]``) of ``match`` may be: the best candidates and their logits."""
+def look_for(
+    model: Sam2Model, features: ImageFeatures, match: Match, which: Tensor
+) -> tuple[ChosenMask, Tensor, Tensor]:
+    """Decodes where the objects ``which`` (``[N]``) of ``match`` may be: the best candidates, their logits (``[N]``),
+    and the evidence for these (``[N, len(EVIDENCE)]``)."""
     appearance = model.appearance
     assert appearance is not None and features.picture is not None
     maps, count = match.logits[which], len(which)
@@ -74,27 +77,26 @@ def look_for(model: Sam2Model, features: ImageFeatures, match: Match, which: Ten
     alone = model.without_memory(features).expand(count, -1, -1, -1)
     decoded = model.decode(alone, features, cell * boxes, labels, prompt)
     with torch.autocast(model.device.type, enabled=False):
-        scores = torch.stack(
+        evidence = torch.stack(
             [
-                appearance.found(
-                    appearance.evidence(
-                        Match(maps, match.tokens, match.prototype[which], match.colors[which]),
-                        features.picture,
-                        decoded.logits[:, candidate].float(),
-                        decoded.object_score[:, 0].float(),
-                        decoded.ious[:, candidate].float(),
-                    )
-                )[:, 0]
+                appearance.evidence(
+                    Match(maps, match.tokens, match.prototype[which], match.colors[which]),
+                    features.picture,
+                    decoded.logits[:, candidate].float(),
+                    decoded.object_score[:, 0].float(),
+                    decoded.ious[:, candidate].float(),
+                )
                 for candidate in range(1, decoded.logits.shape[1])
             ],
             dim=1,
         )
+        scores = appearance.found(evidence)[:, :, 0]
     rows, best = torch.arange(count, device=maps.device), scores.argmax(dim=1)
     index = 1 + best
     chosen = ChosenMask(
         decoded.logits[rows, index][:, None], decoded.ious[rows, index], decoded.tokens[rows, index], index
     )
-    return chosen, scores[rows, best]
+    return chosen, scores[rows, best], evidence[rows, best]
 
 
 def box_around(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -218,6 +218,10 @@ class Tracker:
                 if transaction.holds(request.object_id):
                     apply()  # a second prompt for the same object builds on the answer to the first
                 try:
+                    if request.prompt.like is not None:
+                        results[index], added = transaction.add_awaited(request)
+                        self._changes.append(added)
+                        continue
                     transaction.admit(request)
                     waiting.append(index)
                 except PromptError as error:

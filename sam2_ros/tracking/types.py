@@ -126,6 +126,9 @@ class Prompt:
 
     Accepted: ``points`` with ``labels``; ``box``; ``box`` and points; ``mask``. A mask excludes the others. An
     all-false mask says that the object is not in this frame.
+
+    Or a picture, ``like``, of a thing that is not seen yet; then ``box`` or ``mask`` are in pixels of the picture. The
+    object is LOST until something that looks like it is seen.
     """
 
     points: NDArray[np.float32] | None = None  # [N, 2] x, y
@@ -134,6 +137,7 @@ class Prompt:
     mask: BoolMask | None = None  # [H, W] of the frame's size
     candidate: int | None = None  # 1 to 3: this mask of an ambiguous prompt; None: the tracker chooses
     replace: bool = False  # forget this object's earlier points on this frame
+    like: NDArray[np.uint8] | None = None  # [h, w, 3] RGB
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving
 
+LOOK_EVERY = 10  # frames; with windows, the encoder sees one of so many as a whole, too, while something is missing
+
 Image = NDArray[np.uint8]
 Lap = Callable[[str], None]
 
@@ -99,6 +101,12 @@ class Viewer:
             (window, side), features = next(iter(stored.features.items()))
         return _view(stored, window, self.model.at(side), features)
 
+    def looks_at_all(self, stored: StoredFrame) -> bool:
+        """Whether ``stored`` is searched for things that may be anywhere: with windows, where it is encoded as a whole
+        or its turn has come."""
+        whole = Window.whole(stored.width, stored.height), self.model.config.image_size
+        return whole in stored.features or stored.frame % LOOK_EVERY == 0
+
     def whole_view(self, stored: StoredFrame) -> View:
         return self.view(stored, Window.whole(stored.width, stored.height), self.model.config.image_size)
 
@@ -108,7 +116,7 @@ class Viewer:
         if not self.uses_windows:
             return [self.whole_view(stored)] * len(boxes)
         frame = self._frame(stored.width, stored.height, Workload())
-        targets = [_target(obj, frame) for obj in stored.objects.values()]
+        targets = [_target(obj, frame) for obj in stored.objects.values() if obj.awaited is None]
         targets += [Target(-1 - key, (x0, y0, x1, y1)) for key, (x0, y0, x1, y1) in enumerate(boxes)]
         views: dict[int, View] = {}
         for group in plan(targets, frame):

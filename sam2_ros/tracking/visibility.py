@@ -15,7 +15,8 @@
    seen. While it is missed on fewer than ``occluded_after`` frames in a row, it stays VISIBLE with the mask that the
    decoder draws all the same, unless that is empty or doubted. VISIBLE always means that this frame has a mask.
 4. Otherwise it is *OCCLUDED*; after more than ``lost_after`` frames without VISIBLE, *LOST*.
-5. A prompt decides at once: VISIBLE with a mask, OCCLUDED or LOST without.
+5. A prompt decides at once: VISIBLE with a mask, OCCLUDED or LOST without. An object that a picture prompted is LOST
+   until it is seen.
 6. *LOST* objects are searched for on every ``search_every``-th frame, and on the next one after something was seen.
 """
 
@@ -55,6 +56,7 @@ class Presence:
     areas: tuple[float, ...] = ()  # at which it was seen last, shares of the frame, the newest last
     prompted_area: float = 0.0  # of its newest prompt
     doubted: bool = False  # there was a mask, and it is not believed
+    awaited: bool = False  # prompted by a picture, and not seen yet: LOST, however long ago that was
 
     def after(self, frame: int, stamp: int, observation: Observation, config: TrackerConfig) -> Presence:
         doubted = observation.area > 0 and self._doubts(observation, config)
@@ -88,6 +90,11 @@ class Presence:
         )  # fmt: skip
         return now._settled(stamp, area > 0, config)
 
+    @classmethod
+    def awaiting(cls, frame: int, config: TrackerConfig) -> Presence:
+        """The presence on ``frame`` of an object that a picture prompts there."""
+        return cls(frame, absent_since=frame, awaited=True)._settled(0, False, config)
+
     def passed(self, frame: int, stamp: int, config: TrackerConfig) -> Presence:
         """The presence after a frame on which the object was not searched for."""
         return replace(self, frame=frame, doubted=False)._settled(stamp, False, config)
@@ -118,11 +125,12 @@ class Presence:
             return replace(
                 self,
                 state=ObjectState.VISIBLE,
+                awaited=False,
                 first_seen=stamp if self.last_seen_frame < 0 else self.first_seen,
                 last_seen=stamp,
                 last_seen_frame=self.frame,
                 lost_since=-1,
             )
-        if self.absent_for <= config.lost_after:
+        if self.absent_for <= config.lost_after and not self.awaited:
             return replace(self, state=ObjectState.OCCLUDED, lost_since=-1)
         return replace(self, state=ObjectState.LOST, lost_since=self.frame if self.lost_since < 0 else self.lost_since)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,10 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rclpy.node import Node
 from std_msgs.msg import Header
 
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.picture_decoder import decode_picture
 from sam2_ros.media.prompts_file import read_prompt
 from sam2_ros.msg import ObjectPrompt, PromptResult
 from sam2_ros.ros.client_node import server_knows_clients
@@ -22,7 +25,7 @@ from sam2_ros.ros.interface import SERVICES
 from sam2_ros.ros.messages import to_time
 from sam2_ros.ros.prompt_messages import to_message
 from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
-from sam2_ros.tracking.prompt_checks import check_names, check_request
+from sam2_ros.tracking.prompt_checks import MAX_PICTURE, check_names, check_request
 from sam2_ros.tracking.types import PromptError, PromptRequest
 
 Command = Mapping[str, Any]
@@ -99,11 +102,22 @@ def _prompt(command: Command) -> ObjectPrompt:
     if box is not None and box.shape == (4,):  # drawn from any corner to the opposite one
         box = np.sort(box.reshape(2, 2), axis=0).reshape(4)
     candidate, again = _number(command.get("candidate", 0)) or None, bool(command.get("replace", False))
-    prompt = replace(prompt, box=box, candidate=candidate, replace=again)
+    prompt = replace(prompt, box=box, candidate=candidate, replace=again, like=_picture(command))
     object_id = _number(command.get("object_id", 0)) or None
     request = PromptRequest(prompt, object_id, _text(command, "name"), _text(command, "label"))
     check_request(request)
     return to_message(request)
+
+
+def _picture(command: Command) -> NDArray[np.uint8] | None:
+    """The picture of an object, a JPEG or PNG as base64."""
+    text = _text(command, "like")
+    if not text:
+        return None
+    try:
+        return decode_picture(base64.b64decode(text, validate=True), MAX_PICTURE)
+    except ValueError as error:
+        raise BadCommand(f"the picture: {error}") from None
 
 
 def _rename(command: Command) -> RenameObject.Request:

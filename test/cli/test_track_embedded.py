@@ -41,3 +41,21 @@ def test_two_objects_are_followed_through_a_clip(tmp_path: Path) -> None:
         assert np.mean(values) > FLOOR, f"object {object_id}: J {np.round(values, 2).tolist()}"
     content = json.loads((tmp_path / "tracks.json").read_text(encoding="utf-8"))
     assert all(item["state"] == "visible" for frame in content["frames"] for item in frame["objects"])
+
+
+def test_what_looks_like_a_picture_is_followed_from_when_it_appears(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    frames = list(render(6, 640, 480, post=False))
+    x0, y0, x1, y1 = bounding_box(frames[0].masks[1])
+    ball = frames[0].rgb[y0 - 15 : y1 + 15, x0 - 15 : x1 + 15]
+    cv2.imwrite(str(tmp_path / "ball.png"), cv2.cvtColor(ball, cv2.COLOR_RGB2BGR))
+    for index, frame in enumerate(frames):
+        rgb = frame.rgb.copy()
+        rgb[300:] = rgb[300:] if index > 1 else rgb[300:301]  # the ball is covered first
+        cv2.imwrite(str(folder / f"{index:05d}.jpg"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    out = tmp_path / "masks"
+    assert main(["track", str(folder), "--like", str(tmp_path / "ball.png"), "--masks-out", str(out), "--quiet"]) == 0
+    labels = [read_labels(out / f"{index:05d}.png") for index in range(len(frames))]
+    assert [bool(label.any()) for label in labels[:2]] == [False, False]
+    assert jaccard(labels[-1] == 1, frames[-1].masks[1]) > FLOOR

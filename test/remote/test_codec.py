@@ -39,6 +39,9 @@ def test_a_prompt_comes_as_it_was_sent() -> None:
     assert np.array_equal(back.prompt.points, points) and np.array_equal(back.prompt.labels, labels)
     assert (back.prompt.box, back.prompt.candidate, back.object_id, back.name) == (None, 2, None, "cup")
     back.prompt.points[0] = 0  # arrays are the receiver's own
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    back = from_wire(PromptRequest, sent(PromptRequest(Prompt(like=picture))))
+    assert back.prompt.like is not None and np.array_equal(back.prompt.like, picture)
 
 
 def test_all_arrays_together_have_as_many_elements_as_were_asked_for() -> None:

@@ -17,7 +17,7 @@ ONE = np.array([[30, 80]], np.float32)
 POSITIVE = np.array([1], np.int32)
 
 BAD = {
-    "empty": (Prompt(), "the prompt is empty; give points with labels, a box, a box with points, or a mask"),
+    "empty": (Prompt(), "the prompt is empty; give points with labels, a box, a box with points, a mask, or a picture"),
     "no points": (
         Prompt(points=np.zeros((0, 2), np.float32), labels=np.zeros(0, np.int32)),
         "points have shape (0, 2); accepted: one or more pairs x, y",

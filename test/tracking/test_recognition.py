@@ -103,7 +103,7 @@ def test_a_hidden_object_is_searched_for_by_a_box_as_a_user_gives_it(model: Sam2
     assert features.appearance is not None and model.appearance is not None
     with torch.inference_mode(), mock.patch.object(model, "decode", wraps=model.decode) as decode:
         match = model.appearance.match(features.appearance, reference)
-        found, scores = look_for(model, features, match, torch.tensor([0]))
+        found, scores, _ = look_for(model, features, match, torch.tensor([0]))
     _, _, corners, labels, _ = decode.call_args.args
     (x0, y0), (x1, y1) = (corners[0, labels[0].tolist().index(kind)].tolist() for kind in (2, 3))
     scale = model.config.image_size / SIDE

@@ -4,7 +4,7 @@ import { Charts } from "./charts.js";
 import { $, element, toast } from "./dom.js";
 import { Link } from "./link.js";
 import { ObjectList } from "./objects.js";
-import { prompt } from "./prompts.js";
+import { prompt, readPicture } from "./prompts.js";
 import { Stage } from "./stage.js";
 import { Timeline } from "./timeline.js";
 
@@ -136,6 +136,15 @@ stage.addEventListener("prompt", async ({ detail: { point, positive, hit, box, h
   const existing = box ? stage.selected : target;
   if (existing) select(existing);
   prompt(link, existing ? { type: "refine", object_id: existing, ...command } : { type: "add", ...command });
+});
+
+$("#like").addEventListener("click", () => $("#like-file").click());
+$("#like-file").addEventListener("change", async ({ target }) => {
+  const [file] = target.files;
+  const like = file && (await readPicture(file).catch(() => null));
+  target.value = ""; // so that the same file may be chosen again
+  if (like) prompt(link, { type: "add", camera, stamp: "0", like });
+  else if (file) toast(`${file.name} is no picture that this browser can read.`, { error: true });
 });
 
 function select(id) {

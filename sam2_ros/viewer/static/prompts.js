@@ -5,7 +5,8 @@ import { toast } from "./dom.js";
 // command: {type: "add" | "refine", camera, stamp, …} as page_commands.py reads it.
 export async function prompt(link, command) {
   const answer = await link.ask(command);
-  if (answer.success) {
+  if (answer.success && command.like) toast(answer.message);
+  else if (answer.success) {
     const offered = command.type === "add" ? choices(link, answer, command) : [];
     toast(told(answer, command.type === "add" ? "added" : "refined"), { choices: offered, seconds: offered.length ? 7 : 4 });
   } else if (answer.gone) {
@@ -29,4 +30,23 @@ function choices(link, answer, command) {
       toast(again.success ? told(again, "changed") : again.message, { error: !again.success });
     },
   ]);
+}
+
+const LARGEST = 48 * 1024; // characters of a picture; web_server.py takes commands of 64 KiB
+
+// A picture file as base64 of a JPEG that is small enough to be sent.
+export async function readPicture(file) {
+  const bitmap = await createImageBitmap(file);
+  try {
+    for (let side = 512; ; side /= 2) {
+      const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));
+      const [width, height] = [bitmap.width, bitmap.height].map((value) => Math.max(1, Math.round(scale * value)));
+      const canvas = Object.assign(document.createElement("canvas"), { width, height });
+      canvas.getContext("2d").drawImage(bitmap, 0, 0, width, height);
+      const [, data] = canvas.toDataURL("image/jpeg", 0.9).split(",");
+      if (data.length <= LARGEST) return data;
+    }
+  } finally {
+    bitmap.close();
+  }
 }

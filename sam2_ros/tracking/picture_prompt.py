@@ -1,0 +1,201 @@
+"""A picture as a prompt: what an awaited object looks like, and where in a frame something looks like it.
+
+The picture is encoded in two sizes, as frames that show the thing large and small. Its cells become a reference for
+:mod:`~sam2_ros.tracking.recognition`. On later frames the decoder gets the cells that match it best, as a box and a
+mask prompt. If the mask looks like the picture, the object is from then on one like any other, prompted on that frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam2_ros.model.appearance import EVIDENCE, Reference, color_shares, coverage_of
+from sam2_ros.model.mask_decoder import choose
+from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
+from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.tracking.history import StoredFrame, View
+from sam2_ros.tracking.objects import LiveObject
+from sam2_ros.tracking.prompt_decoder import preferred_candidate
+from sam2_ros.tracking.recognition import WORTH_A_LOOK, box_around, look_for
+from sam2_ros.tracking.types import BoolMask, CroppedMask, Prompt, PromptCode, PromptError
+from sam2_ros.tracking.viewer import Encoder, Viewer
+
+SHARES = (0.6, 0.3)  # of a frame's sides that the picture has when it is encoded
+LEAST = {"prototype": 0.65, "chroma": 0.9}  # evidence from which on a mask may show the thing of a picture,
+LEAST_SCORE = 2.0  # and the judgement (logit); a wrong one stays, so these are strict
+MARGIN = 0.2  # of a given box's sides that are encoded on each side of it
+
+Image = NDArray[np.uint8]
+
+
+class _Place(NamedTuple):
+    """Where the picture lies in the network's square input, pixels."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """An awaited object, where a frame shows something that looks like it."""
+
+    obj: LiveObject
+    view: View
+    logits: Tensor  # [1, h, w] in the view, float32
+    token: Tensor  # [C] for the object pointer
+    score: float  # logit
+    iou: float  # predicted
+
+
+def reference_of(shared: Encoder, prompt: Prompt, width: int, height: int) -> Reference:
+    """How the thing in a picture (a checked prompt with ``like``) looks in frames of ``width`` × ``height`` pixels.
+
+    Raises:
+        PromptError: INVALID_PROMPT: nothing was found in the picture.
+    """
+    model = shared.model
+    picture, box, mask = _around(prompt)
+    is_box = prompt.box is not None
+    size, grid = model.config.image_size, model.config.grid
+    looks = []
+    for share in SHARES:
+        place = _place(picture, size, width, height, share)
+        features = shared.encode(shared.prepared(_pasted(picture, place, size), 1.0))
+        if mask is None:
+            mask = _taken(_decoded(model, features, _in_input(box, picture, place), is_box), place, picture, model)
+        logits = _mask_logits(mask, place, model)
+        assert features.appearance is not None and features.picture is not None
+        coverage, colors = coverage_of(logits, grid), color_shares(features.picture, logits)
+        looks.append(Reference(features.appearance, coverage, colors[:, None]))
+    reference = Reference(*(torch.cat(parts, dim=1) for parts in zip(*map(_fields, looks), strict=True)))
+    if not bool(reference.known.all()):
+        raise PromptError(
+            PromptCode.INVALID_PROMPT,
+            "nothing was found in the picture; give a box or a mask of the thing in it, or a picture of it alone",
+        )
+    return reference
+
+
+def find(viewer: Viewer, objects: Sequence[LiveObject], stored: StoredFrame) -> list[Found]:
+    """Those of the awaited ``objects`` that ``stored`` shows."""
+    whole = viewer.whole_view(stored)
+    wanted = [obj.awaited for obj in objects if obj.awaited is not None]
+    reference = Reference(*(torch.cat(parts) for parts in zip(*map(_fields, wanted), strict=True)))
+    appearance = viewer.model.appearance
+    assert appearance is not None and whole.features.appearance is not None
+    with torch.autocast(viewer.model.device.type, enabled=False):
+        match = appearance.match(whole.features.appearance, reference)
+        promising = match.logits.flatten(1).topk(3, dim=1).values.mean(dim=1) > WORTH_A_LOOK
+    found = []
+    scale = np.array([stored.width, stored.height], np.float64) / match.logits.shape[1]
+    for index in torch.nonzero(promising)[:, 0].tolist():
+        box = (box_around(match.logits[index].cpu().numpy()) * scale).reshape(4).tolist()
+        (view,) = viewer.views_for_boxes([box], stored)
+        found += _look(view, objects[index], Reference(*(part[index, None] for part in _fields(reference))))
+    return found
+
+
+def _look(view: View, obj: LiveObject, reference: Reference) -> list[Found]:
+    """The object, if something in ``view`` looks like it."""
+    model, appearance = view.model, view.model.appearance
+    assert appearance is not None and view.features.appearance is not None
+    with torch.autocast(model.device.type, enabled=False):
+        match = appearance.match(view.features.appearance, reference)
+    one = torch.zeros(1, dtype=torch.int64, device=model.device)
+    chosen, scores, evidence = look_for(model, view.features, match, one)
+    alike = all(float(evidence[0, EVIDENCE.index(name)]) >= least for name, least in LEAST.items())
+    if not (alike and float(scores) > LEAST_SCORE):
+        return []
+    return [Found(obj, view, chosen.logits[0].float(), chosen.token[0], float(scores), float(chosen.iou))]
+
+
+def _decoded(model: Sam2Model, features: ImageFeatures, corners: NDArray[np.float32], is_box: bool) -> Tensor:
+    """The mask (logits ``[1, 1, h, w]``) of a box, or of what is in its middle: a stable mask of a click there."""
+    points, labels = (corners, [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]) if is_box else (corners.mean(axis=0)[None], [1])
+    prompt = torch.as_tensor(points[None], device=model.device), torch.tensor([labels], device=model.device)
+    decoded = model.decode(model.without_memory(features), features, *prompt)
+    candidate = None if is_box else preferred_candidate(decoded, "stable")
+    return choose(decoded, multimask=not is_box, stability_fallback=is_box, candidate=candidate).logits
+
+
+def _fields(reference: Reference) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.tokens, reference.coverage, reference.colors
+
+
+def _around(prompt: Prompt) -> tuple[Image, NDArray[np.float64], BoolMask | None]:
+    """The part of the picture around the thing, the thing's box in it (edges in pixels), and its mask if given."""
+    picture, mask = prompt.like, prompt.mask
+    assert picture is not None
+    height, width = picture.shape[:2]
+    box = np.array([0, 0, width, height], np.float64)
+    if prompt.box is not None:
+        box = np.clip(np.asarray(prompt.box, np.float64).reshape(4), 0, [width, height] * 2)
+    elif mask is not None:
+        box = np.array(CroppedMask.from_full(mask).box, np.float64)
+    else:
+        return picture, box, None
+    margin = MARGIN * (box[2:] - box[:2])
+    x0, y0 = np.floor(np.maximum(box[:2] - margin, 0)).astype(int)
+    x1, y1 = np.ceil(np.minimum(box[2:] + margin, [width, height])).astype(int)
+    return picture[y0:y1, x0:x1], box - [x0, y0, x0, y0], None if mask is None else mask[y0:y1, x0:x1]
+
+
+def _place(picture: Image, size: int, width: int, height: int, share: float) -> _Place:
+    """In the middle; squashed as a frame of ``width`` × ``height`` is."""
+    rows, columns = picture.shape[:2]
+    factor = share * size * min(width / columns, height / rows)
+    wide, high = max(1, round(factor * columns / width)), max(1, round(factor * rows / height))
+    x0, y0 = (size - wide) // 2, (size - high) // 2
+    return _Place(x0, y0, x0 + wide, y0 + high)
+
+
+def _pasted(picture: Image, place: _Place, size: int) -> Image:
+    """The input of ``size`` × ``size`` with the picture at its place, on the colour of the picture's border."""
+    border = np.concatenate((picture[0], picture[-1], picture[:, 0], picture[:, -1]))
+    canvas = np.empty((size, size, 3), np.uint8)
+    canvas[:] = np.median(border, axis=0)
+    canvas[place.y0 : place.y1, place.x0 : place.x1] = _resized(picture, place)
+    return canvas
+
+
+def _resized(picture: NDArray[np.uint8], place: _Place) -> Image:
+    size = place.x1 - place.x0, place.y1 - place.y0
+    shrinks = size[0] < picture.shape[1] or size[1] < picture.shape[0]
+    return np.asarray(
+        cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8
+    )
+
+
+def _in_input(box: NDArray[np.float64], picture: Image, place: _Place) -> NDArray[np.float32]:
+    """Corners ``[2, 2]`` of a box of the picture, in pixels of the input."""
+    shares = box.reshape(2, 2) / [picture.shape[1], picture.shape[0]]
+    corners = np.array(place).reshape(2, 2)
+    return np.asarray(corners[0] + shares * (corners[1] - corners[0]), np.float32)
+
+
+def _taken(logits: Tensor, place: _Place, picture: Image, model: Sam2Model) -> BoolMask:
+    """The mask of the picture in the decoder's ``logits`` (``[1, 1, h, w]``) of the input."""
+    size = model.config.image_size
+    full = F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)[0, 0]
+    part = (full[place.y0 : place.y1, place.x0 : place.x1] > 0).to(torch.uint8).cpu().numpy()
+    return np.asarray(cv2.resize(part, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0)
+
+
+def _mask_logits(mask: BoolMask, place: _Place, model: Sam2Model) -> Tensor:
+    """The picture's mask as logits of the input, ``[1, h, w]``."""
+    size = model.config.image_size
+    canvas = np.zeros((size, size), np.float32)
+    canvas[place.y0 : place.y1, place.x0 : place.x1] = _resized(mask.view(np.uint8) * np.uint8(255), place) / 255
+    shares = F.adaptive_avg_pool2d(torch.from_numpy(canvas)[None].to(model.device), 4 * model.config.grid)
+    return shares - 0.5

@@ -1,0 +1,62 @@
+"""A picture that a person chooses on the page: its object is lost until the camera shows the thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
+pytest.importorskip("aiohttp", reason="the viewer's server")
+
+from node_harness import Peer, running
+from page import address_of
+
+from sam2_ros.media.rendered_scene import texture
+from sam2_ros.ros.messages import image_message
+
+SIZE = 70
+
+
+def scene(shows: bool) -> np.ndarray:
+    canvas = texture(320, 240, seed=1, base=(150, 145, 135), contrast=22)
+    if shows:
+        canvas[120 : 120 + SIZE, 200 : 200 + SIZE] = texture(SIZE, SIZE, seed=2, base=(205, 60, 45), contrast=45)
+    return canvas
+
+
+def publish(node: Peer, rgb: np.ndarray) -> None:
+    image = node.send(image_message(rgb, node.image().header))
+    node.wait_until(lambda: node.tracks_of(image), "tracks of the image")
+
+
+def test_a_chosen_picture_becomes_an_object(browser: Any, tmp_path: Path) -> None:
+    """The file is larger than a command of the page may be."""
+    photo = texture(900, 900, seed=7, base=(110, 120, 100), contrast=15)
+    photo[150:750, 150:750] = cv2.resize(texture(SIZE, SIZE, seed=2, base=(205, 60, 45), contrast=45), (600, 600))
+    picture, text = tmp_path / "red.png", tmp_path / "red.txt"
+    cv2.imwrite(str(picture), photo[..., ::-1])
+    text.write_text("no picture")
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    tracker:\n      max_objects: 2\n      search_every: 1\n")
+    options = {"params_file": str(file), "viewer": "true", "viewer_port": "0"}
+    with running(tmp_path, namespace="/page_pictures", **options) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        publish(node, scene(False))
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(60_000)
+        page.goto(address_of(node))
+        page.locator("#status:not([data-level=error])").wait_for()
+        page.locator("#like-file").set_input_files(text)
+        page.locator(".toast", has_text="red.txt is no picture").wait_for()
+        page.locator("#like-file").set_input_files(picture)
+        page.locator(".toast", has_text="object 1 added").wait_for()
+        publish(node, scene(False))
+        page.locator("#objects .chip", has_text="lost").wait_for()
+        publish(node, scene(True))
+        page.locator("#objects .chip", has_text="visible").wait_for()
+        page.close()
