@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.media.picture_decoder import PictureError, decode_depth_png, decode_picture
+from sam2_ros.media.rvl_decoder import decode_rvl
 from sam2_ros.text import printable
 
 Rgb = NDArray[np.uint8]
@@ -104,24 +105,25 @@ def depth_rows(image: ImageLike) -> tuple[NDArray, float]:
 
 
 def compressed_depth_rows(data: Buffer, encoding: str) -> tuple[NDArray, float]:
-    """As :func:`depth_rows`, of what image_transport's ``compressedDepth`` publishes with its format png.
+    """As :func:`depth_rows`, of what image_transport's ``compressedDepth`` publishes with its format png or rvl.
 
     Args:
-        data: the message's data: twelve bytes of settings, and a PNG of 16 bits.
+        data: the message's data: twelve bytes of settings, and a PNG of 16 bits; or width, height and RVL.
         encoding: the message's format, ``16UC1; compressedDepth png``.
 
     Raises:
         ValueError: another format, or damaged data.
     """
     kind, _, transport = encoding.partition(";")
-    if kind not in _DEPTH or transport.split() not in (["compressedDepth"], ["compressedDepth", "png"]):
+    words = transport.split()
+    if kind not in _DEPTH or words[:1] != ["compressedDepth"] or words[1:] not in ([], ["png"], ["rvl"]):
         raise ValueError(
-            f"depth format '{printable(encoding)}' is not supported; accepted: '16UC1; compressedDepth png' and "
-            "'32FC1; compressedDepth png'; set the publisher's parameter compressedDepth.format to png"
+            f"depth format '{printable(encoding)}' is not supported; accepted: '16UC1; compressedDepth png' or rvl, "
+            "and the same of 32FC1"
         )
-    settings, png = bytes(data[:12]), bytes(data[12:])
+    settings, coded = bytes(data[:12]), bytes(data[12:])
     try:
-        values = decode_depth_png(png)
+        values = decode_rvl(coded[8:], *_rvl_size(coded)) if words[1:] == ["rvl"] else decode_depth_png(coded)
     except PictureError as error:
         raise ValueError(f"a depth image can't be decoded: {error}") from None
     if kind == "16UC1":
@@ -131,6 +133,13 @@ def compressed_depth_rows(data: Buffer, encoding: str) -> tuple[NDArray, float]:
         metres = np.float32(scale) / (values.astype(np.float32) - np.float32(offset))
     metres[values == 0] = np.nan
     return metres, _DEPTH[kind][1]
+
+
+def _rvl_size(coded: bytes) -> tuple[int, int]:
+    if len(coded) < 8:
+        raise PictureError("the RVL image is damaged")
+    width, height = struct.unpack_from("<II", coded)
+    return width, height
 
 
 def _planar(image: ImageLike) -> Rgb:

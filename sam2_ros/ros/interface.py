@@ -81,7 +81,7 @@ DEPTH_IMAGE = Topic(
     parameter="depth.enabled: true",
 )  # fmt: skip
 COMPRESSED_DEPTH = Topic(
-    "depth/image/compressedDepth", "sensor_msgs/CompressedImage", "16UC1 or 32FC1 as PNG, registered to the image",
+    "depth/image/compressedDepth", "sensor_msgs/CompressedImage", "16UC1 or 32FC1, PNG or RVL, registered to the image",
     published=False, parameter="depth.transport: compressedDepth",
 )  # fmt: skip
 CAMERA_INFO = Topic(

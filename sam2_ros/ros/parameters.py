@@ -205,7 +205,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "depth.transport",
         "raw",
         "raw: sensor_msgs/Image on 'depth/image'; compressedDepth: sensor_msgs/CompressedImage on "
-        "'depth/image/compressedDepth', in image_transport's format png.",
+        "'depth/image/compressedDepth', in image_transport's format png or rvl.",
         choices=("raw", "compressedDepth"),
     ),
     Parameter(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import pytest
+from rvl_encoder import rvl
 
 from sam2_ros.ros.image_conversion import (
     ENCODINGS,
@@ -289,10 +290,20 @@ def test_compressed_depth_in_metres_is_quantised_by_its_inverse() -> None:
     np.testing.assert_allclose(values.ravel()[:3], metres.ravel()[:3], rtol=3e-3)
 
 
+def test_compressed_depth_as_rvl() -> None:
+    coded = struct.pack("<iffII", 0, 0.0, 0.0, GRAY16.shape[1], GRAY16.shape[0]) + rvl(GRAY16)
+    values, unit = compressed_depth_rows(coded, "16UC1; compressedDepth rvl")
+    np.testing.assert_array_equal(values, GRAY16)
+    assert unit == 0.001
+
+
 @pytest.mark.parametrize(
     ("data", "encoding", "reason"),
     [
-        (bytes(40), "16UC1; compressedDepth rvl", "'16UC1; compressedDepth rvl' is not supported; .*format to png"),
+        (bytes(40), "16UC1; compressedDepth zip", "'16UC1; compressedDepth zip' is not supported; .*png' or rvl"),
+        (bytes(40), "16UC1; compressedDepth rvl", "RVL image of 0 x 0"),
+        (bytes(12) + b"x" * 7, "16UC1; compressedDepth rvl", "the RVL image is damaged"),
+        (bytes(12) + struct.pack("<II", 1 << 16, 1 << 16), "16UC1; compressedDepth rvl", "65536 x 65536 pixels"),
         (bytes(40), "jpeg", "depth format 'jpeg' is not supported"),
         (b"", "16UC1; compressedDepth png", "neither JPEG nor PNG"),
         (compressed_depth(GRAY16)[:40], "32FC1; compressedDepth png", "can't be decoded: the PNG"),
