@@ -32,8 +32,6 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
 
 def suppress_overlap(logits: Tensor) -> Tensor:
     """Gives every pixel of ``[B, 1, H, W]`` to the object of the highest logit; lowers the others to -10 or below."""
-    if len(logits) == 1:
-        return logits
     winner = logits.argmax(dim=0, keepdim=True)
     index = torch.arange(len(logits), device=logits.device)[:, None, None, None]
     return torch.where(winner == index, logits, logits.clamp(max=-10.0))

@@ -13,7 +13,16 @@ from sam2_ros.inference import NullBackend
 from sam2_ros.inference.detections import MAX_DETECTIONS, Counts, Detection, DetectionFeeder, DetectionSettings
 from sam2_ros.inference.matching import assign, coverages, distances, ious
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectState, PromptCode, PromptError, PromptResult
+from sam2_ros.tracking.types import (
+    CroppedMask,
+    FrameResult,
+    ObjectState,
+    Prompt,
+    PromptCode,
+    PromptError,
+    PromptRequest,
+    PromptResult,
+)
 
 SECOND = 1_000_000_000
 IMAGE = np.zeros((100, 200, 3), np.uint8)
@@ -255,6 +264,14 @@ def test_a_mask_that_swells_over_the_scene_neither_hides_others_nor_keeps_its_ob
     assert scene.ids == [1, 2]
     living = scene.backend.objects()
     assert living is not None and [obj.mask.box for obj in living.objects] == [(23, 20, 43, 70), (120, 20, 140, 70)]
+
+
+def test_an_object_that_was_never_detected_has_no_usual_size(scene: Scene) -> None:
+    """Its mask is no larger than it should be, so a detection of a part of it is one of it."""
+    scene.backend.add([PromptRequest(Prompt(box=np.array(PERSON, np.float32)))])
+    scene.frame()
+    scene.detect((20.0, 20.0, 40.0, 40.0))
+    assert scene.ids == [1] and scene.feeder.counts.matched == 1
 
 
 def test_what_grows_as_the_detector_says_has_not_swollen(scene: Scene) -> None:
