@@ -273,6 +273,15 @@ def test_bytes_are_counted_wherever_they_are_split(step: int) -> None:
     assert connection.unread == 6 + 500 + 1000 + 3 + 4 * 128
 
 
+def test_each_message_has_as_many_parts_as_it_may() -> None:
+    connection = Connection(1, mock.Mock(), mock.Mock())
+    assert connection.fault(memoryview(GREETING), RULES) is None
+    for _ in range(3):
+        assert connection.fault(memoryview(message(*[bytes([part]) for part in range(16)])), RULES) is None
+    too_many = message(*[bytes([part]) for part in range(17)])
+    assert connection.fault(memoryview(too_many), RULES) == front.PART
+
+
 @contextmanager
 def moving() -> Iterator[tuple[Front, Connection, socket.socket, socket.socket]]:
     """A front by itself, its connection, and what is at the ends of that: the client and the server."""

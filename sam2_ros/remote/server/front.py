@@ -120,9 +120,11 @@ class Connection:
                 self._left, self._counts = size, not flags & _IS_COMMAND
                 if self._counts:
                     self.unread += PART_COST
-                    self._parts = self._parts + 1 if flags & _MORE else 0
+                    self._parts += 1
                     if self._parts > _PARTS:
                         return PART
+                    if not flags & _MORE:
+                        self._parts = 0
         return None
 
 
