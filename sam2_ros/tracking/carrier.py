@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.tracking.colour_model import LARGEST, ColourModel
-from sam2_ros.tracking.flow_window import Box, Field, FlowWindow, area_of, both, box_of, clipped, contains, grown
+from sam2_ros.tracking.flow_window import Box, Field, FlowWindow, Pyramid, area_of, both, box_of, clipped, contains, grown
 from sam2_ros.tracking.types import CroppedMask, FrameResult
 
 Image = NDArray[np.uint8]
@@ -56,8 +56,9 @@ class _Step:
 
     stamp: int
     number: int  # counts up by 1
-    image: Image  # RGB, reduced
-    before: Image | None  # of the same scene
+    image: Pyramid  # RGB, reduced
+    grey: Pyramid
+    before: Pyramid | None  # grey, of the same scene
     flows: list[tuple[FlowWindow, Field]] = field(default_factory=list)  # pixels
 
 
@@ -125,7 +126,7 @@ class MaskCarrier:
             self._sources.clear()
             self._carried = self._answered = None
         self._count += 1
-        step = self._steps[stamp] = _Step(stamp, self._count, image, None if before is None else before.image)
+        step = self._steps[stamp] = _Step(stamp, self._count, Pyramid(image), Pyramid(_grey(image)), before.grey if before else None)
         while len(self._steps) > KEPT_IMAGES:
             self._steps.popitem(last=False)
         if self._answered is not None and _too_late(self._answered, step):
@@ -242,8 +243,7 @@ class MaskCarrier:
         x0, y0, x1, y1 = window.box
         dx = int(np.clip(round(float(-velocity[0])), -x0, width - x1))
         dy = int(np.clip(round(float(-velocity[1])), -y0, height - y1))
-        earlier = replace(window, box=(x0 + dx, y0 + dy, x1 + dx, y1 + dy))
-        now, before = _grey(window.sample(step.image)), _grey(earlier.sample(step.before))
+        now, before = window.sample(step.grey), window.sample(step.before, (dx, dy))
         flow = self._flow.calc(now, before, None)
         return None if _is_cut(now, before, flow) else flow * window.pitch + np.array([dx, dy], np.float32)
 
@@ -286,7 +286,7 @@ class MaskCarrier:
             source.box = reach
         return True
 
-    def _shown(self, source: _Source, image: Image) -> tuple[CroppedMask, float]:
+    def _shown(self, source: _Source, image: Pyramid) -> tuple[CroppedMask, float]:
         """The carried mask, its border decided by colours too, in the camera's pixels; and the trust in it."""
         window, motion, soft = source.window, source.motion, source.soft
         empty = CroppedMask.empty(*self._size), 0.0

@@ -19,6 +19,26 @@ MARGIN = 0.25  # of an object's box, on each side
 MIN_MARGIN = 24  # pixels: an object that moves further in one image is lost
 
 
+class Pyramid:
+    """An image ``uint8 [h, w]`` or ``[h, w, 3]``, and halves of it, each made once and when it is needed."""
+
+    def __init__(self, image: NDArray[np.uint8]) -> None:
+        self._levels = [image]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._levels[0].shape
+
+    def level(self, level: int) -> NDArray[np.uint8]:
+        """The image, so many times halved; as often as it has two pixels on each side."""
+        while len(self._levels) <= level:
+            last = self._levels[-1]
+            height, width = (max(1, side // 2) for side in last.shape[:2])
+            whole = last[: 2 * height, : 2 * width]
+            self._levels.append(np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)))
+        return self._levels[level]
+
+
 @dataclass(frozen=True)
 class FlowWindow:
     """A box of the work image, seen through ``width`` × ``height`` samples."""
@@ -48,11 +68,18 @@ class FlowWindow:
         points[..., 1] = (self.box[1] - 0.5 + (np.arange(self.height, dtype=np.float32) + 0.5) * pitch[1])[:, None]
         return points
 
-    def sample(self, image: NDArray[Any]) -> NDArray[Any]:
-        """The work image, or a map of its size, at the samples."""
-        x0, y0, x1, y1 = self.box
-        how = cv2.INTER_AREA if self.width < x1 - x0 else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(image[y0:y1, x0:x1], (self.width, self.height), interpolation=how))
+    def sample(self, image: Pyramid, shift: Sequence[float] = (0.0, 0.0)) -> NDArray[np.uint8]:
+        """The work image at the samples, or at samples that lie ``shift`` pixels further."""
+        pitch = self.pitch
+        level = max(0, int(math.log2(max(1.0, float(pitch.min())))))
+        scale = 2.0**-level
+        # The centre of pixel i is at i + 0.5; cv2 counts pixels from their centres.
+        moves = ((self.box[n] + shift[n] + 0.5 * float(pitch[n])) * scale - 0.5 for n in (0, 1))
+        (ox, oy), (sx, sy) = moves, (pitch * np.float32(scale)).tolist()
+        to_image = np.array([[sx, 0, ox], [0, sy, oy]])
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        size = self.width, self.height
+        return np.asarray(cv2.warpAffine(image.level(level), to_image, size, flags=how, borderMode=cv2.BORDER_REPLICATE))
 
     def look_up(self, values: NDArray[Any], points: Field) -> NDArray[Any]:
         """``values`` of the samples, interpolated at ``points``; beyond the box, those of its edge."""
