@@ -15,6 +15,7 @@ from lifecycle_msgs.msg import Transition
 from node_harness import HEIGHT, WIDTH, Peer, running, wait_until
 from page import Picture, address_of
 
+from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.messages import full_mask
 
 NAMESPACE = "/watched"
@@ -222,3 +223,21 @@ def test_latency_rate_and_timeline_are_drawn(tracker: Peer, page: Any, picture: 
     assert inked("#drops canvas") > 50 and inked("#drops canvas", 0.5) == 0
     empty = inked("#timeline")
     wait_until(lambda: inked("#timeline") > empty + 100, "the object's row in the timeline")
+
+
+def test_ages_of_masks_are_those_of_the_diagnostics(tracker: Peer, page: Any, picture: Picture) -> None:
+    picture.click(60, 40)
+    objects_of(tracker, 1)
+    for cell in ("#age-network-p50", "#age-network-p99"):
+        page.locator(cell, has_text=re.compile(r"^\d+ ms$")).wait_for()
+    for cell in ("#rate-camera", "#rate-engine"):
+        page.locator(cell, has_text=re.compile(r"^\d+\.\d Hz$")).wait_for()
+    assert page.locator("#age-carried-p50").inner_text() == "–", "nobody has subscribed"
+    name = f"{tracker.node_name}/tracks_live"
+    subscription = tracker.node.create_subscription(TrackedObjectArray, name, lambda _: None, 10)
+    try:
+        for cell in ("#age-carried-p50", "#age-carried-p99"):
+            page.locator(cell, has_text=re.compile(r"^\d+ ms$")).wait_for()
+    finally:
+        tracker.node.destroy_subscription(subscription)
+    page.locator("#age-carried-p50", has_text="–").wait_for()

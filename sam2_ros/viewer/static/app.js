@@ -1,5 +1,6 @@
 // The page: shows pictures and sends commands.
 
+import { showAges } from "./ages.js";
 import { Charts } from "./charts.js";
 import { $, element, toast } from "./dom.js";
 import { Link } from "./link.js";
@@ -103,6 +104,7 @@ function watch(name) {
     known = [];
     select(0);
     charts.clear();
+    showAges({});
     timeline.clear();
     $("#room").textContent = "";
     waiting?.bitmap.close();
@@ -253,6 +255,7 @@ link.addEventListener("close", () => { connected = false; refresh(); });
 link.addEventListener("notice", ({ detail }) => toast(detail.message, { error: detail.level === "error" }));
 link.addEventListener("diagnostics", ({ detail }) => {
   if (detail.camera !== camera) return;
+  showAges(detail.values);
   trouble = detail.level === "ok" ? null : { level: detail.level, message: detail.message, time: performance.now() };
   refresh();
 });
