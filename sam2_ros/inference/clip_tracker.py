@@ -27,8 +27,9 @@ class Tracked:
 class ClipTracker:
     """Applies each prompt on its frame: the first one of an object adds it, later ones correct it.
 
-    The engine hands out its own ids; :meth:`file_id` gives the prompts file's id for one of them. ``pending`` are the
-    prompts whose frame has not come.
+    The engine hands out its own ids; :meth:`file_id` gives the prompts file's id for one of them, or for the negative
+    one that :meth:`engine_id` gives for an object that has none yet. ``pending`` are the prompts whose frame has not
+    come.
 
     Args:
         patience: seconds for which a frame or prompt waits for another server when its own is lost. Less than the
@@ -45,7 +46,11 @@ class ClipTracker:
 
     def file_id(self, engine_id: int) -> int:
         """The prompts file's id for one of the engine's."""
-        return self._file_ids[engine_id]
+        return self._file_ids[engine_id] if engine_id > 0 else -engine_id
+
+    def engine_id(self, file_id: int) -> int:
+        """The engine's id for one of the prompts file, or a negative one before the first prompt was applied."""
+        return self._engine_ids.get(file_id, -file_id)
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Tracked]:
         """Yields every frame with its result.

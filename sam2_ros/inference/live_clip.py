@@ -2,7 +2,8 @@
 
 The clock is simulated, so that a run with a given latency gives the same masks on every machine. As in the node, one
 image waits for the engine and a newer one replaces it; an image with a prompt waits until the engine takes it. An image
-that comes in the moment when the engine becomes free is taken.
+that comes in the moment when the engine becomes free is taken, and one that is nearly due is waited for
+(:mod:`~sam2_ros.inference.pacing`). A prompt's mask is carried from its own image on.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sam2_ros.inference.clip_tracker import ClipTracker
+from sam2_ros.inference.pacing import seconds_to_wait
 from sam2_ros.media.frame_sources import Frame
 from sam2_ros.tracking.carrier import Carried, MaskCarrier
-from sam2_ros.tracking.types import FrameResult
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 _TIE = 1e-9  # seconds that count as the same moment
 
@@ -36,7 +38,7 @@ class LiveFrame:
     frame: Frame
     network: Answer | None  # the newest one out by the image's deadline
     seconds: float  # that the engine took for that one; 0 without one
-    carried: Carried | None  # the newest one out when the image came, carried to it
+    carried: Carried | None  # the newest one out when the image came, or a prompt's mask, carried to it
 
 
 class LiveClip:
@@ -74,6 +76,7 @@ class LiveClip:
             self._work_until(now)
             self._arrive(frame)
             self._carrier.add_image(frame.rgb, frame.stamp)
+            self._ask(frame)
             while updates < len(self.answers) and self.answers[updates].ended <= now + _TIE:
                 self._carrier.update(self.answers[updates].result)
                 updates += 1
@@ -83,7 +86,7 @@ class LiveClip:
             while open_frames and self._time(open_frames[0][0]) + self._deadline < now - _TIE:
                 yield self._closed(*open_frames.popleft())
         while open_frames:
-            self._work_until(last * self._period + self._deadline)
+            self._work_until(last * self._period + self._deadline, more=False)
             yield self._closed(*open_frames.popleft())
 
     def _time(self, frame: Frame) -> float:
@@ -93,15 +96,34 @@ class LiveClip:
         if self._waiting is None or not self._prompted(self._waiting):
             self._waiting = frame
 
+    def _ask(self, frame: Frame) -> None:
+        """The mask of a prompt is known before the engine has taken it in."""
+        for prompt in self._tracker.pending:
+            if prompt.frame == frame.index and prompt.prompt.mask is not None:
+                mask, key = CroppedMask.from_full(prompt.prompt.mask), self._tracker.engine_id(prompt.object_id)
+                state = ObjectState.VISIBLE if mask.area else ObjectState.OCCLUDED
+                obj = ObjectResult(key, mask, state, 0.0, 1.0, 1.0, True, prompt.name, prompt.label)
+                self._carrier.ask(obj, frame.stamp)
+
     def _prompted(self, frame: Frame) -> bool:
         return any(prompt.frame <= frame.index for prompt in self._tracker.pending)
 
-    def _work_until(self, now: float) -> None:
-        """Starts the image that waits, if the engine becomes free before ``now``."""
+    def _worth_waiting(self, age: float) -> bool:
+        if self._latency is not None:
+            latency = self._latency
+        else:
+            latency = self.answers[-1].ended - self.answers[-1].begun if self.answers else 0.0
+        return seconds_to_wait(age, latency, self._period) > 0
+
+    def _work_until(self, now: float, more: bool = True) -> None:
+        """Starts the image that waits, if the engine becomes free before ``now``, when the next image comes if there
+        are ``more``."""
         if self._waiting is None or self._free >= now - _TIE:
             return
+        begun = max(self._free, self._time(self._waiting))
+        if more and not self._prompted(self._waiting) and self._worth_waiting(begun - self._time(self._waiting)):
+            return
         frame, self._waiting = self._waiting, None
-        begun = max(self._free, self._time(frame))
         (tracked,) = self._tracker.run([frame])
         self._free = begun + (tracked.seconds if self._latency is None else self._latency)
         self.answers.append(Answer(frame, tracked.result, begun, self._free))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import Backend, BackendInfo, EncodesAhead, FrameDropped
 from sam2_ros.inference.frames import Counters, Frame, Listener, Processed, interruption
+from sam2_ros.inference.pacing import Pace
 from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.types import PromptCode, PromptError
 
@@ -89,6 +90,7 @@ class Worker:
         self._queue_length = queue
         self.jump_back = jump_back
         self._waiting: deque[Frame] = deque()
+        self._pace = Pace()
         self._encodes_ahead = False
         self._ahead: _Taken | None = None  # encoded ahead
         self._encoding: _Taken | None = None  # being encoded; a pause clears it
@@ -148,11 +150,12 @@ class Worker:
                 return
             full = len(self._waiting) >= max(1, self._queue_length)
             self._count(received=1, dropped=int(full))
+            self._pace.arrived(time.monotonic_ns())
             if full and not self._queue_length:
                 self._waiting[0] = frame
             elif not full:
                 self._waiting.append(frame)
-                self._condition.notify_all()
+            self._condition.notify_all()
 
     def call(self, apply: Callable[[Backend], T]) -> Future[T]:
         """Runs ``apply`` between two frames; refused (PromptError, FAILED) while :data:`MAX_COMMANDS` wait."""
@@ -263,10 +266,18 @@ class Worker:
             if self._encodes_ahead:
                 self._condition.notify_all()
             elif self._waiting:
-                taken = _Taken(self._waiting.popleft())
+                if not self._queue_length:
+                    self._wait_for_newer(self._waiting[0])
+                taken = _Taken(self._waiting.popleft()) if self._waiting else None
         if taken is not None:
             self._process(taken, backend)
         return True
+
+    def _wait_for_newer(self, frame: Frame) -> None:
+        """Where the next frame is nearly due, it is worth more than one that has waited."""
+        wait = self._pace.seconds_to_wait(time.monotonic_ns())
+        if wait > 0:
+            self._condition.wait_for(lambda: self._closing or frame not in self._waiting or self._due(), wait)
 
     def _due(self) -> list[_Command[Any]]:
         """Commands that can be applied, or refused, now."""
@@ -337,6 +348,7 @@ class Worker:
             return
         with self._condition:
             self._count(processed=1)
+            self._pace.processed(end_time - start_time)
             counters = self._counters
             if self._queue_length:  # a replay counts the same however fast its frames come in
                 counters = replace(counters, received=counters.processed + counters.dropped + counters.failed)

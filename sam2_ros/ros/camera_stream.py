@@ -272,7 +272,8 @@ class CameraStream:
         if self._statistics.failed_lately():
             level = DiagnosticStatus.ERROR if self._statistics.refused else DiagnosticStatus.WARN
             return level, f"frames fail: {self._statistics.last_failure}"
-        if problem := self._statistics.output_failure() or self.health.warning():
+        statistics = self._statistics
+        if problem := statistics.output_failure() or self.health.warning() or statistics.live_failure():
             return DiagnosticStatus.WARN, problem
         return DiagnosticStatus.OK, "tracking"
 

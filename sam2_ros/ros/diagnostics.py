@@ -17,12 +17,17 @@ from sam2_ros.inference.backend import BackendInfo, FrameRefused
 from sam2_ros.inference.frames import Counters, Processed
 from sam2_ros.inference.live_masks import LiveImage
 from sam2_ros.text import printable
+from sam2_ros.tracking.carrier import KEPT_BYTES, KEPT_SECONDS
 from sam2_ros.tracking.types import ObjectState
 
 Task = Callable[[DiagnosticStatusWrapper], DiagnosticStatusWrapper]  # fills a status and returns it
 
 _WINDOW = 200  # frames for percentiles
 _RATE_WINDOW = 5.0  # seconds for the input rate, and for the warning after a failure
+_TOO_LATE = (
+    f"the engine answers so late that its image is no longer kept (up to {KEPT_SECONDS:g} s, "
+    f"{KEPT_BYTES >> 20} MiB): ~/tracks_live has no masks; use a faster model or smaller images"
+)
 
 
 class Statistics:
@@ -47,6 +52,7 @@ class Statistics:
             self.refused = False  # by an engine that takes no such frame
             self._last_failure_time = -math.inf  # s, steady
             self._output_failure, self._output_failure_time = "", -math.inf
+            self._too_late_time = -math.inf  # s, steady, of an answer that came too late to be carried
 
     def arrived(self, receive_time: int) -> None:
         with self._lock:
@@ -58,6 +64,8 @@ class Statistics:
         """The masks of a camera image were published."""
         with self._lock:
             self._live_latencies.append((time.monotonic_ns() - live.frame.receive_time) / 1e6)
+            if live.carried is not None and live.carried.too_late:
+                self._too_late_time = time.monotonic()
 
     def not_carried(self) -> None:
         """Nobody wants masks of every image any more."""
@@ -99,6 +107,12 @@ class Statistics:
         """Which topic could not be published lately, and why; empty if all were."""
         with self._lock:
             return self._output_failure if time.monotonic() - self._output_failure_time < _RATE_WINDOW else ""
+
+    def live_failure(self) -> str:
+        """Why no masks could be carried lately; empty if they were."""
+        with self._lock:
+            late = time.monotonic() - self._too_late_time < _RATE_WINDOW
+        return _TOO_LATE if late else ""
 
     def input_rate(self) -> float:
         """Images a second, over the last seconds."""

@@ -70,8 +70,7 @@ class FlowWindow:
 
     def sample(self, image: Pyramid, shift: Sequence[float] = (0.0, 0.0)) -> NDArray[np.uint8]:
         """The work image at the samples, or at samples that lie ``shift`` pixels further."""
-        pitch = self.pitch
-        level = max(0, int(math.log2(max(1.0, float(pitch.min())))))
+        pitch, level = self.pitch, self._level
         scale = 2.0**-level
         # The centre of pixel i is at i + 0.5; cv2 counts pixels from their centres.
         moves = ((self.box[n] + shift[n] + 0.5 * float(pitch[n])) * scale - 0.5 for n in (0, 1))
@@ -79,13 +78,32 @@ class FlowWindow:
         to_image = np.array([[sx, 0, ox], [0, sy, oy]])
         how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         size = self.width, self.height
-        return np.asarray(cv2.warpAffine(image.level(level), to_image, size, flags=how, borderMode=cv2.BORDER_REPLICATE))
+        return np.asarray(
+            cv2.warpAffine(image.level(level), to_image, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
+        )
+
+    def sample_at(self, image: Pyramid, points: Field) -> NDArray[np.uint8]:
+        """As :meth:`sample`, at other points of the work image, one for each sample."""
+        level = self._level
+        scale = np.float32(2.0**-level)
+        at = (points + np.float32(0.5)) * scale - np.float32(0.5)
+        return np.asarray(cv2.remap(image.level(level), at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+    @property
+    def _level(self) -> int:
+        """The level of a pyramid with one to two pixels for each sample."""
+        return max(0, int(math.log2(max(1.0, float(self.pitch.min())))))
 
     def look_up(self, values: NDArray[Any], points: Field) -> NDArray[Any]:
         """``values`` of the samples, interpolated at ``points``; beyond the box, those of its edge."""
-        corner = np.array([self.box[0] - 0.5, self.box[1] - 0.5], np.float32)
-        at = (points - corner) / self.pitch - np.float32(0.5)
+        pitch = self.pitch
+        at = affine(points, 1 / pitch, (0.5 - np.array(self.box[:2])) / pitch - 0.5)
         return np.asarray(cv2.remap(values, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+def affine(points: Field, scale: Sequence[float] | NDArray[Any], shift: Sequence[float] | NDArray[Any]) -> Field:
+    """``scale * points + shift``, in x and y; NumPy takes many times as long to broadcast two values."""
+    return np.asarray(cv2.transform(points, np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])))
 
 
 def box_of(mask: NDArray[np.bool_]) -> Box | None:

@@ -14,7 +14,7 @@ from sam2_ros.inference.null import NullBackend
 from sam2_ros.media.frame_sources import Frame
 from sam2_ros.media.prompts_file import FramePrompt
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import Prompt
+from sam2_ros.tracking.types import CroppedMask, Prompt
 
 SIZE = (48, 64)  # height, width
 
@@ -37,10 +37,16 @@ def square(index: int) -> np.ndarray:
 
 
 def play(
-    count: int, latency: float, deadline: float | None = None, prompts: Sequence[int] = (0,)
+    count: int, latency: float, deadline: float | None = None, prompts: Sequence[int] = (0,), kind: str = "mask"
 ) -> tuple[LiveClip, list[LiveFrame]]:
-    """``count`` images, ten a second; one object prompted on each of the images ``prompts``."""
-    wanted = [FramePrompt(index, number, Prompt(mask=square(index))) for number, index in enumerate(prompts, 1)]
+    """``count`` images, ten a second; one object prompted on each of the images ``prompts``, by its mask or box."""
+
+    def prompt(index: int) -> Prompt:
+        mask = square(index)
+        box = np.array(CroppedMask.from_full(mask).box, np.float32)
+        return Prompt(mask=mask) if kind == "mask" else Prompt(box=box)
+
+    wanted = [FramePrompt(index, number, prompt(index)) for number, index in enumerate(prompts, 1)]
     clip = LiveClip(ClipTracker(NullBackend(TrackerConfig(max_objects=4)), wanted), 10.0, latency, deadline)
     return clip, list(clip.run(frames(count)))
 
@@ -68,6 +74,8 @@ def carried_from(shown: Sequence[LiveFrame]) -> list[int | None]:
         (0.2, 0.1, [0, 2, 4], [None, 0, 0, 2, 2, 4], [None, None, 0, 0, 2, 2]),
         # 0.15 s: image 1 waits from 0.1 to 0.15, is ready at 0.3; 3 comes then, is ready at 0.45; then 4 waits.
         (0.15, 0.0, [0, 1, 3, 4], [None, None, 0, 1, 1, 3], [None, None, 0, 1, 1, 3]),
+        # 0.199 s: image 1 has waited for 0.099 s, and image 2 comes a millisecond later.
+        (0.199, 0.0, [0, 2, 4], [None, None, 0, 0, 2, 2], [None, None, 0, 0, 2, 2]),
         # Slower than the clip: one answer only, at 0.45.
         (0.45, 0.1, [0, 4], [None, None, None, None, 0, 0], [None, None, None, None, None, 0]),
         # No time at all.
@@ -77,7 +85,7 @@ def carried_from(shown: Sequence[LiveFrame]) -> list[int | None]:
 def test_timeline(
     latency: float, deadline: float, worked: list[int], at_deadline: list[int | None], at_arrival: list[int | None]
 ) -> None:
-    clip, shown = play(6, latency, deadline)
+    clip, shown = play(6, latency, deadline, kind="box")
     assert [live.frame.index for live in shown] == list(range(6))
     assert worked_on(clip) == worked
     assert known(shown) == at_deadline
@@ -101,6 +109,18 @@ def test_the_carried_mask_follows_the_square_that_the_network_saw() -> None:
     assert (last.network.frame.index, last.carried.frames) == (0, 3)
     assert jaccard(last.network.result.objects[0].mask.full(), square(3)) < 0.5
     assert jaccard(last.carried.result.objects[0].mask.full(), square(3)) > 0.85
+
+
+def test_the_mask_of_a_prompt_is_carried_before_the_first_answer() -> None:
+    _, shown = play(12, 0.35, 0.0, prompts=(0, 5))
+    for live in shown:
+        index = live.frame.index
+        assert live.carried is not None
+        squares = [obj.mask.full() for obj in live.carried.result.objects]
+        assert len(squares) == (1 if index < 5 else 2)
+        if index != 4:  # the engine, which holds masks still, answers for the first one after 0.35 s
+            assert jaccard(squares[-1], square(index)) > 0.8, index
+    assert not play(3, 0.35, 0.0, kind="box")[1][-1].carried, "what a box means is for the network to say"
 
 
 def test_equal_runs_give_equal_masks() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -178,14 +178,24 @@ def test_a_mask_is_not_carried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None
     assert newest(play(scene, 7, {1: 0})).result.objects[0].mask.area, "0.198 s"
 
 
-def test_images_are_kept_within_bounds() -> None:
+@pytest.mark.parametrize(("scale", "kept"), [(1, 61), (8, 46)])  # 2 s; 96 MiB
+def test_images_are_kept_within_bounds(scale: int, kept: int) -> None:
     played = MaskCarrier()
-    scene = Scene(Patch(40, 60, 1, 0, 2), scale=8)
-    for number in range(carrier.KEPT_IMAGES + 8):
+    scene = Scene(Patch(40, 60, 1, 0, 2), scale=scale)
+    for number in range(70):
         played.add_image(scene.image(number % 3), number * PERIOD)
     steps = list(played._steps.values())
-    assert len(steps) == carrier.KEPT_IMAGES
+    assert len(steps) == kept
     assert max(step.image.shape[0] * step.image.shape[1] for step in steps) <= carrier.WORK_PIXELS
+
+
+def test_an_answer_for_an_image_that_is_no_longer_kept_is_called_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrier, "KEPT_BYTES", 4 * WIDTH * HEIGHT * 4)
+    scene = Scene(Patch(40, 60, 1, 0, 2))
+    late = newest(play(scene, 8, {7: 3}))
+    assert late.too_late and not late.result.objects[0].mask.area
+    kept = newest(play(scene, 8, {7: 4}))
+    assert not kept.too_late and kept.result.objects[0].mask.area
 
 
 def test_the_flow_costs_the_same_for_any_image_and_number_of_objects() -> None:
@@ -230,6 +240,27 @@ def test_colours_that_tell_nothing_have_no_weight() -> None:
     assert ColourModel.of(plain, np.ones_like(mask)) is None
 
 
+def test_the_mask_of_a_prompt_is_carried_until_the_network_answers() -> None:
+    scene = Scene(Patch(40, 60, 4, 0, 2), Patch(200, 150, -3, 0, 3))
+    first, second = scene.answer(0).objects
+    played = play(scene, 1, {})
+    played.ask(first, 0)
+    assert np.array_equal(newest(played).result.objects[0].mask.full(), scene.mask(0))
+    played.add_image(scene.image(1), PERIOD)
+    played.add_image(scene.image(2), 2 * PERIOD)
+    found = newest(played)
+    assert (found.network_stamp, found.frames) == (0, 2)
+    assert jaccard(found.result.objects[0].mask.full(), scene.mask(2)) > 0.9
+    played.ask(replace(second, mask=scene.answer(1).objects[1].mask), PERIOD)  # in an image that has passed
+    played.update(FrameResult(0, 0, WIDTH, HEIGHT, (first,)))
+    for index, obj in enumerate(newest(played).result.objects):
+        assert jaccard(obj.mask.full(), scene.mask(2, index)) > 0.85, "the answer is older than the second prompt"
+    played.update(FrameResult(1, PERIOD, WIDTH, HEIGHT, scene.answer(1).objects[:1]))
+    assert [obj.object_id for obj in newest(played).result.objects] == [1], "the network has refused it"
+    played.ask(second, 3 * PERIOD)
+    assert len(newest(played).result.objects) == 1, "no such image"
+
+
 def test_an_answer_may_come_before_its_image() -> None:
     """A fast engine answers while the image still waits here."""
     scene = Scene(Patch(40, 60, 4, 1, 2))
@@ -263,9 +294,10 @@ def test_the_image_of_an_answer_may_be_left_out() -> None:
     assert (hidden.state, hidden.mask.area) == (ObjectState.OCCLUDED, 0)
 
 
-def test_a_command_moves_no_mask_however_old_the_answer_is() -> None:
+def test_a_command_moves_no_mask_however_old_the_answer_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrier, "KEPT_BYTES", 8 * WIDTH * HEIGHT * 4)
     scene = Scene(Patch(40, 60, 1, 0, 2), Patch(200, 150, 0, 0, 3))
-    images = carrier.KEPT_IMAGES + 10
+    images = 18
     played = play(scene, images, {1: 0})
     before = newest(played)
     assert before.frames == images - 1, "also of images that are no longer kept"
