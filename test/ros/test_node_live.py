@@ -120,7 +120,7 @@ def test_every_image_has_a_message_with_masks_of_the_newest_processed_frame(node
 def test_messages_come_in_the_order_of_the_images_and_none_is_left_out(node: Watched) -> None:
     node.begin()
     before = len(node.live)
-    with node.peer.camera(0.05) as sent:
+    with node.peer.camera(0.1) as sent:
         node.peer.wait_until(lambda: len(sent) >= 20, "20 images")
     node.peer.wait_until(lambda: node.of(sent[-1]), "the last one's live tracks")
     stamps = [message.header.stamp.sec for message in node.live[before:]]
