@@ -13,6 +13,7 @@ _version = re.search(r'^__version__ = "(.+)"$', (ROOT / "sam2_ros/__init__.py").
 assert _version, "sam2_ros/__init__.py defines no __version__"
 _readme = ROOT / "README.md"
 
+OPENVINO = ["openvino>=2025.0", "onnx>=1.16"]
 TEST = [
     "pytest>=7,<9",
     "pytest-xdist",
@@ -25,6 +26,8 @@ TEST = [
     # a torch for GPUs names its own version of triton
     "triton; platform_system == 'Linux'",
     "ray>=2.60; platform_system == 'Linux'",
+    *OPENVINO,
+    "onnxruntime>=1.20",
 ]
 
 setup(
@@ -54,6 +57,7 @@ setup(
     ],
     extras_require={
         "eval": ["pycocotools>=2.0.8"],  # run lengths of SA-V's training set
+        "openvino": OPENVINO,  # model.runtime
         "sim": ["mujoco>=3.5"],
         "viewer": ["aiohttp>=3.9"],
         "record": ["mcap>=1.1"],

@@ -32,7 +32,7 @@ PYTHON_NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 TORCH_VERSION = next(entry.version for entry in locks.entries(locks.path_of("torch")) if entry.name == "torch")
 
 WHEEL_DISTROS = ("jazzy", "kilted")
-PACKAGES_DOWNLOAD = "NumPy, OpenCV, MuJoCo, Triton, Ray, pytest, ruff, mypy, 445 MB, BSD, MIT, Apache-2.0"
+PACKAGES_DOWNLOAD = "NumPy, OpenCV, MuJoCo, OpenVINO, Triton, Ray, pytest, ruff, mypy, 545 MB, BSD, MIT, Apache-2.0"
 REFERENCE_DOWNLOAD = "sam2 1.1.0 and vos-benchmark 0.1.0, which the tests compare with, 0.2 MB, Apache-2.0 and MIT"
 ROS_PYTHON_DOWNLOAD = (
     "isaacsim-ros2 6.2.0.0, 133 MB: as a whole under NVIDIA's Omniverse licence; only the upstream ROS 2 packages in "

@@ -36,7 +36,7 @@ ROSDEP_KEYS = {
 PIP_NAMES = {"PIL": "Pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML", "zmq": "pyzmq"}
 # docs/how_to/install.md and record_replay.md say how to get them; mcap brings lz4 and zstandard.
 WITHOUT_ROSDEP_KEY = {"torch", "mcap", "lz4", "zstandard"}
-OPTIONAL = {"pycocotools"}  # the extra "eval"; one data set needs it
+OPTIONAL = {"pycocotools", "openvino", "onnxruntime"}  # the extras "eval" and "openvino"
 WITH_TORCH = {"triton"}  # comes with torch for GPUs, and is imported only there
 SHIPPED = {".py", ".pt", ".md", ".json", ".html", ".css", ".js", ".svg"}
 DEVELOPMENT = {"playwright"}  # drives a browser for pictures, where both are there

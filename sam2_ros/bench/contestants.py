@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from sam2_ros.bench.moving_scene import Rgb
 from sam2_ros.model import Sam2Model
+from sam2_ros.model.graph_runner import run_by
+from sam2_ros.model.runtimes import TORCH
 from sam2_ros.model.weight_cache import cache_bytes
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 
@@ -50,11 +52,14 @@ class Task:
 class Ours:
     """:class:`~sam2_ros.tracking.Tracker`, set so that it works on every object in every frame."""
 
-    name = "sam2_ros"
+    NAME = "sam2_ros"
 
-    def __init__(self, task: Task, dtype: str) -> None:
+    def __init__(self, task: Task, dtype: str, runtime: str = TORCH) -> None:
         self.task = task
         self.dtype = dtype
+        self.runtime = runtime
+        self.name = self.NAME if runtime == TORCH else f"{self.NAME} {runtime}"
+        self.model = run_by(task.model, runtime, dtype, torch.get_num_threads())
         self.tracker: Tracker | None = None
         self.stages: dict[str, float] = {}  # ms, of the newest frame
 
@@ -64,7 +69,7 @@ class Ours:
             # Masks of random weights have hundreds of parts; the tracker would reject most of them on every frame.
             reject_strays=not self.task.random_weights,
         )  # fmt: skip
-        self.tracker = Tracker(self.task.model, config, self.dtype)
+        self.tracker = Tracker(self.model, config, self.dtype)
         self.tracker.step(frame, 1)
         for answer in self.tracker.add([PromptRequest(Prompt(box=box)) for box in boxes]):
             if not answer.success:

@@ -17,6 +17,7 @@ from sam2_ros.bench.measure import Series, Tell, measure, ratio
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.evaluation.summary import machine
 from sam2_ros.model.config import HIERA
+from sam2_ros.model.runtimes import TORCH, computes_bfloat16
 
 WIDTH, HEIGHT = 640, 480  # of the camera's image, pixels
 
@@ -34,6 +35,7 @@ class Grid:
     seconds: float  # after which a combination ends early
     device: str
     threads: int  # of the CPU; 0 = torch's choice
+    runtimes: Sequence[str] = (TORCH,)  # what runs our network
 
 
 def run(grid: Grid, tell: Tell, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -81,7 +83,12 @@ def _combination(grid: Grid, task: Task, objects: int, tell: Tell) -> dict[str, 
 
 def contestants(grid: Grid, task: Task) -> list[Contestant]:
     """The contestants of a combination, ours first."""
-    entered: list[Contestant] = [Ours(task, dtype) for dtype in grid.dtypes]
+    entered: list[Contestant] = [
+        Ours(task, dtype, runtime)
+        for runtime in grid.runtimes
+        for dtype in grid.dtypes
+        if dtype == "float32" or computes_bfloat16(runtime)
+    ]
     for peer in ("official", "vos"):
         if task.size_name and peer in grid.peers:
             entered += [official.Official(task, dtype, peer == "vos") for dtype in grid.dtypes]
@@ -91,9 +98,11 @@ def contestants(grid: Grid, task: Task) -> list[Contestant]:
 
 
 def ratios(series: Sequence[Series]) -> list[dict[str, Any]]:
-    """How many times as long each peer takes as ours: in the same dtype, and the best of both."""
+    """How many times as long each peer takes as ours, in the same dtype and the best of both; and our network by
+    PyTorch as by other runtimes."""
     ran = [entry for entry in series if entry.latencies]
     ours = [entry for entry in ran if isinstance(entry.contestant, Ours)]
+    plain = [entry for entry in ours if entry.contestant.name == Ours.NAME]
     peers = [entry for entry in ran if not isinstance(entry.contestant, Ours)]
     found = [
         ratio("same dtype", entry, peer)
@@ -101,6 +110,11 @@ def ratios(series: Sequence[Series]) -> list[dict[str, Any]]:
         for entry in ours
         if entry.contestant.dtype == peer.contestant.dtype
     ]
+    if plain:
+        fastest = min(plain, key=lambda entry: entry.p50)
+        found += [
+            ratio("runtime", entry, fastest) | {"ours": entry.contestant.name} for entry in ours if entry not in plain
+        ]
     for family in ("official", "huggingface"):
         related = [entry for entry in peers if entry.contestant.name.startswith(family)]
         if related and ours:

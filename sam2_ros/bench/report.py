@@ -29,7 +29,8 @@ def engine(report: dict[str, Any]) -> str:
     """One line for each engine, times in ms; then the median time of each stage of ours."""
     head = ("model", "input", "objects", "engine", "dtype", "p50", "p90", "p99", "max", "fps", "MiB", "ratio",
             "CPU ratio")  # fmt: skip
-    return f"{markdown([head, *_rows(report)])}\n\nMedian ms of each stage of sam2_ros:\n\n{_stages(report)}"
+    tables = [markdown([head, *_rows(report)]), *_runtimes(report)]
+    return "\n\n".join([*tables, "Median ms of each stage of sam2_ros:", _stages(report)])
 
 
 def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -47,10 +48,23 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             yield (*place, *name, *times, f"{row['frames_per_second']:.2f}", f"{memory:.0f}", *shown)
 
 
+def _runtimes(report: dict[str, Any]) -> list[str]:
+    """A table of our runtimes against PyTorch in its faster dtype; none if only PyTorch ran."""
+    head = ("model", "objects", "engine", "dtype", "PyTorch's", "PyTorch's time / its time", "CPU ratio")
+    rows = [
+        (combination["model"], str(combination["objects"]), row["ours"], row["ours_dtype"], row["peer_dtype"],
+         "{:.2f} ({:.2f} to {:.2f})".format(row["ratio"], *row["quartiles"]), f"{row['processor_ratio']:.2f}")
+        for combination in report["combinations"]
+        for row in combination["ratios"]
+        if row["kind"] == "runtime"
+    ]  # fmt: skip
+    return [markdown([head, *rows])] if rows else []
+
+
 def _stages(report: dict[str, Any]) -> str:
     return "\n".join(
-        f"- {combination['model']} at {combination['image_size']}, {combination['objects']} objects, {row['dtype']}: "
-        + ", ".join(f"{name} {value:.1f}" for name, value in row["stages_ms"].items())
+        f"- {combination['model']} at {combination['image_size']}, {combination['objects']} objects, {row['engine']} "
+        f"{row['dtype']}: " + ", ".join(f"{name} {value:.1f}" for name, value in row["stages_ms"].items())
         for combination in report["combinations"]
         for row in combination["engines"]
         if row.get("stages_ms")

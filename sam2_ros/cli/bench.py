@@ -14,6 +14,7 @@ from typing import Any
 
 from sam2_ros.cli.options import ROS_MODULES, check_least, require_modules
 from sam2_ros.media.errors import UserError, engine_errors
+from sam2_ros.model.config import RUNTIMES
 
 Keep = Callable[[dict[str, Any]], None]
 QUICK_SECONDS = 60.0  # of each number of objects, beside filling the memory
@@ -59,6 +60,14 @@ def register(subparsers: Any) -> None:
     add("--frames", type=int, metavar="N", help="measured of each engine (default: 30; quick: 12)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
+    add(
+        "--runtime",
+        nargs="+",
+        default=["torch"],
+        choices=RUNTIMES[1:],
+        metavar="RUNTIME",
+        help=f"what runs our network, taking turns (default: torch): {', '.join(RUNTIMES[1:])}",
+    )
     add("--json", type=Path, metavar="FILE", help="write the report here")
     add("--plot", type=Path, metavar="FILE.png", help="draw the latencies")
     add("--quiet", action="store_true", help="print no progress to stderr")
@@ -94,9 +103,11 @@ def run(args: argparse.Namespace) -> int:
 def _engine(args: argparse.Namespace, tell: Any, keep: Keep) -> dict[str, Any]:
     from sam2_ros.bench import grid, report
     from sam2_ros.model.device import find_device
+    from sam2_ros.model.runtimes import choose_runtime
 
     with engine_errors():
         device = find_device(args.device)
+        runtimes = tuple(choose_runtime(name, device.type) for name in dict.fromkeys(args.runtime))
     default = ((512,), (1, 4), 12, QUICK_SECONDS) if args.quick else ((1024, 512), (1, 4, 16, 64), 30, float("inf"))
     measured = grid.run(
         grid.Grid(
@@ -109,6 +120,7 @@ def _engine(args: argparse.Namespace, tell: Any, keep: Keep) -> dict[str, Any]:
             seconds=default[3],
             device=str(device),
             threads=args.threads,
+            runtimes=runtimes,
         ),
         tell,
         keep,

@@ -121,6 +121,7 @@ def _run_model(
         weights=weights_digest(model),
         device=args.device,
         dtype=args.dtype,
+        runtime=args.runtime,
         protocol=args.protocol,
         prompt=args.prompt,
         clicks=args.clicks,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sam2_ros.media.errors import UserError, engine_errors
-from sam2_ros.model.config import SIZES
+from sam2_ros.model.config import RUNTIMES, SIZES
 
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
@@ -40,7 +40,20 @@ def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) 
         choices=("auto", "float32", "bfloat16"),
         help="auto (default): bfloat16 if the hardware computes in it, else float32",
     )
+    add_runtime_argument(parser)
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
+
+
+def add_runtime_argument(parser: argparse.ArgumentParser) -> None:
+    """The option that chooses what runs the network."""
+    parser.add_argument(
+        "--runtime",
+        default="auto",
+        choices=RUNTIMES,
+        metavar="RUNTIME",
+        help=f"what runs the network: {', '.join(RUNTIMES)}; auto (default): OpenVINO on an x86 CPU where it is "
+        "installed, else PyTorch",
+    )
 
 
 def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +112,7 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
     if getattr(args, "endpoint", None):
         return _connect(args, config)
     with engine_errors():
-        return make_backend(args.model, args.device, args.dtype, config, threads=args.threads)
+        return make_backend(args.model, args.device, args.dtype, config, threads=args.threads, runtime=args.runtime)
 
 
 def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:

@@ -77,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
         security = Security(args.keys, args.clients) if args.keys else None
         check_endpoints(endpoints, security, args.insecure)
         limits = Limits(args.max_streams, args.max_objects, args.max_bytes, args.idle, engine_bytes=args.max_memory)
-        factory = BackendFactory(args.model, args.device, args.dtype, args.image_size, args.threads)
+        factory = BackendFactory(
+            args.model, args.device, args.dtype, args.image_size, args.threads, runtime=args.runtime
+        )
         config = TrackerConfig(max_objects=1)
         first = factory.make(config)
     info = first.info

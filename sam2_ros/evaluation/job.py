@@ -53,6 +53,7 @@ class Settings:
     live: float | None = None  # images a second (vos)
     latency: float | None = None  # seconds of the engine with live; None: measured
     deadline: float | None = None  # seconds with live; None: one period
+    runtime: str = "auto"
     version: str = __version__
 
     @property
@@ -150,7 +151,9 @@ class Runner:
         if s.protocol in ("offline", "online"):  # every frame with clicks is remembered
             config = TrackerConfig(max_objects=1, prompted_slots=max(config.prompted_slots, s.interactions))
         with engine_errors():
-            self._backend = make_backend(s.model, s.device, s.dtype, config, threads=self.job.threads)
+            self._backend = make_backend(
+                s.model, s.device, s.dtype, config, threads=self.job.threads, runtime=s.runtime
+            )
         return self._backend
 
     def close(self) -> None:

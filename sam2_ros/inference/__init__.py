@@ -23,6 +23,7 @@ class BackendFactory:
             :func:`~sam2_ros.inference.local.load_shared_model`.
         together: encode the waiting frames of several cameras as one batch.
         ahead: on a CPU, encode a frame while the one before is tracked, each with half of the threads.
+        runtime: runs the network; see :data:`sam2_ros.model.runtimes.RUNTIMES`.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class BackendFactory:
         threads: int = 0,
         together: bool = True,
         ahead: bool = False,
+        runtime: str = "auto",
     ) -> None:
         self._model = model
-        self._arguments = (device, dtype, image_size, threads, together, ahead)
+        self._arguments = (device, dtype, image_size, threads, together, ahead, runtime)
         self._lock = threading.Lock()
         self._shared: SharedModel | None = None
 
@@ -74,6 +76,7 @@ def make_backend(
     config: TrackerConfig | None = None,
     image_size: int = 0,
     threads: int = 0,
+    runtime: str = "auto",
 ) -> Backend:
     """One backend with a network of its own, warmed up; arguments and errors as for :class:`BackendFactory`."""
-    return BackendFactory(model, device, dtype, image_size, threads).make(config)
+    return BackendFactory(model, device, dtype, image_size, threads, runtime=runtime).make(config)

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # oneDNN keeps a kernel for each combination of shapes, by default 1024 of them, which would fill hundreds of MiB.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 try:
-    import torch  # noqa: F401
+    import torch
 except ImportError as error:
     raise ImportError(
         "the tracker needs PyTorch 2.3 or newer, which this Python does not have; install it, for example "
@@ -29,6 +29,8 @@ from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.model import load_model
 from sam2_ros.model.bfloat16 import has_bfloat16
 from sam2_ros.model.device import find_device
+from sam2_ros.model.graph_runner import run_by
+from sam2_ros.model.runtimes import TORCH, choose_runtime, computes_bfloat16
 from sam2_ros.model.weight_cache import cache_bytes
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.image_segmenter import EncodedImage, ImageSegmenter
@@ -47,7 +49,7 @@ class LocalBackend(Tracker):
         self.encodes_ahead = network.ahead
         self.info = BackendInfo(
             model=self.model.config.name,
-            device=str(self.model.device),
+            device=str(self.model.device) + (f" ({self.model.graphs})" if self.model.graphs is not None else ""),
             dtype=self.dtype,
             image_size=self.model.config.image_size,
             bank_bytes=self.bank.nbytes,
@@ -95,6 +97,7 @@ def load_shared_model(
     threads: int = 0,
     together: bool = True,
     ahead: bool = False,
+    runtime: str = "auto",
 ) -> SharedModel:
     """Loads a network for one or several :class:`LocalBackend`.
 
@@ -105,13 +108,19 @@ def load_shared_model(
         image_size: side of the network's square input in pixels; 0 = the checkpoint's own.
         threads: CPU threads of this process; 0 = torch's default.
         together, ahead: as for :class:`~sam2_ros.inference.BackendFactory`.
+        runtime: one of :data:`sam2_ros.model.runtimes.RUNTIMES`; those but "torch" need the device "cpu", which "auto"
+            then is.
 
     Raises:
-        FileNotFoundError, ValueError: the weights are missing or don't fit, or there is no such device.
+        FileNotFoundError, ValueError: the weights are missing or don't fit, or there is no such device or runtime.
     """
     if threads:
         give_threads(threads)
-    chosen = find_device(device)
+    others = runtime not in ("auto", TORCH)
+    chosen = find_device("cpu" if device == "auto" and others else device)
+    runtime = choose_runtime(runtime, str(chosen))
     if dtype == "auto":
-        dtype = "bfloat16" if has_bfloat16(chosen) else "float32"
-    return SharedModel(load_model(model, chosen, image_size), dtype, together, ahead=ahead)
+        dtype = "bfloat16" if has_bfloat16(chosen) and computes_bfloat16(runtime) else "float32"
+    count = threads or torch.get_num_threads()
+    network = run_by(load_model(model, chosen, image_size), runtime, dtype, max(1, count // 2) if ahead else count)
+    return SharedModel(network, dtype, together, ahead=ahead)

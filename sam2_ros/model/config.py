@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+# What can run a network (:mod:`.runtimes`); after a colon the device or the provider
+RUNTIMES = (
+    "auto", "torch", "openvino", "openvino:gpu", "onnxruntime", "onnxruntime:openvino", "onnxruntime:cuda",
+    "onnxruntime:tensorrt",
+)  # fmt: skip
 
 _MOST = {
     "embed_dim": 1024, "num_heads": 64, "stages": 64, "global_blocks": 256, "window_sizes": 64, "position_grid": 64,

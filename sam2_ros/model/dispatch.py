@@ -32,8 +32,8 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def infers_on_cpu(device: torch.device) -> bool:
-    """Whether ``device`` is a CPU and no gradients are wanted."""
-    return device.type == "cpu" and not torch.is_grad_enabled()
+    """Whether ``device`` is a CPU, no gradients are wanted, and the network is not being exported."""
+    return device.type == "cpu" and not torch.is_grad_enabled() and not torch.jit.is_tracing()
 
 
 def uses_onednn(x: Tensor) -> bool:

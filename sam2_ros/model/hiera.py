@@ -37,14 +37,14 @@ def partition(x_bhwc: Tensor, size: int) -> Tensor:
 
     Attention does not mask the zeros: the weights were trained that way.
     """
-    height, width = x_bhwc.shape[1:3]
+    height, width = (int(side) for side in x_bhwc.shape[1:3])  # ints: ONNX rounds a quotient towards zero
     x = F.pad(x_bhwc, (0, 0, 0, -width % size, 0, -height % size))
     return x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3).flatten(0, 2)
 
 
 def unpartition(windows: Tensor, height: int, width: int) -> Tensor:
     """The inverse of :func:`partition` for a map of ``height`` × ``width``."""
-    size, channels = windows.shape[1], windows.shape[3]
+    size, channels, height, width = (int(each) for each in (windows.shape[1], windows.shape[3], height, width))
     rows, columns = -(-height // size), -(-width // size)
     x = windows.view(-1, rows, columns, size, size, channels).transpose(2, 3)
     return x.reshape(-1, rows * size, columns * size, channels)[:, :height, :width]

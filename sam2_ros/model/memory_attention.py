@@ -54,7 +54,7 @@ class MemoryAttentionLayer(nn.Module):
         spatial = k.shape[1] - memory.num_pointers
         # Each stored frame has the same grid. Pointers have no position in it.
         frames = k[:, :spatial].unflatten(1, (-1, memory_table.shape[-2]))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.jit.is_tracing():
             k = torch.cat((rotate(frames, memory_table).flatten(1, 2), k[:, spatial:]), dim=1)
         else:
             rotate_(frames, memory_table)
@@ -108,13 +108,22 @@ class MemoryAttention(nn.Module):
         ``codes``. ``mask`` is ``[B, K]`` bool, False = ignore the token; None = all count.
         """
         tables = self._tables(memory.device)
-        x = cast(MemoryAttentionLayer, self.layers[0]).attend_self(image + 0.1 * image_pos, tables[0])
+        x = self.attend_image(image, image_pos)
         whole = Memory(memory, memory + codes, num_pointers, None if mask is None else mask[:, None, None, :])
         if len(memory) == 1 or not infers_on_cpu(memory.device):
             return self._after_first_self_attention(x, whole, tables)
         # One object at a time, so that intermediate results stay in the processor's cache.
         x, rows = x.expand(len(memory), -1, -1), [slice(index, index + 1) for index in range(len(memory))]
         return torch.cat([self._after_first_self_attention(x[row], whole.row(row), tables) for row in rows])
+
+    def attend_image(self, image: Tensor, image_pos: Tensor) -> Tensor:
+        """The first layer's self-attention, the same for all objects."""
+        first = cast(MemoryAttentionLayer, self.layers[0])
+        return first.attend_self(image + 0.1 * image_pos, self._tables(image.device)[0])
+
+    def attend_memory(self, x: Tensor, memory: Memory) -> Tensor:
+        """All that follows :meth:`attend_image`, whose result is ``x``."""
+        return self._after_first_self_attention(x, memory, self._tables(x.device))
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary tables of the frame and of a memory, in the form that :func:`rotate` prefers on ``device``."""

@@ -76,8 +76,8 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
     On a CPU the table may also be :func:`as_complex`.
     """
-    if x.device.type == "cpu":
-        # A product of complex numbers takes one pass over memory in place of seven.
+    if x.device.type == "cpu" and not torch.jit.is_tracing():
+        # A product of complex numbers takes one pass over memory in place of seven. Exported graphs have none.
         factors = table if table.is_complex() else as_complex(table)
         return torch.view_as_real(_pairs(x) * factors).flatten(-2).type_as(x)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)

@@ -7,6 +7,7 @@ configuration has the official names.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +20,14 @@ from sam2_ros.model.gpu import memory_attention as gpu_attention
 from sam2_ros.model.image_encoder import HieraEncoder
 from sam2_ros.model.layers import Conv2d, Linear, Mlp, shallow_copy
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
-from sam2_ros.model.memory_attention import MemoryAttention
+from sam2_ros.model.memory_attention import Memory, MemoryAttention
 from sam2_ros.model.memory_encoder import MemoryEncoder
 from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.position import sine_code_1d, sine_code_2d
 from sam2_ros.model.prompt_encoder import PromptEncoder
+
+if TYPE_CHECKING:
+    from sam2_ros.model.graph_runner import GraphRunner
 
 ABSENT_LOGIT = -1024.0  # mask logit of an absent object
 IOU_SHARPNESS = 20.0  # of the step from hidden to seen around ``present_iou``
@@ -91,6 +95,7 @@ class Sam2Model(nn.Module):
             self.register_buffer(name, value, persistent=False)
         self._make_codes()
         self._sizes: dict[int, Sam2Model] = {config.image_size: self}
+        self.graphs: GraphRunner | None = None
 
     def _make_codes(self) -> None:
         config = self.config
@@ -116,6 +121,12 @@ class Sam2Model(nn.Module):
             other.sam_prompt_encoder = self.sam_prompt_encoder.at(image_size)
             self._sizes[image_size] = other.to(self.device)
         return self._sizes[image_size]
+
+    def with_graphs(self, graphs: GraphRunner) -> Sam2Model:
+        """The same network, with the same weights in memory, run by ``graphs`` where they are faster."""
+        other = shallow_copy(self)
+        other.graphs, other._sizes = graphs, {self.config.image_size: other}
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -145,6 +156,14 @@ class Sam2Model(nn.Module):
 
         Features of images in another size than the model's are resampled to its grid.
         """
+        maps = self.image_maps(images) if self.graphs is None else self.graphs.image_maps(self, images)
+        if self.appearance is None:
+            return ImageFeatures(*maps)
+        picture = F.adaptive_avg_pool2d(images.float(), 4 * self.config.grid) * self.pixel_std + self.pixel_mean
+        return replace(ImageFeatures(*maps), picture=picture.clamp(0, 1))
+
+    def image_maps(self, images: Tensor) -> list[Tensor]:
+        """The maps of :class:`ImageFeatures` in its order, without the picture, by PyTorch."""
         encoder, decoder = self.image_encoder, self.sam_mask_decoder
         wide = None
         if isinstance(encoder, HieraEncoder) and not torch.is_grad_enabled():
@@ -159,10 +178,9 @@ class Sam2Model(nn.Module):
                 for maps, side in ((stride_4, 4 * grid), (stride_8, 2 * grid), (stride_16, grid), (wide, 2 * grid))
             )
         if self.appearance is None:
-            return ImageFeatures(stride_16, stride_8, stride_4)
+            return [stride_16, stride_8, stride_4]
         assert wide is not None, "only TinyViT models recognise objects"
-        picture = F.adaptive_avg_pool2d(images.float(), 4 * grid) * self.pixel_std + self.pixel_mean
-        return ImageFeatures(stride_16, stride_8, stride_4, self.appearance.embed(wide, stride_16), picture.clamp(0, 1))
+        return [stride_16, stride_8, stride_4, self.appearance.embed(wide, stride_16)]
 
     def without_memory(self, features: ImageFeatures) -> Tensor:
         """Features for an object without memories, ``[B, C, h, w]``."""
@@ -172,9 +190,24 @@ class Sam2Model(nn.Module):
         self, features: ImageFeatures, memory: Tensor, memory_pos: Tensor, num_pointers: int, mask: Tensor | None
     ) -> Tensor:
         """Features conditioned on ``B`` memories, ``[B, C, h, w]``; arguments as in :class:`MemoryAttention`."""
-        tokens = features.stride_16.flatten(2).transpose(1, 2)
+        image = features.stride_16
+        if self.graphs is not None and self.graphs.runs_memory:
+            conditioned = self.graphs.with_memory(self, image, memory, memory_pos, num_pointers, mask)
+            if conditioned is not None:
+                return conditioned
+        tokens = image.flatten(2).transpose(1, 2)
         out = self.memory_attention(tokens, self.image_code, memory, memory_pos, num_pointers, mask)
-        return out.transpose(1, 2).unflatten(2, features.stride_16.shape[2:])
+        return out.transpose(1, 2).unflatten(2, image.shape[2:])
+
+    def attend_image(self, stride_16: Tensor) -> Tensor:
+        """The first part of :meth:`with_memory`, by PyTorch: ``[1, C, h, w]`` → tokens ``[1, hw, C]``."""
+        return self.memory_attention.attend_image(stride_16.flatten(2).transpose(1, 2), self.image_code)
+
+    def attend_memory(self, tokens: Tensor, memory: Tensor, keys: Tensor, num_pointers: int, bias: Tensor) -> Tensor:
+        """The other part, of one object: ``keys`` are ``memory`` with its codes, ``bias`` ``[1, K]`` is added to the
+        logits."""
+        out = self.memory_attention.attend_memory(tokens, Memory(memory, keys, num_pointers, bias[:, None, None, :]))
+        return out.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
 
     def with_padded_memory(self, features: ImageFeatures, memory: PaddedMemory) -> Tensor:
         """As :meth:`with_memory`, for objects with different numbers of memories."""
@@ -200,6 +233,10 @@ class Sam2Model(nn.Module):
         """
         encoder = self.sam_prompt_encoder
         tokens, dense = encoder.tokens(points, labels), encoder.dense(mask_logits)
+        if self.graphs is not None:
+            decoded = self.graphs.decode(self, conditioned + dense, tokens, features.stride_8, features.stride_4)
+            if decoded is not None:
+                return DecodedMasks(*decoded)
         return self.sam_mask_decoder(
             conditioned, encoder.image_position(), tokens, dense, features.stride_8, features.stride_4
         )
@@ -251,8 +288,16 @@ class Sam2Model(nn.Module):
         if uses_triton(mask_logits) and mask_logits.shape[2:] == (size // 4, size // 4):
             encoder, image = self.memory_encoder, features.stride_16
             return self._memory(encoder.of_logits(image, mask_logits, binarize, MASK_SCALE, MASK_BIAS), present)
+        if self.graphs is not None and self.graphs.runs_memory and (binarize is None or not binarize.any()):
+            return self._memory(self.graphs.memory_maps(self, features.stride_16, mask_logits), present)
         full = F.interpolate(mask_logits, (size, size), mode="bilinear", align_corners=False)
         return self.encode_memory(features, full, present, binarize)
+
+    def memory_maps(self, stride_16: Tensor, logits: Tensor) -> Tensor:
+        """Maps ``[B, memory_dim, h / pool, w / pool]`` of memories, from the decoder's ``logits``, by PyTorch."""
+        size = self.config.image_size
+        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
+        return self.memory_encoder(stride_16, full.sigmoid() * MASK_SCALE + MASK_BIAS)
 
     def pointer_code(self, ages: Tensor) -> Tensor:
         """Temporal code of pointers from ``ages`` in frames (``[...]`` → ``[..., memory_dim]``); zero in SAM 2.0."""

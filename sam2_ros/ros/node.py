@@ -166,6 +166,7 @@ class TrackerNode(LifecycleNode):
             str(values["model.name"]), str(values["model.device"]), str(values["model.dtype"]),
             int(self._settings.number("model.image_size")), int(self._settings.number("model.threads")),
             together=not values["input.every_frame"], ahead=bool(values["model.encode_ahead"]),
+            runtime=str(values["model.runtime"]),
         )  # fmt: skip
 
     def _wait_for(self, future: concurrent.futures.Future[T]) -> T:

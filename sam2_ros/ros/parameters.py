@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.inference.discovery import DiscoverySettings
-from sam2_ros.model.config import SIZES
+from sam2_ros.model.config import RUNTIMES, SIZES
 from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.text import printable
 from sam2_ros.tracking.config import TrackerConfig
@@ -104,6 +104,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "auto",
         "Number format of the network; auto takes bfloat16 if the hardware computes in it, else float32.",
         choices=("auto", "float32", "bfloat16"),
+    ),
+    Parameter(
+        "model.runtime",
+        "auto",
+        "What runs the network: torch, openvino or onnxruntime, with openvino:gpu and onnxruntime's providers as in "
+        "onnxruntime:tensorrt. auto takes OpenVINO on an x86 CPU where it is installed, and PyTorch elsewhere.",
+        choices=RUNTIMES,
     ),
     Parameter(
         "model.image_size", 0, "Side of the square input of the network, in pixels; 0 = as in training.", 0, 4096

@@ -1,0 +1,203 @@
+"""Runs a network's parts as graphs of another runtime. What has no graph, PyTorch runs.
+
+Graphs are exported and compiled at their first use, and cached on disk by the hash of weights and code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam2_ros.model import graphs
+from sam2_ros.model.download import cache_dir
+from sam2_ros.model.graphs import Graph
+from sam2_ros.model.runtimes import TORCH, Options, Session, open_session
+
+if TYPE_CHECKING:
+    from sam2_ros.model.sam2 import Sam2Model
+
+MAX_SESSIONS = 48  # in memory: eight sizes of input; beyond it the least recently used is dropped
+MAX_NETWORKS = 8  # whose graphs stay on disk; beyond it those of the least recently used network are deleted
+MAX_ERROR = 0.1  # share; bfloat16 comes to 0.05
+IGNORED = -1e9  # added to the attention logit of a memory that does not count
+
+_log = logging.getLogger(__name__)
+
+
+def run_by(model: Sam2Model, runtime: str, dtype: str, threads: int) -> Sam2Model:
+    """``model``, with its weights in the same memory, run by ``runtime``; arguments as for :class:`GraphRunner`."""
+    return model if runtime == TORCH else model.with_graphs(GraphRunner(model, runtime, dtype, threads))
+
+
+class GraphRunner:
+    """The graphs of one network in all its sizes (:meth:`Sam2Model.at`). Each graph serves one thread at a time.
+
+    Args:
+        model: the network, on the CPU.
+        runtime: as :func:`.runtimes.choose_runtime` gives it.
+        dtype: "float32", or "bfloat16" where the runtime is OpenVINO on a CPU.
+        threads: of the CPU.
+        folder: for exported and compiled graphs; None: in the cache.
+    """
+
+    def __init__(self, model: Sam2Model, runtime: str, dtype: str, threads: int, folder: Path | None = None) -> None:
+        self.runtime = runtime
+        self.dtype = torch.bfloat16 if dtype == "bfloat16" and runtime.startswith("openvino") else torch.float32
+        self.folder = folder or _cached(network_hash(model))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._options = {
+            name: Options(runtime, name, threads, self.folder)
+            for name in (str(self.dtype).removeprefix("torch."), "float32")
+        }
+        # On CPUs, PyTorch's memory attention and memory encoder are as fast, and need no room for the most memory.
+        self.runs_memory = ":" in runtime
+        self._sessions: dict[tuple[object, ...], Session | None] = {}
+        self.built: dict[str, float] = {}  # seconds that each graph took to build or to load
+
+    def __str__(self) -> str:
+        return f"{self.runtime} {self._options['float32'].version}"
+
+    # -- what Sam2Model asks for -----------------------------------------------------------------------------------
+
+    def image_maps(self, model: Sam2Model, images: Tensor) -> list[Tensor]:
+        """As :meth:`Sam2Model.image_maps`; several images one by one."""
+        side = images.shape[-1]
+        session = self._session(model, (graphs.IMAGE, side), lambda: graphs.image_encoder(model, side))
+        if session is None:
+            return model.image_maps(images)
+        rows = [[each.copy() for each in session(image.numpy())] for image in images.float().split(1)]
+        maps = [torch.cat([torch.from_numpy(each) for each in row]) for row in zip(*rows, strict=True)]
+        # As PyTorch's autocast gives them; history is sized by it.
+        return [maps[0], *(fine.to(self.dtype) for fine in maps[1:3]), *maps[3:]]
+
+    def with_memory(
+        self, model: Sam2Model, stride_16: Tensor, memory: Tensor, codes: Tensor, pointers: int, mask: Tensor | None
+    ) -> Tensor | None:
+        """As :meth:`Sam2Model.with_memory`, ``[B, C, h, w]``; None where PyTorch has to."""
+        config = model.config
+        split, cells = config.hidden_dim // config.memory_dim, config.memory_grid**2
+        spatial = memory.shape[1] - pointers
+        room = next(((f, p) for f, p in graphs.MEMORIES if spatial <= f * cells and pointers <= p * split), None)
+        if room is None:
+            return None
+        first = self._session(model, (graphs.ATTEND_IMAGE,), lambda: graphs.image_attention(model))
+        attend = self._session(model, (graphs.ATTEND_MEMORY, room), lambda: graphs.memory_attention(model, *room))
+        if first is None or attend is None:
+            return None
+        tokens = [each.copy() for (each,) in (first(image.numpy()) for image in stride_16.float().split(1))]
+        shape = 1, room[0] * cells + room[1] * split, config.memory_dim
+        padded, keys, bias = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.empty(shape[:2], np.float32)
+        places = (slice(spatial), slice(room[0] * cells, room[0] * cells + pointers))
+        parts = slice(spatial), slice(spatial, None)
+        coded, plain = (memory + codes).float().numpy(), memory.float().numpy()
+        conditioned = []
+        for row in range(len(memory)):
+            bias[:] = IGNORED
+            for place, part in zip(places, parts, strict=True):
+                padded[0, place], keys[0, place] = plain[row, part], coded[row, part]
+                counts = 0.0 if mask is None else np.where(mask[row if len(mask) > 1 else 0, part].numpy(), 0, IGNORED)
+                bias[0, place] = counts
+            (out,) = attend(tokens[row if len(tokens) > 1 else 0], padded, keys, bias)
+            conditioned.append(torch.from_numpy(out.copy()))
+        return torch.cat(conditioned)
+
+    def decode(
+        self, model: Sam2Model, source: Tensor, prompt: Tensor, stride_8: Tensor, stride_4: Tensor
+    ) -> list[Tensor] | None:
+        """The decoder's outputs for ``B`` prompts (``[B, T, C]``) on ``source``, the image with the prompt's map; None
+        where PyTorch has to."""
+        count = prompt.shape[1]
+        if count not in graphs.PROMPT_TOKENS:
+            return None
+        session = self._session(model, (graphs.DECODE, count), lambda: graphs.mask_decoder(model, count))
+        if session is None:
+            return None
+        rows = max(len(source), len(prompt))
+        inputs = [
+            each.float().expand(rows if len(each) == 1 else -1, *[-1] * (each.ndim - 1)).numpy()
+            for each in (source, prompt, stride_8, stride_4)
+        ]
+        outputs = []
+        for row in range(rows):
+            out = session(*(np.ascontiguousarray(each[row : row + 1]) for each in inputs))
+            outputs.append([torch.from_numpy(each.copy()) for each in out])
+        return [torch.cat(each) for each in zip(*outputs, strict=True)]
+
+    def memory_maps(self, model: Sam2Model, stride_16: Tensor, logits: Tensor) -> Tensor:
+        """As :meth:`Sam2Model.memory_maps`, of one image and the logits of ``B`` objects."""
+        session = self._session(model, (graphs.MEMORY,), lambda: graphs.memory_encoder(model))
+        if session is None:
+            return model.memory_maps(stride_16, logits)
+        images = stride_16.float().expand(len(logits), -1, -1, -1)
+        rows = zip(images.split(1), logits.float().split(1), strict=True)
+        return torch.cat([torch.from_numpy(session(i.numpy(), m.contiguous().numpy())[0].copy()) for i, m in rows])
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    def _session(self, model: Sam2Model, key: tuple[object, ...], make: Callable[[], Graph]) -> Session | None:
+        """None if the runtime gets the graph wrong."""
+        key = model.config.image_size, *key
+        session = self._sessions.pop(key) if key in self._sessions else self._open(model.config.image_size, make())
+        self._sessions[key] = session  # the most recently used one comes last
+        while len(self._sessions) > MAX_SESSIONS:
+            del self._sessions[next(iter(self._sessions))]
+        return session
+
+    def _open(self, side: int, graph: Graph) -> Session | None:
+        start, what = time.monotonic(), f"{graph.name} at {side} px"
+        path = self.folder / f"{graph.name}_{side}.onnx"
+        if not path.is_file():
+            partial = path.with_name(f".{os.getpid()}.{path.name}")  # another process may write the same graph
+            graphs.export(graph, partial)
+            partial.replace(path)
+        # The decoder always in float32: OpenVINO 2026.4 gets it wrong in bfloat16 in some sizes.
+        options = (
+            self._options["float32"] if graph.name.startswith(graphs.DECODE) else next(iter(self._options.values()))
+        )
+        session = open_session(path, options)
+        if (error := error_of(graph, session)) > MAX_ERROR:
+            _log.warning("%s: %s is wrong by %.0f %%, so that PyTorch runs it", self, what, 100 * error)
+            return None
+        self.built[what] = time.monotonic() - start
+        _log.info("%s: %s is ready after %.1f s", self, what, self.built[what])
+        return session
+
+
+def error_of(graph: Graph, session: Session) -> float:
+    """How far the outputs for the drawn inputs are from PyTorch's, as a share of their size; the worst output."""
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        wanted = graph()
+    found = session(*(each.numpy() for each in graph.inputs.values()))
+    pairs = ((torch.from_numpy(mine), exact) for mine, exact in zip(found, wanted, strict=True))
+    return max(float(torch.linalg.norm(mine - exact) / torch.linalg.norm(exact)) for mine, exact in pairs)
+
+
+def network_hash(model: Sam2Model) -> str:
+    """Names weights, settings, PyTorch, and the code of this folder."""
+    total = hashlib.sha256(f"{model.config} {torch.__version__} {graphs.OPSET}".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        total.update(source.read_bytes())
+    return total.hexdigest()[:20]
+
+
+def _cached(name: str) -> Path:
+    """The folder of a network's graphs; deletes those of networks that were not used for the longest."""
+    folder = cache_dir() / "graphs" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.touch()
+    others = sorted(folder.parent.iterdir(), key=lambda each: each.stat().st_mtime)
+    for old in others[:-MAX_NETWORKS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder

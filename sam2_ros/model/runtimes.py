@@ -1,0 +1,143 @@
+"""Runtimes that run exported graphs (ONNX files) in PyTorch's place. Arrays in, arrays out; imports no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam2_ros.model.config import RUNTIMES
+
+Array = NDArray[Any]
+TORCH = "torch"
+_PROVIDERS = {
+    "": "CPUExecutionProvider", "openvino": "OpenVINOExecutionProvider", "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}  # fmt: skip
+_PACKAGES = {
+    "openvino": "'sam2_ros[openvino]'", "onnxruntime": "onnx onnxruntime", "onnxruntime:openvino": "onnx "
+    "onnxruntime-openvino", "onnxruntime:cuda": "onnx onnxruntime-gpu", "onnxruntime:tensorrt": "onnx onnxruntime-gpu",
+}  # fmt: skip
+
+
+def computes_bfloat16(runtime: str) -> bool:
+    """Whether ``runtime`` (as :func:`choose_runtime` gives it) has bfloat16."""
+    return not runtime.startswith("onnxruntime")
+
+
+class Session(Protocol):
+    """A graph that is ready to run; one thread at a time."""
+
+    def __call__(self, *inputs: Array) -> list[Array]:
+        """Its outputs, in memory that the next call may overwrite."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How graphs are to be run."""
+
+    runtime: str  # of RUNTIMES, but neither "auto" nor "torch"
+    dtype: str  # "float32", or "bfloat16" for a runtime that computes in it
+    threads: int  # of the CPU
+    cache: Path | None  # folder for what the runtime compiles; None: it is not kept
+
+    @property
+    def version(self) -> str:
+        """Of the runtime's package."""
+        return str(getattr(importlib.import_module(self.runtime.partition(":")[0]), "__version__", "?"))
+
+
+def choose_runtime(name: str, device: str) -> str:
+    """The runtime that ``name`` (of :data:`RUNTIMES`) means on ``device`` ("cpu", "cuda:0", ...).
+
+    "auto" is OpenVINO on x86 CPUs where it is installed, and PyTorch elsewhere.
+
+    Raises:
+        ValueError: no such runtime, it is not installed, or it does not go with the device.
+    """
+    if name not in RUNTIMES:
+        raise ValueError(f"runtime is '{name[:40]}'; accepted: {', '.join(RUNTIMES)}")
+    if name == "auto":
+        suits = device == "cpu" and platform.machine() in ("x86_64", "AMD64")
+        return "openvino" if suits and not _missing("openvino") else TORCH
+    if name == TORCH:
+        return name
+    if device != "cpu":
+        raise ValueError(f"runtime '{name}' came with device '{device}'; accepted: cpu, which is where its tensors are")
+    if missing := _missing(name):
+        package = _PACKAGES.get(name, _PACKAGES["openvino"])
+        raise ValueError(f"runtime '{name}' needs {missing}; install it: python3 -m pip install {package}")
+    return name
+
+
+def _missing(name: str) -> str:
+    """What is not installed here of the runtime ``name``; empty: nothing."""
+    package, _, part = name.partition(":")
+    for module in (package, "onnx"):
+        if importlib.util.find_spec(module) is None:
+            return f"the package {module}"
+    if package == "onnxruntime":
+        import onnxruntime
+
+        provider = _PROVIDERS[part]
+        if provider not in onnxruntime.get_available_providers():
+            return f"a build of onnxruntime with {provider}"
+    return ""
+
+
+def open_session(graph: Path, options: Options) -> Session:
+    """Compiles the ONNX file ``graph``."""
+    return (_OpenVino if options.runtime.startswith("openvino") else _OnnxRuntime)(graph, options)
+
+
+class _OpenVino:
+    def __init__(self, graph: Path, options: Options) -> None:
+        import openvino
+
+        core = openvino.Core()
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if options.dtype == "bfloat16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if options.cache is not None:
+            # A folder for each: OpenVINO takes graphs that differ only in a number of tokens for the same.
+            settings["CACHE_DIR"] = str(options.cache / f"{graph.stem}_{options.dtype}")
+        device = options.runtime.partition(":")[2].upper() or "CPU"
+        if device == "CPU":
+            # Threads that are tied to cores wait for whatever else runs there.
+            settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
+        self._request = core.compile_model(str(graph), device, settings).create_infer_request()
+
+    def __call__(self, *inputs: Array) -> list[Array]:
+        out = self._request.infer(list(inputs), share_inputs=True, share_outputs=True)
+        return [out[index] for index in range(len(out))]
+
+
+class _OnnxRuntime:
+    def __init__(self, graph: Path, options: Options) -> None:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others use the same cores
+        provider = options.runtime.partition(":")[2]
+        providers: list[Any] = [_PROVIDERS[provider]]
+        if provider == "tensorrt":
+            engine = {"trt_fp16_enable": "True"}
+            if options.cache is not None:
+                (folder := options.cache / "tensorrt").mkdir(parents=True, exist_ok=True)
+                engine |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(folder)}
+            providers = [(providers[0], engine), _PROVIDERS["cuda"]]
+        if provider:
+            providers.append(_PROVIDERS[""])  # for what the other one can't run
+        self._session = onnxruntime.InferenceSession(str(graph), settings, providers=providers)
+        self._names = [each.name for each in self._session.get_inputs()]
+
+    def __call__(self, *inputs: Array) -> list[Array]:
+        feed = {name: np.ascontiguousarray(value) for name, value in zip(self._names, inputs, strict=True)}
+        return list(self._session.run(None, feed))

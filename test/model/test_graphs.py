@@ -1,0 +1,208 @@
+"""Exported graphs compute what PyTorch does, in every runtime that is installed, and are made only once."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_tracker import small_model
+
+from sam2_ros.bench.moving_scene import moving_scene
+from sam2_ros.cli.main import main
+from sam2_ros.inference.local import load_shared_model
+from sam2_ros.media.rendered_scene import render
+from sam2_ros.model import Sam2Model, graphs, load_model
+from sam2_ros.model.graph_runner import MAX_NETWORKS, GraphRunner, network_hash, run_by
+from sam2_ros.model.runtimes import choose_runtime
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker
+
+SIDE = 224
+INSTALLED = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)]
+needs_runtime = pytest.mark.skipif(
+    not INSTALLED or not importlib.util.find_spec("onnx"),
+    reason="needs onnx, and openvino or onnxruntime: pip install 'sam2_ros[openvino]'",
+)
+needs_openvino = pytest.mark.skipif("openvino" not in INSTALLED, reason="needs: pip install 'sam2_ros[openvino]'")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Sam2Model:
+    return load_model("embedded", image_size=SIDE)
+
+
+@pytest.fixture(params=INSTALLED)
+def runner(request: pytest.FixtureRequest, embedded: Sam2Model, folder: Path) -> Iterator[GraphRunner]:
+    """Runs every graph of the embedded network, float32."""
+    found = GraphRunner(embedded, request.param, "float32", 1, folder)
+    found.runs_memory = True
+    yield found
+
+
+def assert_alike(mine: torch.Tensor, exact: torch.Tensor) -> None:
+    assert mine.shape == exact.shape and mine.dtype == exact.dtype
+    torch.testing.assert_close(mine, exact, rtol=0, atol=1e-4 * max(1.0, float(exact.abs().max())))
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@needs_runtime
+@torch.inference_mode()
+def test_every_part_gives_what_pytorch_gives(embedded: Sam2Model, runner: GraphRunner) -> None:
+    other, config = embedded.with_graphs(runner), embedded.config
+    images = drawn(2, 3, SIDE, SIDE)
+    exact, mine = embedded.encode_image(images), other.encode_image(images)
+    for field in fields(exact):
+        assert_alike(getattr(mine, field.name), getattr(exact, field.name))
+    smaller = drawn(1, 3, SIDE - 32, SIDE - 32)  # under load; the maps keep the size of the model's
+    assert_alike(other.encode_image(smaller).stride_8, embedded.encode_image(smaller).stride_8)
+
+    image = embedded.encode_image(images[:1])
+    cells, pointers = config.memory_grid**2, 8
+    memory, codes = drawn(2, 3 * cells + pointers, config.memory_dim), drawn(2, 3 * cells + pointers, config.memory_dim)
+    mask = torch.ones(memory.shape[:2], dtype=torch.bool)
+    mask[1, cells : 2 * cells], mask[1, -4:] = False, False  # the second object has fewer memories
+    for given in (mask, None):
+        exact_conditioned = embedded.with_memory(image, memory.clone(), codes, pointers, given)
+        assert_alike(other.with_memory(image, memory, codes, pointers, given), exact_conditioned)
+
+    for points, labels in (embedded.no_prompt(2), (30 * torch.rand(2, 2, 2), torch.tensor([[2, 3]] * 2))):
+        exact_masks = embedded.decode(exact_conditioned, image, points, labels)
+        masks = other.decode(exact_conditioned, image, points, labels)
+        for name in ("logits", "ious", "tokens", "object_score"):
+            assert_alike(getattr(masks, name), getattr(exact_masks, name))
+    present = torch.tensor([True, False])
+    logits = exact_masks.logits[:, :1]
+    assert_alike(other.encode_low_memory(image, logits, present), embedded.encode_low_memory(image, logits, present))
+
+
+@needs_runtime
+@torch.inference_mode()
+def test_what_has_no_graph_is_run_by_pytorch(embedded: Sam2Model, runner: GraphRunner) -> None:
+    other, config = embedded.with_graphs(runner), embedded.config
+    image = embedded.encode_image(drawn(1, 3, SIDE, SIDE))
+    before = dict(runner.built)
+    points, labels = 30 * torch.rand(1, 5, 2), torch.ones(1, 5, dtype=torch.int64)
+    alone = embedded.without_memory(image)
+    assert torch.equal(
+        other.decode(alone, image, points, labels).logits, embedded.decode(alone, image, points, labels).logits
+    )
+    most, _ = graphs.MEMORIES[-1]
+    memory = drawn(1, (most + 1) * config.memory_grid**2, config.memory_dim)
+    exact = embedded.with_memory(image, memory.clone(), memory, 0, None)
+    assert torch.equal(other.with_memory(image, memory.clone(), memory, 0, None), exact)
+    assert runner.built == before
+
+
+@needs_runtime
+def test_an_official_layout_tracks_the_same_masks(tmp_path: Path) -> None:
+    model = small_model()
+    trackers = [
+        Tracker(each) for each in (model, model.with_graphs(GraphRunner(model, INSTALLED[0], "float32", 1, tmp_path)))
+    ]
+    for index, frame in enumerate(render(4, 160, 120)):
+        results = [tracker.step(frame.rgb, index + 1) for tracker in trackers]
+        if not index:
+            boxes = [np.array([15, 60, 40, 100], np.float32), np.array([80, 20, 120, 60], np.float32)]
+            for tracker in trackers:
+                assert all(answer.success for answer in tracker.add([PromptRequest(Prompt(box=box)) for box in boxes]))
+            continue
+        for exact, mine in zip(results[0].objects, results[1].objects, strict=True):
+            a, b = exact.mask.full(), mine.mask.full()
+            assert a.any() and np.count_nonzero(a != b) <= 0.002 * np.count_nonzero(a | b) + 1
+
+
+@needs_openvino
+def test_the_engine_tracks_by_openvino_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path))
+    engines = [load_shared_model("embedded", "cpu", dtype, SIDE, 1, runtime=runtime)
+               for dtype, runtime in (("float32", "torch"), ("bfloat16", "openvino"))]  # fmt: skip
+    trackers = [Tracker(engine.model, dtype=engine.dtype, shared=engine) for engine in engines]
+    played = moving_scene(1, 320, 240)
+    for index, frame in enumerate(played.frames[:5]):
+        exact, mine = (tracker.step(frame, index + 1) for tracker in trackers)
+        if not index:
+            prompt = [PromptRequest(Prompt(box=played.boxes[0]))]
+            assert all(tracker.add(prompt)[0].success for tracker in trackers)
+            continue
+        a, b = exact.objects[0].mask.full(), mine.objects[0].mask.full()
+        assert a.any() and np.count_nonzero(a & b) >= 0.97 * np.count_nonzero(a | b)
+    graphs_made = sorted((tmp_path / "graphs").rglob("*.onnx"))
+    assert {path.stem for path in graphs_made} == {
+        f"image_encoder_{SIDE}",
+        f"mask_decoder_2_{SIDE}",
+        f"mask_decoder_3_{SIDE}",
+    }
+    for path in graphs_made:  # without PyTorch's modules, nothing could be exported again
+        path.touch()
+    times = [path.stat().st_mtime_ns for path in graphs_made]
+    again = load_shared_model("embedded", "cpu", "bfloat16", SIDE, 1, runtime="openvino")
+    again.encode(torch.zeros(1, 3, SIDE, SIDE))
+    assert [path.stat().st_mtime_ns for path in graphs_made] == times
+
+
+def test_the_cache_keeps_a_bounded_number_of_networks(
+    embedded: Sam2Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path))
+    for index in range(MAX_NETWORKS + 2):
+        (tmp_path / "graphs" / str(index)).mkdir(parents=True)
+    mine = GraphRunner(embedded, "openvino" if "openvino" in INSTALLED else "onnxruntime", "float32", 1).folder
+    left = list((tmp_path / "graphs").iterdir())
+    assert len(left) == MAX_NETWORKS and mine in left
+
+
+def test_the_hash_names_the_weights(embedded: Sam2Model) -> None:
+    before = network_hash(embedded)
+    weight = embedded.no_obj_ptr
+    with torch.no_grad():
+        weight += 1
+        changed = network_hash(embedded)
+        weight -= 1
+    assert changed != before
+
+
+def test_what_can_not_be_run_is_refused() -> None:
+    assert choose_runtime("auto", "cuda:0") == choose_runtime("torch", "cuda:0") == "torch"
+    with pytest.raises(ValueError, match="accepted: auto, torch, openvino"):
+        choose_runtime("tensorflow", "cpu")
+    with pytest.raises(ValueError, match="device 'cuda:0'; accepted: cpu"):
+        choose_runtime("openvino", "cuda:0")
+    with pytest.raises(ValueError, match=r"onnxruntime:tensorrt' needs .*; install it: python3 -m pip install"):
+        choose_runtime("onnxruntime:tensorrt", "cpu")
+
+
+def test_torch_is_no_copy(embedded: Sam2Model) -> None:
+    assert run_by(embedded, "torch", "float32", 1) is embedded
+
+
+@needs_runtime
+def test_the_verb_writes_and_checks_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["export", "embedded", "--out", str(out), "--image-size", "128"]) == 0
+    about = json.loads((out / "graphs.json").read_text())
+    assert about["model"]["image_size"] == 128
+    assert about["graphs"]["image_encoder"]["inputs"] == {"images": [1, 3, 128, 128]}
+    assert {path.stem for path in out.glob("*.onnx")} == set(about["graphs"])
+    assert all(graph["difference"] <= 1e-4 for graph in about["graphs"].values())
+    assert "image_encoder.onnx" in capsys.readouterr().out
+    shutil.rmtree(out)
+
+
+@needs_runtime
+def test_the_verb_refuses_an_unknown_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "nothing", "--out", str(tmp_path)]) == 2
+    assert "no weights for model 'nothing'" in capsys.readouterr().err
