@@ -14,6 +14,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from sam2_ros.model.graph_runner import error_of
 from sam2_ros.model.graphs import Graph
 from sam2_ros.model.runtimes import Options, choose_runtime, computes_bfloat16, open_session
 
-HEAD = "| graph | runtime | dtype | first run s | p50 ms | p99 ms | processor ms | error |\n|---|---|---|---|---|---|---|---|"
+HEAD = "| graph | runtime | dtype | first run s | p50 ms | p99 ms | processor ms | error |\n" + 8 * "|---" + "|"
 
 
 def main() -> None:
@@ -34,7 +35,9 @@ def main() -> None:
     add = parser.add_argument
     add("--model", default="embedded", help="embedded (default), an official size that was downloaded, or a path")
     add("--image-size", type=int, default=0, metavar="PX", help="side of the network's input (0: the model's own)")
-    add("--runtime", nargs="+", default=["torch"], choices=RUNTIMES[1:], metavar="RUNTIME", help=", ".join(RUNTIMES[1:]))
+    add(
+        "--runtime", nargs="+", default=["torch"], choices=RUNTIMES[1:], metavar="RUNTIME", help=", ".join(RUNTIMES[1:])
+    )
     add("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
     add("--runs", type=int, default=50, metavar="N", help="of each graph (default: 50)")
     args = parser.parse_args()
@@ -59,6 +62,7 @@ def rows(graph: Graph, names: list[str], model: Sam2Model, folder: Path, runs: i
     graphs.export(graph, path)
     fast = has_bfloat16("cpu")
     entries: list[tuple[str, str, float, str, Callable[[], object]]] = []
+    run: Callable[[], object]
     for name in names:
         for dtype in ("float32", "bfloat16"):
             if dtype == "bfloat16" and not (fast and computes_bfloat16(name)):
@@ -71,7 +75,7 @@ def rows(graph: Graph, names: list[str], model: Sam2Model, folder: Path, runs: i
                 session = open_session(path, Options(name, dtype, torch.get_num_threads(), folder))
                 inputs = [each.numpy() for each in graph.inputs.values()]
                 error = f"{error_of(graph, session):.1e}"
-                run = lambda session=session, inputs=inputs: session(*inputs)  # noqa: E731
+                run = partial(session, *inputs)
             entries.append((name, dtype, time.perf_counter() - start, error, run))
     wall, processor = (np.zeros((len(entries), runs)) for _ in range(2))
     for index in range(runs):

@@ -51,8 +51,7 @@ def add_runtime_argument(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=RUNTIMES,
         metavar="RUNTIME",
-        help=f"what runs the network: {', '.join(RUNTIMES)}; auto (default): OpenVINO on an x86 CPU where it is "
-        "installed, else PyTorch",
+        help=f"what runs the network: {', '.join(RUNTIMES)}; auto (default): PyTorch",
     )
 
 

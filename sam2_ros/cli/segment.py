@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         from sam2_ros.inference.local import load_shared_model
         from sam2_ros.tracking.image_segmenter import ImageSegmenter
 
-        shared = load_shared_model(args.model, args.device, args.dtype, threads=args.threads)
+        shared = load_shared_model(args.model, args.device, args.dtype, threads=args.threads, runtime=args.runtime)
     segmenter = ImageSegmenter(shared)
     about = {"model": shared.model.config.name, "dtype": shared.dtype}
     done = masks = 0

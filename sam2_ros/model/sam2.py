@@ -7,7 +7,7 @@ configuration has the official names.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,6 @@ from sam2_ros.model.memory_encoder import MemoryEncoder
 from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.position import sine_code_1d, sine_code_2d
 from sam2_ros.model.prompt_encoder import PromptEncoder
-
-if TYPE_CHECKING:
-    from sam2_ros.model.graph_runner import GraphRunner
 
 ABSENT_LOGIT = -1024.0  # mask logit of an absent object
 IOU_SHARPNESS = 20.0  # of the step from hidden to seen around ``present_iou``
@@ -49,6 +46,25 @@ class ImageFeatures:
     def tensors(self) -> list[Tensor]:
         maps = self.stride_16, self.stride_8, self.stride_4, self.appearance, self.picture
         return [tensor for tensor in maps if tensor is not None]
+
+
+class Graphs(Protocol):
+    """Parts of the network as another runtime runs them (:class:`.graph_runner.GraphRunner`). Methods are as those of
+    :class:`Sam2Model`; None: PyTorch has to run it."""
+
+    runs_memory: bool  # whether with_memory and memory_maps are to be used
+
+    def image_maps(self, model: Sam2Model, images: Tensor) -> list[Tensor]: ...
+
+    def with_memory(
+        self, model: Sam2Model, stride_16: Tensor, memory: Tensor, codes: Tensor, pointers: int, mask: Tensor | None
+    ) -> Tensor | None: ...
+
+    def decode(
+        self, model: Sam2Model, source: Tensor, prompt: Tensor, stride_8: Tensor, stride_4: Tensor
+    ) -> list[Tensor] | None: ...
+
+    def memory_maps(self, model: Sam2Model, stride_16: Tensor, logits: Tensor) -> Tensor: ...
 
 
 class Sam2Model(nn.Module):
@@ -95,7 +111,7 @@ class Sam2Model(nn.Module):
             self.register_buffer(name, value, persistent=False)
         self._make_codes()
         self._sizes: dict[int, Sam2Model] = {config.image_size: self}
-        self.graphs: GraphRunner | None = None
+        self.graphs: Graphs | None = None
 
     def _make_codes(self) -> None:
         config = self.config
@@ -122,7 +138,7 @@ class Sam2Model(nn.Module):
             self._sizes[image_size] = other.to(self.device)
         return self._sizes[image_size]
 
-    def with_graphs(self, graphs: GraphRunner) -> Sam2Model:
+    def with_graphs(self, graphs: Graphs) -> Sam2Model:
         """The same network, with the same weights in memory, run by ``graphs`` where they are faster."""
         other = shallow_copy(self)
         other.graphs, other._sizes = graphs, {self.config.image_size: other}

@@ -109,7 +109,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "model.runtime",
         "auto",
         "What runs the network: torch, openvino or onnxruntime, with openvino:gpu and onnxruntime's providers as in "
-        "onnxruntime:tensorrt. auto takes OpenVINO on an x86 CPU where it is installed, and PyTorch elsewhere.",
+        "onnxruntime:tensorrt. auto takes PyTorch. Others run the image encoder and the mask decoder, after a colon "
+        "also the memory; their graphs are made at the first configure and cached.",
         choices=RUNTIMES,
     ),
     Parameter(

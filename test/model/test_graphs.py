@@ -169,9 +169,9 @@ def test_the_hash_names_the_weights(embedded: Sam2Model) -> None:
     before = network_hash(embedded)
     weight = embedded.no_obj_ptr
     with torch.no_grad():
-        weight += 1
+        weight.add_(1)
         changed = network_hash(embedded)
-        weight -= 1
+        weight.sub_(1)
     assert changed != before
 
 
