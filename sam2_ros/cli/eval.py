@@ -20,7 +20,7 @@ CLICKS = {"vos": 1, "offline": 3, "online": 3, "noc": 20}  # unless --clicks say
 def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "eval",
-        help="measure tracking on a labelled data set (DAVIS, YouTube-VOS, MOSE, LVOS, SA-V)",
+        help="measure tracking on a labelled data set (DAVIS, YouTube-VOS, MOSE, LVOS, SA-V), or masks on pictures",
         description="Tracks the labelled objects of DATASET and reports J, F and J&F by the data set's protocol, "
         "visibility, identity switches and speed. After an interruption, the same command continues.",
     )
@@ -45,6 +45,13 @@ def register(subparsers: Any) -> None:
         help="vos: on an object's first frame (1); offline, online: on each such frame (3); noc: at most (20)",
     )
     add("--interactions", type=int, default=8, metavar="N", help="frames with clicks (default: 8)")
+    add(
+        "--images",
+        action="store_true",
+        help="measure single images instead: mIoU after 1, 3 and 5 clicks and from a box. DATASET holds images/ with "
+        "annotations.json (COCO polygons) or with labels/*.txt (YOLO polygons)",
+    )
+    add("--max-images", type=int, metavar="N", help="with --images: only N pictures, evenly chosen")
     add_live_arguments(
         parser,
         "play each sequence at RATE images a second while the engine takes its time, and measure for every image the "
@@ -83,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.json:
         check_writable(args.json)
+    if args.images:
+        return _run_images(args)
     earlier = read_report(args.compare) if args.compare else None
     dataset = open_dataset(args.dataset, args.layout, args.list, args.sequences)
     reports = []
@@ -98,6 +107,47 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, reports[0] if len(args.model) == 1 else {"models": reports})
     if len(reports) > 1 and not args.quiet:
         print(models_table(reports))
+    if stopped:
+        raise stopped
+    return 0
+
+
+def _run_images(args: argparse.Namespace) -> int:
+    """Measures single images; after an interruption, what was measured until then is reported."""
+    from dataclasses import asdict
+
+    from sam2_ros.evaluation.image_clicks import InstanceScore, score_photo, summary, table
+    from sam2_ros.media.errors import engine_errors
+    from sam2_ros.media.labelled_photos import photos_in
+    from sam2_ros.media.progress import bar
+    from sam2_ros.media.whole_files import write_json
+
+    with engine_errors():
+        photos = photos_in(args.dataset)
+    count = min(len(photos), args.max_images or len(photos))
+    photos = [photos[index * len(photos) // count] for index in range(count)]
+    reports, stopped = [], None
+    for model in dict.fromkeys(args.model):
+        with engine_errors():
+            from sam2_ros.inference.local import load_shared_model
+            from sam2_ros.tracking.image_segmenter import ImageSegmenter
+
+            segmenter = ImageSegmenter(load_shared_model(model, args.device, args.dtype, threads=args.threads))
+        scores: list[InstanceScore] = []
+        try:
+            with bar(len(photos), "picture", args.quiet, model) as progress:
+                for photo in photos:
+                    scores += score_photo(segmenter, photo)
+                    progress.update()
+        except KeyboardInterrupt as error:
+            stopped = error
+        reports.append(summary(model, scores) | {"objects": [asdict(score) for score in scores]})
+        if stopped:
+            break
+    if args.json:
+        write_json(args.json, {"dataset": str(args.dataset), "models": reports})
+    if not args.quiet:
+        print(table(reports))
     if stopped:
         raise stopped
     return 0
@@ -165,6 +215,12 @@ def _run_model(
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses options that do not fit together, and sets the protocol's defaults."""
+    videos = [name for name in ("live", "masks_out", "compare", "list", "sequences", "out") if getattr(args, name)]
+    if args.images and videos:
+        raise UserError(f"--{videos[0].replace('_', '-')} came with --images; it belongs to videos")
+    if args.max_images is not None and not args.images:
+        raise UserError("--max-images belongs to --images")
+    check_least(args, max_images=1)
     clicked = args.protocol != "vos"
     args.prompt = args.prompt or ("click" if clicked else "mask")
     if clicked and args.prompt != "click":

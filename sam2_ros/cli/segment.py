@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sam2_ros.cli.options import add_model_arguments, check_least
 from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.media.signals import signals_wait
-from sam2_ros.tracking.segmentation import EverythingSettings
+from sam2_ros.tracking.segmentation import SMALL_MODEL, EverythingSettings
 from sam2_ros.tracking.settings import settings_of
 from sam2_ros.tracking.types import Prompt, PromptError
 
@@ -61,8 +61,9 @@ def register(subparsers: Any) -> None:
     everything = parser.add_argument_group("with --everything").add_argument
     for each in settings_of(EverythingSettings()):
         kind, shown = type(each.default), f"{each.default:.2f}" if isinstance(each.default, float) else each.default
-        text = f"{each.description} Default: {shown}."
-        everything(f"--{each.name.replace('_', '-')}", type=kind, default=each.default, metavar="N", help=text)
+        small = f" (embedded: {SMALL_MODEL[each.name]:.2f})" if each.name in SMALL_MODEL else ""
+        text = f"{each.description} Default: {shown}{small}."
+        everything(f"--{each.name.replace('_', '-')}", type=kind, metavar="N", help=text)
     add_model_arguments(parser)
     add("--quiet", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(run=run)
@@ -76,10 +77,12 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.marks) == args.everything:
         raise UserError("give --box, --point or --mask, or --everything; one of the two")
     check_least(args, max_masks=1)
+    given = {each.name: getattr(args, each.name) for each in settings_of(EverythingSettings())}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not args.everything:
+        raise UserError(f"--{next(iter(given)).replace('_', '-')} belongs to --everything")
     try:
-        settings = EverythingSettings(
-            **{each.name: getattr(args, each.name) for each in settings_of(EverythingSettings())}
-        )
+        EverythingSettings(**given)
     except ValueError as error:
         raise UserError(f"--{str(error).replace('_', '-', 1)}") from None
     prompts = [_prompt(option, values, args.candidate) for option, values in args.marks or []]
@@ -91,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
         shared = load_shared_model(args.model, args.device, args.dtype, threads=args.threads, runtime=args.runtime)
     segmenter = ImageSegmenter(shared)
+    settings = segmenter.everything_settings(**given)
     about = {"model": shared.model.config.name, "dtype": shared.dtype}
     done = masks = 0
     work = _points(settings) if args.everything else 1

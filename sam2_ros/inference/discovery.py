@@ -44,8 +44,8 @@ class DiscoverySettings:
     )
     points: int = setting(16, "Points of the grid along each side of the image that a search clicks.", 2, 64)
     slice: int = setting(16, "Points that are clicked between two frames. Fewer delay tracking less.", 1, 1024)
-    min_iou: float = setting(0.8, "Leave out masks with a predicted IoU of this or less.", 0.0, 1.0)
-    min_stability: float = setting(0.85, "Leave out masks that are less stable.", 0.0, 1.0)
+    min_iou: float = setting(0.7, "Leave out masks with a predicted IoU of this or less.", 0.0, 1.0)
+    min_stability: float = setting(0.6, "Leave out masks that are less stable.", 0.0, 1.0)
     min_area: float = setting(0.001, "Leave out masks of a smaller share of the image.", 0.0, 1.0)
     max_area: float = setting(0.3, "Leave out masks of a larger share of the image: background.", 0.0, 1.0)
 

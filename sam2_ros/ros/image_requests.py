@@ -17,13 +17,12 @@ from sam2_ros.ros.image_conversion import to_rgb
 from sam2_ros.ros.prompt_messages import from_prompt
 from sam2_ros.srv import SegmentImage
 from sam2_ros.tracking.prompt_checks import MAX_PROMPTS, check_count
-from sam2_ros.tracking.segmentation import EverythingSettings, Slices
+from sam2_ros.tracking.segmentation import Slices
 from sam2_ros.tracking.types import PromptCode, PromptError, PromptRequest, PromptResult
 
 MASKS = 100  # of everything, unless the request says otherwise
 MAX_MASKS = 1000
-# Fewer points between two frames than where nothing else runs.
-EVERYTHING = EverythingSettings(batch=16)
+POINTS = 16  # of everything, between two frames
 
 
 class ImageRequest:
@@ -53,7 +52,7 @@ class ImageRequest:
         except ValueError as error:
             raise PromptError(PromptCode.INVALID_PROMPT, f"the image can't be used: {error}") from None
         if self._everything:
-            return images.everything_in_slices(pixels, EVERYTHING, self._most)
+            return images.everything_in_slices(pixels, images.everything_settings(batch=POINTS), self._most)
         return images.segment_in_slices(pixels, [each for each in self._asked if isinstance(each, PromptRequest)])
 
     def results(self, found: Sequence[PromptResult]) -> list[PromptResult]:

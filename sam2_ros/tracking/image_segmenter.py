@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from sam2_ros.tracking.prompt_checks import check_requests
 from sam2_ros.tracking.prompt_decoder import PREVIOUS_LOGIT_LIMIT, clicks_of, mask_to_network, to_network
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.segmentation import (
+    SMALL_MODEL,
     EverythingSettings,
     FoundMask,
     Segmentation,
@@ -161,8 +162,12 @@ class ImageSegmenter:
         """The search for everything in ``image``; raises as :meth:`encode`."""
         check_image(image)
         return MaskFinder(
-            self._shared, image, lambda part: self.encode(part).features, settings or EverythingSettings()
+            self._shared, image, lambda part: self.encode(part).features, settings or self.everything_settings()
         )
+
+    def everything_settings(self, **changes: Any) -> EverythingSettings:
+        """The defaults for this model, with ``changes``."""
+        return EverythingSettings(**(SMALL_MODEL if self.model.config.trunk == "tinyvit" else {}) | changes)
 
     # -- in slices, between the frames of a stream ---------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from image_reference import mask_generator, reference_module
 from numpy.typing import NDArray
 from parity_stages import Pair, build_pair
+from sam2_reference import without_initialisation
 from small_tracker import scene, small_model
 
+from sam2_ros.model import ModelConfig, Sam2Model
 from sam2_ros.tracking.everything import crops_of, grid, suppress, without_small
 from sam2_ros.tracking.image_segmenter import ImageSegmenter
-from sam2_ros.tracking.segmentation import EverythingSettings, FoundMask
+from sam2_ros.tracking.segmentation import SMALL_MODEL, EverythingSettings, FoundMask
 from sam2_ros.tracking.shared_model import SharedModel
 
 Masks = NDArray[np.bool_]
@@ -151,6 +154,17 @@ def test_small_regions_go_as_in_the_reference(holes: bool, least: int) -> None:
     expected, changed = amg.remove_small_regions(mask, least, "holes" if holes else "islands")
     found, ours = without_small(mask, least, holes)
     assert np.array_equal(found, expected) and ours == changed
+
+
+def test_the_embedded_model_has_thresholds_of_its_own() -> None:
+    official, small = (ImageSegmenter(SharedModel(m)).everything_settings(points=9) for m in (pair().model, embedded()))
+    assert official == EverythingSettings(points=9)
+    assert small == replace(official, **SMALL_MODEL) != official
+
+
+def embedded() -> Sam2Model:
+    with without_initialisation():
+        return Sam2Model(ModelConfig("embedded", trunk="tinyvit", image_size=64, high_res_channels=(64, 128)))
 
 
 def test_settings_have_ranges() -> None:

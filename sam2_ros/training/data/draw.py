@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from sam2_ros.media.labelled_photos import coco_photos, yolo_photos
 from sam2_ros.training.clip_folder import check_split
 from sam2_ros.training.clips import ClipSettings, Image
-from sam2_ros.training.data.stills import StillSet, coco_photos, yolo_photos
+from sam2_ros.training.data.stills import StillSet
 from sam2_ros.training.data.videos import FRAMES, VideoSet
 
 TRIES = 200
