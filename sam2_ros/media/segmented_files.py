@@ -12,12 +12,12 @@ import numpy as np
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.label_images import LabelImage, write_labels
-from sam2_ros.media.overlay import draw_overlay
+from sam2_ros.media.overlay import bar_size, draw_overlay, draw_text, object_color
 from sam2_ros.media.source_frame import Rgb
 from sam2_ros.media.whole_files import write_json, write_whole
 from sam2_ros.tracking.types import CroppedMask, FrameResult, MaskCandidate, ObjectResult, ObjectState
 
-MOST_TITLED = 30  # objects whose titles still leave something of the picture
+MOST_TITLED = 30  # objects, the largest first; more titles would cover the picture
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,20 @@ def write_segmented(
     content = {"image": image.name, "width": width, "height": height, **about}
     write_json(json_file, content | {"objects": [_entry(each, number) for number, each in enumerate(found, 1)]})
     write_labels(labels, label_image(found, width, height), "sam2_ros")
-    drawn = draw_overlay(rgb, FrameResult(0, 0, width, height, objects), labels=len(found) <= MOST_TITLED)
+    drawn = draw_overlay(rgb, FrameResult(0, 0, width, height, objects), labels=False)
+    for number, each in enumerate(found[:MOST_TITLED], 1):
+        _title(drawn, each, number)
     encoded = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
     write_whole(picture, encoded.tobytes())
+
+
+def _title(image: Rgb, found: Segmented, number: int) -> None:
+    """Writes number and predicted IoU where the object's box begins."""
+    text, scale = f"{number} {found.predicted_iou:.2f}", max(0.35, 0.45 * image.shape[0] / 480)
+    width, height = bar_size(text, scale)
+    x0, y0, _, _ = found.mask.box
+    left, top = min(x0, image.shape[1] - width), min(y0, image.shape[0] - height)
+    draw_text(image, text, max(0, left), max(0, top), (0, 0, 0), object_color(number), scale)
 
 
 def _entry(found: Segmented, number: int) -> dict[str, Any]:
