@@ -110,12 +110,25 @@ class CarriedObject:
             band = np.minimum(BAND_IN_DOUBT * doubt + np.float32(BAND + deformation), np.float32(WIDEST_BAND))
             evidence = np.float32(COLOUR_GAIN / LARGEST) * doubt * self.colours.evidence(now)
             level = np.clip(distance / band, -1, 1) + np.where(np.abs(distance) < band, evidence, 0)
-        x0, y0, x1, y1 = (self.factor * edge for edge in window.box)
-        found = CroppedMask.from_full(cv2.resize(level, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR) > 0)
-        if not found.area:
-            return empty
-        mask = CroppedMask(found.crop, x0 + found.x, y0 + found.y, self.given.width, self.given.height)
-        return mask, math.exp(-DOUBT * deformation / math.sqrt(area))
+        mask = self._in_camera_pixels(level, window)
+        return (mask, math.exp(-DOUBT * deformation / math.sqrt(area))) if mask.area else empty
+
+    def _in_camera_pixels(self, level: Field, window: FlowWindow) -> CroppedMask:
+        """Where ``level``, at the window's samples, is above 0; only the part that the object fills is made large."""
+        size = self.given.width, self.given.height
+        found = cv2.boundingRect((level > 0).view(np.uint8))
+        if not found[2]:
+            return CroppedMask.empty(*size)
+        starts, sizes, to_sample = [], [], np.zeros((2, 3))
+        for axis, pitch in enumerate((window.pitch * self.factor).tolist()):
+            first, last = self.factor * window.box[axis], self.factor * window.box[axis + 2]
+            start = max(first, first + math.floor((found[axis] - 0.5) * pitch))
+            starts.append(start)
+            sizes.append(min(last, first + math.ceil((found[axis] + found[axis + 2] + 0.5) * pitch)) - start)
+            to_sample[axis, axis], to_sample[axis, 2] = 1 / pitch, (start + 0.5 - first) / pitch - 0.5
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        large = cv2.warpAffine(level, to_sample, sizes, flags=how, borderMode=cv2.BORDER_REPLICATE)
+        return CroppedMask.from_full(large > 0).within(starts[0], starts[1], *size)
 
     def _mask_at(self, points: Field) -> Field:
         """The network's mask at points of the work image of its own frame."""

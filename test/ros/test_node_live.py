@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
-import cv2
 import numpy as np
 import pytest
 from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
+from textures import background, patch
 
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.inference.frames import Frame
@@ -25,13 +25,8 @@ from sam2_ros.ros.messages import full_mask
 SIDE, SPEED = 36, 4  # pixels of the square, and pixels that it moves right in an image
 
 
-def texture(seed: int, width: int, height: int) -> np.ndarray:
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
-    return np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))
-
-
-BACKGROUNDS = {scene: texture(scene, WIDTH, HEIGHT) // 2 for scene in (1, 2)}
-SQUARE = 255 - texture(3, SIDE, SIDE) // 2
+BACKGROUNDS = {scene: background(scene, WIDTH, HEIGHT) for scene in (1, 2)}
+SQUARE = patch(3, SIDE, SIDE)
 
 
 def place(number: int) -> tuple[int, int]:
@@ -65,9 +60,12 @@ class Watched:
         height, width = pixels.shape[:2]
         return self.peer.image(data=array("B", pixels.tobytes()), width=width, height=height, step=3 * width)
 
-    def show(self, number: int, scene: int = 1, scale: int = 1) -> TrackedObjectArray:
-        """Sends an image; gives what is said of it at once, when the engine has answered for it too."""
-        image = self.peer.send(self.picture(number, scene, scale))
+    def show(self, number: int, scene: int = 1, scale: int = 1, back: int = 0) -> TrackedObjectArray:
+        """Sends an image, its stamp ``back`` seconds earlier than the next one; gives what is said of it at once, when
+        the engine has answered for it too."""
+        image = self.picture(number, scene, scale)
+        image.header.stamp.sec -= back
+        self.peer.send(image)
         self.peer.wait_until(lambda: self.peer.tracks_of(image), "the tracks of the image")
         return self.peer.wait_until(lambda: self.of(image), "the live tracks of the image")
 
@@ -148,6 +146,53 @@ def test_a_cut_shows_no_mask_but_the_states_of_the_newest_processed_frame(node: 
     (obj,) = message.objects
     assert (obj.area, obj.carry_confidence, obj.state) == (0, 0, TrackedObject.STATE_VISIBLE)
     assert node.show(21, scene=2).objects[0].area > 0, "the engine has answered for the new scene"
+
+
+def test_a_jump_back_in_time_shows_no_mask_of_before(node: Watched) -> None:
+    node.begin()
+    assert node.show(1).objects[0].area > 0
+    message = node.show(2, back=500)  # the engine forgets its objects, before or after this message
+    assert not any(obj.area for obj in message.objects)
+
+
+def test_masks_are_carried_over_images_that_were_lost(node: Watched) -> None:
+    node.begin()
+    message = node.show(4)  # the camera's images 1 to 3 never came
+    assert message.frames_carried == 1
+    assert jaccard(full_mask(message.objects[0].mask), square(4)) > 0.7 > jaccard(square(0), square(4))
+
+
+def test_ids_names_and_states_are_those_of_the_tracks(node: Watched) -> None:
+    node.begin()
+    assert node.peer.add(box_prompt(100, 80, 130, 110, name="cup", label="thing")).success
+    message = node.show(1)
+    (tracks,) = [each for each in node.peer.tracks if each.header.stamp == message.network_stamp][-1:]
+    told = [[(o.id, o.name, o.label, o.state) for o in each.objects] for each in (message, tracks)]
+    assert told[0] == told[1] and len(told[0]) == 2
+
+
+def test_an_object_that_is_told_to_be_hidden_has_no_mask(node: Watched) -> None:
+    from sam2_ros.msg import ObjectPrompt
+    from sam2_ros.srv import RefineObject
+
+    number = node.begin()
+    nowhere = Image(height=HEIGHT, width=WIDTH, step=WIDTH, encoding="mono8", data=array("B", bytes(WIDTH * HEIGHT)))
+    request = RefineObject.Request(prompt=ObjectPrompt(object_id=number, mask=nowhere))
+    assert node.peer.call(RefineObject, "refine_object", request).success
+    (obj,) = node.show(1).objects
+    assert (obj.id, obj.area, obj.carry_confidence) == (number, 0, 0)
+
+
+def test_a_late_prompt_counts_from_the_next_image_on(node: Watched) -> None:
+    node.begin()
+    first = node.show(1).header
+    node.show(2)
+    x, y = place(1)
+    late = node.peer.add(box_prompt(x, y, x + SIDE, y + SIDE, name="late"), request_header=first)
+    assert late.success and late.results[0].applied_stamp == first.stamp
+    message = node.show(3)
+    assert [obj.name for obj in message.objects] == ["", "late"]
+    assert message.objects[1].area > 0
 
 
 def test_another_image_size_shows_no_mask_until_the_engine_has_seen_it(node: Watched) -> None:

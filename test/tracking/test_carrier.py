@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import pytest
+import textures
 from numpy.typing import NDArray
+from textures import background, texture
 
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.tracking import carrier
@@ -19,12 +20,6 @@ Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 WIDTH, HEIGHT = 320, 240
 PERIOD = 33_000_000  # ns
-
-
-def texture(seed: int, width: int, height: int) -> Image:
-    """A smooth random picture."""
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
-    return np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))
 
 
 @dataclass(frozen=True)
@@ -48,15 +43,13 @@ class Scene:
 
     def __init__(self, *patches: Patch, seed: int = 1, scale: int = 1) -> None:
         self.patches, self.scale = patches, scale
-        self.background = texture(seed, WIDTH, HEIGHT) // 2
+        self.background = background(seed, WIDTH, HEIGHT)
 
     def image(self, number: int) -> Image:
         picture = self.background.copy()
         for patch in self.patches:
             x, y = patch.place(number)
-            picture[y : y + patch.height, x : x + patch.width] = (
-                255 - texture(patch.seed, patch.width, patch.height) // 2
-            )
+            picture[y : y + patch.height, x : x + patch.width] = textures.patch(patch.seed, patch.width, patch.height)
         return np.ascontiguousarray(picture.repeat(self.scale, 0).repeat(self.scale, 1))
 
     def mask(self, number: int, index: int = 0) -> Mask:
