@@ -107,7 +107,8 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
     from sam2_ros.inference import make_backend
     from sam2_ros.tracking import TrackerConfig
 
-    config = TrackerConfig(max_objects=max(1, objects))
+    window = "auto" if getattr(args, "windows", False) else "off"
+    config = TrackerConfig(max_objects=max(1, objects), window=window)
     if getattr(args, "endpoint", None):
         return _connect(args, config)
     with engine_errors():

@@ -62,6 +62,12 @@ def register(subparsers: Any) -> None:
         metavar="FILE.png",
         help="one picture: frames around changes of state, and states and scores over time",
     )
+    add(
+        "--windows",
+        action="store_true",
+        help="look through windows that follow the objects (tracker.window: auto), which shows small ones larger, and "
+        "draw them into video and picture",
+    )
     add_live_arguments(
         parser,
         "play SOURCE at RATE images a second while the engine takes its time; write for every image the masks that a "
@@ -96,7 +102,12 @@ def run(args: argparse.Namespace) -> int:
         backend = stack.enter_context(closing(load_backend(args, len(object_ids))))
         tracker = ClipTracker(backend, prompts, SERVER_PATIENCE if args.endpoint else 0.0)
         outputs = ClipOutputs(
-            paths, without_password(args.source), source.fps, tracker.file_id, wide=max(object_ids) > 255
+            paths,
+            without_password(args.source),
+            source.fps,
+            tracker.file_id,
+            wide=max(object_ids) > 255,
+            windows=args.windows,
         )
         progress = stack.enter_context(bar(frame_count, "frame", args.quiet))
         errors: list[BaseException] = []

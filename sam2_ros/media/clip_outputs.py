@@ -106,10 +106,20 @@ class ClipOutputs:
         paths: checked by :meth:`OutputPaths.check`.
         file_id: maps the engine's id of an object to the id to write.
         wide: whether an id exceeds 255.
+        windows: draw the part of the image in which the network looked for each object.
     """
 
-    def __init__(self, paths: OutputPaths, source: str, fps: float, file_id: Callable[[int], int], wide: bool) -> None:
+    def __init__(
+        self,
+        paths: OutputPaths,
+        source: str,
+        fps: float,
+        file_id: Callable[[int], int],
+        wide: bool,
+        windows: bool = False,
+    ) -> None:
         self._paths, self._source, self._fps, self._file_id, self._wide = paths, source, fps, file_id, wide
+        self._windows = windows
         self._records: list[FrameRecord] = []
         self._seconds = 0.0
         self._size = (0, 0)
@@ -141,7 +151,7 @@ class ClipOutputs:
         self._seconds += seconds
         self._size = (result.width, result.height)
         if self._video or self._story:
-            drawn = draw_overlay(frame.rgb, result, ids=self._file_id)
+            drawn = draw_overlay(frame.rgb, result, ids=self._file_id, windows=self._windows)
             if self._story:
                 self._story.add(drawn, row)
             if self._video:

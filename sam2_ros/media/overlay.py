@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -34,6 +34,7 @@ def draw_overlay(
     labels: bool = True,
     ids: Callable[[int], int] | None = None,
     caption: str = "",
+    windows: bool = False,
 ) -> Rgb:
     """A copy of ``rgb`` (``uint8 [H, W, 3]``) with every object of ``result`` drawn into it.
 
@@ -44,6 +45,7 @@ def draw_overlay(
         rgb: the image that ``result`` belongs to.
         alpha: how much of the mask's colour covers the image, 0 to 1.
         ids: maps an object's id to the id to show.
+        windows: draw the edges of the part of the image in which the network looked for each object.
 
     Raises:
         ValueError: image and result differ in size.
@@ -54,6 +56,8 @@ def draw_overlay(
     objects = [(ids(obj.object_id) if ids else obj.object_id, obj) for obj in result.objects]
     for number, obj in objects:
         _paint_mask(image, obj, object_color(number), alpha)
+    if windows:
+        _draw_windows(image, objects)
     if not labels:
         return image
     scale = max(0.4, 0.5 * image.shape[0] / 480)  # of OpenCV's font, readable in an image of this height
@@ -104,6 +108,19 @@ def _paint_mask(image: Rgb, obj: ObjectResult, color: Color, alpha: float) -> No
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     inside = cv2.erode(crop.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     region[crop & (inside == 0)] = color
+
+
+def _draw_windows(image: Rgb, objects: Sequence[tuple[int, ObjectResult]]) -> None:
+    """Frames each window in the colours of its objects, side by side from outside to inside."""
+    width = max(1, round(image.shape[0] / 360))
+    shown: dict[tuple[int, ...], int] = {}
+    for number, obj in objects:
+        if obj.window:
+            x0, y0, x1, y1 = obj.window
+            inset = width * shown.get(obj.window, 0) + width // 2
+            shown[obj.window] = shown.get(obj.window, 0) + 1
+            corners = (x0 + inset, y0 + inset), (x1 - 1 - inset, y1 - 1 - inset)
+            cv2.rectangle(image, *corners, object_color(number), width)
 
 
 def _tag(image: Rgb, obj: ObjectResult, text: str, color: Color, scale: float) -> None:

@@ -315,6 +315,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         change=Change.ANY_TIME,
     ),
     Parameter(
+        "output.windows",
+        False,
+        "Draw into ~/overlay the part of the image in which the network looked for each object (tracker.window).",
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
         "prompts.wait",
         2.0,
         "Seconds that a prompt may wait for its frame before it is refused with NO_FRAME.",

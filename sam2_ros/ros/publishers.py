@@ -48,8 +48,17 @@ from sam2_ros.ros.messages import Position, bounding_box, image_message
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.tracking.types import EventCode, FrameResult, ObjectResult
 
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Settings of the views."""
+
+    clouds: CloudLimits
+    windows: bool  # draw into the overlay where the network looked
+
+
 # Makes the message of a view from a processed frame and what is known of it in space; None: there is none.
-MakeView = Callable[[Processed, Space, CloudLimits], Any]
+MakeView = Callable[[Processed, Space, ViewOptions], Any]
 
 _NEW_MASK = (EventCode.ADDED, EventCode.CORRECTED)
 
@@ -174,7 +183,8 @@ class Publishers:
         with self._reporting(view.name):
             if view.publisher.get_subscription_count():
                 points, voxel = (self._parameters.number(f"output.cloud_{limit}") for limit in ("points", "voxel"))
-                message = view.make(processed, space, CloudLimits(int(points), voxel))
+                options = ViewOptions(CloudLimits(int(points), voxel), bool(self._parameters["output.windows"]))
+                message = view.make(processed, space, options)
                 if message is not None:
                     view.publisher.publish(message)
 
@@ -202,6 +212,11 @@ def vision_classes(result: FrameResult) -> list[VisionClass]:
         for obj in result.objects
         if obj.object_id <= MAX_ID
     ]
+
+
+def overlay(done: Processed, windows: bool) -> Image:
+    """The image with masks and names; with ``windows`` also where the network looked for each object."""
+    return image_message(draw_overlay(done.image, done.result, windows=windows), done.frame.source)
 
 
 def label_image(result: FrameResult, header: Header) -> Image:
@@ -272,19 +287,19 @@ def _cloud(objects: Sequence[ObjectResult], done: Processed, space: Space, limit
 
 
 MESSAGES: dict[str, MakeView] = {
-    "~/overlay": lambda done, *_: image_message(draw_overlay(done.image, done.result), done.frame.source),
+    "~/overlay": lambda done, _, options: overlay(done, options.windows),
     "~/label_image": lambda done, *_: label_image(done.result, done.frame.source),
     "~/detections": lambda done, *_: detections(done.result, done.frame.source),
     "~/detections_3d": lambda done, space, _: detections_3d(done.result, space.positions, done.frame.source),
     "~/markers": lambda done, space, _: markers(done.result, space.positions, done.frame.source),
     "~/annotations": lambda done, *_: image_annotations(done.result, done.frame.source),
-    "~/clouds": lambda done, space, limits: _cloud(done.result.objects, done, space, limits),
+    "~/clouds": lambda done, space, options: _cloud(done.result.objects, done, space, options.clouds),
     "~/depth_without_objects": lambda done, space, _: (
         space.depth and depth_without_objects(done.result, space.depth, done.frame.source)
     ),
 }
 # The same with the name that takes the place of NAME before them.
-NAMED_MESSAGES: dict[str, Callable[[str, Processed, Space, CloudLimits], Any]] = {
+NAMED_MESSAGES: dict[str, Callable[[str, Processed, Space, ViewOptions], Any]] = {
     "~/mask/NAME": lambda name, done, *_: mask_of(name, done.result, done.frame.source),
-    "~/cloud/NAME": lambda name, done, space, limits: _cloud(_called(name, done.result), done, space, limits),
+    "~/cloud/NAME": lambda name, done, space, options: _cloud(_called(name, done.result), done, space, options.clouds),
 }

@@ -100,8 +100,8 @@ class TrackerConfig:
     )
     window_budget: int = setting(
         0,
-        "Pixels that the image encoder may see in a frame, over all windows; 0 = those of one whole frame (448 x 448 "
-        "for the embedded model). More pixels allow more windows.",
+        "Pixels that the image encoder may see in a frame, over all windows; 0 = as many as take about the time of the "
+        "whole frame: 1 + 0.2 for each object times those of the network's input (448 x 448 for the embedded model).",
         0,
         16_777_216,
     )

@@ -15,7 +15,8 @@ from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.objects import LiveObject
-from sam2_ros.tracking.windows import MAX_WINDOWS, Window, input_side
+from sam2_ros.tracking.window_budget import default_budget, most_pixels
+from sam2_ros.tracking.windows import Window
 
 MAX_PIXELS = 1920 * 1080  # of a stored image; larger ones are stored smaller
 
@@ -136,15 +137,13 @@ def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
     ``dtype`` is the tracker's. The map of stride 16 always counts as float32, which it is in some networks.
     """
     grid, fine = model.grid, 4 if dtype == "float32" else 2
-    pixels, images = grid**2, 0
+    cells, images, extra = grid**2, 0, 0
     if config.window != "off":
-        sides = [
-            number * (input_side(model.image_size, config.window_budget, number) // 16) ** 2
-            for number in range(1, MAX_WINDOWS + 1)
-        ]
-        pixels, images = max(pixels, *sides), MAX_PIXELS * 3
-    features = pixels * (
-        model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3 * bool(model.appearance_dim))
-    )
+        side = model.image_size
+        budget = config.window_budget or default_budget(side, config.max_objects)
+        cells = max(cells, most_pixels(side, budget) // 16**2)
+        images, extra = MAX_PIXELS * 3, grid**2  # one view more, for prompts
+    cell = model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3 * bool(model.appearance_dim))
     mask = (4 * grid) ** 2 * 4
-    return (config.history + 1) * (features + images + config.max_objects * mask) + config.max_objects * 3 * mask
+    frames = (config.history + 1) * (cells * cell + images + config.max_objects * mask)
+    return frames + extra * cell + config.max_objects * 3 * mask

@@ -35,6 +35,7 @@ class LiveObject:
 
     logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None: not searched for there
     window: Window | None = None  # in which logits and candidates lie; None: it was not looked at yet
+    looked_frame: int = -1  # the newest tracked frame on which the network looked for it
     box: tuple[int, int, int, int] | None = None  # of its newest mask, edges in pixels
     mask: CroppedMask | None = None
     object_score: float = 0.0
@@ -116,6 +117,7 @@ class LiveObject:
             last_seen=self.presence.last_seen,
             frames_since_seen=self.presence.absent_for,
             frames_tracked=self.newest_frame - self.added_frame,
+            window=() if self.logits is None or self.window is None else tuple(self.window),
         )
 
 

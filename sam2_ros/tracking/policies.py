@@ -62,11 +62,18 @@ class Trail:
         """The box (``[4]``) on ``frame`` at the mean speed of the last five sightings; None if none is recent."""
         if not self.frames or frame - self.frames[-1] > MOTION_GAP:
             return None
+        step = self.speed * (frame - self.frames[-1])
+        return np.asarray(np.array(self.boxes[-1]) + np.tile(step, 2), np.float64)
+
+    @property
+    def speed(self) -> Numbers:
+        """Mean motion over the last five sightings (``[2]`` x, y, shares of the frame for each frame)."""
+        if not self.frames:
+            return np.zeros(2)
         boxes = np.array(self.boxes[-5:], np.float64)
-        elapsed = max(1, self.frames[-1] - self.frames[-len(boxes)])
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        step = (centre[-1] - centre[0]) / elapsed * (frame - self.frames[-1])
-        return np.asarray(boxes[-1] + np.tile(step, 2), np.float64)
+        elapsed = max(1, self.frames[-1] - self.frames[-len(boxes)])
+        return np.asarray((centre[-1] - centre[0]) / elapsed)
 
 
 @dataclass(frozen=True)

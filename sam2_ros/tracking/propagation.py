@@ -74,22 +74,32 @@ class Propagation:
     @torch.inference_mode()
     def track(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
         """Tracks ``objects`` from the frame before ``stored``, updates their memory, and returns what changed. LOST
-        objects are searched for on some frames only; they pass the others."""
+        objects are searched for on some frames only, and windows take turns; the others pass the frame."""
         self.bank.stand_still([obj.row for obj in objects], stored.frame)  # unless it is remembered below
+        looked_for = self.viewer.look(self.due(objects, stored.frame, self.workload), stored, self.workload)
         changes = []
-        due = self.due(objects, stored.frame, self.workload)
+        busy = {obj.object_id for _, own in looked_for for obj in own}
         for obj in objects:
-            if obj in due:
-                continue  # an awaited object is not
-            obj.logits, obj.prompted, obj.candidates = None, False, None
-            presence = obj.presence.passed(stored.frame, stored.stamp, self.config)
-            changes += obj.state_change(obj.set_presence(presence, CroppedMask.empty(stored.width, stored.height)))
-        tracked = [self._track_due(own, view, lap) for view, own in self.viewer.look(due, stored, self.workload)]
+            if obj.object_id not in busy:
+                changes += self._pass(obj, stored)
+        tracked = [self._track_due(own, view, lap) for view, own in looked_for]
         if tracked:
             changes += self._show(tracked, stored)
             lap("masks")
         changes += self._find_awaited(objects, stored)
         return changes
+
+    def _pass(self, obj: LiveObject, stored: StoredFrame) -> list[ObjectChange]:
+        """Takes an object past a frame on which nobody looks for it; a mask moves on at the object's speed."""
+        obj.logits, obj.prompted, obj.candidates = None, False, None
+        mask, size = obj.mask, (stored.width, stored.height)
+        if obj.state is ObjectState.VISIBLE and mask is not None and (mask.width, mask.height) == size:
+            right, down = (obj.trail.speed * size).round().astype(int).tolist()
+            moved = mask.moved(right, down)
+            presence = obj.presence.rested(stored.frame, stored.stamp, self.config)
+            return obj.state_change(obj.set_presence(presence, moved if moved.crop.size else mask))
+        presence = obj.presence.passed(stored.frame, stored.stamp, self.config)
+        return obj.state_change(obj.set_presence(presence, CroppedMask.empty(*size)))
 
     def due(self, objects: list[LiveObject], frame: int, workload: Workload) -> list[LiveObject]:
         """The objects that are tracked on ``frame``, or searched for by their memory."""
@@ -250,6 +260,7 @@ class Propagation:
         elif presence.state is not ObjectState.VISIBLE:
             mask = CroppedMask.empty(view.width, view.height)
         obj.logits, obj.window, obj.prompted, obj.candidates = logits, view.window, False, None
+        obj.looked_frame = view.frame
         obj.set_scores(observation.score, observation.visibility, observation.predicted_iou)
         return obj.state_change(obj.set_presence(presence, mask))
 

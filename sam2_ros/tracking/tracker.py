@@ -80,11 +80,11 @@ class Tracker:
         self._shared = shared or SharedModel(model, dtype)
         self.bank = MemoryBank(model, self.config)
         self.history = FrameHistory(self.config)
-        self._viewer = Viewer(self._shared, self.config)
-        self._prompts = PromptDecoder(self._viewer, self.bank, self.config)
-        self._propagation = CudaPropagation(self._shared, self._viewer, self.bank, self.config)
         self._registry = Registry(self.config.max_objects)
         self._objects = self._registry.objects
+        self._viewer = Viewer(self._shared, self.config, self._objects)
+        self._prompts = PromptDecoder(self._viewer, self.bank, self.config)
+        self._propagation = CudaPropagation(self._shared, self._viewer, self.bank, self.config)
         self._load_shedder = LoadShedder(self.config.deadline)
         self._frame = -1  # index of the newest frame
         self._changes: deque[ObjectChange] = deque(maxlen=MAX_CHANGES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, Protocol
 
 import cv2
@@ -16,7 +16,8 @@ from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import MAX_PIXELS, StoredFrame, View
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.transfer import upload
-from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving
+from sam2_ros.tracking.window_budget import TURNS, default_budget
+from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving, turn
 
 LOOK_EVERY = 10  # frames; with windows, the encoder sees one of so many as a whole, too, while something is missing
 
@@ -38,12 +39,17 @@ class Encoder(Protocol):
 
 
 class Viewer:
-    """Gives objects the views through which they are tracked. Without windows that is always the whole frame."""
+    """Gives objects the views through which they are tracked. Without windows that is always the whole frame.
 
-    def __init__(self, shared: Encoder, config: TrackerConfig) -> None:
+    Args:
+        living: all objects of the tracker, as they are now.
+    """
+
+    def __init__(self, shared: Encoder, config: TrackerConfig, living: Sized) -> None:
         self.shared = shared
         self.model: Sam2Model = shared.model
         self.config = config
+        self.living = living
         self._latest: View | None = None  # encoded for a prompt; the next one is often for the same window
 
     @property
@@ -54,17 +60,21 @@ class Viewer:
     def groups(
         self, objects: Sequence[LiveObject], width: int, height: int, index: int, workload: Workload
     ) -> list[Group]:
-        """How ``objects`` are to be seen in the frame number ``index``."""
+        """How ``objects`` are to be seen in the frame number ``index``; those that are in no group rest."""
         frame = self._frame(width, height, workload)
         if not self.uses_windows:
             return [Group(frame.whole, frame.side, tuple(obj.object_id for obj in objects))]
-        return plan([_target(obj, frame) for obj in objects], frame, index)
+        targets = [_target(obj, frame, index) for obj in objects]
+        return turn(plan(targets, frame, index), targets, frame)
 
     def encode(self, image: Image, groups: Sequence[Group], workload: Workload, lap: Lap) -> list[ImageFeatures]:
-        """The features of ``image`` for each of ``groups``, which are of one side. ``image`` may be smaller than the
-        frame; its windows are those of the frame if it is not."""
-        windows = [group.window for group in groups]
-        return self._encode_windows(image, windows, groups[0].side, workload, lap)
+        """The features of ``image`` for each of ``groups``; those of one side as one batch."""
+        found: dict[Group, ImageFeatures] = {}
+        for side in dict.fromkeys(group.side for group in groups):
+            alike = [group for group in groups if group.side == side]
+            maps = self._encode_windows(image, [group.window for group in alike], side, workload, lap)
+            found.update(zip(alike, maps, strict=True))
+        return [found[group] for group in groups]
 
     def kept_image(self, image: Image) -> Image | None:
         """The image as it is to be stored: a copy, since its owner may use its memory again."""
@@ -75,7 +85,7 @@ class Viewer:
     def look(
         self, objects: list[LiveObject], stored: StoredFrame, workload: Workload
     ) -> list[tuple[View, list[LiveObject]]]:
-        """Divides ``objects`` by the window through which each is seen on ``stored``."""
+        """Divides ``objects`` by the window through which each is seen on ``stored``, but for those that rest."""
         if not objects:
             return []
         groups = self.groups(objects, stored.width, stored.height, stored.frame, workload)
@@ -115,11 +125,12 @@ class Viewer:
         the objects that there are, so that their first memory has the scale of later frames."""
         if not self.uses_windows:
             return [self.whole_view(stored)] * len(boxes)
-        frame = self._frame(stored.width, stored.height, Workload())
-        targets = [_target(obj, frame) for obj in stored.objects.values() if obj.awaited is None]
+        objects = [obj for obj in stored.objects.values() if obj.awaited is None]
+        frame = self._frame(stored.width, stored.height, Workload(), len(objects) + len(boxes))
+        targets = [_target(obj, frame, stored.frame) for obj in objects]
         targets += [Target(-1 - key, (x0, y0, x1, y1)) for key, (x0, y0, x1, y1) in enumerate(boxes)]
         views: dict[int, View] = {}
-        for group in plan(targets, frame):
+        for group in plan(targets, frame, stored.frame + 1):
             new = [-1 - key for key in group.keys if key < 0]
             views.update(dict.fromkeys(new, self.view(stored, group.window, group.side)) if new else {})
         return [views[index] for index in range(len(boxes))]
@@ -128,12 +139,14 @@ class Viewer:
         """The view through which ``obj`` was seen on ``stored``."""
         if obj.window is None or not self.uses_windows:
             return self.whole_view(stored)
-        return self.view(stored, *_key_of(stored, obj.window, self.model.config.image_size))
+        return self.view(stored, *_key_of(stored, obj.window))
 
-    def _frame(self, width: int, height: int, workload: Workload) -> Frame:
+    def _frame(self, width: int, height: int, workload: Workload, objects: int = 0) -> Frame:
         side = self.model.config.image_size
-        budget = self.config.window_budget or side * side
-        return Frame(width, height, side, round(budget * workload.input_scale**2))
+        budget = self.config.window_budget or default_budget(side, max(objects, len(self.living)))
+        # Objects that rest do not take part where every pixel belongs to one object.
+        turns = 1 if self.config.non_overlap else TURNS
+        return Frame(width, height, side, round(budget * workload.input_scale**2), turns)
 
     def _groups_again(self, objects: list[LiveObject], stored: StoredFrame, workload: Workload) -> list[Group]:
         """Windows for an older frame: those that were encoded then, where they serve."""
@@ -141,7 +154,7 @@ class Viewer:
         members: dict[tuple[Window, int], list[int]] = {}
         rest = []
         for obj in objects:
-            target = _target(obj, frame)
+            target = _target(obj, frame, stored.frame)
             window = serving(target, (window for window, _ in stored.features), frame)
             if window is None:
                 rest.append(target)
@@ -169,15 +182,16 @@ def _view(stored: StoredFrame, window: Window, model: Sam2Model, features: Image
     return View(stored.frame, stored.stamp, stored.width, stored.height, window, model, features)
 
 
-def _key_of(stored: StoredFrame, window: Window, side: int = 0) -> tuple[Window, int]:
-    """The stored features of ``window``; ``side`` is for one that is not stored."""
-    return next((key for key in stored.features if key[0] == window), (window, side))
+def _key_of(stored: StoredFrame, window: Window) -> tuple[Window, int]:
+    """The stored features of ``window``; if there are none, those that it has in the size of the others."""
+    return next((key for key in stored.features if key[0] == window), (window, next(iter(stored.features))[1]))
 
 
-def _target(obj: LiveObject, frame: Frame) -> Target:
+def _target(obj: LiveObject, frame: Frame, index: int) -> Target:
+    """What the frame number ``index`` needs to know of an object."""
     box = obj.box if obj.box is not None else frame.whole
-    window = obj.window
-    return Target(obj.object_id, (box[0], box[1], box[2], box[3]), obj.presence.absent_for, window)
+    edges = box[0], box[1], box[2], box[3]
+    return Target(obj.object_id, edges, obj.presence.absent_for, obj.window, index - 1 - obj.looked_frame)
 
 
 def _bounded(image: Image) -> Image:

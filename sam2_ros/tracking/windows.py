@@ -11,20 +11,21 @@ The rules, in shares of the frame:
    it, and by :data:`CUT` where its mask was cut off by the window.
 2. A window stays while it holds the regions' inner parts (:data:`INNER` times the boxes) and is at most :data:`SLACK`
    times larger or smaller than wanted.
-3. The pixels of all windows of a frame stay within a budget: one window is seen in the network's usual size, two in
-   about 0.7 of its side, more only with a larger budget. Objects are grouped so that they lose least: the loss of one
-   is the logarithm of how much smaller the network sees it than :data:`WANTED`.
+3. There are as many windows as the budget allows (:mod:`.window_budget`). Objects are grouped so that they lose least:
+   the loss of one is the logarithm of how much smaller the network sees it than :data:`WANTED`.
+4. If not all windows can be looked through in one frame, they take turns. An object whose turn it isn't rests.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sam2_ros.tracking.window_budget import MAX_LOOKS, TURNS, input_sides, most_pixels
 
 Numbers: TypeAlias = NDArray[np.float64]
 
@@ -35,10 +36,7 @@ WHOLE = 0.8  # share of the frame's sides from which on the whole frame is taken
 CUT = 1.3  # factor for the box of a mask that reaches the window's edge
 WIDENING = 1.1  # factor a frame while an object is hidden
 WANTED = 0.285  # share of the network's side that an object should fill; more brings nothing
-LEAST_SIDE = 0.68  # share of the network's side down to which windows are seen smaller
 ENLARGED = 5  # most times that a window is enlarged: beyond, there is nothing more to see
-OVER = 1.05  # times the budget that fixed sizes may take
-MAX_WINDOWS = 4  # in a frame
 MAX_CLUSTERS = 24  # that are grouped pair by pair; more objects are gathered by place before
 BETTER = 0.25  # least gain an object, in loss, for which objects are grouped anew
 REVIEW = 16  # frames after which the grouping is looked at again although it serves
@@ -77,6 +75,7 @@ class Target:
     box: tuple[float, float, float, float]  # where it was seen last; edges in pixels
     hidden: int = 0  # frames since
     window: Window | None = None  # through which it was looked at last
+    rested: int = 0  # frames since
 
 
 @dataclass(frozen=True)
@@ -88,20 +87,6 @@ class Group:
     keys: tuple[int, ...]
 
 
-def input_side(side: int, budget: int, windows: int) -> int:
-    """Side of the input for each of so many windows, a multiple of 32 within the budget; 0 if it would be too small.
-
-    Args:
-        side: of the network's usual input, pixels.
-        budget: pixels that the encoder may see in a frame; 0: those of the usual input.
-        windows: their number; one is seen however small the budget is.
-    """
-    found = min(side, 32 * int(math.sqrt(OVER * (budget or side * side) / windows) / 32))
-    if windows == 1:
-        return max(64, found)
-    return found if windows <= MAX_WINDOWS and found >= LEAST_SIDE * side else 0
-
-
 @dataclass(frozen=True)
 class Frame:
     """What windows are placed in.
@@ -109,13 +94,15 @@ class Frame:
     Args:
         width, height: of the frame, pixels.
         side: of the network's square input, pixels.
-        budget: pixels that the encoder may see in a frame; 0: those of that input.
+        budget: pixels that the encoder may see in a frame.
+        turns: frames within which every window is looked through.
     """
 
     width: int
     height: int
     side: int
     budget: int
+    turns: int = TURNS
 
     @property
     def whole(self) -> Window:
@@ -125,8 +112,9 @@ class Frame:
         """Whether a window lies in this frame, not in one of another size."""
         return window.x1 <= self.width and window.y1 <= self.height
 
-    def input_side(self, windows: int) -> int:
-        return input_side(self.side, self.budget, windows)
+    def input_sides(self, windows: Sequence[Window]) -> list[int]:
+        """See :func:`~.window_budget.input_sides`."""
+        return input_sides([self.share_of(window) for window in windows], self.side, self.budget, self.turns)
 
     def shares(self, boxes: Sequence[Sequence[float]]) -> Numbers:
         scale = np.array([self.width, self.height] * 2, np.float64)
@@ -166,7 +154,7 @@ def regions_of(targets: Sequence[Target], frame: Frame) -> Regions:
 def plan(targets: Sequence[Target], frame: Frame, index: int = 0) -> list[Group]:
     """The windows to look through in the frame number ``index``; the whole frame if there is nothing to look for."""
     if not targets:
-        return [Group(frame.whole, frame.input_side(1), ())]
+        return [Group(frame.whole, frame.input_sides([frame.whole])[0], ())]
     regions = regions_of(targets, frame)
     kept = _kept(targets, regions, frame)
     if kept is not None and kept.serves and index % REVIEW:
@@ -175,6 +163,17 @@ def plan(targets: Sequence[Target], frame: Frame, index: int = 0) -> list[Group]
     if kept is not None and _loss(kept, regions, frame) <= _loss(best, regions, frame) + BETTER * len(targets):
         return _groups(targets, kept, frame)
     return _groups(targets, _settled(best, kept), frame)
+
+
+def turn(groups: list[Group], targets: Sequence[Target], frame: Frame) -> list[Group]:
+    """Those of ``groups`` that are looked through now: first the ones with an object that has rested longest."""
+    most, rested = most_pixels(frame.side, frame.budget), {target.key: target.rested for target in targets}
+    now: list[Group] = []
+    for group in sorted(groups, key=lambda group: -max((rested[key] for key in group.keys), default=0)):
+        pixels = sum(each.side**2 for each in (*now, group))
+        if not now or (pixels <= most and len(now) < MAX_LOOKS):
+            now.append(group)
+    return [group for group in groups if group in now]
 
 
 def serving(target: Target, windows: Iterable[Window], frame: Frame) -> Window | None:
@@ -203,13 +202,16 @@ class _Partition(NamedTuple):
 
 
 def _kept(targets: Sequence[Target], regions: Regions, frame: Frame) -> _Partition | None:
-    """The division of the frame before, with windows that no longer serve placed anew; None where there is none."""
+    """The division of the frame before, with windows that no longer serve placed anew. Who has no window joins one that
+    serves it, or gets one. None if there are none, or too many."""
     members: dict[Window, list[int]] = {}
+    new = []
     for index, target in enumerate(targets):
         if target.window is None or not frame.has(target.window):
-            return None
-        members.setdefault(target.window, []).append(index)
-    if not frame.input_side(len(members)):
+            new.append(index)
+        else:
+            members.setdefault(target.window, []).append(index)
+    if not members:
         return None
     windows, serves = [], True
     for window, own in members.items():
@@ -218,7 +220,16 @@ def _kept(targets: Sequence[Target], regions: Regions, frame: Frame) -> _Partiti
         stays = _holds(frame, window, _union(regions.inner[own])) and 1 / SLACK <= ratio <= SLACK
         windows.append(window if stays else fresh)
         serves = serves and stays
-    return _Partition(list(members.values()), windows, serves)
+    divided = list(members.values())
+    for index in new:
+        shared = serving(targets[index], windows, frame)
+        serves = serves and shared is not None
+        if shared is None:
+            divided.append([index])
+            windows.append(frame.place(regions.wanted[index]))
+        else:
+            divided[windows.index(shared)].append(index)
+    return _Partition(divided, windows, serves) if frame.input_sides(windows) else None
 
 
 def _best(regions: Regions, frame: Frame) -> _Partition:
@@ -226,8 +237,8 @@ def _best(regions: Regions, frame: Frame) -> _Partition:
     found = []
     members = _gathered(regions, frame)
     while True:
-        if frame.input_side(len(members)):
-            windows = [frame.place(_union(regions.wanted[own])) for own in members]
+        windows = [frame.place(_union(regions.wanted[own])) for own in members]
+        if frame.input_sides(windows):
             found.append(_Partition(members, windows))
         if len(members) == 1:
             return min(reversed(found), key=lambda each: _loss(each, regions, frame))
@@ -257,9 +268,9 @@ def _gathered(regions: Regions, frame: Frame) -> list[list[int]]:
 
 
 def _loss(division: _Partition, regions: Regions, frame: Frame) -> float:
-    side = frame.input_side(len(division.windows))
     loss = 0.0
-    for own, window in zip(division.members, division.windows, strict=True):
+    sides = frame.input_sides(division.windows)
+    for own, window, side in zip(division.members, division.windows, sides, strict=True):
         seen = regions.extents[own] / frame.share_of(window) * side / frame.side
         loss += float(np.log(np.maximum(WANTED / seen, 1)).sum())
     return loss
@@ -279,8 +290,9 @@ def _groups(targets: Sequence[Target], division: _Partition, frame: Frame) -> li
     keys: dict[Window, list[int]] = {}
     for own, window in zip(division.members, division.windows, strict=True):
         keys.setdefault(window, []).extend(targets[index].key for index in own)
-    side = frame.input_side(len(keys))
-    return sorted((Group(window, side, tuple(sorted(own))) for window, own in keys.items()), key=lambda g: g.keys)
+    sides = frame.input_sides(list(keys))
+    pairs = zip(keys.items(), sides, strict=True)
+    return sorted((Group(window, side, tuple(sorted(own))) for (window, own), side in pairs), key=lambda g: g.keys)
 
 
 def _cut(target: Target, frame: Frame) -> float:

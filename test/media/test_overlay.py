@@ -88,3 +88,15 @@ def test_neighbouring_ids_have_distinct_colours() -> None:
 def test_a_result_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"image is \(10, 10, 3\), the result belongs to \(480, 640, 3\)"):
         draw_overlay(noise(10, 10), frame(480, 640))
+
+
+def test_windows_are_framed_in_the_colours_of_their_objects() -> None:
+    image, nothing = np.zeros((360, 640, 3), np.uint8), np.zeros((360, 640), np.bool_)
+    shared = (100, 50, 300, 200)
+    objects = [found(1, nothing, window=shared), found(2, nothing, window=shared), found(3, nothing)]
+    drawn = draw_overlay(image, frame(360, 640, *objects), labels=False, windows=True)
+    for inset, number in ((0, 1), (1, 2)):
+        corners = [(50 + inset, 100 + inset), (199 - inset, 299 - inset), (120, 100 + inset), (120, 299 - inset)]
+        assert {tuple(drawn[place].tolist()) for place in corners} == {object_color(number)}
+    assert np.count_nonzero(drawn.any(axis=2)) == 2 * (200 + 148) + 2 * (198 + 146), "and nothing else"
+    assert not draw_overlay(image, frame(360, 640, *objects), labels=False).any(), "only on request"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from sam2_ros.tracking.windows import Frame, Group, Target, Window, input_side, plan, serving, window_for
+from sam2_ros.tracking.window_budget import MAX_LOOKS, default_budget, input_sides, most_pixels, smaller_side
+from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving, turn, window_for
 
-FRAME = Frame(1000, 500, 448, 0)
+SMALL = 320 * 320
+FRAME = Frame(1000, 500, 448, 2 * SMALL, turns=1)
 WHOLE = Window(0, 0, 1000, 500)
 MIDDLE = (450.0, 200.0, 550.0, 300.0)  # a fifth of the frame high: its window is half of the frame
 AROUND = Window(250, 125, 750, 375)
@@ -44,7 +48,7 @@ def test_a_window_is_two_and_a_half_times_the_object(box: tuple[float, float, fl
 
 def test_windows_have_the_shape_of_the_frame() -> None:
     for width, height in ((640, 480), (1920, 1080), (480, 800), (37, 1000)):
-        frame = Frame(width, height, 64, 0)
+        frame = Frame(width, height, 64, 64 * 64)
         window = window_for((width / 2, height / 2, width / 2 + 0.2 * width, height / 2 + 9), frame)
         assert 0 <= window.x0 < window.x1 <= width and 0 <= window.y0 < window.y1 <= height
         assert window.width / width == pytest.approx(window.height / height, abs=0.02)
@@ -52,7 +56,7 @@ def test_windows_have_the_shape_of_the_frame() -> None:
 
 def test_a_tiny_image_is_seen_whole() -> None:
     for width, height in ((64, 48), (1, 1), (110, 80)):
-        frame = Frame(width, height, 448, 0)
+        frame = Frame(width, height, 448, 448 * 448)
         assert plan([Target(1, (0, 0, 1, 1))], frame) == [Group(Window(0, 0, width, height), 448, (1,))]
 
 
@@ -105,24 +109,53 @@ def test_the_nearest_objects_share_where_the_budget_ends() -> None:
     targets = [Target(1, (0, 0, 60, 30)), Target(2, (940, 470, 1000, 500)), Target(3, (840, 470, 900, 500))]
     groups = plan(targets, FRAME)
     assert [group.keys for group in groups] == [(1,), (2, 3)] and {group.side for group in groups} == {320}
-    rich = plan(targets, Frame(1000, 500, 448, 4 * 448**2))
-    assert [group.keys for group in rich] == [(1,), (2,), (3,)] and {group.side for group in rich} == {448}
+    rich = plan(targets, Frame(1000, 500, 448, 3 * SMALL, turns=1))
+    assert [group.keys for group in rich] == [(1,), (2,), (3,)] and {group.side for group in rich} == {320}
 
 
 @pytest.mark.parametrize(
     ("budget", "sides"),
     [
-        (0, [448, 320, 0, 0, 0]),
-        (448 * 448, [448, 320, 0, 0, 0]),
-        (4 * 448 * 448, [448, 448, 448, 448, 0]),
-        (2 * 448 * 448, [448, 448, 352, 320, 0]),
-        (100_000, [320, 0, 0, 0, 0]),
-        (1, [64, 0, 0, 0, 0]),
+        (448 * 448, [448, 320, 0, 0]),
+        (2 * SMALL - 20_000, [416, 0, 0, 0]),
+        (3 * SMALL, [448, 320, 320, 0]),
+        (100 * SMALL, [448, 320, 320, 320]),
+        (100_000, [320, 0, 0, 0]),
+        (1, [64, 0, 0, 0]),
     ],
 )
 def test_the_budget_decides_on_sizes(budget: int, sides: list[int]) -> None:
-    assert [input_side(448, budget, windows) for windows in range(1, 6)] == sides
-    assert all(count * side**2 <= 1.05 * (budget or 448 * 448) for count, side in enumerate(sides, 1) if side > 64)
+    assert [side_of(budget, windows, 1) for windows in range(1, 5)] == sides
+    assert all(count * side**2 <= 1.05 * budget for count, side in enumerate(sides, 1) if side > 64)
+    assert side_of(budget, MAX_LOOKS + 1, 1) == 0
+    in_turns = [side_of(budget, windows, 2) for windows in range(2, 9, 2)]
+    assert in_turns == [320 if budget >= SMALL * windows / 1.05 else 0 for windows in range(1, 5)]
+
+
+def side_of(budget: int, windows: int, turns: int) -> int:
+    """The side of each of so many small windows; 0 if there may not be so many."""
+    return min(input_sides([0.2] * windows, 448, budget, turns), default=0)
+
+
+def test_large_windows_are_seen_in_the_usual_size() -> None:
+    assert input_sides([0.59, 0.61, 1.0], 448, 5 * SMALL) == [320, 448, 448]
+    assert input_sides([0.2, 1.0], 448, 2 * SMALL, turns=1) == [], "more than the budget"
+    assert input_sides([0.2, 1.0], 448, 2 * SMALL) == [320, 448], "they take turns"
+    assert input_sides([0.2, 1.0], 448, SMALL) == [320, 320]
+    far = [Target(1, (0, 0, 20, 20)), Target(2, (300, 100, 900, 500))]
+    groups = plan(far, Frame(1000, 500, 448, 2 * SMALL))
+    assert [group.side for group in groups] == [320, 448] and groups[1].window == WHOLE
+    assert [turn(groups, [replace(far[0], rested=n), far[1]], FRAME) for n in (1, 0)] == [[groups[0]], [groups[0]]]
+    assert turn(groups, [far[0], replace(far[1], rested=1)], FRAME) == [groups[1]]
+
+
+def test_more_objects_have_more_windows_until_the_bytes_would_grow() -> None:
+    budgets = [default_budget(448, objects) for objects in range(100)]
+    assert budgets[0] == 448 * 448 and budgets[5] == 2 * 448 * 448
+    looks = [most_pixels(448, budget) // SMALL for budget in budgets]
+    assert looks[:7] == [2, 2, 2, 3, 3, 4, 4]
+    assert most_pixels(448, budgets[-1]) == MAX_LOOKS * 448**2
+    assert smaller_side(1024) == 736 and smaller_side(448) == 320
 
 
 def test_a_grouping_stays_until_another_is_clearly_better() -> None:
@@ -143,6 +176,10 @@ def test_a_new_object_is_given_a_place_beside_the_others() -> None:
     groups = plan([old, Target(2, (0, 0, 60, 30))], FRAME, 1)
     assert sorted(key for group in groups for key in group.keys) == [1, 2]
     assert next(group.window for group in groups if group.keys == (1,)) == AROUND
+    # One that the old window serves joins it, between two reviews too; nothing else moves.
+    far = Target(2, (0, 0, 60, 30), 0, Window(0, 0, 200, 100))
+    groups = plan([replace(old, box=moved(60)), far, Target(3, moved(20))], FRAME, 1)
+    assert groups == [Group(AROUND, 320, (1, 3)), Group(Window(0, 0, 200, 100), 320, (2,))]
 
 
 def test_windows_of_another_image_size_do_not_count() -> None:
@@ -174,10 +211,30 @@ def test_every_object_is_seen_however_many_there_are() -> None:
         for index in range(3):
             groups = plan([Target(t.key, t.box, 0, before.get(t.key)) for t in targets], FRAME, index)
             assert sorted(key for group in groups for key in group.keys) == list(range(count))
-            assert sum(group.side**2 for group in groups) <= 1.05 * 448**2
+            assert sum(group.side**2 for group in groups) <= 1.05 * FRAME.budget
             before = {key: group.window for group in groups for key in group.keys}
         for group in groups:
             for key in group.keys:
                 x0, y0, x1, y1 = targets[key].box
                 assert group.window.x0 <= x0 and group.window.y0 <= y0
                 assert x1 <= group.window.x1 and y1 <= group.window.y1
+
+
+def test_windows_take_turns_and_nobody_rests_twice() -> None:
+    frame = Frame(1000, 500, 448, 2 * SMALL)
+    corners = [(0, 0), (900, 0), (0, 450), (940, 470)]
+    targets = [Target(key, (x, y, x + 60, y + 30), rested=9) for key, (x, y) in enumerate(corners)]
+    groups = plan(targets, frame)
+    assert [group.keys for group in groups] == [(0,), (1,), (2,), (3,)] and {group.side for group in groups} == {320}
+    seen = []
+    for _ in range(5):
+        now = turn(groups, targets, frame)
+        keys = {key for group in now for key in group.keys}
+        targets = [replace(each, rested=0 if each.key in keys else each.rested + 1) for each in targets]
+        seen.append(keys)
+    assert seen == [{0, 1}, {2, 3}, {0, 1}, {2, 3}, {0, 1}]
+    # A third window beside two that fit: the one that has rested comes first.
+    groups, targets = groups[:3], targets[:3]
+    assert [target.rested for target in targets] == [0, 0, 1]
+    assert [group.keys for group in turn(groups, targets, frame)] == [(0,), (2,)]
+    assert turn(groups[:2], targets[:2], frame) == groups[:2]
