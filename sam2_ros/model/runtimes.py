@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ class Options:
     @property
     def version(self) -> str:
         """Of the runtime's package."""
-        return str(getattr(importlib.import_module(self.runtime.partition(":")[0]), "__version__", "?"))
+        module = importlib.import_module(self.runtime.partition(":")[0])
+        return str(getattr(module, "__version__", "?")).partition("-")[0]  # without a build's number
 
 
 def choose_runtime(name: str, device: str) -> str:
