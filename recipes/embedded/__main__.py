@@ -7,6 +7,7 @@ import sys
 
 STEPS = {
     "make": "train and export the checkpoint",
+    "windows": "train it on what the tracker sees through windows",
     "calibrate": "make the object score a calibrated logit",
     "judge": "fit the judgement of masks by appearance",
     "teacher": "find objects in photographs without labels",

@@ -23,11 +23,12 @@ def project(model: Sam2Model, stride_4: Tensor, stride_8: Tensor, stride_16: Ten
 
 @torch.no_grad()
 def evaluate(model: Sam2Model, store: FeatureStore, kind: str, every: int = 1) -> dict[str, float]:
-    """Mean J of each clip of ``store``: object 1, prompted on the first frame; first and last frame left out.
+    """Mean J of each clip of ``store``: objects of the first frame, prompted there; first and last frame left out.
 
     ``every`` takes each n-th frame only, for a coarser and quicker answer.
     """
     size = store.size
+    model = model.at(size)
     scores: dict[str, float] = {}
     for entry in store.clips:
         memory = Memory(model)
@@ -36,10 +37,13 @@ def evaluate(model: Sam2Model, store: FeatureStore, kind: str, every: int = 1) -
             frame = store[entry.start + t]
             features = project(model, frame.stride_4, frame.stride_8, frame.stride_16)
             if t == 0:
-                prompt_frame(model, memory, features, make_prompt(kind, [frame.labels == 1]), fallback=True)
+                objects = np.unique(frame.labels)[1:]
+                masks = [frame.labels == value for value in objects]
+                prompt_frame(model, memory, features, make_prompt(kind, masks), fallback=True)
                 continue
             output = track_frame(model, memory, features)
-            full = F.interpolate(output.logits, (size, size), mode="bilinear", align_corners=False)[0, 0] > 0
-            values.append(jaccard(full.numpy(), frame.labels == 1))
+            full = F.interpolate(output.logits, (size, size), mode="bilinear", align_corners=False)[:, 0] > 0
+            pairs = zip(full.numpy(), objects, strict=True)
+            values.append(np.mean([jaccard(mask, frame.labels == value) for mask, value in pairs]))
         scores[entry.name] = float(np.mean(values))
     return scores

@@ -94,7 +94,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def _trained(args: argparse.Namespace, model: Sam2Model, sampler: Sampler, schedule: Schedule, name: str) -> Sam2Model:
     """Runs the training with the state in the folder ``name``; returns its averaged network."""
-    trainer = Trainer(model, sampler, schedule, args.work / name)
+    trainer = Trainer(model, [sampler], schedule, args.work / name)
     if not args.export_only:
         trainer.run(args.work / name / "log.jsonl")
     return trainer.average

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -89,8 +90,8 @@ def clip_loss(
 
 
 def parameter_groups(model: Sam2Model, schedule: Schedule) -> list[Group]:
-    """The encoder and the point prompts are frozen; biases, norms and embeddings do not decay."""
-    frozen = ("image_encoder.", "sam_prompt_encoder.", "no_mem_pos_enc")
+    """The encoder, the point prompts and recognition are frozen; biases, norms and embeddings do not decay."""
+    frozen = ("image_encoder.", "sam_prompt_encoder.", "no_mem_pos_enc", "appearance.")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen))
@@ -103,27 +104,30 @@ def parameter_groups(model: Sam2Model, schedule: Schedule) -> list[Group]:
 
 
 class Trainer(TrainingLoop[Batch]):
-    """Trains ``model`` on the sampler's batches."""
+    """Trains ``model`` on the batches of ``samplers``, which take turns. Their clips may differ in size."""
 
-    def __init__(self, model: Sam2Model, sampler: Sampler, schedule: Schedule, folder: Path) -> None:
-        self.sampler, self.schedule = sampler, schedule
+    def __init__(self, model: Sam2Model, samplers: Sequence[Sampler], schedule: Schedule, folder: Path) -> None:
+        self.samplers, self.schedule = samplers, schedule
+        self.rng = np.random.default_rng()  # of the step
 
         super().__init__(model, parameter_groups(model, schedule), schedule.loop(), folder)
 
     def batches(self, first: int) -> Iterator[Sequence[Batch]]:
         for step in count(first):
-            self.sampler.begin(step)
+            sampler = self.samplers[step % len(self.samplers)]
+            sampler.begin(step)
+            self.rng = sampler.rng
             phase = self.schedule.phase(min(step, self.schedule.steps - 1))
-            yield [self.sampler.batch(phase.clips, phase.length, phase.lead)]
+            yield [sampler.batch(phase.clips, phase.length, phase.lead)]
 
     def losses(self, part: Batch) -> dict[str, Tensor]:
         # A wrong score stores masks of absent objects. The network must cope with that on the other frames.
         told = [torch.where(self._chance(len(seen)) < self.schedule.told, seen, BARELY) for seen in part.seen]
-        return clip_loss(self.model, part, self._disturb, told)
+        return clip_loss(self.model.at(part.targets[0].shape[-1]), part, self._disturb, told)
 
     def _chance(self, count: int) -> Tensor:
-        return torch.from_numpy(self.sampler.rng.random(count))
+        return torch.from_numpy(self.rng.random(count))
 
     def _disturb(self, logits: Tensor) -> Tensor:
         # The generator that drew the batch, so that the disturbance depends only on the step.
-        return disturb_masks(logits, self.sampler.rng, self.schedule.disturbed)
+        return disturb_masks(logits, self.rng, self.schedule.disturbed)

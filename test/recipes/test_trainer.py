@@ -66,7 +66,7 @@ def make_trainer(store: FeatureStore, folder: Path, steps: int) -> Trainer:
     model = Sam2Model(embedded_config(SIZE))
     phases = (Phase(2, clips=2, length=2), Phase(steps, clips=1, length=3))
     schedule = Schedule(phases, warmup=1, bfloat16=False, rate=2e-3, decoder_rate=1e-3)
-    return Trainer(model, Sampler([Source(store, 1.0, 1)], seed=0), schedule, folder)
+    return Trainer(model, [Sampler([Source(store, 1.0, 1)], seed=0)], schedule, folder)
 
 
 def test_training_lowers_the_loss_leaves_the_encoder_and_resumes(store: FeatureStore, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_frames_that_lead_up_are_run_as_the_tracker_runs_them_and_cost_no_gradie
 def test_a_training_with_leading_frames_counts_only_the_others(store: FeatureStore, tmp_path: Path) -> None:
     torch.manual_seed(0)
     schedule = Schedule((Phase(20, clips=2, length=2, lead=3),), warmup=1, bfloat16=False)
-    trainer = Trainer(Sam2Model(embedded_config(SIZE)), Sampler([Source(store, 1.0, 1)], seed=0), schedule, tmp_path)
+    trainer = Trainer(Sam2Model(embedded_config(SIZE)), [Sampler([Source(store, 1.0, 1)], seed=0)], schedule, tmp_path)
     batches = trainer.batches(0)
     drawn = [next(batches)[0] for _ in range(12)]
     assert {batch.lead for batch in drawn} == {0, 1, 2, 3}
