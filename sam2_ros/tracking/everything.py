@@ -79,7 +79,7 @@ class MaskFinder:
         points (0: as the settings say)."""
         height, width = self._image.shape[:2]
         crops = crops_of(width, height, self._settings)
-        count = batch or self._settings.batch
+        count = batch or self._settings.batch or (16 if self._model.device.type == "cpu" else 64)
         total, done = sum(points_in(layer, self._settings) ** 2 for _, layer in crops), 0
         for crop, layer in crops:
             x0, y0, x1, y1 = crop

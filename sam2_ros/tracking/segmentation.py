@@ -73,7 +73,9 @@ class EverythingSettings:
     """
 
     points: int = setting(32, "Points of the grid along each side of the image.", 1, 256)
-    batch: int = setting(64, "Points that are decoded at a time.", 1, 1024)
+    batch: int = setting(
+        0, "Points that are decoded at a time; 0 = 16 on a CPU, whose caches hold them, else 64.", 0, 1024
+    )
     min_iou: float = setting(0.8, "Drop masks with a predicted IoU of this or less.", 0.0, 1.0)
     min_stability: float = setting(0.95, "Drop masks that are less stable.", 0.0, 1.0)
     stability_offset: float = setting(
