@@ -73,7 +73,7 @@ def tracks_of(video: Video, labels: Image, rng: np.random.Generator, whole: floa
         whole: share of whole frames.
     """
     height, width = labels.shape[1:]
-    budget = SIDES[0] ** 2 if rng.random() < SMALL_BUDGET else 0
+    budget = SIDES[0 if rng.random() < SMALL_BUDGET else 1] ** 2
     frame = Frame(width, height, SIDES[1], budget)
     values = np.unique(labels)[1:]
     chosen = rng.permutation(values)[: int(rng.integers(1, MOST_OBJECTS + 1))].tolist()
