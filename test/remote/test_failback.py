@@ -250,6 +250,7 @@ def test_a_full_server_does_not_hide_the_next_one(tmp_path: Path) -> None:
         with serving(endpoint=second):
             shown.until("server", second)
             assert full.health()["streams"] == 1
+            assert [result.frame_index for result in shown.results] == list(range(len(shown.results)))
             assert shown.dropped == 0
 
 
