@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -143,9 +144,9 @@ def test_a_limit_and_a_period(shared: Any, frames: list[Any]) -> None:
     with camera(lambda: LocalBackend(shared, TrackerConfig(max_objects=6))) as running:
         running.settings = replace(SETTINGS, max_objects=1, period=0.1)
         running.wanted = True
-        for _ in range(60):
-            if running.show(frames[0].rgb).result.objects:
-                break
+        deadline = time.monotonic() + PATIENCE
+        while not running.show(frames[0].rgb).result.objects and time.monotonic() < deadline:
+            pass
         running.settings = replace(running.settings, min_area=0.0)
         for _ in range(6):
             running.show(frames[0].rgb)
@@ -161,10 +162,9 @@ def test_an_engine_without_images_says_so() -> None:
         with pytest.raises(PromptError, match="single images need a network in the node's own process"):
             running.discovery.ask().result(PATIENCE)
         running.wanted, running.settings = True, replace(SETTINGS, period=0.1)
-        for _ in range(200):
+        deadline = time.monotonic() + PATIENCE
+        while not running.problems and time.monotonic() < deadline:
             running.show(np.zeros((24, 32, 3), np.uint8))
-            if running.problems:
-                break
         assert "single images need a network" in running.problems[0]
 
 
