@@ -156,7 +156,7 @@ class GraphRunner:
     def _open(self, side: int, graph: Graph) -> Session | None:
         start, what = time.monotonic(), f"{graph.name} at {side} px"
         path = self.folder / f"{graph.name}_{side}.onnx"
-        if not path.is_file():
+        if made := not path.is_file():
             partial = path.with_name(f".{os.getpid()}.{path.name}")  # another process may write the same graph
             graphs.export(graph, partial)
             partial.replace(path)
@@ -169,7 +169,11 @@ class GraphRunner:
             _log.warning("%s: %s is wrong by %.0f %%, so that PyTorch runs it", self, what, 100 * error)
             return None
         self.built[what] = time.monotonic() - start
-        _log.info("%s: %s is ready after %.1f s", self, what, self.built[what])
+        # What takes long is also said where nobody has set up logging: in a node and on the command line.
+        level = logging.WARNING if made else logging.INFO
+        _log.log(
+            level, "%s: %s is ready after %.1f s%s", self, what, self.built[what], "; it is cached" if made else ""
+        )
         return session
 
 
