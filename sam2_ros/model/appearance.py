@@ -24,6 +24,11 @@ BEST, OTHERS = 5, 3  # cells whose mean is the best match anywhere, and outside 
 COVERED, COVERED_OF_MOST = 0.6, 0.7  # least coverage of an object's cell, and as a share of its fullest cell
 BESIDE = 0.03  # coverage up to which a cell lies beside the object
 TOUCHED = 0.2  # coverage from which a cell lies within a mask
+# Evidence from which on a mask may show the thing that was searched for, beside the judgement (logit), for a trained
+# metric and for a plain one.
+LEAST = {"prototype": 0.65, "chroma": 0.9}
+PLAIN_LEAST = {"prototype": 0.75, "chroma": 0.9, "match within": 1.0}
+LEAST_LOGIT = 2.0  # the judgement of a trained metric
 EVIDENCE = (
     "object score", "predicted IoU", "log area", "mask certainty", "best match", "prototype", "match within",
     "matched share", "share of matches", "best match outside", "chroma", "brightness",
@@ -135,6 +140,30 @@ class Appearance(nn.Module):
             *agreement(color_shares(picture, logits), match.colors).unbind(dim=1),
         )
         return torch.stack(found, dim=1).float()
+
+
+class PlainAppearance(Appearance):
+    """The metric of models that have none: the encoder's map of stride 16, less its mean over the image. Nothing is
+    trained. It finds things, and does not judge tracked masks."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.register_buffer("sharpness", torch.tensor(12.0))
+        self.register_buffer("gain", torch.tensor(2.0))
+        self.register_buffer("offset", torch.tensor(0.0))
+
+    def embed(self, stride_8: Tensor, stride_16: Tensor) -> Tensor:
+        cells = stride_16.float().flatten(2).transpose(1, 2)
+        return F.normalize(cells - cells.mean(dim=1, keepdim=True), dim=-1)
+
+    def found(self, evidence: Tensor) -> Tensor:  # type: ignore[override]
+        """Above 0: prototype and chroma together are as good as :data:`PLAIN_LEAST` asks for."""
+        wanted = [EVIDENCE.index(name) for name in ("prototype", "chroma")]
+        least = PLAIN_LEAST["prototype"] + PLAIN_LEAST["chroma"]
+        return evidence[..., wanted].sum(dim=-1, keepdim=True) - least
+
+
+PLAIN = PlainAppearance()
 
 
 def coverage_of(logits: Tensor, side: int) -> Tensor:

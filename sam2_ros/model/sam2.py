@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model.appearance import Appearance
+from sam2_ros.model.appearance import PLAIN, Appearance
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.dispatch import uses_triton
 from sam2_ros.model.gpu import memory_attention as gpu_attention
@@ -39,12 +39,12 @@ class ImageFeatures:
     stride_16: Tensor  # [B, C, h, w]
     stride_8: Tensor  # [B, C / 4, 2h, 2w]
     stride_4: Tensor  # [B, C / 8, 4h, 4w]
-    appearance: Tensor | None = None  # [B, hw, D] unit vectors; only of models that recognise objects
-    picture: Tensor | None = None  # [B, 3, 4h, 4w] the image itself, RGB from 0 to 1; likewise
+    picture: Tensor | None = None  # [B, 3, 4h, 4w] the image itself, RGB from 0 to 1
+    appearance: Tensor | None = None  # [B, hw, D] unit vectors; only of models with a trained metric
 
     @property
     def tensors(self) -> list[Tensor]:
-        maps = self.stride_16, self.stride_8, self.stride_4, self.appearance, self.picture
+        maps = self.stride_16, self.stride_8, self.stride_4, self.picture, self.appearance
         return [tensor for tensor in maps if tensor is not None]
 
 
@@ -173,10 +173,8 @@ class Sam2Model(nn.Module):
         Features of images in another size than the model's are resampled to its grid.
         """
         maps = self.image_maps(images) if self.graphs is None else self.graphs.image_maps(self, images)
-        if self.appearance is None:
-            return ImageFeatures(*maps)
         picture = F.adaptive_avg_pool2d(images.float(), 4 * self.config.grid) * self.pixel_std + self.pixel_mean
-        return replace(ImageFeatures(*maps), picture=picture.clamp(0, 1))
+        return ImageFeatures(*maps[:3], picture.clamp(0, 1), *maps[3:])
 
     def image_maps(self, images: Tensor) -> list[Tensor]:
         """The maps of :class:`ImageFeatures` in its order, without the picture, by PyTorch."""
@@ -197,6 +195,17 @@ class Sam2Model(nn.Module):
             return [stride_16, stride_8, stride_4]
         assert wide is not None, "only TinyViT models recognise objects"
         return [stride_16, stride_8, stride_4, self.appearance.embed(wide, stride_16)]
+
+    @property
+    def metric(self) -> Appearance:
+        """What tells things apart by appearance: the trained metric, or one that needs no training."""
+        return PLAIN if self.appearance is None else self.appearance
+
+    def looks(self, features: ImageFeatures) -> Tensor:
+        """The cells of ``features`` as :attr:`metric` compares them, ``[B, hw, D]``."""
+        if features.appearance is not None:
+            return features.appearance
+        return self.metric.embed(features.stride_8, features.stride_16)
 
     def without_memory(self, features: ImageFeatures) -> Tensor:
         """Features for an object without memories, ``[B, C, h, w]``."""

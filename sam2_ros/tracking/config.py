@@ -67,7 +67,8 @@ class TrackerConfig:
     recognition: bool = setting(
         True,
         "Compare each mask with the prompted object's appearance, hide masks that drifted, and search the image for "
-        "hidden objects. For models that can (the embedded one); others go by the object score.",
+        "hidden objects: models that learned it (the embedded one). Others go by the object score, and by appearance "
+        "look for what a picture shows, and for what left its window.",
     )
     max_area: float = setting(
         0.95,

@@ -143,7 +143,7 @@ def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
         budget = config.window_budget or default_budget(side, config.max_objects)
         cells = max(cells, most_pixels(side, budget) // 16**2)
         images, extra = MAX_PIXELS * 3, grid**2  # one view more, for prompts
-    cell = model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3 * bool(model.appearance_dim))
+    cell = model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3)
     mask = (4 * grid) ** 2 * 4
     frames = (config.history + 1) * (cells * cell + images + config.max_objects * mask)
     return frames + extra * cell + config.max_objects * 3 * mask

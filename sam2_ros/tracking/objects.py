@@ -36,12 +36,14 @@ class LiveObject:
     logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None: not searched for there
     window: Window | None = None  # in which logits and candidates lie; None: it was not looked at yet
     looked_frame: int = -1  # the newest tracked frame on which the network looked for it
-    box: tuple[int, int, int, int] | None = None  # of its newest mask, edges in pixels
+    box: tuple[int, int, int, int] | None = None  # where it was seen last, or may be by its looks; edges in pixels
+    box_frame: int = -1  # frame that `box` belongs to
     mask: CroppedMask | None = None
     object_score: float = 0.0
     visibility: float = 0.0
     predicted_iou: float = 0.0
     prompted: bool = False
+    look: Reference | None = None  # on its newest prompted frame; only with a metric that needs no training
     awaited: Reference | None = None  # how a picture shows it, until it is seen for the first time
 
     # Clicks so far on `prompt_frame`, in source pixels; later ones on the same frame are added to them.
@@ -72,7 +74,7 @@ class LiveObject:
         self.presence_before = self.presence_before_frame(presence.frame)
         self.presence, self.mask = presence, mask
         if mask.crop.size:
-            self.box = mask.box
+            self.box, self.box_frame = mask.box, presence.frame
         return before
 
     def set_scores(self, object_score: float, visibility: float, predicted_iou: float) -> None:

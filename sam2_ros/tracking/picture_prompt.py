@@ -18,20 +18,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam2_ros.model.appearance import EVIDENCE, Reference, color_shares, coverage_of
+from sam2_ros.model.appearance import Reference
 from sam2_ros.model.mask_decoder import choose
 from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_decoder import preferred_candidate
-from sam2_ros.tracking.recognition import WORTH_A_LOOK, box_around, look_for
+from sam2_ros.tracking.recognition import likeliest_boxes, look_in, look_of
 from sam2_ros.tracking.types import BoolMask, CroppedMask, Prompt, PromptCode, PromptError
 from sam2_ros.tracking.viewer import Encoder, Viewer
 
 SHARES = (0.6, 0.3)  # of a frame's sides that the picture has when it is encoded
-LEAST = {"prototype": 0.65, "chroma": 0.9}  # evidence from which on a mask may show the thing of a picture,
-LEAST_SCORE = 2.0  # and the judgement (logit); a wrong one stays, so these are strict
+PLACES = 2  # in a frame that are looked at for one object
 MARGIN = 0.2  # of a given box's sides that are encoded on each side of it
 
 Image = NDArray[np.uint8]
@@ -67,18 +66,19 @@ def reference_of(shared: Encoder, prompt: Prompt, width: int, height: int) -> Re
     model = shared.model
     picture, box, mask = _around(prompt)
     is_box = prompt.box is not None
-    size, grid = model.config.image_size, model.config.grid
+    size = model.config.image_size
     looks = []
     for share in SHARES:
         place = _place(picture, size, width, height, share)
         features = shared.encode(shared.prepared(_pasted(picture, place, size), 1.0))
         if mask is None:
             mask = _taken(_decoded(model, features, _in_input(box, picture, place), is_box), place, picture, model)
-        logits = _mask_logits(mask, place, model)
-        assert features.appearance is not None and features.picture is not None
-        coverage, colors = coverage_of(logits, grid), color_shares(features.picture, logits)
-        looks.append(Reference(features.appearance, coverage, colors[:, None]))
-    reference = Reference(*(torch.cat(parts, dim=1) for parts in zip(*map(_fields, looks), strict=True)))
+        looks.append(look_of(model, features, _mask_logits(mask, place, model)))
+    reference = Reference(
+        torch.cat([look.tokens for look in looks], dim=1),
+        torch.cat([look.coverage for look in looks], dim=1),
+        torch.cat([look.colors for look in looks], dim=1),
+    )
     if not bool(reference.known.all()):
         raise PromptError(
             PromptCode.INVALID_PROMPT,
@@ -90,34 +90,17 @@ def reference_of(shared: Encoder, prompt: Prompt, width: int, height: int) -> Re
 def find(viewer: Viewer, objects: Sequence[LiveObject], stored: StoredFrame) -> list[Found]:
     """Those of the awaited ``objects`` that ``stored`` shows."""
     whole = viewer.whole_view(stored)
-    wanted = [obj.awaited for obj in objects if obj.awaited is not None]
-    reference = Reference(*(torch.cat(parts) for parts in zip(*map(_fields, wanted), strict=True)))
-    appearance = viewer.model.appearance
-    assert appearance is not None and whole.features.appearance is not None
-    with torch.autocast(viewer.model.device.type, enabled=False):
-        match = appearance.match(whole.features.appearance, reference)
-        promising = match.logits.flatten(1).topk(3, dim=1).values.mean(dim=1) > WORTH_A_LOOK
     found = []
-    scale = np.array([stored.width, stored.height], np.float64) / match.logits.shape[1]
-    for index in torch.nonzero(promising)[:, 0].tolist():
-        box = (box_around(match.logits[index].cpu().numpy()) * scale).reshape(4).tolist()
-        (view,) = viewer.views_for_boxes([box], stored)
-        found += _look(view, objects[index], Reference(*(part[index, None] for part in _fields(reference))))
+    for obj in objects:
+        assert obj.awaited is not None
+        for box in likeliest_boxes(whole, obj.awaited, most=PLACES):
+            (view,) = viewer.views_for_boxes([box], stored)
+            seen = look_in(view, box, obj.awaited, strict=True)
+            if seen is not None:
+                chosen, score = seen
+                found.append(Found(obj, view, chosen.logits[0].float(), chosen.token[0], score, float(chosen.iou)))
+                break
     return found
-
-
-def _look(view: View, obj: LiveObject, reference: Reference) -> list[Found]:
-    """The object, if something in ``view`` looks like it."""
-    model, appearance = view.model, view.model.appearance
-    assert appearance is not None and view.features.appearance is not None
-    with torch.autocast(model.device.type, enabled=False):
-        match = appearance.match(view.features.appearance, reference)
-    one = torch.zeros(1, dtype=torch.int64, device=model.device)
-    chosen, scores, evidence = look_for(model, view.features, match, one)
-    alike = all(float(evidence[0, EVIDENCE.index(name)]) >= least for name, least in LEAST.items())
-    if not (alike and float(scores) > LEAST_SCORE):
-        return []
-    return [Found(obj, view, chosen.logits[0].float(), chosen.token[0], float(scores), float(chosen.iou))]
 
 
 def _decoded(model: Sam2Model, features: ImageFeatures, corners: NDArray[np.float32], is_box: bool) -> Tensor:

@@ -22,6 +22,7 @@ from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.mask_parts import agreements, masks_within
 from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows, moved
 from sam2_ros.tracking.objects import Candidates, LiveObject
+from sam2_ros.tracking.recognition import look_of, looks_for_things
 from sam2_ros.tracking.types import CroppedMask, MaskCandidate, Prompt
 from sam2_ros.tracking.viewer import Viewer
 from sam2_ros.tracking.windows import Window
@@ -291,6 +292,8 @@ class PromptDecoder:
                 released = self.bank.store_prompted(
                     obj.row, frame, memory[index], out.pointer, features, logits[index, 0]
                 )
+            if features.picture is not None and view.model.appearance is None and looks_for_things(self.config):
+                obj.look = look_of(view.model, features, logits[index])
             obj.window = view.window
             answers.append(replace(out, logits=logits[index], stability=stable[index], released=released))
         return answers

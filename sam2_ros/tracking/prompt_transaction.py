@@ -16,6 +16,7 @@ from sam2_ros.tracking.picture_prompt import reference_of
 from sam2_ros.tracking.prompt_checks import check_request, check_sum
 from sam2_ros.tracking.prompt_decoder import Answer, PromptDecoder, adds_to_earlier
 from sam2_ros.tracking.propagation import Propagation, autocast
+from sam2_ros.tracking.recognition import looks_for_things
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.types import (
     CroppedMask,
@@ -32,8 +33,7 @@ from sam2_ros.tracking.visibility import Presence
 from sam2_ros.tracking.windows import Window
 
 _NO_PICTURES = (
-    "this tracker can't compare things with a picture; use a model that recognises objects by appearance (the embedded "
-    "one), with tracker.recognition on and tracker.reference_policy off"
+    "this tracker does not compare things with a picture; turn tracker.recognition on and tracker.reference_policy off"
 )
 
 
@@ -135,7 +135,7 @@ class PromptTransaction:
             PromptError: it can't be added; nothing has changed then.
         """
         check_request(request)
-        if not self.propagation.recognises:
+        if not looks_for_things(self.config):
             raise PromptError(PromptCode.UNSUPPORTED, _NO_PICTURES)
         stored, viewer = self.stored, self.prompts.viewer
         obj = self.registry.create(request, stored.frame)

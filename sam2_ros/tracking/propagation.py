@@ -20,10 +20,18 @@ from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.picture_prompt import Found, find
 from sam2_ros.tracking.policies import policy_of
-from sam2_ros.tracking.recognition import SURE, recognise, recognises
+from sam2_ros.tracking.recognition import (
+    SURE,
+    likeliest_boxes,
+    look_in,
+    look_of,
+    looks_for_things,
+    recognise,
+    recognises,
+)
 from sam2_ros.tracking.transfer import Fetched, upload
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
-from sam2_ros.tracking.viewer import Viewer
+from sam2_ros.tracking.viewer import LOOK_EVERY, Viewer
 from sam2_ros.tracking.visibility import Observation, Presence
 
 Lap = Callable[[str], None]
@@ -86,7 +94,9 @@ class Propagation:
         if tracked:
             changes += self._show(tracked, stored)
             lap("masks")
-        changes += self._find_awaited(objects, stored)
+        if looks_for_things(self.config) and self.viewer.looks_at_all(stored):
+            changes += self._find_awaited(objects, stored)
+            self._look_around(objects, stored)
         return changes
 
     def _pass(self, obj: LiveObject, stored: StoredFrame) -> list[ObjectChange]:
@@ -114,10 +124,35 @@ class Propagation:
         awaited = [
             obj for obj in objects if obj.awaited is not None and obj.presence.due(stored.frame, self.config, factor)
         ]
-        if not awaited or not self.viewer.looks_at_all(stored):
+        if not awaited:
             return []
         with autocast(self.model, self.dtype):
             return [change for found in find(self.viewer, awaited, stored) for change in self._prompt(found, stored)]
+
+    def _look_around(self, objects: list[LiveObject], stored: StoredFrame) -> None:
+        """With windows: where the whole frame shows something that looks like a hidden object, a closer look is taken
+        at it, and if it is the object its window goes there. The hidden ones take turns."""
+        if not self.viewer.uses_windows or stored.frame % LOOK_EVERY:
+            return
+        hidden = [obj for obj in objects if obj.awaited is None and obj.state is not ObjectState.VISIBLE]
+        hidden = [obj for obj in hidden if self.bank.remembers(obj.row, stored.frame)]
+        if not hidden:
+            return
+        obj = hidden[stored.frame // LOOK_EVERY % len(hidden)]
+        reference = self.bank.references([obj.row], stored.frame) if self.recognises else obj.look
+        if reference is None or not bool(reference.known.all()):
+            return
+        with autocast(self.model, self.dtype):
+            places = likeliest_boxes(self.viewer.whole_view(stored), reference, most=1)
+            if not places:
+                return
+            view = self.viewer.view_around(places[0], stored)
+            seen = look_in(view, places[0], reference, strict=False)
+        if seen is not None:
+            logits = seen[0].logits.float()
+            (mask,) = masks_in_windows(list(logits), [view.window], stored.height, stored.width, non_overlap=False)
+            if mask.crop.size:
+                obj.box, obj.box_frame = mask.box, stored.frame
 
     def _prompt(self, found: Found, stored: StoredFrame) -> list[ObjectChange]:
         obj, view, logits = found.obj, found.view, found.logits
@@ -129,7 +164,9 @@ class Propagation:
         (memory,) = view.model.encode_low_memory(view.features, logits[None], there, binarize)
         (pointer,) = view.model.pointer(found.token[None], there)
         self.bank.store_prompted(obj.row, stored.frame, memory, pointer, view.features, logits[0])
+        obj.look = None if self.recognises else look_of(view.model, view.features, logits)
         obj.awaited, obj.logits, obj.window, obj.prompted = None, logits, view.window, True
+        obj.looked_frame = stored.frame
         score, iou = torch.tensor(found.score), torch.tensor(found.iou)
         obj.set_scores(found.score, float(self.model.visibility(score, iou)), found.iou)
         area = mask.area / (stored.width * stored.height)

@@ -1,12 +1,17 @@
 """Judges tracked masks by appearance, and looks for objects where the image resembles them.
 
-For models with :class:`~sam2_ros.model.appearance.Appearance`. The judgement replaces the decoder's object score. It
-is low for a mask that drifted onto something else, so that the mask is neither shown nor remembered. Where an object
-is not seen, the decoder gets the cells that match its prompted frames best as a box and a mask prompt, without memory.
-The result is judged in the same way.
+A model with a trained :class:`~sam2_ros.model.appearance.Appearance` judges every tracked mask. The judgement replaces
+the decoder's object score. It is low for a mask that drifted onto something else, so that the mask is neither shown
+nor remembered. Where an object is not seen, the decoder gets the cells that match its prompted frames best as a box
+and a mask prompt, without memory. The result is judged in the same way.
+
+Every other model looks in this way, with a metric that needs no training, only for things that may be anywhere in the
+frame: those of pictures, and those that left their window.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -15,19 +20,39 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam2_ros.model.appearance import Match, Reference
+from sam2_ros.model.appearance import (
+    EVIDENCE,
+    LEAST,
+    LEAST_LOGIT,
+    MATCH_LIMIT,
+    PLAIN_LEAST,
+    Match,
+    Reference,
+    color_shares,
+    coverage_of,
+)
 from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks
 from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.history import View
 
 SURE = 5.0  # judgement (logit) from which on later frames are compared with a tracked frame
 WORTH_A_LOOK = 0.0  # match of the best cells from which on an object is searched for
+ELSEWHERE = -2.0  # most that cells count which lie elsewhere than where an object is looked for,
+AROUND = 0.5  # that is, in a box and this share of its sides around it
+MAX_CELLS = 1024  # of a frame, in the looks of one object
 BELOW_PEAK = 2.0  # cells that match worse than the best one by this much are not in the box, nor those below 0
 
 
 def recognises(model: Sam2Model, config: TrackerConfig) -> bool:
-    return config.recognition and not config.reference_policy and model.appearance is not None
+    """Whether tracked masks are judged by appearance."""
+    return looks_for_things(config) and model.appearance is not None
+
+
+def looks_for_things(config: TrackerConfig) -> bool:
+    """Whether things are looked for by appearance."""
+    return config.recognition and not config.reference_policy
 
 
 def recognise(
@@ -63,17 +88,18 @@ def recognise(
 
 
 def look_for(
-    model: Sam2Model, features: ImageFeatures, match: Match, which: Tensor
+    model: Sam2Model, features: ImageFeatures, match: Match, which: Tensor, place: Tensor | None = None
 ) -> tuple[ChosenMask, Tensor, Tensor]:
     """Decodes where the objects ``which`` (``[N]``) of ``match`` may be: the best candidates, their logits (``[N]``),
-    and the evidence for these (``[N, len(EVIDENCE)]``)."""
-    appearance = model.appearance
-    assert appearance is not None and features.picture is not None
+    and the evidence for these (``[N, len(EVIDENCE)]``). ``place`` (``[h, w]`` bool) are the cells that may show one."""
+    appearance = model.metric
+    assert features.picture is not None
     maps, count = match.logits[which], len(which)
     cell = model.config.image_size // maps.shape[1]
-    boxes = torch.as_tensor(np.stack([box_around(each) for each in maps.cpu().numpy()]), device=maps.device)
+    asked = maps if place is None else torch.where(place, maps, maps.clamp(max=ELSEWHERE))
+    boxes = torch.as_tensor(np.stack([box_around(each) for each in asked.cpu().numpy()]), device=maps.device)
     labels = torch.tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]], device=maps.device).expand(count, -1)
-    prompt = F.interpolate(maps[:, None], scale_factor=4, mode="bilinear", align_corners=False)
+    prompt = F.interpolate(asked[:, None], scale_factor=4, mode="bilinear", align_corners=False)
     alone = model.without_memory(features).expand(count, -1, -1, -1)
     decoded = model.decode(alone, features, cell * boxes, labels, prompt)
     with torch.autocast(model.device.type, enabled=False):
@@ -97,6 +123,56 @@ def look_for(
         decoded.logits[rows, index][:, None], decoded.ious[rows, index], decoded.tokens[rows, index], index
     )
     return chosen, scores[rows, best], evidence[rows, best]
+
+
+def likeliest_boxes(view: View, reference: Reference, most: int) -> list[list[float]]:
+    """Up to ``most`` places where ``view`` looks like the one object of ``reference``, the likeliest first: edges in
+    pixels of the frame."""
+    model, window = view.model, view.window
+    with torch.autocast(model.device.type, enabled=False):
+        (match,) = model.metric.match(model.looks(view.features), reference).logits
+    logits = match.cpu().numpy()
+    scale = np.array([window.width, window.height]) / len(logits)
+    boxes: list[list[float]] = []
+    while len(boxes) < most and np.sort(logits, axis=None)[-3:].mean() > WORTH_A_LOOK:
+        corners = box_around(logits)
+        boxes.append((corners * scale + [window.x0, window.y0]).reshape(4).tolist())
+        (left, top), (right, bottom) = corners.astype(int)
+        logits[top:bottom, left:right] = -MATCH_LIMIT
+    return boxes
+
+
+def look_in(view: View, box: Sequence[float], reference: Reference, strict: bool) -> tuple[ChosenMask, float] | None:
+    """What in ``view``, around ``box`` (edges in pixels of the frame), looks like the one object of ``reference``: its
+    mask, and the logit that it is the object. None: nothing does. ``strict``: nobody looks at it again."""
+    model = view.model
+    with torch.autocast(model.device.type, enabled=False):
+        match = model.metric.match(model.looks(view.features), reference)
+    one = torch.zeros(1, dtype=torch.int64, device=model.device)
+    side, window = match.logits.shape[1], view.window
+    (left, top), (right, bottom) = (
+        (np.reshape(box, (2, 2)) - [window.x0, window.y0]) / [window.width, window.height] * side
+    ).tolist()
+    at = torch.arange(side, device=model.device) + 0.5
+    across = (at > left - AROUND * (right - left)) & (at < right + AROUND * (right - left))
+    down = (at > top - AROUND * (bottom - top)) & (at < bottom + AROUND * (bottom - top))
+    chosen, scores, evidence = look_for(model, view.features, match, one, down[:, None] & across)
+    score, plain = float(scores), model.appearance is None
+    least = (PLAIN_LEAST if plain else LEAST) if plain or strict else {}
+    alike = all(float(evidence[0, EVIDENCE.index(name)]) >= value for name, value in least.items())
+    return (chosen, score) if alike and score > (LEAST_LOGIT if strict and not plain else 0) else None
+
+
+def look_of(model: Sam2Model, features: ImageFeatures, logits: Tensor) -> Reference:
+    """How the object of a mask (``logits`` ``[1, h, w]``) looks; of many cells, an even choice."""
+    assert features.picture is not None
+    tokens = model.looks(features)
+    coverage = coverage_of(logits, model.config.grid)
+    if tokens.shape[1] > MAX_CELLS:
+        parts = (torch.nonzero(part)[:, 0] for part in (coverage[0] > 0, coverage[0] <= 0))
+        kept = torch.cat([part[:: -(-len(part) // (MAX_CELLS // 2)) or 1] for part in parts])
+        tokens, coverage = tokens[:, kept], coverage[:, kept]
+    return Reference(tokens, coverage, color_shares(features.picture, logits)[:, None])
 
 
 def box_around(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.window_budget import TURNS, default_budget
 from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving, turn
 
-LOOK_EVERY = 10  # frames; with windows, the encoder sees one of so many as a whole, too, while something is missing
+LOOK_EVERY = 12  # frames; with windows, the encoder sees one of so many as a whole, too, while something is missing
 
 Image = NDArray[np.uint8]
 Lap = Callable[[str], None]
@@ -135,6 +135,13 @@ class Viewer:
             views.update(dict.fromkeys(new, self.view(stored, group.window, group.side)) if new else {})
         return [views[index] for index in range(len(boxes))]
 
+    def view_around(self, box: Sequence[float], stored: StoredFrame) -> View:
+        """The view of a window for what is in ``box`` (edges in pixels) alone."""
+        (group,) = plan(
+            [Target(0, (box[0], box[1], box[2], box[3]))], self._frame(stored.width, stored.height, Workload())
+        )
+        return self.view(stored, group.window, group.side)
+
     def view_of(self, obj: LiveObject, stored: StoredFrame) -> View:
         """The view through which ``obj`` was seen on ``stored``."""
         if obj.window is None or not self.uses_windows:
@@ -191,7 +198,10 @@ def _target(obj: LiveObject, frame: Frame, index: int) -> Target:
     """What the frame number ``index`` needs to know of an object."""
     box = obj.box if obj.box is not None else frame.whole
     edges = box[0], box[1], box[2], box[3]
-    return Target(obj.object_id, edges, obj.presence.absent_for, obj.window, index - 1 - obj.looked_frame)
+    hidden = obj.presence.absent_for
+    if obj.box_frame >= 0:  # a look at the whole frame may have found it since
+        hidden = min(hidden, max(0, obj.newest_frame - obj.box_frame))
+    return Target(obj.object_id, edges, hidden, obj.window, index - 1 - obj.looked_frame)
 
 
 def _bounded(image: Image) -> Image:

@@ -12,6 +12,7 @@ from sam2_ros.inference.null import NullBackend
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.tracking import ObjectState, Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.types import EventCode, ObjectChange, PromptCode
+from sam2_ros.tracking.viewer import LOOK_EVERY
 
 WIDTH, HEIGHT, SIZE = 480, 360, 90
 BLUE, RED = (50, 90, 210), (210, 60, 50)
@@ -20,6 +21,14 @@ BLUE, RED = (50, 90, 210), (210, 60, 50)
 @pytest.fixture(scope="module")
 def model() -> Sam2Model:
     return load_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Sam2Model:
+    """The embedded model with the metric of all others, which needs no training."""
+    model = load_model("embedded")
+    model.appearance = None
+    return model
 
 
 def mottled(color: tuple[int, ...], width: int, height: int, grain: int, seed: int) -> NDArray[np.float64]:
@@ -82,12 +91,36 @@ def test_the_thing_of_a_picture_is_tracked_when_it_appears(model: Sam2Model, giv
     assert [(c.previous_state, c.state) for c in changes] == [(ObjectState.LOST, ObjectState.VISIBLE)]
 
 
-def test_one_of_another_colour_is_refused(model: Sam2Model) -> None:
-    tracker, square = awaiting(model, Prompt(like=photo(RED), box=BOX))
+@pytest.mark.parametrize("metric", ["model", "untrained"])
+def test_one_of_another_colour_is_refused(metric: str, request: pytest.FixtureRequest) -> None:
+    tracker, square = awaiting(request.getfixturevalue(metric), Prompt(like=photo(RED), box=BOX))
     for t in range(1, 8):
         assert tracker.step(scene((BLUE, 200 + 5 * t, 120)), t).object(square).state is ObjectState.LOST
     result = tracker.step(scene((BLUE, 240, 120), (RED, 40, 200)), 9).object(square)
     assert result.state is ObjectState.VISIBLE and jaccard(result.mask.full(), region(40, 200)) > 0.8
+
+
+@pytest.mark.parametrize("metric", ["model", "untrained"])
+def test_a_whole_frame_look_finds_what_left_its_window(metric: str, request: pytest.FixtureRequest) -> None:
+    """It comes back far away, before its window has widened to there. LOOK_EVERY decides when it is looked for."""
+    model, size = request.getfixturevalue(metric), 40
+    tracker = Tracker(model, TrackerConfig(max_objects=1, window="auto"))
+
+    def shown(t: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        left, top = (30, 40) if t < LOOK_EVERY - 2 else (400, 290)
+        picture, mask = scene(), np.zeros((HEIGHT, WIDTH), np.bool_)
+        if t != LOOK_EVERY - 2:
+            part = np.s_[top : top + size, left : left + size]
+            picture[part] = mottled(BLUE, size, size, 6, 3).clip(0, 255)
+            mask[part] = True
+        return picture, mask
+
+    tracker.step(shown(1)[0], 1)
+    (answer,) = tracker.add([PromptRequest(Prompt(mask=shown(1)[1]))])
+    for t in range(2, LOOK_EVERY + 4):
+        picture, mask = shown(t)
+        result = tracker.step(picture, t).object(answer.object_id)
+    assert result.state is ObjectState.VISIBLE and jaccard(result.mask.full(), mask) > 0.7
 
 
 def test_an_awaited_object_is_corrected_renamed_and_removed_as_any(model: Sam2Model) -> None:

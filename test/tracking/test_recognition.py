@@ -56,7 +56,7 @@ def looking(model: Sam2Model, value: float) -> ImageFeatures:
     """Features of which only the appearance counts."""
     grid, nothing = model.config.grid, torch.empty(0)
     look = torch.full((1, grid**2, model.config.appearance_dim), value)
-    return ImageFeatures(nothing, nothing, nothing, look, torch.zeros(1, 3, 4 * grid, 4 * grid))
+    return ImageFeatures(nothing, nothing, nothing, torch.zeros(1, 3, 4 * grid, 4 * grid), look)
 
 
 def started(model: Sam2Model, config: TrackerConfig) -> tuple[Tracker, int]:
