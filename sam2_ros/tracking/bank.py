@@ -1,7 +1,7 @@
 """The memory bank: a fixed table of slots, allocated once, whatever the length of the stream.
 
-Every object owns one row. A row has slots for conditioning frames (prompted frames, and anchors of a memory policy), a
-ring of recent frames and a ring of recent object pointers. Conditioning frames keep their pointer beside their memory.
+Every object owns one row. A row has slots for conditioning frames (the prompted ones), a ring of recent frames and a
+ring of recent object pointers. Conditioning frames keep their pointer beside their memory.
 The host knows which frame lies in which slot, so that choosing memories never waits for the device.
 
 Each row counts age by a clock of its own. The clock ticks with every remembered frame and stands still while a hidden
@@ -24,7 +24,6 @@ from torch import Tensor
 from sam2_ros.model.appearance import BINS, Reference, color_shares, coverage_of
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.transfer import upload
 
 Table: TypeAlias = NDArray[np.int64]
@@ -74,11 +73,6 @@ class _Slots:
     ages: Table  # [B, P] in frames
 
 
-def conditioning_slots(config: TrackerConfig) -> int:
-    """Slots of an object for prompted frames and anchors; recent frames don't push these out."""
-    return config.prompted_slots + POLICIES[config.memory_policy].anchors
-
-
 class MemoryBank:
     """Memory of up to ``config.max_objects`` objects.
 
@@ -89,8 +83,7 @@ class MemoryBank:
     def __init__(self, model: Sam2Model, config: TrackerConfig) -> None:
         self.model = model
         self.config = config
-        self.conditioning_slots = conditioning_slots(config)
-        rows, prompted, again = config.max_objects, self.conditioning_slots, config.history + 1
+        rows, prompted, again = config.max_objects, config.prompted_slots, config.history + 1
         self.ring = config.recent_slots + again
         self.pointer_ring = POINTER_FRAMES + again
         tokens, channels = model.config.memory_grid**2, model.config.memory_dim
@@ -151,7 +144,9 @@ class MemoryBank:
         """The first half of :meth:`store_recent`. Nothing reads the slots until :meth:`commit_recent`; without it, the
         next frame gets the same slots."""
         slots, pointer_slots = self._slots(self._before(np.asarray(rows), frame) + 1)
-        where = np.stack((np.asarray(rows), self.conditioning_slots + slots, self.conditioning_slots + pointer_slots))
+        where = np.stack(
+            (np.asarray(rows), self.config.prompted_slots + slots, self.config.prompted_slots + pointer_slots)
+        )
         index, slot, pointer_slot = upload(where, self.spatial.device)
         self.fit(rows, math.isqrt(memory.shape[1]))
         self.spatial[index, slot, : memory.shape[1]] = memory.to(self.spatial.dtype)
@@ -161,20 +156,9 @@ class MemoryBank:
         """The second half of :meth:`store_recent`: the clock ticks, and what was written is valid."""
         self._tick(rows, frame, frame)
 
-    def store_anchor(self, row: int, frame: int, memory: Tensor, pointer: Tensor) -> None:
-        """Stores a tracked frame as an anchor (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``), if need be in
-        place of the oldest anchor."""
-        table = self.conditioning_frames[row, self.config.prompted_slots :]
-        slot = int(table.argmin())  # an empty one, or the oldest
-        table[slot] = frame
-        self.fit([row], math.isqrt(len(memory)))
-        self.spatial[row, self.config.prompted_slots + slot, : len(memory)] = memory.to(self.spatial.dtype)
-        self.pointers[row, self.config.prompted_slots + slot] = pointer.float()
-
     def forget_from(self, row: int, frame: int) -> None:
-        """Forgets the anchors from ``frame`` on, and the appearance of a tracked frame from then on."""
-        for table in (self.conditioning_frames[row, self.config.prompted_slots :], self.sure_frames[row]):
-            table[table >= frame] = EMPTY
+        """Forgets the appearance of a tracked frame from ``frame`` on."""
+        self.sure_frames[row][self.sure_frames[row] >= frame] = EMPTY
 
     def forget_recent(self, row: int, frame: int) -> None:
         """Forgets the tracked frames before ``frame``; prompted ones stay."""
@@ -200,7 +184,7 @@ class MemoryBank:
         taken, the frame replaces the oldest prompted one but the first; with a single slot, it replaces the first.
         Returns the frame that was released, if any.
         """
-        table = self.conditioning_frames[row, : self.config.prompted_slots]
+        table = self.conditioning_frames[row]
         free = [*np.flatnonzero(table == frame), *np.flatnonzero(table == EMPTY)]
         slot = int(free[0] if free else table.argsort()[:2][-1])  # else the oldest but the first
         released = None if free else int(table[slot])
@@ -284,7 +268,7 @@ class MemoryBank:
 
     def _slots_at(self, rows: list[int], frame: int, recent: int | None) -> _Slots:
         """All slots that the objects in ``rows`` could attend to on ``frame``, and which of them are valid."""
-        config, prompted, table = self.config, self.conditioning_slots, np.asarray(rows)
+        config, prompted, table = self.config, self.config.prompted_slots, np.asarray(rows)
         frames = self.conditioning_frames[table]
         stored = (frames != EMPTY) & (frames < frame)
         first = np.broadcast_to(np.arange(prompted), stored.shape)
@@ -311,8 +295,8 @@ class MemoryBank:
     def references(self, rows: list[int], frame: int) -> Reference:
         """The appearance of the objects in ``rows`` before ``frame``: on their prompted frames, and on the newest frame
         on which they were surely recognised."""
-        table, prompted = np.asarray(rows), self.config.prompted_slots
-        frames = np.concatenate((self.conditioning_frames[table, :prompted], self.sure_frames[table]), axis=1)
+        table = np.asarray(rows)
+        frames = np.concatenate((self.conditioning_frames[table], self.sure_frames[table]), axis=1)
         valid = (frames != EMPTY) & (frames < frame)
         used = np.flatnonzero(valid.any(axis=0)).tolist()
         index = torch.as_tensor(rows, device=self.looks.device)[:, None]

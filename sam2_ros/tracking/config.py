@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.settings import check_settings, setting, settings_of
 
 WINDOWS = ("off", "auto")
@@ -62,7 +61,12 @@ class TrackerConfig:
     reject_strays: bool = setting(
         True,
         "Remove the parts of a mask that lie far from where the object was heading, or outside of the box that "
-        "prompted it (memory_policy distractor_aware always does the first).",
+        "prompted it.",
+    )
+    look_alikes: bool = setting(
+        True,
+        "Tell objects that look alike apart by where they were heading while their masks meet, and remember such "
+        "frames only for those that are decided.",
     )
     recognition: bool = setting(
         True,
@@ -116,14 +120,6 @@ class TrackerConfig:
         choices=CLICK_CANDIDATES,
     )
     binarize_prompted_memory: bool = setting(True, "Remember prompted frames with a binary mask instead of a soft one.")
-    memory_policy: str = setting(
-        "recent",
-        "How objects are remembered: "
-        + ", ".join(f"{name} ({policy.description})" for name, policy in POLICIES.items())
-        + ".",
-        choices=tuple(POLICIES),
-        fixed=_BANK,
-    )
     reference_policy: bool = setting(
         False,
         "Do what the official video predictor does, for comparison.",
@@ -132,8 +128,6 @@ class TrackerConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.reference_policy and self.memory_policy != "recent":
-            raise ValueError(f"memory_policy is {self.memory_policy!r}; accepted with reference_policy: recent")
 
     def check_change(self, after: TrackerConfig) -> None:
         """Whether a living tracker can go on with ``after``.
@@ -148,3 +142,8 @@ class TrackerConfig:
     @property
     def rejects_strays(self) -> bool:
         return self.reject_strays and not self.reference_policy
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether look-alikes are told apart."""
+        return self.look_alikes and not self.reference_policy

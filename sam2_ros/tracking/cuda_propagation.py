@@ -1,6 +1,6 @@
 """Tracking on a GPU: memories are encoded before the host has judged the masks.
 
-Meanwhile the host looks at the masks. If it removes stray parts of a mask, the memories are encoded again. On a CPU
+Meanwhile the host looks at the masks. If it changes one, the memories are encoded again. On a CPU
 that would be wasted work, so there the host decides first (:mod:`.propagation`).
 """
 
@@ -16,7 +16,6 @@ from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.cuda_graphs import DecodedObjects, TrackingGraphs, first
 from sam2_ros.tracking.history import View
-from sam2_ros.tracking.mask_parts import own_masks
 from sam2_ros.tracking.masks import pack_masks
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.propagation import Lap, Propagation, Tracked
@@ -39,15 +38,15 @@ class CudaPropagation(Propagation):
         super().configure(config)
         self.use_graphs = self.shared.tracks_by_graphs(config)
 
-    def _track_due(self, objects: list[LiveObject], view: View, lap: Lap) -> Tracked:
+    def _track_due(self, objects: list[LiveObject], bystanders: list[LiveObject], view: View, lap: Lap) -> Tracked:
         if not self.use_graphs or view.model is not self.model:
-            return super()._track_due(objects, view, lap)
+            return super()._track_due(objects, bystanders, view, lap)
         rows = [obj.row for obj in objects]
         self.bank.fit(rows, view.model.config.memory_grid)
         plan = self.bank.plan(rows, view.frame, self.workload.recent_frames)
         found = self.shared.graphs_for(self.bank, plan, view.features)
         if found is None:
-            return super()._track_due(objects, view, lap)
+            return super()._track_due(objects, bystanders, view, lap)
         graphs, plan = found
         graphs.load(view.features, self.bank, plan)
         graphs.attend()
@@ -63,11 +62,11 @@ class CudaPropagation(Propagation):
         drawn, own = decoded.drawn.clone(), None  # a copy: the next frame overwrites the graph's result
 
         summary = table.tensor()
-        if self.policy.looks:
+        if self.follows:
             width = drawn.shape[3]
             masks = [CroppedMask.from_packed(bits, width) for bits in small.tensor().numpy()]
-            own = own_masks(self.policy, drawn, objects, view.frame, masks, view.shares)
-            if own.rejected.any():
+            own = self._own_masks(drawn, summary[2] > 0, objects, bystanders, view, masks)
+            if own.changed.any():
                 areas = own.areas / (view.shares[2] * view.shares[3])
                 summary = torch.cat((summary[:3], torch.from_numpy(areas).float()[None]))
                 drawn = own.logits
@@ -75,7 +74,7 @@ class CudaPropagation(Propagation):
                 self.bank.write_recent(rows, view.frame, memory, decoded.pointers)
                 packed = self._pack(drawn, view)
         observations = self._observations(summary, view)
-        presences, remembered, _ = self._decide(objects, view, observations, own)
+        presences, remembered = self._decide(objects, view, observations, own)
         remembered_rows = [row for row, wanted in zip(rows, remembered, strict=True) if wanted]
         if remembered_rows:
             self.bank.commit_recent(remembered_rows, view.frame)

@@ -1,27 +1,32 @@
-"""Brings to the host what a memory policy decides about: the decoder's candidates and the connected parts of masks."""
+"""Brings masks to the host, removes what is not the object's own, and follows where the objects are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.mask_decoder import DecodedMasks
+from sam2_ros.model.sam2 import ImageFeatures
+from sam2_ros.tracking.history import View
+from sam2_ros.tracking.look_alikes import Claim, Division, alike, divide
 from sam2_ros.tracking.objects import LiveObject
-from sam2_ros.tracking.policies import MemoryPolicy, Parts, Trail, box_iou, parts_within
+from sam2_ros.tracking.trail import Parts, Trail, box_iou, own_parts, parts_within
 from sam2_ros.tracking.transfer import upload
-from sam2_ros.tracking.types import CroppedMask
+from sam2_ros.tracking.types import BoolMask, CroppedMask, ObjectState
 from sam2_ros.tracking.visibility import Observation, Presence
 
 STEADY_GAP = 15  # frames of another size after which that is the object's size now
 SPECK = 0.2  # share of the largest part's area below which a part does not count for the box
 REJECTED_LOGIT = -10.0  # of pixels that are another object's
+GIVEN_LOGIT = 0.1  # at least, of pixels that an object gets from a look-alike
 
 Shares: TypeAlias = tuple[float, float, float, float]
 """A window: left and upper edge, width and height, shares of the frame."""
@@ -32,49 +37,90 @@ Rule: TypeAlias = Callable[[int, Parts], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class OwnMasks:
-    """Masks without the parts that are not the object's own."""
+    """Masks without what is not the object's own."""
 
     logits: Tensor  # [B, 1, h, w]
     boxes: NDArray[np.float64]  # [B, 4] x0, y0, x1, y1, shares of the frame
     areas: NDArray[np.float64]  # [B] share of the frame
-    rejected: NDArray[np.bool_]  # [B] whether a part was removed
-
-
-def choose_candidates(
-    policy: MemoryPolicy, decoded: DecodedMasks, objects: Sequence[LiveObject], frame: int, window: Shares = WHOLE
-) -> Tensor | None:
-    """The policy's choice for each object (``[B]``, 0 to 2) on masks in ``window``; None: that of best predicted
-    IoU."""
-    if not policy.chooses:
-        return None
-    masks = decoded.logits[:, 1:] > 0  # [B, 3, h, w]
-    height, width = masks.shape[2:]
-    columns, rows = masks.any(dim=2), masks.any(dim=3)  # [B, 3, w], [B, 3, h]
-    x0, y0, wide, high = window
-    edges = [
-        x0 + wide * (columns.float().argmax(dim=2) / width),
-        y0 + high * (rows.float().argmax(dim=2) / height),
-        x0 + wide * (1 - columns.flip(2).float().argmax(dim=2) / width),
-        y0 + high * (1 - rows.flip(2).float().argmax(dim=2) / height),
-    ]
-    filled = columns.any(dim=2).float()
-    table = torch.stack((decoded.ious[:, 1:].float(), *(edge * filled for edge in edges)), dim=2)
-    values = table.double().cpu().numpy()  # [B, 3, 5]
-    chosen = policy.choose(values[..., 0], values[..., 1:], [obj.trail for obj in objects], frame)
-    return torch.as_tensor(chosen, device=decoded.ious.device)
+    changed: NDArray[np.bool_]  # [B] whether the mask is another one than before
+    met: NDArray[np.bool_]  # [B] whether the object met a look-alike
+    undecided: NDArray[np.bool_]  # [B] whether a look-alike may have a part of it
 
 
 def own_masks(
-    policy: MemoryPolicy,
     logits: Tensor,
     objects: Sequence[LiveObject],
     frame: int,
-    masks: Sequence[CroppedMask] | None = None,
+    masks: Sequence[CroppedMask],
     window: Shares = WHOLE,
+    rejects_strays: bool = True,
+    division: Division | None = None,
 ) -> OwnMasks:
-    """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]`` in ``window``) that the policy takes for
-    another object's; ``masks`` are those of logits above 0, if they are on the host already."""
-    return _keep_parts(logits, lambda i, parts: policy.own_parts(parts, objects[i].trail, frame), masks, window)
+    """The masks (``logits`` ``[B, 1, h, w]`` in ``window``) without what is another object's.
+
+    ``division`` gives the masks of look-alikes that met. Of the others, ``rejects_strays`` removes the connected parts
+    that are not near where their object was heading. ``masks`` are those of logits above 0.
+    """
+    divided = {} if division is None else division.masks
+    if divided:
+        masks = list(masks)
+        logits = _with_masks(logits, divided)
+        for index, mask in divided.items():
+            masks[index] = CroppedMask.from_full(mask)
+
+    def rule(index: int, parts: Parts) -> NDArray[np.bool_]:
+        keeps = not rejects_strays or index in divided
+        return parts.all if keeps else own_parts(parts, objects[index].trail, frame)
+
+    own = _keep_parts(logits, rule, masks, window)
+    own.changed[list(divided)] = own.met[list(divided)] = True
+    own.undecided[[] if division is None else list(division.undecided)] = True
+    return own
+
+
+def tell_apart(
+    present: Tensor,
+    objects: Sequence[LiveObject],
+    bystanders: Sequence[LiveObject],
+    view: View,
+    masks: Sequence[CroppedMask],
+) -> Division | None:
+    """Divides the ``masks`` (in ``view``) of ``objects`` that look alike where they meet each other or one of
+    ``bystanders``, which keep their masks; None if none meet.
+
+    ``present`` (``[B]`` bool) says which are seen. It is not fetched from the device if no objects look alike.
+    """
+    pairs = alike([obj.likeness for obj in (*objects, *bystanders)])[: len(objects)]
+    if not pairs.any():
+        return None
+    claims = [Claim(obj.trail, mask, seen) for obj, mask, seen in zip(objects, masks, present.tolist(), strict=True)]
+    everyone = list(objects)
+    for obj in bystanders:
+        if obj.logits is not None and obj.window == view.window and obj.state is ObjectState.VISIBLE:
+            (mask,) = masks_of(obj.logits[None])
+            if (mask.width, mask.height) == (masks[0].width, masks[0].height):
+                everyone.append(obj)
+                claims.append(Claim(obj.trail, mask, True))
+    pairs = alike([obj.likeness for obj in everyone])
+    pairs[len(objects) :] = False  # what bystanders are to each other is decided
+    division = divide(claims, pairs, view.frame, view.shares)
+    if division is None:
+        return None
+    own = {index: mask for index, mask in division.masks.items() if index < len(objects)}
+    return Division(own, division.undecided & own.keys())
+
+
+def likenesses_of(features: ImageFeatures, logits: Tensor) -> Tensor:
+    """How the objects with masks ``logits`` (``[B, 1, h, w]``) look, unit vectors ``float32 [B, C]``: the encoder's
+    features on them, relative to those of the image. All 0 for an empty mask."""
+    covered, looks = (logits > 0).float(), []
+    for level in (features.stride_16, features.stride_8, features.stride_4):
+        share = F.adaptive_avg_pool2d(covered, level.shape[-1]).flatten(1)  # [B, hw]
+        cells = level[0].flatten(1).float()  # [C, hw]
+        inside = share @ cells.T / share.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        difference = (inside - cells.mean(dim=1)) / cells.std(dim=1).clamp(min=1e-6)
+        looks.append(F.normalize(difference, dim=1) * (share.amax(dim=1, keepdim=True) > 0))
+    return torch.cat(looks, dim=1) / len(looks) ** 0.5
 
 
 def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None], window: Shares = WHOLE) -> OwnMasks:
@@ -115,10 +161,10 @@ def _keep_parts(
     logits: Tensor, rule: Rule, masks: Sequence[CroppedMask] | None = None, window: Shares = WHOLE
 ) -> OwnMasks:
     if masks is None:
-        masks = [CroppedMask.from_full(mask) for mask in (logits[:, 0] > 0).cpu().numpy()]
+        masks = masks_of(logits)
     count, _, height, width = logits.shape
     x0, y0, share_x, share_y = window
-    boxes, areas, rejected = np.zeros((count, 4)), np.zeros(count), np.zeros(count, np.bool_)
+    boxes, areas, changed = np.zeros((count, 4)), np.zeros(count), np.zeros(count, np.bool_)
     for index, mask in enumerate(masks):
         if not mask.crop.size:
             continue
@@ -133,34 +179,48 @@ def _keep_parts(
         body = own & (area >= SPECK * area[own].max())
         boxes[index] = (*edges[body, :2].min(axis=0), *edges[body, 2:].max(axis=0))
         if not own.all():
-            rejected[index] = True
+            changed[index] = True
             others = np.zeros((height, width), np.bool_)
             rows, columns = mask.crop.shape
             others[mask.y : mask.y + rows, mask.x : mask.x + columns] = np.concatenate(([False], ~own))[labels]
             found = upload(others, logits.device)
             logits = logits.clone()
             logits[index, 0] = torch.where(found, REJECTED_LOGIT, logits[index, 0])
-    return OwnMasks(logits, boxes, areas, rejected)
+    return OwnMasks(logits, boxes, areas, changed, *np.zeros((2, count), np.bool_))
 
 
 def update_trails(
-    policy: MemoryPolicy,
     objects: Sequence[LiveObject],
     frame: int,
     own: OwnMasks,
     observations: Sequence[Observation],
     presences: Sequence[Presence],
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Adds the frame to the trails of the objects that are seen, unless an object merges with another one. Returns
-    whether the frame enters each object's memory, and whether as an anchor (both ``[B]``)."""
-    trails = [obj.trail for obj in objects]
-    ious = np.array([each.predicted_iou for each in observations])
-    areas = np.array([each.area for each in observations])
-    seen = np.array([presence.seen_run > 0 for presence in presences])
-    enters = policy.enters(ious, areas, trails) | ~seen
-    anchored = policy.anchored(ious, areas, own.rejected, trails, frame) & seen
-    for index in np.flatnonzero(seen).tolist():
-        if trails[index].is_steady(areas[index]) or frame - trails[index].frames[-1] > STEADY_GAP:
-            trail = trails[index].seen(frame, own.boxes[index], areas[index])
-            objects[index].trail = replace(trail, anchor=frame) if anchored[index] else trail
-    return enters, anchored
+) -> None:
+    """Adds the frame to the trails of the objects that are seen, unless they are undecided or of another size: then an
+    object merges with another one."""
+    for index, (obj, observation, presence) in enumerate(zip(objects, observations, presences, strict=True)):
+        if own.met[index]:
+            obj.trail = replace(obj.trail, met=frame)
+        if presence.seen_run == 0 or own.undecided[index]:
+            continue
+        trail = obj.trail
+        if trail.is_steady(observation.area) or frame - trail.frames[-1] > STEADY_GAP:
+            obj.trail = trail.seen(frame, own.boxes[index].tolist(), observation.area)
+        else:
+            obj.trail = replace(trail, decided=frame)
+
+
+def masks_of(logits: Tensor) -> list[CroppedMask]:
+    """The masks of logits ``[B, 1, h, w]`` above 0."""
+    return [CroppedMask.from_full(mask) for mask in (logits[:, 0] > 0).cpu().numpy()]
+
+
+def _with_masks(logits: Tensor, masks: Mapping[int, BoolMask]) -> Tensor:
+    """Logits ``[B, 1, h, w]`` that give the objects of these indices these masks. A pixel that an object had not before
+    gets the highest logit among them."""
+    index = torch.as_tensor(sorted(masks), device=logits.device)
+    wanted = upload(np.stack([masks[i] for i in sorted(masks)]), logits.device)[:, None]
+    own = logits[index]
+    best = own.amax(dim=0, keepdim=True).clamp(min=GIVEN_LOGIT)
+    own = torch.where(wanted, torch.where(own > 0, own, best), own.clamp(max=REJECTED_LOGIT))
+    return logits.index_copy(0, index, own)

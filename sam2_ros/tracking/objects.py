@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.appearance import Reference
-from sam2_ros.tracking.policies import Trail
+from sam2_ros.tracking.trail import Trail
 from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectChange, ObjectResult, ObjectState
 from sam2_ros.tracking.visibility import Presence
 from sam2_ros.tracking.windows import Window
@@ -31,7 +31,9 @@ class LiveObject:
 
     presence: Presence = field(init=False)  # after the newest frame
     presence_before: Presence = field(init=False)  # after the frame before
-    trail: Trail = field(default_factory=Trail)  # where it was seen lately, for policies that look at it
+    trail: Trail = field(default_factory=Trail)  # where it was seen lately
+
+    likeness: NDArray[np.float32] | None = None  # [C] unit vector, of its newest prompted mask; None before the first
 
     logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None: not searched for there
     window: Window | None = None  # in which logits and candidates lie; None: it was not looked at yet

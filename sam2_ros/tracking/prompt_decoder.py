@@ -19,7 +19,7 @@ from sam2_ros.model.sam2 import ABSENT_LOGIT, MASK_BIAS, MASK_SCALE
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import StoredFrame, View
-from sam2_ros.tracking.mask_parts import agreements, masks_within
+from sam2_ros.tracking.mask_parts import agreements, likenesses_of, masks_within
 from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows, moved
 from sam2_ros.tracking.objects import Candidates, LiveObject
 from sam2_ros.tracking.recognition import look_of, looks_for_things
@@ -281,6 +281,7 @@ class PromptDecoder:
         binarize = torch.full_like(present, self.config.binarize_prompted_memory)
         memory = view.model.encode_low_memory(features, logits, present, binarize)
         stable = stability(logits[:, 0]).tolist()
+        likenesses, seen = likenesses_of(features, logits).cpu().numpy(), (logits > 0).flatten(1).any(dim=1).tolist()
         answers = []
         for index, (obj, out) in enumerate(decoded):
             released = None
@@ -295,6 +296,8 @@ class PromptDecoder:
             if features.picture is not None and view.model.appearance is None and looks_for_things(self.config):
                 obj.look = look_of(view.model, features, logits[index])
             obj.window = view.window
+            if seen[index]:
+                obj.likeness = likenesses[index]
             answers.append(replace(out, logits=logits[index], stability=stable[index], released=released))
         return answers
 

@@ -206,7 +206,7 @@ class PromptTransaction:
             before = obj.presence_before_frame(stored.frame)
             obj.set_scores(answer.object_score, visibility, answer.iou)
             bounded = a.request.prompt.box is not None or a.request.prompt.mask is not None
-            if self.propagation.policy.looks and mask.crop.size:
+            if self.propagation.follows and mask.crop.size:
                 obj.trail = trail_after_prompt(
                     obj.trail,
                     stored.frame,

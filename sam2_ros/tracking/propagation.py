@@ -15,11 +15,10 @@ from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import StoredFrame, View
-from sam2_ros.tracking.mask_parts import OwnMasks, choose_candidates, own_masks, update_trails
+from sam2_ros.tracking.mask_parts import OwnMasks, likenesses_of, masks_of, own_masks, tell_apart, update_trails
 from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.picture_prompt import Found, find
-from sam2_ros.tracking.policies import policy_of
 from sam2_ros.tracking.recognition import (
     SURE,
     likeliest_boxes,
@@ -76,7 +75,7 @@ class Propagation:
 
     def configure(self, config: TrackerConfig) -> None:
         self.config = config
-        self.policy = policy_of(config.memory_policy, config.rejects_strays)
+        self.follows = config.rejects_strays or config.tells_apart  # where the objects are, on the host
         self.recognises = recognises(self.model, config)
 
     @torch.inference_mode()
@@ -90,7 +89,10 @@ class Propagation:
         for obj in objects:
             if obj.object_id not in busy:
                 changes += self._pass(obj, stored)
-        tracked = [self._track_due(own, view, lap) for view, own in looked_for]
+        # Where frames are tracked again for some objects, the others are as they were.
+        known = {obj.object_id for obj in objects}
+        bystanders = [then for object_id, then in stored.objects.items() if object_id not in known]
+        tracked = [self._track_due(own, bystanders, view, lap) for view, own in looked_for]
         if tracked:
             changes += self._show(tracked, stored)
             lap("masks")
@@ -167,6 +169,7 @@ class Propagation:
         obj.look = None if self.recognises else look_of(view.model, view.features, logits)
         obj.awaited, obj.logits, obj.window, obj.prompted = None, logits, view.window, True
         obj.looked_frame = stored.frame
+        obj.likeness = likenesses_of(view.features, logits[None])[0].cpu().numpy()
         score, iou = torch.tensor(found.score), torch.tensor(found.iou)
         obj.set_scores(found.score, float(self.model.visibility(score, iou)), found.iou)
         area = mask.area / (stored.width * stored.height)
@@ -175,7 +178,21 @@ class Propagation:
         )
         return obj.state_change(obj.set_presence(presence, mask))
 
-    def _track_due(self, objects: list[LiveObject], view: View, lap: Lap) -> Tracked:
+    def _own_masks(
+        self,
+        drawn: Tensor,
+        present: Tensor,
+        objects: list[LiveObject],
+        bystanders: list[LiveObject],
+        view: View,
+        masks: list[CroppedMask] | None = None,
+    ) -> OwnMasks:
+        if masks is None:
+            masks = masks_of(drawn)
+        division = tell_apart(present, objects, bystanders, view, masks) if self.config.tells_apart else None
+        return own_masks(drawn, objects, view.frame, masks, view.shares, self.config.rejects_strays, division)
+
+    def _track_due(self, objects: list[LiveObject], bystanders: list[LiveObject], view: View, lap: Lap) -> Tracked:
         model, features, frame = view.model, view.features, view.frame
         rows = [obj.row for obj in objects]
         memories = self.bank.gather(rows, frame, self.workload.recent_frames, model)
@@ -183,8 +200,7 @@ class Propagation:
             conditioned = model.with_memory(features, *memories)
             lap("memory_attention")
             decoded = model.decode(conditioned, features, *model.no_prompt(len(rows)))
-            index = choose_candidates(self.policy, decoded, objects, frame, view.shares)
-            chosen = choose(decoded, multimask=True, stability_fallback=False, candidate=index)
+            chosen = choose(decoded, multimask=True, stability_fallback=False)
             scores = decoded.object_score[:, 0].float()
             if self.recognises:
                 references = self.bank.references(rows, frame)
@@ -192,13 +208,13 @@ class Propagation:
             present = model.present(scores, chosen.iou)
             pointers = model.pointer(chosen.token, present)
             drawn = chosen.logits.float()
-            own = own_masks(self.policy, drawn, objects, frame, None, view.shares) if self.policy.looks else None
+            own = self._own_masks(drawn, present, objects, bystanders, view) if self.follows else None
             drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
             observations = self._observations(summary_of(scores, chosen.iou, present, drawn).cpu(), view)
-            presences, remembered, anchored = self._decide(objects, view, observations, own)
+            presences, remembered = self._decide(objects, view, observations, own)
             lap("decode")
-            self._remember(rows, view, logits, present, pointers, remembered, anchored)
+            self._remember(rows, view, logits, present, pointers, remembered)
             if self.recognises:
                 for i, (row, seen) in enumerate(zip(rows, observations, strict=True)):
                     if remembered[i] and seen.score > SURE:
@@ -217,18 +233,18 @@ class Propagation:
 
     def _decide(
         self, objects: list[LiveObject], view: View, observations: list[Observation], own: OwnMasks | None
-    ) -> tuple[list[Presence], list[bool], list[bool]]:
-        """Decides the presence of each object after the frame, whether its memory takes the frame, and whether as an
-        anchor; updates the trails."""
+    ) -> tuple[list[Presence], list[bool]]:
+        """Decides the presence of each object after the frame, and whether its memory takes the frame; updates the
+        trails."""
         presences = [
             obj.presence.after(view.frame, view.stamp, observation, self.config)
             for obj, observation in zip(objects, observations, strict=True)
         ]
         remembered = [self._is_remembered(*pair) for pair in zip(observations, presences, strict=True)]
         if own is None:
-            return presences, remembered, [False] * len(objects)
-        enters, anchored = update_trails(self.policy, objects, view.frame, own, observations, presences)
-        return presences, (enters & remembered).tolist(), anchored.tolist()
+            return presences, remembered
+        update_trails(objects, view.frame, own, observations, presences)
+        return presences, (remembered & ~own.undecided).tolist()
 
     def _is_remembered(self, observation: Observation, presence: Presence) -> bool:
         """Not where the mask is doubted, nor where a LOST object is absent. With some models the memory of a hidden
@@ -247,7 +263,6 @@ class Propagation:
         present: Tensor,
         pointers: Tensor,
         remembered: list[bool],
-        anchored: list[bool],
     ) -> None:
         index = [i for i, wanted in enumerate(remembered) if wanted]
         if not index:
@@ -256,9 +271,6 @@ class Propagation:
             logits, present, pointers = logits[index], present[index], pointers[index]
         memory = view.model.encode_low_memory(view.features, logits, present)
         self.bank.store_recent([rows[i] for i in index], view.frame, memory, pointers)
-        for position, i in enumerate(index):
-            if anchored[i]:
-                self.bank.store_anchor(rows[i], view.frame, memory[position], pointers[position])
 
     def _show(self, tracked: list[Tracked], stored: StoredFrame) -> list[ObjectChange]:
         """Takes the outcome of a frame over into the objects."""

@@ -23,11 +23,10 @@ from torch import Tensor
 
 from sam2_ros.model.dispatch import reason_of, triton_works
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
-from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan, conditioning_slots
+from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.cuda_encoder import GraphEncoder, RawFrame, RawFrameEncoder, rows_of
 from sam2_ros.tracking.cuda_graphs import Capacity, TrackingGraphs, bucket_of, buckets
-from sam2_ros.tracking.policies import POLICIES
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.transfer import on_device, upload
@@ -252,10 +251,8 @@ class SharedModel:
                     self._graphs_of(capacity, features)
 
     def tracks_by_graphs(self, config: TrackerConfig) -> bool:
-        """Whether a tracker with ``config`` tracks by CUDA graphs: not where the host has to choose the mask first, nor
-        with anchors."""
-        policy = POLICIES[config.memory_policy]
-        return self.use_graphs and not (recognises(self.model, config) or policy.chooses or policy.anchors)
+        """Whether a tracker with ``config`` tracks by CUDA graphs: not where it looks for hidden objects."""
+        return self.use_graphs and not recognises(self.model, config)
 
     def _graphs_of(self, capacity: Capacity, like: ImageFeatures) -> TrackingGraphs | None:
         if capacity not in self._graphs:
@@ -281,7 +278,7 @@ def lay_out(model: Sam2Model) -> None:
 def _capacities(objects: int, config: TrackerConfig) -> list[Capacity]:
     """Capacities of the graphs for so many objects. The most frequent case comes first: one prompted frame each, and
     all recent ones."""
-    prompted = conditioning_slots(config)
+    prompted = config.prompted_slots
     return [
         Capacity(objects, 1 + config.recent_slots, 1 + POINTER_FRAMES, full=True),
         Capacity(objects, prompted + config.recent_slots, prompted + POINTER_FRAMES),

@@ -29,7 +29,7 @@ def test_new_settings_count_from_the_next_frame_on(make_engine: MakeEngine) -> N
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_objects": 3}, {"history": 2}, {"reference_policy": True}, {"memory_policy": "distractor_aware"}],
+    [{"max_objects": 3}, {"history": 2}, {"reference_policy": True}, {"prompted_slots": 5}],
     ids=str,
 )
 def test_what_is_allocated_stays_and_so_does_all_that_was_set_with_it(

@@ -70,7 +70,7 @@ def test_what_may_change_counts_from_the_next_frame_or_prompt_on(node: Peer) -> 
     [
         ("max_objects", 3, "since the memory bank is allocated for it; clean it up first"),
         ("history", 2, "since the stored frames are allocated for it; clean it up first"),
-        ("memory_policy", "distractor_aware", "since the memory bank is allocated for it; clean it up first"),
+        ("prompted_slots", 5, "since the memory bank is allocated for it; clean it up first"),
         ("click_candidate", "first", "accepted: best, stable, largest, smallest"),
     ],
 )

@@ -48,7 +48,7 @@ class Stream:
         ):
             slots, there = bank._recent(np.array([0]), frame, np.arange(1, count + 1), table)
             found = [
-                tensor[0, bank.conditioning_slots + int(slot)].item() if known else None
+                tensor[0, bank.config.prompted_slots + int(slot)].item() if known else None
                 for slot, known in zip(slots[0], there[0], strict=True)
             ]
             expected: list[float | None] = list(reversed(wanted[-count:]))

@@ -29,7 +29,6 @@ from sam2_ros.tracking import (
 )
 from sam2_ros.tracking.cuda_graphs import Capacity, TrackingGraphs, buckets
 from sam2_ros.tracking.masks import image_masks, pack_masks
-from sam2_ros.tracking.policies import RecentPolicy
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.warmup import warm_up
 
@@ -95,12 +94,12 @@ def test_gives_the_same(config: TrackerConfig, objects: int) -> None:
 def test_what_the_host_rejects_is_worked_out_encode_again() -> None:
     """Every mask loses all of its parts but the largest."""
 
-    def largest(self: object, parts: mask_parts.Parts, *_: Any) -> Any:
+    def largest(parts: mask_parts.Parts, *_: Any) -> Any:
         return parts.areas == parts.areas.max()
 
     config = TrackerConfig(max_objects=3, lost_after=3)
     with (
-        mock.patch.object(RecentPolicy, "own_parts", largest),
+        mock.patch.object(mask_parts, "own_parts", largest),
         mock.patch.object(
             cuda_propagation.CudaPropagation, "_encode_again", autospec=True, side_effect=_AGAIN
         ) as again,
@@ -114,14 +113,6 @@ def test_what_the_host_rejects_is_worked_out_encode_again() -> None:
 
 
 _AGAIN = cuda_propagation.CudaPropagation._encode_again
-
-
-def test_where_the_host_chooses_it_looks_first() -> None:
-    shared = SharedModel(own_model(), use_graphs=True)
-    with mock.patch.object(TrackingGraphs, "load", side_effect=AssertionError("not to be used")):
-        tracker = Tracker(shared.model, TrackerConfig(max_objects=2, memory_policy="distractor_aware"), shared=shared)
-        stepped(tracker, [box()])
-        assert run(tracker, 1, 3)[-1].objects[0].mask.area
 
 
 def test_it_looks_first_from_when_recognition_is_turned_on() -> None:

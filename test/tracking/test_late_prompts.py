@@ -357,20 +357,6 @@ def test_a_new_click_withdraws_the_candidates_of_stored_frames() -> None:
     assert refused.code is PromptCode.INVALID_PROMPT and "no candidates are stored" in refused.message
 
 
-def test_a_late_correction_forgets_later_anchors() -> None:
-    """They show what the object was taken for until then."""
-    tracker = tracker_of(memory_policy="distractor_aware")
-    play(tracker, 0, 1)
-    add(tracker, box())
-    play(tracker, 2, 8)
-    memory, pointer = torch.ones(64, 64), torch.ones(256)
-    for frame in (3, 6):
-        tracker.bank.store_anchor(0, frame, memory, pointer)
-    assert tracker.refine(PromptRequest(click(60, 60), 1), stamp(5)).success
-    anchors = {int(frame) for frame in tracker.bank.conditioning_frames[0]}
-    assert {1, 3, 5} <= anchors and 6 not in anchors
-
-
 def test_a_late_correction_keeps_the_name_and_the_label_of_now() -> None:
     tracker = tracker_of()
     play(tracker, 0, 1)

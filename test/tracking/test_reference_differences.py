@@ -27,7 +27,7 @@ from video_reference import (
 
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking import EventCode, ObjectState, Prompt, PromptCode, PromptRequest, Tracker, TrackerConfig
-from sam2_ros.tracking.policies import Parts, Trail
+from sam2_ros.tracking.trail import Trail
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +173,17 @@ def test_bounds_are_as_stated_for_slots_that_were_never_full() -> None:
 
 @pytest.mark.parametrize("reference_policy", [True, False])
 def test_strays_are_left_out(reference_policy: bool) -> None:
-    policy = Tracker(small_model(), TrackerConfig(reference_policy=reference_policy))._propagation.policy
-    trail = Trail().seen(0, (0.1, 0.4, 0.2, 0.5), 0.01)
-    parts = Parts(np.full(2, 0.01), np.array([[0.1, 0.4, 0.2, 0.5], [0.8, 0.4, 0.9, 0.5]]))
-    assert policy.own_parts(parts, trail, 1).tolist() == [True, reference_policy]
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, reference_policy=reference_policy))
+    stepped(tracker, [box()])
+    (one,) = tracker._objects.values()
+    one.trail = Trail().seen(0, (0.1, 0.4, 0.2, 0.5), 0.01)
+    drawn = torch.full((1, 1, 100, 100), -3.0)
+    drawn[0, 0, 40:50, 10:20] = drawn[0, 0, 40:50, 80:90] = 5.0
+    view = tracker._viewer.whole_view(tracker.history.newest)
+    assert tracker._propagation.follows is not reference_policy
+    if not reference_policy:
+        own = tracker._propagation._own_masks(drawn, torch.ones(1, dtype=torch.bool), [one], [], view)
+        assert int((own.logits > 0).sum()) == 100
 
 
 @pytest.mark.parametrize("reference_policy", [True, False])

@@ -159,9 +159,7 @@ def told(results: list[FrameResult]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"non_overlap": True}, {"hole_area": 4}, {"memory_policy": "distractor_aware"}]
-)
+@pytest.mark.parametrize("options", [{}, {"non_overlap": True}, {"hole_area": 4}, {"look_alikes": False}])
 def test_late_prompts_corrections_and_removals(options: dict[str, Any]) -> None:
     frames = small_frames(11)
     results = session(tracker_of(**options), frames)

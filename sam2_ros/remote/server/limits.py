@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.policies import POLICIES
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ def engine_sizes(info: BackendInfo, made_with: TrackerConfig) -> Callable[[Track
 
 def _slots(config: TrackerConfig) -> int:
     """Memory maps of one object."""
-    anchors = POLICIES[config.memory_policy].anchors
-    return config.prompted_slots + anchors + config.recent_slots + config.history + 1
+    return config.prompted_slots + config.recent_slots + config.history + 1
 
 
 def _stored(config: TrackerConfig) -> float:

@@ -1,0 +1,276 @@
+"""Look-alikes: each rule on hand-made masks, then in the engine, and twins that cross end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from small_tracker import add, box, rectangle, run, scene, small_model, stepped
+
+from sam2_ros.model import load_model
+from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
+from sam2_ros.tracking.look_alikes import Claim, Division, alike, divide
+from sam2_ros.tracking.mask_parts import WHOLE, masks_of, own_masks, tell_apart
+from sam2_ros.tracking.trail import Trail
+from sam2_ros.tracking.types import CroppedMask, ObjectState
+from sam2_ros.training.twins import twins_clip
+
+SIDE = 100  # of the masks here
+BOTH = np.array([[False, True], [False, False]])
+
+
+def heading(x: float, y: float = 0.4, step: float = 0.0, size: float = 0.1) -> Trail:
+    """An object of ``size`` x ``size`` (shares of the frame) that moves by ``step`` a frame and is at ``x`` on frame
+    5."""
+    trail = Trail()
+    for frame in range(5):
+        left = x - step * (5 - frame)
+        trail = trail.seen(frame, (left, y, left + size, y + size), size * size)
+    return trail
+
+
+def mask(*boxes: tuple[int, int, int, int]) -> CroppedMask:
+    full = np.zeros((SIDE, SIDE), np.bool_)
+    for x0, y0, x1, y1 in boxes:
+        full[y0:y1, x0:x1] = True
+    return CroppedMask.from_full(full)
+
+
+def divided(
+    trails: Sequence[Trail], masks: Sequence[CroppedMask], seen: Sequence[bool] = (), window: Any = WHOLE
+) -> Division | None:
+    """What becomes of objects that all look alike on frame 5."""
+    known = list(seen) or [True] * len(masks)
+    claims = [Claim(*each) for each in zip(trails, masks, known, strict=True)]
+    return divide(claims, np.triu(np.ones((len(masks), len(masks)), np.bool_), 1), 5, window)
+
+
+def left_edges(found: Division | None) -> dict[int, tuple[int, int]]:
+    """First column and number of pixels of each mask."""
+    assert found is not None
+    whole = {index: CroppedMask.from_full(each) for index, each in found.masks.items()}
+    return {index: (each.x, each.area) for index, each in whole.items()}
+
+
+def test_looks_agree_or_not() -> None:
+    one, other = np.eye(2, 8, dtype=np.float32)
+    near = np.array([0.96, *[0.0] * 6, 0.28], np.float32)
+    assert alike([one, other, near]).tolist() == [[False, False, True], [False] * 3, [False] * 3]
+    assert not alike([one]).any() and not alike([None, None]).any() and not alike([]).any()
+    assert np.argwhere(alike([one, None, one])).tolist() == [[0, 2]]
+
+
+def test_masks_that_do_not_meet_stay_as_they_are() -> None:
+    trails = [heading(0.2), heading(0.3)]
+    apart = [mask((20, 40, 30, 50)), mask((30, 40, 40, 50))]  # they touch
+    assert divided(trails, apart) is None
+    grazing = [mask((20, 40, 31, 50)), mask((30, 40, 40, 50))]
+    assert divided(trails, grazing) is None
+    assert divided(trails, [mask((20, 40, 40, 50))] * 2, seen=[True, False]) is None
+    assert divided([heading(0.2), Trail()], [mask((20, 40, 40, 50))] * 2) is None
+    assert divided([heading(0.2), heading(0.2, size=0.3)], [mask((20, 40, 40, 50))] * 2) is None  # of another size
+
+
+def test_both_masks_on_both_objects_are_divided_by_parts() -> None:
+    """Each part is the object's that was heading there, whatever order they are in; and both are decided."""
+    both = mask((20, 40, 30, 50), (60, 40, 70, 50))
+    found = divided([heading(0.59, step=0.02), heading(0.21, step=-0.02)], [both, both])
+    assert left_edges(found) == {0: (60, 100), 1: (20, 100)}
+    assert found is not None and not found.undecided
+
+
+def test_masks_that_changed_places_change_back() -> None:
+    """They crossed: each was heading where the other one's mask is."""
+    trails = [heading(0.6, step=0.05), heading(0.45, step=-0.05)]
+    masks = [mask((45, 40, 55, 50)), mask((60, 40, 70, 50))]
+    assert divided(trails, masks) is None  # they did not meet lately
+    found = divided([replace(each, met=1) for each in trails], masks)
+    assert left_edges(found) == {0: (60, 100), 1: (45, 100)}
+
+
+def test_a_part_with_room_for_two_is_divided_by_the_nearest_place_and_undecided() -> None:
+    joint = mask((20, 40, 38, 50))
+    found = divided([heading(0.28), heading(0.2)], [joint, joint])
+    assert left_edges(found) == {0: (29, 90), 1: (20, 90)}
+    assert found is not None and found.undecided == {0, 1}
+
+
+def test_a_part_with_room_for_one_is_the_nearest_ones_and_the_other_is_hidden() -> None:
+    one = mask((30, 40, 41, 50))
+    found = divided([heading(0.2), heading(0.31)], [one, one])
+    assert left_edges(found) == {0: (0, 0), 1: (30, 110)}
+    assert found is not None and found.undecided == {0}
+
+
+def test_a_part_is_rather_the_ones_that_was_just_there_than_one_that_was_hidden() -> None:
+    one, long_ago = mask((30, 40, 40, 50)), Trail((0,), heading(0.3).boxes[:1], (0.01,))
+    found = divided([long_ago, heading(0.33)], [one, one])
+    assert left_edges(found)[1] == (30, 100) and found is not None and found.undecided == {0}
+    both_hidden = [long_ago, replace(heading(0.39), decided=3)]
+    assert left_edges(divided(both_hidden, [one, one]))[0] == (30, 100)
+
+
+def test_specks_stay_whose_they_were() -> None:
+    first, second = mask((20, 40, 30, 50), (90, 90, 92, 92)), mask((20, 40, 30, 50), (60, 40, 70, 50))
+    found = divided([heading(0.2), heading(0.6)], [first, second])
+    assert found is not None and found.masks[0][90, 90] and not found.masks[1][90, 90]
+    assert left_edges(found) == {0: (20, 104), 1: (60, 100)}
+
+
+def test_only_those_that_meet_are_divided() -> None:
+    both = mask((20, 40, 30, 50), (60, 40, 70, 50))
+    trails = [heading(0.2), heading(0.6), heading(0.8, 0.8)]
+    found = divided(trails, [both, both, mask((80, 80, 90, 90))])
+    assert found is not None and sorted(found.masks) == [0, 1]
+    claims = [Claim(trail, both, True) for trail in trails[:2]]
+    assert divide(claims, np.zeros((2, 2), np.bool_), 5, WHOLE) is None  # they don't look alike
+
+
+def test_three_that_meet_are_assigned_together() -> None:
+    all_three = mask((10, 40, 20, 50), (40, 40, 50, 50), (70, 40, 80, 50))
+    found = divided([heading(0.7), heading(0.1), heading(0.4)], [all_three] * 3)
+    assert left_edges(found) == {0: (70, 100), 1: (10, 100), 2: (40, 100)}
+
+
+def test_places_lie_in_the_window_of_the_masks() -> None:
+    """The window shows the frame's right half, so that 0.6 of the frame is 0.2 of it."""
+    both = mask((20, 40, 40, 50), (60, 40, 80, 50))
+    found = divided([heading(0.8), heading(0.6)], [both, both], window=(0.5, 0.0, 0.5, 1.0))
+    assert left_edges(found) == {0: (60, 200), 1: (20, 200)}
+
+
+# -- the engine ----------------------------------------------------------------------------------------------
+
+
+def engine_with_two(config: TrackerConfig | None = None, alike: bool = True) -> Tracker:
+    """The objects 1 and 2 of a small network, which look alike or not, with places at 0.2 and 0.6 of the frame."""
+    tracker = Tracker(small_model(), config or TrackerConfig(max_objects=3))
+    stepped(tracker, [rectangle(32, 48, 48, 60), rectangle(96, 48, 112, 60)])
+    one, two = tracker._objects.values()
+    assert one.likeness is not None
+    two.likeness = one.likeness if alike else -one.likeness
+    return tracker
+
+
+def drawn(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
+    made = torch.full((1, 1, SIDE, SIDE), -3.0)
+    for x0, y0, x1, y1 in boxes:
+        made[0, 0, y0:y1, x0:x1] = 4.0
+    return made
+
+
+def test_what_an_object_gets_and_loses() -> None:
+    """Pixels that it had keep their logit; those that it gets have the highest; the others are rejected."""
+    objects = list(engine_with_two()._objects.values())
+    given = torch.cat((drawn((20, 40, 30, 50), (60, 40, 70, 50)), drawn((20, 40, 30, 50)) + 1))
+    masks = masks_of(given)
+    wanted = {0: mask((60, 40, 70, 50)).full(), 1: mask((20, 40, 30, 52)).full()}
+    own = own_masks(given, objects, 1, masks, division=Division(wanted, frozenset({1})))
+    assert [int((each > 0).sum()) for each in own.logits] == [100, 120]
+    assert (own.logits[0, 0, 40:50, 60:70] == 4).all() and (own.logits[0, 0, 40:50, 20:30] == -10).all()
+    assert (own.logits[1, 0, 40:50, 20:30] == 5).all() and (own.logits[1, 0, 50:52, 20:30] > 0).all()
+    assert own.changed.tolist() == [True, True] and own.undecided.tolist() == [False, True]
+    assert own.areas.tolist() == pytest.approx([0.01, 0.012]) and int((given[0] > 0).sum()) == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "alike"), [({"look_alikes": False}, True), ({"reference_policy": True}, True), ({}, False)]
+)
+def test_only_look_alikes_are_told_apart_and_only_if_wanted(options: dict[str, Any], alike: bool) -> None:
+    tracker = engine_with_two(TrackerConfig(max_objects=3, **options), alike)
+    assert (tracker.config.tells_apart is False) is bool(options)
+    objects, newest = list(tracker._objects.values()), tracker.history.newest
+    assert newest is not None
+    view, both = tracker._viewer.whole_view(newest), mask((20, 40, 30, 50), (60, 40, 70, 50))
+
+    class Unread(torch.Tensor):
+        def tolist(self) -> Any:
+            raise AssertionError("fetched from the device")
+
+    if not options:
+        assert tell_apart(torch.ones(2).as_subclass(Unread), objects, [], view, [both, both]) is None
+
+
+def test_undecided_frames_enter_neither_memory_nor_trail(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = engine_with_two()
+    one, two = tracker._objects.values()
+    wanted = {0: np.zeros((32, 32), np.bool_), 1: np.zeros((32, 32), np.bool_)}
+    wanted[0][12:16, 6:10] = wanted[1][12:16, 19:23] = True
+
+    def decided(present: Any, objects: list[Any], bystanders: Any, view: Any, masks: Any) -> Division:
+        return Division({index: wanted[obj is two] for index, obj in enumerate(objects)}, frozenset({0}))
+
+    monkeypatch.setattr("sam2_ros.tracking.propagation.tell_apart", decided)
+    before, bank = one.trail, tracker.bank
+    result = run(tracker, 1, 1)[0]
+    assert [int(each.mask.area > 0) for each in result.objects] == [1, 1]
+    assert (
+        one.trail == replace(before, met=1)
+        and 1 not in bank.recent_frames[one.row]
+        and 1 in bank.recent_frames[two.row]
+    )
+
+
+def test_in_a_late_prompt_the_others_keep_their_masks() -> None:
+    """The corrected object is told apart from the others as they were then."""
+    tracker = engine_with_two()
+    run(tracker, 1, 3)
+    one, two = tracker._objects.values()
+    stored = tracker.history.newest
+    assert stored is not None
+    view = tracker._viewer.whole_view(stored)
+    low = view.model.config.grid * 4
+    scale = low / SIDE
+
+    def at(x0: float, x1: float) -> NDArray[np.bool_]:
+        full = np.zeros((low, low), np.bool_)
+        full[round(40 * scale) : round(50 * scale), round(x0 * scale) : round(x1 * scale)] = True
+        return full
+
+    left, right = at(20, 30), at(60, 70)
+    edges = [masks.box for masks in map(CroppedMask.from_full, (left, right))]
+    for obj, edge, full in zip((one, two), edges, (left, right), strict=True):
+        obj.trail = Trail().seen(2, tuple(value / low for value in edge), float(full.mean()))
+    two.logits = torch.where(torch.from_numpy(right), 5.0, -5.0)[None]
+    two.presence = replace(two.presence, state=ObjectState.VISIBLE)
+    found = tell_apart(torch.ones(1), [one], [two], view, [CroppedMask.from_full(left | right)])
+    assert found is not None and list(found.masks) == [0] and (found.masks[0] == left).all()
+    late = replace(box(), box=np.array([32, 48, 48, 60], np.float32))
+    others = (two.trail, two.mask)
+    assert tracker.add([PromptRequest(late, one.object_id)], 2)[0].success
+    assert (two.trail, two.mask) == others
+
+
+def test_a_look_is_that_of_the_newest_prompted_mask() -> None:
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=3))
+    tracker.step(scene(0), 0)
+    first, same, other = add(tracker, *[rectangle(15, 60, 40, 100)] * 2, rectangle(100, 10, 140, 40))
+    looks = {key: obj.likeness for key, obj in tracker._objects.items()}
+    assert all(look is not None and np.linalg.norm(look) == pytest.approx(1, abs=1e-5) for look in looks.values())
+    assert alike([looks[first], looks[same]]).any() and not alike([looks[first], looks[other]]).any()
+    tracker.refine(PromptRequest(rectangle(0, 0, 0, 0), first))  # "not here"
+    assert tracker._objects[first].likeness is looks[first]
+
+
+def test_crossing_twins_keep_their_identities() -> None:
+    """Without, the hidden one's mask ends on the twin."""
+    clip, model = twins_clip(0, 14, 320, 240), load_model("embedded")
+    trackers = [Tracker(model, TrackerConfig(max_objects=2, look_alikes=wanted)) for wanted in (True, False)]
+    for frame, (rgb, label) in enumerate(zip(clip.frames, clip.labels, strict=True)):
+        encoded = trackers[0].encode(rgb)
+        for tracker in trackers:
+            tracker.step(encoded, frame + 1)
+            if frame == 0:
+                add(tracker, *(Prompt(mask=label == twin) for twin in (1, 2)))
+    ends = []
+    for tracker in trackers:
+        result = tracker.objects()
+        assert result is not None
+        covered = [[np.count_nonzero(obj.mask.full() & (label == twin)) for twin in (1, 2)] for obj in result.objects]
+        ends.append([int(np.argmax(pixels)) for pixels in covered])
+    assert ends == [[0, 1], [1, 1]]
