@@ -23,7 +23,9 @@ import access_policy  # noqa: E402
 
 from sam2_ros.cli.main import build_parser  # noqa: E402
 from sam2_ros.ros.interface import ACTIONS, NAMED_VIEWS, SERVICES, TOPICS, VIEWS  # noqa: E402
-from sam2_ros.ros.parameters import PARAMETERS, Change, to_yaml  # noqa: E402
+from sam2_ros.ros.parameter import Change  # noqa: E402
+from sam2_ros.ros.parameter_file import to_yaml  # noqa: E402
+from sam2_ros.ros.parameters import PARAMETERS  # noqa: E402
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -93,4 +93,5 @@ def _print(feedback: Any) -> None:
         where += f", at {place.x:.3f} {place.y:.3f} {place.z:.3f} m"
     state = ObjectState(obj.state).name.lower()
     name = f" {obj.name}" if obj.name else ""
-    print(f"{obj.id}{name} {state} {obj.visibility:.2f}, {where}, mask {feedback.mask_age:.2f} s old", flush=True)
+    age = f"mask {feedback.mask_age:.2f} s old" if math.isfinite(feedback.mask_age) else "never seen"
+    print(f"{obj.id}{name} {state} {obj.visibility:.2f}, {where}, {age}", flush=True)

@@ -25,6 +25,7 @@ from sam2_ros.tracking.types import CroppedMask, ObjectResult, Prompt, PromptCod
 SHARED = 0.5  # share of the smaller of two masks from which on they show one thing, or a part of it
 UNMOVED = 0.7  # IoU of a mask with the one on the newest frame from which on it has not moved
 MOST_FOUND = 256  # masks of a search, the largest first
+MOST_ASKED = 64  # requests that wait for one search
 AT_ONCE = 8  # new objects between two frames; the others wait for the next frame
 
 Queue = Callable[[Callable[[Backend], Any]], "Future[Any]"]
@@ -80,6 +81,7 @@ class Discovery:
         self._found: list[CroppedMask] = []  # and is not added yet
         self._added: list[int] = []
         self._asked: list[Future[list[int]]] = []  # by whom
+        self._ended = 0  # searches, so that a step of one that has ended is told from the next one's
         self._end = 0.0  # of the last search, steady clock
 
     def note(self, processed: Processed) -> None:
@@ -96,13 +98,16 @@ class Discovery:
     def forget(self) -> None:
         """Ends the search, because the frames that come do not continue those before."""
         self._newest, self._last_masks = None, {}
-        self._finish(PromptError(PromptCode.NO_FRAME, "the stream was interrupted; search again"))
+        if self._searching:
+            self._finish(PromptError(PromptCode.NO_FRAME, "the stream was interrupted; search again"))
 
     def ask(self) -> Future[list[int]]:
         """Searches now, or joins the search that runs; the future gives the ids that were added, or PromptError."""
         asked: Future[list[int]] = Future()
 
         def join(backend: Backend) -> None:
+            if len(self._asked) >= MOST_ASKED:
+                raise PromptError(PromptCode.FAILED, f"{MOST_ASKED} requests wait for the search already; wait, too")
             self._asked.append(asked)
             if not self._searching:
                 self._begin(backend)
@@ -134,16 +139,17 @@ class Discovery:
 
     def _next(self, step: Callable[[Backend], None]) -> None:
         """Queues a step behind the frame that waits."""
+        ended = self._ended
 
         def guarded(backend: Backend) -> None:
             try:
-                if self._searching:
+                if ended == self._ended:
                     step(backend)
             except Exception as error:
                 self._finish(error)
 
         def refused(done: Future[None]) -> None:
-            if error := done.exception():
+            if (error := done.exception()) and ended == self._ended:
                 self._finish(error)
 
         self._queue(guarded).add_done_callback(refused)
@@ -187,12 +193,13 @@ class Discovery:
     def _finish(self, error: BaseException | None = None) -> None:
         asked, self._asked = self._asked, []
         self._slices, self._found, self._end = None, [], time.monotonic()
+        self._ended += 1
         for each in asked:
             if error is None:
                 each.set_result(list(self._added))
             else:
                 each.set_exception(error)
-        if error is not None and not asked:
+        if error is not None and not asked and self._wanted():
             self._failed(str(error))
 
 

@@ -14,6 +14,7 @@ from sam2_ros.media.picture_decoder import PictureError
 
 MAX_PIXELS = 1 << 22  # runs are read one by one
 _LONGEST = 11  # nibbles of a number
+_MOST_BYTES = 4  # of a pixel: how many without and with depth, each a nibble, and a difference of six nibbles
 
 
 def decode_rvl(data: bytes, width: int, height: int) -> NDArray[np.uint16]:
@@ -24,7 +25,7 @@ def decode_rvl(data: bytes, width: int, height: int) -> NDArray[np.uint16]:
     """
     if not 0 < width * height <= MAX_PIXELS:
         raise PictureError(f"an RVL image of {width} x {height} pixels; accepted: up to {MAX_PIXELS} pixels")
-    numbers = _numbers(data)
+    numbers = _numbers(data[: _MOST_BYTES * width * height])
     depth = np.zeros(width * height, np.int64)
     place = at = previous = 0
     while place < len(depth):

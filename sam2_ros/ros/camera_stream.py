@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from diagnostic_updater import DiagnosticStatusWrapper
 from rclpy.lifecycle import LifecycleNode
@@ -16,13 +15,13 @@ from std_msgs.msg import Header
 
 from sam2_ros.inference import Backend, BackendFactory, BackendInfo
 from sam2_ros.inference.backend import FrameDropped
-from sam2_ros.inference.frames import Counters, Frame, Processed, decoded_once
+from sam2_ros.inference.frames import Frame, Processed, decoded_once
 from sam2_ros.inference.live_masks import LiveImage, LiveMasks
 from sam2_ros.inference.recovery import SavedObjects
 from sam2_ros.inference.restored import Restored
 from sam2_ros.inference.worker import Worker
 from sam2_ros.remote.client import RemoteBackend
-from sam2_ros.ros.depth_input import DepthInput
+from sam2_ros.ros.depth_input import DepthInput, Space
 from sam2_ros.ros.detection_input import DetectionInput
 from sam2_ros.ros.diagnostics import Statistics, active_values
 from sam2_ros.ros.discovery import discovery_of
@@ -31,14 +30,13 @@ from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
 from sam2_ros.ros.input_health import InputHealth
 from sam2_ros.ros.interface import TRACKS_LIVE
-from sam2_ros.ros.messages import to_time
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.parameters import tracker_config
 from sam2_ros.ros.publishers import Publishers
 from sam2_ros.ros.remote_backend import remote_backend
 from sam2_ros.ros.services import Services
 from sam2_ros.ros.start_prompts import StartPrompts, prompts_file_of
-from sam2_ros.ros.state_keeper import StateKeeper, state_path
+from sam2_ros.ros.state_keeper import StateKeeper, newest_of, state_path
 from sam2_ros.text import printable
 from sam2_ros.tracking.prompt_checks import text_problem
 from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
@@ -76,6 +74,7 @@ class CameraStream:
         self._keeper: StateKeeper | None = None
         self._live: LiveMasks | None = None  # while masks of every image are wanted
         self._answer: FrameResult | None = None  # the engine's newest, also one that a command changed
+        self._told: tuple[FrameResult, Space] | None = None  # the same, as published
         self._active = False
         self._next_id = 1  # outlives the engine: the node never uses an id twice
         self._refused_encodings: set[str] = set()
@@ -115,10 +114,7 @@ class CameraStream:
             self._start_prompts = StartPrompts("")  # an earlier process has applied them
         told = f"{file}: {len(saved.newest.objects)} objects come back, ids go on from {self._next_id}"
         self._node.get_logger().info(told)
-        header = Header(stamp=to_time(saved.newest.stamp), frame_id=state.frame_id)
-        pixels = np.broadcast_to(np.uint8(0), (saved.newest.height, saved.newest.width, 3))
-        frame = Frame(saved.newest.stamp, lambda: pixels, 0, header)
-        return saved, Processed(frame, pixels, saved.newest, 0, 0, Counters())
+        return saved, newest_of(state)
 
     def loaded(self, info: BackendInfo) -> None:
         """Makes the publishers once the engine is built.
@@ -185,13 +181,14 @@ class CameraStream:
             self._depth.destroy()
         self._worker = self._info = self._publishers = self._start_prompts = self._depth = self._detections = None
         self._discovery.forget()
-        self._answer = None
+        self._answer = self._told = None
 
     def on_processed(self, processed: Processed) -> None:
         self._answer = processed.result  # first, so that live tracks are never behind what is published
         self._statistics.processed(processed)
         if self._publishers is not None and self._node.context.ok():
             self._publishers.publish_results(processed)
+        self._tell(processed)
         self.health.processed(processed.result.width, processed.result.height)
         self._keep(processed)
         if self._detections is not None:
@@ -206,6 +203,11 @@ class CameraStream:
     def on_objects(self, processed: Processed) -> None:
         self._keep(processed)
         self._answer = processed.result
+        self._tell(processed)
+
+    def _tell(self, processed: Processed) -> None:
+        publishers = self._publishers
+        self._told = processed.result, publishers.space if publishers is not None else Space()
 
     def _keep(self, processed: Processed) -> None:
         if self._keeper is not None:
@@ -306,7 +308,8 @@ class CameraStream:
         return self._worker
 
     def _now(self) -> Now:
-        return Now(self._active, self._answer, self._newest_stamp)
+        result, space = self._told or (None, Space())
+        return Now(self._active, result, space, self._newest_stamp)
 
     def _on_frame(self, frame: Frame) -> None:
         self._newest_stamp = frame.stamp

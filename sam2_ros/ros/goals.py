@@ -20,6 +20,7 @@ from rclpy.timer import Timer
 from sam2_ros.action import TrackObject
 from sam2_ros.inference import commands
 from sam2_ros.ros import messages, prompt_messages
+from sam2_ros.ros.depth_input import Space
 from sam2_ros.ros.interface import TRACK_OBJECT
 from sam2_ros.ros.services import Services
 from sam2_ros.text import printable
@@ -39,6 +40,7 @@ class Now:
 
     active: bool  # the node
     result: FrameResult | None  # of the newest processed frame
+    space: Space  # of that frame's objects
     image_stamp: int  # ns, of the newest camera image
 
 
@@ -47,10 +49,12 @@ class _Goal:
     handle: ServerGoalHandle
     ended: rclpy.task.Future
     started: float = field(default_factory=time.monotonic)  # steady seconds, like the next
+    begun: float = 0.0  # when its prompt was accepted; 0: not yet
     seen_at: float = 0.0  # when it was in sight last; 0: never
     object_id: int = 0
     found: bool = False  # among the objects of a frame
     object: ObjectResult | None = None  # as last seen
+    space: Space = field(default_factory=Space)  # at that time
     told: tuple[int, int] = (-1, -1)  # stamps of image and mask of the newest feedback
 
     @property
@@ -95,6 +99,7 @@ class Goals:
         result.object_id = goal.object_id
         if goal.object is not None:
             result.object = messages.tracked_object(goal.object, "mono8")
+            messages.locate(result.object, goal.space.positions, goal.space.motions)
         if result.end == Result.CANCELED:
             handle.canceled()
         elif result.end == Result.TIME_LIMIT:
@@ -111,6 +116,7 @@ class Goals:
             if refusal.code is PromptCode.NOT_ACTIVE:
                 return _end(Result.NODE_INACTIVE, str(refusal))
             return _refused(refusal.code, str(refusal))
+        goal.begun = time.monotonic()
         if self._timer is None:
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._timer = self._node.create_timer(PERIOD, self._look, callback_group=self._group, clock=steady)
@@ -143,7 +149,7 @@ class Goals:
     def _look(self) -> None:
         now = self._now()
         for goal in list(self._goals):
-            if not goal.ended.done() and (result := _judge(goal, now)) is not None:
+            if goal.begun and not goal.ended.done() and (result := _judge(goal, now)) is not None:
                 goal.ended.set_result(result)
 
     def _stop_looking(self) -> None:
@@ -160,12 +166,12 @@ def _judge(goal: _Goal, now: Now) -> TrackObject.Result | None:
     if not now.active:
         return _end(Result.NODE_INACTIVE, "the node is no longer active")
     found = _find(goal, now.result)
-    if found is None and goal.object_id and (goal.found or clock - goal.started > GRACE):
+    if found is None and goal.object_id and (goal.found or clock - goal.begun > GRACE):
         return _end(Result.REMOVED, f"object {goal.object_id} was removed")
     if found is not None:
         goal.object_id, goal.found = found.object_id, True
         if found.mask.crop.size:
-            goal.object, goal.seen_at = found, clock
+            goal.object, goal.space, goal.seen_at = found, now.space, clock
         _tell(goal, found, now, clock)
     if asked.time_limit and clock - goal.started >= asked.time_limit:
         return _end(Result.TIME_LIMIT, f"followed for {asked.time_limit:g} s")
@@ -192,8 +198,9 @@ def _tell(goal: _Goal, found: ObjectResult, now: Now, clock: float) -> None:
         return
     goal.told = stamps
     feedback = TrackObject.Feedback(object=messages.tracked_object(found, "mono8", with_mask=False))
+    messages.locate(feedback.object, now.space.positions, now.space.motions)
     feedback.stamp = messages.to_time(now.result.stamp)
-    feedback.mask_age = max(0, now.image_stamp - found.last_seen) / 1e9
+    feedback.mask_age = max(0, now.image_stamp - found.last_seen) / 1e9 if found.last_seen else math.inf
     feedback.out_of_sight = 0.0 if found.mask.crop.size else clock - (goal.seen_at or goal.started)
     goal.handle.publish_feedback(feedback)
 

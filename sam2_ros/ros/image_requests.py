@@ -68,7 +68,7 @@ def _image(request: SegmentImage.Request, worker: Worker) -> tuple[Header, Calla
     if request.image.width:
         return request.image.header, lambda: to_rgb(request.image)
     newest = worker.newest
-    if newest is None:
+    if newest is None or not newest.receive_time:  # 0: of an earlier process, so that its pixels are gone
         reason = "the request has no image, and the camera has sent none; send one, or start the camera"
         raise PromptError(PromptCode.NO_FRAME, reason)
     return newest.source, newest.decode

@@ -163,24 +163,27 @@ def processed_tracks(
 ) -> TrackedObjectArray:
     """The message for ``~/tracks``. The frame's ``source`` becomes its header; positions and motions are by id."""
     message = tracked_objects(processed.result, processed.frame.source, processed.counters, info, encoding)
-    if positions:
-        for obj in message.objects:
-            position = positions[obj.id]
-            obj.depth_status, obj.depth_reason = position.status, position.reason
-            obj.position_frame, obj.depth_points = position.frame, position.points
-            obj.position.x, obj.position.y, obj.position.z = position.position
-            obj.extent.x, obj.extent.y, obj.extent.z = position.extent
     for obj in message.objects:
-        if motions and (motion := motions.get(obj.id)) is not None:
-            obj.motion_valid, obj.position_frame = True, motion.frame
-            obj.motion_covariance = motion.covariance.ravel()
-            where, speed = obj.filtered_position, obj.velocity
-            where.x, where.y, where.z = motion.position.tolist()
-            speed.x, speed.y, speed.z = motion.velocity.tolist()
+        locate(obj, positions or {}, motions or {})
     message.receive_time_ns = processed.frame.receive_time
     message.start_time_ns = processed.start_time
     message.end_time_ns = processed.end_time
     return message
+
+
+def locate(obj: TrackedObject, positions: Mapping[int, Position], motions: Mapping[int, Motion]) -> None:
+    """Fills what is known of an object in space; both are by object id."""
+    if (position := positions.get(obj.id)) is not None:
+        obj.depth_status, obj.depth_reason = position.status, position.reason
+        obj.position_frame, obj.depth_points = position.frame, position.points
+        obj.position.x, obj.position.y, obj.position.z = position.position
+        obj.extent.x, obj.extent.y, obj.extent.z = position.extent
+    if (motion := motions.get(obj.id)) is not None:
+        obj.motion_valid, obj.position_frame = True, motion.frame
+        obj.motion_covariance = motion.covariance.ravel()
+        where, speed = obj.filtered_position, obj.velocity
+        where.x, where.y, where.z = motion.position.tolist()
+        speed.x, speed.y, speed.z = motion.velocity.tolist()
 
 
 def live_tracks(live: LiveImage, counters: Counters, info: BackendInfo, encoding: str) -> TrackedObjectArray:

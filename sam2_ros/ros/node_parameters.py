@@ -12,7 +12,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from sam2_ros.ros import parameters
-from sam2_ros.ros.parameters import BY_NAME, PARAMETERS, Change, Parameter, Value, tracker_config
+from sam2_ros.ros.parameter import Change, Parameter, Value
+from sam2_ros.ros.parameters import BY_NAME, PARAMETERS, tracker_config
 from sam2_ros.text import printable
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.prompt_checks import MAX_TEXT

@@ -2,85 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any
 
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.inference.discovery import DiscoverySettings
 from sam2_ros.model.config import RUNTIMES, SIZES
 from sam2_ros.remote.endpoints import endpoints_for
-from sam2_ros.text import printable
+from sam2_ros.ros.parameter import NO_NAMES, Change, Parameter, Value, declared
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.prompt_checks import MAX_TEXT, text_problem
-from sam2_ros.tracking.settings import Setting, settings_of
-
-Value: TypeAlias = bool | int | float | str | list[str]
-
-
-class Change(Enum):
-    """When a parameter may be set."""
-
-    AT_START = "only at start"  # read-only to ROS
-    UNCONFIGURED = "while the node is unconfigured"  # used by configure
-    ANY_TIME = "at any time"
-
-
-@dataclass(frozen=True)
-class Parameter(Setting):
-    """One parameter; its type is that of ``default``."""
-
-    change: Change = Change.UNCONFIGURED
-    free_text: bool = False  # a list holds any text, not only names of cameras
-
-    @property
-    def accepted(self) -> str:
-        """What :meth:`check` accepts, in words."""
-        if self.choices:
-            return ", ".join(self.choices)
-        if self.low is not None and self.high is not None:
-            return f"{_number(self.low)} to {_number(self.high)}"
-        return _TEXTS if self.free_text else _ACCEPTED[type(self.default)]
-
-    def check(self, value: object) -> None:
-        """
-        Raises:
-            ValueError: wrong type or outside what is accepted, with what is.
-        """
-        fits = type(value) is type(self.default) and (not self.choices or value in self.choices)
-        if fits and isinstance(value, list):
-            texts = [str(text) for text in value if text]
-            allowed = [not text_problem(text) if self.free_text else bool(_NAME.fullmatch(text)) for text in texts]
-            fits = len(set(texts)) == len(texts) and all(allowed)
-        if fits and self.low is not None and self.high is not None and isinstance(value, (int, float)):
-            fits = self.low <= value <= self.high  # not so for NaN
-        if not fits:
-            raise ValueError(f"{self.name} is {printable(_literal(value))}; accepted: {self.accepted}")
-
-
-_TEXT = "text"
-_NAMES = 'a list of different names of letters, digits and _, each beginning with a letter; [""] = none'
-_TEXTS = f'a list of different texts of up to {MAX_TEXT} printable characters; [""] = none'
-_ACCEPTED = {bool: "true or false", int: "a whole number", float: "a number", str: _TEXT, list: _NAMES}
-NO_NAMES = [""]  # ROS has no way to write an empty list of strings
-_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
-
-
-def _declared(group: str, config: type) -> list[Parameter]:
-    """The parameters of a class of settings (:mod:`sam2_ros.tracking.settings`)."""
-    return [
-        Parameter(
-            **vars(each)
-            | {"name": f"{group}.{each.name}", "default": NO_NAMES if each.default == () else each.default},
-            change=Change.UNCONFIGURED if each.fixed else Change.ANY_TIME,
-            free_text=isinstance(each.default, tuple),
-        )
-        for each in settings_of(config)
-    ]
-
+from sam2_ros.tracking.settings import settings_of
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
@@ -160,7 +91,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "none.",
     ),
     Parameter("inference.server_key_file", "", "The server's public key (NAME.key); empty = none."),
-    *_declared("tracker", TrackerConfig),
+    *declared("tracker", TrackerConfig),
     Parameter(
         "input.transport",
         "raw",
@@ -265,7 +196,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Subscribe to 'detections' (vision_msgs/Detection2DArray) and prompt with its boxes. Their stamp must be "
         "that of the image that the detector saw.",
     ),
-    *_declared("detections", DetectionSettings),
+    *declared("detections", DetectionSettings),
     Parameter(
         "discover.enabled",
         False,
@@ -273,7 +204,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "~/discover searches once.",
         change=Change.ANY_TIME,
     ),
-    *_declared("discover", DiscoverySettings),
+    *declared("discover", DiscoverySettings),
     Parameter(
         "output.mask_encoding",
         "mono8",
@@ -417,44 +348,3 @@ def discovery_settings(values: Mapping[str, Value]) -> DiscoverySettings:
 
 def _settings(group: str, config: type, values: Mapping[str, Value]) -> dict[str, Any]:
     return {each.name: values[f"{group}.{each.name}"] for each in settings_of(config)}
-
-
-def to_yaml() -> str:
-    """The commented parameter file that holds every default."""
-    lines = [
-        "# Every parameter of the node with its default; hand a changed copy to the launch file's params_file.",
-        "# Unless another time is named, a parameter may be set while the node is unconfigured.",
-        "# Generated by `make docs`.",
-        "/**:",
-        "  ros__parameters:",
-    ]
-    open_group = ""
-    for parameter in PARAMETERS:
-        group, _, name = parameter.name.rpartition(".")
-        if group and group != open_group:
-            lines += ["", f"    {group}:"]
-        else:
-            lines.append("")
-        open_group, indent = group, " " * (6 if group else 4)
-        comment = f"{indent}# "
-        lines += textwrap.wrap(
-            parameter.description, 110, initial_indent=comment, subsequent_indent=comment, break_on_hyphens=False
-        )
-        when = "" if parameter.change is Change.UNCONFIGURED else f" May be set {parameter.change.value}."
-        accepted = "" if parameter.accepted == _TEXT else f"Accepted: {parameter.accepted}."
-        if accepted or when:
-            lines += textwrap.wrap((accepted + when).strip(), 110, initial_indent=comment, subsequent_indent=comment)
-        lines.append(f"{indent}{name}: {_literal(parameter.default)}")
-    return "\n".join(lines) + "\n"
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(_literal(each) for each in value)}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else str(value)

@@ -100,6 +100,7 @@ class Publishers:
         self._events = self._create(EVENTS, max(EVENTS.depth, 2 * info.max_objects))
         self._label_info = self._create(LABEL_INFO)
         self._classes: list[VisionClass] | None = None  # as published last
+        self.space = Space()  # what is known of the newest frame's objects
         self._views = [
             _View(topic.name, self._create(topic), MESSAGES[topic.name], topic.name in LIVE_VIEWS)
             for topic in VIEWS
@@ -141,9 +142,10 @@ class Publishers:
 
     def publish_results(self, processed: Processed) -> None:
         """Publishes the frame's objects first, then its events, then the views of them. Never raises."""
-        space = self._publish_tracks(processed)
+        self.space = self._depth.measure(processed) if self._depth else Space()
+        self._publish_tracks(processed)
         self._publish_events(processed)
-        self._publish_views(processed, space)
+        self._publish_views(processed)
 
     def publish_changes(self, processed: Processed) -> None:
         """Publishes what a command changed: its events and, where it made masks, the frame's objects once more."""
@@ -152,14 +154,14 @@ class Publishers:
         else:
             self._publish_events(processed)
 
-    def _publish_tracks(self, processed: Processed) -> Space:
-        space = self._depth.measure(processed) if self._depth else Space()
+    def _publish_tracks(self, processed: Processed) -> None:
         with self._reporting(TRACKS.name):
             encoding = self._parameters.text("output.mask_encoding")
-            tracks = messages.processed_tracks(processed, self._info, encoding, space.positions, space.motions)
+            tracks = messages.processed_tracks(
+                processed, self._info, encoding, self.space.positions, self.space.motions
+            )
             tracks.camera = self._camera
             self._tracks.publish(tracks)
-        return space
 
     def _publish_events(self, processed: Processed) -> None:
         for change in processed.result.changes:
@@ -168,7 +170,7 @@ class Publishers:
                 event.camera = self._camera
                 self._events.publish(event)
 
-    def _publish_views(self, processed: Processed, space: Space) -> None:
+    def _publish_views(self, processed: Processed) -> None:
         with self._reporting(LABEL_INFO.name):
             classes = vision_classes(processed.result)
             if classes != self._classes:  # before the label image that needs them
@@ -177,7 +179,7 @@ class Publishers:
         live = bool(self._parameters["output.live"])
         for view in self._views:
             if not (live and view.live):
-                self._publish_view(view, processed, space)
+                self._publish_view(view, processed, self.space)
 
     def _publish_view(self, view: _View, processed: Processed, space: Space) -> None:
         with self._reporting(view.name):

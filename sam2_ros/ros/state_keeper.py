@@ -8,8 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sam2_ros.inference.frames import Processed
+import numpy as np
+from std_msgs.msg import Header
+
+from sam2_ros.inference.frames import Counters, Frame, Processed
 from sam2_ros.inference.recovery import Recovery, SavedObjects
+from sam2_ros.ros.messages import to_time
 from sam2_ros.ros.state_file import State, StateError, StateWriter, read_state
 
 _PERIOD = 1.0  # s between two writes, unless a command changed the objects
@@ -33,6 +37,14 @@ def state_path(text: str, camera: str) -> Path | None:
     if path.is_dir():
         raise ValueError(f"state_file {path} is a folder; accepted: the path of a file, which may not exist yet")
     return path.absolute()
+
+
+def newest_of(state: State) -> Processed:
+    """The newest frame of an earlier process. Its pixels are gone: they are black, and it was received at time 0."""
+    newest = state.saved.newest
+    header = Header(stamp=to_time(newest.stamp), frame_id=state.frame_id)
+    pixels = np.broadcast_to(np.uint8(0), (newest.height, newest.width, 3))
+    return Processed(Frame(newest.stamp, lambda: pixels, 0, header), pixels, newest, 0, 0, Counters())
 
 
 class StateKeeper:

@@ -127,6 +127,9 @@ def check_on_image(request: PromptRequest, width: int, height: int) -> None:
         PromptError: INVALID_PROMPT, with what is accepted.
     """
     prompt = request.prompt
+    if prompt.like is not None:
+        reason = "a picture (like) is looked for in a stream; accepted for a single image: points, a box or a mask"
+        raise PromptError(PromptCode.INVALID_PROMPT, reason)
     if prompt.mask is not None and (prompt.points is not None or prompt.box is not None):
         check_request(replace(request, object_id=None, prompt=Prompt(mask=prompt.mask)), (width, height))
         prompt = replace(prompt, mask=None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,8 +15,8 @@ import numpy as np
 import pytest
 
 from sam2_ros.inference import NullBackend
-from sam2_ros.inference.discovery import Discovery, DiscoverySettings, iou, share, whole_objects
-from sam2_ros.inference.frames import Frame, Processed
+from sam2_ros.inference.discovery import MOST_ASKED, Discovery, DiscoverySettings, iou, share, whole_objects
+from sam2_ros.inference.frames import Counters, Frame, Processed
 from sam2_ros.inference.local import LocalBackend, load_shared_model
 from sam2_ros.inference.worker import Worker
 from sam2_ros.media.rendered_scene import bounding_box, render
@@ -166,6 +168,46 @@ def test_an_engine_without_images_says_so() -> None:
         while not running.problems and time.monotonic() < deadline:
             running.show(np.zeros((24, 32, 3), np.uint8))
         assert "single images need a network" in running.problems[0]
+
+
+def test_a_step_of_a_search_that_has_ended_does_nothing(shared: Any, frames: list[Any]) -> None:
+    """Requests that come in a row run as one search: at most one step waits at a time."""
+    waiting: deque[Callable[[], None]] = deque()
+    backend, problems = LocalBackend(shared, TrackerConfig(max_objects=6)), list[str]()
+
+    def queue(apply: Callable[[Any], Any]) -> Future[Any]:
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(apply(backend))
+            except PromptError as error:
+                done.set_exception(error)
+
+        waiting.append(run)
+        return done
+
+    rgb = frames[0].rgb
+    shown = Processed(Frame(1, lambda: rgb, 0), rgb, backend.step(rgb, 1), 0, 0, Counters())
+    discovery = Discovery(queue, lambda: SETTINGS, lambda: True, problems.append)
+    discovery.forget()
+    assert not problems, "nothing was searched"
+    discovery.note(shown)
+    waiting.popleft()()  # begins, and queues the first step
+    again = discovery.ask()
+    waiting.popleft()()  # the first step, which queues the second behind the request
+    discovery.forget()
+    discovery.note(shown)
+    others = [discovery.ask() for _ in range(MOST_ASKED)]
+    for _ in range(len(waiting)):  # the request begins another search; the old one's step is behind it
+        waiting.popleft()()
+    assert len(waiting) == 1
+    while waiting:
+        waiting.popleft()()
+    assert again.result() == others[0].result() != []
+    with pytest.raises(PromptError, match="wait for the search already"):
+        others[-1].result()
+    backend.close()
 
 
 def test_a_restart_ends_the_search(shared: Any, frames: list[Any]) -> None:

@@ -165,6 +165,13 @@ class Peer:
 
         return self.wait_until(arrived, "tracks of an image")
 
+    def in_executor(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function returns in the thread that spins. An action client loses an answer that comes in another one
+        before its own call has returned."""
+        task = self._executor.create_task(function, *arguments)
+        self.wait_until(task.done, "a task of the executor")
+        return task.result()
+
     def wait_until(self, condition: Callable[[], Any], what: str) -> Any:
         return wait_until(condition, what, self.launched)
 

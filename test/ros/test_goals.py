@@ -42,10 +42,11 @@ class Goal:
     def __init__(self, client: Client, goal: TrackObject.Goal) -> None:
         self.peer = client.peer
         self.feedback: list[TrackObject.Feedback] = []
-        sent = client.client.send_goal_async(goal, lambda message: self.feedback.append(message.feedback))
+        tell = lambda message: self.feedback.append(message.feedback)  # noqa: E731
+        sent = self.peer.in_executor(client.client.send_goal_async, goal, tell)
         self.peer.wait_until(sent.done, "an answer to the goal")
         self.handle = sent.result()
-        self.result = self.handle.get_result_async() if self.handle.accepted else None
+        self.result = self.peer.in_executor(self.handle.get_result_async) if self.handle.accepted else None
 
     def end(self) -> tuple[int, Any]:
         """Status and result, while images come in."""
@@ -133,6 +134,22 @@ def test_an_object_that_stays_out_of_sight(client: Client) -> None:
     assert (status, result.end) == (GoalStatus.STATUS_ABORTED, Result.LOST)
     assert result.object.area == 40 * 30, "as last seen"
     assert goal.feedback[-1].out_of_sight > 0
+
+
+def test_a_goal_that_waits_for_its_frame_is_not_taken_for_another(client: Client) -> None:
+    """While one goal runs and another waits for an image that never comes; its object is none of those there."""
+    other = client.peer.add(box_prompt(*BOX)).results[0].object_id
+    running = client.send(ObjectPrompt(object_id=other))
+    running.wait_for_feedback()
+    header = client.peer.image().header
+    header.stamp.sec += 1000
+    waiting = client.send(box_prompt(*BOX), request_header=header, remove_at_end=True)
+    status, result = waiting.end()
+    assert (status, result.end, result.object_id) == (GoalStatus.STATUS_ABORTED, Result.REFUSED, 0)
+    assert not waiting.feedback
+    assert [obj.id for obj in client.peer.list_objects().tracks.objects] == [other]
+    running.handle.cancel_goal_async()
+    assert running.end()[1].end == Result.CANCELED
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from depth_rig import BOX, CX, CY, FOCAL, Rig, depth_rig, plane
+from depth_rig import BOX, CX, CY, FOCAL, Rig, depth_rig, expected, place, plane
 from node_harness import HEIGHT, WIDTH
+from rclpy.action import ActionClient
 from sensor_msgs.msg import Image, PointCloud2
 
-from sam2_ros.msg import TrackedObject
+from sam2_ros.action import TrackObject
+from sam2_ros.msg import ObjectPrompt, TrackedObject
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,19 @@ def test_velocity_of_an_object_that_moves_away(rig: Rig) -> None:
     assert known.depth_status == TrackedObject.DEPTH_NONE and known.motion_valid, "predicted"
     assert known.filtered_position.z == pytest.approx(1.1, abs=0.03)
     assert not rig.track_object(None).motion_valid, "for a second"
+
+
+def test_a_goal_tells_where_its_object_is(rig: Rig) -> None:
+    told: list[TrackedObject] = []
+    client = ActionClient(rig.node.node, TrackObject, f"{rig.node.node_name}/track_object")
+    rig.node.wait_until(client.server_is_ready, "the action")
+    goal = TrackObject.Goal(prompt=ObjectPrompt(name="cup"), time_limit=2.0)
+    tell = lambda message: told.append(message.feedback.object)  # noqa: E731
+    sent = rig.node.in_executor(client.send_goal_async, goal, tell)
+    rig.node.wait_until(sent.done, "the goal")
+    result = rig.node.in_executor(sent.result().get_result_async)
+    rig.node.wait_until(lambda: rig.track(plane(800)) and result.done(), "the goal's end")
+    for known in (told[-1], result.result().result.object):
+        assert known.depth_status == TrackedObject.DEPTH_OK and known.position_frame == "camera_optical_frame"
+        np.testing.assert_allclose(place(known.position), expected(0.8), atol=0.01)
+        assert known.motion_valid and known.depth_points == 1200

@@ -13,7 +13,8 @@ from sros2_policy import allowed, sometimes
 
 from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.interface import TRACK_OBJECT
-from sam2_ros.ros.parameters import PARAMETERS, Change
+from sam2_ros.ros.parameter import Change
+from sam2_ros.ros.parameters import PARAMETERS
 
 NODE = "/interface/tracker"
 OF_ROS = ("rcl_interfaces/", "lifecycle_msgs/", "type_description_interfaces/", "rosgraph_msgs/")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from node_harness import Peer, box_prompt, running
+from rclpy.action import ActionClient
 from std_msgs.msg import Header
 
+from sam2_ros.action import TrackObject
 from sam2_ros.cli.main import main
 from sam2_ros.media.rendered_scene import texture
 from sam2_ros.msg import ObjectPrompt, PromptResult, TrackedObject, TrackedObjectArray
@@ -50,6 +53,19 @@ def publish(node: Peer, rgb: np.ndarray) -> TrackedObjectArray:
     return node.wait_until(lambda: node.tracks_of(image), "tracks of the image")
 
 
+def follow_lost(node: Peer, name: str) -> TrackObject.Feedback:
+    """What a goal tells of an object that was never seen."""
+    told: list[TrackObject.Feedback] = []
+    client = ActionClient(node.node, TrackObject, f"{node.node_name}/track_object")
+    node.wait_until(client.server_is_ready, "the action")
+    goal = TrackObject.Goal(prompt=ObjectPrompt(name=name))
+    sent = node.in_executor(client.send_goal_async, goal, lambda message: told.append(message.feedback))
+    node.wait_until(lambda: sent.done() and told, "feedback")
+    ended = sent.result().cancel_goal_async()
+    node.wait_until(ended.done, "the cancellation")
+    return told[0]
+
+
 def test_what_looks_like_a_picture_is_tracked_when_it_appears(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +84,8 @@ def test_what_looks_like_a_picture_is_tracked_when_it_appears(
         box = [str(int(edge)) for edge in BOX]
         assert main(["add", "--like", str(tmp_path / "blue.png"), "--box", *box, *arguments]) == 0
         assert "object 2 added" in capsys.readouterr().out
+        told = follow_lost(node, "red")
+        assert math.isinf(told.mask_age) and told.object.state == lost
         bad = [ObjectPrompt(like=image_message(photo(RED), Header())), ObjectPrompt(name="red", like=like)]
         bad[0].like.encoding = "smell"
         answers = node.add(*bad).results

@@ -15,12 +15,16 @@ import numpy as np
 import pytest
 from std_msgs.msg import Header
 
+from sam2_ros.inference import NullBackend
 from sam2_ros.inference.frames import Counters, Frame, Processed
 from sam2_ros.inference.recovery import SavedObjects, Sighting
+from sam2_ros.inference.worker import Worker
 from sam2_ros.ros import state_file
+from sam2_ros.ros.image_requests import ImageRequest
 from sam2_ros.ros.state_file import State, StateError, StateWriter, read_state
-from sam2_ros.ros.state_keeper import StateKeeper, state_path
-from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
+from sam2_ros.ros.state_keeper import StateKeeper, newest_of, state_path
+from sam2_ros.srv import SegmentImage
+from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState, PromptError
 
 PATIENCE = 60.0  # s
 WIDTH, HEIGHT = 64, 48
@@ -315,3 +319,10 @@ def test_each_camera_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert state_path("/run/{camera}/state", "left") == Path("/run/left/state")
     with pytest.raises(ValueError, match="is a folder; accepted: the path of a file"):
         state_path(str(tmp_path), "")
+
+
+def test_the_pixels_of_an_earlier_process_are_no_image_to_segment() -> None:
+    listener: Any = None
+    worker = Worker(NullBackend, listener, last=newest_of(a_state()))
+    with pytest.raises(PromptError, match="the camera has sent none"):
+        ImageRequest(SegmentImage.Request(everything=True), worker)

@@ -147,6 +147,7 @@ def test_a_mask_is_a_prompt_and_may_be_corrected() -> None:
         (Prompt(), "the prompt is empty"),
         (Prompt(mask=np.ones((4, 4), np.bool_)), "the mask is 4 x 4 pixels"),
         (Prompt(candidate=2), "a candidate is chosen for an existing object"),
+        (Prompt(like=np.zeros((8, 8, 3), np.uint8), box=np.array([1, 1, 6, 6])), "is looked for in a stream"),
     ],
 )
 def test_refuses_what_it_cannot_use(prompt: Prompt, reason: str) -> None:
