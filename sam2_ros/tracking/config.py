@@ -105,8 +105,8 @@ class TrackerConfig:
     )
     window_budget: int = setting(
         0,
-        "Pixels that the image encoder may see in a frame, over all windows; 0 = as many as take about the time of the "
-        "whole frame: 1 + 0.2 for each object times those of the network's input (448 x 448 for the embedded model).",
+        "Pixels that the image encoder may see in a frame, over all windows; 0 = those of a window for each object, at "
+        "most eight (448 x 448 each for the embedded model). With fewer, windows take turns.",
         0,
         16_777_216,
     )

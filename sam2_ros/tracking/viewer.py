@@ -68,13 +68,9 @@ class Viewer:
         return turn(plan(targets, frame, index), targets, frame)
 
     def encode(self, image: Image, groups: Sequence[Group], workload: Workload, lap: Lap) -> list[ImageFeatures]:
-        """The features of ``image`` for each of ``groups``; those of one side as one batch."""
-        found: dict[Group, ImageFeatures] = {}
-        for side in dict.fromkeys(group.side for group in groups):
-            alike = [group for group in groups if group.side == side]
-            maps = self._encode_windows(image, [group.window for group in alike], side, workload, lap)
-            found.update(zip(alike, maps, strict=True))
-        return [found[group] for group in groups]
+        """The features of ``image`` for each of ``groups``, which are of one side."""
+        windows = [group.window for group in groups]
+        return self._encode_windows(image, windows, groups[0].side, workload, lap)
 
     def kept_image(self, image: Image) -> Image | None:
         """The image as it is to be stored: a copy, since its owner may use its memory again."""

@@ -7,7 +7,6 @@ import torch
 
 from sam2_ros.allocator import reserve
 from sam2_ros.model.appearance import Reference
-from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING
 from sam2_ros.tracking.bank import POINTER_FRAMES
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.propagation import autocast
@@ -16,7 +15,6 @@ from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.tracker import Tracker
 from sam2_ros.tracking.transfer import on_device
 from sam2_ros.tracking.types import Prompt, PromptRequest
-from sam2_ros.tracking.window_budget import smaller_side
 
 RESERVE = 256 * 2**20  # bytes; the heap grows by about this much over the first thousand frames otherwise
 OBJECTS_ON_CPU = 4  # most in the warm-up; with more, memory grows once when so many are first tracked
@@ -36,24 +34,10 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
     tracker.close()
     with on_device(shared.model.device):
         _work_on_most(shared, config)
-        _work_in_smaller_size(shared, config)
     shared.capture_graphs(config)
     shared.batches.clear()
     if shared.model.device.type == "cpu":
         reserve(RESERVE)
-
-
-@torch.inference_mode()
-def _work_in_smaller_size(shared: SharedModel, config: TrackerConfig) -> None:
-    """Encodes and decodes in the size that several windows have; another runtime makes its graphs for it."""
-    if shared.model.graphs is None or config.window != "auto" or config.reference_policy or shared.ahead:
-        return
-    model = shared.model.at(smaller_side(shared.model.config.image_size))
-    side = model.config.image_size
-    (features,) = shared.encode_several(torch.zeros(1, 3, side, side), model)
-    with autocast(model, shared.dtype):
-        for labels in (torch.tensor([[PADDING]]), torch.tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]])):
-            model.decode(model.without_memory(features), features, torch.zeros(*labels.shape, 2), labels)
 
 
 @torch.inference_mode()

@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.tracking.window_budget import MAX_LOOKS, TURNS, input_sides, most_pixels
+from sam2_ros.tracking.window_budget import TURNS, input_side, most_looks
 
 Numbers: TypeAlias = NDArray[np.float64]
 
@@ -112,9 +112,19 @@ class Frame:
         """Whether a window lies in this frame, not in one of another size."""
         return window.x1 <= self.width and window.y1 <= self.height
 
-    def input_sides(self, windows: Sequence[Window]) -> list[int]:
-        """See :func:`~.window_budget.input_sides`."""
-        return input_sides([self.share_of(window) for window in windows], self.side, self.budget, self.turns)
+    @property
+    def input_side(self) -> int:
+        """In which a window is seen, pixels."""
+        return input_side(self.side, self.budget)
+
+    @property
+    def looks(self) -> int:
+        """Windows that are encoded in a frame."""
+        return most_looks(self.side, self.budget)
+
+    @property
+    def most_windows(self) -> int:
+        return self.turns * self.looks
 
     def shares(self, boxes: Sequence[Sequence[float]]) -> Numbers:
         scale = np.array([self.width, self.height] * 2, np.float64)
@@ -154,7 +164,7 @@ def regions_of(targets: Sequence[Target], frame: Frame) -> Regions:
 def plan(targets: Sequence[Target], frame: Frame, index: int = 0) -> list[Group]:
     """The windows to look through in the frame number ``index``; the whole frame if there is nothing to look for."""
     if not targets:
-        return [Group(frame.whole, frame.input_sides([frame.whole])[0], ())]
+        return [Group(frame.whole, frame.input_side, ())]
     regions = regions_of(targets, frame)
     kept = _kept(targets, regions, frame)
     if kept is not None and kept.serves and index % REVIEW:
@@ -167,13 +177,9 @@ def plan(targets: Sequence[Target], frame: Frame, index: int = 0) -> list[Group]
 
 def turn(groups: list[Group], targets: Sequence[Target], frame: Frame) -> list[Group]:
     """Those of ``groups`` that are looked through now: first the ones with an object that has rested longest."""
-    most, rested = most_pixels(frame.side, frame.budget), {target.key: target.rested for target in targets}
-    now: list[Group] = []
-    for group in sorted(groups, key=lambda group: -max((rested[key] for key in group.keys), default=0)):
-        pixels = sum(each.side**2 for each in (*now, group))
-        if not now or (pixels <= most and len(now) < MAX_LOOKS):
-            now.append(group)
-    return [group for group in groups if group in now]
+    rested = {target.key: target.rested for target in targets}
+    waiting = sorted(groups, key=lambda group: -max((rested[key] for key in group.keys), default=0))
+    return [group for group in groups if group in waiting[: frame.looks]]
 
 
 def serving(target: Target, windows: Iterable[Window], frame: Frame) -> Window | None:
@@ -229,7 +235,7 @@ def _kept(targets: Sequence[Target], regions: Regions, frame: Frame) -> _Partiti
             windows.append(frame.place(regions.wanted[index]))
         else:
             divided[windows.index(shared)].append(index)
-    return _Partition(divided, windows, serves) if frame.input_sides(windows) else None
+    return _Partition(divided, windows, serves) if len(divided) <= frame.most_windows else None
 
 
 def _best(regions: Regions, frame: Frame) -> _Partition:
@@ -237,8 +243,8 @@ def _best(regions: Regions, frame: Frame) -> _Partition:
     found = []
     members = _gathered(regions, frame)
     while True:
-        windows = [frame.place(_union(regions.wanted[own])) for own in members]
-        if frame.input_sides(windows):
+        if len(members) <= frame.most_windows:
+            windows = [frame.place(_union(regions.wanted[own])) for own in members]
             found.append(_Partition(members, windows))
         if len(members) == 1:
             return min(reversed(found), key=lambda each: _loss(each, regions, frame))
@@ -269,9 +275,8 @@ def _gathered(regions: Regions, frame: Frame) -> list[list[int]]:
 
 def _loss(division: _Partition, regions: Regions, frame: Frame) -> float:
     loss = 0.0
-    sides = frame.input_sides(division.windows)
-    for own, window, side in zip(division.members, division.windows, sides, strict=True):
-        seen = regions.extents[own] / frame.share_of(window) * side / frame.side
+    for own, window in zip(division.members, division.windows, strict=True):
+        seen = regions.extents[own] / frame.share_of(window)
         loss += float(np.log(np.maximum(WANTED / seen, 1)).sum())
     return loss
 
@@ -290,9 +295,8 @@ def _groups(targets: Sequence[Target], division: _Partition, frame: Frame) -> li
     keys: dict[Window, list[int]] = {}
     for own, window in zip(division.members, division.windows, strict=True):
         keys.setdefault(window, []).extend(targets[index].key for index in own)
-    sides = frame.input_sides(list(keys))
-    pairs = zip(keys.items(), sides, strict=True)
-    return sorted((Group(window, side, tuple(sorted(own))) for (window, own), side in pairs), key=lambda g: g.keys)
+    groups = [Group(window, frame.input_side, tuple(sorted(own))) for window, own in keys.items()]
+    return sorted(groups, key=lambda group: group.keys)
 
 
 def _cut(target: Target, frame: Frame) -> float:

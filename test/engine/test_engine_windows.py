@@ -120,8 +120,8 @@ def test_the_image_shrinks_where_frames_take_too_long() -> None:
         newest = engine.history.newest
         assert newest is not None
         pixels.append(sum(side * side for _, side in newest.features))
-    assert result.load_shedding == SHEDDING_STEPS and max(pixels[:3]) <= 1.05 * 1.4 * 128 * 128
-    assert pixels[-1] <= 0.5 * 1.05 * 1.4 * 128 * 128
+    assert result.load_shedding == SHEDDING_STEPS and max(pixels[:3]) <= 2 * 128 * 128
+    assert pixels[-1] <= 0.5 * 1.05 * 2 * 128 * 128
 
 
 def test_a_large_image_is_looked_at_closely_and_its_bytes_are_known(make_engine: MakeEngine) -> None:
@@ -134,7 +134,7 @@ def test_a_large_image_is_looked_at_closely_and_its_bytes_are_known(make_engine:
             check(result, width, height)
             if index == 0:
                 assert all(answer.success for answer in engine.add([PromptRequest(box(each)) for each in BOXES]))
-    assert len({obj.window for obj in result.objects}) == 2
+    assert len({obj.window for obj in result.objects if obj.window}) == 2
     if isinstance(engine, LocalBackend):
         frames = [engine.history.newest, *engine.history.after(engine.history.find(3))]
         held = sum(tensor.nbytes for each in frames if each for tensor in each.tensors)
@@ -156,13 +156,13 @@ def test_an_official_network_looks_through_windows(size: str) -> None:
         if index == 0:
             assert all(answer.success for answer in engine.add([PromptRequest(box(each)) for each in BOXES]))
     newest = engine.history.newest
-    assert len(result.objects) == 2 and newest is not None and {side for _, side in newest.features} <= {96, 128}
+    assert len(result.objects) == 2 and newest is not None and {side for _, side in newest.features} == {128}
     assert engine.bank.nbytes == bank
 
 
 def test_objects_that_rest_keep_their_masks_which_move_on() -> None:
     engine = LocalBackend(
-        SharedModel(small_model()), TrackerConfig(window="auto", max_objects=4, window_budget=96 * 96 * 2)
+        SharedModel(small_model()), TrackerConfig(window="auto", max_objects=4, window_budget=128 * 128 * 2)
     )
     corners = [(20, 20), (560, 20), (20, 420), (560, 420)]
     rested: dict[int, list[bool]] = {}

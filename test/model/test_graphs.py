@@ -153,7 +153,6 @@ def test_the_engine_tracks_by_openvino_in_bfloat16(tmp_path: Path, monkeypatch: 
     with closing(factory.make(TrackerConfig(max_objects=1, window="auto"))) as backend:
         assert backend.info.device.startswith("cpu (openvino 20")
     assert [path.stat().st_mtime_ns for path in graphs_made] == times  # made once
-    assert (tmp_path / "graphs" / graphs_made[0].parent.name / "image_encoder_160.onnx").is_file()  # for two windows
 
 
 def test_the_cache_keeps_a_bounded_number_of_networks(

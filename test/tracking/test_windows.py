@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sam2_ros.tracking.window_budget import MAX_LOOKS, default_budget, input_sides, most_pixels, smaller_side
+from sam2_ros.tracking.window_budget import MAX_LOOKS, default_budget, input_side, most_looks, most_pixels
 from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving, turn, window_for
 
-SMALL = 320 * 320
-FRAME = Frame(1000, 500, 448, 2 * SMALL, turns=1)
+USUAL = 448 * 448
+FRAME = Frame(1000, 500, 448, 2 * USUAL, turns=1)
 WHOLE = Window(0, 0, 1000, 500)
 MIDDLE = (450.0, 200.0, 550.0, 300.0)  # a fifth of the frame high: its window is half of the frame
 AROUND = Window(250, 125, 750, 375)
@@ -101,61 +101,32 @@ def test_near_objects_share_a_window_and_far_ones_do_not() -> None:
     assert shared.keys == (1, 2) and shared.side == 448
     far = [Target(1, (0, 0, 100, 50)), Target(2, (900, 450, 1000, 500))]
     assert plan(far, FRAME) == [
-        Group(Window(0, 0, 250, 125), 320, (1,)), Group(Window(750, 375, 1000, 500), 320, (2,)),
+        Group(Window(0, 0, 250, 125), 448, (1,)), Group(Window(750, 375, 1000, 500), 448, (2,)),
     ]  # fmt: skip
 
 
 def test_the_nearest_objects_share_where_the_budget_ends() -> None:
     targets = [Target(1, (0, 0, 60, 30)), Target(2, (940, 470, 1000, 500)), Target(3, (840, 470, 900, 500))]
     groups = plan(targets, FRAME)
-    assert [group.keys for group in groups] == [(1,), (2, 3)] and {group.side for group in groups} == {320}
-    rich = plan(targets, Frame(1000, 500, 448, 3 * SMALL, turns=1))
-    assert [group.keys for group in rich] == [(1,), (2,), (3,)] and {group.side for group in rich} == {320}
+    assert [group.keys for group in groups] == [(1,), (2, 3)] and {group.side for group in groups} == {448}
+    rich = plan(targets, Frame(1000, 500, 448, 3 * USUAL, turns=1))
+    assert [group.keys for group in rich] == [(1,), (2,), (3,)] and {group.side for group in rich} == {448}
 
 
 @pytest.mark.parametrize(
-    ("budget", "sides"),
-    [
-        (448 * 448, [448, 320, 0, 0]),
-        (2 * SMALL - 20_000, [416, 0, 0, 0]),
-        (3 * SMALL, [448, 320, 320, 0]),
-        (100 * SMALL, [448, 320, 320, 320]),
-        (100_000, [320, 0, 0, 0]),
-        (1, [64, 0, 0, 0]),
-    ],
+    ("budget", "looks", "side"),
+    [(USUAL, 1, 448), (2 * USUAL, 2, 448), (2 * USUAL - 20_000, 1, 448), (100_000, 1, 320), (1, 1, 64)],
 )
-def test_the_budget_decides_on_sizes(budget: int, sides: list[int]) -> None:
-    assert [side_of(budget, windows, 1) for windows in range(1, 5)] == sides
-    assert all(count * side**2 <= 1.05 * budget for count, side in enumerate(sides, 1) if side > 64)
-    assert side_of(budget, MAX_LOOKS + 1, 1) == 0
-    in_turns = [side_of(budget, windows, 2) for windows in range(2, 9, 2)]
-    assert in_turns == [320 if budget >= SMALL * windows / 1.05 else 0 for windows in range(1, 5)]
-
-
-def side_of(budget: int, windows: int, turns: int) -> int:
-    """The side of each of so many small windows; 0 if there may not be so many."""
-    return min(input_sides([0.2] * windows, 448, budget, turns), default=0)
-
-
-def test_large_windows_are_seen_in_the_usual_size() -> None:
-    assert input_sides([0.59, 0.61, 1.0], 448, 5 * SMALL) == [320, 448, 448]
-    assert input_sides([0.2, 1.0], 448, 2 * SMALL, turns=1) == [], "more than the budget"
-    assert input_sides([0.2, 1.0], 448, 2 * SMALL) == [320, 448], "they take turns"
-    assert input_sides([0.2, 1.0], 448, SMALL) == [320, 320]
-    far = [Target(1, (0, 0, 20, 20)), Target(2, (300, 100, 900, 500))]
-    groups = plan(far, Frame(1000, 500, 448, 2 * SMALL))
-    assert [group.side for group in groups] == [320, 448] and groups[1].window == WHOLE
-    assert [turn(groups, [replace(far[0], rested=n), far[1]], FRAME) for n in (1, 0)] == [[groups[0]], [groups[0]]]
-    assert turn(groups, [far[0], replace(far[1], rested=1)], FRAME) == [groups[1]]
+def test_the_budget_decides_on_sizes(budget: int, looks: int, side: int) -> None:
+    assert (most_looks(448, budget), input_side(448, budget)) == (looks, side)
+    assert most_pixels(448, budget) == looks * side**2 and (side == 64 or looks * side**2 <= 1.05 * budget)
 
 
 def test_more_objects_have_more_windows_until_the_bytes_would_grow() -> None:
     budgets = [default_budget(448, objects) for objects in range(100)]
-    assert budgets[0] == 448 * 448 and budgets[5] == 2 * 448 * 448
-    looks = [most_pixels(448, budget) // SMALL for budget in budgets]
-    assert looks[:7] == [2, 2, 2, 3, 3, 4, 4]
-    assert most_pixels(448, budgets[-1]) == MAX_LOOKS * 448**2
-    assert smaller_side(1024) == 736 and smaller_side(448) == 320
+    assert budgets[0] == USUAL and budgets[4] == 4 * USUAL
+    looks = [most_looks(448, budget) for budget in budgets]
+    assert looks[:5] == [1, 1, 2, 3, 4] and set(looks[8:]) == {MAX_LOOKS}
 
 
 def test_a_grouping_stays_until_another_is_clearly_better() -> None:
@@ -179,7 +150,7 @@ def test_a_new_object_is_given_a_place_beside_the_others() -> None:
     # One that the old window serves joins it, between two reviews too; nothing else moves.
     far = Target(2, (0, 0, 60, 30), 0, Window(0, 0, 200, 100))
     groups = plan([replace(old, box=moved(60)), far, Target(3, moved(20))], FRAME, 1)
-    assert groups == [Group(AROUND, 320, (1, 3)), Group(Window(0, 0, 200, 100), 320, (2,))]
+    assert groups == [Group(AROUND, 448, (1, 3)), Group(Window(0, 0, 200, 100), 448, (2,))]
 
 
 def test_windows_of_another_image_size_do_not_count() -> None:
@@ -220,12 +191,12 @@ def test_every_object_is_seen_however_many_there_are() -> None:
                 assert x1 <= group.window.x1 and y1 <= group.window.y1
 
 
-def test_windows_take_turns_and_nobody_rests_twice() -> None:
-    frame = Frame(1000, 500, 448, 2 * SMALL)
+def test_windows_take_turns() -> None:
+    frame = Frame(1000, 500, 448, 2 * USUAL)
     corners = [(0, 0), (900, 0), (0, 450), (940, 470)]
     targets = [Target(key, (x, y, x + 60, y + 30), rested=9) for key, (x, y) in enumerate(corners)]
     groups = plan(targets, frame)
-    assert [group.keys for group in groups] == [(0,), (1,), (2,), (3,)] and {group.side for group in groups} == {320}
+    assert [group.keys for group in groups] == [(0,), (1,), (2,), (3,)] and {group.side for group in groups} == {448}
     seen = []
     for _ in range(5):
         now = turn(groups, targets, frame)
