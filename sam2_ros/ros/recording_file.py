@@ -80,8 +80,8 @@ class RecordingWriter:
             if not self._file.failed:
                 self._writer.finish()
         finally:
+            self._file.close()  # first, since the other may find a full disk
             self._index.close()
-            self._file.close()
 
     def _subscribe(self, message_type: type, topic: str) -> None:
         package, folder, _ = message_type.__module__.split(".")  # sensor_msgs.msg._image
