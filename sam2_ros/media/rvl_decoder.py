@@ -25,20 +25,22 @@ def decode_rvl(data: bytes, width: int, height: int) -> NDArray[np.uint16]:
     """
     if not 0 < width * height <= MAX_PIXELS:
         raise PictureError(f"an RVL image of {width} x {height} pixels; accepted: up to {MAX_PIXELS} pixels")
-    numbers = _numbers(data[: _MOST_BYTES * width * height])
-    depth = np.zeros(width * height, np.int64)
-    place = at = previous = 0
-    while place < len(depth):
-        without, having = numbers[at : at + 2].tolist() if at + 2 <= len(numbers) else (0, 0)
+    pixels = width * height
+    numbers = _numbers(data[: _MOST_BYTES * pixels])[: 3 * pixels]
+    listed, runs = numbers.tolist(), []
+    place = at = 0
+    while place < pixels:
+        without, having = listed[at : at + 2] if at + 2 <= len(listed) else (0, 0)
         place, at = place + without, at + 2
-        coded = numbers[at : at + having]
-        if not without + having or place + having > len(depth) or len(coded) < having:
+        if not without + having or place + having > pixels or at + having > len(listed):
             raise PictureError("the RVL image is damaged")
-        if having:
-            values = previous + np.cumsum((coded >> 1) ^ -(coded & 1))
-            depth[place : place + having] = values
-            previous = int(values[-1])
+        runs.append((place, at, having))
         place, at = place + having, at + having
+    places, starts, counts = np.array(runs, np.int64).T
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    coded = numbers[np.repeat(starts, counts) + within]
+    depth = np.zeros(pixels, np.int64)
+    depth[np.repeat(places, counts) + within] = np.cumsum((coded >> 1) ^ -(coded & 1))
     if depth.min() < 0 or depth.max() > 0xFFFF:
         raise PictureError("the RVL image is damaged: a depth is beyond 16 bits")
     return depth.astype(np.uint16).reshape(height, width)

@@ -173,8 +173,9 @@ class Sam2Model(nn.Module):
         Features of images in another size than the model's are resampled to its grid.
         """
         maps = self.image_maps(images) if self.graphs is None else self.graphs.image_maps(self, images)
+        stride_16, stride_8, stride_4, *appearance = maps
         picture = F.adaptive_avg_pool2d(images.float(), 4 * self.config.grid) * self.pixel_std + self.pixel_mean
-        return ImageFeatures(*maps[:3], picture.clamp(0, 1), *maps[3:])
+        return ImageFeatures(stride_16, stride_8, stride_4, picture.clamp(0, 1), *appearance)
 
     def image_maps(self, images: Tensor) -> list[Tensor]:
         """The maps of :class:`ImageFeatures` in its order, without the picture, by PyTorch."""

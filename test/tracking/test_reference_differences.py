@@ -179,7 +179,9 @@ def test_strays_are_left_out(reference_policy: bool) -> None:
     one.trail = Trail().seen(0, (0.1, 0.4, 0.2, 0.5), 0.01)
     drawn = torch.full((1, 1, 100, 100), -3.0)
     drawn[0, 0, 40:50, 10:20] = drawn[0, 0, 40:50, 80:90] = 5.0
-    view = tracker._viewer.whole_view(tracker.history.newest)
+    newest = tracker.history.newest
+    assert newest is not None
+    view = tracker._viewer.whole_view(newest)
     assert tracker._propagation.follows is not reference_policy
     if not reference_policy:
         own = tracker._propagation._own_masks(drawn, torch.ones(1, dtype=torch.bool), [one], [], view)
