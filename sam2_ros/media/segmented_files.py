@@ -56,7 +56,7 @@ def output_paths(out: Path, images: Sequence[Path]) -> dict[Path, tuple[Path, Pa
     """For each image the files that :func:`write_segmented` makes of it.
 
     Raises:
-        UserError: two images would have the same, or one of the files is an image itself.
+        UserError: one of the files is an image itself.
     """
     paths = {image: (out / f"{image.stem}.png", out / f"{image.stem}.json", out / f"{image.stem}_overlay.jpg")
              for image in images}  # fmt: skip
