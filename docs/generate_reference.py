@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import access_policy  # noqa: E402
+from release_notes import changelog_rst  # noqa: E402
 
 from sam2_ros.cli.main import build_parser  # noqa: E402
 from sam2_ros.ros.interface import ACTIONS, NAMED_VIEWS, SERVICES, TOPICS, VIEWS  # noqa: E402
@@ -272,6 +273,7 @@ FILES = {
     "docs/reference/python_api.md": python_api,
     "config/tracker.yaml": to_yaml,
     "config/sros2_policy.xml": access_policy.policy,
+    "CHANGELOG.rst": lambda: changelog_rst(ROOT / "CHANGELOG.md"),
 }
 
 

@@ -36,7 +36,7 @@ import importlib.abc, sys
 from pathlib import Path
 
 INSTALLED = Path("scripts/requirements/docs.txt").read_text("utf-8").split()
-ALLOWED = {*sys.stdlib_module_names, *INSTALLED, "sam2_ros", "generate_reference", "access_policy"}
+ALLOWED = {*sys.stdlib_module_names, *INSTALLED, "sam2_ros", "generate_reference", "access_policy", "release_notes"}
 
 class Refuse(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

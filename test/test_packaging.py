@@ -75,6 +75,21 @@ def test_every_file_names_the_same_version() -> None:
     assert changes[0] == version
 
 
+def test_release_tools_read_the_changelog(tmp_path: Path) -> None:
+    """As they will on the day of the release: until then they skip the section."""
+    changelog = pytest.importorskip("catkin_pkg.changelog", reason="bloom's parser comes with colcon")
+    text = (
+        (ROOT / "CHANGELOG.rst")
+        .read_text("utf-8")
+        .replace("Forthcoming\n-----------", "0.1.0 (2026-12-01)\n------------------")
+    )
+    (tmp_path / "CHANGELOG.rst").write_text(text)
+    read = changelog.get_changelog_from_path(str(tmp_path), "sam2_ros")
+    ((version, _, blocks),) = read.foreach_version()
+    entries = sum(len(block.bullets) for block in blocks)
+    assert version == "0.1.0" and entries == len(re.findall("^- ", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M))
+
+
 def test_package_xml_declares_every_import() -> None:
     declared = {element.text for element in package_xml() if element.tag in {"depend", "exec_depend"}}
     needed = imported_modules("launch", *(f"sam2_ros/{folder}" for folder in (*ROS_FREE, "ros", "tools", "viewer")))
