@@ -38,6 +38,7 @@ def register(subparsers: Any) -> None:
         help="vos (default): prompt once, track; offline, online: click on several frames; noc: click until good",
     )
     add("--prompt", choices=("mask", "box", "click"), help="default: mask for vos, else click")
+    add("--windows", action="store_true", help="look through windows that follow the objects (tracker.window: auto)")
     add(
         "--clicks",
         type=int,
@@ -172,6 +173,7 @@ def _run_model(
         device=args.device,
         dtype=args.dtype,
         runtime=args.runtime,
+        window="auto" if args.windows else "off",
         protocol=args.protocol,
         prompt=args.prompt,
         clicks=args.clicks,

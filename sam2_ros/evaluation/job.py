@@ -54,6 +54,7 @@ class Settings:
     latency: float | None = None  # seconds of the engine with live; None: measured
     deadline: float | None = None  # seconds with live; None: one period
     runtime: str = "auto"
+    window: str = "off"  # tracker.window
     version: str = __version__
 
     @property
@@ -147,9 +148,10 @@ class Runner:
             return self._backend
         self.close()
         s = self.job.settings
-        config = TrackerConfig(max_objects=objects)
+        config = TrackerConfig(max_objects=objects, window=s.window)
         if s.protocol in ("offline", "online"):  # every frame with clicks is remembered
-            config = TrackerConfig(max_objects=1, prompted_slots=max(config.prompted_slots, s.interactions))
+            slots = max(config.prompted_slots, s.interactions)
+            config = TrackerConfig(max_objects=1, prompted_slots=slots, window=s.window)
         with engine_errors():
             self._backend = make_backend(
                 s.model, s.device, s.dtype, config, threads=self.job.threads, runtime=s.runtime

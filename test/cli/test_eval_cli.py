@@ -50,15 +50,16 @@ def test_a_mask_that_stands_still_gets_the_values_of_the_published_evaluator(dav
     assert [report["mean_over_objects"][key] for key in ("j", "f", "jf")] == pytest.approx(means)
 
 
-def test_eval_and_track_give_the_same_masks_and_the_same_j(tmp_path: Path) -> None:
+@pytest.mark.parametrize("windows", [[], ["--windows"]], ids=["whole", "windows"])
+def test_eval_and_track_give_the_same_masks_and_the_same_j(windows: list[str], tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the embedded model needs torch")
-    scene = list(render(4, 320, 240, post=False))
+    scene = list(render(8, 320, 240, post=False))[:4]  # more than an object's size a frame would leave its window
     davis = tmp_path / "davis"
     clips.write_davis(davis, "short", [clips.labels_of(frame.masks, (240, 320)) for frame in scene])
     for index, frame in enumerate(scene):
         write_png(davis / "JPEGImages" / "short" / f"{index:05d}.png", frame.rgb)
         (davis / "JPEGImages" / "short" / f"{index:05d}.jpg").unlink()
-    options = ["--dtype", "float32", "--threads", "1", "--device", "cpu"]
+    options = ["--dtype", "float32", "--threads", "1", "--device", "cpu", *windows]
     out = tmp_path / "eval"
     evaluate(davis, out, "--prompt", "box", "--masks-out", str(tmp_path / "a"), *options)
     boxes = [{"frame": 0, "object_id": one, "box": list(bounding_box(mask))} for one, mask in scene[0].masks.items()]
@@ -68,6 +69,7 @@ def test_eval_and_track_give_the_same_masks_and_the_same_j(tmp_path: Path) -> No
     for file in (tmp_path / "b" / "short").iterdir():
         tracked, evaluated = read_labels(file), read_labels(tmp_path / "a" / "short" / file.name)
         assert tracked.dtype == evaluated.dtype and np.array_equal(tracked, evaluated)
+    assert json.loads((out / "report.json").read_text())["settings"]["window"] == ("auto" if windows else "off")
     result, _ = load(out / "sequences" / "short.json")
     theirs = published.evaluate(davis / "Annotations", tmp_path / "b", "short")
     assert {score.object: score.j for score in result.scores} == pytest.approx({k: j for k, (j, _) in theirs.items()})
