@@ -15,10 +15,8 @@ from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.objects import LiveObject
-from sam2_ros.tracking.window_budget import default_budget, most_pixels
+from sam2_ros.tracking.window_budget import MAX_PIXELS, default_budget, most_pixels
 from sam2_ros.tracking.windows import Window
-
-MAX_PIXELS = 1920 * 1080  # of a stored image; larger ones are stored smaller
 
 
 @dataclass(frozen=True)

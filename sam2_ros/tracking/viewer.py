@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import Workload
-from sam2_ros.tracking.history import MAX_PIXELS, StoredFrame, View
+from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.transfer import upload
-from sam2_ros.tracking.window_budget import TURNS, default_budget
+from sam2_ros.tracking.window_budget import MAX_PIXELS, TURNS, default_budget
 from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving, turn
 
 LOOK_EVERY = 12  # frames; with windows, the encoder sees one of so many as a whole, too, while something is missing
@@ -111,7 +111,11 @@ class Viewer:
         """Whether ``stored`` is searched for things that may be anywhere: with windows, where it is encoded as a whole
         or its turn has come."""
         whole = Window.whole(stored.width, stored.height), self.model.config.image_size
-        return whole in stored.features or stored.frame % LOOK_EVERY == 0
+        return whole in stored.features or self.turn_of_all(stored)
+
+    def turn_of_all(self, stored: StoredFrame) -> bool:
+        """Whether ``stored`` is one of the frames that are seen as a whole, beside their windows."""
+        return self.uses_windows and stored.frame % LOOK_EVERY == 0
 
     def whole_view(self, stored: StoredFrame) -> View:
         return self.view(stored, Window.whole(stored.width, stored.height), self.model.config.image_size)

@@ -12,6 +12,7 @@ import math
 OVER = 1.05  # times the budget that may be taken
 TURNS = 3  # frames within which every window is looked through
 MAX_LOOKS = 8  # windows of a frame that are encoded
+MAX_PIXELS = 1920 * 1080  # of a stored image; larger ones are stored smaller
 
 
 def default_budget(side: int, objects: int) -> int:

@@ -211,6 +211,8 @@ class Server:
         if op == "bye":
             self._end_stream(client.token)
             return {"ok": True}
+        if op == "configure":
+            self._let_grow(stream, request.header)
         replaced = stream.put(request, room(self._all_streams(), self._limits))
         if replaced is not None:
             self.metrics.dropped.inc()
@@ -241,12 +243,23 @@ class Server:
         )
         client.token = token
 
-    def _check_room(self, engine_bytes: int) -> None:
+    def _let_grow(self, stream: Stream, header: Header) -> None:
+        """Counts what the engine of ``stream`` will allocate with the settings of a request; raises as
+        :meth:`_check_room`. The engine refuses settings that are wrong."""
+        try:
+            engine_bytes = self._engine_bytes(from_wire(TrackerConfig, header.get("tracker")))
+        except ValueError:
+            return
+        if engine_bytes > stream.engine_bytes:
+            self._check_room(engine_bytes, instead_of=stream)
+            stream.engine_bytes = engine_bytes
+
+    def _check_room(self, engine_bytes: int, instead_of: Stream | None = None) -> None:
         """
         Raises:
-            ProtocolError: LIMIT: no place for another stream.
+            ProtocolError: LIMIT: no place for another stream, or for a larger one ``instead_of`` what it is.
         """
-        streams, most = self._all_streams(), self._limits.engine_bytes
+        streams, most = [each for each in self._all_streams() if each is not instead_of], self._limits.engine_bytes
         if len(streams) >= self._limits.streams:
             reason = f"{len(streams)} streams are open or ending, as many as this server serves"
             raise ProtocolError(f"{reason}; use another one, or raise --max-streams", protocol.LIMIT)
