@@ -86,8 +86,7 @@ class MaskCarrier:
         self._steps[stamp] = step
         while len(self._steps) * step.size_bytes > KEPT_BYTES or _out_of_date(self._oldest, step):
             self._steps.popitem(last=False)
-        if self._answered is not None and _out_of_date(self._answered, step):
-            self._sources.clear()
+        self._sources = {key: obj for key, obj in self._sources.items() if not self._is_out_of_date(key, step)}
         if self._sources:
             self._motion.measure(step, [(obj.reach, obj.velocity) for obj in self._sources.values()], FLOW_SAMPLES)
         self._sources = {key: obj for key, obj in self._sources.items() if obj.advance(step, self._motion)}
@@ -188,6 +187,12 @@ class MaskCarrier:
         later = sum(stamp > network_stamp for stamp in self._steps)
         frames = later if answered is None else newest.number - answered.number
         return Carried(result, network_stamp, frames, confidence, self._too_late)
+
+    def _is_out_of_date(self, key: int, now: Step) -> bool:
+        """Whether an object's mask, of a prompt or of the newest answer, is too old to be carried."""
+        if key in self._asked:
+            return now.stamp - self._asked[key][0] > KEPT_SECONDS * 1e9
+        return self._answered is not None and _out_of_date(self._answered, now)
 
     @property
     def _oldest(self) -> Step:

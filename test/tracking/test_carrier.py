@@ -254,6 +254,27 @@ def test_the_mask_of_a_prompt_is_carried_until_the_network_answers() -> None:
     assert len(newest(played).result.objects) == 1, "no such image"
 
 
+def test_the_mask_of_a_prompt_ages_from_its_own_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither does it stay without an answer, nor does it go with an old one."""
+    monkeypatch.setattr(carrier, "KEPT_SECONDS", 0.2)
+    scene = Scene(Patch(40, 60, 0, 0, 2), Patch(200, 150, 0, 0, 3))
+    first, second = scene.answer(0).objects
+    played = play(scene, 1, {})
+    played.ask(first, 0)
+    for number in range(1, 10):
+        played.add_image(scene.image(number), number * PERIOD)
+    assert newest(played).result.objects[0].mask.area == 0, "0.297 s"
+
+    played = play(scene, 1, {})
+    played.update(FrameResult(0, 0, WIDTH, HEIGHT, (first,)))
+    for number in range(1, 10):
+        played.add_image(scene.image(number), number * PERIOD)
+        if number == 5:
+            played.ask(second, number * PERIOD)
+    old, asked = newest(played).result.objects
+    assert old.mask.area == 0 and jaccard(asked.mask.full(), scene.mask(9, 1)) > 0.9
+
+
 def test_an_answer_may_come_before_its_image() -> None:
     """A fast engine answers while the image still waits here."""
     scene = Scene(Patch(40, 60, 4, 1, 2))
