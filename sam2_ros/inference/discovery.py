@@ -172,8 +172,11 @@ class Discovery:
         self._found = self._uncovered(self._found, objects) if room > 0 else []
         now, self._found = self._found[: min(AT_ONCE, max(0, room))], self._found[AT_ONCE:]
         answers = image_engine(backend).segment_newest([PromptRequest(_around(mask)) for mask in now]) if now else []
-        masks = [answer.result.mask for answer in answers if answer.result is not None]
-        again = [after for before, after in zip(now, masks, strict=False) if iou(before, after) >= UNMOVED]
+        again = [
+            answer.result.mask
+            for before, answer in zip(now, answers, strict=True)
+            if answer.result is not None and iou(before, answer.result.mask) >= UNMOVED
+        ]
         again = self._uncovered(whole_objects(again, settings), objects)
         if again:
             added = backend.add([PromptRequest(Prompt(mask=mask.full())) for mask in again])

@@ -112,10 +112,6 @@ def _decoded(model: Sam2Model, features: ImageFeatures, corners: NDArray[np.floa
     return choose(decoded, multimask=not is_box, stability_fallback=is_box, candidate=candidate).logits
 
 
-def _fields(reference: Reference) -> tuple[Tensor, Tensor, Tensor]:
-    return reference.tokens, reference.coverage, reference.colors
-
-
 def _around(prompt: Prompt) -> tuple[Image, NDArray[np.float64], BoolMask | None]:
     """The part of the picture around the thing, the thing's box in it (edges in pixels), and its mask if given."""
     picture, mask = prompt.like, prompt.mask

@@ -123,9 +123,9 @@ class Propagation:
     def _find_awaited(self, objects: list[LiveObject], stored: StoredFrame) -> list[ObjectChange]:
         """Prompts the awaited ones among ``objects`` where ``stored`` shows something that looks like their picture."""
         factor = self.workload.search_factor
-        awaited = [
-            obj for obj in objects if obj.awaited is not None and obj.presence.due(stored.frame, self.config, factor)
-        ]
+        awaited = [obj for obj in objects if obj.awaited is not None]
+        if not self.viewer.turn_of_all(stored):
+            awaited = [obj for obj in awaited if obj.presence.due(stored.frame, self.config, factor)]
         if not awaited:
             return []
         with autocast(self.model, self.dtype):
@@ -134,7 +134,7 @@ class Propagation:
     def _look_around(self, objects: list[LiveObject], stored: StoredFrame) -> None:
         """With windows: where the whole frame shows something that looks like a hidden object, a closer look is taken
         at it, and if it is the object its window goes there. The hidden ones take turns."""
-        if not self.viewer.uses_windows or stored.frame % LOOK_EVERY:
+        if not self.viewer.turn_of_all(stored):
             return
         hidden = [obj for obj in objects if obj.awaited is None and obj.state is not ObjectState.VISIBLE]
         hidden = [obj for obj in hidden if self.bank.remembers(obj.row, stored.frame)]

@@ -215,8 +215,10 @@ class Tracker:
 
         with self._shared.turn():
             for index, request in enumerate(requests):
-                if transaction.holds(request.object_id):
-                    apply()  # a second prompt for the same object builds on the answer to the first
+                if transaction.holds(request.object_id) or (waiting and request.prompt.like is not None):
+                    # A second prompt for the same object builds on the answer to the first. If a picture can't be
+                    # encoded, nothing is half done.
+                    apply()
                 try:
                     if request.prompt.like is not None:
                         results[index], added = transaction.add_awaited(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import cv2
 import numpy as np
 import pytest
@@ -121,6 +123,37 @@ def test_a_whole_frame_look_finds_what_left_its_window(metric: str, request: pyt
         picture, mask = shown(t)
         result = tracker.step(picture, t).object(answer.object_id)
     assert result.state is ObjectState.VISIBLE and jaccard(result.mask.full(), mask) > 0.7
+
+
+@pytest.mark.parametrize("frames", [2, 3])
+def test_it_is_found_beside_a_window_whatever_the_frame_of_its_picture(model: Sam2Model, frames: int) -> None:
+    """A LOST object is searched for on every third frame from then on, and the whole frame is seen on every twelfth."""
+    tracker = Tracker(model, TrackerConfig(max_objects=2, window="auto"))
+    for t in range(frames):
+        tracker.step(scene((RED, 20, 20)), t)
+    beside, awaited = tracker.add(
+        [PromptRequest(Prompt(box=np.array([20, 20, 110, 110], np.float32))), PromptRequest(Prompt(like=photo(BLUE)))]
+    )
+    assert beside.success and awaited.success
+    for t in range(frames, LOOK_EVERY + 1):
+        result = tracker.step(scene((RED, 20, 20), (BLUE, 300, 200)), t).object(awaited.object_id)
+    assert result.state is ObjectState.VISIBLE and jaccard(result.mask.full(), region(300, 200)) > 0.8
+
+
+def test_a_picture_that_can_not_be_encoded_leaves_no_other_object_half_added(model: Sam2Model) -> None:
+    tracker = Tracker(model, TrackerConfig(max_objects=2))
+    tracker.step(scene((RED, 20, 20)), 0)
+    box = PromptRequest(Prompt(box=np.array([20, 20, 110, 110], np.float32)))
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with mock.patch.object(model, "preprocess", fail), pytest.raises(RuntimeError, match="out of memory"):
+        tracker.add([box, PromptRequest(Prompt(like=photo(BLUE)))])
+    now = tracker.objects()
+    assert now is not None
+    (added,) = now.objects
+    assert added.state is ObjectState.VISIBLE and added.mask.area
 
 
 def test_an_awaited_object_is_corrected_renamed_and_removed_as_any(model: Sam2Model) -> None:
