@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from sam2_ros.cli.options import add_model_arguments, check_least
 from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.media.signals import signals_wait
-from sam2_ros.tracking.segmentation import SMALL_MODEL, EverythingSettings
+from sam2_ros.tracking.everything_settings import SMALL_MODEL, EverythingSettings
 from sam2_ros.tracking.settings import settings_of
-from sam2_ros.tracking.types import Prompt, PromptError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sam2_ros.media.segmented_files import Segmented
     from sam2_ros.tracking.image_segmenter import ImageSegmenter
+    from sam2_ros.tracking.types import Prompt
 
 _POINTS_HELP = "X,Y on it, X,Y,0 not on it"
 _MOST_OBJECTS = 100
@@ -123,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _segment(segmenter: ImageSegmenter, rgb: NDArray[Any], prompts: Sequence[Prompt], image: Path) -> list[Segmented]:
     from sam2_ros.media.segmented_files import Segmented
+    from sam2_ros.tracking.types import PromptError
 
     try:
         answers = segmenter.segment(segmenter.encode(rgb), prompts)
@@ -163,6 +164,7 @@ def _prompt(option: str, values: Sequence[str], candidate: int | None) -> Prompt
     import numpy as np
 
     from sam2_ros.media.label_images import read_mask
+    from sam2_ros.tracking.types import Prompt
 
     box = mask = None
     clicks = list(values)

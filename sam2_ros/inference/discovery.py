@@ -18,7 +18,8 @@ import numpy as np
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.commands import advance, image_engine, living
 from sam2_ros.inference.frames import Processed
-from sam2_ros.tracking.segmentation import EverythingSettings, Slices
+from sam2_ros.tracking.everything_settings import EverythingSettings
+from sam2_ros.tracking.segmentation import Slices
 from sam2_ros.tracking.settings import check_settings, setting
 from sam2_ros.tracking.types import CroppedMask, ObjectResult, Prompt, PromptCode, PromptError, PromptRequest
 

@@ -148,9 +148,8 @@ class PlainAppearance(Appearance):
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
-        self.register_buffer("sharpness", torch.tensor(12.0))
-        self.register_buffer("gain", torch.tensor(2.0))
-        self.register_buffer("offset", torch.tensor(0.0))
+        # Numbers, not tensors: this object lives as long as the process, on any device.
+        self.sharpness, self.gain, self.offset = 12.0, 2.0, 0.0  # type: ignore[assignment]
 
     def embed(self, stride_8: Tensor, stride_16: Tensor) -> Tensor:
         cells = stride_16.float().flatten(2).transpose(1, 2)

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.tracking.everything_settings import EverythingSettings
 from sam2_ros.tracking.propagation import autocast
-from sam2_ros.tracking.segmentation import EverythingSettings, FoundMask
+from sam2_ros.tracking.segmentation import FoundMask
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.types import BoolMask, CroppedMask
 

@@ -21,20 +21,12 @@ from sam2_ros.model.image_path import decode_prompts
 from sam2_ros.model.mask_decoder import DecodedMasks, choose, stability
 from sam2_ros.model.sam2 import MASK_BIAS, MASK_SCALE, ImageFeatures, Sam2Model
 from sam2_ros.tracking.everything import MaskFinder
+from sam2_ros.tracking.everything_settings import SMALL_MODEL, EverythingSettings
 from sam2_ros.tracking.masks import image_masks
 from sam2_ros.tracking.prompt_checks import check_requests
 from sam2_ros.tracking.prompt_decoder import PREVIOUS_LOGIT_LIMIT, clicks_of, mask_to_network, to_network
 from sam2_ros.tracking.propagation import autocast
-from sam2_ros.tracking.segmentation import (
-    SMALL_MODEL,
-    EverythingSettings,
-    FoundMask,
-    Segmentation,
-    Slices,
-    check_image,
-    check_on_image,
-    check_work,
-)
+from sam2_ros.tracking.segmentation import FoundMask, Segmentation, Slices, check_image, check_on_image, check_work
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import (

@@ -31,6 +31,8 @@ from sam2_ros.tracking import FrameResult, ObjectResult, PromptResult, TrackerCo
 Lie = Callable[[Answer], list[Answer]]  # an answer's parts to those of any number of answers
 MAX_OBJECTS = 4
 
+_LIES_ON_THEIR_WAY = 3
+
 
 def honest(parts: Answer) -> list[Answer]:
     return [parts]
@@ -229,10 +231,21 @@ def fuzz(seed: int, count: int, seconds: float = math.inf, direct: bool = False)
             if time.monotonic() > end:
                 break
         liar.lie = honest
-        client.connect(PATIENCE)
-        check(client.step(picture(), count + 1))
+        _recover(client, count + 1)
         client.close()
     return outcomes
+
+
+def _recover(client: RemoteBackend, stamp: int) -> None:
+    """The client tracks again with a server that is honest; a lie that was still on its way may cost frames."""
+    for attempt in range(_LIES_ON_THEIR_WAY + 1):
+        try:
+            client.connect(PATIENCE)
+            check(client.step(picture(), stamp + attempt))
+            return
+        except FrameDropped:
+            if attempt == _LIES_ON_THEIR_WAY:
+                raise
 
 
 def _one(client: RemoteBackend, generator: random.Random, number: int) -> str:

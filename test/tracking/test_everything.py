@@ -17,8 +17,9 @@ from small_tracker import scene, small_model
 
 from sam2_ros.model import ModelConfig, Sam2Model
 from sam2_ros.tracking.everything import crops_of, grid, suppress, without_small
+from sam2_ros.tracking.everything_settings import SMALL_MODEL, EverythingSettings
 from sam2_ros.tracking.image_segmenter import ImageSegmenter
-from sam2_ros.tracking.segmentation import SMALL_MODEL, EverythingSettings, FoundMask
+from sam2_ros.tracking.segmentation import FoundMask
 from sam2_ros.tracking.shared_model import SharedModel
 
 Masks = NDArray[np.bool_]

@@ -69,7 +69,13 @@ def test_it_is_what_the_tracker_does(plan: Plan, monkeypatch: pytest.MonkeyPatch
     with torch.no_grad():
         outputs = run(model, plan, count)
 
-    config = TrackerConfig(max_objects=2, stability_fallback=False, reject_strays=False, recognition=False)
+    config = TrackerConfig(
+        max_objects=2,
+        stability_fallback=False,
+        reject_strays=False,
+        recognition=False,
+        look_alikes=False,
+    )
     tracker = Tracker(model, config, "float32")
     tracker.bank.spatial = tracker.bank.spatial.float()  # the tracker rounds its memory to bfloat16, training does not
     ids: list[int | None] = [None, None]
