@@ -1,7 +1,7 @@
 """Latency from the stamp of an image to its masks in another process: three processes over DDS.
 
 A camera (:mod:`sam2_ros.bench.node_camera`), the tracker through its launch file, and this process, which receives
-``~/tracks``. All run on one machine, so that their clocks agree.
+``~/tracks``, and in turns ``~/tracks_live``, too. All run on one machine, so that their clocks agree.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ NAMESPACE = "sam2_ros_bench"
 TRACKER = f"/{NAMESPACE}/tracker"
 PATIENCE = 120.0  # timeout for the node to load, and for a frame to arrive, seconds
 SETTLE = 30  # frames before measuring
+TURNS = 4  # without live masks, and as many with them
+TURN = 40  # processed frames of a turn that are measured
+UNMEASURED = 8  # frames at the start of a turn, while the subscription is made or ends
 PARTS = ("to the node", "waiting and decoding", "engine", "to the client")
 
 
@@ -74,14 +77,49 @@ def measure(run: NodeRun, tell: Callable[[str], None]) -> dict[str, Any]:
                 receiver.collect(SETTLE)
                 before = receiver.counters
                 receiver.collect(run.frames)
-    return _summary(run, np.array(receiver.rows) / 1e6, before, receiver.counters)
+                rows, after = np.array(receiver.rows) / 1e6, receiver.counters
+                tell(f"{run.model}, {run.width}x{run.height}: measuring live masks")
+                live = _measure_live(receiver)
+    return _summary(run, rows, before, after) | {"live": live}
+
+
+def _measure_live(receiver: _Receiver) -> dict[str, Any]:
+    """Live masks beside the engine, and the engine's rate with and without them, in turns."""
+    periods: dict[bool, list[float]] = {False: [], True: []}  # of the engine, ms
+    ages: list[float] = []
+    images = masks = 0
+    for live in (False, True) * TURNS:
+        receiver.follow_live(live)
+        receiver.collect(UNMEASURED)
+        receiver.live.clear()
+        before = receiver.counters[0]
+        receiver.collect(TURN)
+        ends = [row[-1] for row in receiver.rows]
+        periods[live].append((ends[-1] - ends[0]) / (TURN - 1) / 1e6)
+        if live:
+            images += receiver.counters[0] - before
+            ages += [age / 1e6 for age, objects in receiver.live if objects]
+            masks = len(ages)
+    receiver.follow_live(False)
+    if not ages:
+        raise UserError(f"{TRACKER}/tracks_live brought no masks; see /diagnostics for the reason")
+    with_live, without = np.array(periods[True]), np.array(periods[False])
+    return {
+        "images": images,
+        "share": round(masks / images, 4),  # of the images that the node received
+        "ms": percentiles(ages),  # camera to live mask
+        "engine_rate": {
+            name: round(1e3 / float(np.mean(each)), 2) for name, each in (("without", without), ("with", with_live))
+        },
+        "engine_slower": round(float(np.median(with_live / without)) - 1, 3),
+    }
 
 
 def _summary(run: NodeRun, rows: Any, before: tuple[int, int, int], after: tuple[int, int, int]) -> dict[str, Any]:
-    """``rows`` ``[frames, 5]``: camera to mask in ms, then :data:`PARTS`."""
+    """``rows`` ``[frames, 6]``: camera to mask in ms, then :data:`PARTS`, then when it came."""
     received, processed, dropped = (b - a for a, b in zip(before, after, strict=True))
     columns = {"camera to mask": rows[:, 0], "overhead": rows[:, 0] - rows[:, 2] - rows[:, 3]}
-    columns |= dict(zip(PARTS, rows.T[1:], strict=True))
+    columns |= dict(zip(PARTS, rows.T[1:-1], strict=True))
     return {
         "model": run.model,
         "image": [run.width, run.height],
@@ -116,11 +154,25 @@ class _Receiver:
 
     def __init__(self, node: Node, camera: ChildProcess) -> None:
         self._node, self._camera = node, camera
-        self.rows: list[tuple[int, ...]] = []  # ns, see _summary
+        self.rows: list[tuple[int, ...]] = []  # ns: camera to mask, then PARTS, then when it came
+        self.live: list[tuple[int, int]] = []  # ns from camera to live mask, number of objects
         self.counters = (0, 0, 0)  # frames received, processed, dropped
         self._objects = 0  # added
-        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, qos)
+        self._live: Any = None  # subscription
+        self._qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        node.create_subscription(TrackedObjectArray, f"{TRACKER}/tracks", self._on_tracks, self._qos)
+
+    def follow_live(self, live: bool) -> None:
+        """Subscribes to live masks, or no longer: the node makes them while somebody does."""
+        if live and self._live is None:
+            topic = f"{TRACKER}/tracks_live"
+            self._live = self._node.create_subscription(TrackedObjectArray, topic, self._on_live, self._qos)
+        elif not live and self._live is not None:
+            self._node.destroy_subscription(self._live)
+            self._live = None
+
+    def _on_live(self, tracks: TrackedObjectArray) -> None:
+        self.live.append((time.time_ns() - to_stamp(tracks.header.stamp), len(tracks.objects)))
 
     def _on_tracks(self, tracks: TrackedObjectArray) -> None:
         now, steady = time.time_ns(), time.monotonic_ns()
@@ -130,7 +182,7 @@ class _Receiver:
         # The camera stamps with the system's clock, the node's times are of the steady one.
         times = [to_stamp(tracks.header.stamp) + steady - now]
         times += [tracks.receive_time_ns, tracks.start_time_ns, tracks.end_time_ns, steady]
-        self.rows.append((times[-1] - times[0], *np.diff(times).tolist()))
+        self.rows.append((times[-1] - times[0], *np.diff(times).tolist(), steady))
 
     def add_objects(self, scene: MovingScene) -> None:
         self._spin(lambda: self.counters[1] > 0)  # a prompt waits only briefly for a frame

@@ -82,7 +82,17 @@ def node(report: dict[str, Any]) -> str:
         parts = [f"{run['ms'][name]['p50']:.1f} / {run['ms'][name]['p99']:.1f}" for name in names]
         rows.append((run["model"], f"{width}x{height}", str(run["objects"]), dropped, *parts))
     settings = f"{runs[0]['rate']:g} Hz, transport {runs[0]['transport']}; {runs[0]['qos']}."
-    return markdown(rows) + f"\n\nMilliseconds, p50 / p99. {settings}"
+    head = ("engine", "image", "objects", "images with live masks", "camera to live mask", "engine, frames/s", "slower")
+    live: list[tuple[str, ...]] = [head]
+    for row, run in zip(rows[1:], runs, strict=True):
+        each = run["live"]
+        rates = each["engine_rate"]
+        share = f"{each['share']:.1%} of {each['images']}"
+        ages = f"{each['ms']['p50']:.1f} / {each['ms']['p99']:.1f}"
+        live.append(
+            (*row[:3], share, ages, f"{rates['without']:g} → {rates['with']:g}", f"{each['engine_slower']:.1%}")
+        )
+    return f"{markdown(rows)}\n\n{markdown(live)}\n\nMilliseconds, p50 / p99. {settings}"
 
 
 def endpoint(measured: dict[str, Any]) -> str:

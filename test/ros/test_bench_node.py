@@ -28,4 +28,8 @@ def test_camera_to_mask_in_another_process(tmp_path: Path) -> None:
         parts = ("to the node", "waiting and decoding", "engine", "to the client")
         assert all(0 <= run["ms"][part]["p50"] <= whole["p50"] for part in parts)
         assert run["ms"]["overhead"]["p50"] <= whole["p50"]
-    assert "1280x720" in done.stdout
+        live = run["live"]
+        assert live["images"] >= 100 and 0.5 < live["share"] <= 1.1  # a turn's first and last image may count once more
+        assert 0 < live["ms"]["p50"] <= live["ms"]["p99"]
+        assert 0 < live["engine_rate"]["with"] <= 45 and -1 < live["engine_slower"] < 1
+    assert done.stdout.count("1280x720") == 2 and "live mask" in done.stdout

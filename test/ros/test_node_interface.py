@@ -40,6 +40,8 @@ def test_topics_services_and_diagnostics(folder: Path) -> None:
     with running(folder, namespace="/interface", params_file=str(file)) as peer:
         peer.wait_for_state("active")
         at = ("tracker", "/interface")
+        # The graph may learn of the node after its services have answered.
+        peer.wait_until(lambda: at in peer.node.get_node_names_and_namespaces(), "the node in the graph")
 
         def same(list_of: Any, documented: dict[str, str]) -> None:
             assert len(documented) >= 4
