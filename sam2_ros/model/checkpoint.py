@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import zipfile
@@ -23,6 +24,12 @@ SAFE_TORCH = "2.10"  # CVE-2025-32434 and CVE-2026-24747 are fixed there
 MAX_NUMBERS = 1 << 30  # in all tensors; the largest official model has 2**27.7
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 EMBEDDED = Path(__file__).parent.parent / "weights" / "embedded.pt"
+# Entries of a file that may hold the weights, averaged ones first; "": the file is the state dict itself
+ENTRIES = ("ema", "model", "state_dict", "")
+PREFIX, COUNTER = "module.", "n_averaged"  # what DistributedDataParallel and AveragedModel add to a state dict
+ACCEPTED = "the official SAM 2 layout (an entry 'model'), an entry 'ema' or 'state_dict', or a bare state dict"
+
+_log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
@@ -82,8 +89,13 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
     """
     check_foreign(path)
     try:
+        if _is_safetensors(path):
+            command = "import torch, safetensors.torch as s; torch.save(s.load_file('FILE'), 'FILE.pt')"
+            raise CheckpointError(f'{path} is a safetensors file; convert it: python3 -c "{command}"')
         _check_archive(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged file can make the unpickler raise anything
         if isinstance(error, OSError) and error.filename is not None:
             raise
@@ -92,9 +104,9 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
             reason = "is refused: it holds more than tensors and plain containers, so loading it could run code"
         accepted = "the official SAM 2 checkpoints and sam2_ros's own"
         raise CheckpointError(f"{path} {reason}; accepted: {accepted}") from error
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CheckpointError(f"{path} has no entry 'model' with named tensors; accepted: the official SAM 2 layout")
+    entry, state = _weights_of(content)
+    if not state:
+        raise CheckpointError(f"{path} has no entry with named tensors; accepted: {ACCEPTED}")
     for name, tensor in state.items():
         if tensor.dtype not in _DTYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
             kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
@@ -104,7 +116,7 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
             )
     if (count := sum(tensor.numel() for tensor in state.values())) > MAX_NUMBERS:
         raise CheckpointError(f"{path} holds {count} numbers; accepted: up to {MAX_NUMBERS}")
-    if "config" not in content:
+    if entry != "model" or "config" not in content:
         try:
             return state, infer_config(state)
         except ValueError as error:
@@ -147,6 +159,31 @@ def _check_archive(path: Path) -> None:
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise ValueError("compressed")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file begins as that format does: with the length of a JSON object, then the object."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
+def _weights_of(content: Any) -> tuple[str, dict[str, Tensor]]:
+    """Which of :data:`ENTRIES` holds named tensors, and these, without what training has added to their names."""
+    for entry in ENTRIES:
+        state = content if not entry else content.get(entry) if isinstance(content, dict) else None
+        if not isinstance(state, dict) or not state:
+            continue
+        if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+            continue
+        named = {name: value for name, value in state.items() if name != COUNTER}
+        if prefixed := bool(named) and all(name.startswith(PREFIX) for name in named):
+            state = {name.removeprefix(PREFIX): value for name, value in named.items()}
+        if prefixed or entry != "model":
+            where = f"entry '{entry}'" if entry else "a bare state dict"
+            _log.info("weights from %s%s", where, f", without the prefix '{PREFIX}'" if prefixed else "")
+        return entry, state
+    return "", {}
 
 
 def load_strictly(model: Sam2Model, state: Mapping[str, Tensor], name: str) -> None:

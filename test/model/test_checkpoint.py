@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,10 @@ def official(size: str, version: str) -> dict[str, Tensor]:
     return {name: torch.tensor(0.01 * index).expand(shape) for index, (name, shape) in enumerate(shapes.items())}
 
 
+def prefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"module.{name}": value for name, value in state.items()}
+
+
 def save(path: Path, state: Any, **entries: Any) -> Path:
     torch.save({"model": state, **entries}, path)
     return path
@@ -58,6 +64,51 @@ def test_an_official_file_is_loaded_for_inference(tmp_path: Path, version: str) 
     loaded = model.state_dict()
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the loader logs. pytest's own fixture sees nothing of loggers that ROS 2's launch has made."""
+    lines: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger("sam2_ros.model.checkpoint")
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [
+        (lambda s: s, "weights from a bare state dict"),
+        (lambda s: {"state_dict": s, "epoch": 3}, "weights from entry 'state_dict'"),
+        (lambda s: {"ema": s, "model": {name: -value for name, value in s.items()}}, "weights from entry 'ema'"),
+        (lambda s: {"ema": None, "state_dict": s, "config": {"lr": 1e-4}}, "weights from entry 'state_dict'"),
+        (prefixed, "weights from a bare state dict, without the prefix 'module.'"),
+        (lambda s: {"model": prefixed(s)}, "weights from entry 'model', without the prefix 'module.'"),
+        (lambda s: {"ema": prefixed(s) | {"n_averaged": torch.tensor(7)}}, "entry 'ema', without the prefix 'module.'"),
+    ],
+    ids=["bare", "state_dict", "ema", "foreign config", "module.", "module. in model", "AveragedModel"],
+)
+def test_layouts_of_other_programs_are_recognised_and_named(
+    tmp_path: Path, said: list[str], layout: Callable[[dict[str, Tensor]], Any], told: str
+) -> None:
+    state = official("tiny", "2.1")
+    torch.save(layout(state), tmp_path / "theirs.pt")
+    loaded = load_model(tmp_path / "theirs.pt").state_dict()
+    assert len(said) == 1 and told in said[0]
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+def test_a_safetensors_file_is_named_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CheckpointError, match="is a safetensors file; convert it: python3 -c"):
+        load_model(path)
 
 
 def test_the_input_size_can_be_chosen(tmp_path: Path) -> None:
@@ -167,11 +218,11 @@ def test_a_truncated_or_damaged_file_is_refused_at_every_length(tmp_path: Path, 
         (b"not a checkpoint\n", "can't be read as a checkpoint"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "can't be read as a checkpoint"),
         (b"PK\x03\x04" + bytes(100), "can't be read as a checkpoint"),
-        ([1, 2, 3], "has no entry 'model' with named tensors"),
-        ({"model": [1, 2]}, "has no entry 'model' with named tensors"),
-        ({"model": {"name": "tiny"}}, "has no entry 'model' with named tensors"),
-        ({"model": {1: torch.zeros(1)}}, "has no entry 'model' with named tensors"),
-        ({"state_dict": {}}, "has no entry 'model' with named tensors"),
+        ([1, 2, 3], r"has no entry with named tensors; accepted: the official SAM 2 layout \(an entry 'model'\)"),
+        ({"model": [1, 2]}, "has no entry with named tensors"),
+        ({"model": {"name": "tiny"}}, "has no entry with named tensors"),
+        ({"model": {1: torch.zeros(1)}}, "has no entry with named tensors"),
+        ({"state_dict": {}}, "has no entry with named tensors"),
         ({"model": {"backbone.weight": torch.zeros(1)}}, "not a SAM 2 checkpoint: 'image_encoder.trunk.patch_embed"),
     ],
     ids=range(10),
@@ -210,7 +261,7 @@ def test_another_size_of_network_is_refused_by_its_dimensions(tmp_path: Path) ->
 )
 def test_a_configuration_that_we_dont_know_is_refused(tmp_path: Path, config: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=f"was written for another version of sam2_ros: .*{message}|{message}"):
-        load_model(save(tmp_path / "ours.pt", {}, config=config))
+        load_model(save(tmp_path / "ours.pt", {"a": torch.zeros(1)}, config=config))
 
 
 def test_names_and_paths_that_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,10 +345,10 @@ def test_deep_and_packed_files_are_refused(tmp_path: Path) -> None:
     deep: list[Any] = []
     for _ in range(200):
         deep = [deep]
-    with pytest.raises(CheckpointError, match="no entry 'model'"):
+    with pytest.raises(CheckpointError, match="no entry with named tensors"):
         load_model(save(tmp_path / "deep.pt", deep))
     with pytest.raises(CheckpointError, match="another version"):
-        load_model(save(tmp_path / "deep.pt", {}, config={"name": "ours", "hiera": deep}))
+        load_model(save(tmp_path / "deep.pt", {"a": torch.zeros(1)}, config={"name": "ours", "hiera": deep}))
     save(tmp_path / "plain.pt", {"a": torch.zeros(10_000_000)})
     with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w", 8) as packed:
         for name in plain.namelist():
