@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sam2_ros"
 # From the lowest to the highest; a module imports from its own layer and from those before it.
 LAYERS = (
     "allocator", "text", "model", "tracking", "media", "inference", "remote", "ros", "viewer", "simulation",
-    "evaluation", "training", "bench", "demo", "cli",
+    "annotation", "evaluation", "training", "bench", "demo", "cli",
 )  # fmt: skip
 NOT_LAYERS = {"weights", "msg", "srv", "action"}  # data, and what the build generates from msg/, srv/ and action/
 

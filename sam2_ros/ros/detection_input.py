@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
 
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
-from vision_msgs.msg import Detection2D, Detection2DArray
+from vision_msgs.msg import Detection2DArray
 
 from sam2_ros.inference.backend import Backend
-from sam2_ros.inference.detections import MAX_DETECTIONS, Detection, DetectionFeeder
+from sam2_ros.inference.detections import MAX_DETECTIONS, DetectionFeeder
 from sam2_ros.inference.frames import Processed
 from sam2_ros.inference.worker import Worker
+from sam2_ros.ros.detection_message import from_message
 from sam2_ros.ros.interface import DETECTIONS
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.node_parameters import NodeParameters
@@ -109,18 +109,3 @@ class DetectionInput:
         self._node.get_logger().warning(
             f"{self._topic}: {refusal} (logged every 5 s at most)", throttle_duration_sec=5.0
         )
-
-
-def from_message(message: Detection2D) -> Detection:
-    """The hypothesis with the highest score; without any the label is empty and the score 1. A turned box becomes the
-    upright one around it."""
-    center, width, height = message.bbox.center, message.bbox.size_x, message.bbox.size_y
-    if center.theta != 0 and width > 0 and height > 0:
-        angle = center.theta if math.isfinite(center.theta) else math.nan
-        cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
-        width, height = width * cos + height * sin, width * sin + height * cos
-    x, y = center.position.x, center.position.y
-    edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    hypotheses = [result.hypothesis for result in message.results]
-    best = max(hypotheses, key=lambda hypothesis: hypothesis.score, default=None)
-    return Detection(edges, best.class_id, best.score) if best is not None else Detection(edges)

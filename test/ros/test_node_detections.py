@@ -13,7 +13,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from sam2_ros.inference.detections import problem_of
-from sam2_ros.ros.detection_input import from_message
+from sam2_ros.ros.detection_message import from_message
 from sam2_ros.ros.messages import bounding_box
 
 

@@ -1,0 +1,171 @@
+"""The recordings that a user names, and the images of each as they go into the data set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.frame_sources import open_source
+from sam2_ros.media.image_folder import images_of, read_image
+from sam2_ros.media.source_frame import Frame, Rgb, note
+from sam2_ros.media.whole_files import write_error
+from sam2_ros.text import printable
+
+JPEG_QUALITY = 95
+_ACCEPTED = "accepted: a folder of images, a video, a rosbag2 folder, or an MCAP file"
+
+
+class Frames(Protocol):
+    """The frames of a recording; ``length`` is None if it is unknown."""
+
+    length: int | None
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording on disk. ``name`` is its own among all recordings of a data set, and fit for a file's name."""
+
+    name: str
+    path: Path
+
+    @property
+    def is_bag(self) -> bool:
+        return self.path.suffix == ".mcap" or (self.path / "metadata.yaml").is_file()
+
+    @property
+    def identity(self) -> list[int | str]:
+        """What tells whether the recording has changed."""
+        files = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
+        stats = [file.stat() for file in files]
+        newest = max((stat.st_mtime_ns for stat in stats), default=0)
+        return [str(self.path.resolve()), len(files), sum(stat.st_size for stat in stats), newest]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image of the data set."""
+
+    name: str  # of the file
+    stamp: int  # ns
+    width: int  # pixels
+    height: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one recording in the data set. ``damage`` says why there are no more; empty: they are all."""
+
+    folder: Path
+    files: Sequence[ImageFile]
+    damage: str = ""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> Rgb:
+        """RGB ``uint8 [H, W, 3]``."""
+        return read_image(self.folder / self.files[index].name)
+
+
+def find_recordings(sources: Sequence[str]) -> list[Recording]:
+    """
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    found: list[Recording] = []
+    taken: set[str] = set()
+    for source in sources:
+        path = Path(source)
+        if not path.exists():
+            raise UserError(f"{printable(source)}: no such file or folder; {_ACCEPTED}")
+        plain = path.resolve()
+        base = re.sub(r"[^\w.-]", "_", plain.name if plain.is_dir() else plain.stem).lstrip(".") or "recording"
+        name, number = base, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name.lower())
+        found.append(Recording(name, path))
+    return found
+
+
+def open_recording(recording: Recording, topic: str = "", stills: bool = False) -> Frames:
+    """
+    Args:
+        topic: of a bag's images; empty: the only one.
+        stills: the images of a folder are no sequence and may differ in size.
+
+    Raises:
+        UserError: it can't be read; also while iterating.
+    """
+    if recording.is_bag:
+        from sam2_ros.annotation.bags import Bag
+
+        return Bag(recording.path, topic)
+    if stills:
+        if not recording.path.is_dir():
+            raise UserError(f"{recording.path} is no folder of images, which --stills needs")
+        return Stills(recording.path)
+    return open_source(str(recording.path))
+
+
+class Stills:
+    """The images of a folder, which need not belong together. One that can't be read is left out, with a note."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = images_of(folder)
+        self.length: int | None = len(self._files)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, file in enumerate(self._files):
+            try:
+                rgb = read_image(file)
+            except UserError as error:
+                note(f"{error}; left out")
+                continue
+            yield Frame(index, file.stem, 0, rgb)
+
+
+def extract(frames: Frames, folder: Path, done: Callable[[], object]) -> Images:
+    """Writes every frame as a JPEG of quality 95 into ``folder``, in which the data set has its images.
+
+    Args:
+        done: called after each frame.
+
+    Raises:
+        UserError: there is no frame at all.
+        WriteError: a file can't be written.
+    """
+    files: list[ImageFile] = []
+    damage = ""
+    coming = iter(frames)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                frame = next(coming, None)
+            except UserError as error:
+                if not files:
+                    raise
+                damage = str(error)
+                break
+            if frame is None:
+                break
+            path = folder / f"{frame.name}.jpg"
+            bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)
+            path.write_bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+            files.append(ImageFile(path.name, frame.stamp, bgr.shape[1], bgr.shape[0]))
+            done()
+    except OSError as error:
+        raise write_error(folder, error) from error
+    if not files:
+        raise UserError("there is no image that can be read")
+    return Images(folder, files, damage)

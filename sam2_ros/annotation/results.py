@@ -1,0 +1,67 @@
+"""What is known of an annotated recording, as a JSON file; a run that was interrupted goes on from these files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sam2_ros.annotation.reconcile import Mask, Reason, Reconciled
+from sam2_ros.annotation.recordings import ImageFile, Images, Recording
+from sam2_ros.media.whole_files import check_writable, write_whole
+
+FOLDER = "recordings"  # in the data set
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A recording that is done. ``damage`` says why images are missing at its end."""
+
+    name: str
+    identity: list[int | str]  # of the recording that was read
+    damage: str
+    images: list[ImageFile]
+    labels: dict[int, str]  # by the object's id
+    masks: list[Mask]
+    reasons: list[Reason]
+
+    @classmethod
+    def of(cls, recording: Recording, images: Images, found: Reconciled) -> Annotated:
+        return cls(
+            recording.name, recording.identity, images.damage, [*images.files], found.labels, found.masks, found.reasons
+        )
+
+
+def write_result(out: Path, done: Annotated) -> None:
+    """
+    Raises:
+        WriteError: the file can't be written.
+    """
+    content = asdict(done)
+    for mask in content["masks"]:
+        mask["mask"]["counts"] = mask["mask"]["counts"].decode("ascii")
+    path = _path(out, done.name)
+    check_writable(path)
+    write_whole(path, json.dumps(content) + "\n")
+
+
+def read_result(out: Path, recording: Recording) -> Annotated | None:
+    """What an earlier run wrote; None where there is none, or of another or changed recording."""
+    try:
+        content: dict[str, Any] = json.loads(_path(out, recording.name).read_text(encoding="utf-8"))
+        if content["identity"] != recording.identity:
+            return None
+        for mask in content["masks"]:
+            mask["mask"]["counts"] = mask["mask"]["counts"].encode("ascii")
+        content["images"] = [ImageFile(**each) for each in content["images"]]
+        content["labels"] = {int(key): label for key, label in content["labels"].items()}
+        content["masks"] = [Mask(**each) for each in content["masks"]]
+        content["reasons"] = [Reason(**each) for each in content["reasons"]]
+        return Annotated(**content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _path(out: Path, name: str) -> Path:
+    return out / FOLDER / f"{name}.json"

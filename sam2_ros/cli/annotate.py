@@ -1,0 +1,148 @@
+"""``sam2_ros annotate``: makes a data set of recordings: masks, boxes, ids and labels for every image."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam2_ros.cli.options import add_model_arguments, check_least, require_modules
+from sam2_ros.media.errors import UserError, engine_errors
+
+if TYPE_CHECKING:
+    from sam2_ros.annotation.methods import Method
+    from sam2_ros.tracking.shared_model import SharedModel
+
+_EVERY, _EVERY_SEARCHED = 5, 30  # images
+_MOST_OBJECTS = 32
+_RECORDED = "recorded:"
+_DETECTORS = "a detector's ONNX file, people, recorded:TOPIC, everything, or a prompts file (.json)"
+_CURE = "python3 -m pip install 'sam2_ros[annotate]'"
+
+
+def register(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "annotate",
+        help="make a data set of recordings: a detector finds the objects, the tracker follows them",
+        description="Writes images, masks, boxes, ids and labels of recordings as a data set. A detector looks at "
+        "every few images; the tracker follows what it finds both ways in time. review.json lists the images that a "
+        "person should look at. Run it again to go on after an interruption: finished recordings are skipped. One "
+        "that can't be read does not stop the rest; it is named at the end, and the exit code is 1.",
+    )
+    add = parser.add_argument
+    add(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="folders of images, videos, rosbag2 folders and MCAP files; ROS is not needed",
+    )
+    add("--detector", required=True, metavar="DETECTOR", help=f"what finds the objects: {_DETECTORS}")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the data set")
+    add("--format", default="coco", choices=("coco", "yolo", "davis", "mots"), help="of the data set (default: coco)")
+    add("--labels", type=Path, metavar="FILE", help="names of the detector's classes, one a line, if its file has none")
+    add("--min-score", type=float, default=0.5, metavar="S", help="leave out detections below it (default: 0.5)")
+    add(
+        "--every",
+        type=int,
+        metavar="N",
+        help=f"detect on every N-th image (default: {_EVERY}; everything: {_EVERY_SEARCHED})",
+    )
+    add("--topic", default="", metavar="TOPIC", help="of a bag's images, if it has several")
+    add("--stills", action="store_true", help="the images of a folder are no sequence: nothing is tracked")
+    add("--max-objects", type=int, default=_MOST_OBJECTS, metavar="N", help=f"at a time (default: {_MOST_OBJECTS})")
+    add_model_arguments(parser)
+    add("--quiet", action="store_true", help="no progress bar and no summary")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    require_modules(("pycocotools",), f"install it: {_CURE}")
+    from sam2_ros.annotation.recordings import find_recordings
+
+    check_least(args, every=1, max_objects=1)
+    if not 0 <= args.min_score <= 1:
+        raise UserError(f"--min-score is {args.min_score:g}; accepted: 0 to 1")
+    args.every = args.every or (_EVERY_SEARCHED if args.detector == "everything" else _EVERY)
+    recordings = find_recordings(args.sources)
+    with engine_errors():
+        from sam2_ros.annotation.job import Engine, Report, annotate, check_method, open_data_set
+        from sam2_ros.inference.local import load_shared_model
+        from sam2_ros.media.progress import bar
+
+        shared = load_shared_model(args.model, args.device, args.dtype, threads=args.threads, runtime=args.runtime)
+    method = _method(args, shared)
+    check_method(method, args.stills, recordings)
+    open_data_set(args.out, _settings(args))
+    report = Report()
+    with bar(None, "image", args.quiet) as progress:
+
+        def say(line: str) -> None:
+            if not args.quiet:
+                progress.clear()
+                print(line, flush=True)
+
+        try:
+            engine = Engine(shared, method, args.max_objects, args.stills)
+            annotate(recordings, args.out, args.format, engine, args.topic, report, progress, say)
+        except (UserError, KeyboardInterrupt):
+            progress.close()
+            print(
+                f"sam2_ros: {len(report.finished)} of {len(recordings)} recordings are finished, in {args.out}; the "
+                "same command goes on with the rest",
+                file=sys.stderr,
+            )
+            raise
+    if not args.quiet:
+        masks = sum(len(each.masks) for each in report.finished)
+        print(f"{masks} masks in {len(report.finished)} recordings; {report.doubtful} images to look at, the most "
+              f"doubtful first, in {args.out / 'review.json'}")  # fmt: skip
+    for name, problem in report.problems.items():
+        print(f"sam2_ros: {name}: {problem}", file=sys.stderr)
+    return 1 if report.problems else 0
+
+
+def _method(args: argparse.Namespace, shared: SharedModel) -> Method:
+    """
+    Raises:
+        UserError: no such detector.
+    """
+    from sam2_ros.annotation.methods import ByDetector, ByPrompts, ByRecorded, Everything
+    from sam2_ros.inference.detections import DetectionSettings
+    from sam2_ros.tracking.image_segmenter import ImageSegmenter
+
+    name, settings = args.detector, DetectionSettings(min_score=args.min_score)
+    if args.labels is not None and not name.endswith(".onnx"):
+        raise UserError("--labels names the classes of an ONNX file")
+    if name == "everything":
+        return Everything(ImageSegmenter(shared), args.every)
+    if name == "people":
+        from sam2_ros.annotation.detectors import people_detector
+
+        return ByDetector(people_detector(), args.every, settings)
+    if name.startswith(_RECORDED):
+        return ByRecorded(name.removeprefix(_RECORDED), settings)
+    if name.endswith(".json"):
+        from sam2_ros.media.prompts_file import load_prompts
+
+        return ByPrompts(load_prompts(name))
+    if not name.endswith(".onnx"):
+        raise UserError(f"--detector {name}: accepted: {_DETECTORS}")
+    from sam2_ros.annotation.onnx_detector import OnnxDetector
+    from sam2_ros.media.input_files import read_file
+
+    labels: list[str] = []
+    if args.labels is not None:
+        lines = read_file(args.labels, 1 << 20).decode(errors="replace").splitlines()
+        labels = [line.strip() for line in lines if line.strip()]
+    detector = OnnxDetector(Path(name), labels, args.min_score, args.threads)
+    if not args.quiet:
+        print(f"{name}: layout of {detector.layout.name}")
+    return ByDetector(detector, args.every, settings)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same for all recordings of a data set."""
+    names = ("detector", "format", "labels", "min_score", "every", "topic", "stills", "max_objects", "model")
+    values = {name: getattr(args, name) for name in names}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

@@ -1,0 +1,111 @@
+"""Recordings of each kind, and what is said of those that can't be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from bags import START, STEP, Made
+
+from sam2_ros.annotation.bags import Bag
+from sam2_ros.annotation.recordings import Recording, extract, find_recordings, open_recording
+from sam2_ros.media.errors import UserError
+
+pytest.importorskip("rosbags")
+
+
+def picture(index: int, width: int = 64) -> np.ndarray:
+    return np.full((48, width, 3), (40 * index, 120, 250 - 40 * index), np.uint8)
+
+
+def bag(path: Path, mcap: bool = False, jpeg: bool = False) -> Path:
+    made = Made(path, mcap)
+    for index in range(4):
+        made.image(index, picture(index), jpeg=jpeg)
+    made.detections(2, [("cup", (10, 12, 30, 40))])
+    made.close()
+    return path
+
+
+@pytest.mark.parametrize(("mcap", "jpeg"), [(False, False), (True, True)])
+def test_a_bag_gives_its_images_with_the_stamps_of_their_headers(mcap: bool, jpeg: bool, tmp_path: Path) -> None:
+    folder = bag(tmp_path / "run", mcap, jpeg)
+    paths = [folder, *folder.glob("*.mcap")]
+    assert len(paths) == 1 + mcap
+    for path in paths:
+        (recording,) = find_recordings([str(path)])
+        frames = open_recording(recording)
+        assert isinstance(frames, Bag) and frames.length == 4
+        found = list(frames)
+        assert [frame.stamp for frame in found] == [START + index * STEP for index in range(4)]
+        for index, frame in enumerate(found):
+            assert np.abs(frame.rgb.astype(int) - picture(index)).max() <= (4 if jpeg else 0)
+        boxes = frames.detections("/detections")
+        assert [(stamp, [(b.label, b.box, b.score) for b in some]) for stamp, some in boxes.items()] == [
+            (START + 2 * STEP, [("cup", (10, 12, 30, 40), 0.9)])
+        ]
+        with pytest.raises(UserError, match="topics of this type: /detections"):
+            frames.detections("/image")
+
+
+def test_bags_that_can_not_be_used_are_refused_with_the_reason(tmp_path: Path) -> None:
+    Made(tmp_path / "empty").close()
+    with pytest.raises(UserError, match="an empty bag"):
+        Bag(tmp_path / "empty")
+    made = Made(tmp_path / "blind")
+    made.detections(0, [])
+    made.close()
+    with pytest.raises(UserError, match="no images in this bag; it holds /detections"):
+        Bag(tmp_path / "blind")
+    made = Made(tmp_path / "two")
+    for topic in ("/left", "/right"):
+        made.image(0, picture(0), topic)
+    made.close()
+    with pytest.raises(
+        UserError, match=r"images on several topics, /left \(1\), /right \(1\); choose one with --topic"
+    ):
+        Bag(tmp_path / "two")
+    assert Bag(tmp_path / "two", "/left").length == 1
+    with pytest.raises(UserError, match=r"no images on /up; there are /left"):
+        Bag(tmp_path / "two", "/up")
+    folder = bag(tmp_path / "cut", mcap=True)
+    (file,) = folder.glob("*.mcap")
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"cut.*mcap: damaged, cut, or no bag \("):
+        Bag(file)
+
+
+def test_images_that_can_not_be_read_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Made(tmp_path / "run")
+    made.image(0, picture(0), jpeg=True)
+    kind = "sensor_msgs/msg/CompressedImage"
+    broken = made.types[kind](header=made.header(START + 1), format="jpeg", data=np.zeros(9, np.uint8))
+    made.write("/image", kind, broken, START + 1)
+    made.image(2, picture(2), jpeg=True)
+    made.image(3, picture(3, width=32), jpeg=True)
+    made.close()
+    images = extract(Bag(tmp_path / "run"), tmp_path / "out", lambda: None)
+    assert [(file.name, file.stamp) for file in images.files] == [
+        ("000000.jpg", START), ("000001.jpg", START + 2 * STEP),
+    ]  # fmt: skip
+    assert "after 2 images their size changes" in images.damage
+    assert np.abs(images.read(1).astype(int) - picture(2)).max() <= 4
+
+
+def test_names_are_of_their_own_and_fit_for_files(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "Küche 1").mkdir(parents=True)
+    found = find_recordings([str(tmp_path / folder / "Küche 1") for folder in ("a", "b")])
+    assert [recording.name for recording in found] == ["Küche_1", "Küche_1-2"]
+    with pytest.raises(UserError, match="no such file or folder; accepted: a folder of images"):
+        find_recordings([str(tmp_path / "c")])
+
+
+def test_a_recording_that_was_written_to_is_another_one(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), picture(0))
+    before = Recording("x", tmp_path).identity
+    assert Recording("x", tmp_path).identity == before
+    cv2.imwrite(str(tmp_path / "1.png"), picture(1))
+    assert Recording("x", tmp_path).identity != before

@@ -1,0 +1,222 @@
+"""``sam2_ros annotate`` with the embedded model on a rendered scene, measured against its exact masks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from bags import Made
+from PIL import Image
+from pycocotools.coco import COCO
+
+from sam2_ros.cli.main import main
+from sam2_ros.evaluation.mask_metrics import jaccard
+from sam2_ros.media.image_folder import read_image
+from sam2_ros.media.rendered_scene import RenderedFrame, bounding_box, render
+from sam2_ros.media.video_writer import VideoWriter
+
+pytest.importorskip("torch", reason="the embedded model needs torch")
+
+FRAMES, WIDTH, HEIGHT = 12, 320, 240
+FIRST = 6  # image in which something is detected first
+NAMES = {1: "ball", 2: "book"}
+
+
+@pytest.fixture(scope="module")
+def scene() -> list[RenderedFrame]:
+    return list(render(FRAMES, WIDTH, HEIGHT, post=False))
+
+
+@pytest.fixture(scope="module")
+def bag(scene: list[RenderedFrame], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rosbag2 folder, in which a detector sees both objects late."""
+    path = tmp_path_factory.mktemp("bags") / "run"
+    made = Made(path)
+    for index, frame in enumerate(scene):
+        made.image(index, frame.rgb)
+        if index >= FIRST and index % 2 == 0:
+            boxes = [(NAMES[key], bounding_box(mask)) for key, mask in frame.masks.items()]
+            made.detections(index, [(name, (float(a), float(b), float(c), float(d))) for name, (a, b, c, d) in boxes])
+    made.close()
+    return path
+
+
+@pytest.fixture
+def photos(scene: list[RenderedFrame], tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, frame in enumerate(scene[:2]):
+        height = HEIGHT - 20 * index  # sizes may differ
+        cv2.imwrite(str(folder / f"{index}.png"), frame.rgb[:height, :, ::-1])
+    return folder
+
+
+def annotate(*arguments: object) -> int:
+    return main(["annotate", *map(str, arguments), "--device", "cpu"])
+
+
+def test_what_a_bag_detects_late_has_masks_from_the_first_image_on(
+    bag: Path, scene: list[RenderedFrame], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert annotate(bag, "--detector", "recorded:/detections", "--out", out) == 0
+    found = COCO(str(out / "annotations.json"))
+    names = {each["id"]: each["name"] for each in found.dataset["categories"]}
+    assert set(names.values()) == {"ball", "book"} and len(found.imgs) == FRAMES
+    seen: dict[str, dict[int, float]] = {"ball": {}, "book": {}}
+    for annotation in found.anns.values():
+        image, name = found.imgs[annotation["image_id"]], names[annotation["category_id"]]
+        truth = scene[image["frame_id"]].masks[next(key for key, known in NAMES.items() if known == name)]
+        seen[name][image["frame_id"]] = jaccard(found.annToMask(annotation).astype(np.bool_), truth)
+        assert 0 < annotation["score"] <= 0.9 and annotation["detection_score"] == 0.9
+    for by_frame in seen.values():  # one object each, with one mask in each image
+        assert sorted(by_frame) == list(range(FRAMES)) and min(by_frame.values()) > 0.75
+    assert len({annotation["track_id"] for annotation in found.anns.values()}) == 2
+    for index, frame in enumerate(scene):
+        saved = read_image(out / "images" / found.imgs[index + 1]["file_name"])
+        assert np.abs(saved.astype(int) - frame.rgb).mean() < 3
+    capsys.readouterr()
+    # A second run has nothing to do; it writes the same data set.
+    before = (out / "annotations.json").read_bytes()
+    (out / "annotations.json").unlink()
+    assert annotate(bag, "--detector", "recorded:/detections", "--out", out) == 0
+    assert "1 of 1 recordings were finished by an earlier run and are skipped" in capsys.readouterr().out
+    assert (out / "annotations.json").read_bytes() == before
+
+
+def test_prompts_of_a_video_and_ids(scene: list[RenderedFrame], tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "clip.mp4", 10.0)
+    for frame in scene:
+        writer.write(frame.rgb)
+    writer.close()
+    boxes = [bounding_box(scene[index].masks[key]) for index, key in ((5, 1), (0, 2))]
+    prompts = [
+        {"frame": 5, "object_id": 7, "box": boxes[0], "label": "ball"},
+        {"frame": 0, "object_id": 3, "box": boxes[1]},
+    ]
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts))
+    out = tmp_path / "out"
+    arguments = (tmp_path / "clip.mp4", "--detector", tmp_path / "prompts.json", "--out", out, "--format", "davis")
+    assert annotate(*arguments) == 0
+    files = sorted((out / "Annotations" / "clip").glob("*.png"))
+    assert [file.stem for file in files] == [file.stem for file in sorted((out / "JPEGImages" / "clip").iterdir())]
+    for file, frame in zip(files, scene, strict=True):
+        labels = np.asarray(Image.open(file))
+        assert set(np.unique(labels)) == {0, 3, 7}
+        assert jaccard(labels == 7, frame.masks[1]) > 0.75 and jaccard(labels == 3, frame.masks[2]) > 0.75
+
+
+def test_everything_in_stills(photos: Path, scene: list[RenderedFrame], tmp_path: Path) -> None:
+    assert annotate(photos, "--detector", "everything", "--stills", "--out", tmp_path / "out") == 0
+    found = COCO(str(tmp_path / "out" / "annotations.json"))
+    assert [(image["height"], image["file_name"]) for image in found.imgs.values()] == [
+        (HEIGHT, "photos/0.jpg"), (HEIGHT - 20, "photos/1.jpg"),
+    ]  # fmt: skip
+    for image in found.imgs.values():
+        masks = [found.annToMask(each).astype(np.bool_) for each in found.imgToAnns[image["id"]]]
+        for truth in scene[image["frame_id"]].masks.values():
+            assert max(jaccard(mask, truth[: image["height"]]) for mask in masks) > 0.75
+
+
+def test_a_bad_recording_is_named_and_does_not_stop_the_rest(
+    bag: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.mcap").write_bytes(b"\x89MCAP0\r\n")
+    (tmp_path / "empty").mkdir()
+    video = tmp_path / "text.mp4"
+    video.write_text("no video")
+    out = tmp_path / "out"
+    sources = (tmp_path / "broken.mcap", photos, tmp_path / "empty", bag, video)
+    assert annotate(*sources, "--detector", "recorded:/detections", "--out", out) == 1
+    said = capsys.readouterr().err
+    assert "broken: " in said and "damaged, cut, or no bag" in said
+    assert "photos: recorded:/detections needs a bag" in said
+    assert "empty: " in said and "no images there" in said
+    assert "text: " in said and "not a video" in said
+    found = COCO(str(out / "annotations.json"))
+    assert [video["name"] for video in found.dataset["videos"]] == ["run"] and len(found.anns) == 2 * FRAMES
+    assert [path.name for path in (out / "images").iterdir()] == ["run"]
+
+
+def test_a_folder_of_other_files_or_settings_is_left_alone(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    arguments = (bag, "--detector", "recorded:/detections")
+    assert annotate(*arguments, "--out", tmp_path) == 2
+    assert "holds other files; give a new or an empty folder" in capsys.readouterr().err
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "settings.json").write_text(json.dumps({"detector": "everything"}))
+    assert annotate(*arguments, "--out", out) == 2
+    assert "was made with other settings (detector, format" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--detector", "cats"), "--detector cats: accepted: a detector's ONNX file, people"),
+        (("--detector", "none.onnx"), "none.onnx: no such file"),
+        (("--detector", "everything", "--every", "0"), "--every is 0; accepted: 1 or more"),
+        (("--detector", "everything", "--min-score", "2"), "--min-score is 2; accepted: 0 to 1"),
+        (("--detector", "recorded:/d", "--stills"), "--stills needs a detector that looks at images"),
+        (("--detector", "everything", "--labels", "l.txt"), "--labels names the classes of an ONNX file"),
+    ],
+)
+def test_bad_options(
+    options: tuple[str, ...], said: str, bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert annotate(bag, *options, "--out", tmp_path / "out") == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_an_interruption_keeps_finished_recordings(bag: Path, tmp_path: Path) -> None:
+    """Ctrl-C in the second of two recordings; then the same command again."""
+    second = tmp_path / "again"
+    shutil.copytree(bag, second)
+    command = [
+        sys.executable, "-m", "sam2_ros", "annotate", str(bag), str(second), "--detector", "recorded:/detections",
+        "--out", str(tmp_path / "out"), "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("run: 12 images, 2 objects")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "1 of 2 recordings are finished" in said
+    found = COCO(str(tmp_path / "out" / "annotations.json"))
+    assert len(found.imgs) == FRAMES and [p.name for p in (tmp_path / "out" / "images").iterdir()] == ["run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and "1 of 2 recordings were finished" in done.stdout
+    whole = COCO(str(tmp_path / "out" / "annotations.json"))
+    assert len(whole.imgs) == 2 * FRAMES and len(whole.anns) == 2 * len(found.anns)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_it_with_one_sentence(bag: Path, full_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert annotate(bag, "--detector", "recorded:/detections", "--out", full_disk / "out") == 2
+    said = capsys.readouterr().err
+    assert "can't be written: the disk is full; free space, or choose another disk" in said
+    assert "0 of 1 recordings are finished" in said
