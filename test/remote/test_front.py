@@ -260,7 +260,7 @@ def test_a_server_that_is_killed_leaves_no_process_and_no_folder(tmp_path: Path)
         wait_until(lambda: not list(tmp_path.iterdir()), "the front to clean up")
 
 
-RULES = Rules(connections=4, part=1000, unread=4000, unread_in_all=8000, first=1 << 20)
+RULES = Rules(connections=4, part=1000, unread=4000, unread_in_all=8000, pace=1000, first=1 << 20)
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 
 

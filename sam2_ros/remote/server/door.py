@@ -30,6 +30,7 @@ from sam2_ros.remote.server.limits import Limits
 _ANSWERED_BEYOND = 16 << 20  # bytes of pixels beyond the limit that still get an answer; more ends the connection
 _TOLD_AT_ONCE = 1 << 16  # bytes read, after which the front is told
 _UNREAD_ANSWERS, _UNREAD_ANSWERS_IN_ALL = 64 << 20, 256 << 20  # bytes
+_PACE = 256 << 20  # bytes a second of a client beside others, at least: 43 raw images of 1920 x 1080
 _RETRY = 0.2  # s
 _FILES_KEPT = 64  # descriptors that are not for connections
 _CURVE_COST = 33  # bytes of encryption in a part
@@ -43,7 +44,8 @@ def rules_for(limits: Limits) -> front.Rules:
     unread = part + protocol.MAX_HEADER_BYTES
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     connections = max(8, min(limits.connections, (files - _FILES_KEPT) // 2))
-    return front.Rules(connections, part, unread, 4 * unread, idle=2 * limits.idle + 10)
+    pace = max(_PACE, 4 * limits.message_bytes)
+    return front.Rules(connections, part, unread, 4 * unread, pace, idle=2 * limits.idle + 10)
 
 
 class Door:

@@ -3,7 +3,9 @@
 libzmq stores the parts of a message until the last one has come, with no bound on their number, and starts before any
 key was shown. So clients do not reach the server's socket. They reach this process, which moves their bytes to it,
 counts what the server has not read yet, and stops reading from a client, or ends the connection, at the limits of
-:class:`Rules`. It reads the outer framing of ZMTP 3 only; encryption and messages pass through unchanged.
+:class:`Rules`. While it serves several clients, it reads from each at a limited pace, so that one that sends without
+end takes no more than a camera's share of the processor. It reads the outer framing of ZMTP 3 only; encryption and
+messages pass through unchanged.
 
 The server starts this file as a script, without any package (see ``door.py``). It ends when the server does.
 """
@@ -33,6 +35,7 @@ _LEAK = 512  # bytes a second of encrypted heartbeats, which the server's socket
 _GREETING = 64  # bytes
 _COMMAND = 4096  # bytes of a ZMTP command at most
 _MORE, _LONG, _IS_COMMAND = 1, 2, 4  # flags of a ZMTP frame
+_BURST, _PAUSE = 0.25, 0.005  # s that a client may be ahead of its pace; between looks at those who wait for theirs
 _PARTS = 16  # of a message, where they can be seen: encryption hides the flag
 
 
@@ -44,6 +47,7 @@ class Rules:
     part: int  # bytes of a part
     unread: int  # bytes that the server has not read, of one connection
     unread_in_all: int
+    pace: int  # bytes a second of one connection, while messages of others are read, too
     first: int = 1 << 16  # bytes that are read before the server has read a message
     handshake: float = 10.0  # s until the first message
     stall: float = 10.0  # s in the middle of a message, at a limit, or without reading an answer
@@ -65,6 +69,8 @@ class Connection:
         self.raw = 0  # bytes before that
         now = time.monotonic()
         self.heard = self.moved = self.read_at = now  # newest message, bytes of the client, and bytes that it read
+        self.paid = now  # until when what it sent takes at its pace
+        self.paused = False  # it is ahead of its pace
         self.since = now  # when the server read last, or when there was something to read
         self._header = b""
         self._greeting = _GREETING
@@ -79,7 +85,8 @@ class Connection:
 
     def may_send(self, rules: Rules) -> bool:
         """Whether more is read of the client now."""
-        return not self.ended and self.unread <= rules.unread and (self.known or self.raw <= rules.first)
+        free = not (self.ended or self.paused) and self.unread <= rules.unread
+        return free and (self.known or self.raw <= rules.first)
 
     def is_dead(self, now: float, rules: Rules) -> bool:
         """Whether a known client sends nothing, though its bytes would be read."""
@@ -147,6 +154,8 @@ class Front:
         self._numbers = 0
         self._unread = 0  # of all connections
         self._connections: dict[int, Connection] = {}
+        self._paused: list[Connection] = []
+        self._shared = False  # messages of several connections are read
         self._events = selectors.EpollSelector()
         self._buffer = bytearray(_CHUNK)
         for listener in listeners:
@@ -158,7 +167,7 @@ class Front:
     def run(self) -> None:
         next_tick = time.monotonic() + _TICK
         while True:
-            for key, mask in self._events.select(max(0.0, next_tick - time.monotonic())):
+            for key, mask in self._events.select(_PAUSE if self._paused else max(0.0, next_tick - time.monotonic())):
                 if key.fileobj is self._control:
                     if not self._obey():
                         return self._finish()
@@ -166,6 +175,7 @@ class Front:
                     self._accept(key.fileobj)  # type: ignore[arg-type]
                 elif key.data.number in self._connections:
                     self._move(key.data, key.fileobj, mask)  # type: ignore[arg-type]
+            self._resume()
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + _TICK
                 self._look_round()
@@ -311,7 +321,21 @@ class Front:
         while self._unread > self._rules.unread_in_all:
             greedy = max(self._connections.values(), key=lambda each: each.unread * (1 + now - each.since))
             self._end(greedy, UNREAD)
+        connection.paid = max(connection.paid, now) + len(data) / self._rules.pace if self._shared else now
+        if connection.paid > now + _BURST:
+            connection.paused = True
+            self._paused.append(connection)
         return connection.number in self._connections
+
+    def _resume(self) -> None:
+        """Reads on from those that are no longer ahead of their pace."""
+        now, paused, self._paused = time.monotonic(), self._paused, []
+        for connection in paused:
+            connection.paused = connection.paid > now + _BURST
+            if connection.paused:
+                self._paused.append(connection)
+            elif connection.number in self._connections:
+                self._watch(connection)
 
     def _watch(self, connection: Connection) -> None:
         """Waits for what each side may do next."""
@@ -332,6 +356,7 @@ class Front:
     def _look_round(self) -> None:
         """Ends the connections that are at a limit for too long."""
         now, rules = time.monotonic(), self._rules
+        self._shared = sum(each.known and now - each.heard < 2 * _TICK for each in self._connections.values()) > 1
         for connection in list(self._connections.values()):
             self._take(connection, round(_LEAK * _TICK))
             if connection.unreported:
