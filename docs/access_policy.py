@@ -33,7 +33,7 @@ def policy() -> str:
     subscribed = [topic.name for topic in TOPICS if not topic.published]
     published = [topic.name for topic in TOPICS if topic.published]
     services = [service.name for service in SERVICES]
-    events = [f"{name}/_service_event" for name in services]
+    events = [f"{service.name}/_service_event" for service in SERVICES if service.recorded]
     of_ros = [f"~/{name}" for name in (*_OF_A_NODE, *_OF_A_LIFECYCLE)]
     tracker = [
         _rule("topic", "subscribe", subscribed),

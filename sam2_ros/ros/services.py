@@ -51,7 +51,8 @@ class Services:
             service = node.create_service(
                 declared.ros_type, declared.for_camera(camera), self._answering(handler), callback_group=group
             )
-            if hasattr(service, "configure_introspection"):  # for recordings; not on Humble
+            # For recordings; not on Humble. Of other services it would publish whole images and masks.
+            if declared.recorded and hasattr(service, "configure_introspection"):
                 from rclpy.service_introspection import ServiceIntrospectionState
 
                 contents = ServiceIntrospectionState.CONTENTS
