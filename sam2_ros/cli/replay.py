@@ -54,8 +54,13 @@ def run(args: argparse.Namespace) -> int:
         for masks, recorded in replay(recording, backend):
             comparison.add(masks, recorded)
             progress.update()
+    if not comparison.masks:
+        raise UserError(
+            f"{args.file}: nothing to compare: in its {comparison.frames} frames no object was tracked whose prompt is "
+            "recorded; start the recorder before you add objects"
+        )
     print(comparison)
-    return 0 if comparison.masks and comparison.same == comparison.masks else DIFFERENT
+    return 0 if comparison.same == comparison.masks else DIFFERENT
 
 
 def _known_model(name: str, file: Path) -> str:

@@ -199,6 +199,8 @@ class Discovery:
         self._slices, self._found, self._end = None, [], time.monotonic()
         self._ended += 1
         for each in asked:
+            if not each.set_running_or_notify_cancel():
+                continue  # who asked has gone
             if error is None:
                 each.set_result(list(self._added))
             else:

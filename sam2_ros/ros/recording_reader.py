@@ -212,8 +212,8 @@ def _applied_after(response: Any) -> int | None:
     """The stamp of the frame that was the newest when a call was carried out; None if the response does not say."""
     results = [*getattr(response, "results", []), *([response.result] if hasattr(response, "result") else [])]
     for result in results:
-        if result.success and 0 <= result.prompt_age < 1e9:  # half a microsecond for the rounding of seconds in a float
-            return to_stamp(result.applied_stamp) + round(result.prompt_age * 1e9) + 500
+        if result.success and 0 <= result.prompt_age < 1e9:
+            return to_stamp(result.applied_stamp) + round(result.prompt_age * 1e9)
     return None
 
 

@@ -210,6 +210,19 @@ def test_a_step_of_a_search_that_has_ended_does_nothing(shared: Any, frames: lis
     backend.close()
 
 
+def test_who_no_longer_waits_is_left_out(shared: Any, frames: list[Any]) -> None:
+    """A client that cancelled takes nothing from the others that wait for the same search."""
+    with camera(lambda: LocalBackend(shared, TrackerConfig(max_objects=6))) as running:
+        running.show(frames[0].rgb)
+        gate = threading.Event()
+        running.worker.call(lambda backend: gate.wait(PATIENCE))
+        gone, waits = running.discovery.ask(), running.discovery.ask()
+        assert gone.cancel()
+        gate.set()
+        assert waits.result(PATIENCE)
+        assert gone.cancelled() and not running.problems
+
+
 def test_a_restart_ends_the_search(shared: Any, frames: list[Any]) -> None:
     with camera(lambda: LocalBackend(shared, TrackerConfig(max_objects=2))) as running:
         running.show(frames[0].rgb)

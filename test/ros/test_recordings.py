@@ -80,6 +80,18 @@ def test_a_late_prompt_comes_after_the_frame_that_was_newest(tmp_path: Path) -> 
     assert calls(Recording(tmp_path / "run.mcap")) == [0, 0, 1]
 
 
+@pytest.mark.parametrize(("age", "after"), [(5.0, [0, 1, 0]), (4.999999999, [1, 0, 0])])
+def test_the_age_of_a_prompt_is_exact(age: float, after: list[int], tmp_path: Path) -> None:
+    """The next frame comes a nanosecond later."""
+    made = Made(tmp_path / "run.mcap")
+    for stamp in (0, 5 * 10**9, 5 * 10**9 + 1):
+        made.image(stamp)
+        made.tracks(stamp)
+    made.add(0, age)
+    made.close()
+    assert calls(Recording(tmp_path / "run.mcap")) == after
+
+
 def records(data: bytes | bytearray) -> Iterator[tuple[int, int]]:
     """Opcode and place of every record up to the end of the data."""
     place = 8
@@ -169,6 +181,17 @@ def test_the_users_model_replaces_a_recorded_path(tmp_path: Path, capsys: Any) -
     made.close()
     code, out, _ = replayed(tmp_path / "run.mcap", capsys, "--model", "null")
     assert code == 0 and out.startswith("1 of 1 masks")
+
+
+def test_a_recording_without_objects_is_no_difference(tmp_path: Path, capsys: Any) -> None:
+    """For instance of a disk that was full before the first prompt."""
+    made = Made(tmp_path / "run.mcap")
+    for stamp in (0, 1):
+        made.image(stamp)
+        made.tracks(stamp, tracked())
+    made.close()
+    code, out, err = replayed(tmp_path / "run.mcap", capsys)
+    assert (code, out) == (2, "") and "nothing to compare: in its 2 frames no object was tracked whose prompt" in err
 
 
 def crafted(**change: Any) -> Any:
