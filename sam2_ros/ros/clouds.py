@@ -24,6 +24,8 @@ _FIELDS = [
                count=1)
     for index, name in enumerate(("x", "y", "z", "rgb", "object_id", "visibility"))
 ]  # fmt: skip
+_AXIS_BITS, _INDEX_BITS = 14, 21  # of the numbers that sort points by their cubes
+_MOST_SORTED = 2**_INDEX_BITS
 MARGIN = 2  # pixels around a mask that are blanked too: there depth cameras mix object and background
 
 
@@ -44,14 +46,13 @@ def cloud(
         image: of the frame, RGB ``[H, W, 3]``.
         header: of the frame; the cloud has its stamp, and the frame of the positions.
     """
-    parts = [_surface(obj, image, view, limits) for obj in objects if obj.mask.crop.size]
-    points = np.concatenate([np.zeros(0, POINT), *parts])
     data = array("B")
-    data.frombytes(points.tobytes())
+    for obj in objects:
+        if obj.mask.crop.size:
+            data.frombytes(_surface(obj, image, view, limits).view(np.uint8).data)
     return PointCloud2(
-        header=Header(stamp=header.stamp, frame_id=view.frame), height=1, width=points.size, is_bigendian=False,
-        fields=_FIELDS,
-        point_step=POINT.itemsize, row_step=POINT.itemsize * points.size, data=data, is_dense=True,
+        header=Header(stamp=header.stamp, frame_id=view.frame), height=1, width=len(data) // POINT.itemsize,
+        is_bigendian=False, fields=_FIELDS, point_step=POINT.itemsize, row_step=len(data), data=data, is_dense=True,
     )  # fmt: skip
 
 
@@ -73,26 +74,30 @@ def _surface(obj: ObjectResult, image: NDArray[np.uint8], view: DepthView, limit
     valid = valid_pixels(obj.mask, metres)
     if not valid.any():
         return np.zeros(0, POINT)
-    rows, columns, _ = surface_pixels(valid, metres, metres.size if limits.voxel else limits.points)
-    places = points_of(rows, columns, metres[rows, columns], obj.mask, view.rays, view.transform)
-    finite = np.isfinite(places).all(axis=1)
+    pixels, _ = surface_pixels(valid, metres, _MOST_SORTED if limits.voxel else limits.points)
+    places = points_of(pixels, metres, obj.mask, view.rays, view.transform).astype(np.float32)
+    chosen = np.flatnonzero(np.isfinite(places).all(axis=0))
     if limits.voxel:
-        finite &= _first_of_each_voxel(places, limits.voxel)
-    chosen = np.flatnonzero(finite)
+        chosen = chosen[_one_of_each_voxel(places.take(chosen, axis=1), limits.voxel)]
     chosen = chosen[:: max(1, -(-chosen.size // limits.points))]
     points = np.zeros(chosen.size, POINT)
-    points["x"], points["y"], points["z"] = places[chosen].T
-    red, green, blue = image[rows[chosen] + obj.mask.y, columns[chosen] + obj.mask.x].astype(np.uint32).T
-    points["rgb"] = (red << 16 | green << 8 | blue).view(np.float32)
+    points["x"], points["y"], points["z"] = places.take(chosen, axis=1)
+    height, width = valid.shape
+    crop = image[obj.mask.y : obj.mask.y + height, obj.mask.x : obj.mask.x + width]
+    packed = cv2.cvtColor(crop, cv2.COLOR_RGB2BGRA).view("<u4").ravel()
+    points["rgb"] = (packed[pixels[chosen]] & 0xFFFFFF).view("<f4")  # without alpha, it is never NaN
     points["object_id"], points["visibility"] = obj.object_id, obj.visibility
     return points
 
 
-def _first_of_each_voxel(places: NDArray[np.float64], side: float) -> NDArray[np.bool_]:
-    """Whether a point ``[N, 3]`` is the first in its cube of a grid."""
-    with np.errstate(invalid="ignore"):
-        cells = np.floor(np.nan_to_num(places / side)).clip(-(2**20), 2**20 - 1).astype(np.int64) + 2**20
-    keys = (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
-    first = np.zeros(len(places), np.bool_)
-    first[np.unique(keys, return_index=True)[1]] = True
-    return first
+def _one_of_each_voxel(places: NDArray[np.float32], side: float) -> NDArray[np.intp]:
+    """Indices of the first one among the points ``[3, N]`` in each cube of a grid, in the order of the cubes."""
+    if not places.size:
+        return np.zeros(0, np.intp)
+    cells = places.astype(np.float64) / side
+    cells -= np.floor(cells.min(axis=1, keepdims=True))
+    x, y, z = np.minimum(cells, 2**_AXIS_BITS - 1).astype(np.int64)
+    keys = (x << _AXIS_BITS | y) << _AXIS_BITS | z
+    keys = np.sort(keys << _INDEX_BITS | np.arange(keys.size))  # in place of np.unique: one sort of plain numbers
+    first = np.concatenate(([True], np.diff(keys >> _INDEX_BITS) > 0))
+    return keys[first] & (_MOST_SORTED - 1)

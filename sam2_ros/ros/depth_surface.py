@@ -118,35 +118,43 @@ def visible_surface(
         rays: of the whole image.
         rotation, translation: ``[3, 3]`` and ``[3]``: a point p becomes ``rotation @ p + translation``.
     """
-    rows, columns, count = surface_pixels(valid, depth, _ENOUGH_POINTS)
-    points = points_of(rows, columns, depth[rows, columns], mask, rays, (rotation, translation))
-    low, middle, high = np.percentile(points, [_EXTENT_PERCENTILES[0], 50.0, _EXTENT_PERCENTILES[1]], axis=0)
+    pixels, count = surface_pixels(valid, depth, _ENOUGH_POINTS)
+    points = points_of(pixels, depth, mask, rays, (rotation, translation))
+    low, middle, high = np.percentile(points, [_EXTENT_PERCENTILES[0], 50.0, _EXTENT_PERCENTILES[1]], axis=1)
     return Surface(middle, (low + high) / 2, high - low, count)
 
 
-def surface_pixels(valid: BoolMask, depth: NDArray[np.float32], most: int) -> tuple[Pixels, Pixels, int]:
-    """Rows and columns of the crop's pixels that belong to one surface, and how many there are.
+def surface_pixels(valid: BoolMask, depth: NDArray[np.float32], most: int) -> tuple[Pixels, int]:
+    """The crop's pixels that belong to one surface, counted row by row, and how many there are.
 
     Args:
         valid: ``[h, w]``, at least one.
         depth: ``[h, w]``, metres.
         most: of more pixels, an evenly spread part is returned.
     """
-    rows, columns = np.nonzero(valid)
-    z = depth[rows, columns]
-    step = -(-z.size // _ENOUGH_POINTS)
-    median = np.median(z[::step])
-    deviation = float(np.median(np.abs(z[::step] - median)))
+    pixels = np.flatnonzero(valid)
+    z = depth.ravel()[pixels]
+    some = z[:: -(-z.size // _ENOUGH_POINTS)]
+    median = np.median(some)
+    deviation = float(np.median(np.abs(some - median)))
     near = np.flatnonzero(np.abs(z - median) <= max(_OUTLIER_SIGMAS * _MAD_TO_SIGMA * deviation, _LEAST_TOLERANCE))
-    part = near[:: -(-z.size // most)]
-    return rows[part], columns[part], near.size
+    return pixels[near[:: -(-near.size // most)]], near.size
 
 
 def points_of(
-    rows: Pixels, columns: Pixels, depth: NDArray, mask: CroppedMask, rays: PixelRays, transform: Transform
+    pixels: Pixels, depth: NDArray[np.float32], mask: CroppedMask, rays: PixelRays, transform: Transform
 ) -> NDArray[np.float64]:
-    """Pixels of a mask's crop in space: ``[N, 3]`` metres; ``depth`` is theirs, ``[N]``, ``rays`` are of the image."""
-    rows, columns, z = rows + mask.y, columns + mask.x, depth.astype(np.float64)
-    points = np.stack([rays.x[rows, columns] * z, rays.y[rows, columns] * z, z], axis=1)
+    """Pixels of a mask's crop, counted row by row, in space: ``[3, N]`` metres.
+
+    Args:
+        depth: of the crop, ``[h, w]`` metres.
+        rays: of the whole image.
+    """
+    width = mask.crop.shape[1]
+    in_image = pixels + pixels // width * (mask.width - width) + (mask.y * mask.width + mask.x)
+    points = np.empty((3, pixels.size))
+    points[2] = depth.ravel()[pixels]
+    for slopes, axis in ((rays.x, points[0]), (rays.y, points[1])):
+        np.multiply(slopes.ravel()[in_image], points[2], out=axis)
     rotation, translation = transform
-    return points if rotation is None or translation is None else points @ rotation.T + translation
+    return points if rotation is None or translation is None else rotation @ points + translation[:, None]
