@@ -23,9 +23,11 @@ from sam2_ros.model.mask_decoder import choose
 from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.history import StoredFrame, View
+from sam2_ros.tracking.mask_parts import trail_after_prompt
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_decoder import preferred_candidate
 from sam2_ros.tracking.recognition import likeliest_boxes, look_in, look_of
+from sam2_ros.tracking.trail import Trail
 from sam2_ros.tracking.types import BoolMask, CroppedMask, Prompt, PromptCode, PromptError
 from sam2_ros.tracking.viewer import Encoder, Viewer
 
@@ -55,6 +57,10 @@ class Found:
     token: Tensor  # [C] for the object pointer
     score: float  # logit
     iou: float  # predicted
+
+    def trail(self) -> Trail:
+        """The object's trail with this sighting."""
+        return trail_after_prompt(self.obj.trail, self.view.frame, self.logits, bounded=True, window=self.view.shares)
 
 
 def reference_of(shared: Encoder, prompt: Prompt, width: int, height: int) -> Reference:

@@ -168,7 +168,7 @@ class Propagation:
         self.bank.store_prompted(obj.row, stored.frame, memory, pointer, view.features, logits[0])
         obj.look = None if self.recognises else look_of(view.model, view.features, logits)
         obj.awaited, obj.logits, obj.window, obj.prompted = None, logits, view.window, True
-        obj.looked_frame = stored.frame
+        obj.looked_frame, obj.trail = stored.frame, found.trail()
         obj.likeness = likenesses_of(view.features, logits[None])[0].cpu().numpy()
         score, iou = torch.tensor(found.score), torch.tensor(found.iou)
         obj.set_scores(found.score, float(self.model.visibility(score, iou)), found.iou)

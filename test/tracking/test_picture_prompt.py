@@ -87,6 +87,10 @@ def test_the_thing_of_a_picture_is_tracked_when_it_appears(model: Sam2Model, giv
         left = 280 + 6 * t
         frame = tracker.step(scene((BLUE, left, 200)), t)
         changes += frame.changes
+        if t == 4:  # what follows is told from other things by where it was found
+            trail = tracker._objects[square].trail
+            found = np.array([left / WIDTH, 200 / HEIGHT, (left + SIZE) / WIDTH, (200 + SIZE) / HEIGHT])
+            assert trail.frames == (4,) and np.abs(np.array(trail.boxes[0]) - found).max() < 0.03
     result = frame.object(square)
     assert result.state is ObjectState.VISIBLE and result.first_seen == 4
     assert jaccard(result.mask.full(), region(left, 200)) > 0.8
