@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from sam2_ros.ros.node_services import (
@@ -19,12 +18,7 @@ from sam2_ros.ros.node_services import (
 
 def register(subparsers: Any) -> None:
     parser = add_verb(subparsers, "add", "have a running node track an object")
-    add_prompt_arguments(parser)
-    parser.add_argument(
-        "--like", type=Path, metavar="FILE",
-        help="a picture of the object (JPEG or PNG), which is tracked when something that looks like it appears; --box "
-        "or --mask then say where the object is in the picture",
-    )  # fmt: skip
+    add_prompt_arguments(parser, pictures=True)
     parser.set_defaults(run=_run)
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.ros.node_services import add_prompt_arguments, add_verb, prompt_header, prompt_message
 
-_SUCCEEDED = 4  # action_msgs/GoalStatus
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+_UNKNOWN, _SUCCEEDED = 0, 4  # action_msgs/GoalStatus
 _ANSWER = 10.0  # seconds for the result after a cancellation
 
 
 def register(subparsers: Any) -> None:
     parser = add_verb(subparsers, "follow", "follow one object of a running node until something ends it")
-    add_prompt_arguments(parser)
+    add_prompt_arguments(parser, pictures=True)
     parser.add_argument("--object", default="", metavar="NAME|ID", help="a living object, instead of a prompt")
     parser.add_argument("--wait-for", default="", metavar="NAME|LABEL", help="the first object of this name or label")
     limits = (
@@ -37,15 +41,15 @@ def _seconds(text: str) -> float:
 
 
 def _run(args: argparse.Namespace) -> int:
-    given = bool(args.box or args.point or args.negative or args.mask)
+    given = bool(args.box or args.point or args.negative or args.mask or args.like)
     if given + bool(args.object) + bool(args.wait_for) != 1:
-        raise UserError("give one of: a prompt (--box, --point, --mask), --object, --wait-for")
+        raise UserError("give one of: a prompt (--box, --point, --mask, --like), --object, --wait-for")
     try:
         import rclpy
         from rclpy.action import ActionClient
 
         from sam2_ros.action import TrackObject
-        from sam2_ros.ros.client_node import client_node
+        from sam2_ros.ros.client_node import client_node, server_knows_clients
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 ({error}); source its setup file first") from None
     from sam2_ros.msg import ObjectPrompt
@@ -59,28 +63,42 @@ def _run(args: argparse.Namespace) -> int:
         request_header=prompt_header(args), prompt=prompt, wait_for=args.wait_for, find_timeout=args.find_timeout,
         lost_timeout=args.lost_timeout, time_limit=args.time_limit, remove_at_end=args.remove,
     )  # fmt: skip
+    turn = functools.partial(rclpy.spin_once, timeout_sec=0.5)
     with client_node("sam2_ros_follow", start_parameter_services=False) as node:
         name = f"{args.node.rstrip('/')}/track_object"
         client = ActionClient(node, TrackObject, name)
         if not client.wait_for_server(args.timeout):
             raise UserError(f"no action {name} within {args.timeout:g} s; is the node running? (--node names another)")
+        if not server_knows_clients(node, args.node, args.timeout, lambda: turn(node)):
+            raise UserError(f"{name} gave no answer within {args.timeout:g} s (--timeout waits longer)")
         sent = client.send_goal_async(goal, lambda message: _print(message.feedback))
         rclpy.spin_until_future_complete(node, sent, timeout_sec=args.timeout)
         if not sent.done() or not sent.result().accepted:
             raise UserError(f"{name} did not take the goal; too many may be running")
-        result = sent.result().get_result_async()
+        answers, servers = [sent.result().get_result_async()], _servers(node, name)
         try:
-            while not result.done():
-                rclpy.spin_once(node, timeout_sec=0.5)
+            while not any(answer.done() for answer in answers):
+                turn(node)
+                before, servers = servers, _servers(node, name)
+                if before - servers:  # if it was ours, a respawned one does not know the goal, and says so
+                    answers.append(sent.result().get_result_async())
                 if not client.server_is_ready():
-                    raise UserError(f"{name} is gone; the node has ended")
+                    break
         except KeyboardInterrupt:
             sent.result().cancel_goal_async()
-            rclpy.spin_until_future_complete(node, result, timeout_sec=_ANSWER)
+            rclpy.spin_until_future_complete(node, answers[0], timeout_sec=_ANSWER)
             raise
-        answer = result.result()
+        answer = next((answer.result() for answer in answers if answer.done()), None)
+    if answer is None or answer.status == _UNKNOWN:
+        raise UserError(f"{name} is gone; the node has ended")
     print(answer.result.message)
     return 0 if answer.status == _SUCCEEDED else 1
+
+
+def _servers(node: Node, action: str) -> set[bytes]:
+    """The processes that offer an action; a killed one counts for up to 20 s."""
+    infos = node.get_publishers_info_by_topic(f"{action}/_action/status")
+    return {bytes(info.endpoint_gid) for info in infos}
 
 
 def _print(feedback: Any) -> None:

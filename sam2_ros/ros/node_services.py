@@ -33,12 +33,19 @@ def add_verb(subparsers: Any, name: str, description: str) -> argparse.ArgumentP
     return parser
 
 
-def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+def add_prompt_arguments(parser: argparse.ArgumentParser, pictures: bool = False) -> None:
+    """``pictures``: a picture of an object that is yet to come is accepted, too."""
     parser.add_argument("--box", nargs=4, type=float, metavar=("X0", "Y0", "X1", "Y1"), help="edges in pixels")
     pixel: dict[str, Any] = {"nargs": 2, "type": float, "action": "append", "default": [], "metavar": ("X", "Y")}
     parser.add_argument("--point", **pixel, help="a pixel of the object")
     parser.add_argument("--negative", **pixel, help="a pixel beside it")
     parser.add_argument("--mask", type=Path, metavar="PNG", help="the object's mask, > 0 = object")
+    if pictures:
+        parser.add_argument(
+            "--like", type=Path, metavar="FILE",
+            help="a picture of the object (JPEG or PNG), which is tracked when something that looks like it appears; "
+            "--box or --mask then say where the object is in the picture",
+        )  # fmt: skip
     parser.add_argument("--name", default="", help="a name for the object")
     parser.add_argument("--label", default="", help="its class")
     parser.add_argument(

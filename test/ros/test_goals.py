@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
 import subprocess
@@ -211,3 +212,18 @@ def test_the_command_line_follows(client: Client) -> None:
             with follow(peer, *options) as refused:
                 out, err = refused.communicate(timeout=PATIENCE)
             assert refused.returncode == code and reason in out + err
+
+
+def test_the_command_line_says_that_its_node_has_died(folder: Path, parameters_file: Path) -> None:
+    """Another process takes its place with the object, but knows nothing of the goal."""
+    arguments = {"params_file": str(parameters_file), "use_respawn": "true"}
+    with running(folder, namespace="/dying", **arguments) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        assert node.launched is not None
+        with node.camera(), follow(node, "--box", "20", "20", "60", "50", "--name", "cup") as following:
+            assert following.stdout is not None and "cup visible" in following.stdout.readline()
+            os.kill(node.launched.node_pid(), signal.SIGKILL)
+            _, err = following.communicate(timeout=PATIENCE)
+        assert following.returncode == 2 and "/dying/tracker/track_object is gone; the node has ended" in err
+        assert [obj.name for obj in node.list_objects().tracks.objects] == ["cup"]

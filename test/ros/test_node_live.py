@@ -72,12 +72,12 @@ class Watched:
     def of(self, image: Image) -> Any:
         return next((each for each in reversed(self.live) if each.header.stamp == image.header.stamp), None)
 
-    def begin(self) -> int:
+    def begin(self, name: str = "") -> int:
         """Shows image 0 and prompts its square; gives the object's id."""
         self.peer.reset()
         self.show(0)
         x, y = place(0)
-        added = self.peer.add(box_prompt(x, y, x + SIDE, y + SIDE))
+        added = self.peer.add(box_prompt(x, y, x + SIDE, y + SIDE, name=name))
         assert added.success, added.message
         return int(added.results[0].object_id)
 
@@ -86,7 +86,7 @@ class Watched:
 def node(folder: Path, parameters_file: Path) -> Iterator[Watched]:
     """With an engine so slow that an image's live masks are out before its answer."""
     slow = folder / "slow.yaml"
-    slow.write_text(parameters_file.read_text().replace("'null'", "'null:200'"))
+    slow.write_text(parameters_file.read_text().replace("'null'", "'null:200'") + "    output.masks: [square]\n")
     with running(folder, namespace="/live", params_file=str(slow)) as peer:
         peer.wait_for_state("active")
         peer.wait_for_reliable()
@@ -233,6 +233,27 @@ def test_views_follow_the_live_masks_by_parameter(node: Watched) -> None:
         assert node.peer.set_parameter("output.live", True).successful
         node.begin()
         assert left_edges()[0] == pytest.approx(place(1)[0], abs=2)
+    finally:
+        assert node.peer.set_parameter("output.live", False).successful
+        node.peer.node.destroy_subscription(subscription)
+
+
+def test_the_mask_of_a_chosen_object_follows_the_live_masks(node: Watched) -> None:
+    seen: list[Image] = []
+    subscription = node.peer.node.create_subscription(Image, f"{node.peer.node_name}/mask/square", seen.append, 100)
+
+    def mask_of(stamp: Any) -> Any:
+        return next((one for one in seen if one.header.stamp == stamp), None)
+
+    try:
+        assert node.peer.set_parameter("output.live", True).successful
+        node.peer.wait_until(lambda: node.show(0) and seen, "the subscription")
+        node.begin("square")
+        live = node.show(1)
+        image = node.peer.wait_until(partial(mask_of, live.header.stamp), "the mask of the image")
+        mask = np.array(image.data, np.uint8).reshape(HEIGHT, WIDTH) > 0
+        np.testing.assert_array_equal(mask, full_mask(live.objects[0].mask))
+        assert jaccard(mask, square(1)) > 0.85 > jaccard(square(0), square(1))
     finally:
         assert node.peer.set_parameter("output.live", False).successful
         node.peer.node.destroy_subscription(subscription)

@@ -84,6 +84,10 @@ def test_what_looks_like_a_picture_is_tracked_when_it_appears(
         box = [str(int(edge)) for edge in BOX]
         assert main(["add", "--like", str(tmp_path / "blue.png"), "--box", *box, *arguments]) == 0
         assert "object 2 added" in capsys.readouterr().out
+        like_blue = ["--like", str(tmp_path / "blue.png"), "--name", "other", "--time-limit", "0.5", "--remove"]
+        assert main(["follow", *like_blue, *arguments[:2], *arguments[4:]]) == 0
+        printed = capsys.readouterr().out
+        assert "other lost" in printed and printed.endswith("never seen\nfollowed for 0.5 s\n")
         told = follow_lost(node, "red")
         assert math.isinf(told.mask_age) and told.object.state == lost
         bad = [ObjectPrompt(like=image_message(photo(RED), Header())), ObjectPrompt(name="red", like=like)]
