@@ -61,7 +61,8 @@ class NullBackend:
         self._config = config
 
     def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
-        time.sleep(self._delay)
+        if self._delay:
+            time.sleep(self._delay)
         self._frame_index += 1
         self._stamps.append(stamp)
         before, self._size = self._size, (frame.shape[1], frame.shape[0])

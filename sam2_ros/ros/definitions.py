@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 _RULE = "=" * 80
@@ -13,6 +14,7 @@ _SERVICE_EVENT = """service_msgs/ServiceEventInfo info
 """
 
 
+@cache
 def definition(type_name: str) -> str:
     """The text of a type, followed by the texts of all types that it uses.
 

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,6 +237,7 @@ def _own_fields(name: str) -> str:
     return _fields(definition(name))
 
 
+@lru_cache(16)
 def _fields(text: str) -> str:
     """A definition without comments and space."""
     lines = (line.partition("#")[0].split() for line in text.splitlines())

@@ -1,13 +1,17 @@
-"""How fast the front reads from a client that others are served beside."""
+"""How fast the front reads from a client that others are served beside, and how slow a client's link may be."""
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
+import threading
+import time
+from collections.abc import Iterator
 from unittest import mock
 
 import pytest
-from served import connected, picture
+from served import connected, picture, serving
 from test_front import GREETING, MIB, RULES, moving, ruled
 from zmtp import frame
 
@@ -48,3 +52,42 @@ def test_frames_that_wait_for_their_pace_are_all_answered() -> None:
 @pytest.mark.parametrize(("message_bytes", "pace"), [(1 << 20, 256 << 20), (64 << 20, 256 << 20), (1 << 30, 4 << 30)])
 def test_the_pace_lets_cameras_through(message_bytes: int, pace: int) -> None:
     assert door.rules_for(Limits(message_bytes=message_bytes)).pace == pace > 1920 * 1080 * 3 * 30
+
+
+@contextlib.contextmanager
+def slow_link(endpoint: str, rate: float) -> Iterator[str]:
+    """An endpoint from which ``rate`` bytes a second come to another one; back they come at once."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+
+    def carry(source: socket.socket, target: socket.socket, seconds: float) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1024):
+                target.sendall(data)
+                time.sleep(len(data) * seconds)
+            target.shutdown(socket.SHUT_RDWR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            client, server = listener.accept()[0], socket.create_connection((host, int(port)))
+            back = threading.Thread(target=carry, args=(server, client, 0.0))
+            with client, server:
+                back.start()
+                carry(client, server, 1 / rate)
+                back.join()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+def test_a_frame_may_take_longer_than_the_clients_heartbeat() -> None:
+    """5 seconds; an answer to a heartbeat may take 3, but waits behind the frame."""
+    with (
+        serving() as server,
+        slow_link(server.endpoints[0], 10_000) as endpoint,
+        connected(endpoint, pixels="raw") as client,
+    ):
+        assert client.step(picture(0, 100, 160), 1).stamp == 1
+        assert client.link_values()["connections"] == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import os
 import random
@@ -80,10 +81,31 @@ class Recordings:
     """Replays a recording: flipped as a whole, or with right checksums around a message or settings that are odd."""
 
     def __init__(self, folder: Path) -> None:
-        from recordings import small_recording
+        from mcap.writer import CompressionType
+        from recordings import PARAMETERS_OF_NULL, Made, small_recording, tracked
 
         self._path = folder / "run.mcap"
         self._valid = small_recording(self._path).read_bytes()
+        self._settings, self._made, self._compressions = PARAMETERS_OF_NULL, Made, tuple(CompressionType)
+
+        class Kept(Made):
+            """Writes, and keeps what it wrote."""
+
+            def write(self, topic: str, kind: str, data: bytes, text: str = "") -> None:
+                messages.append((self.now, topic, kind, data))
+                super().write(topic, kind, data, text)
+
+        self._recordings = []
+        for step, age in itertools.product((10**8, 0, -(10**8)), (0.0, 0.1, 1e30, float("nan"))):
+            messages: list[tuple[int, str, str, bytes]] = []
+            made = Kept(self._path, PARAMETERS_OF_NULL)
+            for number in range(4):
+                made.image(10**9 + number * step)
+                made.tracks(10**9 + number * step, *([tracked()] if number > 1 else []))
+                if number == 1:
+                    made.add(10**9 + step, age)
+            made.close()
+            self._recordings.append(messages)
 
     def run(self, source: random.Random) -> str:
         if source.random() < 0.3:
@@ -94,26 +116,14 @@ class Recordings:
         return ("same", "different")[code]
 
     def _write(self, source: random.Random) -> None:
-        from recordings import PARAMETERS_OF_NULL, Made, tracked
-
         odd_settings = source.random() < 0.2
-        settings = altered(PARAMETERS_OF_NULL, source) if odd_settings else PARAMETERS_OF_NULL
-        chosen = -1 if odd_settings else source.randrange(16)
-        written = 0
-
-        class Odd(Made):
-            def write(self, topic: str, kind: str, data: bytes, text: str = "") -> None:
-                nonlocal written
-                written += 1
-                super().write(topic, kind, flipped(data, source) if written == chosen else data, text)
-
-        made = Odd(self._path, settings)
-        step = source.choice((10**8, 0, -(10**8)))
-        for number in range(6):
-            made.image(10**9 + number * step)
-            made.tracks(10**9 + number * step, *([tracked()] if number > 1 else []))
-            if number == 1:
-                made.add(10**9 + step, source.choice((0.0, 0.1, 1e30, float("nan"))))
+        settings = altered(self._settings, source) if odd_settings else self._settings
+        messages = source.choice(self._recordings)
+        chosen = -1 if odd_settings else source.randrange(len(messages))
+        made = self._made(self._path, settings, source.choice(self._compressions))
+        for number, (now, topic, kind, data) in enumerate(messages):
+            made.now = now
+            made.write(topic, kind, flipped(data, source) if number == chosen else data)
         made.close()
 
 
@@ -317,7 +327,8 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first input, to repeat one")
     args = parser.parse_args()
     for kind in args.kinds:
-        with tempfile.TemporaryDirectory() as folder, silent():
+        # In memory where there is such a folder: a disk takes milliseconds to write a file anew.
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder, silent():
             seen = fuzz(kind, Path(folder), args.seed, args.inputs, args.seconds, args.first)
         print(json.dumps({"kind": kind, "seed": args.seed, **seen}), flush=True)
     return 0
