@@ -22,13 +22,16 @@ def main() -> int:
     told: list[int] = []  # signals. rclpy's own handlers, which shut its context down, call these too
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: told.append(received))
+    started = False
     try:
         rclpy.init()
+        started = True
         if told:  # before rclpy had handlers
             return 0
         node = TrackerNode()
     except Exception as error:
-        if told:
+        # rclpy's handler has shut the context down, perhaps before Python has called ours
+        if told or (started and not rclpy.ok()):
             return 0
         if not isinstance(error, rclpy_implementation.RCLError):
             raise

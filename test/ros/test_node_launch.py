@@ -171,6 +171,18 @@ def test_a_signal_ends_the_node_cleanly_also_while_it_starts(
     assert "Traceback" not in launched.text, launched.text
 
 
+def test_a_signal_that_rclpy_sees_first_ends_the_node_cleanly() -> None:
+    """Its handler shuts the context down in a thread of its own, while the node is made."""
+    code = (
+        "import rclpy, sam2_ros.ros.main as program\n"
+        "made = program.TrackerNode\n"
+        "program.TrackerNode = lambda: rclpy.shutdown() or made()\n"
+        "raise SystemExit(program.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_processes_of_the_node_and_the_launch_file_never_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys, rclpy\n"
