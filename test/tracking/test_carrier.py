@@ -113,6 +113,14 @@ def test_a_late_answer_follows_the_object(scale: int) -> None:
     assert (obj.state, obj.object_score, obj.predicted_iou) == (ObjectState.VISIBLE, 3.0, 0.8)
 
 
+@pytest.mark.parametrize("speed", [32, 38])
+def test_a_late_answer_tells_how_fast_an_object_is(speed: int) -> None:
+    """It moves by more than itself between two images, in which the answers are one image apart."""
+    scene = Scene(Patch(2, 60, speed, 0, 2, 30, 24))
+    (obj,) = newest(play(scene, 5, {1: 0, 4: 1})).result.objects
+    assert jaccard(obj.mask.full(), scene.mask(4)) > 0.9
+
+
 def test_objects_that_cross_are_followed_each_on_its_own() -> None:
     scene = Scene(Patch(40, 40, 6, 0, 2), Patch(220, 140, -6, 0, 3), Patch(150, 100, 0, -3, 4, 30, 20))
     found = newest(play(scene, 7, {4: 1}))
@@ -189,6 +197,14 @@ def test_an_answer_for_an_image_that_is_no_longer_kept_is_called_too_late(monkey
     assert late.too_late and not late.result.objects[0].mask.area
     kept = newest(play(scene, 8, {7: 4}))
     assert not kept.too_late and kept.result.objects[0].mask.area
+
+
+def test_an_answer_of_another_size_is_not_called_too_late() -> None:
+    """Its image is kept, though the answer is not of use."""
+    played = play(Scene(Patch(40, 60, 4, 1, 2)), 2, {})
+    played.update(Scene(Patch(40, 60, 4, 1, 2), scale=2).answer(0))
+    found = newest(played)
+    assert not found.too_late and not found.result.objects[0].mask.area
 
 
 def test_the_flow_costs_the_same_for_any_image_and_number_of_objects() -> None:
