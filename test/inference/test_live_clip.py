@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sam2_ros.evaluation.mask_metrics import jaccard
-from sam2_ros.inference.clip_tracker import ClipTracker
+from sam2_ros.inference.clip_tracker import ClipTracker, Tracked
 from sam2_ros.inference.live_clip import LiveClip, LiveFrame
 from sam2_ros.inference.null import NullBackend
 from sam2_ros.media.frame_sources import Frame
@@ -90,6 +91,19 @@ def test_timeline(
     assert worked_on(clip) == worked
     assert known(shown) == at_deadline
     assert carried_from(shown) == at_arrival
+
+
+def test_an_engine_without_a_given_latency_is_waited_for_by_its_last_one() -> None:
+    """0.19 s: image 1 has waited for 0.09 s when the engine is free, and image 2 comes 10 ms later."""
+
+    class Timed(ClipTracker):
+        def run(self, frames: Iterable[Frame]) -> Iterator[Tracked]:
+            yield from (replace(tracked, seconds=0.19) for tracked in super().run(frames))
+
+    engine = Timed(NullBackend(TrackerConfig(max_objects=1)), [FramePrompt(0, 1, Prompt(mask=square(0)))])
+    clip = LiveClip(engine, 10.0)
+    list(clip.run(frames(7)))
+    assert worked_on(clip) == [0, 2, 4, 6]
 
 
 def test_the_deadline_is_one_period_unless_it_is_given() -> None:

@@ -49,6 +49,11 @@ def test_an_empty_mask() -> None:
 # -- to the image's size -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("non_overlap", [False, True])
+def test_a_logit_of_zero_is_background(non_overlap: bool) -> None:
+    assert [mask.area for mask in image_masks(torch.zeros(2, 1, 4, 4), 9, 9, non_overlap)] == [0, 0]
+
+
 def bilinear(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.float64]:
     """Pixel centres map to pixel centres; beyond the outermost centres, the edge goes on."""
     out = np.zeros((height, width))
