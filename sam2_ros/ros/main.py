@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+import cv2
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -19,6 +20,7 @@ _PAUSE_AFTER_FAULT = 0.1  # seconds, so that a repeated fault does not fill the 
 def main() -> int:
     """Runs the node until SIGINT or SIGTERM, which may come at any moment; returns the process' exit code."""
     keep_freed_memory()
+    cv2.setNumThreads(1)  # more would take the processors from the network
     told: list[int] = []  # signals. rclpy's own handlers, which shut its context down, call these too
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: told.append(received))

@@ -114,21 +114,11 @@ class CarriedObject:
         return (mask, math.exp(-DOUBT * deformation / math.sqrt(area))) if mask.area else empty
 
     def _in_camera_pixels(self, level: Field, window: FlowWindow) -> CroppedMask:
-        """Where ``level``, at the window's samples, is above 0; only the part that the object fills is made large."""
-        size = self.given.width, self.given.height
-        found = cv2.boundingRect((level > 0).view(np.uint8))
-        if not found[2]:
-            return CroppedMask.empty(*size)
-        starts, sizes, to_sample = [], [], np.zeros((2, 3))
-        for axis, pitch in enumerate((window.pitch * self.factor).tolist()):
-            first, last = self.factor * window.box[axis], self.factor * window.box[axis + 2]
-            start = max(first, first + math.floor((found[axis] - 0.5) * pitch))
-            starts.append(start)
-            sizes.append(min(last, first + math.ceil((found[axis] + found[axis + 2] + 0.5) * pitch)) - start)
-            to_sample[axis, axis], to_sample[axis, 2] = 1 / pitch, (start + 0.5 - first) / pitch - 0.5
-        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        large = cv2.warpAffine(level, to_sample, sizes, flags=how, borderMode=cv2.BORDER_REPLICATE)
-        return CroppedMask.from_full(large > 0).within(starts[0], starts[1], *size)
+        """Where ``level``, at the window's samples, is above 0."""
+        x0, y0, x1, y1 = (self.factor * edge for edge in window.box)
+        signs = np.clip(level * 127 + 128, 0, 255).astype(np.uint8)  # bytes are enlarged several times as fast
+        large = cv2.resize(signs, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+        return CroppedMask.from_full(large > 128).within(x0, y0, self.given.width, self.given.height)
 
     def _mask_at(self, points: Field) -> Field:
         """The network's mask at points of the work image of its own frame."""
