@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from sam2_ros.annotation.two_ways import Rle, Sighting, Track
-from sam2_ros.inference.matching import Detection, as_array, ious
+from sam2_ros.inference.matching import COVERED as DOUBLE
+from sam2_ros.inference.matching import Detection, area, as_array, ious, is_swollen
+from sam2_ros.inference.matching import areas as box_areas
 
 SAME = 0.5  # IoU from which on two masks, or a mask's box and a detection, show the same
 ONE_SIDED = 0.5  # agreement where one direction sees an object and the other, which knows it, does not
 UNCERTAIN = 0.5  # predicted IoU below which a person should look
+PATIENCE = 4  # looks of the detector without the object until a track is no longer believed
 COVERED = 0.3  # IoU with some mask's box below which a detection was missed
 
 
@@ -60,6 +64,36 @@ class Reconciled:
     reasons: list[Reason] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Evidence:
+    """Where a track was confirmed by a prompt or a detection."""
+
+    frames: NDArray[np.int64]  # in order
+    areas: NDArray[np.float64]  # of the boxes there, square pixels
+
+    def before(self, frame: int, side: int) -> tuple[int, float] | None:
+        """The last image, in the direction of the track, and the area there."""
+        if side == 0:
+            place = int(np.searchsorted(self.frames, frame, "right")) - 1
+        else:
+            place = int(np.searchsorted(self.frames, frame, "left"))
+        return (int(self.frames[place]), float(self.areas[place])) if 0 <= place < len(self.frames) else None
+
+
+_Rank = tuple[int, int, float]  # looks of the detector and images since the object was confirmed, -predicted IoU
+_Both = tuple[Sequence[Track], Sequence[Track]]  # forwards, backwards
+
+
+@dataclass(frozen=True)
+class _Fused:
+    """The mask of an object in one image; a lower ``rank`` is better."""
+
+    frame: int
+    rank: _Rank
+    sighting: Sighting
+    agreement: float | None
+
+
 @dataclass
 class _Group:
     """One object: its tracks in each direction."""
@@ -78,17 +112,25 @@ def reconcile(
     both = (forwards, backwards)
     agreements = _agreements(forwards, backwards)
     groups = _groups(both, agreements)
-    confirmed = [[_confirmed(track, found) for track in tracks] for tracks in both]
+    evidence = [[_evidence(track, found) for track in tracks] for tracks in both]
+    looks = np.array(sorted(found), np.int64)
     groups.sort(key=lambda group: min(min(t.seen) for t in _members(group, both)))
     taken = {track.key for tracks in both for track in tracks}
     free = (number for number in range(1, 1 << 31) if number not in taken)
-    result = Reconciled()
+    labels, scores, fused = {}, {}, {}
     for group in groups:
-        members = _members(group, both)
-        best = max(members, key=lambda track: track.label_score)
+        best = max(_members(group, both), key=lambda track: track.label_score)
         group.object_id = best.key or next(free)
-        result.labels[group.object_id] = best.label
-        result.masks += _fused(group, both, confirmed, best.label_score)
+        labels[group.object_id], scores[group.object_id] = best.label, best.label_score
+        fused[group.object_id] = _fused(group, both, evidence, looks)
+    if taken <= {0}:
+        _without_doubles(fused, labels)
+    result = Reconciled({key: labels[key] for key, masks in fused.items() if masks})
+    for key, masks in fused.items():
+        result.masks += [
+            Mask(each.frame, key, each.sighting.mask, each.sighting.predicted_iou, each.agreement, scores[key])
+            for each in masks
+        ]
     result.masks.sort(key=lambda mask: (mask.frame, mask.object_id))
     result.reasons = [*_doubts(result.masks), *_swaps(groups, agreements), *_missed(result.masks, found)]
     return result
@@ -100,7 +142,7 @@ def box_of(mask: Rle) -> tuple[float, float, float, float]:
     return x, y, x + width, y + height
 
 
-def _members(group: _Group, both: tuple[Sequence[Track], Sequence[Track]]) -> list[Track]:
+def _members(group: _Group, both: _Both) -> list[Track]:
     return [tracks[index] for tracks, chosen in zip(both, group.tracks, strict=True) for index in chosen]
 
 
@@ -125,7 +167,7 @@ def _agreements(forwards: Sequence[Track], backwards: Sequence[Track]) -> _Agree
     return found
 
 
-def _groups(both: tuple[Sequence[Track], Sequence[Track]], agreements: _Agreements) -> list[_Group]:
+def _groups(both: _Both, agreements: _Agreements) -> list[_Group]:
     """Joins pairs that agree on most of the images that both see, those that agree on most images first."""
     group_of = {(side, index): _Group(([index], []) if side == 0 else ([], [index]))
                 for side, tracks in enumerate(both) for index in range(len(tracks))}  # fmt: skip
@@ -164,47 +206,85 @@ def _iou(one: Rle, other: Rle) -> float:
     return float(coco.iou([one], [other], [0])[0, 0])
 
 
-def _confirmed(track: Track, found: Mapping[int, Sequence[Detection]]) -> np.ndarray:
-    """The images, in order, on which a prompt or a detection says where the object is."""
-    frames = set(track.prompted)
+def _evidence(track: Track, found: Mapping[int, Sequence[Detection]]) -> _Evidence:
+    """The images on which a prompt or a detection says where the object is."""
+    areas = {frame: area(box_of(track.seen[frame].mask)) for frame in track.prompted & track.seen.keys()}
     for frame in found.keys() & track.seen.keys():
         boxes = as_array(each.box for each in found[frame])
-        if len(boxes) and ious(boxes, as_array([box_of(track.seen[frame].mask)])).max() >= SAME:
-            frames.add(frame)
-    return np.array(sorted(frames), np.int64)
+        overlap = ious(boxes, as_array([box_of(track.seen[frame].mask)]))[:, 0]
+        if overlap.max(initial=0.0) >= SAME:
+            areas[frame] = float(box_areas(boxes)[overlap.argmax()])
+    frames = sorted(areas)
+    return _Evidence(np.array(frames, np.int64), np.array([areas[frame] for frame in frames], np.float64))
 
 
-def _fused(
-    group: _Group, both: tuple[Sequence[Track], Sequence[Track]], confirmed: list[list[np.ndarray]], score: float
-) -> Iterator[Mask]:
+def _fused(group: _Group, both: _Both, evidence: list[list[_Evidence]], looks: NDArray[np.int64]) -> list[_Fused]:
     """One mask for each image: of the direction in which the object was confirmed more recently."""
-    frames = sorted({frame for track in _members(group, both) for frame in track.seen})
-    known_from = min((min(both[0][index].seen) for index in group.tracks[0]), default=1 << 31)
-    known_to = max((max(both[1][index].seen) for index in group.tracks[1]), default=-1)
-    for frame in frames:
-        sides: list[tuple[int, float, Sighting] | None] = []
-        for side, sign in ((0, 1), (1, -1)):
-            options = [
-                (_age(confirmed[side][index], frame, sign), -tracks[index].seen[frame].predicted_iou, index)
-                for tracks in (both[side],) for index in group.tracks[side] if frame in tracks[index].seen
-            ]  # fmt: skip
-            chosen = min(options, default=None)
-            sides.append(None if chosen is None else (chosen[0], chosen[1], both[side][chosen[2]].seen[frame]))
-        there = [each for each in sides if each is not None]
-        best = min(there, key=lambda each: each[:2])[2]
+    masks: list[_Fused] = []
+    for frame in sorted({frame for track in _members(group, both) for frame in track.seen}):
+        sides = [_from_side(group.tracks[side], both[side], evidence[side], frame, looks, side) for side in (0, 1)]
+        there = [best for best, _ in sides if best is not None]
+        if not there:
+            continue
         agreement: float | None = None
         if len(there) == 2:
-            agreement = _iou(there[0][2].mask, there[1][2].mask)
-        elif (sides[0] is None and frame > known_from) or (sides[1] is None and frame < known_to):
+            agreement = _iou(there[0][1].mask, there[1][1].mask)
+        elif all(expected for _, expected in sides):
             agreement = ONE_SIDED
-        yield Mask(frame, group.object_id, best.mask, best.predicted_iou, agreement, score)
+        rank, sighting = min(there, key=lambda each: each[0])
+        masks.append(_Fused(frame, rank, sighting, agreement))
+    return masks
 
 
-def _age(confirmed: np.ndarray, frame: int, sign: int) -> int:
-    """Images since an object was confirmed, in the direction of ``sign``."""
-    passed = (frame - confirmed) * sign
-    passed = passed[passed >= 0]
-    return int(passed.min()) if len(passed) else 1 << 31
+def _from_side(
+    chosen: Sequence[int], tracks: Sequence[Track], evidence: Sequence[_Evidence], frame: int,
+    looks: NDArray[np.int64], side: int,
+) -> tuple[tuple[_Rank, Sighting] | None, bool]:  # fmt: skip
+    """What one direction saw of an object in an image, and whether it expects the object there."""
+    best: tuple[_Rank, Sighting] | None = None
+    expected = False
+    for index in chosen:
+        before = evidence[index].before(frame, side)
+        if before is None:
+            continue
+        last, size = before
+        missed = int(((looks > last) & (looks <= frame) if side == 0 else (looks >= frame) & (looks < last)).sum())
+        if missed > PATIENCE:
+            continue
+        expected = True
+        sighting = tracks[index].seen.get(frame)
+        if sighting is None or (len(looks) and is_swollen(box_of(sighting.mask), size)):
+            continue
+        rank = (missed, abs(frame - last), -sighting.predicted_iou)
+        if best is None or rank < best[0]:
+            best = rank, sighting
+    return best, expected
+
+
+def _without_doubles(fused: dict[int, list[_Fused]], labels: Mapping[int, str]) -> None:
+    """Where two objects of one label have the same pixels, the one that was confirmed more recently has them."""
+    at: dict[int, list[tuple[_Rank, int, _Fused]]] = defaultdict(list)
+    for key, masks in fused.items():
+        for each in masks:
+            at[each.frame].append((each.rank, key, each))
+    gone: set[tuple[int, int]] = set()
+    for frame, entries in at.items():
+        kept: list[tuple[int, Rle]] = []
+        for _, key, each in sorted(entries, key=lambda entry: entry[:2]):
+            same = [mask for other, mask in kept if labels[other] == labels[key]]
+            if same and max(_shares(each.sighting.mask, same)) >= DOUBLE:
+                gone.add((frame, key))
+            else:
+                kept.append((key, each.sighting.mask))
+    for key, masks in fused.items():
+        fused[key] = [each for each in masks if (each.frame, key) not in gone]
+
+
+def _shares(mask: Rle, others: Sequence[Rle]) -> list[float]:
+    """Common pixels as a share of the smaller mask."""
+    common: NDArray[np.float64] = coco.iou([mask], list(others), [1] * len(others))[0] * coco.area(mask)
+    smaller = np.minimum(coco.area(mask), coco.area(list(others)))
+    return (common / np.maximum(smaller, 1)).tolist()
 
 
 def _doubts(masks: Sequence[Mask]) -> Iterator[Reason]:

@@ -101,3 +101,36 @@ def test_ids_of_a_prompts_file_stay() -> None:
 def test_the_surer_label_stays() -> None:
     found = reconcile([track({0: 10}, "cup", 0.6)], [track({0: 10}, "bowl", 0.7)], {})
     assert found.labels == {1: "bowl"} and found.masks[0].detection_score == 0.7
+
+
+CUP = Detection((10, 8, 18, 16), "cup", 0.9)  # where square(10) is
+
+
+def test_a_mask_that_swells_beyond_what_was_detected_is_left_out() -> None:
+    track_ = track(dict.fromkeys(range(4), 10))
+    track_.seen[2] = Sighting(square(4, 4, 20), 0.9)  # 400 square pixels; detected were 64
+    track_.seen[3] = Sighting(square(8, 6, 12), 0.9)  # 144, less than 2.5 times as much
+    assert ids(reconcile([track_], [], {0: [CUP]})) == {1: [0, 1, 3]}
+    assert ids(reconcile([track_], [], {})) == {1: [0, 1, 2, 3]}  # without a detector nothing says how large it is
+
+
+def test_a_track_that_the_detector_does_not_confirm_is_not_believed_for_long() -> None:
+    looks = {frame: [CUP] if frame == 4 else [] for frame in range(0, 20, 2)}
+    forwards = [track(dict.fromkeys(range(4, 20), 10))]
+    backwards = [track(dict.fromkeys(range(4, -1, -1), 10))]
+    found = reconcile(forwards, backwards, looks)
+    # Looks 6, 8, 10 and 12 miss it, and 14 is the fifth; backwards there are only two.
+    assert ids(found) == {1: list(range(14))}
+    assert found.masks[-1].agreement is None
+
+
+def test_pixels_belong_to_the_object_that_was_confirmed_more_recently() -> None:
+    """One track slides onto another object's pixels. With another label it may lie on it."""
+    other = Detection((40, 8, 48, 16), "cup", 0.9)
+    slides = {0: 40, 1: 40, 2: 10, 3: 10}
+    looks = {0: [CUP, other], 2: [CUP]}
+    for label, expected in (("cup", [0, 1]), ("lid", [0, 1, 2, 3])):
+        forwards = [track(dict.fromkeys(range(4), 10)), track(slides, label)]
+        forwards[1].seen[2] = forwards[1].seen[3] = Sighting(square(11, 9, 6), 0.9)  # IoU 36/64 with the detection
+        forwards[0].prompted.add(3)
+        assert ids(reconcile(forwards, [], looks)) == {1: [0, 1, 2, 3], 2: expected}

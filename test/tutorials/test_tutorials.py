@@ -62,6 +62,13 @@ def test_bag(tmp_path: Path) -> None:
     assert run(TUTORIALS / "bag.md", tmp_path) == 5
 
 
+@pytest.mark.usefixtures("ros")
+def test_dataset(tmp_path: Path) -> None:
+    pytest.importorskip("mcap", reason="the library that writes recordings")
+    pytest.importorskip("rosbags", reason="the library that reads bags")
+    assert run(TUTORIALS / "dataset.md", tmp_path) == 2
+
+
 @pytest.mark.usefixtures("ros", "port")
 def test_remote_gpu(tmp_path: Path) -> None:
     assert run(TUTORIALS / "remote_gpu.md", tmp_path) == 3
