@@ -30,7 +30,10 @@ class Plan:
 
 
 class Method(Protocol):
-    """A way to find objects."""
+    """A way to find objects. ``about`` says which, for a person."""
+
+    @property
+    def about(self) -> str: ...
 
     def plan(self, frames: Frames, images: Images, done: Callable[[], object]) -> Plan:
         """Looks at a recording, from whose ``frames`` the ``images`` come.
@@ -52,6 +55,7 @@ class ByDetector:
     detect: Detector
     every: int
     settings: DetectionSettings
+    about: str = "OpenCV's people detector"
 
     def plan(self, frames: Frames, images: Images, done: Callable[[], object]) -> Plan:
         found = {}
@@ -67,6 +71,7 @@ class ByRecorded:
 
     topic: str
     settings: DetectionSettings
+    about: str = "detections of the recordings"
 
     def plan(self, frames: Frames, images: Images, done: Callable[[], object]) -> Plan:
         if not isinstance(frames, Bag):
@@ -89,6 +94,7 @@ class Everything:
 
     segmenter: ImageSegmenter
     every: int
+    about: str = "everything that the network finds"
 
     def find(self, images: Images, index: int) -> list[tuple[CroppedMask, float]]:
         """Whole objects, the largest first, with their predicted IoU."""
@@ -109,6 +115,7 @@ class ByPrompts:
     """A prompts file says where the objects are."""
 
     prompts: Sequence[FramePrompt]
+    about: str = "objects of a prompts file"
 
     def plan(self, frames: Frames, images: Images, done: Callable[[], object]) -> Plan:
         last = max(each.frame for each in self.prompts)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sam2_ros.cli.options import add_model_arguments, check_least, require_modules
 from sam2_ros.media.errors import UserError, engine_errors
 
-if TYPE_CHECKING:
-    from sam2_ros.annotation.methods import Method
-    from sam2_ros.tracking.shared_model import SharedModel
-
 _EVERY, _EVERY_SEARCHED = 5, 30  # images
 _MOST_OBJECTS = 32
-_RECORDED = "recorded:"
 _DETECTORS = "a detector's ONNX file, people, recorded:TOPIC, everything, or a prompts file (.json)"
 _CURE = "python3 -m pip install 'sam2_ros[annotate]'"
 
@@ -40,7 +36,9 @@ def register(subparsers: Any) -> None:
     add("--detector", required=True, metavar="DETECTOR", help=f"what finds the objects: {_DETECTORS}")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the data set")
     add("--format", default="coco", choices=("coco", "yolo", "davis", "mots"), help="of the data set (default: coco)")
-    add("--labels", type=Path, metavar="FILE", help="names of the detector's classes, one a line, if its file has none")
+    add(
+        "--labels", default="", metavar="FILE", help="names of the detector's classes, one a line, if its file has none"
+    )
     add("--min-score", type=float, default=0.5, metavar="S", help="leave out detections below it (default: 0.5)")
     add(
         "--every",
@@ -65,15 +63,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--min-score is {args.min_score:g}; accepted: 0 to 1")
     args.every = args.every or (_EVERY_SEARCHED if args.detector == "everything" else _EVERY)
     recordings = find_recordings(args.sources)
+    if args.detector.endswith(".json") and len(recordings) > 1:
+        raise UserError(f"a prompts file belongs to one recording; there are {len(recordings)}")
     with engine_errors():
-        from sam2_ros.annotation.job import Engine, Report, annotate, check_method, open_data_set
-        from sam2_ros.inference.local import load_shared_model
+        from sam2_ros.annotation.engine import EngineSettings
+        from sam2_ros.annotation.job import Report, annotate, one_by_one, open_data_set
         from sam2_ros.media.progress import bar
 
-        shared = load_shared_model(args.model, args.device, args.dtype, threads=args.threads, runtime=args.runtime)
-    method = _method(args, shared)
-    check_method(method, args.stills, recordings)
-    open_data_set(args.out, _settings(args))
+        settings = EngineSettings(**{each.name: getattr(args, each.name) for each in fields(EngineSettings)})
+        engine = settings.make()
+    open_data_set(args.out, settings)
     report = Report()
     with bar(None, "image", args.quiet) as progress:
 
@@ -83,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
                 print(line, flush=True)
 
         try:
-            engine = Engine(shared, method, args.max_objects, args.stills)
-            annotate(recordings, args.out, args.format, engine, args.topic, report, progress, say)
+            say(engine.method.about)
+            annotate(recordings, args.out, settings, one_by_one(engine), report, progress, say)
         except (UserError, KeyboardInterrupt):
             progress.close()
             print(
@@ -100,49 +99,3 @@ def run(args: argparse.Namespace) -> int:
     for name, problem in report.problems.items():
         print(f"sam2_ros: {name}: {problem}", file=sys.stderr)
     return 1 if report.problems else 0
-
-
-def _method(args: argparse.Namespace, shared: SharedModel) -> Method:
-    """
-    Raises:
-        UserError: no such detector.
-    """
-    from sam2_ros.annotation.methods import ByDetector, ByPrompts, ByRecorded, Everything
-    from sam2_ros.inference.detections import DetectionSettings
-    from sam2_ros.tracking.image_segmenter import ImageSegmenter
-
-    name, settings = args.detector, DetectionSettings(min_score=args.min_score)
-    if args.labels is not None and not name.endswith(".onnx"):
-        raise UserError("--labels names the classes of an ONNX file")
-    if name == "everything":
-        return Everything(ImageSegmenter(shared), args.every)
-    if name == "people":
-        from sam2_ros.annotation.detectors import people_detector
-
-        return ByDetector(people_detector(), args.every, settings)
-    if name.startswith(_RECORDED):
-        return ByRecorded(name.removeprefix(_RECORDED), settings)
-    if name.endswith(".json"):
-        from sam2_ros.media.prompts_file import load_prompts
-
-        return ByPrompts(load_prompts(name))
-    if not name.endswith(".onnx"):
-        raise UserError(f"--detector {name}: accepted: {_DETECTORS}")
-    from sam2_ros.annotation.onnx_detector import OnnxDetector
-    from sam2_ros.media.input_files import read_file
-
-    labels: list[str] = []
-    if args.labels is not None:
-        lines = read_file(args.labels, 1 << 20).decode(errors="replace").splitlines()
-        labels = [line.strip() for line in lines if line.strip()]
-    detector = OnnxDetector(Path(name), labels, args.min_score, args.threads)
-    if not args.quiet:
-        print(f"{name}: layout of {detector.layout.name}")
-    return ByDetector(detector, args.every, settings)
-
-
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What must be the same for all recordings of a data set."""
-    names = ("detector", "format", "labels", "min_score", "every", "topic", "stills", "max_objects", "model")
-    values = {name: getattr(args, name) for name in names}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

@@ -189,6 +189,7 @@ def test_an_interruption_keeps_finished_recordings(bag: Path, tmp_path: Path) ->
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stdout is not None
+    assert process.stdout.readline() == "detections of the recordings\n"
     assert process.stdout.readline().startswith("run: 12 images, 2 objects")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
