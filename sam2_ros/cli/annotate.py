@@ -49,6 +49,14 @@ def register(subparsers: Any) -> None:
     add("--topic", default="", metavar="TOPIC", help="of a bag's images, if it has several")
     add("--stills", action="store_true", help="the images of a folder are no sequence: nothing is tracked")
     add("--max-objects", type=int, default=_MOST_OBJECTS, metavar="N", help=f"at a time (default: {_MOST_OBJECTS})")
+    add(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="spread the recordings over a Ray cluster, which sees DIR and the sources under the same paths (without "
+        "ADDRESS: over this machine; auto: the one that runs here)",
+    )
     add_model_arguments(parser)
     add("--quiet", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(run=run)
@@ -83,7 +91,12 @@ def run(args: argparse.Namespace) -> int:
 
         try:
             say(engine.method.about)
-            annotate(recordings, args.out, settings, one_by_one(engine), report, progress, say)
+            work = one_by_one(engine)
+            if args.ray:
+                from sam2_ros.annotation.cluster import on_ray
+
+                work = on_ray(settings, args.ray)
+            annotate(recordings, args.out, settings, work, report, progress, say)
         except (UserError, KeyboardInterrupt):
             progress.close()
             print(

@@ -8,11 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from bags import Made
 from PIL import Image
@@ -200,6 +203,37 @@ def test_an_interruption_keeps_finished_recordings(bag: Path, tmp_path: Path) ->
     assert done.returncode == 0 and "1 of 2 recordings were finished" in done.stdout
     whole = COCO(str(tmp_path / "out" / "annotations.json"))
     assert len(whole.imgs) == 2 * FRAMES and len(whole.anns) == 2 * len(found.anns)
+
+
+def test_a_ray_cluster_gives_the_same_and_begins_again_what_a_worker_leaves(bag: Path, tmp_path: Path) -> None:
+    """The first worker that tracks is killed."""
+    pytest.importorskip("ray", reason="an optional extra: pip install 'sam2_ros[ray]'")
+    broken = tmp_path / "broken.mcap"
+    broken.write_bytes(b"no bag")
+    shutil.copytree(bag, tmp_path / "again")
+    sources = (bag, broken, tmp_path / "again")
+    arguments = [*map(str, sources), "--detector", "recorded:/detections", "--threads", "1"]
+    out = tmp_path / "ray"
+    # Ray keeps a token of its own in the home directory, and its sockets need a short path.
+    environment = {**os.environ, "HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "-m", "sam2_ros", "annotate", *arguments, "--device", "cpu", "--out", str(out), "--ray"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    victim = None
+    while victim is None and process.poll() is None:
+        time.sleep(0.05)
+        with suppress(psutil.Error):  # processes come and go
+            running = (
+                psutil.Process(process.pid).children(recursive=True) if any(out.glob("images/*/000005.jpg")) else []
+            )
+            victim = next((each for each in running if "ray::annotate_recording" in " ".join(each.cmdline())), None)
+    assert victim is not None
+    victim.kill()
+    shown, said = process.communicate(timeout=600)
+    assert process.returncode == 1 and "broken: " in said and "Traceback" not in said, said
+    assert annotate(*arguments, "--out", tmp_path / "alone") == 1
+    for name in ("annotations.json", "review.json"):
+        assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert shown.count(": 12 images, 2 objects, 24 masks") == 2
 
 
 @pytest.fixture
