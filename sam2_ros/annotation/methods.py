@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from sam2_ros.annotation.bags import Bag
 from sam2_ros.annotation.detectors import Detector
 from sam2_ros.annotation.recordings import Frames, Images
@@ -76,13 +78,13 @@ class ByRecorded:
     def plan(self, frames: Frames, images: Images, done: Callable[[], object]) -> Plan:
         if not isinstance(frames, Bag):
             raise UserError(f"recorded:{self.topic} needs a bag; this is none")
-        stamps = {file.stamp: index for index, file in enumerate(images.files)}
+        stamps = np.array([file.stamp for file in images.files], np.int64)
         found: dict[int, list[Detection]] = {}
         for stamp, boxes in frames.detections(self.topic).items():
-            nearest = min(stamps, key=lambda known: abs(known - stamp))
-            if abs(nearest - stamp) <= _TOLERANCE:
+            index = int(np.abs(stamps - stamp).argmin())
+            if abs(int(stamps[index]) - stamp) <= _TOLERANCE:
                 wanted = [each for each in boxes if each.score >= self.settings.min_score]
-                found.setdefault(stamps[nearest], []).extend(wanted)
+                found.setdefault(index, []).extend(wanted)
         if not found:
             raise UserError(f"no detections on {self.topic} have the stamp of an image")
         return _by_boxes(found, self.settings)

@@ -296,17 +296,18 @@ def _doubts(masks: Sequence[Mask]) -> Iterator[Reason]:
 
 
 def _swaps(groups: Sequence[_Group], agreements: _Agreements) -> Iterator[Reason]:
-    """Where a track forwards stops to agree with one object backwards and begins to agree with another."""
+    """Where a track forwards changes between agreeing with its object and with another one backwards."""
     owner = {index: group for group in groups for index in group.tracks[1]}
-    partners: dict[int, dict[int, _Group]] = defaultdict(dict)
+    partners: dict[int, dict[int, list[_Group]]] = defaultdict(lambda: defaultdict(list))  # by track forwards, image
     for (first, second), values in agreements.items():
         for frame, value in values.items():
             if value >= SAME:
-                partners[first][frame] = owner[second]
+                partners[first][frame].append(owner[second])
     for group in groups:
         for first in group.tracks[0]:
             before: _Group | None = None
-            for frame, partner in sorted(partners[first].items(), key=lambda item: item[0]):
+            for frame, there in sorted(partners[first].items()):
+                partner = group if any(each is group for each in there) else there[0]
                 if before is not None and partner is not before:
                     yield Reason(frame, "swap", group.object_id, 0.0)
                 before = partner
