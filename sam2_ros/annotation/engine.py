@@ -50,6 +50,7 @@ class EngineSettings:
     every: int = 5
     topic: str = ""
     stills: bool = False
+    windows: bool = False
     max_objects: int = 32
     model: str = "embedded"
     device: str = "auto"
@@ -141,7 +142,8 @@ class Engine:
 
     def _tracked(self, frames: Frames, images: Images, done: Done) -> Reconciled:
         plan = self.method.plan(frames, images, lambda: done(0))
-        config = TrackerConfig(max_objects=self.settings.max_objects, history=0, drop_after=DROP_AFTER)
+        window = "auto" if self.settings.windows else "off"
+        config = TrackerConfig(max_objects=self.settings.max_objects, history=0, drop_after=DROP_AFTER, window=window)
         tracks = []
         for order in (range(len(images)), range(len(images) - 1, -1, -1)):
             with closing(LocalBackend(self.shared, config)) as backend:

@@ -48,6 +48,7 @@ def register(subparsers: Any) -> None:
     )
     add("--topic", default="", metavar="TOPIC", help="of a bag's images, if it has several")
     add("--stills", action="store_true", help="the images of a folder are no sequence: nothing is tracked")
+    add("--windows", action="store_true", help="look through windows that follow the objects, for small ones; slower")
     add("--max-objects", type=int, default=_MOST_OBJECTS, metavar="N", help=f"at a time (default: {_MOST_OBJECTS})")
     add(
         "--ray",

@@ -108,7 +108,8 @@ def test_prompts_of_a_video_and_ids(scene: list[RenderedFrame], tmp_path: Path) 
     ]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
     out = tmp_path / "out"
-    arguments = (tmp_path / "clip.mp4", "--detector", tmp_path / "prompts.json", "--out", out, "--format", "davis")
+    arguments = (tmp_path / "clip.mp4", "--detector", tmp_path / "prompts.json", "--out", out, "--format", "davis",
+                 "--windows")  # fmt: skip
     assert annotate(*arguments) == 0
     files = sorted((out / "Annotations" / "clip").glob("*.png"))
     assert [file.stem for file in files] == [file.stem for file in sorted((out / "JPEGImages" / "clip").iterdir())]
