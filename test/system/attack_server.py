@@ -104,6 +104,7 @@ class Talker:
         context: zmq.Context[Any] = zmq.Context.instance()
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger, self.socket.rcvtimeo, self.socket.sndtimeo = 0, 5000, 5000
+        self.socket.sndhwm = 4  # what it can't send must not pile up in the attacker's memory, which costs this machine
         self.socket.connect(endpoint)
         self.hello(**tracker)
 
