@@ -146,7 +146,7 @@ def _numbers(entry: Mapping[str, Any], key: str, kinds: tuple[type, ...]) -> NDA
     if entry.get(key) is None:
         return None
     values = np.array(entry[key], dtype=object)
-    if values.ndim > 2 or not all(type(value) in kinds for value in values.flat):
+    if values.ndim not in (1, 2) or not all(type(value) in kinds for value in values.flat):
         raise UserError(f"'{key}' holds something else than numbers; accepted: {_ACCEPTED[key]}")
     try:
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which the checks refuse

@@ -106,13 +106,13 @@ def check_sum(object_id: int, earlier: int, more: int) -> None:
 
 def check_prompt(prompt: Prompt) -> None:
     """Checks all that can be said without the image; raises as :func:`check_request`."""
-    if prompt.points is None and prompt.labels is not None and len(prompt.labels):
+    if prompt.points is None and prompt.labels is not None and np.size(prompt.labels):
         raise _refusal("labels came without points; accepted: one label for each point")
     kinds = [name for name in ("points", "box", "mask") if getattr(prompt, name) is not None]
     if prompt.candidate is not None:
         if prompt.candidate not in (1, 2, 3):
             raise _refusal(f"candidate is {prompt.candidate}; accepted: 1, 2 or 3, as offered by the answer before")
-        if kinds and (kinds != ["points"] or len(np.asarray(prompt.points)) != 1):
+        if kinds and (kinds != ["points"] or np.shape(prompt.points)[:1] != (1,)):
             raise _refusal(
                 "candidates are offered for a single point; give one point with the choice, or the choice alone"
             )

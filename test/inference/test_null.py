@@ -154,3 +154,17 @@ def test_a_bad_prompt_is_refused_as_by_a_network(name: str) -> None:
     prompt, message = BAD[name]
     (answer,) = backend.add([PromptRequest(prompt)])
     assert (answer.code, answer.message) == (PromptCode.INVALID_PROMPT, message)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        (Prompt(box=np.array([1, 1, 9, 9], np.float32), labels=np.array(1, np.int32)), "labels came without points"),
+        (Prompt(points=np.array(3, np.float32), candidate=1), "candidates are offered for a single point"),
+        (Prompt(points=np.array(3, np.float32)), "points have shape ()"),
+    ],
+)
+def test_a_number_is_no_list(backend: NullBackend, prompt: Prompt, reason: str) -> None:
+    """Also where a client sends an array without dimensions."""
+    (refused,) = backend.add([PromptRequest(prompt)])
+    assert refused.code is PromptCode.INVALID_PROMPT and reason in refused.message

@@ -79,6 +79,7 @@ def test_every_kind_of_prompt_is_read_in_the_order_of_frames(tmp_path: Path) -> 
         ([BOX | {"box": [1, 2, 10**400, 4]}], "'box' holds a number that is too large"),
         ([BOX | {"box": [1, 2, 1e300, 4]}], "a box is four finite numbers"),
         ([BOX | {"box": [1, 2, True, 4]}], "'box' holds something else than numbers"),
+        ([{"frame": 0, "object_id": 1, "labels": 0}], "'labels' holds something else than numbers; accepted"),
         ([BOX | {"points": [[1, 2], [3]], "labels": [1, 1]}], "'points' holds something else than numbers"),
         ([BOX | {"points": [[1, 2]], "labels": [1.5]}], "'labels' holds something else than numbers"),
         ([BOX | {"name": 4}], "'name' is no text"),
