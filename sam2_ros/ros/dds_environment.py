@@ -10,7 +10,7 @@ from sam2_ros import allocator
 
 TRANSPORTS = ("shared_memory", "large_data", "default")
 
-_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # Fast DDS 2 and 3
+_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of Fast DDS 2 and 3
 _BUILTIN_VARIABLE = "FASTDDS_BUILTIN_TRANSPORTS"
 
 
@@ -31,7 +31,7 @@ def environment(transport: str = "shared_memory", present: Mapping[str, str] | N
     wanted = dict(allocator.VARIABLES)
     if not any(name in present for name in (*_PROFILE_VARIABLES, _BUILTIN_VARIABLE)):
         if transport == "shared_memory":
-            wanted |= dict.fromkeys(_PROFILE_VARIABLES, str(profile_file()))
+            wanted[profile_variable()] = str(profile_file())
         elif transport == "large_data":
             wanted[_BUILTIN_VARIABLE] = "LARGE_DATA"
     return {name: value for name, value in wanted.items() if name not in present}
@@ -42,3 +42,11 @@ def profile_file() -> Path:
     from ament_index_python.packages import get_package_share_directory
 
     return Path(get_package_share_directory("sam2_ros"), "config", "fastdds.xml")
+
+
+def profile_variable() -> str:
+    """The variable that names the profiles of the installed Fast DDS. With both, version 3 (from Kilted on) would read
+    the file twice and print errors."""
+    from ament_index_python import get_search_paths
+
+    return _PROFILE_VARIABLES[any(Path(prefix, "share", "fastdds").is_dir() for prefix in get_search_paths())]

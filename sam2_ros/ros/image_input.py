@@ -11,7 +11,7 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from sam2_ros.inference.frames import Frame
-from sam2_ros.ros.dds_environment import profile_file
+from sam2_ros.ros.dds_environment import profile_file, profile_variable
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.interface import COMPRESSED_IMAGE, IMAGE
 from sam2_ros.ros.messages import to_stamp
@@ -73,7 +73,7 @@ class ImageInput:
                 "QoS is incompatible, the publisher offers best effort and input.reliability asks for reliable; "
                 "set input.reliability to auto or best_effort"
             )
-        cure = f"start the publisher with FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()} in its environment"
+        cure = f"start the publisher with {profile_variable()}={profile_file()} in its environment"
         if asks_reliable:
             return f"{silent}a reliable publisher exists but nothing arrives; is the camera paused? If not, {cure}"
         return silent + (
