@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2_ros.model.dispatch import linear
+
 MATCH_LIMIT = 8.0  # logits of cells are clamped to ± this
 SCORE_LIMIT = 8.0  # and object scores
 NO_AREA = 1e-4  # share of the frame that is added before the logarithm of an area
@@ -99,18 +101,17 @@ class Appearance(nn.Module):
     def _near(self, tokens: Tensor, known: Tensor, kinds: Tensor) -> Tensor:
         """Similarity of each cell to all reference cells of each of two kinds, ``[B, hw, 2]``."""
 
-        def similarity(cells: Tensor, others: Tensor, kind: Tensor) -> Tensor:
-            cosines = cells @ others.transpose(1, 2)  # [B, hw, M]
+        def alike(cosines: Tensor) -> Tensor:
             # A cosine is at most 1, so that the exponential cannot overflow.
             if torch.is_grad_enabled():
-                return torch.exp(self.sharpness * (cosines - 1)) @ kind
-            return cosines.sub_(1).mul_(self.sharpness).exp_() @ kind
+                return torch.exp(self.sharpness * (cosines - 1))
+            return cosines.sub_(1).mul_(self.sharpness).exp_()
 
         if torch.is_grad_enabled() or known.device.type != "cpu":
-            return similarity(tokens, known, kinds)
+            return alike(tokens @ known.transpose(1, 2)) @ kinds
         # One object at a time: all at once would take more memory than anything else in a frame.
-        rows = (x.split(1) for x in (tokens.expand(len(known), -1, -1), known, kinds))
-        return torch.cat([similarity(*row) for row in zip(*rows, strict=True)])
+        rows = zip(tokens.expand(len(known), -1, -1), known, kinds.transpose(1, 2), strict=True)
+        return torch.stack([linear(alike(linear(cells, others, None)), kind, None) for cells, others, kind in rows])
 
     def evidence(self, match: Match, picture: Tensor, logits: Tensor, scores: Tensor, ious: Tensor) -> Tensor:
         """The evidence for ``B`` masks, ``[B, len(EVIDENCE)]``.

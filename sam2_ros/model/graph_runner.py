@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,17 +56,12 @@ class GraphRunner:
         self.dtype = torch.bfloat16 if dtype == "bfloat16" and runtime.startswith("openvino") else torch.float32
         self.folder = folder or _cached(network_hash(model))
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._options = {
-            name: Options(runtime, name, threads, self.folder)
-            for name in (str(self.dtype).removeprefix("torch."), "float32")
-        }
-        # On CPUs, PyTorch's memory attention and memory encoder are as fast, and need no room for the most memory.
-        self.runs_memory = ":" in runtime
+        self._options = Options(runtime, str(self.dtype).removeprefix("torch."), threads, self.folder)
         self._sessions: dict[tuple[object, ...], Session | None] = {}
         self.built: dict[str, float] = {}  # seconds that each graph took to build or to load
 
     def __str__(self) -> str:
-        return f"{self.runtime} {self._options['float32'].version}"
+        return f"{self.runtime} {self._options.version}"
 
     # -- what Sam2Model asks for -----------------------------------------------------------------------------------
 
@@ -95,19 +91,15 @@ class GraphRunner:
         if first is None or attend is None:
             return None
         tokens = [each.copy() for (each,) in (first(image.numpy()) for image in stride_16.float().split(1))]
-        shape = 1, room[0] * cells + room[1] * split, config.memory_dim
-        padded, keys, bias = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.empty(shape[:2], np.float32)
-        places = (slice(spatial), slice(room[0] * cells, room[0] * cells + pointers))
-        parts = slice(spatial), slice(spatial, None)
-        coded, plain = (memory + codes).float().numpy(), memory.float().numpy()
+        rows, size = len(memory), room[0] * cells + room[1] * split
+        used = np.r_[:spatial, room[0] * cells : room[0] * cells + pointers]
+        padded, keys = (np.zeros((rows, 1, size, config.memory_dim), np.float32) for _ in range(2))
+        padded[:, 0, used], keys[:, 0, used] = memory.float().numpy(), (memory + codes).float().numpy()
+        bias = np.full((rows, 1, size), IGNORED, np.float32)
+        bias[:, 0, used] = 0.0 if mask is None else np.where(mask.numpy(), 0.0, IGNORED)
         conditioned = []
-        for row in range(len(memory)):
-            bias[:] = IGNORED
-            for place, part in zip(places, parts, strict=True):
-                padded[0, place], keys[0, place] = plain[row, part], coded[row, part]
-                counts = 0.0 if mask is None else np.where(mask[row if len(mask) > 1 else 0, part].numpy(), 0, IGNORED)
-                bias[0, place] = counts
-            (out,) = attend(tokens[row if len(tokens) > 1 else 0], padded, keys, bias)
+        for row in range(rows):
+            (out,) = attend(tokens[row if len(tokens) > 1 else 0], padded[row], keys[row], bias[row])
             conditioned.append(torch.from_numpy(out.copy()))
         return torch.cat(conditioned)
 
@@ -160,11 +152,8 @@ class GraphRunner:
             partial = path.with_name(f".{os.getpid()}.{path.name}")  # another process may write the same graph
             graphs.export(graph, partial)
             partial.replace(path)
-        # The decoder always in float32: OpenVINO 2026.4 gets it wrong in bfloat16 in some sizes.
-        options = (
-            self._options["float32"] if graph.name.startswith(graphs.DECODE) else next(iter(self._options.values()))
-        )
-        session = open_session(path, options)
+        # OpenVINO 2026.4 fuses attention of the decoder's few tokens, and gets it wrong in bfloat16.
+        session = open_session(path, replace(self._options, fuse=not graph.name.startswith(graphs.DECODE)))
         if (error := error_of(graph, session)) > MAX_ERROR:
             _log.warning("%s: %s is wrong by %.0f %%, so that PyTorch runs it", self, what, 100 * error)
             return None

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from sam2_ros.model.sam2 import Sam2Model
 
 OPSET = 17  # the first one with layer normalisation
-MEMORIES = ((7, 16), (16, 32), (80, 80))  # room for frames and pointers: one prompt, several, the most
+# Room for frames and pointers: one prompt under load, one prompt, up to four, up to ten
+MEMORIES = ((3, 16), (7, 16), (10, 20), (16, 32))
 PROMPT_TOKENS = (2, 3)  # no prompt or one click, a box; one token is padding
 IMAGE, ATTEND_IMAGE, ATTEND_MEMORY, DECODE, MEMORY = (
     "image_encoder", "image_attention", "memory_attention", "mask_decoder", "memory_encoder",
@@ -107,7 +108,7 @@ def usual_graphs(model: Sam2Model) -> list[Graph]:
     return [
         image_encoder(model, model.config.image_size),
         image_attention(model),
-        memory_attention(model, *MEMORIES[0]),
+        memory_attention(model, *MEMORIES[1]),
         *(mask_decoder(model, tokens) for tokens in PROMPT_TOKENS),
         memory_encoder(model),
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model.dispatch import infers_on_cpu
@@ -44,32 +45,46 @@ class MemoryAttentionLayer(nn.Module):
 
     def attend_self(self, x: Tensor, table: Tensor) -> Tensor:
         attention, normed = self.self_attn, self.norm1(x)
-        q, k = (_rotated(attention.split_heads(p(normed)), table) for p in (attention.q_proj, attention.k_proj))
+        q, k = (attention.split_heads(_rotated(p, normed, table)) for p in (attention.q_proj, attention.k_proj))
         return x + attention.attend(q, k, attention.split_heads(attention.v_proj(normed)))
 
     def attend_memory(self, x: Tensor, memory: Memory, tables: tuple[Tensor, Tensor]) -> Tensor:
         attention, (table, memory_table) = self.cross_attn_image, tables
-        q = _rotated(attention.split_heads(attention.q_proj(self.norm2(x))), table)
-        k = attention.k_proj(memory.keys)
-        spatial = k.shape[1] - memory.num_pointers
+        q = attention.split_heads(_rotated(attention.q_proj, self.norm2(x), table))
+        spatial, cells = memory.keys.shape[1] - memory.num_pointers, memory_table.shape[-2]
         # Each stored frame has the same grid. Pointers have no position in it.
-        frames = k[:, :spatial].unflatten(1, (-1, memory_table.shape[-2]))
-        if torch.is_grad_enabled() or torch.jit.is_tracing():
-            k = torch.cat((rotate(frames, memory_table).flatten(1, 2), k[:, spatial:]), dim=1)
+        if torch.jit.is_tracing():
+            frames, pointers = memory.keys[:, :spatial].unflatten(1, (-1, cells)), memory.keys[:, spatial:]
+            frames = _rotated(attention.k_proj, frames, memory_table)
+            k = torch.cat((frames.flatten(1, 2), attention.k_proj(pointers)), dim=1)
+        elif torch.is_grad_enabled():
+            k = attention.k_proj(memory.keys)
+            frames = rotate(k[:, :spatial].unflatten(1, (-1, cells)), memory_table)
+            k = torch.cat((frames.flatten(1, 2), k[:, spatial:]), dim=1)
         else:
-            rotate_(frames, memory_table)
+            k = attention.k_proj(memory.keys)
+            rotate_(k[:, :spatial].unflatten(1, (-1, cells)), memory_table)
         return x + attention.attend_narrow(q, attention.split_heads(k), memory.tokens, memory.mask)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return x + self.linear2(self.linear1.relu(self.norm3(x)))
 
 
-def _rotated(x: Tensor, table: Tensor) -> Tensor:
-    """``x`` rotated, on a CPU in place."""
+def _rotated(projection: Linear, x: Tensor, table: Tensor) -> Tensor:
+    """``projection(x)`` (``[..., N, C]``), rotated."""
+    if torch.jit.is_tracing():
+        # Other runtimes are slow at taking pairs of channels apart. A second product gives each channel its partner.
+        def partners(rows: Tensor) -> Tensor:
+            return torch.stack((-rows[1::2], rows[0::2]), dim=1).flatten(0, 1)
+
+        cos, sin = table.repeat_interleave(2, dim=-1)
+        other = F.linear(x, partners(projection.weight), partners(projection.bias))
+        return projection(x) * cos + other * sin
+    projected = projection(x)
     if not infers_on_cpu(x.device):
-        return rotate(x, table)
-    rotate_(x, table)
-    return x
+        return rotate(projected, table)
+    rotate_(projected, table)
+    return projected
 
 
 class MemoryAttention(nn.Module):

@@ -139,3 +139,13 @@ class MemoryEncoder(nn.Module):
     def _fused(self, x: Tensor) -> Tensor:
         memory = self.out_proj(self.fuser(x))
         return memory if self.pool == 1 else F.avg_pool2d(memory, self.pool)
+
+
+def enlarged(maps: Tensor, size: int) -> Tensor:
+    """``[B, C, h, h]`` → ``[B, C, size, size]``, bilinear."""
+    if not torch.jit.is_tracing():
+        return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+    # Other runtimes are slow at it, and fast at the two matrix products that do the same.
+    side = torch.eye(maps.shape[-1], device=maps.device)[None]
+    weights = F.interpolate(side, size, mode="linear", align_corners=False)[0]
+    return weights.T @ maps @ weights

@@ -21,7 +21,7 @@ from sam2_ros.model.image_encoder import HieraEncoder
 from sam2_ros.model.layers import Conv2d, Linear, Mlp, shallow_copy
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
 from sam2_ros.model.memory_attention import Memory, MemoryAttention
-from sam2_ros.model.memory_encoder import MemoryEncoder
+from sam2_ros.model.memory_encoder import MemoryEncoder, enlarged
 from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.position import sine_code_1d, sine_code_2d
 from sam2_ros.model.prompt_encoder import PromptEncoder
@@ -51,8 +51,6 @@ class ImageFeatures:
 class Graphs(Protocol):
     """Parts of the network as another runtime runs them (:class:`.graph_runner.GraphRunner`). Methods are as those of
     :class:`Sam2Model`; None: PyTorch has to run it."""
-
-    runs_memory: bool  # whether with_memory and memory_maps are to be used
 
     def image_maps(self, model: Sam2Model, images: Tensor) -> list[Tensor]: ...
 
@@ -217,7 +215,7 @@ class Sam2Model(nn.Module):
     ) -> Tensor:
         """Features conditioned on ``B`` memories, ``[B, C, h, w]``; arguments as in :class:`MemoryAttention`."""
         image = features.stride_16
-        if self.graphs is not None and self.graphs.runs_memory:
+        if self.graphs is not None:
             conditioned = self.graphs.with_memory(self, image, memory, memory_pos, num_pointers, mask)
             if conditioned is not None:
                 return conditioned
@@ -314,15 +312,14 @@ class Sam2Model(nn.Module):
         if uses_triton(mask_logits) and mask_logits.shape[2:] == (size // 4, size // 4):
             encoder, image = self.memory_encoder, features.stride_16
             return self._memory(encoder.of_logits(image, mask_logits, binarize, MASK_SCALE, MASK_BIAS), present)
-        if self.graphs is not None and self.graphs.runs_memory and (binarize is None or not binarize.any()):
+        if self.graphs is not None and (binarize is None or not binarize.any()):
             return self._memory(self.graphs.memory_maps(self, features.stride_16, mask_logits), present)
         full = F.interpolate(mask_logits, (size, size), mode="bilinear", align_corners=False)
         return self.encode_memory(features, full, present, binarize)
 
     def memory_maps(self, stride_16: Tensor, logits: Tensor) -> Tensor:
         """Maps ``[B, memory_dim, h / pool, w / pool]`` of memories, from the decoder's ``logits``, by PyTorch."""
-        size = self.config.image_size
-        full = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
+        full = enlarged(logits, self.config.image_size)
         return self.memory_encoder(stride_16, full.sigmoid() * MASK_SCALE + MASK_BIAS)
 
     def pointer_code(self, ages: Tensor) -> Tensor:

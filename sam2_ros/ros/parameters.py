@@ -40,8 +40,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "model.runtime",
         "auto",
         "What runs the network: torch, openvino or onnxruntime, with openvino:gpu and onnxruntime's providers as in "
-        "onnxruntime:tensorrt. auto takes PyTorch. Others run the image encoder and the mask decoder, after a colon "
-        "also the memory; their graphs are made at the first configure and cached.",
+        "onnxruntime:tensorrt. auto takes PyTorch. The graphs of others are made at the first configure and "
+        "cached.",
         choices=RUNTIMES,
     ),
     Parameter(

@@ -9,6 +9,7 @@ from sam2_ros.allocator import reserve
 from sam2_ros.model.appearance import Reference
 from sam2_ros.tracking.bank import POINTER_FRAMES
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.deadline import FEW_FRAMES, SMALLER
 from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.shared_model import SharedModel
@@ -21,7 +22,7 @@ OBJECTS_ON_CPU = 4  # most in the warm-up; with more, memory grows once when so 
 
 
 def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
-    """Tracks an object on a blank frame, then runs the network on the most objects with full memories.
+    """Tracks an object on a blank frame, then runs the network on the most objects with the usual and full memories.
 
     That prepares rounded weights, kernels and, on a GPU, library handles, and the allocator gets all that a frame takes
     at most. No state remains. Nobody else may use ``shared`` yet.
@@ -44,18 +45,21 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
 def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
     model = shared.model
     device, architecture = model.device, model.config
-    frames = config.prompted_slots + config.recent_slots
-    pointers = (config.prompted_slots + POINTER_FRAMES) * (architecture.hidden_dim // architecture.memory_dim)
-    tokens = frames * architecture.memory_grid**2 + pointers
+    cells, split = architecture.memory_grid**2, architecture.hidden_dim // architecture.memory_dim
+    recent, prompted = config.recent_slots, config.prompted_slots
     count = config.max_objects if device.type != "cpu" else min(config.max_objects, OBJECTS_ON_CPU)
     features = shared.encode(torch.zeros(1, 3, architecture.image_size, architecture.image_size, device=device))
     with autocast(model, shared.dtype):
-        memory = torch.zeros(count, tokens, architecture.memory_dim, device=device)
-        conditioned = model.with_memory(features, memory, memory, pointers, None)
+        for frames, slots in ((1 + min(recent, FEW_FRAMES), 1), (1 + recent, 1), (prompted + recent, prompted)):
+            pointers = (slots + POINTER_FRAMES) * split
+            memory = torch.zeros(count, frames * cells + pointers, architecture.memory_dim, device=device)
+            conditioned = model.with_memory(features, memory, memory, pointers, None)
         decoded = model.decode(conditioned, features, *model.no_prompt(count))
         present = torch.ones(count, dtype=torch.bool, device=device)
         model.pointer(decoded.tokens[:, 0], present)
         model.encode_low_memory(features, decoded.logits[:, :1].float(), present)
+    if config.deadline:
+        shared.encode(shared.prepared(np.zeros((64, 64, 3), np.uint8), SMALLER))
     if model.appearance is not None and features.appearance is not None and recognises(model, config):
         slots, cells = config.prompted_slots + 1, architecture.grid**2
         known = features.appearance.expand(count, -1, -1).repeat(1, slots, 1)

@@ -47,9 +47,7 @@ def embedded() -> Sam2Model:
 @pytest.fixture(params=INSTALLED)
 def runner(request: pytest.FixtureRequest, embedded: Sam2Model, folder: Path) -> Iterator[GraphRunner]:
     """Runs every graph of the embedded network, float32."""
-    found = GraphRunner(embedded, request.param, "float32", 1, folder)
-    found.runs_memory = True
-    yield found
+    yield GraphRunner(embedded, request.param, "float32", 1, folder)
 
 
 def assert_alike(mine: torch.Tensor, exact: torch.Tensor) -> None:
@@ -74,12 +72,14 @@ def test_every_part_gives_what_pytorch_gives(embedded: Sam2Model, runner: GraphR
 
     image = embedded.encode_image(images[:1])
     cells, pointers = config.memory_grid**2, 8
-    memory, codes = drawn(2, 3 * cells + pointers, config.memory_dim), drawn(2, 3 * cells + pointers, config.memory_dim)
-    mask = torch.ones(memory.shape[:2], dtype=torch.bool)
-    mask[1, cells : 2 * cells], mask[1, -4:] = False, False  # the second object has fewer memories
-    for given in (mask, None):
-        exact_conditioned = embedded.with_memory(image, memory.clone(), codes, pointers, given)
-        assert_alike(other.with_memory(image, memory, codes, pointers, given), exact_conditioned)
+    for frames in (3, 5):  # a graph's whole room, and less
+        count = frames * cells + pointers
+        memory, codes = drawn(2, count, config.memory_dim), drawn(2, count, config.memory_dim, seed=1)
+        mask = torch.ones(memory.shape[:2], dtype=torch.bool)
+        mask[1, cells : 2 * cells], mask[1, -4:] = False, False  # the second object has fewer memories
+        for given in (mask, None):
+            exact_conditioned = embedded.with_memory(image, memory.clone(), codes, pointers, given)
+            assert_alike(other.with_memory(image, memory, codes, pointers, given), exact_conditioned)
 
     for points, labels in (embedded.no_prompt(2), (30 * torch.rand(2, 2, 2), torch.tensor([[2, 3]] * 2))):
         exact_masks = embedded.decode(exact_conditioned, image, points, labels)
@@ -128,6 +128,19 @@ def test_an_official_layout_tracks_the_same_masks(tmp_path: Path) -> None:
 
 
 @needs_openvino
+@torch.inference_mode()
+def test_the_decoder_is_right_in_bfloat16(embedded: Sam2Model, tmp_path: Path) -> None:
+    other = embedded.with_graphs(GraphRunner(embedded, "openvino", "bfloat16", 1, tmp_path))
+    image = embedded.encode_image(drawn(1, 3, SIDE, SIDE))
+    alone = embedded.without_memory(image)
+    for points, labels in (embedded.no_prompt(1), (30 * torch.rand(1, 2, 2), torch.tensor([[2, 3]]))):
+        exact, mine = (each.decode(alone, image, points, labels) for each in (embedded, other))
+        for name in ("logits", "ious", "tokens", "object_score"):
+            error = torch.linalg.norm(getattr(mine, name) - getattr(exact, name))
+            assert 0 < error < 0.05 * torch.linalg.norm(getattr(exact, name)), "0: PyTorch ran it"
+
+
+@needs_openvino
 def test_the_engine_tracks_by_openvino_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path))
     engines = [load_shared_model("embedded", "cpu", dtype, SIDE, 1, runtime=runtime)
@@ -143,11 +156,9 @@ def test_the_engine_tracks_by_openvino_in_bfloat16(tmp_path: Path, monkeypatch: 
         a, b = exact.objects[0].mask.full(), mine.objects[0].mask.full()
         assert a.any() and np.count_nonzero(a & b) >= 0.97 * np.count_nonzero(a | b)
     graphs_made = sorted((tmp_path / "graphs").rglob("*.onnx"))
-    assert {path.stem for path in graphs_made} == {
-        f"image_encoder_{SIDE}",
-        f"mask_decoder_2_{SIDE}",
-        f"mask_decoder_3_{SIDE}",
-    }
+    parts = ("image_encoder", "image_attention", "memory_attention_3_16", "memory_attention_7_16", "mask_decoder_2",
+             "mask_decoder_3", "memory_encoder")  # fmt: skip
+    assert {path.stem for path in graphs_made} == {f"{part}_{SIDE}" for part in parts}
     times = [path.stat().st_mtime_ns for path in graphs_made]
     factory = BackendFactory("embedded", "cpu", "bfloat16", SIDE, 1, runtime="openvino")
     with closing(factory.make(TrackerConfig(max_objects=1, window="auto"))) as backend:
