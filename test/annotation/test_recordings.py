@@ -109,3 +109,29 @@ def test_a_recording_that_was_written_to_is_another_one(tmp_path: Path) -> None:
     assert Recording("x", tmp_path).identity == before
     cv2.imwrite(str(tmp_path / "1.png"), picture(1))
     assert Recording("x", tmp_path).identity != before
+
+
+def test_a_cut_video_gives_the_images_before_the_cut_and_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for index in range(6):
+        writer.write(np.random.default_rng(index).integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    images = extract(open_recording(Recording("clip", path)), tmp_path / "out", lambda: None)
+    assert 2 <= len(images) < 6 and "damaged or cut; it announces 6 frames" in images.damage
+
+
+def test_photographs_may_differ_in_size_and_broken_ones_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, width in enumerate((64, 32)):
+        cv2.imwrite(str(folder / f"{index}.png"), picture(index, width))
+    (folder / "2.jpg").write_text("no image")
+    images = extract(open_recording(Recording("photos", folder), stills=True), tmp_path / "out", lambda: None)
+    assert [(file.name, file.width, file.height) for file in images.files] == [("0.jpg", 64, 48), ("1.jpg", 32, 48)]
+    assert "2.jpg: not a readable image" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is no folder of images, which --stills needs"):
+        open_recording(Recording("clip", folder / "0.png"), stills=True)
