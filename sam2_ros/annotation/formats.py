@@ -110,7 +110,7 @@ def _write_yolo(out: Path, done: Sequence[Annotated]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, "".join(f"{line}\n" for line in lines))
     folders = [f"images/{recording.name}" for recording in done]
-    content = {"path": str(out.resolve()), "train": folders, "val": folders, "names": dict(enumerate(classes))}
+    content = {"path": str(out.resolve()), "train": folders, "val": [*folders], "names": dict(enumerate(classes))}
     write_whole(out / "data.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
