@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from sam2_ros.annotation.doubts import UNCERTAIN, Reason
 from sam2_ros.annotation.formats import FORMATS
+from sam2_ros.annotation.masks import Mask, encode
 from sam2_ros.annotation.methods import ByDetector, ByPrompts, ByRecorded, Everything, Method
-from sam2_ros.annotation.reconcile import UNCERTAIN, Mask, Reason, Reconciled, reconcile
+from sam2_ros.annotation.reconcile import Reconciled, reconcile
 from sam2_ros.annotation.recordings import Frames, Images, Recording, extract, open_recording
 from sam2_ros.annotation.results import Annotated, write_result
-from sam2_ros.annotation.two_ways import ANYTHING, encode, follow
+from sam2_ros.annotation.two_ways import ANYTHING, follow
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.inference.local import LocalBackend, load_shared_model
 from sam2_ros.media.errors import UserError

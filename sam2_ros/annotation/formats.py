@@ -15,7 +15,8 @@ import yaml
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from sam2_ros.annotation.reconcile import Mask, doubtful_frames
+from sam2_ros.annotation.doubts import doubtful_frames
+from sam2_ros.annotation.masks import Mask
 from sam2_ros.annotation.recordings import ImageFile
 from sam2_ros.annotation.results import Annotated
 from sam2_ros.media.label_images import write_labels

@@ -11,48 +11,21 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from sam2_ros.annotation.two_ways import Rle, Sighting, Track
+from sam2_ros.annotation.doubts import Reason, missed_detections, uncertain_masks
+from sam2_ros.annotation.masks import SAME, Mask, Rle, box_of
+from sam2_ros.annotation.two_ways import Sighting, Track
 from sam2_ros.inference.matching import COVERED as DOUBLE
 from sam2_ros.inference.matching import Detection, area, as_array, ious, is_swollen
 from sam2_ros.inference.matching import areas as box_areas
 
-SAME = 0.5  # IoU from which on two masks, or a mask's box and a detection, show the same
 ONE_SIDED = 0.5  # agreement where one direction sees an object and the other, which knows it, does not
-UNCERTAIN = 0.5  # predicted IoU below which a person should look
 PATIENCE = 4  # looks of the detector without the object until a track is no longer believed
-COVERED = 0.3  # IoU with some mask's box below which a detection was missed
-
-
-@dataclass(frozen=True)
-class Mask:
-    """An object in one image. ``score`` is predicted IoU x agreement x the detector's score."""
-
-    frame: int
-    object_id: int
-    mask: Rle
-    predicted_iou: float
-    agreement: float | None = None  # IoU of both directions' masks; None: only one direction knew the object
-    detection_score: float = 1.0
-
-    @property
-    def score(self) -> float:
-        agreement = 1.0 if self.agreement is None else self.agreement
-        return self.predicted_iou * agreement * self.detection_score
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why to look at an image. ``kind``: "score", "disagreement", "swap" or "missed"; ``value``: 0 = most doubtful."""
-
-    frame: int
-    kind: str
-    object_id: int  # 0 = none
-    value: float
 
 
 @dataclass
@@ -81,7 +54,16 @@ class _Evidence:
 
 
 _Rank = tuple[int, int, float]  # looks of the detector and images since the object was confirmed, -predicted IoU
+_BySide = tuple[dict[int, list[dict[int, float]]], dict[int, list[dict[int, float]]]]  # by track: IoU by image
 _Both = tuple[Sequence[Track], Sequence[Track]]  # forwards, backwards
+
+
+class _Candidate(NamedTuple):
+    """What a track saw in one image."""
+
+    rank: _Rank
+    track: int
+    sighting: Sighting
 
 
 @dataclass(frozen=True)
@@ -114,6 +96,10 @@ def reconcile(
     groups = _groups(both, agreements)
     evidence = [[_evidence(track, found) for track in tracks] for tracks in both]
     looks = np.array(sorted(found), np.int64)
+    by_side: _BySide = (defaultdict(list), defaultdict(list))
+    for pair, values in agreements.items():
+        for side in (0, 1):
+            by_side[side][pair[side]].append(values)
     groups.sort(key=lambda group: min(min(t.seen) for t in _members(group, both)))
     taken = {track.key for tracks in both for track in tracks}
     free = (number for number in range(1, 1 << 31) if number not in taken)
@@ -122,7 +108,7 @@ def reconcile(
         best = max(_members(group, both), key=lambda track: track.label_score)
         group.object_id = best.key or next(free)
         labels[group.object_id], scores[group.object_id] = best.label, best.label_score
-        fused[group.object_id] = _fused(group, both, evidence, looks)
+        fused[group.object_id] = _fused(group, both, evidence, looks, by_side)
     if taken <= {0}:
         _without_doubles(fused, labels)
     result = Reconciled({key: labels[key] for key, masks in fused.items() if masks})
@@ -132,14 +118,12 @@ def reconcile(
             for each in masks
         ]
     result.masks.sort(key=lambda mask: (mask.frame, mask.object_id))
-    result.reasons = [*_doubts(result.masks), *_swaps(groups, agreements), *_missed(result.masks, found)]
+    result.reasons = [
+        *uncertain_masks(result.masks),
+        *_swaps(groups, agreements),
+        *missed_detections(result.masks, found),
+    ]
     return result
-
-
-def box_of(mask: Rle) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1 in pixels."""
-    x, y, width, height = coco.toBbox(mask).tolist()
-    return x, y, x + width, y + height
 
 
 def _members(group: _Group, both: _Both) -> list[Track]:
@@ -218,32 +202,46 @@ def _evidence(track: Track, found: Mapping[int, Sequence[Detection]]) -> _Eviden
     return _Evidence(np.array(frames, np.int64), np.array([areas[frame] for frame in frames], np.float64))
 
 
-def _fused(group: _Group, both: _Both, evidence: list[list[_Evidence]], looks: NDArray[np.int64]) -> list[_Fused]:
-    """One mask for each image: of the direction in which the object was confirmed more recently."""
+def _fused(
+    group: _Group, both: _Both, evidence: list[list[_Evidence]], looks: NDArray[np.int64], agreements: _BySide
+) -> list[_Fused]:
+    """One mask for each image.
+
+    Where the directions agree, it is of the one in which the object was confirmed more recently. Where they do not,
+    they may follow two things: then the mask goes on with the direction that it came from, as long as the detector has
+    not missed that more often. So an object does not jump to and fro.
+    """
     masks: list[_Fused] = []
+    side = 0
     for frame in sorted({frame for track in _members(group, both) for frame in track.seen}):
-        sides = [_from_side(group.tracks[side], both[side], evidence[side], frame, looks, side) for side in (0, 1)]
-        there = [best for best, _ in sides if best is not None]
-        if not there:
+        sides = [_from_side(group.tracks[s], both[s], evidence[s], frame, looks, s) for s in (0, 1)]
+        (forwards, expected), (backwards, expected_too) = sides
+        if forwards is not None and backwards is not None:
+            if _iou(forwards.sighting.mask, backwards.sighting.mask) >= SAME:
+                side = 0 if forwards.rank <= backwards.rank else 1
+            elif forwards.rank[0] != backwards.rank[0]:
+                side = 0 if forwards.rank[0] < backwards.rank[0] else 1
+        elif forwards is not None or backwards is not None:
+            side = 0 if forwards is not None else 1
+        else:
             continue
-        agreement: float | None = None
-        if len(there) == 2:
-            agreement = _iou(there[0][1].mask, there[1][1].mask)
-        elif all(expected for _, expected in sides):
-            agreement = ONE_SIDED
-        rank, sighting = min(there, key=lambda each: each[0])
-        masks.append(_Fused(frame, rank, sighting, agreement))
+        chosen = forwards if side == 0 else backwards
+        assert chosen is not None
+        agreement = max((values.get(frame, 0.0) for values in agreements[side].get(chosen.track, ())), default=0.0)
+        known = (forwards is not None and backwards is not None) or agreement >= SAME
+        one_sided = ONE_SIDED if expected and expected_too else None
+        masks.append(_Fused(frame, chosen.rank, chosen.sighting, agreement if known else one_sided))
     return masks
 
 
 def _from_side(
-    chosen: Sequence[int], tracks: Sequence[Track], evidence: Sequence[_Evidence], frame: int,
+    members: Sequence[int], tracks: Sequence[Track], evidence: Sequence[_Evidence], frame: int,
     looks: NDArray[np.int64], side: int,
-) -> tuple[tuple[_Rank, Sighting] | None, bool]:  # fmt: skip
+) -> tuple[_Candidate | None, bool]:  # fmt: skip
     """What one direction saw of an object in an image, and whether it expects the object there."""
-    best: tuple[_Rank, Sighting] | None = None
+    best: _Candidate | None = None
     expected = False
-    for index in chosen:
+    for index in members:
         before = evidence[index].before(frame, side)
         if before is None:
             continue
@@ -255,18 +253,19 @@ def _from_side(
         sighting = tracks[index].seen.get(frame)
         if sighting is None or (len(looks) and is_swollen(box_of(sighting.mask), size)):
             continue
-        rank = (missed, abs(frame - last), -sighting.predicted_iou)
-        if best is None or rank < best[0]:
-            best = rank, sighting
+        candidate = _Candidate((missed, abs(frame - last), -sighting.predicted_iou), index, sighting)
+        if best is None or candidate.rank < best.rank:
+            best = candidate
     return best, expected
 
 
 def _without_doubles(fused: dict[int, list[_Fused]], labels: Mapping[int, str]) -> None:
-    """Where two objects of one label have the same pixels, the one that was confirmed more recently has them."""
-    at: dict[int, list[tuple[_Rank, int, _Fused]]] = defaultdict(list)
+    """Where two objects of one label have the same pixels, the one that the detector missed less often has them, or the
+    older one."""
+    at: dict[int, list[tuple[int, int, _Fused]]] = defaultdict(list)
     for key, masks in fused.items():
         for each in masks:
-            at[each.frame].append((each.rank, key, each))
+            at[each.frame].append((each.rank[0], key, each))
     gone: set[tuple[int, int]] = set()
     for frame, entries in at.items():
         kept: list[tuple[int, Rle]] = []
@@ -287,14 +286,6 @@ def _shares(mask: Rle, others: Sequence[Rle]) -> list[float]:
     return (common / np.maximum(smaller, 1)).tolist()
 
 
-def _doubts(masks: Sequence[Mask]) -> Iterator[Reason]:
-    for mask in masks:
-        if mask.predicted_iou < UNCERTAIN:
-            yield Reason(mask.frame, "score", mask.object_id, mask.predicted_iou)
-        if mask.agreement is not None and mask.agreement <= SAME:
-            yield Reason(mask.frame, "disagreement", mask.object_id, mask.agreement)
-
-
 def _swaps(groups: Sequence[_Group], agreements: _Agreements) -> Iterator[Reason]:
     """Where a track forwards changes between agreeing with its object and with another one backwards."""
     owner = {index: group for group in groups for index in group.tracks[1]}
@@ -311,27 +302,3 @@ def _swaps(groups: Sequence[_Group], agreements: _Agreements) -> Iterator[Reason
                 if before is not None and partner is not before:
                     yield Reason(frame, "swap", group.object_id, 0.0)
                 before = partner
-
-
-def _missed(masks: Sequence[Mask], found: Mapping[int, Sequence[Detection]]) -> Iterator[Reason]:
-    """Detections where no mask is."""
-    boxes: dict[int, list[tuple[float, float, float, float]]] = defaultdict(list)
-    for mask in masks:
-        if mask.frame in found:
-            boxes[mask.frame].append(box_of(mask.mask))
-    for frame, detections in found.items():
-        if not detections:
-            continue
-        overlap = ious(as_array(each.box for each in detections), as_array(boxes[frame]))
-        for each, best in zip(detections, overlap.max(axis=1, initial=0.0), strict=True):
-            if best < COVERED:
-                yield Reason(frame, "missed", 0, 1 - each.score)
-
-
-def doubtful_frames(reasons: Sequence[Reason]) -> list[tuple[int, float, list[Reason]]]:
-    """Images with their doubt, 0 to 1, and its reasons, the most doubtful first."""
-    by_frame: dict[int, list[Reason]] = defaultdict(list)
-    for reason in reasons:
-        by_frame[reason.frame].append(reason)
-    rows = [(frame, 1 - min(each.value for each in some), some) for frame, some in by_frame.items()]
-    return sorted(rows, key=lambda row: (-row[1], -len(row[2]), row[0]))

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sam2_ros.annotation.reconcile import Mask, Reason, Reconciled
+from sam2_ros.annotation.doubts import Reason
+from sam2_ros.annotation.masks import Mask
+from sam2_ros.annotation.reconcile import Reconciled
 from sam2_ros.annotation.recordings import ImageFile, Images, Recording
 from sam2_ros.media.whole_files import check_writable, write_whole
 

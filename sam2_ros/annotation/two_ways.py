@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
-import numpy as np
-from pycocotools import mask as coco
-
+from sam2_ros.annotation.masks import Rle, encode
 from sam2_ros.annotation.recordings import Images
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.detections import DetectionFeeder, DetectionSettings
@@ -17,9 +15,6 @@ from sam2_ros.inference.matching import Detection
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.prompts_file import FramePrompt
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectState, Prompt, PromptRequest
-
-Rle: TypeAlias = dict[str, Any]
-"""COCO's compressed run lengths, ``{"size": [height, width], "counts": bytes}``."""
 
 ANYTHING = "object"  # label of what was found without a detector
 _PERIOD = 10**8  # ns between two frames, for the engine
@@ -79,12 +74,6 @@ def follow(
                 track.seen[index] = Sighting(encode(obj.mask), obj.predicted_iou)
         done()
     return [track for track in tracks.values() if track.seen]
-
-
-def encode(mask: CroppedMask) -> Rle:
-    """The mask as pycocotools encodes it."""
-    rle: Rle = coco.encode(np.asfortranarray(mask.full().view(np.uint8)))
-    return rle
 
 
 class BoxFeed:

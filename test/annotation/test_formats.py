@@ -13,8 +13,9 @@ import yaml
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
+from sam2_ros.annotation.doubts import Reason
 from sam2_ros.annotation.formats import FORMATS, write_review
-from sam2_ros.annotation.reconcile import Mask, Reason
+from sam2_ros.annotation.masks import Mask
 from sam2_ros.annotation.recordings import ImageFile
 from sam2_ros.annotation.results import Annotated
 from sam2_ros.tracking.types import BoolMask

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from sam2_ros.annotation.reconcile import ONE_SIDED, Reconciled, box_of, doubtful_frames, reconcile
-from sam2_ros.annotation.two_ways import Rle, Sighting, Track
+from sam2_ros.annotation.doubts import doubtful_frames
+from sam2_ros.annotation.masks import Rle, box_of
+from sam2_ros.annotation.reconcile import ONE_SIDED, Reconciled, reconcile
+from sam2_ros.annotation.two_ways import Sighting, Track
 from sam2_ros.inference.matching import Detection
 
 WIDTH, HEIGHT = 64, 32
@@ -134,3 +136,17 @@ def test_pixels_belong_to_the_object_that_was_confirmed_more_recently() -> None:
         forwards[1].seen[2] = forwards[1].seen[3] = Sighting(square(11, 9, 6), 0.9)  # IoU 36/64 with the detection
         forwards[0].prompted.add(3)
         assert ids(reconcile(forwards, [], looks)) == {1: [0, 1, 2, 3], 2: expected}
+
+
+def test_where_the_directions_exchange_two_objects_none_jumps_to_and_fro() -> None:
+    """Both are detected all the time, so either direction has a mask that is confirmed."""
+    here, there = Detection((0, 8, 8, 16), "cup", 0.9), Detection((40, 8, 48, 16), "cup", 0.9)
+    forwards = [track(dict.fromkeys(range(9), 0)), track(dict.fromkeys(range(9), 40))]
+    backwards = [
+        track({frame: 0 if frame >= 4 else 40 for frame in range(8, -1, -1)}),
+        track({frame: 40 if frame >= 4 else 0 for frame in range(8, -1, -1)}),
+    ]
+    found = reconcile(forwards, backwards, {frame: [here, there] for frame in range(0, 9, 2)})
+    assert {(mask.object_id, box_of(mask.mask)[0]) for mask in found.masks} == {(1, 0), (2, 40)}
+    assert len(found.masks) == 18 and all(mask.agreement == 1.0 for mask in found.masks)
+    assert [(reason.kind, reason.frame) for reason in found.reasons] == [("swap", 4), ("swap", 4)]
