@@ -77,7 +77,7 @@ def check_writable(path: Path) -> None:
         if path.is_dir():
             raise WriteError(f"{path} is a folder; give the path of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        with suppress(FileNotFoundError):
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
         if not path.exists() or path.is_file():
             tempfile.TemporaryFile(dir=path.resolve().parent).close()
