@@ -37,7 +37,7 @@ SIDES = (320, 448)  # of the network's input: two windows in a frame, or one
 TURNS = (320, 320, 320, 448)  # sides of the steps, in turn
 MOST_OBJECTS = 4  # of a video that are tracked together
 WHOLE_SHARE = {"scenes": 0.1, "davis": 0.5}  # of the tracks without windows
-SMALL_BUDGET = 0.5  # share of the tracks with the budget of a window of the smaller side
+SMALL_SIDE = 0.5  # share of the tracks with the smaller side
 SIZE_JITTER, EDGE_JITTER = 0.2, 0.03  # of boxes: log of a track's factor; of each edge, share of the box's sides
 SHORTEST = 12  # frames of a track
 DRAWS = {"scenes": 1, "davis": 1}  # of tracks a video
@@ -73,41 +73,36 @@ def tracks_of(video: Video, labels: Image, rng: np.random.Generator, whole: floa
         whole: share of whole frames.
     """
     height, width = labels.shape[1:]
-    budget = SIDES[0 if rng.random() < SMALL_BUDGET else 1] ** 2
-    frame = Frame(width, height, SIDES[1], budget)
+    frame = Frame(width, height, SIDES[0 if rng.random() < SMALL_SIDE else 1])
     values = np.unique(labels)[1:]
     chosen = rng.permutation(values)[: int(rng.integers(1, MOST_OBJECTS + 1))].tolist()
     sizes = {key: float(np.exp(rng.uniform(-SIZE_JITTER, SIZE_JITTER))) for key in chosen}
     everything = rng.random() < whole
     targets: dict[int, Target] = {}
     starts: dict[int, int] = {}
-    seen: dict[int, list[tuple[Window, int]]] = {key: [] for key in chosen}
+    seen: dict[int, list[Window]] = {key: [] for key in chosen}
     for t, label in enumerate(labels):
         boxes = {key: box_of(label == key) for key in chosen}
         for key, box in boxes.items():  # a new object's window follows from its prompt
             if box is not None and key not in targets:
                 targets[key], starts[key] = Target(key, box), t
-        for group in plan(list(targets.values()), frame, t) if targets else ():
+        for group in plan(list(targets.values()), frame) if targets else ():
             window = frame.whole if everything else group.window
             for key in group.keys:
-                seen[key].append((window, group.side))
+                seen[key].append(window)
                 box = boxes[key]
                 if box is None:
                     targets[key] = replace(targets[key], hidden=targets[key].hidden + 1, window=window)
                 else:
                     targets[key] = Target(key, _jittered(box, sizes[key], rng), 0, window)
-    members: dict[tuple[tuple[Window, int], ...], list[int]] = {}
+    members: dict[tuple[Window, ...], list[int]] = {}
     for key in targets:
         members.setdefault(tuple(seen[key]), []).append(key)
     return [
-        Track(video, starts[keys[0]], tuple(window for window, _ in views), _usual([side for _, side in views]),
-              tuple(keys))
-        for views, keys in members.items() if len(views) >= SHORTEST
-    ]  # fmt: skip
-
-
-def _usual(sides: Sequence[int]) -> int:
-    return max(SIDES, key=sides.count)
+        Track(video, starts[keys[0]], windows, frame.side, tuple(keys))
+        for windows, keys in members.items()
+        if len(windows) >= SHORTEST
+    ]
 
 
 def _jittered(

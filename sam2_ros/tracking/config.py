@@ -42,7 +42,11 @@ class TrackerConfig:
         100,
     )
     search_every: int = setting(
-        3, "Look for a LOST object on every so many frames. It costs nothing on the others.", 1, 1000
+        3,
+        "Look for a LOST object on every so many frames. It costs nothing on the others. With windows, look for every "
+        "hidden object in the whole frame as often.",
+        1,
+        1000,
     )
     drop_after: int = setting(
         0, "Frames without the object until a LOST one is dropped, with an event; 0 = never.", 0, 1_000_000
@@ -99,16 +103,9 @@ class TrackerConfig:
     )
     window: str = setting(
         "off",
-        "auto: the network looks at a window around each object, or at one around several near ones, in place of the "
-        "whole frame. It sees small objects larger. off: always the whole frame.",
+        "auto: the network looks at a window around each object, at most eight, in place of the whole frame. It sees "
+        "small objects larger. off: always the whole frame.",
         choices=WINDOWS,
-    )
-    window_budget: int = setting(
-        0,
-        "Pixels that the image encoder may see in a frame, over all windows; 0 = those of a window for each object, at "
-        "most eight (448 x 448 each for the embedded model). With fewer, windows take turns.",
-        0,
-        16_777_216,
     )
     hole_area: int = setting(0, "Fill holes of up to this many pixels in the low-resolution mask; 0 = off.", 0, 4096)
     non_overlap: bool = setting(False, "Give every pixel to one object at most.")

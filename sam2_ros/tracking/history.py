@@ -15,8 +15,7 @@ from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.objects import LiveObject
-from sam2_ros.tracking.window_budget import MAX_PIXELS, default_budget, most_pixels
-from sam2_ros.tracking.windows import Window
+from sam2_ros.tracking.windows import MAX_PIXELS, Window, most_views
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,7 @@ def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
     grid, fine = model.grid, 4 if dtype == "float32" else 2
     cells, images, extra = grid**2, 0, 0
     if config.window != "off":
-        side = model.image_size
-        budget = config.window_budget or default_budget(side, config.max_objects)
-        cells = max(cells, most_pixels(side, budget) // 16**2)
+        cells *= most_views(config.max_objects)
         images, extra = MAX_PIXELS * 3, grid**2  # one view more, for prompts
     cell = model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3)
     mask = (4 * grid) ** 2 * 4

@@ -37,7 +37,6 @@ class LiveObject:
 
     logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None: not searched for there
     window: Window | None = None  # in which logits and candidates lie; None: it was not looked at yet
-    looked_frame: int = -1  # the newest tracked frame on which the network looked for it
     box: tuple[int, int, int, int] | None = None  # where it was seen last, or may be by its looks; edges in pixels
     box_frame: int = -1  # frame that `box` belongs to
     mask: CroppedMask | None = None

@@ -30,7 +30,7 @@ from sam2_ros.tracking.recognition import (
 )
 from sam2_ros.tracking.transfer import Fetched, upload
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
-from sam2_ros.tracking.viewer import LOOK_EVERY, Viewer
+from sam2_ros.tracking.viewer import Viewer
 from sam2_ros.tracking.visibility import Observation, Presence
 
 Lap = Callable[[str], None]
@@ -81,7 +81,7 @@ class Propagation:
     @torch.inference_mode()
     def track(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
         """Tracks ``objects`` from the frame before ``stored``, updates their memory, and returns what changed. LOST
-        objects are searched for on some frames only, and windows take turns; the others pass the frame."""
+        objects are searched for on some frames only."""
         self.bank.stand_still([obj.row for obj in objects], stored.frame)  # unless it is remembered below
         looked_for = self.viewer.look(self.due(objects, stored.frame, self.workload), stored, self.workload)
         changes = []
@@ -102,16 +102,10 @@ class Propagation:
         return changes
 
     def _pass(self, obj: LiveObject, stored: StoredFrame) -> list[ObjectChange]:
-        """Takes an object past a frame on which nobody looks for it; a mask moves on at the object's speed."""
+        """Takes an object past a frame on which nobody looks for it."""
         obj.logits, obj.prompted, obj.candidates = None, False, None
-        mask, size = obj.mask, (stored.width, stored.height)
-        if obj.state is ObjectState.VISIBLE and mask is not None and (mask.width, mask.height) == size:
-            right, down = (obj.trail.speed * size).round().astype(int).tolist()
-            moved = mask.moved(right, down)
-            presence = obj.presence.rested(stored.frame, stored.stamp, self.config)
-            return obj.state_change(obj.set_presence(presence, moved if moved.crop.size else mask))
         presence = obj.presence.passed(stored.frame, stored.stamp, self.config)
-        return obj.state_change(obj.set_presence(presence, CroppedMask.empty(*size)))
+        return obj.state_change(obj.set_presence(presence, CroppedMask.empty(stored.width, stored.height)))
 
     def due(self, objects: list[LiveObject], frame: int, workload: Workload) -> list[LiveObject]:
         """The objects that are tracked on ``frame``, or searched for by their memory."""
@@ -140,7 +134,7 @@ class Propagation:
         hidden = [obj for obj in hidden if self.bank.remembers(obj.row, stored.frame)]
         if not hidden:
             return
-        obj = hidden[stored.frame // LOOK_EVERY % len(hidden)]
+        obj = hidden[stored.frame // self.config.search_every % len(hidden)]
         reference = self.bank.references([obj.row], stored.frame) if self.recognises else obj.look
         if reference is None or not bool(reference.known.all()):
             return
@@ -168,7 +162,7 @@ class Propagation:
         self.bank.store_prompted(obj.row, stored.frame, memory, pointer, view.features, logits[0])
         obj.look = None if self.recognises else look_of(view.model, view.features, logits)
         obj.awaited, obj.logits, obj.window, obj.prompted = None, logits, view.window, True
-        obj.looked_frame, obj.trail = stored.frame, found.trail()
+        obj.trail = found.trail()
         obj.likeness = likenesses_of(view.features, logits[None])[0].cpu().numpy()
         score, iou = torch.tensor(found.score), torch.tensor(found.iou)
         obj.set_scores(found.score, float(self.model.visibility(score, iou)), found.iou)
@@ -309,7 +303,6 @@ class Propagation:
         elif presence.state is not ObjectState.VISIBLE:
             mask = CroppedMask.empty(view.width, view.height)
         obj.logits, obj.window, obj.prompted, obj.candidates = logits, view.window, False, None
-        obj.looked_frame = view.frame
         obj.set_scores(observation.score, observation.visibility, observation.predicted_iou)
         return obj.state_change(obj.set_presence(presence, mask))
 

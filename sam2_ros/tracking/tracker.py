@@ -82,7 +82,7 @@ class Tracker:
         self.history = FrameHistory(self.config)
         self._registry = Registry(self.config.max_objects)
         self._objects = self._registry.objects
-        self._viewer = Viewer(self._shared, self.config, self._objects)
+        self._viewer = Viewer(self._shared, self.config)
         self._prompts = PromptDecoder(self._viewer, self.bank, self.config)
         self._propagation = CudaPropagation(self._shared, self._viewer, self.bank, self.config)
         self._load_shedder = LoadShedder(self.config.deadline)

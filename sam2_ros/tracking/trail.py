@@ -70,6 +70,17 @@ class Trail:
         elapsed = max(1, self.frames[-1] - self.frames[-len(boxes)])
         return np.asarray((centre[-1] - centre[0]) / elapsed)
 
+    @property
+    def step(self) -> Numbers:
+        """Motion from the sighting before to the newest one (``[2]`` x, y, shares of the frame for each frame)."""
+        return replace(self, frames=self.frames[-2:], boxes=self.boxes[-2:]).speed
+
+    @property
+    def usual_size(self) -> Numbers:
+        """Median width and height (``[2]``), shares of the frame; 0 where it was never seen."""
+        boxes = np.reshape(np.array(self.boxes, np.float64), (-1, 4))
+        return np.median(boxes[:, 2:] - boxes[:, :2], axis=0) if len(boxes) else np.zeros(2)
+
 
 @dataclass(frozen=True)
 class Parts:

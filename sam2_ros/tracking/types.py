@@ -101,13 +101,6 @@ class CroppedMask:
             return CroppedMask.empty(width, height)
         return CroppedMask(self.crop, self.x + x, self.y + y, width, height)
 
-    def moved(self, right: int, down: int) -> CroppedMask:
-        """The same pixels elsewhere in the image, but for those that leave it."""
-        x, y = self.x + right, self.y + down
-        inside = self.crop[max(0, -y) : max(0, self.height - y), max(0, -x) : max(0, self.width - x)]
-        found = CroppedMask.from_full(np.ascontiguousarray(inside))
-        return found.within(max(0, x), max(0, y), self.width, self.height)
-
     def full(self) -> BoolMask:
         """The mask in the size of its image, ``bool [height, width]``."""
         mask = np.zeros((self.height, self.width), np.bool_)

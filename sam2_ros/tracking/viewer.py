@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import cv2
@@ -16,10 +16,7 @@ from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.transfer import upload
-from sam2_ros.tracking.window_budget import MAX_PIXELS, TURNS, default_budget
-from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving, turn
-
-LOOK_EVERY = 12  # frames; with windows, the encoder sees one of so many as a whole, too, while something is missing
+from sam2_ros.tracking.windows import MAX_PIXELS, Frame, Group, Target, Window, plan, serving
 
 Image = NDArray[np.uint8]
 Lap = Callable[[str], None]
@@ -39,17 +36,12 @@ class Encoder(Protocol):
 
 
 class Viewer:
-    """Gives objects the views through which they are tracked. Without windows that is always the whole frame.
+    """Gives objects the views through which they are tracked. Without windows that is always the whole frame."""
 
-    Args:
-        living: all objects of the tracker, as they are now.
-    """
-
-    def __init__(self, shared: Encoder, config: TrackerConfig, living: Sized) -> None:
+    def __init__(self, shared: Encoder, config: TrackerConfig) -> None:
         self.shared = shared
         self.model: Sam2Model = shared.model
         self.config = config
-        self.living = living
         self._latest: View | None = None  # encoded for a prompt; the next one is often for the same window
 
     @property
@@ -60,12 +52,12 @@ class Viewer:
     def groups(
         self, objects: Sequence[LiveObject], width: int, height: int, index: int, workload: Workload
     ) -> list[Group]:
-        """How ``objects`` are to be seen in the frame number ``index``; those that are in no group rest."""
-        frame = self._frame(width, height, workload)
+        """How ``objects`` are to be seen in the frame number ``index``."""
         if not self.uses_windows:
-            return [Group(frame.whole, frame.side, tuple(obj.object_id for obj in objects))]
-        targets = [_target(obj, frame, index) for obj in objects]
-        return turn(plan(targets, frame, index), targets, frame)
+            side, keys = self.model.config.image_size, tuple(obj.object_id for obj in objects)
+            return [Group(Window.whole(width, height), side, keys)]
+        frame = self._frame(width, height, workload)
+        return plan([_target(obj, frame, index) for obj in objects], frame)
 
     def encode(self, image: Image, groups: Sequence[Group], workload: Workload, lap: Lap) -> list[ImageFeatures]:
         """The features of ``image`` for each of ``groups``, which are of one side."""
@@ -81,7 +73,7 @@ class Viewer:
     def look(
         self, objects: list[LiveObject], stored: StoredFrame, workload: Workload
     ) -> list[tuple[View, list[LiveObject]]]:
-        """Divides ``objects`` by the window through which each is seen on ``stored``, but for those that rest."""
+        """Divides ``objects`` by the window through which each is seen on ``stored``."""
         if not objects:
             return []
         groups = self.groups(objects, stored.width, stored.height, stored.frame, workload)
@@ -114,8 +106,9 @@ class Viewer:
         return whole in stored.features or self.turn_of_all(stored)
 
     def turn_of_all(self, stored: StoredFrame) -> bool:
-        """Whether ``stored`` is one of the frames that are seen as a whole, beside their windows."""
-        return self.uses_windows and stored.frame % LOOK_EVERY == 0
+        """Whether ``stored`` is one of the frames that are seen as a whole, beside their windows, while something is
+        missing."""
+        return self.uses_windows and stored.frame % self.config.search_every == 0
 
     def whole_view(self, stored: StoredFrame) -> View:
         return self.view(stored, Window.whole(stored.width, stored.height), self.model.config.image_size)
@@ -126,21 +119,19 @@ class Viewer:
         if not self.uses_windows:
             return [self.whole_view(stored)] * len(boxes)
         objects = [obj for obj in stored.objects.values() if obj.awaited is None]
-        frame = self._frame(stored.width, stored.height, Workload(), len(objects) + len(boxes))
+        frame = self._frame(stored.width, stored.height, Workload())
         targets = [_target(obj, frame, stored.frame) for obj in objects]
         targets += [Target(-1 - key, (x0, y0, x1, y1)) for key, (x0, y0, x1, y1) in enumerate(boxes)]
         views: dict[int, View] = {}
-        for group in plan(targets, frame, stored.frame + 1):
+        for group in plan(targets, frame):
             new = [-1 - key for key in group.keys if key < 0]
             views.update(dict.fromkeys(new, self.view(stored, group.window, group.side)) if new else {})
         return [views[index] for index in range(len(boxes))]
 
     def view_around(self, box: Sequence[float], stored: StoredFrame) -> View:
         """The view of a window for what is in ``box`` (edges in pixels) alone."""
-        (group,) = plan(
-            [Target(0, (box[0], box[1], box[2], box[3]))], self._frame(stored.width, stored.height, Workload())
-        )
-        return self.view(stored, group.window, group.side)
+        frame = self._frame(stored.width, stored.height, Workload())
+        return self.view(stored, frame.window((box[0], box[1], box[2], box[3])), frame.side)
 
     def view_of(self, obj: LiveObject, stored: StoredFrame) -> View:
         """The view through which ``obj`` was seen on ``stored``."""
@@ -148,12 +139,11 @@ class Viewer:
             return self.whole_view(stored)
         return self.view(stored, *_key_of(stored, obj.window))
 
-    def _frame(self, width: int, height: int, workload: Workload, objects: int = 0) -> Frame:
+    def _frame(self, width: int, height: int, workload: Workload) -> Frame:
         side = self.model.config.image_size
-        budget = self.config.window_budget or default_budget(side, max(objects, len(self.living)))
-        # Objects that rest do not take part where every pixel belongs to one object.
-        turns = 1 if self.config.non_overlap else TURNS
-        return Frame(width, height, side, round(budget * workload.input_scale**2), turns)
+        if workload.input_scale < 1:
+            side = max(64, 32 * round(workload.input_scale * side / 32))
+        return Frame(width, height, side)
 
     def _groups_again(self, objects: list[LiveObject], stored: StoredFrame, workload: Workload) -> list[Group]:
         """Windows for an older frame: those that were encoded then, where they serve."""
@@ -168,7 +158,7 @@ class Viewer:
             else:
                 members.setdefault(_key_of(stored, window), []).append(obj.object_id)
         found = [Group(window, side, tuple(keys)) for (window, side), keys in members.items()]
-        return found + (plan(rest, frame, stored.frame) if rest else [])
+        return found + (plan(rest, frame) if rest else [])
 
     def _encode_windows(
         self, image: Image, windows: Sequence[Window], side: int, workload: Workload, lap: Lap = lambda _: None
@@ -195,13 +185,19 @@ def _key_of(stored: StoredFrame, window: Window) -> tuple[Window, int]:
 
 
 def _target(obj: LiveObject, frame: Frame, index: int) -> Target:
-    """What the frame number ``index`` needs to know of an object."""
-    box = obj.box if obj.box is not None else frame.whole
-    edges = box[0], box[1], box[2], box[3]
+    """What the frame number ``index`` needs to know of an object: where it is expected, as large as it usually is. A
+    mask of a part of it must not shrink its window."""
     hidden = obj.presence.absent_for
     if obj.box_frame >= 0:  # a look at the whole frame may have found it since
         hidden = min(hidden, max(0, obj.newest_frame - obj.box_frame))
-    return Target(obj.object_id, edges, hidden, obj.window, index - 1 - obj.looked_frame)
+    box = np.array(frame.whole if obj.box is None else obj.box, np.float64)
+    size, trail = np.array([frame.width, frame.height]), obj.trail
+    half = np.maximum(box[2:] - box[:2], trail.usual_size * size) / 2
+    middle = (box[:2] + box[2:]) / 2
+    if trail.frames and trail.frames[-1] == index - 1:
+        middle += trail.step * size
+    x0, y0, x1, y1 = np.concatenate((middle - half, middle + half)).tolist()
+    return Target(obj.object_id, (x0, y0, x1, y1), hidden, obj.window)
 
 
 def _bounded(image: Image) -> Image:

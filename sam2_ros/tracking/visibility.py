@@ -99,10 +99,6 @@ class Presence:
         """The presence after a frame on which the object was not searched for."""
         return replace(self, frame=frame, doubted=False)._settled(stamp, False, config)
 
-    def rested(self, frame: int, stamp: int, config: TrackerConfig) -> Presence:
-        """The presence of a VISIBLE object after a frame on which it was not looked for and its mask moved on."""
-        return replace(self, frame=frame)._settled(stamp, True, config)
-
     def due(self, frame: int, config: TrackerConfig, search_factor: int = 1) -> bool:
         """Whether to search for it on ``frame``; for a LOST one ``search_factor`` times less often than configured."""
         if self.state is not ObjectState.LOST or self.seen_run:

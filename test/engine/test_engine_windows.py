@@ -18,7 +18,7 @@ from sam2_ros.inference import Backend
 from sam2_ros.inference.detections import Detection, DetectionFeeder, DetectionSettings
 from sam2_ros.inference.local import LocalBackend
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
-from sam2_ros.tracking import FrameResult, ObjectState, Prompt, PromptRequest, TrackerConfig
+from sam2_ros.tracking import FrameResult, Prompt, PromptRequest, TrackerConfig
 from sam2_ros.tracking.deadline import SHEDDING_STEPS
 from sam2_ros.tracking.shared_model import SharedModel
 
@@ -45,8 +45,6 @@ def box(values: tuple[float, ...], scale: float = 1.0) -> Prompt:
 def check(result: FrameResult, width: int = SIZE[0], height: int = SIZE[1]) -> None:
     """Every object was seen through a part of the image, with its mask inside."""
     for obj in result.objects:
-        if not obj.window:  # it rested
-            continue
         x0, y0, x1, y1 = obj.window
         assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
         assert (obj.mask.width, obj.mask.height) == (width, height)
@@ -87,7 +85,7 @@ def test_prompts_of_all_times_here_and_in_a_server(make_engine: MakeEngine) -> N
     assert [told(result) for result in results] == wanted, "the same frames give the same tracks"
     assert [len(result.objects) for result in results] == [0, 2, 2, 2, 2, 3, 2]
     windows = [obj.window for result in results[1:] for obj in result.objects if obj.window]
-    assert any(x1 - x0 < SIZE[0] / 2 for x0, _, x1, _ in windows)
+    assert any(x1 - x0 < SIZE[0] for x0, _, x1, _ in windows)
 
 
 def test_cameras_that_share_a_network_do_not_see_each_other() -> None:
@@ -121,7 +119,7 @@ def test_the_image_shrinks_where_frames_take_too_long() -> None:
         assert newest is not None
         pixels.append(sum(side * side for _, side in newest.features))
     assert result.load_shedding == SHEDDING_STEPS and max(pixels[:3]) <= 2 * 128 * 128
-    assert pixels[-1] <= 0.5 * 1.05 * 2 * 128 * 128
+    assert pixels[-1] == 2 * 96 * 96, "0.7 times 128, in steps of 32"
 
 
 def test_a_large_image_is_looked_at_closely_and_its_bytes_are_known(make_engine: MakeEngine) -> None:
@@ -158,31 +156,3 @@ def test_an_official_network_looks_through_windows(size: str) -> None:
     newest = engine.history.newest
     assert len(result.objects) == 2 and newest is not None and {side for _, side in newest.features} == {128}
     assert engine.bank.nbytes == bank
-
-
-def test_objects_that_rest_keep_their_masks_which_move_on() -> None:
-    engine = LocalBackend(
-        SharedModel(small_model()), TrackerConfig(window="auto", max_objects=4, window_budget=128 * 128 * 2)
-    )
-    corners = [(20, 20), (560, 20), (20, 420), (560, 420)]
-    rested: dict[int, list[bool]] = {}
-    moved = 0
-    with object_score(small_model(), 4.0):
-        for index in range(8):
-            result = engine.step(picture(index), 1000 + index)
-            for obj in result.objects:
-                if obj.state is ObjectState.VISIBLE:
-                    assert obj.mask.area and obj.last_seen == 1000 + index
-                rested.setdefault(obj.object_id, []).append(not obj.window)
-                moved += not obj.window and obj.state is ObjectState.VISIBLE
-            if index == 0:
-                boxes = [box((x, y, x + 40.0, y + 30.0)) for x, y in corners]
-                assert all(answer.success for answer in engine.add([PromptRequest(each) for each in boxes]))
-    turns = np.array(list(rested.values()))
-    assert moved and turns.sum(axis=0).max() <= 2, "two windows are looked through"
-    assert not (turns[:, 2:] & turns[:, 1:-1] & turns[:, :-2]).any(), "nobody rests for long"
-    # A click on a frame on which the object rested.
-    resting = int(np.flatnonzero(turns[:, -1])[0]) + 1
-    click = Prompt(points=np.array([corners[resting - 1]], np.float32) + 15, labels=np.array([1], np.int32))
-    (answer,) = engine.add([PromptRequest(click, resting)])
-    assert answer.success and answer.result is not None and answer.result.window

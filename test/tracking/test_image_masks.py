@@ -221,15 +221,3 @@ def test_masks_that_are_packed_first_are_the_same(height: int, width: int) -> No
     ):
         packed = CroppedMask.from_packed(bits, width)
         assert packed.box == plain.box and np.array_equal(packed.full(), plain.full())
-
-
-@pytest.mark.parametrize(("right", "down"), [(0, 0), (3, -2), (-9, 4), (40, 0), (0, -40), (-2, 7)])
-def test_a_mask_that_moves_loses_what_leaves_the_image(right: int, down: int) -> None:
-    full = np.zeros((16, 24), np.bool_)
-    full[3:9, 6:12] = blobs(3, 30)[0, 0, :6, :6].numpy() > -1
-    expected = np.zeros_like(full)
-    for y, x in zip(*np.nonzero(full), strict=True):
-        if 0 <= y + down < 16 and 0 <= x + right < 24:
-            expected[y + down, x + right] = True
-    moved = CroppedMask.from_full(full).moved(right, down)
-    assert np.array_equal(moved.full(), expected) and moved.box == CroppedMask.from_full(expected).box

@@ -14,7 +14,6 @@ from sam2_ros.inference.null import NullBackend
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.tracking import ObjectState, Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.types import EventCode, ObjectChange, PromptCode
-from sam2_ros.tracking.viewer import LOOK_EVERY
 
 WIDTH, HEIGHT, SIZE = 480, 360, 90
 BLUE, RED = (50, 90, 210), (210, 60, 50)
@@ -108,14 +107,14 @@ def test_one_of_another_colour_is_refused(metric: str, request: pytest.FixtureRe
 
 @pytest.mark.parametrize("metric", ["model", "untrained"])
 def test_a_whole_frame_look_finds_what_left_its_window(metric: str, request: pytest.FixtureRequest) -> None:
-    """It comes back far away, before its window has widened to there. LOOK_EVERY decides when it is looked for."""
+    """It comes back far away, before its window has widened to there."""
     model, size = request.getfixturevalue(metric), 40
-    tracker = Tracker(model, TrackerConfig(max_objects=1, window="auto"))
+    tracker = Tracker(model, TrackerConfig(max_objects=1, window="auto", search_every=6))
 
     def shown(t: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        left, top = (30, 40) if t < LOOK_EVERY - 2 else (400, 290)
+        left, top = (30, 40) if t < 4 else (400, 290)
         picture, mask = scene(), np.zeros((HEIGHT, WIDTH), np.bool_)
-        if t != LOOK_EVERY - 2:
+        if t != 4:
             part = np.s_[top : top + size, left : left + size]
             picture[part] = mottled(BLUE, size, size, 6, 3).clip(0, 255)
             mask[part] = True
@@ -123,7 +122,7 @@ def test_a_whole_frame_look_finds_what_left_its_window(metric: str, request: pyt
 
     tracker.step(shown(1)[0], 1)
     (answer,) = tracker.add([PromptRequest(Prompt(mask=shown(1)[1]))])
-    for t in range(2, LOOK_EVERY + 4):
+    for t in range(2, 10):
         picture, mask = shown(t)
         result = tracker.step(picture, t).object(answer.object_id)
     assert result.state is ObjectState.VISIBLE and jaccard(result.mask.full(), mask) > 0.7
@@ -131,7 +130,7 @@ def test_a_whole_frame_look_finds_what_left_its_window(metric: str, request: pyt
 
 @pytest.mark.parametrize("frames", [2, 3])
 def test_it_is_found_beside_a_window_whatever_the_frame_of_its_picture(model: Sam2Model, frames: int) -> None:
-    """A LOST object is searched for on every third frame from then on, and the whole frame is seen on every twelfth."""
+    """The whole frame is seen on every third one of the stream, not of those since the picture."""
     tracker = Tracker(model, TrackerConfig(max_objects=2, window="auto"))
     for t in range(frames):
         tracker.step(scene((RED, 20, 20)), t)
@@ -139,7 +138,7 @@ def test_it_is_found_beside_a_window_whatever_the_frame_of_its_picture(model: Sa
         [PromptRequest(Prompt(box=np.array([20, 20, 110, 110], np.float32))), PromptRequest(Prompt(like=photo(BLUE)))]
     )
     assert beside.success and awaited.success
-    for t in range(frames, LOOK_EVERY + 1):
+    for t in range(frames, 7):
         result = tracker.step(scene((RED, 20, 20), (BLUE, 300, 200)), t).object(awaited.object_id)
     assert result.state is ObjectState.VISIBLE and jaccard(result.mask.full(), region(300, 200)) > 0.8
 

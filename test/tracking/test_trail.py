@@ -41,6 +41,13 @@ def test_a_trail_goes_on_at_its_speed() -> None:
     assert moving(3).seen(2, (0, 0, 1, 1), 1.0).frames == (0, 1, 2)
 
 
+def test_a_trail_knows_its_last_step_and_its_usual_size() -> None:
+    trail = moving(4).seen(6, (0.45, 0.3, 0.75, 0.4), 0.03)  # the middle moves by 0.3 and -0.1 in three frames
+    assert trail.step == pytest.approx([0.1, -0.1 / 3])
+    assert trail.usual_size == pytest.approx([0.1, 0.1])
+    assert Trail().step.tolist() == Trail().usual_size.tolist() == moving(1).step.tolist() == [0, 0]
+
+
 def test_parts_where_the_object_was_not_heading_are_another_ones() -> None:
     trail = moving(4)  # at 0.3 on frame 4
     assert own_parts(parts(0.3, 0.6), trail, 4).tolist() == [True, False]

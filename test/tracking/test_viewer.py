@@ -23,9 +23,10 @@ from sam2_ros.tracking import (
     PromptRequest,
     Tracker,
     TrackerConfig,
-    window_budget,
+    viewer,
     windows,
 )
+from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.windows import Window
 
@@ -112,17 +113,13 @@ def test_every_kind_of_prompt_meets_the_object(kind: str) -> None:
     assert window.width < WIDTH / 2 and window.x0 < 280 and window.x1 > 320
     if kind == "click":
         assert len(answer.candidates) == 3 and any(iou(each.mask.full(), mask) > 0.7 for each in answer.candidates)
-    # A second object far away gets a window of its own; with a small budget they take turns.
+    # A second object far away gets a window of its own.
     assert tracker.add([PromptRequest(Prompt(mask=other))])[0].success
-    tracker.configure(replace(tracker.config, window_budget=448 * 448))
-    windows = []
-    for index in (2, 3):
-        result = tracker.step(image, index)
-        assert [iou(result.object(i).mask.full(), truth) > 0.7 for i, truth in ((1, mask), (2, other))] == [True, True]
-        newest = tracker.history.newest
-        assert newest is not None and [side for _, side in newest.features] == [448]
-        windows += [obj.window for obj in result.objects if obj.window]
-    assert len(set(windows)) == 2
+    result = tracker.step(image, 2)
+    assert [iou(result.object(i).mask.full(), truth) > 0.7 for i, truth in ((1, mask), (2, other))] == [True, True]
+    newest = tracker.history.newest
+    assert newest is not None and [side for _, side in newest.features] == [448, 448]
+    assert {obj.window for obj in result.objects} == {window for window, _ in newest.features}
 
 
 # -- the small network, whose masks mean nothing: all the machinery ------------------------------------------
@@ -184,7 +181,7 @@ def test_where_the_window_is_the_whole_frame_nothing_changes(monkeypatch: pytest
 
 
 def test_the_bytes_of_the_history_are_known() -> None:
-    tracker = tracker_of(history=3, window_budget=3 * 128 * 128)
+    tracker = tracker_of(history=3)
     for index, frame in enumerate(small_frames(9)):
         tracker.step(frame, index + 1)
         if index == 0:
@@ -197,7 +194,7 @@ def test_the_bytes_of_the_history_are_known() -> None:
         held = sum(tensor.nbytes for tensor in tensors) + sum(image.nbytes for image in images)
         assert held <= tracker.history_bytes
         for each in stored:
-            assert sum(side * side for _, side in each.features) <= 1.05 * 3 * 128 * 128
+            assert len(each.features) <= 3 and {side for _, side in each.features} == {128}
     large = np.zeros((2160, 3840, 3), np.uint8)
     image = tracker._viewer.kept_image(large)
     assert image is not None and image.shape == (1080, 1920, 3)
@@ -228,10 +225,6 @@ def test_the_setting_changes_at_any_time() -> None:
             late = tracker.refine(PromptRequest(Prompt(box=np.array([190, 290, 240, 340], np.float32)), 1), index - 1)
             assert late.success, late.message
     assert len(result.objects) == 2
-    tracker.configure(replace(tracker.config, window="auto", window_budget=96 * 96))
-    tracker.step(frames[0], 100)
-    newest = tracker.history.newest
-    assert newest is not None and [side for _, side in newest.features] == [96], "the budget, too"
 
 
 def test_a_hidden_object_is_looked_for_in_a_growing_window() -> None:
@@ -254,6 +247,34 @@ def test_a_hidden_object_is_looked_for_in_a_growing_window() -> None:
     assert model is small_model()
 
 
+def live(*boxes: tuple[int, int, int, int], seen: int) -> LiveObject:
+    """An object that was at ``boxes`` on frames 0, 1, ..., and had a mask last on frame ``seen``."""
+    obj = LiveObject(1, 0, "", "", 0.0, 0)
+    for frame, (x0, y0, x1, y1) in enumerate(boxes):
+        shares = np.array([x0 / WIDTH, y0 / HEIGHT, x1 / WIDTH, y1 / HEIGHT])
+        obj.trail = obj.trail.seen(frame, shares.tolist(), 0.01)
+    obj.box, obj.box_frame = boxes[-1], seen
+    return obj
+
+
+def test_a_window_lies_where_its_object_is_heading() -> None:
+    frame = windows.Frame(WIDTH, HEIGHT, 128)
+    obj = live((100, 300, 140, 340), (150, 290, 190, 330), seen=1)
+    assert viewer._target(obj, frame, 2).box == pytest.approx((200, 280, 240, 320))
+    assert viewer._target(obj, frame, 3).box == pytest.approx((150, 290, 190, 330))  # it was not seen on frame 2
+    first = live((100, 300, 140, 340), seen=0)
+    assert viewer._target(first, frame, 1).box == pytest.approx((100, 300, 140, 340))
+
+
+def test_a_mask_of_a_part_does_not_shrink_the_window() -> None:
+    frame = windows.Frame(WIDTH, HEIGHT, 128)
+    obj = live((100, 300, 140, 340), (100, 300, 140, 340), seen=2)
+    obj.box = (130, 330, 134, 334)
+    assert viewer._target(obj, frame, 3).box == pytest.approx((112, 312, 152, 352))
+    obj.box = (100, 300, 180, 320)  # wider than ever, and less high
+    assert viewer._target(obj, frame, 3).box == pytest.approx((100, 290, 180, 330))
+
+
 def test_frames_that_are_encoded_ahead_are_seen_whole() -> None:
     shared = SharedModel(small_model(), ahead=True)
     tracker = Tracker(small_model(), TrackerConfig(window="auto", max_objects=1), shared=shared)
@@ -272,13 +293,13 @@ def test_refusals_say_nothing_of_windows() -> None:
 
 
 def test_new_objects_are_prompted_in_the_scale_in_which_they_are_tracked() -> None:
-    """A window of its own for each of four would give memories that the next frame, with fewer windows, contradicts."""
+    """Another window would give memories that the next frame contradicts."""
     tracker = tracker_of(max_objects=4)
     tracker.step(small_frames(1)[0], 1)
     stored = tracker.history.newest
     assert stored is not None
     corners = [(20, 20, 60, 50), (900, 20, 940, 50), (20, 670, 60, 700), (900, 670, 940, 700)]
-    frame = windows.Frame(WIDTH, HEIGHT, 128, window_budget.default_budget(128, 4))
+    frame = windows.Frame(WIDTH, HEIGHT, 128)
     later = windows.plan([windows.Target(key, box) for key, box in enumerate(corners)], frame)
     views = tracker._viewer.views_for_boxes(corners, stored)
     assert [view.key for view in views] == [

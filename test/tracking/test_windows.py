@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from sam2_ros.tracking.window_budget import MAX_LOOKS, default_budget, input_side, most_looks, most_pixels
-from sam2_ros.tracking.windows import Frame, Group, Target, Window, plan, serving, turn, window_for
+from sam2_ros.tracking.windows import MOST, Frame, Group, Target, Window, most_views, plan, serving
 
-USUAL = 448 * 448
-FRAME = Frame(1000, 500, 448, 2 * USUAL, turns=1)
+FRAME = Frame(1000, 500, 448)
 WHOLE = Window(0, 0, 1000, 500)
 MIDDLE = (450.0, 200.0, 550.0, 300.0)  # a fifth of the frame high: its window is half of the frame
 AROUND = Window(250, 125, 750, 375)
@@ -19,7 +15,7 @@ AROUND = Window(250, 125, 750, 375)
 
 def alone(box: tuple[float, float, float, float], hidden: int = 0, window: Window | None = AROUND) -> Window:
     """The window of a single object, seen through ``window`` before."""
-    (group,) = plan([Target(7, box, hidden, window)], FRAME, 1)
+    (group,) = plan([Target(7, box, hidden, window)], FRAME)
     assert group.keys == (7,) and group.side == 448
     return group.window
 
@@ -42,21 +38,20 @@ def moved(x: float, y: float = 0, grown: float = 1) -> tuple[float, float, float
     ],
 )
 def test_a_window_is_two_and_a_half_times_the_object(box: tuple[float, float, float, float], window: Window) -> None:
-    assert window_for(box, FRAME) == window
+    assert FRAME.window(box) == window
     assert plan([Target(1, box)], FRAME) == [Group(window, 448, (1,))]
 
 
 def test_windows_have_the_shape_of_the_frame() -> None:
     for width, height in ((640, 480), (1920, 1080), (480, 800), (37, 1000)):
-        frame = Frame(width, height, 64, 64 * 64)
-        window = window_for((width / 2, height / 2, width / 2 + 0.2 * width, height / 2 + 9), frame)
+        window = Frame(width, height, 64).window((width / 2, height / 2, width / 2 + 0.2 * width, height / 2 + 9))
         assert 0 <= window.x0 < window.x1 <= width and 0 <= window.y0 < window.y1 <= height
         assert window.width / width == pytest.approx(window.height / height, abs=0.02)
 
 
 def test_a_tiny_image_is_seen_whole() -> None:
     for width, height in ((64, 48), (1, 1), (110, 80)):
-        frame = Frame(width, height, 448, 448 * 448)
+        frame = Frame(width, height, 448)
         assert plan([Target(1, (0, 0, 1, 1))], frame) == [Group(Window(0, 0, width, height), 448, (1,))]
 
 
@@ -73,7 +68,7 @@ def test_without_objects_the_whole_frame_is_seen() -> None:
         (moved(190), Window(440, 125, 940, 375)),  # to 765: placed anew around the object
         (moved(0, 60), Window(250, 185, 750, 435)),  # to 385 of 375
         (moved(0, grown=1.35), AROUND),
-        (moved(0, grown=1.45), Window(138, 68, 863, 431)),  # 0.725 of the frame; more than 1.4 times larger
+        (moved(0, grown=1.5), Window(125, 62, 875, 437)),  # 0.75 of the frame; more than 1.4 times larger
         (moved(0, grown=0.75), AROUND),
         (moved(0, grown=0.7), Window(325, 162, 675, 337)),
     ],
@@ -95,66 +90,33 @@ def test_a_mask_that_the_window_cuts_widens_it() -> None:
     assert alone((0, 200, 200, 300), window=at_the_border) == at_the_border  # cut by the frame, not by the window
 
 
-def test_near_objects_share_a_window_and_far_ones_do_not() -> None:
-    near = [Target(1, (400, 200, 460, 230)), Target(2, (430, 200, 490, 230))]
-    (shared,) = plan(near, FRAME)
-    assert shared.keys == (1, 2) and shared.side == 448
-    far = [Target(1, (0, 0, 100, 50)), Target(2, (900, 450, 1000, 500))]
-    assert plan(far, FRAME) == [
-        Group(Window(0, 0, 250, 125), 448, (1,)), Group(Window(750, 375, 1000, 500), 448, (2,)),
+def test_every_object_has_its_own_window() -> None:
+    near = [Target(1, (400, 200, 460, 240)), Target(2, (430, 200, 490, 240))]
+    assert plan(near, FRAME) == [
+        Group(Window(330, 170, 530, 270), 448, (1,)), Group(Window(360, 170, 560, 270), 448, (2,)),
     ]  # fmt: skip
+    large = [Target(1, (0, 0, 1000, 500)), Target(2, (300, 100, 700, 400)), Target(3, MIDDLE)]
+    assert plan(large, FRAME) == [Group(WHOLE, 448, (1, 2)), Group(AROUND, 448, (3,))]
 
 
-def test_the_nearest_objects_share_where_the_budget_ends() -> None:
-    targets = [Target(1, (0, 0, 60, 30)), Target(2, (940, 470, 1000, 500)), Target(3, (840, 470, 900, 500))]
-    groups = plan(targets, FRAME)
-    assert [group.keys for group in groups] == [(1,), (2, 3)] and {group.side for group in groups} == {448}
-    rich = plan(targets, Frame(1000, 500, 448, 3 * USUAL, turns=1))
-    assert [group.keys for group in rich] == [(1,), (2,), (3,)] and {group.side for group in rich} == {448}
-
-
-@pytest.mark.parametrize(
-    ("budget", "looks", "side"),
-    [(USUAL, 1, 448), (2 * USUAL, 2, 448), (2 * USUAL - 20_000, 1, 448), (100_000, 1, 320), (1, 1, 64)],
-)
-def test_the_budget_decides_on_sizes(budget: int, looks: int, side: int) -> None:
-    assert (most_looks(448, budget), input_side(448, budget)) == (looks, side)
-    assert most_pixels(448, budget) == looks * side**2 and (side == 64 or looks * side**2 <= 1.05 * budget)
-
-
-def test_more_objects_have_more_windows_until_the_bytes_would_grow() -> None:
-    budgets = [default_budget(448, objects) for objects in range(100)]
-    assert budgets[0] == USUAL and budgets[4] == 4 * USUAL
-    looks = [most_looks(448, budget) for budget in budgets]
-    assert looks[:5] == [1, 1, 2, 3, 4] and set(looks[8:]) == {MAX_LOOKS}
-
-
-def test_a_grouping_stays_until_another_is_clearly_better() -> None:
-    far = [Target(1, (0, 0, 100, 50)), Target(2, (900, 450, 1000, 500))]
-    windows = {group.keys[0]: group.window for group in plan(far, FRAME)}
-    # The second one comes nearer: its window follows, and each keeps its own.
-    second = Target(2, (780, 380, 880, 430), 0, windows[2])
-    groups = plan([Target(1, far[0].box, 0, windows[1]), second], FRAME, 1)
-    assert [group.keys for group in groups] == [(1,), (2,)]
-    assert groups[0].window == windows[1] and groups[1].window == Window(705, 342, 955, 467)
-    # Both through the whole frame, which serves. Two windows are clearly better, on review.
-    together = [Target(target.key, target.box, 0, WHOLE) for target in far]
-    assert [len(plan(together, FRAME, index)) for index in (1, 15, 16)] == [1, 1, 2]
-
-
-def test_a_new_object_is_given_a_place_beside_the_others() -> None:
-    old = Target(1, MIDDLE, 0, AROUND)
-    groups = plan([old, Target(2, (0, 0, 60, 30))], FRAME, 1)
-    assert sorted(key for group in groups for key in group.keys) == [1, 2]
-    assert next(group.window for group in groups if group.keys == (1,)) == AROUND
-    # One that the old window serves joins it, between two reviews too; nothing else moves.
-    far = Target(2, (0, 0, 60, 30), 0, Window(0, 0, 200, 100))
-    groups = plan([replace(old, box=moved(60)), far, Target(3, moved(20))], FRAME, 1)
-    assert groups == [Group(AROUND, 448, (1, 3)), Group(Window(0, 0, 200, 100), 448, (2,))]
+def test_the_smallest_objects_have_windows_and_keep_them() -> None:
+    corners = [(100 * index, 50 * index) for index in range(MOST)]
+    small = [Target(key, (x, y, x + 40 + key, y + 20)) for key, (x, y) in enumerate(corners)]
+    groups = plan([Target(99, MIDDLE), *small], FRAME)
+    assert [group.keys for group in groups] == [(99,), *((key,) for key in range(MOST))]
+    assert groups[0].window == WHOLE and most_views(MOST + 1) == len(groups) == MOST + 1
+    # A smaller one comes: who has a window keeps it.
+    having = [Target(each.key, each.box, 0, group.window) for each, group in zip(small, groups[1:], strict=True)]
+    tiny = Target(100, (950, 20, 960, 25), 0, WHOLE)
+    groups = plan([tiny, *having], FRAME)
+    assert groups[0] == Group(WHOLE, 448, (100,)) and [group.window for group in groups[1:]] == [
+        each.window for each in having
+    ]
+    assert [most_views(objects) for objects in (1, 2, MOST, MOST + 1, 1024)] == [1, 2, MOST, MOST + 1, MOST + 1]
 
 
 def test_windows_of_another_image_size_do_not_count() -> None:
-    assert alone((10, 10, 60, 40), window=Window(1000, 500, 1500, 750)) == window_for((10, 10, 60, 40), FRAME)
+    assert alone((10, 10, 60, 40), window=Window(1000, 500, 1500, 750)) == FRAME.window((10, 10, 60, 40))
 
 
 def test_what_was_seen_through_another_window_may_serve() -> None:
@@ -179,33 +141,13 @@ def test_every_object_is_seen_however_many_there_are() -> None:
         corners = rng.uniform(0, (900, 450), (count, 2))
         targets = [Target(key, (x, y, x + 40, y + 30)) for key, (x, y) in enumerate(corners.tolist())]
         before: dict[int, Window] = {}
-        for index in range(3):
-            groups = plan([Target(t.key, t.box, 0, before.get(t.key)) for t in targets], FRAME, index)
+        for _ in range(3):
+            groups = plan([Target(t.key, t.box, 0, before.get(t.key)) for t in targets], FRAME)
             assert sorted(key for group in groups for key in group.keys) == list(range(count))
-            assert sum(group.side**2 for group in groups) <= 1.05 * FRAME.budget
+            assert len(groups) <= most_views(count)
             before = {key: group.window for group in groups for key in group.keys}
         for group in groups:
             for key in group.keys:
                 x0, y0, x1, y1 = targets[key].box
                 assert group.window.x0 <= x0 and group.window.y0 <= y0
                 assert x1 <= group.window.x1 and y1 <= group.window.y1
-
-
-def test_windows_take_turns() -> None:
-    frame = Frame(1000, 500, 448, 2 * USUAL)
-    corners = [(0, 0), (900, 0), (0, 450), (940, 470)]
-    targets = [Target(key, (x, y, x + 60, y + 30), rested=9) for key, (x, y) in enumerate(corners)]
-    groups = plan(targets, frame)
-    assert [group.keys for group in groups] == [(0,), (1,), (2,), (3,)] and {group.side for group in groups} == {448}
-    seen = []
-    for _ in range(5):
-        now = turn(groups, targets, frame)
-        keys = {key for group in now for key in group.keys}
-        targets = [replace(each, rested=0 if each.key in keys else each.rested + 1) for each in targets]
-        seen.append(keys)
-    assert seen == [{0, 1}, {2, 3}, {0, 1}, {2, 3}, {0, 1}]
-    # A third window beside two that fit: the one that has rested comes first.
-    groups, targets = groups[:3], targets[:3]
-    assert [target.rested for target in targets] == [0, 0, 1]
-    assert [group.keys for group in turn(groups, targets, frame)] == [(0,), (2,)]
-    assert turn(groups[:2], targets[:2], frame) == groups[:2]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.window_budget import MAX_PIXELS, default_budget, most_pixels
+from sam2_ros.tracking.windows import MAX_PIXELS, most_views
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,11 @@ class Limits:
 def engine_sizes(info: BackendInfo, made_with: TrackerConfig) -> Callable[[TrackerConfig], int]:
     """A function that says how many bytes an engine will allocate, from one that was made with ``made_with``."""
     bank = info.bank_bytes / (made_with.max_objects * _slots(made_with))
-    side = max(1, info.image_size)
-    history = max(0, info.history_bytes - _images(made_with)) / _stored(made_with, side)
+    history = max(0, info.history_bytes - _images(made_with)) / _stored(made_with)
 
     def size(config: TrackerConfig) -> int:
         images = _images(config) if info.history_bytes else 0
-        return round(bank * config.max_objects * _slots(config) + history * _stored(config, side) + images)
+        return round(bank * config.max_objects * _slots(config) + history * _stored(config) + images)
 
     return size
 
@@ -47,12 +46,9 @@ def _slots(config: TrackerConfig) -> int:
     return config.prompted_slots + config.recent_slots + config.history + 1
 
 
-def _stored(config: TrackerConfig, side: int) -> float:
+def _stored(config: TrackerConfig) -> float:
     """Stored frames, each with a mask of every object; the features of a view are as large as 40 masks or more."""
-    views = 1.0
-    if config.window != "off":
-        budget = config.window_budget or default_budget(side, config.max_objects)
-        views = max(1.0, most_pixels(side, budget) / side**2)
+    views = 1 if config.window == "off" else most_views(config.max_objects)
     return (config.history + 1) * (views + config.max_objects / 40)
 
 
