@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from served import PATIENCE, ServerProcess, boxed, picture, serving
+from served import PATIENCE, ServerProcess, boxed, connected, picture, serving
 
 from sam2_ros.inference import NullBackend
-from sam2_ros.inference.backend import FrameDropped
+from sam2_ros.inference.backend import BackendInfo, FrameDropped
 from sam2_ros.remote import failback
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.remote.connection import LinkDown
@@ -284,3 +284,8 @@ def test_a_server_that_was_away_must_be_healthy_anew() -> None:
         assert watched._look() is None, "healthy for 9 s"
         now = 17.0
         assert watched._look().endpoint == "tcp://a:1"
+
+
+def test_a_client_that_was_never_connected_knows_nothing_of_its_server() -> None:
+    with connected("tcp://127.0.0.1:1", TrackerConfig(max_objects=3)) as client:
+        assert client.info == BackendInfo("unknown", "not connected", "unknown", 0, 0, 3)
