@@ -25,7 +25,9 @@ from served import PATIENCE, boxed, picture, resident_bytes, serving
 from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.remote import answers, connection, link, protocol
 from sam2_ros.remote.client import RemoteBackend
+from sam2_ros.remote.codec import to_wire
 from sam2_ros.tracking import CroppedMask, ObjectState, TrackerConfig
+from sam2_ros.tracking.types import EventCode, ObjectChange
 
 MEMORY = 600 << 20  # bytes that the process may grow by
 
@@ -205,6 +207,13 @@ def test_a_lie_about_a_prompt_changes_nothing_here() -> None:
             liar.lie = honest
             client.connect(PATIENCE)
         client.close()
+
+
+def test_an_answer_holds_eight_changes_of_each_object_and_of_eight_that_are_gone() -> None:
+    change = ObjectChange(EventCode.REMOVED, 1, "cup", "", None, None, 0.0, 0.0, 0, "removed by request")
+    assert len(answers.changes(to_wire([change] * 96), MAX_OBJECTS)) == 96
+    with pytest.raises(protocol.ProtocolError, match="there are 97 changes; accepted: up to 96"):
+        answers.changes(to_wire([change] * 97), MAX_OBJECTS)
 
 
 @pytest.mark.parametrize(("seed", "count", "direct"), [(1, 250, False), (2, 2000, True)])
