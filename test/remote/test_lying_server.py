@@ -27,7 +27,7 @@ from sam2_ros.remote import answers, connection, link, protocol
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.remote.codec import to_wire
 from sam2_ros.tracking import CroppedMask, ObjectState, TrackerConfig
-from sam2_ros.tracking.types import EventCode, ObjectChange
+from sam2_ros.tracking.types import EventCode, MaskCandidate, ObjectChange, PromptCode, PromptResult
 
 MEMORY = 600 << 20  # bytes that the process may grow by
 
@@ -214,6 +214,17 @@ def test_an_answer_holds_eight_changes_of_each_object_and_of_eight_that_are_gone
     assert len(answers.changes(to_wire([change] * 96), MAX_OBJECTS)) == 96
     with pytest.raises(protocol.ProtocolError, match="there are 97 changes; accepted: up to 96"):
         answers.changes(to_wire([change] * 97), MAX_OBJECTS)
+
+
+@pytest.mark.parametrize(("index", "accepted"), [(0, False), (1, True), (3, True), (5, False)])
+def test_candidates_are_numbered_from_one(index: int, accepted: bool) -> None:
+    candidate = MaskCandidate(index, CroppedMask.empty(4, 4), 0.5, 0.5)
+    offered = to_wire([PromptResult(PromptCode.OK, "object 1: added", 1, candidates=(candidate,))])
+    if accepted:
+        assert answers.prompt_results(offered, 1, 16)[0].candidates[0].index == index
+    else:
+        with pytest.raises(protocol.ProtocolError, match=f"a candidate's index is {index}; accepted: 1 to"):
+            answers.prompt_results(offered, 1, 16)
 
 
 @pytest.mark.parametrize(("seed", "count", "direct"), [(1, 250, False), (2, 2000, True)])
