@@ -75,6 +75,7 @@ def test_only_topics_with_the_cameras_names_exist(cameras: tuple[Peer, Peer]) ->
     left, _ = cameras
     names = {name for name, _ in left.node.get_topic_names_and_types() if name.startswith(NODE)}
     results = {"tracks", "events", "overlay", "label_image", "label_info", "detections", "detections_3d", "markers"}
+    results |= {"clouds", "depth_without_objects", "track_object/_action/feedback"}
     assert {f"{NODE}/{camera}/{topic}" for camera in ("left", "right") for topic in results} <= names
     assert not left.node.get_publishers_info_by_topic(f"{NODE}/tracks")  # the fixture's first peer listens to it
     assert not left.node.get_subscriptions_info_by_topic("/robot/image")
@@ -88,6 +89,10 @@ def test_the_commands_speak_to_one_camera(cameras: tuple[Peer, Peer]) -> None:
     assert done.returncode == 0, done.stderr
     assert "one" in [known.name for known in left.list_objects().tracks.objects]
     assert "one" not in [known.name for known in right.list_objects().tracks.objects]
+    for camera, code in (("left", 0), ("right", 1)):
+        words = ["follow", "--object", "one", "--time-limit", "0.1", "--node", f"{NODE}/{camera}", "--timeout", "15"]
+        done = subprocess.run([sys.executable, "-m", "sam2_ros", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
 
 
 def test_the_names_can_not_be_set_while_the_node_runs(cameras: tuple[Peer, Peer]) -> None:
