@@ -112,7 +112,7 @@ def check_prompt(prompt: Prompt) -> None:
     if prompt.candidate is not None:
         if prompt.candidate not in (1, 2, 3):
             raise _refusal(f"candidate is {prompt.candidate}; accepted: 1, 2 or 3, as offered by the answer before")
-        if kinds and (kinds != ["points"] or np.shape(prompt.points)[:1] != (1,)):
+        if kinds and (kinds != ["points"] or np.asarray(prompt.points).shape[:1] != (1,)):
             raise _refusal(
                 "candidates are offered for a single point; give one point with the choice, or the choice alone"
             )
