@@ -19,7 +19,7 @@ from sam2_ros.annotation.masks import Mask, encode
 from sam2_ros.annotation.methods import ByDetector, ByPrompts, ByRecorded, Everything, Method
 from sam2_ros.annotation.reconcile import Reconciled, reconcile
 from sam2_ros.annotation.recordings import Frames, Images, Recording, extract, open_recording
-from sam2_ros.annotation.results import Annotated, write_result
+from sam2_ros.annotation.results import Annotated, forget_result, write_result
 from sam2_ros.annotation.two_ways import ANYTHING, follow
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.inference.local import LocalBackend, load_shared_model
@@ -128,11 +128,13 @@ class Engine:
             WriteError: a file can't be written.
         """
         folder = out / self.settings.images / recording.name
+        forget_result(out, recording)  # before its images, without which it would be wrong
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
         try:
+            identity = recording.identity  # as it is read; it may grow meanwhile
             images = extract(frames, folder, lambda: done(0))
             found = self._separately(images, done) if self.settings.stills else self._tracked(frames, images, done)
-            write_result(out, Annotated.of(recording, images, found))
+            write_result(out, Annotated.of(recording.name, identity, images, found))
             return ""
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)

@@ -18,6 +18,7 @@ from sam2_ros.media.whole_files import write_error
 from sam2_ros.text import printable
 
 JPEG_QUALITY = 95
+_MAX_NAME = 60  # characters; a file's name has 255 bytes at most
 _ACCEPTED = "accepted: a folder of images, a video, a rosbag2 folder, or an MCAP file"
 
 
@@ -42,11 +43,12 @@ class Recording:
 
     @property
     def identity(self) -> list[int | str]:
-        """What tells whether the recording has changed."""
-        files = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
-        stats = [file.stat() for file in files]
+        """What tells whether the recording has changed: its files, not the folders in it, of which one may be the data
+        set."""
+        files = [*self.path.iterdir()] if self.path.is_dir() else [self.path]
+        stats = [file.stat() for file in files if file.is_file()]
         newest = max((stat.st_mtime_ns for stat in stats), default=0)
-        return [str(self.path.resolve()), len(files), sum(stat.st_size for stat in stats), newest]
+        return [str(self.path.resolve()), len(stats), sum(stat.st_size for stat in stats), newest]
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,14 @@ def find_recordings(sources: Sequence[str]) -> list[Recording]:
         UserError: there is no such file or folder.
     """
     found: list[Recording] = []
-    taken: set[str] = set()
+    taken = {"images"}  # Ultralytics takes the last folder of this name in a path for the data set's own
     for source in sources:
         path = Path(source)
         if not path.exists():
             raise UserError(f"{printable(source)}: no such file or folder; {_ACCEPTED}")
         plain = path.resolve()
-        base = re.sub(r"[^\w.-]", "_", plain.name if plain.is_dir() else plain.stem).lstrip(".") or "recording"
+        base = re.sub(r"[^\w.-]", "_", plain.name if plain.is_dir() else plain.stem).lstrip(".")[:_MAX_NAME]
+        base = base or "recording"
         name, number = base, 1
         while name.lower() in taken:
             number += 1

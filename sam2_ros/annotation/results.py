@@ -11,7 +11,7 @@ from sam2_ros.annotation.doubts import Reason
 from sam2_ros.annotation.masks import Mask
 from sam2_ros.annotation.reconcile import Reconciled
 from sam2_ros.annotation.recordings import ImageFile, Images, Recording
-from sam2_ros.media.whole_files import check_writable, write_whole
+from sam2_ros.media.whole_files import check_writable, write_error, write_whole
 
 FOLDER = "recordings"  # in the data set
 
@@ -29,10 +29,8 @@ class Annotated:
     reasons: list[Reason]
 
     @classmethod
-    def of(cls, recording: Recording, images: Images, found: Reconciled) -> Annotated:
-        return cls(
-            recording.name, recording.identity, images.damage, [*images.files], found.labels, found.masks, found.reasons
-        )
+    def of(cls, name: str, identity: list[int | str], images: Images, found: Reconciled) -> Annotated:
+        return cls(name, identity, images.damage, [*images.files], found.labels, found.masks, found.reasons)
 
 
 def write_result(out: Path, done: Annotated) -> None:
@@ -63,6 +61,18 @@ def read_result(out: Path, recording: Recording) -> Annotated | None:
         return Annotated(**content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def forget_result(out: Path, recording: Recording) -> None:
+    """
+    Raises:
+        WriteError: the file can't be removed.
+    """
+    path = _path(out, recording.name)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def _path(out: Path, name: str) -> Path:

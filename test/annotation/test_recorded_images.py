@@ -99,6 +99,10 @@ def test_names_are_of_their_own_and_fit_for_files(tmp_path: Path) -> None:
         (tmp_path / folder / "Küche 1").mkdir(parents=True)
     found = find_recordings([str(tmp_path / folder / "Küche 1") for folder in ("a", "b")])
     assert [recording.name for recording in found] == ["Küche_1", "Küche_1-2"]
+    for name in ("images", "ü" * 120):  # of the first one Ultralytics would look for labels in the wrong folder
+        (tmp_path / name).mkdir()
+    found = find_recordings([str(tmp_path / "images"), str(tmp_path / ("ü" * 120))])
+    assert [recording.name for recording in found] == ["images-2", "ü" * 60]
     with pytest.raises(UserError, match="no such file or folder; accepted: a folder of images"):
         find_recordings([str(tmp_path / "c")])
 
@@ -108,7 +112,11 @@ def test_a_recording_that_was_written_to_is_another_one(tmp_path: Path) -> None:
     before = Recording("x", tmp_path).identity
     assert Recording("x", tmp_path).identity == before
     cv2.imwrite(str(tmp_path / "1.png"), picture(1))
-    assert Recording("x", tmp_path).identity != before
+    before, changed = Recording("x", tmp_path).identity, before
+    assert before != changed
+    (tmp_path / "dataset").mkdir()  # --out in the folder of the images
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nothing")
+    assert Recording("x", tmp_path).identity == before
 
 
 def test_a_cut_video_gives_the_images_before_the_cut_and_the_reason(tmp_path: Path) -> None:
