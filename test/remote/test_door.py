@@ -15,7 +15,7 @@ from served import LOCAL, PATIENCE, ServerProcess, connected, picture, running, 
 
 from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
-from sam2_ros.remote.server import Limits, Server, door
+from sam2_ros.remote.server import Limits, Server, door, front
 
 
 def test_a_second_server_does_not_take_the_path_of_the_first(
@@ -167,3 +167,16 @@ def test_a_message_of_a_connection_that_has_ended_belongs_to_nobody() -> None:
         for fd in (closed, ended.fileno(), another.fileno(), file.fileno()):
             assert opened.connection_of(Read(fd)) is None  # type: ignore[arg-type]
     opened.close()
+
+
+@pytest.mark.parametrize(("encrypted", "cost"), [(False, 128), (True, 128 + 33)])
+def test_what_was_read_is_counted_as_the_front_counts_it(encrypted: bool, cost: int) -> None:
+    """A part that CURVE encrypts comes with 33 bytes: a command's name, its nonce, a flag and a checksum."""
+    opened = door.Door([LOCAL], Limits(), encrypted, lambda reason: None)
+    told, opened.control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        opened.taken(7, [memoryview(b"four"), memoryview(b"")])
+        assert front.CONTROL.unpack(told.recv(100)) == (front.TAKEN, 7, 4 + 2 * cost)
+    finally:
+        told.close()
+        opened.close()
