@@ -285,7 +285,7 @@ def _position(mask: CroppedMask, view: DepthView, least: int) -> Position:
     if not np.isfinite(vectors).all():
         reason = "the position is no finite number; camera_info or the transform is wrong"
         return Position(TrackedObject.DEPTH_REFUSED, reason)
-    area = surface.points * float(np.median(metres[valid])) ** 2
+    area = surface.points * surface.distance**2
     return Position(TrackedObject.DEPTH_OK, "", view.frame, *vectors, surface.points, area)
 
 

@@ -91,6 +91,7 @@ class Surface:
     center: NDArray[np.float64]  # [3] metres, of the box that extent describes
     extent: NDArray[np.float64]  # [3] metres, from the 2nd to the 98th percentile of each coordinate
     points: int  # valid depth pixels, without outliers
+    distance: float  # metres along the optical axis, median
 
 
 def valid_pixels(mask: CroppedMask, depth: NDArray[np.float32]) -> BoolMask:
@@ -121,7 +122,7 @@ def visible_surface(
     pixels, count = surface_pixels(valid, depth, _ENOUGH_POINTS)
     points = points_of(pixels, depth, mask, rays, (rotation, translation))
     low, middle, high = np.percentile(points, [_EXTENT_PERCENTILES[0], 50.0, _EXTENT_PERCENTILES[1]], axis=1)
-    return Surface(middle, (low + high) / 2, high - low, count)
+    return Surface(middle, (low + high) / 2, high - low, count, float(np.median(depth.ravel()[pixels])))
 
 
 def surface_pixels(valid: BoolMask, depth: NDArray[np.float32], most: int) -> tuple[Pixels, int]:

@@ -78,6 +78,7 @@ def test_another_frame_has_its_own_axes() -> None:
         rectangle(100, 20, 140, 40), np.full((HEIGHT, WIDTH), 2.0), rotation=rotation, translation=np.array([0, 0, 1.0])
     )
     np.testing.assert_allclose(found.position, [2.0, -40 / FOCAL * 2, 1 + 30 / FOCAL * 2], atol=1e-6)
+    assert found.distance == 2.0, "from the camera"
     assert found.extent[0] == pytest.approx(0, abs=1e-6) and found.extent[1] > found.extent[2] > 0
 
 
