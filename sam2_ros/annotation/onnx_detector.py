@@ -27,6 +27,7 @@ ACCEPTED = (
     "with one image as input"
 )
 _DEFAULT_SIDE = 640  # of an input that may have any size
+_MOST_SIDE = 4096  # pixels of an input
 _NMS_IOU = 0.6
 _MOST = 300  # boxes of an image, the best first
 _PADDING = 114
@@ -85,13 +86,16 @@ class OnnxDetector:
             raise UserError(f"{path} is no detector that is known: its inputs are {printable(shapes, 300)}; {ACCEPTED}")
         self._image = images[0].name
         height, width = (side if isinstance(side, int) else _DEFAULT_SIDE for side in images[0].shape[2:])
+        if not (0 < height <= _MOST_SIDE and 0 < width <= _MOST_SIDE):
+            raise UserError(f"{path} wants images of {width} x {height}; accepted: sides up to {_MOST_SIDE} pixels")
         self._width, self._height = width, height
         outputs = self._run(np.zeros((1, 3, height, width), np.float32), width, height)
         self.layout = self._recognise(outputs)
-        count = self.layout.read(outputs, width, height).known
-        if labels and count and len(labels) != count:
-            raise UserError(f"{path} has {count} classes, and --labels names {len(labels)}")
-        self._labels = tuple(labels) or self._names()
+        count = self._classes(outputs)
+        self._labels = tuple(map(printable, labels)) or self._names()
+        if self._labels and count and len(self._labels) != count:
+            source = "--labels" if labels else "its metadata"
+            raise UserError(f"{path} has {count} classes, and {source} names {len(self._labels)}; {ACCEPTED}")
 
     def __call__(self, rgb: Rgb) -> list[Detection]:
         """The best boxes, in pixels of ``rgb`` (``uint8 [H, W, 3]``), by falling score."""
@@ -137,22 +141,39 @@ class OnnxDetector:
                 return Layout("NanoDet-Plus", _normalised, _read_nanodet)
             if columns == cells[0] and rows > 4:
                 return Layout("YOLOv8 or 11", _centred, _read_yolo)
-        shown = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise UserError(
+        raise self._unknown(outputs)
+
+    def _classes(self, outputs: dict[str, Array]) -> int:
+        """How many there are; 0 = unknown.
+
+        Raises:
+            UserError: the outputs have the names of a known detector and other shapes.
+        """
+        try:
+            boxes, scores, classes, known = self.layout.read(outputs, self._width, self._height)
+            if boxes.shape == (*scores.shape, 4) and scores.shape == classes.shape == (len(scores),):
+                return known
+        except (ValueError, IndexError, TypeError):
+            pass
+        raise self._unknown(outputs)
+
+    def _unknown(self, outputs: dict[str, Array]) -> UserError:
+        shown = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
+        return UserError(
             f"{self._path} is no detector that is known: its outputs are {printable(shown, 300)}; {ACCEPTED}"
         )
 
     def _label(self, index: int) -> str:
-        return self._labels[index] if index < len(self._labels) else str(index)
+        return self._labels[index] if 0 <= index < len(self._labels) else str(index)
 
     def _names(self) -> tuple[str, ...]:
         """The classes as Ultralytics writes them into a file."""
         text = self._session.get_modelmeta().custom_metadata_map.get("names", "")
         try:
             names = ast.literal_eval(text[:100_000]) if text else {}
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return tuple(printable(names[key]) for key in sorted(names)) if isinstance(names, dict) else ()
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return ()
-        return tuple(printable(names[key]) for key in sorted(names)) if isinstance(names, dict) else ()
 
 
 # -- how images are fed ----------------------------------------------------------------------------------------------

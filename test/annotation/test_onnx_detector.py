@@ -24,12 +24,13 @@ IMAGE[..., 0] = 255  # red
 
 
 def write(
-    path: Path, outputs: dict[str, NDArray[Any]], inputs: Sequence[str] = ("images",), metadata: str = ""
-) -> Path:
-    """A graph that gives these outputs for any image of 64 x 64."""
+    path: Path, outputs: dict[str, NDArray[Any]], inputs: Sequence[str] = ("images",), metadata: str = "",
+    side: int = SIDE,
+) -> Path:  # fmt: skip
+    """A graph that gives these outputs for any image of ``side`` x ``side``."""
     from onnx import TensorProto, helper, numpy_helper
 
-    shapes = {"images": ([1, 3, SIDE, SIDE], TensorProto.FLOAT), "orig_target_sizes": ([1, 2], TensorProto.INT64)}
+    shapes = {"images": ([1, 3, side, side], TensorProto.FLOAT), "orig_target_sizes": ([1, 2], TensorProto.INT64)}
     given = [helper.make_tensor_value_info(name, shapes[name][1], shapes[name][0]) for name in inputs]
     values = [numpy_helper.from_array(value, f"{name}_value") for name, value in outputs.items()]
     nodes = [helper.make_node("Identity", [f"{name}_value"], [name]) for name in outputs]
@@ -132,7 +133,13 @@ def test_images_are_fed_as_each_family_was_trained(tmp_path: Path) -> None:
 def test_labels_come_from_metadata_or_are_numbers(tmp_path: Path) -> None:
     named = OnnxDetector(write(tmp_path / "a.onnx", yolo(), metadata="{0: 'cup', 1: 'vase', 2: 'box'}"))
     assert named(IMAGE)[0].label == "vase"
-    assert OnnxDetector(write(tmp_path / "b.onnx", yolo(), metadata="{1:"))(IMAGE)[0].label == "1"
+    for text in ("{1:", "{[]: 1}", "{1: 'cup', 'b': 'vase'}"):
+        assert OnnxDetector(write(tmp_path / "b.onnx", yolo(), metadata=text))(IMAGE)[0].label == "1"
+    outputs = detr()
+    outputs["labels"][:] = -1
+    assert OnnxDetector(write(tmp_path / "c.onnx", outputs), ["cup", "bowl"])(IMAGE)[0].label == "-1"
+    (found,) = OnnxDetector(write(tmp_path / "d.onnx", yolo()), ["cup", "a\tb", "box"])(IMAGE)
+    assert found.label == r"a\tb"  # the tracker refuses control characters
 
 
 def test_low_scores_are_left_out(tmp_path: Path) -> None:
@@ -149,5 +156,12 @@ def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
         OnnxDetector(write(tmp_path / "in.onnx", yolo(), ("orig_target_sizes",)))
     with pytest.raises(UserError, match="has 3 classes, and --labels names 1"):
         OnnxDetector(write(tmp_path / "d.onnx", yolo(), metadata=""), ["cup"])
+    # An export of a network for poses: what follows a box is no class.
+    with pytest.raises(UserError, match="has 3 classes, and its metadata names 1; accepted: "):
+        OnnxDetector(write(tmp_path / "pose.onnx", yolo(), metadata="{0: 'person'}"))
+    with pytest.raises(UserError, match=r"its outputs are labels \[5\], boxes \[5, 4\], scores \[5\]; accepted"):
+        OnnxDetector(write(tmp_path / "flat.onnx", {name: value[0] for name, value in detr().items()}))
+    with pytest.raises(UserError, match="wants images of 100000 x 100000; accepted: sides up to 4096 pixels"):
+        OnnxDetector(write(tmp_path / "huge.onnx", yolo(), side=100_000))
     with pytest.raises(UserError, match="no such file"):
         OnnxDetector(tmp_path / "none.onnx")
