@@ -45,7 +45,6 @@ class Options:
     dtype: str  # "float32", or "bfloat16" for a runtime that computes in it
     threads: int  # of the CPU
     cache: Path | None  # folder for what the runtime compiles; None: it is not kept
-    fuse: bool = True  # OpenVINO on a CPU: chains of operations in one kernel
 
     @property
     def version(self) -> str:
@@ -110,8 +109,6 @@ class _OpenVino:
         if device == "CPU":
             # Threads that are tied to cores wait for whatever else runs there.
             settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
-            if not options.fuse:
-                settings["SNIPPETS_MODE"] = "DISABLE"
         self._request = core.compile_model(str(graph), device, settings).create_infer_request()
 
     def __call__(self, *inputs: Array) -> list[Array]:
