@@ -91,12 +91,16 @@ def _surface(obj: ObjectResult, image: NDArray[np.uint8], view: DepthView, limit
 
 
 def _one_of_each_voxel(places: NDArray[np.float32], side: float) -> NDArray[np.intp]:
-    """Indices of the first one among the points ``[3, N]`` in each cube of a grid, in the order of the cubes."""
+    """Indices of the first one among the points ``[3, N]`` in each cube of a grid, in the order of the cubes.
+
+    Cubes of less than a 16,000th of what they fill are larger than ``side``, so that their numbers have few bits.
+    """
     if not places.size:
         return np.zeros(0, np.intp)
-    cells = places.astype(np.float64) / side
+    cells = places.astype(np.float64)
+    cells /= max(side, np.ptp(cells, axis=1).max() / (2**_AXIS_BITS - 2))
     cells -= np.floor(cells.min(axis=1, keepdims=True))
-    x, y, z = np.minimum(cells, 2**_AXIS_BITS - 1).astype(np.int64)
+    x, y, z = cells.astype(np.int64)
     keys = (x << _AXIS_BITS | y) << _AXIS_BITS | z
     keys = np.sort(keys << _INDEX_BITS | np.arange(keys.size))  # in place of np.unique: one sort of plain numbers
     first = np.concatenate(([True], np.diff(keys >> _INDEX_BITS) > 0))

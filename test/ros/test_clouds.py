@@ -100,10 +100,18 @@ def test_limits(frame: SimulatedFrame, view: DepthView) -> None:
     assert all(0 < count <= 50 for count in np.unique(few["object_id"], return_counts=True)[1])
     coarse = read(cloud(objects(frame), frame.rgb, view, CloudLimits(1_000_000, 0.01), HEADER))
     assert len(coarse) < len(everything) / 2
-    for number in np.unique(coarse["object_id"]):
-        own = coarse[coarse["object_id"] == number]
-        cells = np.floor(np.stack([own[axis] for axis in "xyz"], axis=1).astype(np.float64) / 0.01).astype(int)
-        assert len(np.unique(cells, axis=0)) >= len(own) - 1  # one point may lie on a border, within rounding
+    for number in np.unique(everything["object_id"]):
+        own, all_cells = (cells(points[points["object_id"] == number], 0.01) for points in (coarse, everything))
+        assert abs(len(set(own)) - len(own)) <= 1  # one point may lie on a border, within rounding
+        assert len(set(all_cells) - set(own)) <= 1, "no cube is left out"
+    tiny = read(cloud(objects(frame), frame.rgb, view, CloudLimits(1_000_000, 1e-6), HEADER))
+    assert len(tiny) == len(everything), "cubes that are smaller than any distance leave out nothing"
+
+
+def cells(points: NDArray[np.void], side: float) -> list[tuple[int, ...]]:
+    """The cube of each point."""
+    places = np.stack([points[axis] for axis in "xyz"], axis=1).astype(np.float64)
+    return [tuple(cell) for cell in np.floor(places / side).astype(int).tolist()]
 
 
 def test_points_follow_the_transform(frame: SimulatedFrame, view: DepthView) -> None:
