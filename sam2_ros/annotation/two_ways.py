@@ -129,9 +129,10 @@ class PromptFeed:
         due = [each for each in self._waiting if each.frame == index or each.prompt.like is not None]
         self._waiting = [each for each in self._waiting if each not in due]
         for each in due:
-            known, mask = self._ids.get(each.object_id), each.prompt.mask
-            if known is None and mask is not None and not mask.any():
-                continue  # the object is not seen here, and was not before
+            known = self._ids.get(each.object_id)
+            later = any(other.object_id == each.object_id for other in self._waiting)
+            if known is None and (_is_empty(each.prompt) or (later and _only_takes_away(each.prompt))):
+                continue  # it corrects an object that this direction does not know yet
             request = PromptRequest(each.prompt, known, each.name, each.label or each.name or ANYTHING, 1.0)
             answer = backend.add([request])[0]
             if not answer.success:
@@ -140,3 +141,11 @@ class PromptFeed:
 
     def key(self, engine_id: int) -> int:
         return next(key for key, value in self._ids.items() if value == engine_id)
+
+
+def _is_empty(prompt: Prompt) -> bool:
+    return prompt.mask is not None and not prompt.mask.any()
+
+
+def _only_takes_away(prompt: Prompt) -> bool:
+    return prompt.labels is not None and prompt.box is None and not prompt.labels.any()

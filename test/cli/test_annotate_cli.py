@@ -105,6 +105,7 @@ def test_prompts_of_a_video_and_ids(scene: list[RenderedFrame], tmp_path: Path) 
     prompts = [
         {"frame": 5, "object_id": 7, "box": boxes[0], "label": "ball"},
         {"frame": 0, "object_id": 3, "box": boxes[1]},
+        {"frame": 8, "object_id": 3, "points": [[1, 1]], "labels": [0]},  # a correction, not where backwards begins
     ]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
     out = tmp_path / "out"
