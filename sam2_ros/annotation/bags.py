@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,18 @@ from sam2_ros.text import printable
 
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _DETECTIONS = "vision_msgs/msg/Detection2DArray"
+_VISION = {  # bags of ROS 2 Humble hold no definitions, and rosbags knows the types of sensor_msgs, not these
+    "Point2D": "float64 x\nfloat64 y",
+    "Pose2D": "vision_msgs/Point2D position\nfloat64 theta",
+    "BoundingBox2D": "vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y",
+    "ObjectHypothesis": "string class_id\nfloat64 score",
+    "ObjectHypothesisWithPose": "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose",
+    "Detection2D": (
+        "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\nvision_msgs/BoundingBox2D bbox\n"
+        "string id"
+    ),
+    "Detection2DArray": "std_msgs/Header header\nvision_msgs/Detection2D[] detections",
+}
 
 
 class Bag:
@@ -93,19 +106,25 @@ class Bag:
 
     @staticmethod
     def _counts(bag: Any, kinds: Sequence[str]) -> dict[str, int]:
-        """Messages by topic, of these types or of all."""
-        chosen = [c for c in bag.connections if not kinds or c.msgtype in kinds]
-        return {c.topic: c.msgcount for c in chosen if c.msgcount}
+        """Messages by topic, of these types or of all; a topic has a connection for each of its publishers."""
+        found: Counter[str] = Counter()
+        for connection in bag.connections:
+            if not kinds or connection.msgtype in kinds:
+                found[connection.topic] += connection.msgcount
+        return dict(+found)
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
         try:
             from rosbags.highlevel import AnyReader
-            from rosbags.typesys import Stores, get_typestore
+            from rosbags.typesys import Stores, get_types_from_msg, get_typestore
         except ImportError:
             raise UserError("bags are read by rosbags: python3 -m pip install rosbags") from None
+        types = get_typestore(Stores.ROS2_HUMBLE)
+        for name, text in _VISION.items():
+            types.register(get_types_from_msg(text, f"vision_msgs/msg/{name}"))
         try:
-            with AnyReader([self._path], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as bag:
+            with AnyReader([self._path], default_typestore=types) as bag:
                 yield bag
         except (UserError, GeneratorExit):
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -48,6 +50,19 @@ def test_a_bag_gives_its_images_with_the_stamps_of_their_headers(mcap: bool, jpe
         ]
         with pytest.raises(UserError, match="topics of this type: /detections"):
             frames.detections("/image")
+
+
+def test_a_bag_without_definitions(tmp_path: Path) -> None:
+    """As ROS 2 Humble writes them."""
+    folder = bag(tmp_path / "run")
+    (file,) = folder.glob("*.db3")
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("DELETE FROM message_definitions").rowcount == 2
+        database.commit()
+    frames = Bag(folder)
+    assert [frame.stamp for frame in frames] == [START + index * STEP for index in range(4)]
+    (boxes,) = frames.detections("/detections").values()
+    assert [(each.label, each.box, each.score) for each in boxes] == [("cup", (10, 12, 30, 40), 0.9)]
 
 
 def test_bags_that_can_not_be_used_are_refused_with_the_reason(tmp_path: Path) -> None:
