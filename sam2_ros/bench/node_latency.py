@@ -87,7 +87,7 @@ def _measure_live(receiver: _Receiver) -> dict[str, Any]:
     """Live masks beside the engine, and the engine's rate with and without them, in turns."""
     periods: dict[bool, list[float]] = {False: [], True: []}  # of the engine, ms
     ages: list[float] = []
-    images = masks = 0
+    images = 0
     for live in (False, True) * TURNS:
         receiver.follow_live(live)
         receiver.collect(UNMEASURED)
@@ -99,14 +99,13 @@ def _measure_live(receiver: _Receiver) -> dict[str, Any]:
         if live:
             images += receiver.counters[0] - before
             ages += [age / 1e6 for age, objects in receiver.live if objects]
-            masks = len(ages)
     receiver.follow_live(False)
     if not ages:
         raise UserError(f"{TRACKER}/tracks_live brought no masks; see /diagnostics for the reason")
     with_live, without = np.array(periods[True]), np.array(periods[False])
     return {
         "images": images,
-        "share": round(masks / images, 4),  # of the images that the node received
+        "share": round(len(ages) / images, 4),  # of the images that the node received
         "ms": percentiles(ages),  # camera to live mask
         "engine_rate": {
             name: round(1e3 / float(np.mean(each)), 2) for name, each in (("without", without), ("with", with_live))

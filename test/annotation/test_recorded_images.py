@@ -9,13 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("rosbags", reason="the library that reads bags")
+
 from bags import START, STEP, Made
 
 from sam2_ros.annotation.bags import Bag
 from sam2_ros.annotation.recordings import Recording, extract, find_recordings, open_recording
 from sam2_ros.media.errors import UserError
-
-pytest.importorskip("rosbags")
 
 
 def picture(index: int, width: int = 64) -> np.ndarray:
