@@ -39,6 +39,10 @@ def encode(mask: CroppedMask) -> Rle:
     return rle
 
 
+def decode(mask: Rle) -> CroppedMask:
+    return CroppedMask.from_full(np.ascontiguousarray(coco.decode(mask)).view(np.bool_))
+
+
 def box_of(mask: Rle) -> tuple[float, float, float, float]:
     """x0, y0, x1, y1 in pixels."""
     x, y, width, height = coco.toBbox(mask).tolist()

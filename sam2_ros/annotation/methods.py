@@ -10,6 +10,7 @@ import numpy as np
 
 from sam2_ros.annotation.bags import Bag
 from sam2_ros.annotation.detectors import Detector
+from sam2_ros.annotation.masks import Rle, encode
 from sam2_ros.annotation.recordings import Frames, Images
 from sam2_ros.annotation.two_ways import ANYTHING, BoxFeed, Feed, MaskFeed, PromptFeed
 from sam2_ros.inference.detections import DetectionSettings
@@ -105,9 +106,9 @@ class Everything:
         return [(mask, ious[id(mask)]) for mask in whole_objects([each.mask for each in found], DiscoverySettings())]
 
     def plan(self, frames: Frames, images: Images, done: Callable[[], object]) -> Plan:
-        masks: dict[int, list[CroppedMask]] = {}
+        masks: dict[int, list[Rle]] = {}  # of a long recording; pixels would fill gigabytes
         for index in key_frames(len(images), self.every):
-            masks[index] = [mask for mask, _ in self.find(images, index)]
+            masks[index] = [encode(mask) for mask, _ in self.find(images, index)]
             done()
         return Plan(lambda: MaskFeed(masks))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sam2_ros.annotation.masks import Rle, encode
+from sam2_ros.annotation.masks import Rle, decode, encode
 from sam2_ros.annotation.recordings import Images
 from sam2_ros.inference.backend import Backend
 from sam2_ros.inference.detections import DetectionFeeder, DetectionSettings
@@ -98,7 +98,7 @@ class BoxFeed:
 class MaskFeed:
     """Adds the masks that no object covers, nor covered when it was last seen."""
 
-    def __init__(self, found: Mapping[int, Sequence[CroppedMask]]) -> None:
+    def __init__(self, found: Mapping[int, Sequence[Rle]]) -> None:
         self._found = found
         self._last: dict[int, CroppedMask] = {}
 
@@ -108,7 +108,7 @@ class MaskFeed:
         self._last |= {obj.object_id: obj.mask for obj in result.objects if obj.mask.crop.size}
         new = [
             mask
-            for mask in self._found.get(index, ())
+            for mask in map(decode, self._found.get(index, ()))
             if all(share(mask, known) < SHARED for known in self._last.values())
         ][: max(0, backend.info.max_objects - len(living))]
         if new:

@@ -15,10 +15,10 @@ from pycocotools.coco import COCO
 
 from sam2_ros.annotation.doubts import Reason
 from sam2_ros.annotation.formats import FORMATS, write_review
-from sam2_ros.annotation.masks import Mask
+from sam2_ros.annotation.masks import Mask, decode, encode
 from sam2_ros.annotation.recordings import ImageFile
 from sam2_ros.annotation.results import Annotated
-from sam2_ros.tracking.types import BoolMask
+from sam2_ros.tracking.types import BoolMask, CroppedMask
 
 WIDTH, HEIGHT = 96, 64
 
@@ -107,6 +107,13 @@ def test_mots(done: list[Annotated], tmp_path: Path) -> None:
     masks = [coco.decode({"size": [HEIGHT, WIDTH], "counts": row[5].encode()}).astype(bool) for row in rows]
     assert (masks[0] == PIXELS[0, 1]).all() and (masks[1] == PIXELS[0, 2] & ~PIXELS[0, 1]).all()
     assert (tmp_path / "classes.txt").read_text() == "2 person\n11 cup\n"
+
+
+def test_masks_come_back_from_run_lengths() -> None:
+    for pixels in (*PIXELS.values(), np.zeros((HEIGHT, WIDTH), np.bool_)):
+        cropped = decode(encode(CroppedMask.from_full(pixels)))
+        assert (cropped.full() == pixels).all()
+        assert cropped.crop.sum() == pixels.sum() and (cropped.crop.size == 0) == (not pixels.any())
 
 
 def test_review(done: list[Annotated], tmp_path: Path) -> None:
