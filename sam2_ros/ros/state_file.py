@@ -141,7 +141,7 @@ def read_state(path: Path) -> State | None:
     if hashlib.sha256(body).digest() != digest:
         raise StateError("it is damaged: the checksum is another")
     try:
-        return _checked(from_wire(_State, msgpack.unpackb(body, raw=False, strict_map_key=True)))
+        return _checked(from_wire(_State, msgpack.unpackb(body)))
     except StateError:
         raise
     except Exception as error:  # msgpack's own classes, RecursionError, an image that can't be decoded

@@ -103,6 +103,11 @@ def test_tracked_object() -> None:
     assert messages.tracked_object(object_result(mask), "mono8", with_mask=False).mask == ObjectMask()
 
 
+def test_an_object_without_a_name_goes_by_its_id() -> None:
+    named, other = (replace(object_result(masks()[0]), object_id=key, name=name) for key, name in ((3, "cup"), (5, "")))
+    assert messages.ids_and_indices([named, other]) == (["cup", "5"], [3, 5])
+
+
 def test_tracks() -> None:
     header = Header(frame_id="camera", stamp=messages.to_time(7))
     result = FrameResult(4, 7, 40, 30, (object_result(np.ones((30, 40), np.bool_)),))

@@ -67,6 +67,17 @@ def test_images_that_no_server_answered_are_not_replayed(tmp_path: Path) -> None
     assert [frame.stamp for frame in Recording(tmp_path / "outage.mcap").frames] == [1, 4]
 
 
+def test_frames_whose_image_is_not_in_the_file_are_left_out(tmp_path: Path, capsys: Any) -> None:
+    made = Made(tmp_path / "run.mcap")
+    for stamp in range(4):
+        if stamp != 2:
+            made.image(stamp)
+        made.tracks(stamp)
+    made.close()
+    assert [frame.stamp for frame in Recording(tmp_path / "run.mcap").frames] == [0, 1, 3]
+    assert "1 frames are left out, because no image could be assigned to them" in capsys.readouterr().err
+
+
 def test_a_late_prompt_comes_after_the_frame_that_was_newest(tmp_path: Path) -> None:
     """Its age says which: by the order in the file, it would come two frames too early."""
     made = Made(tmp_path / "run.mcap")
