@@ -85,6 +85,8 @@ class EngineSettings:
         name, settings = self.detector, DetectionSettings(min_score=self.min_score)
         if self.stills and (name.startswith(_RECORDED) or name.endswith(".json")):
             raise UserError("--stills needs a detector that looks at images: an ONNX file, people, or everything")
+        if self.stills and self.format not in ("coco", "yolo"):
+            raise UserError(f"--format {self.format} is for sequences, and --stills are none; accepted: coco or yolo")
         if name == "everything":
             return Everything(ImageSegmenter(shared), self.every)
         if name == "people":

@@ -24,7 +24,7 @@ from sam2_ros.media.whole_files import check_writable, write_json, write_whole
 
 _CAR, _PEDESTRIAN, _OTHERS = 1, 2, 11  # classes of KITTI MOTS; 10 is its "ignore"
 _MOTS = {"car": _CAR, "person": _PEDESTRIAN, "pedestrian": _PEDESTRIAN}
-_MOTS_OBJECTS = 1000  # ids of a class
+_MOTS_OBJECTS = 1000  # ids of a class; more where a recording has more objects
 Labels = NDArray[np.uint16]
 
 
@@ -143,7 +143,7 @@ def _write_mots(out: Path, done: Sequence[Annotated]) -> None:
         count: dict[int, int] = defaultdict(int)
         for key, label in recording.labels.items():
             count[numbers[label]] += 1
-            ids[key] = _MOTS_OBJECTS * numbers[label] + count[numbers[label]]
+            ids[key] = max(_MOTS_OBJECTS, len(recording.labels) + 1) * numbers[label] + count[numbers[label]]
         lines = []
         masks = _by_frame(recording)
         for frame, image in enumerate(recording.images):

@@ -116,6 +116,16 @@ def test_masks_come_back_from_run_lengths() -> None:
         assert cropped.crop.sum() == pixels.sum() and (cropped.crop.size == 0) == (not pixels.any())
 
 
+def test_ids_in_mots_are_unique_however_many_there_are(tmp_path: Path) -> None:
+    labels = dict.fromkeys(range(1, 1002), "bowl") | {1002: "cup"}
+    masks = [mask(0, 1001, disc(20, 30, 5)), mask(0, 1002, disc(60, 30, 5))]  # 11 * 1000 + 1001 is 12 * 1000 + 1
+    FORMATS["mots"].write(
+        tmp_path, [Annotated("one", [], "", [ImageFile("0.jpg", 0, WIDTH, HEIGHT)], labels, masks, [])]
+    )
+    rows = [line.split(" ")[:3] for line in (tmp_path / "instances_txt/one.txt").read_text().splitlines()]
+    assert [row[2] for row in rows] == ["11", "12"] and rows[0][1] != rows[1][1]
+
+
 def test_review(done: list[Annotated], tmp_path: Path) -> None:
     assert write_review(tmp_path, done, "images") == 2
     first = json.loads((tmp_path / "review.json").read_text())[0]

@@ -174,6 +174,7 @@ def test_a_folder_of_other_files_or_settings_is_left_alone(
         (("--detector", "everything", "--every", "0"), "--every is 0; accepted: 1 or more"),
         (("--detector", "everything", "--min-score", "2"), "--min-score is 2; accepted: 0 to 1"),
         (("--detector", "recorded:/d", "--stills"), "--stills needs a detector that looks at images"),
+        (("--detector", "everything", "--stills", "--format", "davis"), "--format davis is for sequences"),
         (("--detector", "everything", "--labels", "l.txt"), "--labels names the classes of an ONNX file"),
     ],
 )
