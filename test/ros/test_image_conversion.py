@@ -169,6 +169,13 @@ def test_every_encoding_is_tested_or_an_alias() -> None:
     assert set(ENCODINGS) == colours | plain | {"yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21", *BAYER}
 
 
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8"])
+def test_colour_images_may_have_an_odd_width(encoding: str) -> None:
+    pixels = RNG.integers(0, 256, (3, 5, len(encoding) - 1), np.uint8)
+    expected = pixels[..., ::-1] if encoding == "bgr8" else pixels[..., :3]
+    assert np.array_equal(to_rgb(image(encoding, pixels)), expected)
+
+
 def test_rgb8_is_a_view() -> None:
     message = image("rgb8", RGB, padding=4)
     memory = bytearray(message.data)
