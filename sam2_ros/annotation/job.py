@@ -15,10 +15,12 @@ from sam2_ros.annotation.results import Annotated, read_result
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import signals_wait
 from sam2_ros.media.whole_files import write_json
+from sam2_ros.model.download import file_sha256
 from sam2_ros.text import printable
 
 SETTINGS = "settings.json"  # of a data set: what its recordings were annotated with
 _MAY_DIFFER = ("device", "runtime", "threads", "dtype")  # the same data set may be continued on another machine
+_FILES = ("detector", "labels", "model")  # settings that may name one
 
 Opened: TypeAlias = "tuple[Recording, Frames]"
 Work: TypeAlias = "Callable[[Sequence[Opened], Path, Done], Iterator[tuple[Recording, str]]]"
@@ -41,7 +43,10 @@ def open_data_set(out: Path, settings: EngineSettings) -> None:
         UserError: it holds something else.
     """
     path = out / SETTINGS
-    wanted = {key: value for key, value in asdict(settings).items() if key not in _MAY_DIFFER}
+    wanted: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key not in _MAY_DIFFER}
+    for key in _FILES:
+        if (file := Path(wanted[key])).is_file():
+            wanted[f"content of {key}"] = file_sha256(file)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
     try:
@@ -54,7 +59,7 @@ def open_data_set(out: Path, settings: EngineSettings) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read ({printable(error)}); give another folder with --out") from None
     known = earlier if isinstance(earlier, dict) else {}
-    if changed := [key for key in wanted if known.get(key) != wanted[key]]:
+    if changed := [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]:
         raise UserError(f"--out {out} was made with other settings ({', '.join(changed)}); give another folder")
 
 

@@ -158,7 +158,7 @@ def extract(frames: Frames, folder: Path, done: Callable[[], object]) -> Images:
             except UserError as error:
                 if not files:
                     raise
-                damage = str(error)
+                damage = f"{error}; only the {len(files)} images before that are annotated"
                 break
             if frame is None:
                 break

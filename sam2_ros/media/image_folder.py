@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.picture_decoder import JPEG_OR_PNG, PictureError, check_size, decode_pixels
@@ -136,6 +136,8 @@ def _read(file: Path) -> NDArray[Any]:
             with Image.open(io.BytesIO(data)) as header:
                 check_size(str(header.format), header.width, header.height)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except UnidentifiedImageError:  # its text is of an object in memory
+        image = None
     except Exception as error:  # Pillow and OpenCV raise many kinds
         raise UserError(f"{file}: not a readable image ({printable(error, 200)})") from None
     if image is None:

@@ -107,6 +107,7 @@ def test_images_that_can_not_be_read_are_left_out(tmp_path: Path, capsys: pytest
         ("000000.jpg", START), ("000001.jpg", START + 2 * STEP),
     ]  # fmt: skip
     assert "after 2 images their size changes" in images.damage
+    assert images.damage.endswith("; only the 2 images before that are annotated")
     assert np.abs(images.read(1).astype(int) - picture(2)).max() <= 4
 
 
@@ -156,6 +157,6 @@ def test_photographs_may_differ_in_size_and_broken_ones_are_left_out(
     (folder / "2.jpg").write_text("no image")
     images = extract(open_recording(Recording("photos", folder), stills=True), tmp_path / "out", lambda: None)
     assert [(file.name, file.width, file.height) for file in images.files] == [("0.jpg", 64, 48), ("1.jpg", 32, 48)]
-    assert "2.jpg: not a readable image" in capsys.readouterr().err
+    assert "2.jpg: not a readable image; accepted: images of 8 or 16 bits a channel; left" in capsys.readouterr().err
     with pytest.raises(UserError, match="is no folder of images, which --stills needs"):
         open_recording(Recording("clip", folder / "0.png"), stills=True)

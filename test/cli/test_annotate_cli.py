@@ -23,11 +23,14 @@ from pycocotools.coco import COCO
 
 from sam2_ros.cli.main import main
 from sam2_ros.evaluation.mask_metrics import jaccard
+from sam2_ros.media.errors import UserError
 from sam2_ros.media.image_folder import read_image
 from sam2_ros.media.rendered_scene import RenderedFrame, bounding_box, render
 from sam2_ros.media.video_writer import VideoWriter
 
 pytest.importorskip("torch", reason="the embedded model needs torch")
+from sam2_ros.annotation.engine import EngineSettings
+from sam2_ros.annotation.job import open_data_set
 
 FRAMES, WIDTH, HEIGHT = 12, 320, 240
 FIRST = 6  # image in which something is detected first
@@ -164,6 +167,13 @@ def test_a_folder_of_other_files_or_settings_is_left_alone(
     (out / "settings.json").write_text(json.dumps({"detector": "everything"}))
     assert annotate(*arguments, "--out", out) == 2
     assert "was made with other settings (detector, format" in capsys.readouterr().err
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps([{"frame": 0, "object_id": 1, "box": [0, 0, 5, 5]}]))
+    for _ in range(2):
+        open_data_set(tmp_path / "other", EngineSettings(str(prompts), "coco"))
+    prompts.write_text(json.dumps([{"frame": 0, "object_id": 1, "box": [0, 0, 5, 6]}]))
+    with pytest.raises(UserError, match=r"was made with other settings \(content of detector\)"):
+        open_data_set(tmp_path / "other", EngineSettings(str(prompts), "coco"))
 
 
 @pytest.mark.parametrize(
