@@ -70,7 +70,7 @@ def _decode(kind: Any, value: Any, where: str, budget: _Budget) -> Any:
         if value is None and type(None) in arguments:
             return None
         return _decode(next(kind for kind in arguments if kind is not type(None)), value, where, budget)
-    if origin is np.ndarray:
+    if origin is np.ndarray or NDArray in (origin, kind):  # the second from NumPy 2.5 on
         return _array_from_wire(value, where, budget)
     if origin in (tuple, list):
         return origin(_decode(arguments[0], element, where, budget) for element in _expect(value, list, where))
