@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,7 +16,7 @@ from sam2_ros.annotation.recordings import Frames, Images
 from sam2_ros.annotation.two_ways import ANYTHING, BoxFeed, Feed, MaskFeed, PromptFeed
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.inference.discovery import DiscoverySettings, whole_objects
-from sam2_ros.inference.matching import Detection
+from sam2_ros.inference.matching import Detection, pair_up
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.prompts_file import FramePrompt
 from sam2_ros.tracking.image_segmenter import ImageSegmenter
@@ -132,4 +133,23 @@ def _by_boxes(found: dict[int, list[Detection]], settings: DetectionSettings) ->
         index: [Detection(each.box, each.label or ANYTHING, each.score) for each in boxes]
         for index, boxes in found.items()
     }
-    return Plan(lambda: BoxFeed(named, settings), named)
+    twice = detected_twice(named)
+    return Plan(lambda: BoxFeed(named, twice, settings), named)
+
+
+def detected_twice(found: Mapping[int, Sequence[Detection]]) -> dict[int, list[Detection]]:
+    """The detections of what only two of three successive looks see. The tracker adds something new when it is detected
+    again. Then it would know these in neither direction between both looks, and not as one object."""
+    looks = sorted(found)
+    others: dict[tuple[int, int], set[tuple[int, int]]] = defaultdict(set)  # look and place in its list
+    for distance in (1, 2):
+        for look, later in zip(looks, looks[distance:], strict=False):
+            pairs = pair_up([each.box for each in found[later]], [each.box for each in found[look]])
+            for place, earlier in pairs.items():
+                others[later, place].add((look, earlier))
+                others[look, earlier].add((later, place))
+    chosen: dict[int, list[Detection]] = {look: [] for look in looks}
+    for (look, place), known in others.items():
+        if len(known) == 1 and others[next(iter(known))] == {(look, place)}:
+            chosen[look].append(found[look][place])
+    return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sam2_ros.annotation.masks import Rle, decode, encode
@@ -81,13 +81,20 @@ class BoxFeed:
 
     Args:
         found: by the number of the image; images that the detector did not see are not in it.
+        at_once: those of them with which an object begins although it was not detected before.
     """
 
-    def __init__(self, found: Mapping[int, Sequence[Detection]], settings: DetectionSettings) -> None:
-        self._found, self._settings, self._feeder = found, settings, DetectionFeeder(0)
+    def __init__(
+        self, found: Mapping[int, Sequence[Detection]], at_once: Mapping[int, Sequence[Detection]],
+        settings: DetectionSettings,
+    ) -> None:  # fmt: skip
+        self._found, self._at_once, self._settings = found, at_once, settings
+        self._feeder = DetectionFeeder(0)
 
     def feed(self, backend: Backend, index: int, result: FrameResult) -> None:
         self._feeder.note(result)
+        if self._at_once.get(index):
+            self._feeder.apply(backend, self._at_once[index], result.stamp, replace(self._settings, new_after=1))
         if index in self._found:
             self._feeder.apply(backend, self._found[index], result.stamp, self._settings)
 

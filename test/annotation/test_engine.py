@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from sam2_ros.inference.detections import DetectionSettings
+from sam2_ros.inference.matching import Detection
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.source_frame import Frame
 
 pytest.importorskip("torch")
 from sam2_ros.annotation.engine import Engine, EngineSettings
-from sam2_ros.annotation.methods import ByDetector
+from sam2_ros.annotation.methods import ByDetector, detected_twice
 from sam2_ros.annotation.recordings import Recording, Stills
 from sam2_ros.annotation.results import read_result
 
@@ -73,3 +74,12 @@ def test_no_result_stays_without_its_images(engine: Engine, recording: Recording
     assert annotate(engine, recording, Stills(recording.path), tmp_path / "out") == ""
     assert annotate(engine, Recording("photos", tmp_path), Broken(), tmp_path / "out") == "broken"
     assert not (tmp_path / "out/images/photos").exists() and read_result(tmp_path / "out", recording) is None
+
+
+def test_only_what_two_of_three_looks_see_begins_at_once() -> None:
+    def at(x: int) -> Detection:
+        return Detection((float(x), 0.0, x + 10.0, 10.0), "cup", 0.9)
+
+    found = {0: [at(0), at(50)], 5: [at(1), at(100)], 10: [at(2), at(150)], 15: [at(101)], 20: [at(200)], 25: [at(201)]}
+    # 0 to 2 is seen three times, 50 and 150 once, 100 and 200 twice.
+    assert detected_twice(found) == {0: [], 5: [at(100)], 10: [], 15: [at(101)], 20: [at(200)], 25: [at(201)]}

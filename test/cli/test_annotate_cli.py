@@ -99,6 +99,27 @@ def test_what_a_bag_detects_late_has_masks_from_the_first_image_on(
     assert (out / "annotations.json").read_bytes() == before
 
 
+def test_what_is_detected_twice_is_one_object_in_all_images(scene: list[RenderedFrame], tmp_path: Path) -> None:
+    """And what is detected only once is none."""
+    made = Made(tmp_path / "run")
+    for index, frame in enumerate(scene[:7]):
+        made.image(index, frame.rgb)
+        if index in (2, 4):
+            x0, y0, x1, y1 = map(float, bounding_box(frame.masks[2]))
+            alone = (1.0, 1.0, 30.0, 20.0)
+            made.detections(index, [("book", (x0, y0, x1, y1)), *([("lid", alone)] if index == 4 else [])])
+    made.close()
+    assert annotate(tmp_path / "run", "--detector", "recorded:/detections", "--out", tmp_path / "out") == 0
+    found = COCO(str(tmp_path / "out" / "annotations.json"))
+    assert [each["name"] for each in found.dataset["categories"]] == ["book"]
+    assert [(each["object_id"], each["image_id"]) for each in found.dataset["annotations"]] == [
+        (1, 1 + index) for index in range(7)
+    ]  # fmt: skip
+    for each in found.anns.values():
+        truth = scene[each["image_id"] - 1].masks[2]
+        assert jaccard(found.annToMask(each).astype(np.bool_), truth) > 0.75
+
+
 def test_prompts_of_a_video_and_ids(scene: list[RenderedFrame], tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "clip.mp4", 10.0)
     for frame in scene:
