@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from sam2_ros.annotation.engine import Done, Engine, EngineSettings
 from sam2_ros.annotation.formats import FORMATS, write_review
 from sam2_ros.annotation.recordings import Frames, Recording, open_recording
-from sam2_ros.annotation.results import Annotated, read_result
+from sam2_ros.annotation.results import FOLDER, Annotated, read_result
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import signals_wait
 from sam2_ros.media.whole_files import write_json
@@ -59,8 +59,12 @@ def open_data_set(out: Path, settings: EngineSettings) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read ({printable(error)}); give another folder with --out") from None
     known = earlier if isinstance(earlier, dict) else {}
-    if changed := [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]:
+    changed = [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
+    ours = {"detector", "format"} <= known.keys()  # other programs have files of this name
+    if changed and (not ours or any((out / FOLDER).glob("*.json"))):
         raise UserError(f"--out {out} was made with other settings ({', '.join(changed)}); give another folder")
+    if changed:  # and nothing is finished: the first attempt failed
+        write_json(path, wanted)
 
 
 def one_by_one(engine: Engine) -> Work:

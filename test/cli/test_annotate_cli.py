@@ -193,8 +193,13 @@ def test_a_folder_of_other_files_or_settings_is_left_alone(
     for _ in range(2):
         open_data_set(tmp_path / "other", EngineSettings(str(prompts), "coco"))
     prompts.write_text(json.dumps([{"frame": 0, "object_id": 1, "box": [0, 0, 5, 6]}]))
+    open_data_set(tmp_path / "other", EngineSettings(str(prompts), "yolo"))  # where nothing is finished
+    (tmp_path / "other" / "recordings").mkdir()
+    (tmp_path / "other" / "recordings" / "run.json").write_text("")
+    open_data_set(tmp_path / "other", EngineSettings(str(prompts), "yolo"))
+    prompts.write_text(json.dumps([{"frame": 0, "object_id": 1, "box": [0, 0, 5, 7]}]))
     with pytest.raises(UserError, match=r"was made with other settings \(content of detector\)"):
-        open_data_set(tmp_path / "other", EngineSettings(str(prompts), "coco"))
+        open_data_set(tmp_path / "other", EngineSettings(str(prompts), "yolo"))
 
 
 @pytest.mark.parametrize(
