@@ -18,6 +18,7 @@ from sam2_ros.media.whole_files import write_error
 from sam2_ros.text import printable
 
 JPEG_QUALITY = 95
+_MOST_SIDE = 65500  # pixels, of OpenCV's JPEG
 _MAX_NAME = 60  # characters; a file's name has 255 bytes at most
 _ACCEPTED = "accepted: a folder of images, a video, a rosbag2 folder, or an MCAP file"
 
@@ -155,6 +156,7 @@ def extract(frames: Frames, folder: Path, done: Callable[[], object]) -> Images:
         while True:
             try:
                 frame = next(coming, None)
+                jpeg = b"" if frame is None else _jpeg(frame.rgb)
             except UserError as error:
                 if not files:
                     raise
@@ -163,12 +165,23 @@ def extract(frames: Frames, folder: Path, done: Callable[[], object]) -> Images:
             if frame is None:
                 break
             path = folder / f"{frame.name}.jpg"
-            bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)
-            path.write_bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
-            files.append(ImageFile(path.name, frame.stamp, bgr.shape[1], bgr.shape[0]))
+            path.write_bytes(jpeg)
+            files.append(ImageFile(path.name, frame.stamp, frame.rgb.shape[1], frame.rgb.shape[0]))
             done()
     except OSError as error:
         raise write_error(folder, error) from error
     if not files:
         raise UserError("there is no image that can be read")
     return Images(folder, files, damage)
+
+
+def _jpeg(rgb: Rgb) -> bytes:
+    """
+    Raises:
+        UserError: it is too large.
+    """
+    height, width = rgb.shape[:2]
+    if max(height, width) > _MOST_SIDE:
+        raise UserError(f"an image has {width} x {height} pixels; a JPEG has up to {_MOST_SIDE} on a side")
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

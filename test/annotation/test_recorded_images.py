@@ -17,6 +17,7 @@ from bags import START, STEP, Made
 from sam2_ros.annotation.bags import Bag
 from sam2_ros.annotation.recordings import Recording, extract, find_recordings, open_recording
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.source_frame import Frame
 
 
 def picture(index: int, width: int = 64) -> np.ndarray:
@@ -160,3 +161,15 @@ def test_photographs_may_differ_in_size_and_broken_ones_are_left_out(
     assert "2.jpg: not a readable image; accepted: images of 8 or 16 bits a channel; left" in capsys.readouterr().err
     with pytest.raises(UserError, match="is no folder of images, which --stills needs"):
         open_recording(Recording("clip", folder / "0.png"), stills=True)
+
+
+class Given(list[Frame]):
+    """Frames that come from nowhere."""
+
+    length: int | None = None
+
+
+def test_an_image_that_no_jpeg_can_hold_is_told(tmp_path: Path) -> None:
+    wide = Frame(1, "wide", 0, np.zeros((1, 65501, 3), np.uint8))
+    images = extract(Given([Frame(0, "first", 0, picture(0)), wide]), tmp_path / "out", lambda: None)
+    assert len(images) == 1 and "an image has 65501 x 1 pixels; a JPEG has up to 65500" in images.damage
