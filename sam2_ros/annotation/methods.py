@@ -141,6 +141,8 @@ def detected_twice(found: Mapping[int, Sequence[Detection]]) -> dict[int, list[D
     """The detections of what only two of three successive looks see. The tracker adds something new when it is detected
     again. Then it would know these in neither direction between both looks, and not as one object."""
     looks = sorted(found)
+    if len(looks) == 1:  # of a single image; nothing can be detected again
+        return {look: list(found[look]) for look in looks}
     others: dict[tuple[int, int], set[tuple[int, int]]] = defaultdict(set)  # look and place in its list
     for distance in (1, 2):
         for look, later in zip(looks, looks[distance:], strict=False):

@@ -83,3 +83,4 @@ def test_only_what_two_of_three_looks_see_begins_at_once() -> None:
     found = {0: [at(0), at(50)], 5: [at(1), at(100)], 10: [at(2), at(150)], 15: [at(101)], 20: [at(200)], 25: [at(201)]}
     # 0 to 2 is seen three times, 50 and 150 once, 100 and 200 twice.
     assert detected_twice(found) == {0: [], 5: [at(100)], 10: [], 15: [at(101)], 20: [at(200)], 25: [at(201)]}
+    assert detected_twice({3: [at(0), at(50)]}) == {3: [at(0), at(50)]}  # there is no other look
