@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,8 +51,7 @@ class Launched:
 
     def node_pid(self) -> int:
         """The process id of the newest ``tracker``."""
-        lines = [line for line in self.text.splitlines() if "[tracker-" in line and "process started with pid" in line]
-        return int(lines[-1].rpartition("[")[2].rstrip("]"))
+        return int(re.findall(r"\[tracker-\d+\]: process started with pid \[(\d+)\]", self.text)[-1])
 
     def wait_for_end(self) -> int:
         return self._process.wait(PATIENCE)
