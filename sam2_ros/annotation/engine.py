@@ -165,7 +165,7 @@ class Engine:
                 found = [(mask, iou, ANYTHING, 1.0) for mask, iou in method.find(images, index)]
             elif isinstance(method, ByDetector):
                 rgb = images.read(index)
-                boxes = [each for each in method.detect(rgb) if each.score >= method.settings.min_score]
+                boxes = method.find(rgb)
                 prompts = [Prompt(box=np.array(each.box, np.float32)) for each in boxes]
                 answers = segmenter.segment(segmenter.encode(rgb), prompts) if prompts else []
                 found = [(a.mask, a.predicted_iou, b.label, b.score) for a, b in zip(answers, boxes, strict=True)]

@@ -19,6 +19,7 @@ from sam2_ros.inference.discovery import DiscoverySettings, whole_objects
 from sam2_ros.inference.matching import Detection, pair_up
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.prompts_file import FramePrompt
+from sam2_ros.media.source_frame import Rgb
 from sam2_ros.tracking.image_segmenter import ImageSegmenter
 from sam2_ros.tracking.types import CroppedMask
 
@@ -61,10 +62,14 @@ class ByDetector:
     settings: DetectionSettings
     about: str = "OpenCV's people detector"
 
+    def find(self, rgb: Rgb) -> list[Detection]:
+        """The boxes in an image that have at least the wanted score."""
+        return [each for each in self.detect(rgb) if each.score >= self.settings.min_score]
+
     def plan(self, frames: Frames, images: Images, done: Callable[[], object]) -> Plan:
         found = {}
         for index in key_frames(len(images), self.every):
-            found[index] = [each for each in self.detect(images.read(index)) if each.score >= self.settings.min_score]
+            found[index] = self.find(images.read(index))
             done()
         return _by_boxes(found, self.settings)
 
