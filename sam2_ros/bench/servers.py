@@ -35,11 +35,14 @@ class ServerProcess:
         command = [sys.executable, "-m", "sam2_ros", *words]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None
-        self.endpoint = self.process.stdout.readline().rpartition(", on ")[2].partition(";")[0]
-        if "://" not in self.endpoint:
-            self.end()
-            raise RuntimeError(f"the server did not start; try it: sam2_ros {shlex.join(words)}")
-        self._metrics_port = int(self.process.stdout.readline().split()[-1])
+        try:
+            self.endpoint = self.process.stdout.readline().rpartition(", on ")[2].partition(";")[0]
+            if "://" not in self.endpoint:
+                raise RuntimeError(f"the server did not start; try it: sam2_ros {shlex.join(words)}")
+            self._metrics_port = int(self.process.stdout.readline().split()[-1])
+        except BaseException:  # also a signal that ends this program
+            self.kill()
+            raise
 
     def batches(self) -> Counter[int]:
         """How many batches of each size the image encoder has processed, from the server's metrics."""

@@ -66,12 +66,16 @@ class ServerProcess:
         command = [sys.executable, "-m", "sam2_ros", "serve", "--model", model, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.text = ""
-        while "serving" not in self.text:
-            assert self.process.stdout is not None
-            ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
-            line = self.process.stdout.readline() if ready else ""
-            assert line, f"the server did not start: {self.text}"
-            self.text += line
+        try:
+            while "serving" not in self.text:
+                assert self.process.stdout is not None
+                ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+                line = self.process.stdout.readline() if ready else ""
+                assert line, f"the server did not start: {self.text}"
+                self.text += line
+        except BaseException:  # also a signal that ends this program
+            self.close()
+            raise
 
     @property
     def endpoint(self) -> str:

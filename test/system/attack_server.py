@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "remote"))  # which pytest do
 from served import ServerProcess
 from zmtp import COMMAND, MORE, dial, frame, known, message, ready, send_until_cut
 
+from sam2_ros.media.signals import signals_unwind
 from sam2_ros.remote import protocol
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.remote.codec import to_wire
@@ -301,7 +302,7 @@ def attack_all(
 
     def attack(names: list[str], target: str) -> tuple[Quiet, list[int], int | None]:
         turns = context.Array("q", len(names))
-        attacker = context.Process(target=run_attacks, args=(names, target, seconds, turns))
+        attacker = context.Process(target=run_attacks, args=(names, target, seconds, turns), daemon=True)
         attacker.start()
         return watch(client, attacker.is_alive), turns[:], attacker.exitcode
 
@@ -350,7 +351,11 @@ def main() -> int:
     args = parser.parse_args()
     groups = [[name] for name in args.attack or [attack.__name__ for attack in ATTACKS]]
     local, worst = ("--bind", "tcp://127.0.0.1:*"), 0
-    with ServerProcess(*local, model=args.model) as server, ServerProcess(*local, model=args.model) as other:
+    with (
+        signals_unwind(),
+        ServerProcess(*local, model=args.model) as server,
+        ServerProcess(*local, model=args.model) as other,
+    ):
         pid = server.process.pid
         for seen in attack_all(server.endpoint, pid, args.seconds, groups, other.endpoint, args.repeats):
             print(json.dumps(seen), flush=True)

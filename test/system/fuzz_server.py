@@ -26,6 +26,7 @@ import numpy as np
 import zmq
 from tqdm import tqdm
 
+from sam2_ros.media.signals import signals_unwind
 from sam2_ros.remote import protocol
 from sam2_ros.remote.codec import to_wire
 from sam2_ros.tracking import Prompt, PromptRequest, TrackerConfig
@@ -218,7 +219,7 @@ def main() -> int:
     parser.add_argument("--model", default="null", help="of the server (default: null)")
     args = parser.parse_args()
     command = [sys.executable, "-m", "sam2_ros", "serve", "--model", args.model, "--bind", "tcp://127.0.0.1:*"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with signals_unwind(), subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         endpoint = server.stdout.readline().rpartition(", on ")[2].partition(";")[0]
         start = time.monotonic()

@@ -33,6 +33,8 @@ from direct_node import direct_node
 from fuzz_server import resident
 from node_harness import HEIGHT, WIDTH, Peer, box_prompt, running
 
+from sam2_ros.media.signals import signals_unwind
+
 BATCH = 8  # requests at a time: fewer than the queue of a service holds
 AT_ONCE = 32  # the same without DDS
 SHOWN = 4000  # characters of an answer, at most
@@ -310,7 +312,8 @@ def main() -> int:
     if args.direct:
         seen = fuzz_directly(args.seed, args.requests, args.seconds)
     else:
-        seen = run(lambda peer, topic: fuzz(peer, topic, args.seed, args.requests, args.seconds))
+        with signals_unwind():
+            seen = run(lambda peer, topic: fuzz(peer, topic, args.seed, args.requests, args.seconds))
     print(json.dumps(seen))
     return 0
 

@@ -44,6 +44,7 @@ from node_harness import Peer, box_prompt, running, wait_until
 from soak import Scene
 
 from sam2_ros.bench.servers import ServerProcess
+from sam2_ros.media.signals import signals_unwind
 
 NAMESPACE = f"/soak_{os.getpid()}"  # several may run at a time
 SIZES = ((640, 480), (320, 240))  # one aspect: another one would be another camera
@@ -315,7 +316,7 @@ def soak(folder: Path, seconds: float, seed: int, model: str, rate: float, quiet
     file.write_text(PARAMETERS.format(endpoints=json.dumps(", ".join(servers.endpoints))))
     counts: Counter[str] = Counter()
     done: Counter[str] = Counter()
-    recording = folder / "soak.mcap"
+    recording, recorder = folder / "soak.mcap", None
     try:
         arguments = {"params_file": str(file), "viewer": "true", "viewer_port": "0", "depth": "depth/image"}
         with running(folder, namespace=NAMESPACE, **arguments) as peer:
@@ -373,6 +374,8 @@ def soak(folder: Path, seconds: float, seed: int, model: str, rate: float, quiet
                 recorder_code = recorder.wait(60)
     finally:
         servers.end()
+        if recorder is not None:
+            recorder.kill()  # where the run was cut short
     replayed = read_back(recording)
     verdicts = {name: watch.verdict() for name, watch in watches.items()}
     return {
@@ -426,7 +429,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=10.0, help="camera images a second (default: 10)")
     parser.add_argument("--out", type=Path, default=Path("soak_output"), metavar="DIR")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with signals_unwind(), tempfile.TemporaryDirectory() as folder:
         result = soak(Path(folder), 60 * args.minutes, args.seed, args.model, args.rate)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "soak_node.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
