@@ -13,8 +13,10 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from sam2_ros import srv
 from sam2_ros.msg import ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.definitions import definition
+from sam2_ros.ros.interface import SERVICES
 from sam2_ros.ros.messages import byte_array, image_message, to_time
 from sam2_ros.ros.parameters import PARAMETERS
 from sam2_ros.srv import AddObjects
@@ -25,7 +27,6 @@ PARAMETERS_OF_NULL = {p.name: p.default for p in PARAMETERS if p.name.startswith
     "model.name": "null",
     "tracker.max_objects": 4,
 }
-EVENTS = "/tracker/add_objects/_service_event"
 
 
 class Made:
@@ -77,13 +78,16 @@ class Made:
 
         request = AddObjects.Request(prompts=[ObjectPrompt(box=[bounding_box(BOX)])])
         result = PromptResult(success=True, object_id=object_id, applied_stamp=to_time(applied), prompt_age=age)
-        for event in (
-            AddObjects.Event(request=[request]),
-            AddObjects.Event(response=[AddObjects.Response(success=True, results=[result])]),
-        ):
+        self.call("AddObjects", request, AddObjects.Response(success=True, results=[result]), object_id)
+
+    def call(self, service: str, request: Any, response: Any, number: int) -> None:
+        """A call of a service, ``AddObjects``; ``number`` is the client's own."""
+        event_type = getattr(srv, service).Event
+        for event in (event_type(request=[request]), event_type(response=[response])):
             event.info.event_type = 1 if event.request else 2  # REQUEST_RECEIVED, RESPONSE_SENT
-            event.info.sequence_number = object_id
-            self.write(EVENTS, "sam2_ros/srv/AddObjects_Event", serialize_message(event))
+            event.info.sequence_number = number
+            topic = "/tracker" + next(s.name for s in SERVICES if s.type.endswith(f"/{service}")).removeprefix("~")
+            self.write(f"{topic}/_service_event", f"sam2_ros/srv/{service}_Event", serialize_message(event))
 
     def close(self) -> None:
         self._writer.finish()

@@ -7,17 +7,15 @@ python test/system/fuzz_files.py --seconds 60 --seed 1 recordings
 from __future__ import annotations
 
 import argparse
+import gc
 import io
-import itertools
 import json
 import os
 import random
 import resource
-import struct
 import sys
 import tempfile
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -26,105 +24,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+from mutated import altered, flipped
+from mutated_checkpoints import Checkpoints
+from mutated_recordings import Recordings
 from PIL import Image
 
-from sam2_ros.cli import replay
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import open_source
 from sam2_ros.media.picture_decoder import PictureError, decode_depth_png, decode_picture
 from sam2_ros.media.prompts_file import load_prompts
-
-sys.path.append(str(Path(__file__).parents[1] / "ros"))  # recordings.py, when this is run as a program
-
-SIZES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 1 << 24, 1 << 28, 0x7FFFFFFF, 0xFFFFFFFF)
-VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 2**31, 2**63, 10**400, 1e308, -0.5, float("nan"), float("inf"), "", "a\0b", "\ud800",
-    "\x1b[31m", "x" * 1000, "../../etc/passwd", [], {}, [[]], [[1, 2]] * 50, {"box": 1}, [1, 2, 3, 4],
-)  # fmt: skip
-
-
-def flipped(data: bytes, source: random.Random) -> bytes:
-    """One to four faults: flipped bits, other bytes, odd sizes, cuts, copies and additions."""
-    changed = bytearray(data)
-    for _ in range(source.randint(1, 4)):
-        place, kind = source.randrange(len(changed) + 1), source.randrange(7)
-        if kind <= 1 and place < len(changed):
-            changed[place] ^= 1 << source.randrange(8)
-        elif kind == 2 and place < len(changed):
-            changed[place] = source.choice((0, 1, 0x7F, 0x80, 0xFE, 0xFF))
-        elif kind == 3 and place + 4 <= len(changed):
-            struct.pack_into(source.choice("<>") + "I", changed, place, source.choice(SIZES))
-        elif kind == 4 and source.random() < 0.3:
-            del changed[place:]
-        elif kind == 5:
-            other = source.randrange(len(changed) + 1)
-            changed[place : place + source.randint(0, 40)] = changed[other : other + source.randint(0, 40)]
-        elif kind == 6:
-            changed[place:place] = source.randbytes(source.randint(1, 30))
-    return bytes(changed)
-
-
-def altered(value: Any, source: random.Random) -> Any:
-    """A JSON value with one part replaced."""
-    if isinstance(value, (list, dict)) and value and source.random() < 0.85:
-        key = source.choice(list(value) if isinstance(value, dict) else range(len(value)))
-        copy = value.copy()
-        if source.random() < 0.1:
-            del copy[key]
-        else:
-            copy[key] = altered(copy[key], source)
-        return copy
-    return source.choice(VALUES)
-
-
-class Recordings:
-    """Replays a recording: flipped as a whole, or with right checksums around a message or settings that are odd."""
-
-    def __init__(self, folder: Path) -> None:
-        from mcap.writer import CompressionType
-        from recordings import PARAMETERS_OF_NULL, Made, small_recording, tracked
-
-        self._path = folder / "run.mcap"
-        self._valid = small_recording(self._path).read_bytes()
-        self._settings, self._made, self._compressions = PARAMETERS_OF_NULL, Made, tuple(CompressionType)
-
-        class Kept(Made):
-            """Writes, and keeps what it wrote."""
-
-            def write(self, topic: str, kind: str, data: bytes, text: str = "") -> None:
-                messages.append((self.now, topic, kind, data))
-                super().write(topic, kind, data, text)
-
-        self._recordings = []
-        for step, age in itertools.product((10**8, 0, -(10**8)), (0.0, 0.1, 1e30, float("nan"))):
-            messages: list[tuple[int, str, str, bytes]] = []
-            made = Kept(self._path, PARAMETERS_OF_NULL)
-            for number in range(4):
-                made.image(10**9 + number * step)
-                made.tracks(10**9 + number * step, *([tracked()] if number > 1 else []))
-                if number == 1:
-                    made.add(10**9 + step, age)
-            made.close()
-            self._recordings.append(messages)
-
-    def run(self, source: random.Random) -> str:
-        if source.random() < 0.3:
-            self._path.write_bytes(flipped(self._valid, source))
-        else:
-            self._write(source)
-        code = replay.run(argparse.Namespace(file=self._path, model="null", device="auto", quiet=True))
-        return ("same", "different")[code]
-
-    def _write(self, source: random.Random) -> None:
-        odd_settings = source.random() < 0.2
-        settings = altered(self._settings, source) if odd_settings else self._settings
-        messages = source.choice(self._recordings)
-        chosen = -1 if odd_settings else source.randrange(len(messages))
-        made = self._made(self._path, settings, source.choice(self._compressions))
-        for number, (now, topic, kind, data) in enumerate(messages):
-            made.now = now
-            made.write(topic, kind, flipped(data, source) if number == chosen else data)
-        made.close()
 
 
 class Prompts:
@@ -207,59 +115,7 @@ class Videos:
         return "used"
 
 
-class Checkpoints:
-    """Reads a small checkpoint: flipped as a whole, in its pickle, or with odd settings."""
-
-    def __init__(self, folder: Path) -> None:
-        import torch
-
-        from sam2_ros.model.config import HieraConfig, ModelConfig
-
-        self._torch, self._path = torch, folder / "weights.pt"
-        small = HieraConfig(96, 1, (1, 1, 1, 1), (2,))
-        config = ModelConfig("ours", hiera=small, memory_layers=1, memory_ffn=64, image_size=64).to_dict()
-        tensors = {f"image_encoder.trunk.blocks.{block}.": torch.ones(1) for block in range(12)}
-        tensors["image_encoder.trunk.patch_embed.proj.weight"] = torch.ones(96, 1, 1, 1)
-        official: dict[str, Any] = {"model": tensors}
-        self._content = {"model": {"memory.mask": torch.ones(2)}, "config": config}
-        self._valid = [self._bytes(official, zipped) for zipped in (True, True, False)]
-
-    def _bytes(self, content: Any, zipped: bool) -> bytes:
-        data = io.BytesIO()
-        self._torch.save(content, data, _use_new_zipfile_serialization=zipped)
-        return data.getvalue()
-
-    def run(self, source: random.Random) -> str:
-        from sam2_ros.model.checkpoint import CheckpointError, read_checkpoint
-
-        kind = source.random()
-        valid = source.choice(self._valid)
-        if kind < 0.25:
-            data = flipped(valid, source)
-        elif kind < 0.998 and valid.startswith(b"PK"):
-            data = self._with_another_pickle(valid, source)
-        elif kind < 0.998:
-            data = flipped(valid, source)
-        else:  # takes much longer: the network is made
-            data = self._bytes(altered(altered(self._content, source), source), source.random() < 0.5)
-        self._path.write_bytes(data)
-        try:
-            read_checkpoint(self._path)
-        except CheckpointError as error:
-            return "refused" if len(str(error)) < 2000 else "wrong"
-        return "used"
-
-    def _with_another_pickle(self, valid: bytes, source: random.Random) -> bytes:
-        """The archive again, with right checksums around an entry that is flipped."""
-        made = io.BytesIO()
-        with zipfile.ZipFile(io.BytesIO(valid)) as before, zipfile.ZipFile(made, "w") as after:
-            for entry in before.infolist():
-                content = before.read(entry)
-                chosen = source.random() < (0.9 if entry.filename.endswith(".pkl") else 0.1)
-                after.writestr(entry.filename, flipped(content, source) if chosen else content)
-        return made.getvalue()
-
-
+CEILING = 500  # MiB of growth; the largest valid picture would take 400
 KINDS: dict[str, Callable[[Path], Any]] = {
     "recordings": Recordings,
     "prompts": Prompts,
@@ -280,7 +136,8 @@ def fuzz(
     """Reads up to ``inputs`` files in up to ``seconds``, from number ``first`` on; returns the counted outcomes.
 
     Raises:
-        RuntimeError: an input ended with an error that is none of the user's; the message says how to repeat it.
+        RuntimeError: an input ended with an error that is none of the user's, or took too much memory; the message says
+            how to repeat it.
     """
     target, outcomes, start, slowest = KINDS[kind](folder), Counter[str](), time.monotonic(), 0.0
     before, number = peak(), first
@@ -292,6 +149,9 @@ def fuzz(
             outcome = "refused"
         except Exception as error:
             raise RuntimeError(f"{kind}, --seed {seed} --first {number}: {type(error).__name__}: {error}") from error
+        grown = peak() - before
+        if grown > CEILING:
+            raise RuntimeError(f"{kind}, --seed {seed} --first {number}: memory grew by {grown} MiB")
         if outcome == "wrong":
             raise RuntimeError(f"{kind}, --seed {seed} --first {number}: a wrong result")
         outcomes[outcome] += 1
@@ -326,6 +186,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: 0)")
     parser.add_argument("--first", type=int, default=0, help="number of the first input, to repeat one")
     args = parser.parse_args()
+    gc.freeze()  # the libraries' objects are not looked through again and again
     for kind in args.kinds:
         # In memory where there is such a folder: a disk takes milliseconds to write a file anew.
         with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder, silent():
