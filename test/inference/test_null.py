@@ -168,3 +168,53 @@ def test_a_number_is_no_list(backend: NullBackend, prompt: Prompt, reason: str) 
     """Also where a client sends an array without dimensions."""
     (refused,) = backend.add([PromptRequest(prompt)])
     assert refused.code is PromptCode.INVALID_PROMPT and reason in refused.message
+
+
+def test_a_late_prompt_says_which_frame_it_took_and_how_late_it_came() -> None:
+    backend = NullBackend(TrackerConfig(history=3, history_tolerance=0.1))
+    for number in range(1, 6):
+        backend.step(RGB, number * 10**9)
+    asked = ((0, 5.0, 0.0), (5 * 10**9, 5.0, 0.0), (3 * 10**9 + 4 * 10**7, 3.0, 0.04), (2 * 10**9, 2.0, 0.0))
+    for stamp, applied, difference in asked:
+        (answer,) = backend.add([PromptRequest(box(1, 1, 5, 5))], stamp)
+        assert (answer.applied_stamp / 1e9, answer.prompt_age, answer.frames_caught_up) == (
+            applied, 5 - applied, 5 - round(applied),
+        )  # fmt: skip
+        assert answer.stamp_difference == pytest.approx(difference)
+    assert backend.add([PromptRequest(box(1, 1, 5, 5))], 10**9)[0].code is PromptCode.TOO_OLD
+    assert backend.add([PromptRequest(box(1, 1, 5, 5))], 3 * 10**9 + 2 * 10**8)[0].code is PromptCode.NO_FRAME
+
+
+def test_a_correction_needs_a_living_object_and_says_what_was_done(backend: NullBackend) -> None:
+    backend.add([PromptRequest(box(1, 1, 5, 5), name="cup")])
+    answer = backend.refine(PromptRequest(box(2, 2, 9, 9), object_id=1))
+    assert (answer.message, answer.name, answer.stability) == ("object 1: corrected", "cup", 1.0)
+    assert answer.result is not None and answer.result.prompted and answer.result.mask.box == (2, 2, 9, 9)
+    assert backend.refine(PromptRequest(box(2, 2, 9, 9))).message.startswith("no object was named")
+    assert backend.refine(PromptRequest(box(2, 2, 9, 9), object_id=2)).code is PromptCode.UNKNOWN_OBJECT
+
+
+def test_a_new_name_keeps_the_score_unless_there_is_a_new_one(backend: NullBackend) -> None:
+    backend.add([PromptRequest(box(1, 1, 5, 5), name="cup", label="dish", label_score=0.25)])
+    for score, shown in ((None, 0.25), (0.75, 0.75), (0.0, 0.0)):
+        backend.rename(1, "cup", "mug", score)  # its own name is no other object's
+        assert [(obj.label, obj.label_score) for obj in commands.living(backend)] == [("mug", shown)]
+
+
+def test_where_the_images_have_another_size_nothing_is_known_of_the_masks(backend: NullBackend) -> None:
+    backend.add([PromptRequest(box(1, 1, 5, 5))])
+    (obj,) = backend.step(np.zeros((20, 30, 3), np.uint8), 200).objects
+    assert (obj.mask.area, obj.mask.width, obj.mask.height) == (0, 30, 20)
+    backend.refine(PromptRequest(box(20, 10, 50, 50), object_id=1))
+    result = backend.step(np.zeros((20, 30, 3), np.uint8), 300)
+    assert (result.frame_index, result.stamp, result.width, result.height) == (2, 300, 30, 20)
+    assert [obj.mask.box for obj in result.objects] == [(20, 10, 30, 20)]
+
+
+def test_a_point_is_a_square_around_it_and_one_beside_the_object_is_none(backend: NullBackend) -> None:
+    points = Prompt(points=np.array([[2, 3]], np.float32), labels=np.array([1], np.int32))
+    beside = Prompt(points=np.array([[2, 3]], np.float32), labels=np.array([0], np.int32))
+    (done,) = backend.add([PromptRequest(points)])
+    assert done.result is not None and done.result.mask.box == (0, 0, 11, 12)
+    refused = backend.refine(PromptRequest(beside, object_id=1))
+    assert refused.code is PromptCode.INVALID_PROMPT and "give a box, a mask or a positive point" in refused.message

@@ -40,6 +40,51 @@ def test_a_camera_that_changes_with_every_image_does_not_flood_the_log(monkeypat
     assert health.warning().endswith("from 'camera998' to 'camera999'")
 
 
+def test_a_warning_is_shown_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(input_health, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    told: list[str] = []
+    health = InputHealth(told.append)
+    assert health.warning() == ""
+    health.processed(640, 480)
+    health.processed(640, 480)
+    assert not told and health.warning() == ""
+    health.processed(320, 480)
+    assert told == ["the images' resolution changed from '640x480' to '320x480'"] == [health.warning()]
+    now[0] += 4.9
+    assert health.warning() == told[0]
+    now[0] += 0.2
+    assert health.warning() == ""
+    health.restarted("time jumped back")
+    assert health.warning() == told[1] == "time jumped back: every object is forgotten"
+    health.arrived(5, "camera", "rgb8")
+    health.arrived(6, "camera", "bgr8")
+    assert health.values() == {
+        "resolution": "320x480", "encoding": "bgr8", "frame id": "camera", "stamps not increasing": 0,
+        "frame id changes": 0, "encoding changes": 1, "resolution changes": 1, "restarts": 1,
+    }  # fmt: skip
+    health.clear()
+    assert health.warning() == "" and health.values()["restarts"] == 0
+    health.arrived(1, "other", "mono8")
+    assert len(told) == 3, "the first image of a new start differs from nothing"
+
+
+def test_after_some_seconds_a_change_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(input_health, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    told: list[str] = []
+    health = InputHealth(told.append)
+    for index in range(12):
+        health.arrived(index, "camera", f"encoding {index}")
+    assert len(told) == 10
+    for seconds, count in ((4.9, 10), (0.1, 11), (4.9, 11), (0.1, 12)):
+        now[0] += seconds
+        health.arrived(index := index + 1, "camera", f"encoding {index}")
+        assert len(told) == count
+    health.arrived(index + 1, "other", f"encoding {index}")
+    assert len(told) == 13, "another kind is told on its own"
+
+
 def test_names_from_a_camera_are_cut_and_made_printable() -> None:
     told: list[str] = []
     health = InputHealth(told.append)
