@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sam2_ros.ros.depth_surface import Calibration, PixelRays, Surface, valid_pixels, visible_surface
+from sam2_ros.ros.depth_surface import (
+    Calibration,
+    PixelRays,
+    Surface,
+    surface_pixels,
+    valid_pixels,
+    visible_surface,
+)
 from sam2_ros.tracking.types import BoolMask, CroppedMask
 
 WIDTH, HEIGHT, FOCAL = 160, 120, 130.0
@@ -122,3 +129,45 @@ def test_an_odd_distortion_is_refused_with_a_reason(model: str, coefficients: tu
 def test_an_intrinsic_matrix_of_finite_numbers_is_asked_for() -> None:
     with pytest.raises(ValueError, match="the intrinsic matrix holds nan"):
         PixelRays.of(Calibration(WIDTH, HEIGHT, (*MATRIX[:2], math.nan, *MATRIX[3:])))
+
+
+@pytest.mark.parametrize("focal", [(0.0, FOCAL), (FOCAL, 0.0), (-FOCAL, FOCAL), (FOCAL, -FOCAL)])
+def test_both_focal_lengths_are_needed(focal: tuple[float, float]) -> None:
+    matrix = (focal[0], 0.0, 79.5, 0.0, focal[1], 59.5, 0.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match=f"the focal lengths are {focal[0]:g} and {focal[1]:g}: the camera isn't"):
+        PixelRays.of(Calibration(WIDTH, HEIGHT, matrix))
+
+
+@pytest.mark.parametrize(
+    ("spread", "off", "belongs"),
+    [
+        (0.0, 0.0195, True), (0.0, 0.0205, False), (0.0, -0.0205, False),  # of something flat: 2 cm
+        (0.1, 0.44, True), (0.1, 0.45, False), (0.1, -0.45, False),  # else three standard deviations, 0.4448 m
+    ],
+)  # fmt: skip
+def test_what_is_far_from_the_median_is_another_surface(spread: float, off: float, belongs: bool) -> None:
+    """A third of the pixels are ``spread`` nearer, a third as much farther, and one is ``off``."""
+    depth = np.full((HEIGHT, WIDTH), 3.0)
+    depth[:, ::3] -= spread
+    depth[:, 1::3] += spread
+    depth[45, 65] = 3.0 + off
+    assert surface(rectangle(60, 40, 81, 61), depth).points == 441 - (not belongs)
+
+
+@pytest.mark.parametrize("most", [100, 4096, 19199, 19200])
+def test_a_part_of_the_pixels_is_spread_evenly(most: int) -> None:
+    depth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    pixels, count = surface_pixels(np.ones((HEIGHT, WIDTH), np.bool_), depth, most)
+    assert count == WIDTH * HEIGHT and most / 2 <= pixels.size <= most
+    assert len(set(np.diff(pixels))) == 1 and pixels[0] == 0 and pixels[-1] > 0.98 * count
+
+
+def test_the_box_of_an_object_leaves_its_farthest_points_out() -> None:
+    """Two of a hundred on each side; the position is the median."""
+    depth = np.full((HEIGHT, WIDTH), 2.0)
+    slope = np.linspace(0.0, 0.3, 100)
+    depth[50, 10:110] = 2.0 + slope
+    found = surface(rectangle(10, 50, 110, 51), depth)
+    low, middle, high = np.percentile(2.0 + slope, [2, 50, 98])
+    assert found.position[2] == pytest.approx(middle) == found.distance
+    assert (found.center[2], found.extent[2]) == (pytest.approx((low + high) / 2), pytest.approx(high - low))
