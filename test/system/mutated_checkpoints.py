@@ -76,8 +76,8 @@ class Checkpoints:
     def _mutated(self, source: random.Random) -> bytes:
         chance, zipped = source.random(), source.random() < 0.6
         if chance < 0.0005:  # takes much longer: the network is made
-            content = {"model": {"memory.mask": self._torch.ones(2)}, "config": altered(self._config, source)}
-            return self._bytes(content, zipped)
+            weights, config = {"memory.mask": self._torch.ones(2)}, altered(self._config, source)
+            return self._bytes({"model": weights, "config": config}, zipped)
         if chance < 0.02:
             return self._bytes(self._odd_content(source), zipped)
         layers = source.choices(range(5), (2, 3, 6, 3, 1), k=source.choice((1, 1, 1, 2)))
@@ -193,7 +193,7 @@ def _archive(entries: list[tuple[str, bytes]], source: random.Random, odd: bool)
         if number == deflated:
             content = content + bytes(1 << 16)
         checksum, text = zlib.crc32(content), name.encode()
-        packed = zlib.compress(content, wbits=-15) if number == deflated else content
+        packed = _deflated(content) if number == deflated else content
         method = 8 if number == deflated else 0
         sizes = checksum, len(packed), len(content), len(text)
         index.append(CENTRAL.pack(0x02014B50, 20, 20, 0, method, 0, 33, *sizes, 0, 0, 0, 0, 0, len(made)) + text)
@@ -207,3 +207,8 @@ def _archive(entries: list[tuple[str, bytes]], source: random.Random, odd: bool)
             *(("<I", made, place, value) if source.random() < 0.5 else ("<H", made, place, value & 0xFFFF))
         )
     return bytes(made)
+
+
+def _deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
