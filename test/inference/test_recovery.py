@@ -134,7 +134,7 @@ def test_counters_go_on_from_before_for_as_long_as_an_object_lives() -> None:
     recovery = Recovery()
     before = replace(thing(1), first_seen=10, last_seen=20, frames_tracked=7)
     recovery.restored([before], {1: DONE})
-    new = replace(thing(1), first_seen=15, last_seen=18, frames_tracked=2)
+    new = replace(thing(1, area=1), first_seen=15, last_seen=18, frames_tracked=2)
     for now, last_seen in ((new, 18), (replace(new, state=GONE), 20), (replace(new, state=GONE, last_seen=25), 25)):
         (obj,) = recovery.go_on(frame(now)).objects
         assert (obj.first_seen, obj.last_seen, obj.frames_tracked) == (10, last_seen, 9)

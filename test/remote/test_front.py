@@ -358,3 +358,146 @@ def test_who_says_no_more_still_gets_all_answers() -> None:
         while data := reader.recv(1 << 16):
             received += len(data)
         assert received == sent
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (GREETING, None),
+        (GREETING[:1], None),
+        (b"\xff" + bytes(8) + b"\x7f\x04", None),
+        (b"\xfe" + GREETING[1:], front.NO_ZMTP),
+        (b"\xff" + bytes(8) + b"\x7e\x03", front.NO_ZMTP),
+        (b"\xff" + bytes(8) + b"\x7f\x02", front.NO_ZMTP),
+        (GREETING + frame(bytes(1000)), None),
+        (GREETING + frame(bytes(1001)), front.PART),
+        (GREETING + frame(bytes(4096), COMMAND), None),
+        (GREETING + frame(bytes(4097), COMMAND), front.PART),
+        (GREETING + b"\x07" + bytes(8), None),
+        (GREETING + b"\x08\x00", front.PART),
+    ],
+)
+def test_what_a_connection_may_begin_with(start: bytes, reason: int | None) -> None:
+    assert Connection(1, mock.Mock(), mock.Mock()).fault(memoryview(start), RULES) == reason
+
+
+def test_until_the_server_has_read_a_message_few_bytes_are_taken() -> None:
+    rules = replace(RULES, first=200)
+    connection = Connection(1, mock.Mock(), mock.Mock())
+    connection.fault(memoryview(GREETING + frame(bytes(200 - 64 - 9))), rules)
+    assert connection.raw == 200 and connection.may_send(rules)
+    connection.fault(memoryview(b"\x00"), rules)
+    assert not connection.may_send(rules)
+    connection.known = True
+    connection.fault(memoryview(b"\x00"), rules)
+    assert connection.raw == 201 and connection.may_send(rules)
+
+
+def test_what_the_server_has_not_read_is_limited() -> None:
+    connection = Connection(1, mock.Mock(), mock.Mock())
+    connection.known = True
+    for unread, more in ((4000, True), (4001, False)):
+        connection.unread = unread
+        assert connection.may_send(RULES) is more
+    connection.unread = 0
+    for name in ("ended", "paused"):
+        setattr(connection, name, True)
+        assert not connection.may_send(RULES)
+        setattr(connection, name, False)
+
+
+def test_large_parts_are_read_in_large_pieces() -> None:
+    rules = replace(RULES, part=1 << 20)
+    connection = Connection(1, mock.Mock(), mock.Mock())
+    connection.fault(memoryview(GREETING + frame(bytes(1 << 20))[: 9 + (1 << 20) - (1 << 18) - 5]), rules)
+    assert connection.chunk == 1 << 12, "not before it is known"
+    connection.known = True
+    assert connection.chunk == 1 << 18
+    connection.fault(memoryview(bytes(100_005)), rules)
+    assert connection.chunk == (1 << 18) - 100_000
+    connection.fault(memoryview(bytes((1 << 18) - 100_000)), rules)
+    assert connection.chunk == 1 << 12
+
+
+def test_of_all_connections_the_greediest_is_ended() -> None:
+    """Who holds much for long: here the one of fewer bytes, which the server has not read for a minute."""
+    with moving() as (mover, connection, _, _), mock.patch.object(front, "time") as clock:
+        clock.monotonic.return_value = 160.0
+        other, third = (Connection(number, *(mock.Mock(fileno=lambda: 999) for _ in "ab")) for number in (2, 3))
+        mover._connections |= {2: other, 3: third}
+        for each, unread, since in ((connection, 4000, 160.0), (other, 3000, 100.0), (third, 10, 100.0)):
+            each.unread, each.since = unread, since
+        mover._unread = 7010
+        greeted = GREETING + frame(bytes(800))
+        assert mover._passes(connection, memoryview(greeted)), "8,000 bytes in all are not too many"
+        assert mover._connections.keys() == {1, 2, 3} and mover._unread == 7010 + 128 + 800
+        assert mover._passes(connection, memoryview(frame(bytes(100))))
+        assert mover._connections.keys() == {1, 3} and mover._unread == 4010 + 2 * 128 + 900
+
+
+def test_who_sends_faster_than_its_pace_waits_where_others_send_too() -> None:
+    """1,000 bytes a second, and a quarter of a second ahead."""
+    with moving() as (mover, connection, _, _), mock.patch.object(front, "time") as clock:
+        clock.monotonic.return_value = connection.paid = 100.0
+        connection._greeting = 0
+        data = memoryview(frame(bytes(250 - 9)))
+        assert mover._passes(connection, data) and mover._passes(connection, data) and not connection.paused
+        mover._shared = True
+        assert mover._passes(connection, data) and not connection.paused, "exactly a quarter of a second"
+        assert mover._passes(connection, data) and connection.paused and mover._paused == [connection]
+        clock.monotonic.return_value = 100.2
+        mover._resume()
+        assert connection.paused and mover._paused == [connection]
+        clock.monotonic.return_value = 100.25
+        mover._resume()
+        assert not connection.paused and not mover._paused
+
+
+@pytest.mark.parametrize(
+    ("known", "raw", "heard", "unread", "since", "reason"),
+    [
+        (True, 0, -119.0, 0, 0.0, None),
+        (True, 0, -121.0, 0, 0.0, "silent"),
+        (False, 0, -9.0, 0, 0.0, None),
+        (False, 1 << 20, -11.0, 0, 0.0, "silent"),
+        (False, (1 << 20) + 1, -11.0, 0, 0.0, "first message"),
+        (True, 0, 0.0, 4500, -9.0, None),
+        (True, 0, 0.0, 4500, -11.0, "stalled"),
+        (True, 0, 0.0, 0, -4.0, None),
+        (True, 0, 0.0, 0, -6.0, "silent"),
+    ],
+)
+def test_each_wait_has_its_end(
+    known: bool, raw: int, heard: float, unread: int, since: float, reason: str | None
+) -> None:
+    with moving() as (mover, connection, _, _), mock.patch.object(front, "time") as clock:
+        now = clock.monotonic.return_value = 1000.0
+        connection.known, connection.raw, connection.unread = known, raw, unread
+        connection.heard, connection.moved, connection.since = now + heard, now + since, now + since
+        with mock.patch.object(mover, "_tell") as tell:
+            mover._look_round()
+        rejected = [call.args[2] for call in tell.call_args_list if call.args[0] == front.REJECTED]
+        assert [front.REASONS[each] for each in rejected] == ([reason] if reason else [])
+        assert bool(mover._connections) == (reason is None)
+
+
+def test_connections_share_the_processor_while_two_of_them_send() -> None:
+    with moving() as (mover, connection, _, _), mock.patch.object(front, "time") as clock:
+        now = clock.monotonic.return_value = 1000.0
+        other = Connection(2, mock.Mock(), mock.Mock())
+        mover._connections[2] = other
+        for known, heard, shared in ((True, 999.1, True), (True, 999.0, False), (False, 999.9, False)):
+            connection.known = connection.known or known
+            connection.heard, other.known, other.heard = now, known, heard
+            mover._look_round()
+            assert mover._shared is shared
+
+
+def test_heartbeats_do_not_add_up() -> None:
+    """Encryption hides them among the messages; the server's socket reads them, and nobody counts that."""
+    with moving() as (mover, connection, _, _), mock.patch.object(front, "time") as clock:
+        clock.monotonic.return_value = connection.heard = connection.moved = connection.since = 1000.0
+        connection.unread = mover._unread = 300
+        for left in (44, 0, 0):
+            mover._look_round()
+            assert (connection.unread, mover._unread) == (left, left)
