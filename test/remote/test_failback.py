@@ -14,13 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
 from served import PATIENCE, ServerProcess, boxed, connected, picture, serving
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.backend import BackendInfo, FrameDropped
 from sam2_ros.remote import failback
 from sam2_ros.remote.client import RemoteBackend
-from sam2_ros.remote.connection import LinkDown
+from sam2_ros.remote.connection import LinkDown, WrongAnswer
 from sam2_ros.remote.server import Limits, Server
 from sam2_ros.tracking import CroppedMask, FrameResult, ObjectState, TrackerConfig
 
@@ -284,6 +285,109 @@ def test_a_server_that_was_away_must_be_healthy_anew() -> None:
         assert watched._look() is None, "healthy for 9 s"
         now = 17.0
         assert watched._look().endpoint == "tcp://a:1"
+
+
+class Fleet:
+    """Servers of which the test says what they answer, for a :class:`failback.Failback` without its thread."""
+
+    def __init__(self, *endpoints: str, after: float = 10.0) -> None:
+        self.now = 0.0
+        self.health: dict[str, dict[str, Any] | None] = dict.fromkeys(endpoints)  # None: away
+        self.refuses: set[str] = set()  # a hello
+        self.closed: list[tuple[str, str]] = []
+        self.watched: Any = failback.Failback(endpoints, after, self._connect, self._hello)  # type: ignore[arg-type]
+        self.watched.close()
+
+    def _connect(self, endpoint: str, ending: threading.Event) -> Any:
+        if self.health[endpoint] is None:
+            raise WrongAnswer("odd")
+
+        def ping() -> Any:
+            if self.health[endpoint] is None:
+                raise LinkDown("away")
+            return self.health[endpoint]
+
+        def close(reason: str, bye: bool = False) -> None:
+            self.closed.append((endpoint, reason))
+
+        return SimpleNamespace(endpoint=endpoint, ping=ping, close=close)
+
+    def _hello(self, connection: Any) -> None:
+        if connection.endpoint in self.refuses:
+            raise LinkDown("no engine")
+
+    def look(self, now: float) -> str | None:
+        """Which server is offered at this time."""
+        with mock.patch.object(failback, "time", SimpleNamespace(monotonic=lambda: now)):
+            found = self.watched._look()
+        return None if found is None else str(found.endpoint)
+
+
+def healthy(streams: int = 0, ready: bool = True) -> dict[str, Any]:
+    return {"ready": ready, "streams": streams, "streams_at_most": 2}
+
+
+def test_the_best_server_that_was_healthy_for_long_enough_is_offered() -> None:
+    fleet = Fleet("tcp://a:1", "tcp://b:1")
+    assert fleet.look(0) is None and fleet.watched.state == "does not answer" and not fleet.closed
+    fleet.health["tcp://b:1"] = healthy()
+    assert fleet.look(1) is None and fleet.closed == [("tcp://b:1", "not yet")]
+    assert fleet.watched.state == "answers since 0 s"
+    fleet.health["tcp://a:1"] = healthy(1)
+    assert fleet.look(5) is None, "the better one may be ready soon"
+    assert fleet.look(12) is None and fleet.watched.state == "answers since 7 s"
+    fleet.health["tcp://a:1"] = None
+    assert fleet.look(13) == "tcp://b:1", "since 12 s"
+    fleet.health["tcp://a:1"] = healthy(1)
+    assert fleet.look(14) is None and fleet.look(23.9) is None and fleet.look(24) == "tcp://a:1"
+
+
+@pytest.mark.parametrize("health", [healthy(2), healthy(3), healthy(ready=False)], ids=["full", "fuller", "not ready"])
+def test_a_server_without_room_counts_as_away(health: dict[str, Any]) -> None:
+    fleet = Fleet("tcp://a:1", "tcp://b:1")
+    fleet.health = {"tcp://a:1": healthy(), "tcp://b:1": healthy()}
+    fleet.look(0)
+    fleet.health["tcp://a:1"] = health
+    assert fleet.look(5) is None and fleet.closed[-2:] == [("tcp://a:1", "not now"), ("tcp://b:1", "not yet")]
+    assert fleet.look(15) == "tcp://b:1"
+    fleet.health["tcp://a:1"] = healthy()
+    assert fleet.look(16) is None and fleet.look(25) is None and fleet.look(26) == "tcp://a:1"
+
+
+def test_a_server_that_makes_no_engine_has_to_be_healthy_anew() -> None:
+    fleet = Fleet("tcp://a:1", "tcp://b:1")
+    fleet.health, fleet.refuses = {"tcp://a:1": healthy(), "tcp://b:1": healthy()}, {"tcp://a:1"}
+    assert fleet.look(0) is None
+    assert fleet.look(10) is None and fleet.closed[1:] == [("tcp://a:1", "no engine"), ("tcp://b:1", "not yet")]
+    fleet.refuses.clear()
+    assert fleet.look(19) is None and fleet.look(29) == "tcp://a:1"
+
+
+def test_an_offer_is_taken_once_and_replaced_when_its_server_goes() -> None:
+    fleet = Fleet("tcp://a:1")
+    fleet.health["tcp://a:1"] = healthy()
+    watched = fleet.watched
+    with mock.patch.object(failback, "time", SimpleNamespace(monotonic=lambda: fleet.now)):
+        watched._after = 0.0
+        for stops in ([False, True], [False, True]):  # a turn of its thread each; the second one keeps the offer
+            watched._stopping = mock.Mock(wait=mock.Mock(side_effect=stops))
+            watched._run()
+            assert watched.state == "ready; waits until no object is hidden" and not fleet.closed
+        fleet.health["tcp://a:1"] = None
+        watched._stopping = mock.Mock(wait=mock.Mock(side_effect=[False, True]))
+        watched._run()
+        assert fleet.closed == [("tcp://a:1", "away")] and watched.take() is None
+        fleet.health["tcp://a:1"] = healthy()
+        watched._stopping = mock.Mock(wait=mock.Mock(side_effect=[False, True]))
+        watched._run()
+        with watched._lock:
+            assert watched.take() is None, "it never waits"
+        assert watched.take().endpoint == "tcp://a:1" and watched.take() is None
+
+
+@pytest.mark.parametrize(("after", "period"), [(0.3, 0.1), (6.0, 2.0), (60.0, 2.0)])
+def test_pings_come_often_enough_and_not_more_often(after: float, period: float) -> None:
+    assert Fleet("tcp://a:1", after=after).watched._period == pytest.approx(period)
 
 
 def test_a_client_that_was_never_connected_knows_nothing_of_its_server() -> None:
