@@ -80,14 +80,18 @@ class Made:
         result = PromptResult(success=True, object_id=object_id, applied_stamp=to_time(applied), prompt_age=age)
         self.call("AddObjects", request, AddObjects.Response(success=True, results=[result]), object_id)
 
-    def call(self, service: str, request: Any, response: Any, number: int) -> None:
-        """A call of a service, ``AddObjects``; ``number`` is the client's own."""
+    def call(self, service: str, request: Any, response: Any, number: int, kinds: tuple[int, int] = (1, 2)) -> None:
+        """A call of a service, ``AddObjects``; ``number`` is the client's own. None: that half was not recorded.
+
+        ``kinds`` are the types of its two events: REQUEST_RECEIVED and RESPONSE_SENT, as a server tells them.
+        """
         event_type = getattr(srv, service).Event
-        for event in (event_type(request=[request]), event_type(response=[response])):
-            event.info.event_type = 1 if event.request else 2  # REQUEST_RECEIVED, RESPONSE_SENT
-            event.info.sequence_number = number
-            topic = "/tracker" + next(s.name for s in SERVICES if s.type.endswith(f"/{service}")).removeprefix("~")
-            self.write(f"{topic}/_service_event", f"sam2_ros/srv/{service}_Event", serialize_message(event))
+        topic = "/tracker" + next(s.name for s in SERVICES if s.type.endswith(f"/{service}")).removeprefix("~")
+        for kind, half in zip(kinds, ({"request": request}, {"response": response}), strict=True):
+            event = event_type(**{name: [value] for name, value in half.items() if value is not None})
+            event.info.event_type, event.info.sequence_number = kind, number
+            if any(value is not None for value in half.values()):
+                self.write(f"{topic}/_service_event", f"sam2_ros/srv/{service}_Event", serialize_message(event))
 
     def close(self) -> None:
         self._writer.finish()

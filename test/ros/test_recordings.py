@@ -19,6 +19,7 @@ from rclpy.serialization import serialize_message
 from recordings import PARAMETERS_OF_NULL, WIDTH, Made, run_lengths, small_recording, tracked
 from sensor_msgs.msg import Image
 
+from sam2_ros import srv
 from sam2_ros.cli.main import main
 from sam2_ros.ros.mcap_file import McapFile
 from sam2_ros.ros.recording_file import RecordingWriter
@@ -89,6 +90,26 @@ def test_a_late_prompt_comes_after_the_frame_that_was_newest(tmp_path: Path) -> 
         made.tracks(number * 10**8)
     made.close()
     assert calls(Recording(tmp_path / "run.mcap")) == [0, 0, 1]
+
+
+def test_a_call_counts_once_and_as_a_whole(tmp_path: Path) -> None:
+    """Its client may tell it, too; a recording may begin or end in the middle of it; two clients may count alike."""
+    asked, done = srv.Reset.Request(), srv.Reset.Response(success=True)
+    made = Made(tmp_path / "run.mcap")
+    made.image(0)
+    made.tracks(0)
+    made.call("Reset", None, done, 1)
+    made.call("Reset", asked, done, 2)
+    made.call("Reset", asked, done, 2, kinds=(0, 3))  # REQUEST_SENT, RESPONSE_RECEIVED
+    made.call("Reset", None, done, 2)
+    made.call("RemoveObject", srv.RemoveObject.Request(object_id="1"), None, 3)
+    made.call("Reset", None, done, 3)
+    made.call("RemoveObject", None, srv.RemoveObject.Response(success=True), 3)
+    made.call("Reset", asked, None, 4)
+    made.close()
+    (frame,) = Recording(tmp_path / "run.mcap").frames
+    assert [call.service for call in frame.calls] == ["Reset", "RemoveObject"]
+    assert frame.calls[1].request.object_id == "1" and frame.calls[1].response.success
 
 
 @pytest.mark.parametrize(("age", "after"), [(5.0, [0, 1, 0]), (4.999999999, [1, 0, 0])])
