@@ -122,7 +122,8 @@ def test_a_mask_lies_within_its_image() -> None:
     for x, y in ((-1, 0), (0, -1), (5, 0), (0, 4)):
         with pytest.raises(ProtocolError, match="outside its image"):
             a_mask(x, y)
-    for crop in (np.ones((3, 4), np.uint8), np.ones((3, 4, 1), np.bool_)):
+    crops: list[Any] = [np.ones((3, 4), np.uint8), np.ones((3, 4, 1), np.bool_)]
+    for crop in crops:
         with pytest.raises(ProtocolError, match="a mask is"):
             an_object(mask=replace(MASK, crop=crop))
     with pytest.raises(ProtocolError, match="of another size than its frame"):
@@ -155,7 +156,8 @@ def test_masks_have_no_more_pixels_than_frames_have() -> None:
 def test_there_are_as_many_results_as_prompts() -> None:
     for count in (1, 3):
         assert len(answers.prompt_results([to_wire(RESULT)] * count, count, 48)) == count
-        for told in ([to_wire(RESULT)] * (count + 1), [to_wire(RESULT)] * (count - 1), None, {}):
+        wrong: list[Any] = [[to_wire(RESULT)] * (count + 1), [to_wire(RESULT)] * (count - 1), None, {}]
+        for told in wrong:
             with pytest.raises(ProtocolError, match=f"there are not {count} results"):
                 answers.prompt_results(told, count, 48)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import tracemalloc
 from collections.abc import Iterator
@@ -90,6 +91,20 @@ def test_a_late_prompt_comes_after_the_frame_that_was_newest(tmp_path: Path) -> 
         made.tracks(number * 10**8)
     made.close()
     assert calls(Recording(tmp_path / "run.mcap")) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("age", [-0.5, 1e9, 1e30, math.nan])
+def test_an_age_that_can_not_be_is_not_believed(age: float, tmp_path: Path) -> None:
+    """The order in the file counts."""
+    made = Made(tmp_path / "run.mcap")
+    for number in range(3):
+        made.image(number * 10**8)
+    made.tracks(0)
+    made.add(0, age=age)
+    for number in (1, 2):
+        made.tracks(number * 10**8)
+    made.close()
+    assert calls(Recording(tmp_path / "run.mcap")) == [1, 0, 0]
 
 
 def test_a_call_counts_once_and_as_a_whole(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from sam2_ros.srv import SegmentImage
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState, PromptError
 
 PATIENCE = 60.0  # s
+LATEST = 2**31 * 10**9 - 1  # ns, the last stamp that a message holds
 WIDTH, HEIGHT = 64, 48
 NO_MASK: Any = None  # arrays have no ==
 
@@ -149,7 +150,11 @@ def change_mask(**fields: Any) -> Callable[[dict], None]:
         (change(height=0), "the image's size is wrong"),
         (change(width=1 << 16), "the image's size is wrong"),
         (change(height=(1 << 16) + 1), "the image's size is wrong"),
-        (change(stamp=2**62), "a stamp is out of range"),
+        (change(stamp=LATEST + 1), "a stamp is out of range"),
+        (change_object(first_seen=-LATEST - 1), "a stamp is out of range"),
+        (change_object(frames_since_seen=2**32), "a counter is wrong"),
+        (change_mask(x=WIDTH - 6), "a mask lies outside its picture"),
+        (change_mask(y=HEIGHT - 9), "a mask lies outside its picture"),
         (change(stamp="now"), "_State.stamp is str; accepted: int"),
         (change(colour=1), "unknown field 'colour'"),
         (change(pictures=[]), "don't belong together"),
@@ -170,16 +175,42 @@ def change_mask(**fields: Any) -> Callable[[dict], None]:
     ],
 )
 def test_every_value_of_the_file_is_checked(tmp_path: Path, wrong: Callable[[dict], None], why: str) -> None:
-    file = tmp_path / "state"
+    with pytest.raises(StateError) as refused:
+        read_state(written_with(wrong, tmp_path / "state"))
+    assert why in str(refused.value) and "\n" not in str(refused.value)
+
+
+def written_with(difference: Callable[[dict], None], file: Path) -> Path:
+    """A file with a right checksum around something else."""
     StateWriter(file).write(a_state())
-    body = file.read_bytes()[len(state_file._MAGIC + state_file._VERSION) + 32 :]
-    state = msgpack.unpackb(body)
-    wrong(state)
+    state = msgpack.unpackb(file.read_bytes()[len(state_file._MAGIC + state_file._VERSION) + 32 :])
+    difference(state)
     body = msgpack.packb(state)
     file.write_bytes(state_file._MAGIC + state_file._VERSION + hashlib.sha256(body).digest() + body)
-    with pytest.raises(StateError) as refused:
-        read_state(file)
-    assert why in str(refused.value) and "\n" not in str(refused.value)
+    return file
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        change(next_id=2**32 - 1),
+        change(stamp=LATEST),
+        change(stamp=-LATEST),
+        change(frame_id=""),
+        change(width=(1 << 16) - 1, height=(1 << 16) - 1),
+        change(width=1, height=1),
+        lambda state: state["pictures"][0].update(stamp=LATEST),
+        change_object(first_seen=-LATEST, last_seen=LATEST),
+        change_object(frames_tracked=2**32 - 1, frames_since_seen=2**32 - 1),
+        change_object(frames_tracked=0, frames_since_seen=0),
+        change_object(name="", label=""),
+        change_mask(x=0, y=0),
+        change_mask(x=WIDTH - 7, y=HEIGHT - 10),
+    ],
+)
+def test_what_may_be_comes_back(tmp_path: Path, odd: Callable[[dict], None]) -> None:
+    found = read_state(written_with(odd, tmp_path / "state"))
+    assert found is not None and found.saved.sightings.keys() == {1, 2, 4}
 
 
 def cut(file: Path) -> None:
