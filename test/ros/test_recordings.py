@@ -58,6 +58,31 @@ def test_images_that_share_a_stamp_are_told_apart_by_their_arrival(tmp_path: Pat
     assert [frame.image for frame in Recording(tmp_path / "run.mcap").frames] == [1, 3, 5]
 
 
+def test_of_images_that_share_a_stamp_the_nearest_is_taken(tmp_path: Path) -> None:
+    """The tracker says when it received its image; the recorder took between 0.4 s and -0.4 s for the same way."""
+    for late, image in ((4 * 10**8, 1), (-4 * 10**8, 1), (6 * 10**8, 2), (-6 * 10**8, 0)):
+        made = Made(tmp_path / "run.mcap")
+        for _ in range(3):
+            made.image(0)  # a second after the one before
+        made.now -= 10**9 - late
+        made.tracks(0)
+        made.close()
+        assert [frame.image for frame in Recording(tmp_path / "run.mcap").frames] == [image]
+
+
+def test_stamps_are_read_in_either_byte_order(tmp_path: Path) -> None:
+    made = Made(tmp_path / "run.mcap")
+    for seconds, order in ((5, "<"), (7, ">"), (-3, "<"), (-2, ">")):
+        made.now += 10**9
+        head = bytes([0, order == "<", 0, 0])
+        made.write(
+            "/image", "sensor_msgs/msg/Image", head + struct.pack(f"{order}iI", seconds, 500_000_000) + bytes(40)
+        )
+        made.tracks(seconds * 10**9 + 500_000_000)
+    made.close()
+    assert [frame.image for frame in Recording(tmp_path / "run.mcap").frames] == [0, 1, 2, 3]
+
+
 def test_images_that_no_server_answered_are_not_replayed(tmp_path: Path) -> None:
     made = Made(tmp_path / "outage.mcap")
     for stamp, hidden in enumerate([True, False, True, True, False, True]):

@@ -112,6 +112,44 @@ def test_what_is_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.saved.sightings.keys() == ({1, 4} if limit == "_MOST_PIXELS" else {1})
 
 
+def test_as_many_masks_are_kept_as_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit for each pixel. Two objects share the newest picture."""
+    full = CroppedMask.from_full(np.ones((HEIGHT, WIDTH), np.bool_))
+    state = a_state()
+    state = replace(state, saved=replace(state.saved, sightings={
+        key: replace(each, mask=full) for key, each in state.saved.sightings.items()
+    }))  # fmt: skip
+    needed = len(state_file._encoded(picture(3))[1]) + 2 * (WIDTH * HEIGHT // 8 + 1)
+    for room, kept in ((needed, {1, 4}), (needed - 1, {1})):
+        most = next(most for most in range(room, 2 * room) if 3 * most // 4 == room)
+        with monkeypatch.context() as patch:
+            patch.setattr(state_file, "MOST_BYTES", most)
+            StateWriter(tmp_path / "state").write(state)
+        found = read_state(tmp_path / "state")
+        assert found is not None and found.saved.sightings.keys() == kept
+        (tmp_path / "state").unlink()
+
+
+def test_folders_are_made_for_their_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "some" / "folder" / "state"
+    StateWriter(file).write(a_state())
+    assert read_state(file) is not None and file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_writer_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "state"
+    StateWriter(file).write(a_state())
+    before = file.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state_file.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        StateWriter(file).write(replace(a_state(), frame_id="other"))
+    assert file.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["state"]
+
+
 def test_two_nodes_do_not_write_one_file(tmp_path: Path) -> None:
     """The first to write goes on; the other one is refused, with what to do."""
     one, other = StateWriter(tmp_path / "state"), StateWriter(tmp_path / "state")
