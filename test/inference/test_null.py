@@ -33,6 +33,7 @@ def test_a_box_becomes_a_mask_that_stays(backend: NullBackend) -> None:
     assert result.mask.box == (5, 6, 15, 26)
     assert (result.mask.area, result.state, result.name, result.label) == (200, ObjectState.VISIBLE, "cup", "thing")
     assert (result.first_seen, result.last_seen, result.frames_tracked, result.prompted) == (100, 200, 1, False)
+    assert (result.visibility, result.predicted_iou) == (1, 1) and result.object_score > 0, "as sure as can be"
 
 
 def test_points_and_masks(backend: NullBackend) -> None:

@@ -109,6 +109,20 @@ def test_commands_reach_objects_that_wait_for_the_first_frame() -> None:
     assert backend.step(picture(), 90).objects == ()
 
 
+def test_answers_to_prompts_have_the_counters_of_before() -> None:
+    saved = lived(NullBackend())
+    backend = Restored(NullBackend(), saved)
+    backend.step(picture(), 90)
+    before = saved.newest.objects[0]
+    answer = backend.refine(replace(request(BOXES[1]), object_id=2), 90)
+    assert answer.result is not None and answer.result.mask.box == BOXES[1]
+    assert answer.result.first_seen == before.first_seen and answer.result.frames_tracked > before.frames_tracked
+    refused = backend.refine(replace(request(BOXES[1]), object_id=77), 90)
+    assert not refused.success and refused.result is None
+    new, wrong = backend.add([request((100, 60, 120, 90)), request((200, 200, 300, 300))], 90)
+    assert new.result is not None and new.result.frames_tracked == 0 and not wrong.success
+
+
 def test_an_object_that_was_never_seen_and_one_without_room_are_dropped() -> None:
     saved = lived(NullBackend())
     saved = SavedObjects(saved.newest, {2: saved.sightings[2]}, saved.next_id)

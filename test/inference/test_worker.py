@@ -478,13 +478,17 @@ def test_a_frame_that_can_not_be_encoded_ahead_is_counted(ahead: Bench) -> None:
 
 def test_hidden_objects_are_told_also_if_the_encoder_was_lost(ahead: Bench) -> None:
     backend, worker, recorder = ahead.backend, ahead.worker, ahead.recorder
-    backend.encoder_gate.release(100)
-    backend.gate.release(100)
     hidden = FrameResult(1, 1, 30, 20, ())
     backend.encoder_fault = FrameDropped("no server", hidden)
     worker.submit(frame(1))
+    assert backend.encoding.acquire(timeout=PATIENCE)
+    taken = time.monotonic_ns()
+    backend.encoder_gate.release(100)
+    backend.gate.release(100)
     recorder.wait(lambda: len(recorder.hidden) == 1)
-    assert recorder.hidden[0].result is hidden and recorder.hidden[0].image is RGB
+    (told,) = recorder.hidden
+    assert told.result is hidden and told.image is RGB
+    assert told.frame.receive_time <= told.start_time <= taken <= told.end_time, "from when the encoder took it"
 
     def lost() -> np.ndarray:
         raise FrameDropped("no image either", hidden)

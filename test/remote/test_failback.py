@@ -295,7 +295,7 @@ class Fleet:
         self.health: dict[str, dict[str, Any] | None] = dict.fromkeys(endpoints)  # None: away
         self.refuses: set[str] = set()  # a hello
         self.closed: list[tuple[str, str]] = []
-        self.watched: Any = failback.Failback(endpoints, after, self._connect, self._hello)  # type: ignore[arg-type]
+        self.watched: Any = failback.Failback(endpoints, after, self._connect, self._hello)
         self.watched.close()
 
     def _connect(self, endpoint: str, ending: threading.Event) -> Any:
