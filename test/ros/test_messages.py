@@ -14,10 +14,13 @@ from vision_msgs.msg import BoundingBox2D, Point2D
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.frames import Counters, Frame, Processed
+from sam2_ros.inference.live_masks import LiveImage
 from sam2_ros.msg import ObjectEvent, ObjectMask, ObjectPrompt, TrackedObject
 from sam2_ros.msg import PromptResult as PromptResultMessage
 from sam2_ros.ros import messages, prompt_messages
+from sam2_ros.ros.motion_filter import Motion
 from sam2_ros.srv import AddObjects
+from sam2_ros.tracking.carrier import Carried
 from sam2_ros.tracking.types import (
     CroppedMask,
     EventCode,
@@ -263,3 +266,84 @@ def test_flat_fields_that_make_no_sense(request_: AddObjects.Request, complaint:
     assert isinstance(asked, PromptError)
     with pytest.raises(PromptError, match=complaint):
         raise asked
+
+
+def test_what_is_known_of_an_object_in_space() -> None:
+    """Of the other object nothing is known."""
+    objects = [messages.tracked_object(object_result(masks()[0], object_id=key), "rle") for key in (3, 4)]
+    place = messages.Position(2, "too few pixels", "camera", (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), (0.1, 0.2, 0.3), 7)
+    covariance = np.arange(36.0).reshape(6, 6)
+    motion = Motion("odom", np.array([4.0, 5.0, 6.0]), np.array([0.4, 0.5, 0.6]), covariance)
+    for obj in objects:
+        messages.locate(obj, {3: place}, {})
+    near, other = objects
+    assert (near.depth_status, near.depth_reason, near.depth_points) == (2, "too few pixels", 7)
+    assert (near.position.x, near.position.y, near.position.z) == (1, 2, 3) and near.position_frame == "camera"
+    assert (near.extent.x, near.extent.y, near.extent.z) == (0.1, 0.2, 0.3) and not near.motion_valid
+    for obj in objects:
+        messages.locate(obj, {}, {3: motion})
+    where, speed = near.filtered_position, near.velocity
+    assert near.motion_valid and near.position_frame == "odom" and near.motion_covariance.tolist() == list(range(36))
+    assert (where.x, where.y, where.z, speed.x, speed.y, speed.z) == (4, 5, 6, 0.4, 0.5, 0.6)
+    assert other == messages.tracked_object(object_result(masks()[0], object_id=4), "rle")
+
+
+def test_live_tracks_say_how_far_masks_were_carried() -> None:
+    header, image = Header(frame_id="camera", stamp=messages.to_time(9)), np.zeros((7, 9, 3), np.uint8)
+    frame = Frame(9, lambda: image, 100, header)
+    none = messages.live_tracks(LiveImage(frame, image, None, 200), Counters(9, 5, 3, 1), INFO, "rle")
+    assert (none.image_width, none.image_height, none.objects, none.frames_carried) == (9, 7, [], 0)
+    assert messages.to_stamp(none.network_stamp) == 0 and none.header is header and none.max_objects == 16
+    result = FrameResult(4, 9, 9, 7, (object_result(masks()[3]),))
+    carried = Carried(result, 5, 2, {3: 0.25})
+    live = messages.live_tracks(LiveImage(frame, image, carried, 200), Counters(9, 5, 3, 1), INFO, "rle")
+    assert (messages.to_stamp(live.network_stamp), live.frames_carried, live.frames_processed) == (5, 2, 5)
+    assert [(obj.id, obj.carry_confidence) for obj in live.objects] == [(3, 0.25)]
+    assert np.array_equal(messages.full_mask(live.objects[0].mask), masks()[3])
+    assert (live.receive_time_ns, live.start_time_ns) == (100, 200) and live.end_time_ns > 200
+
+
+@pytest.mark.parametrize("encoding", ["mono8", "rle"])
+def test_a_message_comes_back_as_the_result_that_it_was_made_from(encoding: str) -> None:
+    result = FrameResult(4, 7, 9, 7, tuple(object_result(mask, object_id=key) for key, mask in enumerate(masks(), 1)))
+    header = Header(stamp=messages.to_time(7))
+    back = messages.frame_result(messages.tracked_objects(result, header, Counters(processed=5), INFO, encoding))
+    assert (back.frame_index, back.stamp, back.width, back.height) == (4, 7, 9, 7)
+    for found, given in zip(back.objects, result.objects, strict=True):
+        assert found.mask.box == given.mask.box and np.array_equal(found.mask.full(), given.mask.full())
+        assert replace(found, mask=given.mask) == given
+
+
+def test_a_prompts_result_holds_the_mask_and_an_object_that_is_gone_has_no_state() -> None:
+    mask = masks()[3]
+    message = messages.prompt_result(PromptResult(PromptCode.OK, "", 3, result=object_result(mask)), "rle")
+    assert np.array_equal(messages.full_mask(message.mask), mask) and message.bbox == messages.bounding_box(
+        (3, 2, 8, 5)
+    )
+    full = CroppedMask.from_full(masks()[0])
+    offered = PromptResult(PromptCode.OK, "", 3, candidates=(MaskCandidate(1, full, 0.5, 0.5),))
+    (candidate,) = messages.prompt_result(offered, "mono8").candidates
+    assert candidate.mask.encoding == ObjectMask.MONO8 and messages.full_mask(candidate.mask).all()
+    assert candidate.bbox == messages.bounding_box((0, 0, 9, 7))
+    for before, after in ((ObjectState.VISIBLE, None), (None, ObjectState.VISIBLE)):
+        change = ObjectChange(EventCode.REMOVED, 3, "", "", before, after, 0.0, 0.0, 5, "")
+        event = messages.object_event(change, Header())
+        assert (event.previous_state, event.state) == (int(before or 0), int(after or 0))
+        assert event.instance == messages.INSTANCE
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "step"), [(np.uint8, (3, 5), 5), (np.uint16, (3, 5), 10), (np.uint8, (3, 5, 4), 20)]
+)
+def test_an_image_says_how_long_its_rows_are(dtype: type, shape: tuple[int, ...], step: int) -> None:
+    pixels = np.arange(np.prod(shape), dtype=dtype).reshape(shape)[:, ::-1]
+    message = messages.image_message(pixels, Header(frame_id="camera"), "some")
+    assert (message.height, message.width, message.step, message.encoding) == (3, 5, step, "some")
+    assert np.array_equal(np.frombuffer(message.data, dtype).reshape(shape), pixels)
+    assert message.header.frame_id == "camera"
+
+
+@pytest.mark.parametrize("stamp", [0, 1, 10**9 - 1, 1_900_000_000_123_456_789, -1, -(10**9) - 1])
+def test_a_stamp_is_the_same_to_the_nanosecond(stamp: int) -> None:
+    time = messages.to_time(stamp)
+    assert messages.to_stamp(time) == stamp and 0 <= time.nanosec < 10**9
