@@ -62,8 +62,10 @@ setup build:
 demo: setup
 	@$(CLEAN_ENV) $(VENV)/bin/sam2_ros demo $(if $(VIDEO),--source '$(VIDEO)') $(ARGS)
 
+# A process of tests that died is not replaced: pytest-xdist 3.8 may then wait for ever.
 test: setup
-	@$(CLEAN_ENV) $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	@$(CLEAN_ENV) $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile \
+	  --max-worker-restart 0 $(ARGS)
 
 browser:
 	@sh scripts/install_browser.sh

@@ -21,6 +21,7 @@ SETTINGS = {
     "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
     "RCUTILS_COLORIZED_OUTPUT": "0",
 }
+LONGEST_ID = 80  # characters that a value may give to the name of a test
 _domain_lock = pytest.StashKey[IO[str]]()
 
 
@@ -37,6 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in its background deaf to Ctrl-C, and so would be the processes that tests interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names a long value after its argument; pytest would write megabytes into names, logs and variables."""
+    return argname if isinstance(val, (str, bytes, int)) and len(repr(val)) > LONGEST_ID else None
 
 
 def _reserve_domain() -> tuple[int, IO[str]]:
