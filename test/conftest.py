@@ -26,7 +26,12 @@ _domain_lock = pytest.StashKey[IO[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose a free domain, unless SAM2_ROS_TEST_DOMAIN names one, and set the environment of all child processes."""
+    """Choose a free domain, unless SAM2_ROS_TEST_DOMAIN names one, and set the environment of all child processes.
+
+    Not for the processes of pytest-xdist, which do so themselves: with all freed memory kept, each would have 4.6 GiB.
+    """
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return
     wanted = os.environ.get("SAM2_ROS_TEST_DOMAIN")
     if wanted:
         os.environ["ROS_DOMAIN_ID"] = wanted
