@@ -13,7 +13,7 @@ import pytest
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.backend import FrameDropped
-from sam2_ros.inference.frames import Counters, Frame, Processed
+from sam2_ros.inference.frames import Counters, Frame, Processed, interruption
 from sam2_ros.inference.worker import MAX_COMMANDS, Worker
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import FrameResult, Prompt, PromptCode, PromptError, PromptRequest, PromptResult
@@ -604,3 +604,27 @@ def test_objects_of_an_earlier_worker_are_forgotten_where_the_time_was_reset() -
         assert len(recorder.restarts) == 1 and "time jumped back" in recorder.restarts[0]
     finally:
         worker.close()
+
+
+@pytest.mark.parametrize(
+    ("stamp", "shape", "jump_back", "reason"),
+    [
+        (10 * SECOND, (20, 30), 1.0, ""),
+        (9 * SECOND, (20, 30), 1.0, ""),
+        (9 * SECOND - 1, (20, 30), 1.0, "time jumped back from 10.000000000 to 8.999999999"),
+        (0, (20, 30), 0.0, ""),
+        (99 * SECOND, (20, 30), 1.0, ""),
+        (11 * SECOND, (200, 300), 1.0, ""),
+        (11 * SECOND, (100, 152), 1.0, ""),  # 1.3 % wider
+        (11 * SECOND, (100, 148), 1.0, ""),
+        (11 * SECOND, (100, 154), 1.0, "the image changed from 30 x 20 to 154 x 100 pixels, which is another aspect"),
+        (11 * SECOND, (100, 146), 1.0, "the image changed from 30 x 20 to 146 x 100 pixels, which is another aspect"),
+    ],
+)
+def test_what_does_not_go_on_from_the_last_frame(
+    stamp: int, shape: tuple[int, int], jump_back: float, reason: str
+) -> None:
+    last = Processed(frame(10 * SECOND), RGB, FrameResult(0, 10 * SECOND, 30, 20, ()), 0, 0, Counters())
+    image = np.zeros((*shape, 3), np.uint8)
+    assert interruption(frame(stamp), image, last, jump_back) == reason
+    assert interruption(frame(stamp), image, None, jump_back) == "", "there is none"
