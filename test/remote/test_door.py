@@ -7,6 +7,8 @@ import resource
 import signal
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +17,7 @@ from served import LOCAL, PATIENCE, ServerProcess, connected, picture, running, 
 
 from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
+from sam2_ros.remote import protocol
 from sam2_ros.remote.server import Limits, Server, door, front
 
 
@@ -180,3 +183,89 @@ def test_what_was_read_is_counted_as_the_front_counts_it(encrypted: bool, cost: 
     finally:
         told.close()
         opened.close()
+
+
+@contextmanager
+def door_by_itself() -> Iterator[tuple[door.Door, socket.socket, list[str]]]:
+    """A door, the front's end of its control, and the reasons of the connections that were ended."""
+    rejected: list[str] = []
+    opened = door.Door([LOCAL], Limits(), False, rejected.append)
+    front_end, opened.control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (front_end, opened.control):
+        end.setblocking(False)
+    try:
+        yield opened, front_end, rejected
+    finally:
+        front_end.close()
+        opened.close()
+
+
+def told(front_end: socket.socket) -> list[tuple[int, int, int]]:
+    """What the door said: kind, connection and amount."""
+    found = []
+    with suppress(BlockingIOError):
+        while data := front_end.recv(100):
+            found.append(front.CONTROL.unpack(data))
+    return found
+
+
+def test_the_first_message_is_told_at_once_and_more_when_there_is_enough() -> None:
+    with door_by_itself() as (opened, front_end, _):
+        opened.taken(7, [memoryview(bytes(100))])
+        assert told(front_end) == [(front.TAKEN, 7, 100 + 128)]
+        opened.taken(7, [memoryview(bytes(60_000))])
+        opened.taken(7, [memoryview(bytes((1 << 16) - 60_000 - 2 * 128 - 1))])
+        opened.taken(8, [memoryview(b"")])
+        assert told(front_end) == [(front.TAKEN, 8, 128)]
+        opened.tick()
+        opened.tick()
+        assert told(front_end) == [(front.TAKEN, 7, (1 << 16) - 1)]
+        opened.taken(7, [memoryview(bytes((1 << 16) - 128))])
+        assert told(front_end) == [(front.TAKEN, 7, 1 << 16)]
+
+
+def test_a_client_that_reads_no_answers_gets_no_more() -> None:
+    most = 64 << 20
+    with door_by_itself() as (opened, front_end, _):
+        assert opened.may_answer(7, most + 5), "a first one may have any size"
+        assert not opened.may_answer(7, 1) and told(front_end) == [(front.CLOSE, 7, 0)]
+        front_end.send(front.CONTROL.pack(front.READ, 7, 6))
+        assert opened.look() == []
+        assert opened.may_answer(7, 1), "exactly as many as may be"
+        assert not opened.may_answer(7, 1)
+        front_end.send(front.CONTROL.pack(front.READ, 7, 1 << 40))
+        front_end.send(front.CONTROL.pack(front.READ, 99, 5))
+        opened.look()
+        assert opened.may_answer(7, most) and not opened.may_answer(7, 1)
+
+
+def test_of_all_clients_the_one_with_the_most_unread_answers_is_ended() -> None:
+    with door_by_itself() as (opened, front_end, _):
+        for connection, size in ((1, 60 << 20), (2, 64 << 20), (3, 63 << 20), (4, 64 << 20), (5, 5 << 20)):
+            assert opened.may_answer(connection, size)
+        assert told(front_end) == [], "256 MiB in all are not too many"
+        assert opened.may_answer(5, 1) and told(front_end) == [(front.CLOSE, 2, 0)]
+
+
+def test_connections_that_have_ended_are_forgotten() -> None:
+    with door_by_itself() as (opened, front_end, rejected):
+        opened.taken(7, [memoryview(b"1")])
+        opened.may_answer(7, 64 << 20)
+        front_end.send(front.CONTROL.pack(front.REJECTED, 7, front.SILENT))
+        front_end.send(front.CONTROL.pack(front.GONE, 7, 0))
+        front_end.send(front.CONTROL.pack(front.GONE, 9, 0))
+        assert opened.look() == [7, 9] and rejected == ["silent"] and opened.look() == []
+        told(front_end)
+        opened.tick()
+        assert told(front_end) == [] and opened.may_answer(7, 64 << 20)
+        opened.taken(7, [memoryview(b"1")])
+        assert told(front_end) == [(front.TAKEN, 7, 1 + 128)], "a new connection of that number is told at once"
+        opened.end(7)
+        assert told(front_end) == [(front.CLOSE, 7, 0)]
+
+
+def test_the_rules_for_connections_follow_from_the_limits() -> None:
+    rules = door.rules_for(Limits(message_bytes=100 << 20, idle=30.0, connections=9))
+    assert (rules.connections, rules.part, rules.idle) == (9, 116 << 20, 70.0)
+    assert rules.unread == rules.part + protocol.MAX_HEADER_BYTES and rules.unread_in_all == 4 * rules.unread
+    assert door.rules_for(Limits(message_bytes=1)).part == max(protocol.MAX_HEADER_BYTES, (16 << 20) + 1)
