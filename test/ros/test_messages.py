@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Point2D
@@ -336,7 +337,7 @@ def test_a_prompts_result_holds_the_mask_and_an_object_that_is_gone_has_no_state
     ("dtype", "shape", "step"), [(np.uint8, (3, 5), 5), (np.uint16, (3, 5), 10), (np.uint8, (3, 5, 4), 20)]
 )
 def test_an_image_says_how_long_its_rows_are(dtype: type, shape: tuple[int, ...], step: int) -> None:
-    pixels = np.arange(np.prod(shape), dtype=dtype).reshape(shape)[:, ::-1]
+    pixels: NDArray[Any] = np.arange(np.prod(shape), dtype=dtype).reshape(shape)[:, ::-1]
     message = messages.image_message(pixels, Header(frame_id="camera"), "some")
     assert (message.height, message.width, message.step, message.encoding) == (3, 5, step, "some")
     assert np.array_equal(np.frombuffer(message.data, dtype).reshape(shape), pixels)
