@@ -489,8 +489,12 @@ def test_connections_share_the_processor_while_two_of_them_send() -> None:
         now = clock.monotonic.return_value = 1000.0
         other = Connection(2, mock.Mock(), mock.Mock())
         mover._connections[2] = other
-        for known, heard, shared in ((True, 999.1, True), (True, 999.0, False), (False, 999.9, False)):
-            connection.known = connection.known or known
+        for known, heard, shared in (
+            (True, 999.1, True),
+            (True, 999.0, False),
+            (True, 900.0, False),
+            (False, 999.9, False),
+        ):
             connection.heard, other.known, other.heard = now, known, heard
             mover._look_round()
             assert mover._shared is shared

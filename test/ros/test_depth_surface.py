@@ -58,6 +58,12 @@ def test_zero_nan_and_infinity_are_no_depth() -> None:
     assert found.position[2] == pytest.approx(1.5)
 
 
+def test_only_pixels_of_the_object_with_a_depth_count() -> None:
+    mask = CroppedMask(np.array([[True, True, True], [True, True, False]]), 0, 0, WIDTH, HEIGHT)
+    depth = np.array([[1e-3, 0.0, np.nan], [-1.0, np.inf, 1.0]], np.float32)
+    assert valid_pixels(mask, depth).tolist() == [[True, False, False], [False, False, False]]
+
+
 def test_background_under_the_mask_does_not_move_the_object() -> None:
     """A mask that is too large on every side: a third of its pixels are of the wall behind, or of a post in front."""
     for other in (0.6, 2.5):
