@@ -182,6 +182,7 @@ def test_a_late_prompt_says_which_frame_it_took_and_how_late_it_came() -> None:
             applied, 5 - applied, 5 - round(applied),
         )  # fmt: skip
         assert answer.stamp_difference == pytest.approx(difference)
+        assert answer.result is not None and answer.result.first_seen == answer.result.last_seen == 5 * 10**9
     assert backend.add([PromptRequest(box(1, 1, 5, 5))], 10**9)[0].code is PromptCode.TOO_OLD
     assert backend.add([PromptRequest(box(1, 1, 5, 5))], 3 * 10**9 + 2 * 10**8)[0].code is PromptCode.NO_FRAME
 
