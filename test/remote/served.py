@@ -11,11 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference import Backend, NullBackend
+from sam2_ros.remote import connection
 from sam2_ros.remote.client import RemoteBackend
 from sam2_ros.remote.server import Limits, Server
 from sam2_ros.remote.server.security import Security
@@ -57,6 +59,12 @@ def connected(server: Server | str, config: TrackerConfig | None = None, **optio
         yield client
     finally:
         client.close()
+
+
+def connect_patiently(client: RemoteBackend) -> None:
+    """Connects to the first server; on a busy machine that may take it longer than the second that a ping has."""
+    with mock.patch.object(connection, "PING_TIMEOUT", PATIENCE):
+        client.connect(PATIENCE)
 
 
 class ServerProcess:

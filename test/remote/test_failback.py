@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from served import PATIENCE, ServerProcess, boxed, connected, picture, serving
+from served import PATIENCE, ServerProcess, boxed, connect_patiently, connected, picture, serving
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.backend import BackendInfo, FrameDropped
@@ -57,7 +57,7 @@ class Camera:
 def camera(*endpoints: str, return_after: float = 0.3, timeout: float = 1.0) -> Iterator[Camera]:
     client = RemoteBackend(endpoints, TrackerConfig(max_objects=4), timeout=timeout, return_after=return_after)
     try:
-        client.connect(PATIENCE)
+        connect_patiently(client)
         shown = Camera(client)
         shown.show()
         client.add([boxed(name="cup"), boxed(40, 5, 60, 20)])

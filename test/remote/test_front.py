@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from raw_client import Raw, wait_until
-from served import LOCAL, PATIENCE, ServerProcess, connected, picture, resident_bytes, serving
+from served import LOCAL, PATIENCE, ServerProcess, connect_patiently, connected, picture, resident_bytes, serving
 from zmtp import COMMAND, MORE, dial, frame, known, message, ready, send_until_cut
 
 from sam2_ros.inference import NullBackend
@@ -73,7 +73,7 @@ def cut(connection: socket.socket) -> bool:
 )
 def test_who_sends_too_much_is_cut_and_nobody_else_notices(connect: Any, data: bytes, times: int, reason: str) -> None:
     with serving() as server, connected(server, pixels="raw") as client:
-        client.connect(PATIENCE)  # a busy machine may need more than the second of one try
+        connect_patiently(client)
         client.step(picture(), 0)
         with connect(server.endpoints[0]) as connection:
             send_until_cut(connection, data, times)
@@ -208,7 +208,7 @@ def test_no_more_is_passed_on_than_the_server_reads() -> None:
 
 def test_places_are_for_those_who_speak() -> None:
     with ruled(connections=4) as server, connected(server) as client:
-        client.connect(PATIENCE)  # a busy machine may need more than the second of one try
+        connect_patiently(client)
         client.step(picture(), 0)
         strangers = [dial(server.endpoints[0]) for _ in range(8)]
         assert cut(strangers[0])
@@ -239,7 +239,7 @@ def test_a_message_that_was_read_after_its_connection_ended_leaves_nothing() -> 
 
 def test_the_front_is_started_again_when_it_dies(capfd: pytest.CaptureFixture[str]) -> None:
     with serving() as server, connected(server) as client:
-        client.connect(PATIENCE)  # a busy machine may need more than the second of one try
+        connect_patiently(client)
         client.step(picture(), 0)
         process = server._door._process
         assert process is not None

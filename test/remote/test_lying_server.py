@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import zmq
 from lying_server import MAX_OBJECTS, Answer, Lie, changed, fuzz, honest, lying
-from served import PATIENCE, boxed, picture, resident_bytes, serving
+from served import PATIENCE, boxed, connect_patiently, picture, resident_bytes, serving
 
 from sam2_ros.inference.backend import FrameDropped
 from sam2_ros.remote import answers, connection, link, protocol
@@ -95,7 +95,7 @@ def test_a_lie_is_the_servers_failure(name: str) -> None:
     with serving() as server, serving() as other, lying(server.endpoints[0]) as liar:
         endpoints = [liar.endpoint, other.endpoints[0]]
         client = RemoteBackend(endpoints, TrackerConfig(max_objects=MAX_OBJECTS), timeout=PATIENCE, pixels="raw")
-        client.connect(PATIENCE)
+        connect_patiently(client)
         client.step(picture(), 1)
         (added,) = client.add([boxed(name="cup")])
         assert added.success and client.step(picture(), 2).objects[0].name == "cup"

@@ -15,7 +15,7 @@ pytest.importorskip("mcap", reason="the library that reads recordings")
 
 import rclpy
 from mcap.reader import make_reader
-from mcap.writer import CompressionType
+from mcap.writer import CompressionType, Writer
 from rclpy.serialization import serialize_message
 from recordings import PARAMETERS_OF_NULL, WIDTH, Made, run_lengths, small_recording, tracked
 from sensor_msgs.msg import Image
@@ -241,6 +241,20 @@ def test_what_a_file_chooses_is_checked(parameters: object, reason: str, tmp_pat
     made.close()
     code, _, err = replayed(tmp_path / "run.mcap", capsys)
     assert code == 2 and reason in err and "Traceback" not in err
+
+
+def test_a_file_without_a_tracker_is_refused_and_its_damage_told(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "run.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start(profile="ros2")
+        writer.add_metadata("other", {"prefix": "/tracker"})
+        writer.finish()
+    code, _, err = replayed(path, capsys)
+    assert code == 2 and err.rstrip().endswith("names no tracker; accepted: what 'sam2_ros record' wrote")
+    path.write_bytes(small_recording(path).read_bytes()[:30])
+    code, _, err = replayed(path, capsys)
+    assert code == 2 and "wrote (damaged or cut after 0.0 of 0.0 MiB (" in err
 
 
 def test_the_users_model_replaces_a_recorded_path(tmp_path: Path, capsys: Any) -> None:
