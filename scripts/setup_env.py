@@ -33,7 +33,10 @@ TORCH_VERSION = next(entry.version for entry in locks.entries(locks.path_of("tor
 
 WHEEL_DISTROS = ("jazzy", "kilted")
 PACKAGES_DOWNLOAD = "NumPy, OpenCV, MuJoCo, OpenVINO, Triton, Ray, pytest, ruff, mypy, 545 MB, BSD, MIT, Apache-2.0"
-REFERENCE_DOWNLOAD = "sam2 1.1.0 and vos-benchmark 0.1.0, which the tests compare with, 0.2 MB, Apache-2.0 and MIT"
+REFERENCE_DOWNLOAD = (
+    "what the tests compare with: sam2, vos-benchmark, and as wheels edgetam-dimos, efficient-track-anything, timm; "
+    "3 MB, Apache-2.0 and MIT"
+)
 ROS_PYTHON_DOWNLOAD = (
     "isaacsim-ros2 6.2.0.0, 133 MB: as a whole under NVIDIA's Omniverse licence; only the upstream ROS 2 packages in "
     "it (Apache-2.0, BSD) are unpacked"
@@ -97,7 +100,8 @@ class Setup:
         torch_files = [locks.path_of("torch"), locks.path_of(locks.CPU_LOCK)]
         torch_key = digest([venv_key, self.torch_version, self.torch_index, self.gpu, *torch_files])
         packages_key = digest([torch_key, locks.path_of("python")])
-        reference_key = digest([torch_key, REQUIREMENTS / "reference.txt"])
+        reference_files = [REQUIREMENTS / "reference.txt", REQUIREMENTS / "edge-references.txt"]
+        reference_key = digest([torch_key, *reference_files])
         wheels_key = digest([packages_key, *([] if self.sourced else [locks.path_of(self.ros_lock)])])
         ros_key = digest([wheels_key, self.ros_python_key, SCRIPTS / "ros2_launch.py"])
         interfaces_key = digest([ros_key, *self.interface_files])
@@ -108,7 +112,7 @@ class Setup:
         python, torch = f"Python {platform.python_version()} in {self.venv.name}", f"torch {self.torch_version}"
         cpu, cuda = "CPU build, 190 MB, BSD-3-Clause", "CUDA build, several GB, BSD-3-Clause and NVIDIA's licences"
         torch_download = f"{torch}, {cuda if self.gpu else cpu}"
-        reference = "reference implementation and evaluator for the tests"
+        reference = "reference implementations and evaluator for the tests"
         steps = [
             Step("venv", python, venv_key, self.make_venv),
             Step("torch", torch, torch_key, self.install_torch, torch_download),
@@ -225,6 +229,10 @@ class Setup:
         # Its build requirements include torch; without isolation the build uses the installed one.
         options = ["--no-deps", "--no-build-isolation", "--require-hashes", "-r", REQUIREMENTS / "reference.txt"]
         self.pip("install", *options, SAM2_BUILD_CUDA="0", PIP_CONSTRAINT="")
+        folder = self.venv / "references"
+        shutil.rmtree(folder, ignore_errors=True)
+        options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "-d", folder]
+        self.pip("download", *options, "-r", REQUIREMENTS / "edge-references.txt", PIP_CONSTRAINT="")
 
     def install_ros_python(self) -> None:
         # Only files that fit every Python and machine are taken from the wheel, so its own tags do not matter.

@@ -17,6 +17,7 @@ from torch.torch_version import TorchVersion
 
 from sam2_ros.model.config import ModelConfig, infer_config
 from sam2_ros.model.download import CHECKPOINTS, DownloadError, checkpoint_path, file_sha256
+from sam2_ros.model.repvit import fold
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.text import printable
 
@@ -27,6 +28,7 @@ EMBEDDED = Path(__file__).parent.parent / "weights" / "embedded.pt"
 # Entries of a file that may hold the weights, averaged ones first; "": the file is the state dict itself
 ENTRIES = ("ema", "model", "state_dict", "")
 PREFIX, COUNTER = "module.", "n_averaged"  # what DistributedDataParallel and AveragedModel add to a state dict
+BATCHES = ".num_batches_tracked"  # how long batch normalisation was trained; no weight
 ACCEPTED = "the official SAM 2 layout (an entry 'model'), an entry 'ema' or 'state_dict', or a bare state dict"
 
 _log = logging.getLogger(__name__)
@@ -41,9 +43,10 @@ def load_model(source: str | Path = "embedded", device: str | torch.device = "cp
 
     Args:
         source: "embedded", the name of a downloaded official checkpoint (a size of :data:`.config.HIERA`, with "-2.0"
-            the older version), or a path.
+            the older version), or a path, also of a checkpoint of EdgeTAM or EfficientTAM.
         device: where the model goes.
-        image_size: side of the square input in pixels; 0 = the checkpoint's own (1024 for the official ones).
+        image_size: side of the square input in pixels; 0 = the checkpoint's own (1024 for the official ones; 512 for
+            EfficientTAM's with this in their names).
 
     Raises:
         FileNotFoundError: no such file, with the command that gets it.
@@ -102,7 +105,7 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
         reason = "can't be read as a checkpoint: it is damaged, incomplete or a file of another kind; fetch it again"
         if isinstance(error, pickle.UnpicklingError) and re.search("unsupported (class|global)", str(error), re.I):
             reason = "is refused: it holds more than tensors and plain containers, so loading it could run code"
-        accepted = "the official SAM 2 checkpoints and sam2_ros's own"
+        accepted = "the official SAM 2, EdgeTAM and EfficientTAM checkpoints, and sam2_ros's own"
         raise CheckpointError(f"{path} {reason}; accepted: {accepted}") from error
     entry, state = _weights_of(content)
     if not state:
@@ -118,7 +121,8 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
         raise CheckpointError(f"{path} holds {count} numbers; accepted: up to {MAX_NUMBERS}")
     if entry != "model" or "config" not in content:
         try:
-            return state, infer_config(state)
+            config = as_named(infer_config(state), path.stem)
+            return (fold(state) if config.trunk == "repvit" else state), config
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
     try:
@@ -133,6 +137,22 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
                 raise CheckpointError(f"{path}: no network has its settings ({printable(error, 300)})") from error
             check_shapes(model, state, path.name)
     return state, config
+
+
+def as_named(config: ModelConfig, name: str) -> ModelConfig:
+    """What a file of EfficientTAM says by its name alone: all variants of a size have the same tensors.
+
+    Raises:
+        ValueError: a variant whose attention reads averages of neighbouring memory tokens.
+    """
+    if config.trunk != "vit":
+        return config
+    if name.endswith(("_1", "_2")):
+        raise ValueError(
+            f"the variant '{name[-2:]}' of EfficientTAM reads its memory in another way, which is not supported; "
+            "accepted: efficienttam_ti, efficienttam_s, and these with _512x512"
+        )
+    return replace(config, image_size=512) if name.endswith("_512x512") else config
 
 
 def check_foreign(path: Path) -> None:
@@ -176,6 +196,7 @@ def _weights_of(content: Any) -> tuple[str, dict[str, Tensor]]:
             continue
         if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
             continue
+        state = {name: value for name, value in state.items() if not name.endswith(BATCHES)}
         named = {name: value for name, value in state.items() if name != COUNTER}
         if prefixed := bool(named) and all(name.startswith(PREFIX) for name in named):
             state = {name.removeprefix(PREFIX): value for name, value in named.items()}

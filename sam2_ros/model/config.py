@@ -19,7 +19,8 @@ RUNTIMES = (
 _MOST = {
     "embed_dim": 1024, "num_heads": 64, "stages": 64, "global_blocks": 256, "window_sizes": 64, "position_grid": 64,
     "image_size": 4096, "memory_dim": 256, "memory_layers": 32, "memory_ffn": 1 << 14, "memory_pool": 16,
-    "fuser_layers": 32, "high_res_channels": 4096, "appearance_dim": 4096, "appearance_hidden": 4096,
+    "fuser_layers": 32, "high_res_channels": 4096, "appearance_dim": 4096, "appearance_hidden": 4096, "vit_width": 4096,
+    "perceiver_side": 64,
 }  # fmt: skip
 """The largest value of each size, so that a file can't ask for any amount of memory or time."""
 
@@ -63,15 +64,17 @@ class ModelConfig:
     """Everything that is needed to build a :class:`~sam2_ros.model.sam2.Sam2Model`."""
 
     name: str
-    trunk: Literal["hiera", "tinyvit"] = "hiera"
+    trunk: Literal["hiera", "tinyvit", "vit", "repvit"] = "hiera"
     hiera: HieraConfig = HIERA["tiny"]
+    vit_width: int = 384  # channels of the plain ViT; a multiple of 64
     image_size: int = 1024  # pixels, side of the square input; a multiple of 32
     memory_dim: int = 64  # channels of a memory token
     memory_layers: int = 4  # layers of memory attention
     memory_ffn: int = 2048  # hidden width of its feed-forward part
     memory_pool: int = 1  # memory tokens are averaged over squares of this side before they are stored
+    perceiver_side: int = 0  # a memory is condensed to twice the square of this many tokens; 0 = one token a cell
     fuser_layers: int = 2  # of the memory encoder
-    high_res_channels: tuple[int, int] = (256, 256)  # of the encoder's stride-4 and stride-8 maps
+    high_res_channels: tuple[int, int] = (256, 256)  # of the encoder's stride-4 and stride-8 maps; 0 = it has none
     image_code_scale: float = 1.0  # factor of the memory attention's sine code, for features of another magnitude
     occlusion_embedding: bool = True  # this one and the next are what SAM 2.1 added to SAM 2.0
     pointer_time_code: bool = True
@@ -103,8 +106,13 @@ class ModelConfig:
 
     @property
     def memory_grid(self) -> int:
-        """Side of a stored memory map."""
+        """Side of the memory encoder's map."""
         return self.grid // self.memory_pool
+
+    @property
+    def memory_tokens(self) -> int:
+        """Tokens of a stored memory."""
+        return 2 * self.perceiver_side**2 or self.memory_grid**2
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -114,8 +122,13 @@ class ModelConfig:
             raise ValueError(f"num_heads is {heads}; accepted: divisors of embed_dim, {width}")
         if 0 in self.hiera.window_sizes:
             raise ValueError(f"window_sizes is {self.hiera.window_sizes}; accepted: 1 and more")
-        if self.trunk not in ("hiera", "tinyvit"):
-            raise ValueError(f"trunk is {self.trunk!r}; accepted: 'hiera', 'tinyvit'")
+        if self.trunk not in ("hiera", "tinyvit", "vit", "repvit"):
+            raise ValueError(f"trunk is {self.trunk!r}; accepted: 'hiera', 'tinyvit', 'vit', 'repvit'")
+        if self.vit_width % 64 or not self.vit_width:
+            raise ValueError(f"vit_width is {self.vit_width}; accepted: multiples of 64")
+        if all(self.high_res_channels) == (self.trunk == "vit"):
+            accepted = "(0, 0) with trunk 'vit', more with the others"
+            raise ValueError(f"high_res_channels is {self.high_res_channels}; accepted: {accepted}")
         if self.image_size % 32 or self.image_size < 64:
             raise ValueError(f"image_size is {self.image_size}; accepted: multiples of 32 from 64 on")
         if self.appearance_dim and self.trunk != "tinyvit":
@@ -167,19 +180,37 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in dict(values).items()}
 
 
+_AS_IN_SAM_2_0: dict[str, Any] = {"occlusion_embedding": False, "pointer_time_code": False}
+_WITHOUT_FINER_MAPS: dict[str, Any] = {"trunk": "vit", "high_res_channels": (0, 0), **_AS_IN_SAM_2_0}
+EDGE_MODELS = {
+    "edgetam": ModelConfig("edgetam", trunk="repvit", memory_layers=2, perceiver_side=16, **_AS_IN_SAM_2_0),
+    "efficienttam_ti": ModelConfig("efficienttam_ti", vit_width=192, **_WITHOUT_FINER_MAPS),
+    "efficienttam_s": ModelConfig("efficienttam_s", vit_width=384, **_WITHOUT_FINER_MAPS),
+}
+"""Models of others for small machines, with SAM 2's parts behind an image encoder of their own."""
+
+
 def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
     """Infers the configuration of an official checkpoint from its tensors.
 
     Raises:
-        ValueError: the tensors are not those of a SAM 2 or 2.1 image-and-video model.
+        ValueError: the tensors are not those of a video model of SAM 2, SAM 2.1, EdgeTAM or EfficientTAM.
     """
+    if "spatial_perceiver.latents" in state:
+        return EDGE_MODELS["edgetam"]
     patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
     if patch is None or patch.ndim != 4:
         raise ValueError(
             "not a SAM 2 checkpoint: 'image_encoder.trunk.patch_embed.proj.weight' is missing; accepted: the official "
-            f"SAM 2.0 and 2.1 checkpoints ({SIZES}) and sam2_ros's own"
+            f"SAM 2.0 and 2.1 checkpoints ({SIZES}), EdgeTAM's, EfficientTAM's and sam2_ros's own"
         )
     width = patch.shape[0]
+    if "image_encoder.neck.convs.0.conv_1x1.weight" in state:
+        plain = {config.vit_width: config for config in EDGE_MODELS.values() if config.trunk == "vit"}
+        if width not in plain:
+            known = ", ".join(f"{config.name} ({each} wide)" for each, config in plain.items())
+            raise ValueError(f"unknown EfficientTAM size: {width} wide; accepted: {known}")
+        return plain[width]
     depth = len({key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")})
     name = next((n for n, h in HIERA.items() if (h.embed_dim, sum(h.stages)) == (width, depth)), None)
     if name is None:
@@ -190,7 +221,10 @@ def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
 
 
 def official_config(name: str) -> ModelConfig:
-    """The configuration of an official model, such as ``tiny`` (SAM 2.1) or ``tiny-2.0``; KeyError for other names."""
+    """The configuration of an official model, such as ``tiny`` (SAM 2.1), ``tiny-2.0`` or a key of
+    :data:`EDGE_MODELS`; KeyError for other names."""
+    if name in EDGE_MODELS:
+        return EDGE_MODELS[name]
     size, _, version = name.partition("-")
     new = version != "2.0"
     name = f"sam2{'.1' if new else ''}_hiera_{size}"

@@ -81,7 +81,7 @@ class GraphRunner:
     ) -> Tensor | None:
         """As :meth:`Sam2Model.with_memory`, ``[B, C, h, w]``; None where PyTorch has to."""
         config = model.config
-        split, cells = config.hidden_dim // config.memory_dim, config.memory_grid**2
+        split, cells = config.hidden_dim // config.memory_dim, config.memory_tokens
         spatial = memory.shape[1] - pointers
         room = next(((f, p) for f, p in graphs.MEMORIES if spatial <= f * cells and pointers <= p * split), None)
         if room is None:

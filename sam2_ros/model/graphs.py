@@ -63,9 +63,9 @@ def memory_attention(model: Sam2Model, frames: int, pointers: int) -> Graph:
     """
     config = model.config
     split = config.hidden_dim // config.memory_dim
-    tokens = frames * config.memory_grid**2 + pointers * split
+    tokens = frames * config.memory_tokens + pointers * split
     bias = torch.zeros(1, tokens)
-    bias[:, : config.memory_grid**2] = -1e9
+    bias[:, : config.memory_tokens] = -1e9
 
     def run(image: Tensor, memory: Tensor, keys: Tensor, bias: Tensor) -> tuple[Tensor]:
         return (model.attend_memory(image, memory, keys, pointers * split, bias),)

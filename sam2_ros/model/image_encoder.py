@@ -1,4 +1,4 @@
-"""The image encoder of the official models: Hiera trunk and feature-pyramid neck (SAM 2 paper, section 4 and D.1)."""
+"""The image encoders. Those of SAM 2 and EdgeTAM have a feature-pyramid neck (SAM 2 paper, section 4 and D.1)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model.config import HieraConfig
+from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.hiera import Hiera
 from sam2_ros.model.layers import Conv2d, merged_linear
 
@@ -41,15 +41,37 @@ class FpnNeck(nn.Module):
         return stride_4, stride_8, stride_16 + above
 
 
-class HieraEncoder(nn.Module):
-    """``[B, 3, S, S]`` → maps at strides 4, 8, 16 with ``dim`` channels each."""
+class PyramidEncoder(nn.Module):
+    """``[B, 3, S, S]`` → maps at strides 4, 8, 16 with ``dim`` channels each.
 
-    def __init__(self, config: HieraConfig, dim: int) -> None:
+    ``trunk`` makes maps of four strides with ``channels``.
+    """
+
+    def __init__(self, trunk: nn.Module, channels: list[int], dim: int) -> None:
         super().__init__()
-        self.trunk = Hiera(config)
-        self.neck = FpnNeck(self.trunk.channels, dim)
+        self.trunk = trunk
+        self.neck = FpnNeck(channels, dim)
 
     def forward(self, images: Tensor, after: tuple[Conv2d, Conv2d] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``after``: see :meth:`FpnNeck.forward`."""
         maps: tuple[Tensor, Tensor, Tensor] = self.neck(self.trunk(images), after)
         return maps
+
+
+def build_encoder(config: ModelConfig) -> nn.Module:
+    """The image encoder of ``config.trunk``: normalised ``[B, 3, S, S]`` → maps at strides 4, 8 and 16."""
+    dim = config.hidden_dim
+    if config.trunk == "tinyvit":
+        from sam2_ros.model.tinyvit import TinyViTEncoder
+
+        return TinyViTEncoder(dim)
+    if config.trunk == "vit":
+        from sam2_ros.model.vit import PlainViTEncoder
+
+        return PlainViTEncoder(config.vit_width, dim)
+    if config.trunk == "repvit":
+        from sam2_ros.model.repvit import WIDTHS, RepViT
+
+        return PyramidEncoder(RepViT(), list(WIDTHS), dim)
+    trunk = Hiera(config.hiera)
+    return PyramidEncoder(trunk, trunk.channels, dim)

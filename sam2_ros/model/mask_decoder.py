@@ -123,9 +123,9 @@ class MaskDecoder(nn.Module):
             nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
             nn.GELU(),
         )
-        # Applied once per image, right after the image encoder.
-        self.conv_s0 = Conv2d(high_res_channels[0], dim // 8, 1)
-        self.conv_s1 = Conv2d(high_res_channels[1], dim // 4, 1)
+        if all(high_res_channels):  # applied once per image, right after the image encoder
+            self.conv_s0 = Conv2d(high_res_channels[0], dim // 8, 1)
+            self.conv_s1 = Conv2d(high_res_channels[1], dim // 4, 1)
         self.output_hypernetworks_mlps = nn.ModuleList(Mlp(dim, dim, dim, dim // 8) for _ in range(num_masks))
         self.iou_prediction_head = Mlp(dim, dim, dim, num_masks, sigmoid=True)
         self.pred_obj_score_head = Mlp(dim, dim, dim, 1)

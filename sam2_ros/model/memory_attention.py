@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sam2_ros.model.dispatch import infers_on_cpu
 from sam2_ros.model.layers import Attention, Linear, shallow_copy
-from sam2_ros.model.position import as_complex, rotary_table, rotate, rotate_
+from sam2_ros.model.position import as_complex, frame_table, rotary_table, rotate, rotate_
 from sam2_ros.model.weight_cache import cache_of
 
 
@@ -52,7 +52,7 @@ class MemoryAttentionLayer(nn.Module):
         attention, (table, memory_table) = self.cross_attn_image, tables
         q = attention.split_heads(_rotated(attention.q_proj, self.norm2(x), table))
         spatial, cells = memory.keys.shape[1] - memory.num_pointers, memory_table.shape[-2]
-        # Each stored frame has the same grid. Pointers have no position in it.
+        # Each stored frame has the same tokens. Pointers have no position among them.
         if torch.jit.is_tracing():
             frames, pointers = memory.keys[:, :spatial].unflatten(1, (-1, cells)), memory.keys[:, spatial:]
             frames = _rotated(attention.k_proj, frames, memory_table)
@@ -97,16 +97,19 @@ class MemoryAttention(nn.Module):
     table: Tensor
     memory_table: Tensor
 
-    def __init__(self, dim: int, memory_dim: int, hidden: int, num_layers: int, grid: int, pool: int) -> None:
+    def __init__(
+        self, dim: int, memory_dim: int, hidden: int, num_layers: int, grid: int, pool: int, perceiver_side: int = 0
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(MemoryAttentionLayer(dim, memory_dim, hidden) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
-        self._dim, self._pool = dim, pool
+        self._dim, self._pool, self._perceiver_side = dim, pool, perceiver_side
         self._make_tables(grid)
 
     def _make_tables(self, grid: int) -> None:
         self.register_buffer("table", rotary_table(self._dim, grid), persistent=False)
-        self.register_buffer("memory_table", rotary_table(self._dim, grid, self._pool), persistent=False)
+        memory_table = frame_table(self._dim, grid, self._pool, self._perceiver_side)
+        self.register_buffer("memory_table", memory_table, persistent=False)
 
     def at(self, grid: int) -> MemoryAttention:
         """The same module, with the same weights in memory, for frames of another grid."""

@@ -66,6 +66,27 @@ def rotary_table(channels: int, side: int, pool: int = 1, theta: float = 10000.0
     return torch.stack((angle.cos(), angle.sin()))
 
 
+def frame_code(channels: int, grid: int, perceiver_side: int) -> Tensor:
+    """Sine code of the tokens of a stored memory, ``[tokens, channels]``.
+
+    They are the cells of a ``grid`` × ``grid`` map, or those of :class:`~sam2_ros.model.perceiver.SpatialPerceiver`,
+    of which the first half has no position.
+    """
+    if not perceiver_side:
+        return sine_code_2d(channels, grid).flatten(1).T
+    code = sine_code_2d(channels, perceiver_side).flatten(1).T
+    return torch.cat((torch.zeros_like(code), code))
+
+
+def frame_table(channels: int, grid: int, pool: int, perceiver_side: int) -> Tensor:
+    """The :func:`rotary_table` of the tokens of a stored memory; tokens without a position are not rotated."""
+    if not perceiver_side:
+        return rotary_table(channels, grid, pool)
+    table = rotary_table(channels, perceiver_side)
+    unrotated = torch.stack((torch.ones_like(table[0]), torch.zeros_like(table[1])))
+    return torch.cat((unrotated, table), dim=1)
+
+
 def as_complex(table: Tensor) -> Tensor:
     """A :func:`rotary_table` as complex numbers, ``[N, C / 2]``."""
     return torch.complex(table[0], table[1])

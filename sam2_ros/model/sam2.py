@@ -17,13 +17,14 @@ from sam2_ros.model.appearance import PLAIN, Appearance
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.dispatch import uses_triton
 from sam2_ros.model.gpu import memory_attention as gpu_attention
-from sam2_ros.model.image_encoder import HieraEncoder
+from sam2_ros.model.image_encoder import PyramidEncoder, build_encoder
 from sam2_ros.model.layers import Conv2d, Linear, Mlp, shallow_copy
 from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
 from sam2_ros.model.memory_attention import Memory, MemoryAttention
 from sam2_ros.model.memory_encoder import MemoryEncoder, enlarged
 from sam2_ros.model.padded import PaddedMemory
-from sam2_ros.model.position import sine_code_1d, sine_code_2d
+from sam2_ros.model.perceiver import SpatialPerceiver
+from sam2_ros.model.position import frame_code, sine_code_1d, sine_code_2d
 from sam2_ros.model.prompt_encoder import PromptEncoder
 
 ABSENT_LOGIT = -1024.0  # mask logit of an absent object
@@ -66,7 +67,7 @@ class Graphs(Protocol):
 
 
 class Sam2Model(nn.Module):
-    """SAM 2 and 2.1 in every size, and the embedded model; :class:`ModelConfig` says which."""
+    """SAM 2 and 2.1 in every size, EdgeTAM, EfficientTAM and the embedded model; :class:`ModelConfig` says which."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -77,16 +78,13 @@ class Sam2Model(nn.Module):
         super().__init__()
         self.config = config
         dim, memory_dim = config.hidden_dim, config.memory_dim
-        if config.trunk == "tinyvit":
-            from sam2_ros.model.tinyvit import TinyViTEncoder
-
-            self.image_encoder: nn.Module = TinyViTEncoder(dim)
-        else:
-            self.image_encoder = HieraEncoder(config.hiera, dim)
+        self.image_encoder = build_encoder(config)
         self.memory_attention = MemoryAttention(
-            dim, memory_dim, config.memory_ffn, config.memory_layers, config.grid, config.memory_pool
-        )
+            dim, memory_dim, config.memory_ffn, config.memory_layers, config.grid, config.memory_pool,
+            config.perceiver_side,
+        )  # fmt: skip
         self.memory_encoder = MemoryEncoder(dim, memory_dim, config.memory_pool, config.fuser_layers)
+        self.spatial_perceiver = SpatialPerceiver(memory_dim, config.perceiver_side) if config.perceiver_side else None
         self.sam_prompt_encoder = PromptEncoder(dim, config.image_size)
         self.sam_mask_decoder = MaskDecoder(dim, config.high_res_channels)
         self.mask_downsample = Conv2d(1, 1, 4, stride=4)
@@ -115,8 +113,8 @@ class Sam2Model(nn.Module):
         config = self.config
         for name, value in (
             ("image_code", config.image_code_scale * sine_code_2d(config.hidden_dim, config.grid).flatten(1).T[None]),
-            ("memory_code", sine_code_2d(config.memory_dim, config.memory_grid).flatten(1).T),
-        ):  # [1, hw, C] and [hw / pool², memory_dim]
+            ("memory_code", frame_code(config.memory_dim, config.memory_grid, config.perceiver_side)),
+        ):  # [1, hw, C] and [memory_tokens, memory_dim]
             self.register_buffer(name, value, persistent=False)
 
     def at(self, image_size: int) -> Sam2Model:
@@ -179,7 +177,9 @@ class Sam2Model(nn.Module):
         """The maps of :class:`ImageFeatures` in its order, without the picture, by PyTorch."""
         encoder, decoder = self.image_encoder, self.sam_mask_decoder
         wide = None
-        if isinstance(encoder, HieraEncoder) and not torch.is_grad_enabled():
+        if self.config.trunk == "vit":
+            stride_4, stride_8, stride_16 = encoder(images)  # without finer maps, there is nothing to project
+        elif isinstance(encoder, PyramidEncoder) and not torch.is_grad_enabled():
             stride_4, stride_8, stride_16 = encoder(images, (decoder.conv_s0, decoder.conv_s1))
         else:
             stride_4, wide, stride_16 = encoder(images)
@@ -288,7 +288,7 @@ class Sam2Model(nn.Module):
     def encode_memory(
         self, features: ImageFeatures, mask_logits: Tensor, present: Tensor, binarize: Tensor | None = None
     ) -> Tensor:
-        """Memory ``[B, hw / pool², memory_dim]`` of a frame with ``mask_logits`` ``[B, 1, S, S]``, S of the input.
+        """Memory ``[B, memory_tokens, memory_dim]`` of a frame with ``mask_logits`` ``[B, 1, S, S]``, S of the input.
 
         ``present`` (``[B]`` bool) says where the object is seen, ``binarize`` (``[B]`` bool; None = nowhere) where the
         mask enters as 0 or 1 in place of a probability.
@@ -302,7 +302,7 @@ class Sam2Model(nn.Module):
         memory = maps.flatten(2).transpose(1, 2)
         if self.config.occlusion_embedding:
             memory = memory + torch.where(present[:, None, None], 0.0, self.no_obj_embed_spatial)
-        return memory
+        return memory if self.spatial_perceiver is None else self.spatial_perceiver(memory)
 
     def encode_low_memory(
         self, features: ImageFeatures, mask_logits: Tensor, present: Tensor, binarize: Tensor | None = None

@@ -86,7 +86,7 @@ class MemoryBank:
         rows, prompted, again = config.max_objects, config.prompted_slots, config.history + 1
         self.ring = config.recent_slots + again
         self.pointer_ring = POINTER_FRAMES + again
-        tokens, channels = model.config.memory_grid**2, model.config.memory_dim
+        tokens, channels = model.config.memory_tokens, model.config.memory_dim
         device, pointer_dim = model.device, model.config.hidden_dim
         # bfloat16 as in the reference, also where the network computes in float32.
         self.spatial = torch.zeros(rows, prompted + self.ring, tokens, channels, dtype=torch.bfloat16, device=device)
@@ -103,7 +103,7 @@ class MemoryBank:
         self.pointer_frames = np.full((rows, self.pointer_ring), EMPTY, np.int64)
         self.sure_frames = np.full((rows, 1), EMPTY, np.int64)
         self.ticks = np.full((rows, again + 1), EMPTY, np.int64)  # what each row's clock said after a frame
-        self.grids = np.full((rows, 1), EMPTY, np.int64)  # side of each row's memory maps
+        self.tokens = np.full((rows, 1), EMPTY, np.int64)  # of a frame's memory, in each row
         self.cells = np.full((rows, slots), EMPTY, np.int64)  # of each stored appearance
 
     @property
@@ -120,16 +120,16 @@ class MemoryBank:
         for table in self._tables():
             table[row] = EMPTY
 
-    def fit(self, rows: list[int], grid: int) -> None:
-        """Resamples the memory maps of ``rows`` to ``grid`` × ``grid`` where they have another size: after frames that
-        were seen in another size, see :meth:`Sam2Model.at`."""
-        for row in np.asarray(rows)[(self.grids[rows, 0] != grid) & (self.grids[rows, 0] != EMPTY)].tolist():
-            before = int(self.grids[row, 0])
+    def fit(self, rows: list[int], tokens: int) -> None:
+        """Resamples the memory maps of ``rows`` to maps of so many ``tokens`` where they have another number: after
+        frames that were seen in another size, see :meth:`Sam2Model.at`."""
+        for row in np.asarray(rows)[(self.tokens[rows, 0] != tokens) & (self.tokens[rows, 0] != EMPTY)].tolist():
+            before, grid = math.isqrt(int(self.tokens[row, 0])), math.isqrt(tokens)
             maps = self.spatial[row, :, : before**2].float().transpose(1, 2).unflatten(2, (before, before))
             # Blending cells would lose an object of about one cell.
             maps = F.interpolate(maps, (grid, grid), mode="nearest-exact")
-            self.spatial[row, :, : grid**2] = maps.flatten(2).transpose(1, 2).to(self.spatial.dtype)
-        self.grids[rows] = grid
+            self.spatial[row, :, :tokens] = maps.flatten(2).transpose(1, 2).to(self.spatial.dtype)
+        self.tokens[rows] = tokens
 
     def stand_still(self, rows: list[int], frame: int) -> None:
         """Passes ``frame`` without remembering it: on the next one the memory is as old as on this one."""
@@ -148,7 +148,7 @@ class MemoryBank:
             (np.asarray(rows), self.config.prompted_slots + slots, self.config.prompted_slots + pointer_slots)
         )
         index, slot, pointer_slot = upload(where, self.spatial.device)
-        self.fit(rows, math.isqrt(memory.shape[1]))
+        self.fit(rows, memory.shape[1])
         self.spatial[index, slot, : memory.shape[1]] = memory.to(self.spatial.dtype)
         self.pointers[index, pointer_slot] = pointers.float()
 
@@ -188,7 +188,7 @@ class MemoryBank:
         free = [*np.flatnonzero(table == frame), *np.flatnonzero(table == EMPTY)]
         slot = int(free[0] if free else table.argsort()[:2][-1])  # else the oldest but the first
         released = None if free else int(table[slot])
-        self.fit([row], math.isqrt(len(memory)))
+        self.fit([row], len(memory))
         self.spatial[row, slot, : len(memory)] = memory.to(self.spatial.dtype)
         self.pointers[row, slot] = pointer.float()
         if features is not None and logits is not None:
@@ -227,8 +227,8 @@ class MemoryBank:
         ``model`` is the network in the size in which the frame is seen; None: in its usual size.
         """
         model = model or self.model
-        grid = model.config.memory_grid
-        self.fit(rows, grid)
+        cells = model.config.memory_tokens
+        self.fit(rows, cells)
         all_slots = self._slots_at(rows, frame, recent)
         used, pointer_used = all_slots.valid.any(axis=0), all_slots.pointer_valid.any(axis=0)
         slots, pointer_slots = all_slots.slots[:, used], all_slots.pointer_slots[:, pointer_used]
@@ -237,7 +237,7 @@ class MemoryBank:
 
         device, split = self.spatial.device, model.config.hidden_dim // model.config.memory_dim
         index = torch.as_tensor(rows, device=device)[:, None]
-        spatial = self.spatial[index, torch.as_tensor(slots, device=device), : grid**2]  # [B, S, HW, memory_dim]
+        spatial = self.spatial[index, torch.as_tensor(slots, device=device), :cells]  # [B, S, HW, memory_dim]
         pointers = self.pointers[index, torch.as_tensor(pointer_slots, device=device)]  # [B, P, C]
         time_codes = model.maskmem_tpos_enc[torch.as_tensor(codes, device=device), 0]  # [S, 1, memory_dim]
         spatial_codes = (model.memory_code + time_codes).flatten(0, 1)[None].expand(len(rows), -1, -1)
@@ -247,7 +247,7 @@ class MemoryBank:
 
         mask = None
         if not (columns.all() and pointer_columns.all()):
-            per_token = columns.repeat(grid**2, axis=1), pointer_columns.repeat(split, axis=1)
+            per_token = columns.repeat(cells, axis=1), pointer_columns.repeat(split, axis=1)
             mask = torch.as_tensor(np.concatenate(per_token, axis=1), device=device)
         return Memories(tokens, all_codes, ages.shape[1] * split, mask)
 
@@ -320,7 +320,7 @@ class MemoryBank:
     def _tables(self) -> tuple[Table, ...]:
         return (
             self.conditioning_frames, self.recent_frames, self.pointer_frames, self.sure_frames, self.ticks,
-            self.grids, self.cells,
+            self.tokens, self.cells,
         )  # fmt: skip
 
     def _before(self, rows: Table, frame: int) -> Table:

@@ -101,7 +101,7 @@ class TrackingGraphs:
         config, device, objects = model.config, model.device, capacity.objects
         self.features = ImageFeatures(*(torch.zeros_like(each) for each in like.tensors[:3]))
         self.frames = torch.zeros(
-            objects, capacity.frames, config.memory_grid**2, config.memory_dim, dtype=torch.bfloat16, device=device
+            objects, capacity.frames, config.memory_tokens, config.memory_dim, dtype=torch.bfloat16, device=device
         )
         self.pointers = torch.zeros(objects, capacity.pointers, config.hidden_dim, device=device)
         # Columns: S rows of the temporal code, P ages, the numbers of valid frames and pointers.
@@ -144,7 +144,7 @@ class TrackingGraphs:
             memory = PaddedMemory(
                 self.frames,
                 model.maskmem_tpos_enc[codes.long(), 0, 0],
-                numbers[:, 0] * model.config.memory_grid**2,
+                numbers[:, 0] * model.config.memory_tokens,
                 self.pointers.unflatten(2, (split, -1)).flatten(1, 2),
                 pointer_codes,
                 numbers[:, 1] * split,

@@ -42,7 +42,7 @@ class CudaPropagation(Propagation):
         if not self.use_graphs or view.model is not self.model:
             return super()._track_due(objects, bystanders, view, lap)
         rows = [obj.row for obj in objects]
-        self.bank.fit(rows, view.model.config.memory_grid)
+        self.bank.fit(rows, view.model.config.memory_tokens)
         plan = self.bank.plan(rows, view.frame, self.workload.recent_frames)
         found = self.shared.graphs_for(self.bank, plan, view.features)
         if found is None:

@@ -45,7 +45,7 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
 def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
     model = shared.model
     device, architecture = model.device, model.config
-    cells, split = architecture.memory_grid**2, architecture.hidden_dim // architecture.memory_dim
+    cells, split = architecture.memory_tokens, architecture.hidden_dim // architecture.memory_dim
     recent, prompted = config.recent_slots, config.prompted_slots
     count = config.max_objects if device.type != "cpu" else min(config.max_objects, OBJECTS_ON_CPU)
     features = shared.encode(torch.zeros(1, 3, architecture.image_size, architecture.image_size, device=device))

@@ -42,12 +42,12 @@ def build_pair(size: str, version: str, image_size: int, seed: int = 0) -> Pair:
 
 
 class Stage:
-    """Draws its inputs; the same ones for the same image size."""
+    """Draws its inputs; the same ones for the same image size. Networks without finer maps get zeros in their place."""
 
     covers: ClassVar[tuple[str, ...]]
 
-    def __init__(self, image_size: int) -> None:
-        self.size, self.grid = image_size, image_size // 16
+    def __init__(self, image_size: int, finer: bool = True) -> None:
+        self.size, self.grid, self.finer = image_size, image_size // 16, finer
         self.generator = torch.Generator().manual_seed(1)
         self.draw()
 
@@ -68,10 +68,16 @@ class Stage:
         return torch.rand((batch, number, 2), generator=self.generator) * self.size
 
     def features(self, batch: int = 1) -> ImageFeatures:
-        g = self.grid
+        g, on = self.grid, float(self.finer)
         return ImageFeatures(
-            self.normal(batch, 256, g, g), self.normal(batch, 64, 2 * g, 2 * g), self.normal(batch, 32, 4 * g, 4 * g)
+            self.normal(batch, 256, g, g),
+            on * self.normal(batch, 64, 2 * g, 2 * g),
+            on * self.normal(batch, 32, 4 * g, 4 * g),
         )
+
+    def nothing(self) -> list[Tensor]:
+        """In place of the maps of strides 4 and 8."""
+        return [torch.zeros(1, 32, 4 * self.grid, 4 * self.grid), torch.zeros(1, 64, 2 * self.grid, 2 * self.grid)]
 
 
 def tokens_first(maps: Tensor, batch: int = 1) -> Tensor:
@@ -88,7 +94,8 @@ class ImageEncoder(Stage):
     def reference(self, reference: Any) -> Outputs:
         out = reference.forward_image(self.images)
         position = reference._prepare_backbone_features(out)[2][-1]
-        stride_4, stride_8, stride_16 = out["backbone_fpn"]
+        *finer, stride_16 = out["backbone_fpn"]
+        stride_4, stride_8 = finer or self.nothing()
         return {**features_by_stride(stride_16, stride_8, stride_4), "code": position.transpose(0, 1)}
 
     def ours(self, model: Sam2Model) -> Outputs:
@@ -111,9 +118,16 @@ class MemoryAttention(Stage):
     def draw(self) -> None:
         self.image = self.features()
         self.frames = [
-            {t: (self.normal(1, 64, self.grid, self.grid), self.normal(1, 256)) for t in (*prompted, *others)}
-            for prompted, others in self.OBJECTS
+            {t: (self.memory(), self.normal(1, 256)) for t in (*prompted, *others)} for prompted, others in self.OBJECTS
         ]
+
+    def memory(self) -> Tensor:
+        """As the reference stores it."""
+        return self.normal(1, 64, self.grid, self.grid)
+
+    def code(self, reference: Any, memory: Tensor) -> Tensor:
+        """The position code that the reference stores with it."""
+        return reference.memory_encoder.position_encoding(memory)
 
     def reference(self, reference: Any) -> Outputs:
         position = tokens_first(reference.image_encoder.neck.position_encoding(self.image.stride_16))
@@ -122,7 +136,7 @@ class MemoryAttention(Stage):
             stored: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
             for t, (memory, pointer) in self.frames[index].items():
                 kind = "cond_frame_outputs" if t in prompted else "non_cond_frame_outputs"
-                code = reference.memory_encoder.position_encoding(memory)
+                code = self.code(reference, memory)
                 stored[kind][t] = {"maskmem_features": memory, "maskmem_pos_enc": [code], "obj_ptr": pointer}
             outputs[f"object {index}"] = reference._prepare_memory_conditioned_features(
                 frame_idx=self.NOW,
@@ -161,7 +175,7 @@ class MemoryAttention(Stage):
             age = self.NOW - t
             if t in prompted or age <= 6:
                 row = 6 if t in prompted else age - 1
-                memory.append(feature[0].flatten(1).T)
+                memory.append(feature[0] if feature.ndim == 3 else feature[0].flatten(1).T)
                 codes.append(model.memory_code + model.maskmem_tpos_enc[row, 0])
             if age >= 0 and (t in prompted or age <= 15):
                 pointers.append(pointer.view(4, 64))
@@ -377,7 +391,7 @@ class ImagePath(Stage):
 
     def reference(self, reference: Any) -> Outputs:
         predictor = image_predictor(reference, self.images)
-        stride_4, stride_8 = predictor._features["high_res_feats"]
+        stride_4, stride_8 = predictor._features["high_res_feats"] or self.nothing()
         outputs = {"features": features_by_stride(predictor._features["image_embed"], stride_8, stride_4)}
         for mode, (multimask, fallback) in self.MODES.items():
             with mock.patch.object(reference.sam_mask_decoder, "dynamic_multimask_via_stability", fallback):

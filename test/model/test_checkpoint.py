@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sam2_ros.model import HIERA, CheckpointError, HieraConfig, ModelConfig, Sam2Model, load_model
 from sam2_ros.model.checkpoint import find_weights, read_checkpoint
+from sam2_ros.model.config import EDGE_MODELS
 from sam2_ros.model.download import CHECKPOINTS, Checkpoint, checkpoint_path, file_sha256
 
 SMALLEST = ModelConfig(
@@ -53,6 +54,28 @@ def test_size_and_version_are_read_off_the_file(tmp_path: Path, size: str, versi
     assert config.version == version
     assert config.image_size == 1024
     assert state.keys() == official(size, version).keys()
+
+
+def efficient_tam(name: str) -> dict[str, Tensor]:
+    """As :func:`official`, of EfficientTAM."""
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in Sam2Model(EDGE_MODELS[name]).state_dict().items()}
+    return {key: torch.tensor(0.01).expand(shape) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(("name", "width"), [("efficienttam_ti", 192), ("efficienttam_s", 384)])
+def test_variants_of_efficient_tam_are_told_by_layout_and_name(tmp_path: Path, name: str, width: int) -> None:
+    state = efficient_tam(name)
+    for file, size in (("renamed", 1024), (name, 1024), (f"{name}_512x512", 512)):
+        config = read_checkpoint(save(tmp_path / f"{file}.pt", state))[1]
+        assert (config.name, config.trunk, config.image_size) == (name, "vit", size)
+        assert (config.version, config.vit_width) == ("2.0", width)
+    for variant in ("1", "2"):
+        with pytest.raises(CheckpointError, match=f"the variant '_{variant}' of EfficientTAM .* not supported"):
+            read_checkpoint(save(tmp_path / f"{name}_{variant}.pt", state))
+    state["image_encoder.trunk.patch_embed.proj.weight"] = torch.zeros(128, 3, 16, 16)
+    with pytest.raises(CheckpointError, match=r"unknown EfficientTAM size: 128 wide; accepted: efficienttam_ti \(192"):
+        read_checkpoint(save(tmp_path / "other.pt", state))
 
 
 @pytest.mark.parametrize("version", ["2.1", "2.0"])

@@ -25,7 +25,7 @@ class Stream:
     def __init__(self, seed: int, history: int, recent: int) -> None:
         self.random = random.Random(seed)
         sizes = {
-            "memory_grid": 1,
+            "memory_tokens": 1,
             "memory_dim": 1,
             "hidden_dim": 1,
             "grid": 1,
