@@ -55,7 +55,7 @@ def draw(model: Sam2Model, seed: int = 0) -> None:
             drawn *= 0.2
         elif leaf == "weight" and tensor.ndim == 1:  # of a norm
             drawn = 1 + 0.2 * drawn
-        elif leaf == "weight" and "embed" not in parent and "token" not in parent:
+        elif leaf == "weight" and "embed" not in parent and not parent.endswith(("token", "tokens")):
             drawn /= tensor[0].numel() ** 0.5
         else:  # embeddings, position codes, layer scales
             drawn *= 0.5
