@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from sam2_ros.ros.dds_environment import environment
 
     os.environ.update(environment())  # as the launch files do; before the first ROS context
-    from sam2_ros.viewer.hub import Hub
+    from sam2_ros.viewer.hub import RosHub
     from sam2_ros.viewer.web_server import serve
 
     def ready(address: str) -> None:
@@ -51,5 +51,5 @@ def run(args: argparse.Namespace) -> int:
 
             webbrowser.open(address)
 
-    asyncio.run(serve(lambda: Hub(args.node, args.image, args.max_side), args.host, args.port, args.token, ready))
+    asyncio.run(serve(lambda: RosHub(args.node, args.image, args.max_side), args.host, args.port, args.token, ready))
     return 0

@@ -71,7 +71,7 @@ def _refusal(request: web.Request, token: str) -> web.Response | None:
     if not token and not is_local(host):
         return _refuse(403, f"{host!r:.100} is no name of this machine; open http://localhost or give --token")
     if token and not _knows(request, token):
-        return _refuse(401, "the token is missing or wrong; open the address that 'sam2_ros view' has printed")
+        return _refuse(401, "the token is missing or wrong; open the address that was printed")
     return None
 
 

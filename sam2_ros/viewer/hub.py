@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from operator import methodcaller
-from typing import Any, Protocol
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -20,6 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from sam2_ros.viewer.discovery import find_sources
 from sam2_ros.viewer.page_commands import BadCommand
+from sam2_ros.viewer.session import Browser
 from sam2_ros.viewer.tracked_camera import Camera
 
 DISCOVERY_S = 0.5  # between two reads of the ROS graph
@@ -29,20 +30,8 @@ _LONGEST_TEXT, _MOST_VALUES = 1000, 200  # of diagnostics
 _LEVELS = {b"\x00": "ok", b"\x01": "warn", b"\x02": "error", b"\x03": "stale"}
 
 
-class Browser(Protocol):
-    """What the hub needs of a browser's session. Called in the event loop."""
-
-    watching: str  # name of the camera in front
-
-    def wake(self) -> None:
-        """Called when a newer picture is there."""
-
-    def send(self, message: Mapping[str, object]) -> None:
-        """Sends a message to the browser."""
-
-
-class Hub:
-    """Owns the ROS node and the list of browsers. Made, used and closed in the event loop."""
+class RosHub:
+    """Owns the ROS node and the list of browsers (:class:`~sam2_ros.viewer.session.Hub`)."""
 
     def __init__(self, only: str = "", image_topic: str = "", max_side: int = 1280) -> None:
         """``only`` and ``image_topic`` as for :func:`find_sources`; ``max_side``: of the pictures, in pixels."""
@@ -78,7 +67,7 @@ class Hub:
     def camera_names(self) -> list[str]:
         return sorted(self.cameras)
 
-    def ros_time(self) -> int:
+    def now(self) -> int:
         """Nanoseconds of the system's clock, which stamps the images."""
         return int(self._node.get_clock().now().nanoseconds)
 

@@ -1,4 +1,4 @@
-"""A picture and its tracks as one message for the browser.
+"""A picture with its objects as one message for the browser.
 
 Layout, little-endian: ``uint32`` length of the header; the header, JSON in UTF-8, padded with spaces to a multiple of
 4; the contours of every object, ``int16`` pairs x, y; the picture, JPEG or PNG.
@@ -8,94 +8,40 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.media import label_images
 from sam2_ros.media.overlay import object_color
-from sam2_ros.msg import ObjectMask, TrackedObject, TrackedObjectArray
-from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
-from sam2_ros.ros.messages import box_edges, cropped_mask, to_stamp
 
 JPEG_QUALITY = 82
-STATES = {
-    TrackedObject.STATE_VISIBLE: "visible",
-    TrackedObject.STATE_OCCLUDED: "occluded",
-    TrackedObject.STATE_LOST: "lost",
-}
-_ORIENTATION_TAGS = (b"Exif\0\0", b"eXIf")  # of JPEG and PNG: a browser would turn the picture, but not the contours
 
 
-def packet(image: Any, tracks: TrackedObjectArray | None, max_side: int, extra: Mapping[str, object]) -> bytes:
-    """One message for the browser.
-
-    Args:
-        image: ``sensor_msgs/Image`` or ``CompressedImage``.
-        tracks: the objects to draw on it; None where there are none yet.
-        max_side: pixels; larger pictures are scaled down. Contours stay in pixels of the image.
-        extra: further fields of the header.
-
-    Raises:
-        ValueError: the image can't be decoded.
-    """
-    picture, width, height = encode(image, max_side)
-    points: list[NDArray[np.int16]] = []
-    header = {
-        "stamp": str(to_stamp(image.header.stamp)),  # nanoseconds; a number would lose digits in JavaScript
-        "width": width,
-        "height": height,
-        "tracks": None if tracks is None else describe(tracks, points),
-        **extra,
-    }
+def pack(header: Mapping[str, object], points: Sequence[NDArray[np.int16]], picture: bytes) -> bytes:
+    """One message; ``points`` are the contours ``int16 [n, 2]`` of all objects."""
     text = json.dumps(header, allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
     contours = np.concatenate(points).astype("<i2").tobytes() if points else b""
     return np.uint32(len(text)).astype("<u4").tobytes() + text + contours + picture
 
 
-def encode(image: Any, max_side: int) -> tuple[bytes, int, int]:
-    """The picture for the browser, and the image's own width and height in pixels.
+def jpeg(rgb: NDArray[np.uint8], max_side: int) -> bytes:
+    """A picture, RGB ``uint8 [H, W, 3]``, scaled down to ``max_side`` pixels.
 
     Raises:
-        ValueError: the image can't be decoded.
+        ValueError: it can't be encoded.
     """
-    if hasattr(image, "format"):
-        data = bytes(image.data)
-        rgb = decode_compressed(data, image.format)
-        height, width = rgb.shape[:2]
-        if max(height, width) <= max_side and not any(tag in data for tag in _ORIENTATION_TAGS):
-            return data, width, height
-    else:
-        rgb = to_rgb(image)
-        height, width = rgb.shape[:2]
+    height, width = rgb.shape[:2]
     if max(height, width) > max_side:
         scale = max_side / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
         raise ValueError(f"an image of {width} x {height} pixels can't be encoded as JPEG")
-    return jpeg.tobytes(), width, height
-
-
-def describe(tracks: TrackedObjectArray, points: list[NDArray[np.int16]]) -> dict[str, object]:
-    """A message as JSON. Appends every contour to ``points``, ``int16 [n, 2]``."""
-    return {
-        "stamp": str(to_stamp(tracks.header.stamp)),
-        "objects": [_object(obj, points) for obj in tracks.objects],
-        "received": tracks.frames_received,
-        "processed": tracks.frames_processed,
-        "dropped": tracks.frames_dropped,
-        "failed": tracks.frames_failed,
-        "waited_ms": (tracks.start_time_ns - tracks.receive_time_ns) / 1e6,
-        "engine_ms": (tracks.end_time_ns - tracks.start_time_ns) / 1e6,
-        "bank_bytes": tracks.bank_bytes,
-        "max_objects": tracks.max_objects,
-    }
+    return data.tobytes()
 
 
 def css_color(object_id: int) -> str:
@@ -106,26 +52,3 @@ def css_color(object_id: int) -> str:
 def finite(value: float, digits: int) -> float:
     """A rounded number; 0 for NaN and infinity, which JSON has not."""
     return round(float(value), digits) if math.isfinite(value) else 0.0
-
-
-def _object(obj: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, object]:
-    found = contours(obj.mask)
-    points.extend(found)
-    described: dict[str, object] = {
-        "id": obj.id, "name": obj.name, "label": obj.label, "state": STATES.get(obj.state, "lost"),
-        "visibility": finite(obj.visibility, 4), "predicted_iou": finite(obj.predicted_iou, 4),
-        "object_score": finite(obj.object_score, 3), "prompted": obj.prompted, "area": obj.area,
-        "box": [finite(edge, 2) for edge in box_edges(obj.bbox)], "color": css_color(obj.id),
-        "contours": [len(contour) for contour in found],
-    }  # fmt: skip
-    if obj.depth_status == TrackedObject.DEPTH_OK:
-        described["position"] = [finite(axis, 3) for axis in (obj.position.x, obj.position.y, obj.position.z)]
-        described["position_frame"] = obj.position_frame
-    return described
-
-
-def contours(mask: ObjectMask) -> list[NDArray[np.int16]]:
-    """The contours of a mask and of its holes (:func:`sam2_ros.media.label_images.contours`)."""
-    if not mask.width:
-        return []
-    return [contour for contour, _ in label_images.contours(cropped_mask(mask).crop, mask.x, mask.y)]

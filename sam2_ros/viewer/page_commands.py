@@ -1,32 +1,19 @@
-"""Turns the page's commands into calls of the node's services."""
+"""Reads the commands of a page."""
 
 from __future__ import annotations
 
 import base64
-import threading
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rclpy.node import Node
-from std_msgs.msg import Header
 
-from sam2_ros.media.errors import UserError
 from sam2_ros.media.picture_decoder import decode_picture
 from sam2_ros.media.prompts_file import read_prompt
-from sam2_ros.msg import ObjectPrompt, PromptResult
-from sam2_ros.ros.client_node import server_knows_clients
-from sam2_ros.ros.interface import SERVICES
-from sam2_ros.ros.messages import to_time
-from sam2_ros.ros.prompt_messages import to_message
-from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, Reset
 from sam2_ros.tracking.prompt_checks import MAX_PICTURE, check_names, check_request
-from sam2_ros.tracking.types import PromptError, PromptRequest
+from sam2_ros.tracking.types import PromptRequest
 
 Command = Mapping[str, Any]
 
@@ -35,78 +22,22 @@ class BadCommand(ValueError):
     """An invalid command; ``str(error)`` says why."""
 
 
-class ServiceCalls:
-    """Calls the services of one camera, ``prefix/…``. Responses come in the ROS thread."""
+def read_request(command: Command) -> PromptRequest:
+    """The prompt of ``add`` and ``refine``; 0 as ``object_id`` is a new object.
 
-    def __init__(self, node: Node, prefix: str) -> None:
-        self._node = node
-        self._prefix = prefix
-        self._clients: dict[str, Any] = {}
-        self._closed = False
-        self._lock = threading.Lock()  # guards both: commands come in several threads
-
-    def call(self, command: Command) -> Future[dict[str, object]]:
-        """The future gets ``success``, ``message`` and, for a prompt, its result.
-
-        Raises:
-            BadCommand: the command is invalid.
-            ConnectionError: the node's service is not there.
-        """
-        kind = command.get("type")
-        if not isinstance(kind, str) or kind not in _KINDS:
-            raise BadCommand(f"unknown command {_short(kind)}; accepted: {', '.join(_KINDS)}")
-        name, make, read = _KINDS[kind]
-        try:
-            request = make(command)
-        except (PromptError, UserError) as error:
-            raise BadCommand(str(error)) from error
-        with self._lock:
-            if self._closed:
-                raise ConnectionError(f"{self._prefix} is gone; is the tracker running?")
-            is_new = name not in self._clients
-            if is_new:
-                self._clients[name] = self._node.create_client(_TYPES[f"~/{name}"], f"{self._prefix}/{name}")
-            client = self._clients[name]
-        if not client.wait_for_service(timeout_sec=2.0):
-            raise ConnectionError(f"the service {self._prefix}/{name} is not there; is the tracker running?")
-        if is_new:
-            server_knows_clients(self._node, self._prefix, 2.0, lambda: time.sleep(0.01))
-        answer: Future[dict[str, object]] = Future()
-        response = client.call_async(request)
-
-        def done(future: Any) -> None:
-            with suppress(InvalidStateError):  # nobody waits any more
-                try:
-                    answer.set_result(read(future.result()))
-                except Exception as error:
-                    answer.set_exception(error)
-
-        def given_up(future: Future[dict[str, object]]) -> None:
-            if future.cancelled():
-                client.remove_pending_request(response)
-
-        response.add_done_callback(done)
-        answer.add_done_callback(given_up)
-        return answer
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            for client in self._clients.values():
-                self._node.destroy_client(client)
-
-
-def _prompt(command: Command) -> ObjectPrompt:
+    Raises:
+        BadCommand, UserError, PromptError: it can't be used.
+    """
     prompt = read_prompt({key: command.get(key) or None for key in ("box", "points", "labels")})
     box = prompt.box
     if box is not None and box.shape == (4,):  # drawn from any corner to the opposite one
         box = np.sort(box.reshape(2, 2), axis=0).reshape(4)
-    candidate, again = _number(command.get("candidate", 0)) or None, bool(command.get("replace", False))
+    candidate, again = read_number(command.get("candidate", 0)) or None, bool(command.get("replace", False))
     prompt = replace(prompt, box=box, candidate=candidate, replace=again, like=_picture(command))
-    object_id = _number(command.get("object_id", 0)) or None
+    object_id = read_number(command.get("object_id", 0)) or None
     request = PromptRequest(prompt, object_id, _text(command, "name"), _text(command, "label"))
     check_request(request)
-    return to_message(request)
+    return request
 
 
 def _picture(command: Command) -> NDArray[np.uint8] | None:
@@ -120,67 +51,30 @@ def _picture(command: Command) -> NDArray[np.uint8] | None:
         raise BadCommand(f"the picture: {error}") from None
 
 
-def _rename(command: Command) -> RenameObject.Request:
+def read_names(command: Command) -> tuple[str, str]:
+    """Name and label; raises as :func:`read_request`."""
     name, label = _text(command, "name"), _text(command, "label")
     check_names(name, label)
-    return RenameObject.Request(object_id=_object_id(command), name=name, label=label)
+    return name, label
 
 
-def _added(response: AddObjects.Response) -> dict[str, object]:
-    return _result(response.results[0]) if response.results else _plain(response)
-
-
-def _result(result: PromptResult) -> dict[str, object]:
-    candidates = [
-        {"index": mask.index, "area": mask.area, "predicted_iou": round(float(mask.predicted_iou), 3)}
-        for mask in result.candidates
-    ]
-    return _plain(result) | {
-        "gone": result.code in (PromptResult.TOO_OLD, PromptResult.NO_FRAME),  # the picture is no longer stored
-        "object_id": result.object_id, "name": result.name, "area": result.area, "candidates": candidates,
-        "predicted_iou": round(float(result.predicted_iou), 3), "age": result.prompt_age,
-        "caught_up": result.frames_caught_up,
-    }  # fmt: skip
-
-
-def _plain(response: Any) -> dict[str, object]:
-    return {"success": response.success, "message": response.message}
-
-
-# By command: the service, the function that makes its request, and the one that reads its response.
-_KINDS: dict[Any, tuple[str, Callable[[Command], Any], Callable[[Any], dict[str, object]]]] = {
-    "add": ("add_objects", lambda c: AddObjects.Request(request_header=_header(c), prompts=[_prompt(c)]), _added),
-    "refine": (
-        "refine_object",
-        lambda c: RefineObject.Request(request_header=_header(c), prompt=_prompt(c)),
-        lambda response: _result(response.result),
-    ),
-    "remove": ("remove_object", lambda c: RemoveObject.Request(object_id=_object_id(c)), _plain),
-    "rename": ("rename_object", _rename, _plain),
-    "reset": ("reset", lambda command: Reset.Request(), _plain),
-}
-_TYPES = {service.name: service.ros_type for service in SERVICES}
-
-
-def _header(command: Command) -> Header:
-    """With the stamp in nanoseconds; 0 = the newest image."""
+def read_stamp(command: Command) -> int:
+    """Of the picture that a command means, in nanoseconds; 0 = the newest. Raises as :func:`read_request`."""
     value = command.get("stamp", "0")
     if not isinstance(value, str) or not value.isdecimal() or len(value) > 19 or int(value) >= 2**31 * 10**9:
-        raise BadCommand(f"stamp {_short(value)}; accepted: nanoseconds as decimal digits")
-    return Header(stamp=to_time(int(value)))
+        raise BadCommand(f"stamp {short(value)}; accepted: nanoseconds as decimal digits")
+    return int(value)
 
 
-def _object_id(command: Command) -> str:
-    return str(_number(command.get("object_id")))
-
-
-def _number(value: Any) -> int:
+def read_number(value: Any) -> int:
+    """Raises as :func:`read_request`."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
-        raise BadCommand(f"{_short(value)}; accepted: a whole number from 0 to {2**32 - 1}")
+        raise BadCommand(f"{short(value)}; accepted: a whole number from 0 to {2**32 - 1}")
     return value
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value of a page, to be shown in an answer."""
     return repr(value)[:60]
 
 

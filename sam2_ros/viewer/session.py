@@ -6,14 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import WSMsgType, web
 
-from sam2_ros.viewer.hub import Hub
 from sam2_ros.viewer.outbox import Outbox
 from sam2_ros.viewer.page_commands import BadCommand
-from sam2_ros.viewer.tracked_camera import Camera, Shot
 
 IN_FLIGHT = 2  # pictures sent and not yet painted; after that only the newest is sent
 THUMBNAIL_S = 1.0  # between pictures of each camera in the background
@@ -23,6 +21,72 @@ PING_S = 2.0
 MESSAGES_PER_S, BURST = 200.0, 400.0  # from a browser; more are read later
 WAITING_COMMANDS = 4  # of one browser
 _LONGEST_ID = 100  # characters
+
+
+class Shot(Protocol):
+    """A picture with its objects."""
+
+    number: int  # grows from each picture to the next
+    stamp: int  # ns
+    arrived: int  # ns of the steady clock
+
+    def packet(self, camera: str) -> bytes:
+        """For the browser (layout: ``packets``). Called in a thread of its own; what it raises is told on the page."""
+
+
+class Camera(Protocol):
+    """What has a tab of the page."""
+
+    @property
+    def name(self) -> str: ...
+
+    def shot(self, live: bool) -> Shot | None:
+        """The picture to show now."""
+
+    def history_message(self) -> str:
+        """A JSON message for a browser that begins to watch; called in a thread of its own."""
+
+
+class Browser(Protocol):
+    """What the hub needs of a browser's session. Called in the event loop."""
+
+    watching: str  # name of the camera in front
+
+    def wake(self) -> None:
+        """Called when a newer picture is there."""
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Sends a message to the browser, in place of one of the same type and camera that still waits."""
+
+
+class Hub(Protocol):
+    """What has the cameras. Made, used and closed in the event loop."""
+
+    @property
+    def cameras(self) -> Mapping[str, Camera]: ...
+
+    def camera_names(self) -> list[str]:
+        """In the order of the page."""
+
+    def join(self, session: Browser) -> None: ...
+
+    def leave(self, session: Browser) -> None: ...
+
+    async def call(self, command: dict[str, Any]) -> dict[str, object]:
+        """Does what the page asks, and answers.
+
+        Raises:
+            BadCommand: the command is invalid.
+            ConnectionError: what it needs is not there.
+        """
+
+    def now(self) -> int:
+        """Nanoseconds of the clock that stamps the pictures."""
+
+    def log(self, text: str) -> None:
+        """Writes an error into the log."""
+
+    def close(self) -> None: ...
 
 
 class Session:
@@ -107,10 +171,10 @@ class Session:
                 self._fresh.clear()
                 await self._fresh.wait()
             camera, shot = picked
-            if camera.source.name == self.watching:
+            if camera.name == self.watching:
                 shown = shot.number
             try:
-                packet = await asyncio.to_thread(shot.packet, camera.source.name)
+                packet = await asyncio.to_thread(shot.packet, camera.name)
             except Exception as error:  # whatever a topic's image does to a decoder
                 self._room.release()
                 self.send({"type": "notice", "level": "error", "message": str(error)[:1000]})
@@ -124,7 +188,7 @@ class Session:
         now, cameras = time.monotonic(), self._hub.cameras
         self._thumbnails = {name: sent for name, sent in self._thumbnails.items() if name in cameras}
         for camera in cameras.values():
-            name = camera.source.name
+            name = camera.name
             shot = camera.shot(self._live)
             if shot is None or shot.number in self._sent:
                 continue
@@ -198,7 +262,7 @@ class Session:
         if message.get("skipped") is True:
             return
         back_ms = self._round_trip * 1e3 / 2  # the way of this message, from an earlier one
-        age_ms = (self._hub.ros_time() - shot.stamp) / 1e6
+        age_ms = (self._hub.now() - shot.stamp) / 1e6
         latency = {
             "number": shot.number,
             "screen_ms": round(max(0.0, (received - shot.arrived) / 1e6 - back_ms), 1),  # since the image came here
@@ -216,7 +280,7 @@ class Session:
         if camera is None:
             self._refuse("no camera is tracked; is the tracker running?", message)
         else:
-            self.watching = camera.source.name
+            self.watching = camera.name
             self._asked.set()
         self._fresh.set()
 

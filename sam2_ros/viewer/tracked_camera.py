@@ -17,8 +17,9 @@ from sam2_ros.msg import TrackedObjectArray
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.subscription import FollowingSubscription
 from sam2_ros.viewer.discovery import Source
-from sam2_ros.viewer.packets import STATES, css_color, finite, packet
-from sam2_ros.viewer.page_commands import ServiceCalls
+from sam2_ros.viewer.packets import css_color, finite
+from sam2_ros.viewer.service_calls import ServiceCalls
+from sam2_ros.viewer.track_packets import STATES, packet
 
 WAITING_IMAGES = 40  # that may wait for their tracks, from a slow engine
 WAITING_TRACKS = 3  # that may wait for their image
@@ -80,6 +81,11 @@ class Camera:
         )
 
     @property
+    def name(self) -> str:
+        """For the page."""
+        return self.source.name
+
+    @property
     def tracking(self) -> bool:
         """Whether tracks came within the last second, or three intervals of a slower engine."""
         silence = min(LONGEST_SILENCE_S, max(SILENCE_S, 3 * self._interval))
@@ -93,7 +99,7 @@ class Camera:
         """The states of the last :data:`HISTORY_S` seconds for the page's timeline; for any thread."""
         with self._history_lock:
             frames = [frame for _, _, frame in self._history]
-        about = f'"type": "history", "camera": {json.dumps(self.source.name)}'
+        about = f'"type": "history", "camera": {json.dumps(self.name)}'
         return f'{{{about}, "frames": [{", ".join(frames)}]}}'
 
     def follow(self, source: Source, watched: bool) -> None:

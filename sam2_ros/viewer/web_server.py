@@ -18,8 +18,7 @@ from aiohttp.typedefs import Handler
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.viewer.access import guard, is_local
-from sam2_ros.viewer.hub import Hub
-from sam2_ros.viewer.session import Session
+from sam2_ros.viewer.session import Hub, Session
 
 STATIC = Path(__file__).parent / "static"
 LARGEST_COMMAND = 64 * 1024  # bytes
@@ -32,10 +31,11 @@ _LOG_S = 5.0
 
 
 def application(
-    make_hub: Callable[[], Hub], token: str = "", asked: WeakSet[asyncio.BaseTransport] | None = None
-) -> web.Application:
+    make_hub: Callable[[], Hub], token: str = "", asked: WeakSet[asyncio.BaseTransport] | None = None,
+    first_page: str = "index.html",
+) -> web.Application:  # fmt: skip
     """The server's routes; ``make_hub`` is called when the event loop runs. ``asked`` gets every connection that asked
-    for something."""
+    for something. ``first_page`` is a file of ``static``."""
     sockets: set[web.WebSocketResponse] = set()
     hub: Hub
 
@@ -49,7 +49,7 @@ def application(
         await asyncio.to_thread(hub.close)
 
     async def page(_: web.Request) -> web.StreamResponse:
-        return web.FileResponse(STATIC / "index.html")
+        return web.FileResponse(STATIC / first_page)
 
     async def stream(request: web.Request) -> web.StreamResponse:
         if len(sockets) >= MAX_BROWSERS:
@@ -116,7 +116,10 @@ async def _limit_connections(server: web.Server, asked: WeakSet[asyncio.BaseTran
         await asyncio.sleep(_SWEEP_S)
 
 
-async def serve(make_hub: Callable[[], Hub], host: str, port: int, token: str, ready: Callable[[str], None]) -> None:
+async def serve(
+    make_hub: Callable[[], Hub], host: str, port: int, token: str, ready: Callable[[str], None],
+    first_page: str = "index.html",
+) -> None:  # fmt: skip
     """Serves until SIGINT or SIGTERM.
 
     Args:
@@ -130,7 +133,7 @@ async def serve(make_hub: Callable[[], Hub], host: str, port: int, token: str, r
     if not token and not is_local(host):
         token = secrets.token_urlsafe(18)
     asked: WeakSet[asyncio.BaseTransport] = WeakSet()
-    app = application(make_hub, token, asked)
+    app = application(make_hub, token, asked, first_page)
     logger = logging.getLogger(__name__)
     logger.addFilter(_OneLine())
     runner = web.AppRunner(app, logger=logger, access_log=None, handle_signals=False, shutdown_timeout=END_S)

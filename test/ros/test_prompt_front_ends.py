@@ -26,7 +26,8 @@ from sam2_ros.ros.prompt_messages import from_add_objects, from_prompt, to_messa
 from sam2_ros.srv import AddObjects
 from sam2_ros.tracking.prompt_checks import MAX_PROMPTS
 from sam2_ros.tracking.types import Prompt, PromptError, PromptRequest
-from sam2_ros.viewer import page_commands
+from sam2_ros.viewer.page_commands import BadCommand
+from sam2_ros.viewer.service_calls import ServiceCalls
 
 GOOD = Prompt(box=np.array([1, 1, 9, 9], np.float32))
 Refuse = Callable[[PromptRequest, Path], str]
@@ -70,8 +71,8 @@ def refused_by_a_file(request: PromptRequest, folder: Path) -> str:
 
 def refused_by_the_page(request: PromptRequest, folder: Path) -> str:
     command = as_json(request) | {"type": "add", "candidate": request.prompt.candidate or 0}
-    with pytest.raises(page_commands.BadCommand) as caught:
-        page_commands.ServiceCalls(None, "/tracker").call(command)  # the node is never asked
+    with pytest.raises(BadCommand) as caught:
+        ServiceCalls(None, "/tracker").call(command)  # the node is never asked
     return str(caught.value)
 
 

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from sam2_ros.msg import TrackedObject, TrackedObjectArray
 from sam2_ros.ros.messages import object_mask
 from sam2_ros.tracking.types import CroppedMask
-from sam2_ros.viewer.packets import contours, packet
+from sam2_ros.viewer.track_packets import contours, packet
 
 
 def filled(outlines: list[np.ndarray], height: int, width: int) -> np.ndarray:
