@@ -56,7 +56,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "annotate": ["onnxruntime>=1.20", "pycocotools>=2.0.8", "rosbags"],  # sam2_ros annotate
+        "annotate": ["aiohttp>=3.9", "mcap>=1.1", "onnxruntime>=1.20", "pycocotools>=2.0.8", "rosbags"],  # and review
         "eval": ["pycocotools>=2.0.8"],  # run lengths of SA-V's training set
         "openvino": OPENVINO,  # model.runtime
         "sim": ["mujoco>=3.5"],

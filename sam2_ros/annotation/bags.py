@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sam2_ros.inference.detections import MAX_DETECTIONS, problem_of
 from sam2_ros.inference.matching import Detection
@@ -14,6 +14,7 @@ from sam2_ros.media.errors import UserError
 from sam2_ros.media.source_frame import Frame, Rgb, note
 from sam2_ros.ros.detection_message import from_message
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
+from sam2_ros.ros.mcap_file import McapFile
 from sam2_ros.text import printable
 
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -33,7 +34,8 @@ _VISION = {  # bags of ROS 2 Humble hold no definitions, and rosbags knows the t
 
 
 class Bag:
-    """The images of one topic in the order in which they were recorded, stamped by their headers.
+    """The images of one topic in the order in which they were recorded, stamped by their headers. An MCAP file that is
+    cut gives those before the cut.
 
     Args:
         topic: of the images; empty: the only one that has any.
@@ -92,9 +94,10 @@ class Bag:
             there = ", ".join(map(printable, sorted(counts))) or "none"
             raise UserError(f"{self._path}: no {_DETECTIONS} on {printable(topic)}; topics of this type: {there}")
         found: dict[int, list[Detection]] = {}
-        for _, _, message in self._messages(topic, (_DETECTIONS,)):
-            boxes = [from_message(each) for each in message.detections[:MAX_DETECTIONS]]
-            found.setdefault(_stamp(message), []).extend(box for box in boxes if not problem_of(box))
+        with suppress(_Cut):  # which the images tell
+            for _, _, message in self._messages(topic, (_DETECTIONS,)):
+                boxes = [from_message(each) for each in message.detections[:MAX_DETECTIONS]]
+                found.setdefault(_stamp(message), []).extend(box for box in boxes if not problem_of(box))
         return found
 
     def _messages(self, topic: str, kinds: Sequence[str]) -> Iterator[tuple[str, int, Any]]:
@@ -124,13 +127,59 @@ class Bag:
         for name, text in _VISION.items():
             types.register(get_types_from_msg(text, f"vision_msgs/msg/{name}"))
         try:
-            with AnyReader([self._path], default_typestore=types) as bag:
+            with ExitStack() as stack:
+                try:
+                    bag: Any = stack.enter_context(AnyReader([self._path], default_typestore=types))
+                except Exception:
+                    bag = _CutBag(self._path, types)
+                    if not bag.connections:
+                        raise
                 yield bag
         except (UserError, GeneratorExit):
             raise
         except Exception as error:  # of many kinds, from several libraries
             reason = printable(error, 200) or type(error).__name__
             raise UserError(f"{self._path}: damaged, cut, or no bag ({reason})") from None
+
+class _Cut(UserError):
+    """The end of what can be read of a bag."""
+
+
+class _Connection(NamedTuple):
+    topic: str
+    msgtype: str
+    msgcount: int
+
+
+class _CutBag:
+    """What rosbags' reader gives, of MCAP files without an intact end."""
+
+    def __init__(self, path: Path, types: Any) -> None:
+        self._types = types
+        self._files: list[McapFile] = []
+        with suppress(UserError):  # it is no MCAP file
+            self._files = [McapFile(file) for file in (sorted(path.glob("*.mcap")) if path.is_dir() else [path])]
+        counts: Counter[tuple[str, str]] = Counter()
+        with suppress(_Cut):
+            counts.update((connection.topic, connection.msgtype) for connection, _, _ in self.messages())
+        self.connections = [_Connection(*key, count) for key, count in counts.items()]
+
+    def messages(self, wanted: Sequence[_Connection] = ()) -> Iterator[tuple[_Connection, int, bytes]]:
+        """
+        Raises:
+            _Cut: at the end.
+        """
+        known = {(connection.topic, connection.msgtype): connection for connection in wanted}
+        for file in self._files:
+            for message in file.messages():
+                key = (message.topic, message.type)
+                if key in known or not wanted:
+                    yield known.get(key) or _Connection(*key, 0), message.log_time, message.data
+            if file.damage:
+                raise _Cut(f"{file.path}: {file.damage}")
+
+    def deserialize(self, data: bytes, kind: str) -> Any:
+        return self._types.deserialize_cdr(data, kind)
 
 
 def _decode(kind: str, message: Any) -> Rgb:

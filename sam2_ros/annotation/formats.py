@@ -110,6 +110,7 @@ def _write_yolo(out: Path, done: Sequence[Annotated]) -> None:
             path = out / "labels" / recording.name / f"{Path(image.name).stem}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, "".join(f"{line}\n" for line in lines))
+        _remove_others(out / "labels" / recording.name, recording, ".txt")
     folders = [f"images/{recording.name}" for recording in done]
     content = {"path": str(out.resolve()), "train": folders, "val": [*folders], "names": dict(enumerate(classes))}
     write_whole(out / "data.yaml", yaml.safe_dump(content, sort_keys=False))
@@ -132,6 +133,7 @@ def _write_davis(out: Path, done: Sequence[Annotated]) -> None:
             path = out / "Annotations" / recording.name / f"{Path(image.name).stem}.png"
             check_writable(path)
             write_labels(path, labels if most > 255 else labels.astype(np.uint8))
+        _remove_others(out / "Annotations" / recording.name, recording, ".png")
 
 
 def _write_mots(out: Path, done: Sequence[Annotated]) -> None:
@@ -158,6 +160,14 @@ def _write_mots(out: Path, done: Sequence[Annotated]) -> None:
         write_whole(path, "".join(f"{line}\n" for line in lines))
     used = {numbers[label]: label for label in _classes(done)}
     write_whole(out / "classes.txt", "".join(f"{number} {label}\n" for number, label in sorted(used.items())))
+
+
+def _remove_others(folder: Path, recording: Annotated, suffix: str) -> None:
+    """Removes the files of images that the recording has no more: it was shortened, or another one had its name."""
+    known = {f"{Path(image.name).stem}{suffix}" for image in recording.images}
+    for file in folder.glob(f"*{suffix}"):
+        if file.name not in known:
+            file.unlink()
 
 
 def _flat(masks: Sequence[Mask], image: ImageFile) -> Labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -107,6 +108,17 @@ def test_mots(done: list[Annotated], tmp_path: Path) -> None:
     masks = [coco.decode({"size": [HEIGHT, WIDTH], "counts": row[5].encode()}).astype(bool) for row in rows]
     assert (masks[0] == PIXELS[0, 1]).all() and (masks[1] == PIXELS[0, 2] & ~PIXELS[0, 1]).all()
     assert (tmp_path / "classes.txt").read_text() == "2 person\n11 cup\n"
+
+
+@pytest.mark.parametrize(("format", "folder", "suffix"), [("yolo", "labels", "txt"), ("davis", "Annotations", "png")])
+def test_a_shorter_recording_leaves_no_old_files(
+    format: str, folder: str, suffix: str, done: list[Annotated], tmp_path: Path
+) -> None:
+    FORMATS[format].write(tmp_path, done)
+    shorter = replace(done[0], images=done[0].images[:2], masks=[each for each in done[0].masks if each.frame < 2])
+    FORMATS[format].write(tmp_path, [shorter, done[1]])
+    counts = {name: len(list((tmp_path / folder / name).glob(f"*.{suffix}"))) for name in ("one", "two")}
+    assert counts == {"one": 2, "two": 3}
 
 
 def test_masks_come_back_from_run_lengths() -> None:

@@ -94,6 +94,24 @@ def test_bags_that_can_not_be_used_are_refused_with_the_reason(tmp_path: Path) -
         Bag(file)
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_cut_mcap_file_gives_the_images_before_the_cut_and_the_reason(folder: bool, tmp_path: Path) -> None:
+    made = Made(tmp_path / "run", mcap=True)
+    for index in range(12):
+        noise = np.random.default_rng(index).integers(0, 255, (480, 640, 3), np.uint8)  # which fills several chunks
+        made.image(index, noise)
+        made.detections(index, [("cup", (10, 12, 30, 40))])
+    made.close()
+    (file,) = (tmp_path / "run").glob("*.mcap")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    bag = Bag(tmp_path / "run" if folder else file)
+    images = extract(bag, tmp_path / "out", lambda: None)
+    assert 2 <= len(images) < 12 and bag.length == len(images)
+    assert [image.stamp for image in images.files] == [START + index * STEP for index in range(len(images))]
+    assert "mcap: damaged or cut after" in images.damage and f"only the {len(images)} images before" in images.damage
+    assert list(bag.detections("/detections"))[:2] == [START, START + STEP]
+
+
 def test_images_that_can_not_be_read_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = Made(tmp_path / "run")
     made.image(0, picture(0), jpeg=True)
