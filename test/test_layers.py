@@ -126,6 +126,12 @@ def test_the_node_loads_no_torch() -> None:
     assert loaded_by(statement, "rclpy", "torch") == ["rclpy"]
 
 
+def test_data_sets_are_made_and_reviewed_without_ros() -> None:
+    names = [module_name(path) for path in [*modules("annotation"), PACKAGE / "viewer" / "web_server.py"]]
+    statement = "\n".join(f"import {name}" for name in names)
+    assert loaded_by(statement, "rclpy", "aiohttp") == ["aiohttp"]
+
+
 def test_the_command_line_answers_without_torch_and_ros() -> None:
     statement = (
         "import contextlib, sam2_ros.cli.main as main\nwith contextlib.suppress(SystemExit): main.main(['--help'])"

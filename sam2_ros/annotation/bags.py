@@ -141,6 +141,7 @@ class Bag:
             reason = printable(error, 200) or type(error).__name__
             raise UserError(f"{self._path}: damaged, cut, or no bag ({reason})") from None
 
+
 class _Cut(UserError):
     """The end of what can be read of a bag."""
 

@@ -19,7 +19,7 @@ from sam2_ros.annotation.masks import Mask, encode
 from sam2_ros.annotation.methods import ByDetector, ByPrompts, ByRecorded, Everything, Method
 from sam2_ros.annotation.reconcile import Reconciled, reconcile
 from sam2_ros.annotation.recordings import Frames, Images, Recording, extract, open_recording
-from sam2_ros.annotation.results import Annotated, forget_result, write_result
+from sam2_ros.annotation.results import FOLDER, UNSAVED, Annotated, forget_result, write_result
 from sam2_ros.annotation.two_ways import ANYTHING, follow
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.inference.local import LocalBackend, load_shared_model
@@ -130,7 +130,7 @@ class Engine:
             WriteError: a file can't be written.
         """
         folder = out / self.settings.images / recording.name
-        forget_result(out, recording)  # before its images, without which it would be wrong
+        forget_result(out, recording.name, FOLDER, UNSAVED)  # before its images, without which it would be wrong
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
         try:
             identity = recording.identity  # as it is read; it may grow meanwhile

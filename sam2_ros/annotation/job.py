@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from sam2_ros.annotation.data_set import write_data_set
 from sam2_ros.annotation.engine import Done, Engine, EngineSettings
-from sam2_ros.annotation.formats import FORMATS, write_review
 from sam2_ros.annotation.recordings import Frames, Recording, open_recording
-from sam2_ros.annotation.results import FOLDER, Annotated, read_result
+from sam2_ros.annotation.results import Annotated, read_result
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import signals_wait
-from sam2_ros.media.whole_files import write_json
-from sam2_ros.model.download import file_sha256
-from sam2_ros.text import printable
-
-SETTINGS = "settings.json"  # of a data set: what its recordings were annotated with
-_MAY_DIFFER = ("device", "runtime", "threads", "dtype")  # the same data set may be continued on another machine
-_FILES = ("detector", "labels", "model")  # settings that may name one
 
 Opened: TypeAlias = "tuple[Recording, Frames]"
 Work: TypeAlias = "Callable[[Sequence[Opened], Path, Done], Iterator[tuple[Recording, str]]]"
@@ -34,37 +26,6 @@ class Report:
     finished: list[Annotated] = field(default_factory=list)  # in the order of the sources
     problems: dict[str, str] = field(default_factory=dict)  # by recording: why it failed or is not whole
     doubtful: int = 0  # images
-
-
-def open_data_set(out: Path, settings: EngineSettings) -> None:
-    """Makes the folder, or takes one that an earlier run with the same settings left.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    path = out / SETTINGS
-    wanted: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key not in _MAY_DIFFER}
-    for key in _FILES:
-        if (file := Path(wanted[key])).is_file():
-            wanted[f"content of {key}"] = file_sha256(file)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; give a folder")
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if out.is_dir() and any(out.iterdir()):
-            raise UserError(f"--out {out} holds other files; give a new or an empty folder") from None
-        write_json(path, wanted)
-        return
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read ({printable(error)}); give another folder with --out") from None
-    known = earlier if isinstance(earlier, dict) else {}
-    changed = [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
-    ours = {"detector", "format"} <= known.keys()  # other programs have files of this name
-    if changed and (not ours or any((out / FOLDER).glob("*.json"))):
-        raise UserError(f"--out {out} was made with other settings ({', '.join(changed)}); give another folder")
-    if changed:  # and nothing is finished: the first attempt failed
-        write_json(path, wanted)
 
 
 def one_by_one(engine: Engine) -> Work:
@@ -123,5 +84,4 @@ def annotate(
             report.finished = [done[each.name] for each in recordings if each.name in done]
             report.problems |= {each.name: each.damage for each in report.finished if each.damage}
             if report.finished:
-                report.doubtful = write_review(out, report.finished, settings.images)
-                FORMATS[settings.format].write(out, report.finished)
+                report.doubtful = write_data_set(out, settings.format, report.finished)

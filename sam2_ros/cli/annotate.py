@@ -75,8 +75,9 @@ def run(args: argparse.Namespace) -> int:
     if args.detector.endswith(".json") and len(recordings) > 1:
         raise UserError(f"a prompts file belongs to one recording; there are {len(recordings)}")
     with engine_errors():
+        from sam2_ros.annotation.data_set import open_data_set
         from sam2_ros.annotation.engine import EngineSettings
-        from sam2_ros.annotation.job import Report, annotate, one_by_one, open_data_set
+        from sam2_ros.annotation.job import Report, annotate, one_by_one
         from sam2_ros.media.progress import bar
 
         settings = EngineSettings(**{each.name: getattr(args, each.name) for each in fields(EngineSettings)})

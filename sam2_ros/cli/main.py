@@ -20,8 +20,9 @@ from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import exit_code, signals_unwind
 
 VERBS = (
-    "track", "segment", "annotate", "eval", "synthesize", "download", "export", "demo", "simulate", "train", "add",
-    "list", "remove", "refine", "rename", "reset", "follow", "view", "record", "replay", "bench", "serve", "keys",
+    "track", "segment", "annotate", "review", "eval", "synthesize", "download", "export", "demo", "simulate", "train",
+    "add", "list", "remove", "refine", "rename", "reset", "follow", "view", "record", "replay", "bench", "serve",
+    "keys",
 )  # fmt: skip
 USER_ERROR = 2  # as argparse's own
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sam2_ros.media.errors import UserError, engine_errors
@@ -14,6 +15,7 @@ from sam2_ros.model.config import RUNTIMES, SIZES
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
     from sam2_ros.tracking import TrackerConfig
+    from sam2_ros.viewer.session import Hub
 
 ROS_MODULES = ("rclpy", "launch", "sam2_ros.msg")
 SOURCE_HELP = (
@@ -73,6 +75,44 @@ def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--key", metavar="FILE", help="this client's keys (NAME.key_secret), if the server demands keys")
     add("--server-key", metavar="FILE", help="the server's public key (NAME.key)")
+
+
+def add_page_arguments(parser: argparse.ArgumentParser, port: int) -> None:
+    """The options of a web page."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; all: 0.0.0.0)")
+    add("--port", type=int, default=port, help=f"0 = a free one (default: {port})")
+    add("--token", default="", help="secret that browsers must send (default: none on this machine)")
+    add("--max-side", type=int, default=1280, metavar="PX", help="shrink larger pictures (default: 1280)")
+    add("--open", action="store_true", help="open the page in this machine's browser")
+
+
+def check_page(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        UserError: an option of the page can't be.
+    """
+    if not 0 <= args.port <= 65535:
+        raise UserError(f"--port is {args.port}; accepted: 0 to 65535")
+    check_least(args, max_side=64)
+
+
+def serve_page(args: argparse.Namespace, make_hub: Callable[[], Hub], title: str, first_page: str) -> None:
+    """Serves a page until SIGINT or SIGTERM; its address is printed.
+
+    Raises:
+        UserError: the port is taken, or the address is not this machine's.
+    """
+    from sam2_ros.viewer.web_server import serve
+
+    def ready(address: str) -> None:
+        print(f"sam2_ros: {title} at {address}", flush=True)
+        if args.open:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    asyncio.run(serve(make_hub, args.host, args.port, args.token, ready, first_page))
 
 
 def add_live_arguments(parser: argparse.ArgumentParser, live_help: str) -> None:

@@ -293,7 +293,7 @@ class Session:
         except ConnectionError as error:
             answer["message"] = str(error)
         except asyncio.TimeoutError:
-            answer["message"] = f"the tracker gave no answer within {ANSWER_S:.0f} s"
+            answer["message"] = f"there was no answer within {ANSWER_S:.0f} s"
         except Exception as error:  # every command gets an answer
             answer["message"] = f"the command failed: {type(error).__name__}: {str(error)[:200]}"
             self._hub.log(f"a command of the page failed: {type(error).__name__}: {error}")

@@ -29,8 +29,8 @@ from sam2_ros.media.rendered_scene import RenderedFrame, bounding_box, render
 from sam2_ros.media.video_writer import VideoWriter
 
 pytest.importorskip("torch", reason="the embedded model needs torch")
+from sam2_ros.annotation.data_set import open_data_set
 from sam2_ros.annotation.engine import EngineSettings
-from sam2_ros.annotation.job import open_data_set
 
 FRAMES, WIDTH, HEIGHT = 12, 320, 240
 FIRST = 6  # image in which something is detected first

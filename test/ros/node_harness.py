@@ -74,15 +74,17 @@ class Launched:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], Any], what: str = "it", launched: Launched | None = None) -> Any:
+def wait_until(
+    condition: Callable[[], Any], what: str = "it", launched: Launched | None = None, patience: float = PATIENCE
+) -> Any:
     """Waits for a condition and returns its value; fails with the node's log when it does not come true."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.02)
-    pytest.fail(f"waited {PATIENCE:g} s in vain for {what}\n{launched.text if launched else ''}", pytrace=True)
+    pytest.fail(f"waited {patience:g} s in vain for {what}\n{launched.text if launched else ''}", pytrace=True)
 
 
 class Peer:

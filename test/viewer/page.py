@@ -1,4 +1,4 @@
-"""The viewer's own process, and its page in a headless Chromium."""
+"""The viewer's own process or that of a review, and its page in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from typing import Any
 
 from node_harness import Peer, wait_until
 
+START_S = 300.0  # at most, until the address is printed; a review loads the network first
+
 
 @contextmanager
-def viewer(folder: Path, *options: str) -> Iterator[str]:
-    """``sam2_ros view`` on a free port; gives the address that it prints."""
+def viewer(folder: Path, *options: str, verb: str = "view") -> Iterator[str]:
+    """``sam2_ros view``, or another ``verb`` with a page, on a free port; gives the address that it prints."""
     log = folder / "viewer.log"
     with log.open("w") as output:
-        command = [sys.executable, "-m", "sam2_ros", "view", "--port", "0", *options]
+        command = [sys.executable, "-m", "sam2_ros", verb, "--port", "0", *options]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         line = wait_until(
-            lambda: next((line for line in log.read_text().splitlines() if " viewer at " in line), None),
+            lambda: next((line for line in log.read_text().splitlines() if " at http://" in line), None),
             f"the viewer's address in {log}",
+            patience=START_S,
         )
         yield line.rpartition(" ")[2]
     finally:

@@ -19,7 +19,11 @@ export class ObjectList extends EventTarget {
         this.#rows.delete(id);
       }
     }
-    for (const object of objects) this.#fill(this.#rows.get(object.id) ?? this.#make(object.id), object, object.id === selected);
+    objects.forEach((object, place) => {
+      const row = this.#rows.get(object.id) ?? this.#make(object.id);
+      this.#fill(row, object, object.id === selected);
+      if (this.#list.children[place] !== row.item) this.#list.insertBefore(row.item, this.#list.children[place]);
+    });
   }
 
   rename(id) {
@@ -71,7 +75,6 @@ export class ObjectList extends EventTarget {
       if (event.target === item && event.key === "Enter") this.#tell("select", { object: row.object });
     });
     this.#rows.set(id, row);
-    this.#list.append(item);
     return row;
   }
 
@@ -79,7 +82,7 @@ export class ObjectList extends EventTarget {
     row.object = object;
     const size = `${object.area.toLocaleString("en")} px`;
     const where = object.position ? `${Math.hypot(...object.position).toFixed(2)} m away` : size;
-    const facts = object.area ? `IoU ${object.predicted_iou.toFixed(2)} · ${where}` : `seen ${Math.round(object.visibility * 100)} %`;
+    const facts = object.area ? `IoU ${object.predicted_iou.toFixed(2)} · ${where}` : object.state === "absent" ? "not in this image" : `seen ${Math.round(object.visibility * 100)} %`;
     const name = `${object.id}\n${object.name || object.label || "unnamed"}`;
     const now = { name, state: object.state, facts, selected, visibility: Math.round(object.visibility * 100) };
     const changed = (key) => row.shown[key] !== now[key];

@@ -43,6 +43,7 @@ export class Stage extends EventTarget {
     const before = this.shot;
     this.shot = shot;
     before?.bitmap.close();
+    this.#canvas.dataset.stamp = shot.header.stamp;
     if (before?.header.width !== shot.header.width || before?.header.height !== shot.header.height) this.#fit();
     this.draw();
   }

@@ -2,7 +2,8 @@
 
 import { $, color, prepared } from "./dom.js";
 
-const SPAN_S = 60, ROW = 20, AXIS = 18, GAP_S = 1.5;
+export const ROW = 20, LEFT = 92; // CSS pixels: height of an object's row, and width of the names
+const SPAN_S = 60, AXIS = 18, GAP_S = 1.5;
 
 export class Timeline {
   #canvas;
@@ -50,7 +51,7 @@ export class Timeline {
     const span = this.#span, wanted = Math.max(2, Math.min(8, this.#rows.size)) * ROW + AXIS + 4;
     if (this.#canvas.clientHeight !== wanted) this.#canvas.style.height = `${wanted}px`;
     const { g, width, height } = prepared(this.#canvas);
-    const left = width > 500 ? 92 : 64;
+    const left = width > 500 ? LEFT : 64;
     const x = (time) => left + (1 - (this.#newest - time) / span) * (width - left - 2);
     this.#axis(g, x, height, span);
     $("#timeline-span").textContent = `last ${span} s`;
@@ -85,38 +86,42 @@ export class Timeline {
   }
 
   #row(g, { points, color: own }, x, top) {
-    const middle = top + ROW / 2, soft = color("soft");
-    for (let i = 0; i < points.length; i += 1) {
-      const [time, state, visibility] = points[i];
-      const next = points[i + 1]?.[0] ?? time;
-      const from = Math.round(x(time)), to = Math.max(from + 2, Math.round(x(Math.min(next, time + GAP_S))));
-      if (state === "visible") {
-        g.globalAlpha = 0.35 + 0.65 * visibility;
-        g.fillStyle = own ?? soft;
-        g.fillRect(from, middle - 6, to - from, 12);
-        g.globalAlpha = 1;
-      } else if (state === "occluded") {
-        g.fillStyle = soft;
-        for (let px = Math.ceil(from / 4) * 4; px < to; px += 4) g.fillRect(px, middle - 6, 2, 12);
-      } else {
-        g.fillStyle = soft;
-        g.fillRect(from, middle - 1, to - from, 2);
-      }
-    }
-    g.fillStyle = color("text");
-    for (const [time, , , prompted] of points) {
-      if (!prompted) continue;
-      const at = x(time);
-      g.beginPath();
-      g.moveTo(at, middle - 6); g.lineTo(at + 5, middle); g.lineTo(at, middle + 6); g.lineTo(at - 5, middle);
-      g.fill();
-      g.strokeStyle = color("card");
-      g.stroke();
-    }
+    const parts = points.map(([time, state, visibility], i) => {
+      const next = points[i + 1]?.[0] ?? time, from = Math.round(x(time));
+      return { from, to: Math.max(from + 2, Math.round(x(Math.min(next, time + GAP_S)))), state, visibility };
+    });
+    drawRow(g, own, parts, points.filter((point) => point[3]).map(([time]) => x(time)), top);
   }
 }
 
-function fitted(g, text, width) {
+// The row of an object. parts: [{from, to, state, visibility}]; prompts: where a person has marked it. In CSS pixels.
+export function drawRow(g, own, parts, prompts, top) {
+  const middle = top + ROW / 2, soft = color("soft");
+  for (const { from, to, state, visibility } of parts) {
+    if (state === "visible") {
+      g.globalAlpha = 0.35 + 0.65 * visibility;
+      g.fillStyle = own ?? soft;
+      g.fillRect(from, middle - 6, to - from, 12);
+      g.globalAlpha = 1;
+    } else if (state === "occluded") {
+      g.fillStyle = soft;
+      for (let px = Math.ceil(from / 4) * 4; px < to; px += 4) g.fillRect(px, middle - 6, 2, 12);
+    } else {
+      g.fillStyle = soft;
+      g.fillRect(from, middle - 1, to - from, 2);
+    }
+  }
+  g.fillStyle = color("text");
+  for (const at of prompts) {
+    g.beginPath();
+    g.moveTo(at, middle - 6); g.lineTo(at + 5, middle); g.lineTo(at, middle + 6); g.lineTo(at - 5, middle);
+    g.fill();
+    g.strokeStyle = color("card");
+    g.stroke();
+  }
+}
+
+export function fitted(g, text, width) {
   let shown = text;
   while (shown.length > 1 && g.measureText(shown).width > width) shown = `${shown.slice(0, -2)}…`;
   return shown;

@@ -1,0 +1,106 @@
+"""The folder of a data set: what it was made with, and which recordings it consists of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam2_ros.annotation.formats import FORMATS, write_review
+from sam2_ros.annotation.results import FOLDER, Annotated, read_annotated
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.whole_files import write_json
+from sam2_ros.model.download import file_sha256
+from sam2_ros.text import printable
+
+if TYPE_CHECKING:
+    from sam2_ros.annotation.engine import EngineSettings
+
+SETTINGS = "settings.json"  # of a data set: what its recordings were annotated with
+_MAY_DIFFER = ("device", "runtime", "threads", "dtype")  # the same data set may be continued on another machine
+_FILES = ("detector", "labels", "model")  # settings that may name one
+
+_RECORDINGS = "recordings"  # among the settings: the names of those that the data set consists of
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that was written. ``images``: the folder in it; ``stills``: its images are no sequences."""
+
+    out: Path
+    format: str
+    images: str
+    stills: bool
+    windows: bool
+    recordings: list[Annotated]
+
+
+def open_data_set(out: Path, settings: EngineSettings) -> None:
+    """Makes the folder, or takes one that an earlier run with the same settings left.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    path = out / SETTINGS
+    wanted: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key not in _MAY_DIFFER}
+    for key in _FILES:
+        if (file := Path(wanted[key])).is_file():
+            wanted[f"content of {key}"] = file_sha256(file)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; give a folder")
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(f"--out {out} holds other files; give a new or an empty folder") from None
+        write_json(path, wanted)
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({printable(error)}); give another folder with --out") from None
+    known = earlier if isinstance(earlier, dict) else {}
+    known.pop(_RECORDINGS, None)
+    changed = [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
+    ours = {"detector", "format"} <= known.keys()  # other programs have files of this name
+    if changed and (not ours or any((out / FOLDER).glob("*.json"))):
+        raise UserError(f"--out {out} was made with other settings ({', '.join(changed)}); give another folder")
+    if changed:  # and nothing is finished: the first attempt failed
+        write_json(path, wanted)
+
+
+def write_data_set(out: Path, format: str, done: Sequence[Annotated]) -> int:
+    """Writes the data set of these recordings, and the list of images to look at. Returns the length of that.
+
+    Raises:
+        WriteError: a file can't be written.
+    """
+    doubtful = write_review(out, done, FORMATS[format].images)
+    FORMATS[format].write(out, done)
+    path = out / SETTINGS
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {_RECORDINGS: [each.name for each in done]})
+    return doubtful
+
+
+def read_data_set(out: Path) -> DataSet:
+    """
+    Raises:
+        UserError: it is none, nothing in it is finished, or a file of it can't be read.
+    """
+    try:
+        settings: dict[str, Any] = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+        format, stills, windows = str(settings["format"]), bool(settings["stills"]), bool(settings["windows"])
+        images = FORMATS[format].images
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{printable(out)} is no data set; give the folder that 'sam2_ros annotate --out' wrote"
+        ) from None
+    recordings = []
+    for name in settings.get(_RECORDINGS, ()):
+        recording = read_annotated(out, name)
+        if recording is None:
+            raise UserError(f"{out / FOLDER / name}.json can't be read; run 'sam2_ros annotate' again")
+        recordings.append(recording)
+    if not recordings:
+        raise UserError(f"{printable(out)}: no recording is finished; run 'sam2_ros annotate' again")
+    return DataSet(out, format, images, stills, windows, recordings)

@@ -1,0 +1,138 @@
+// The page of a review: an annotated recording, its doubtful images first, and corrections.
+
+import { $, element, toast } from "./dom.js";
+import { Overview } from "./overview.js";
+import { Page, setStatus } from "./page.js";
+
+const MOST_LISTED = 200; // doubtful images
+const REASONS = { score: "unsure mask", disagreement: "both ways of tracking differ", swap: "ids may be exchanged", missed: "a detection without a mask" };
+
+const page = new Page({
+  d: () => nextDoubt(1), D: () => nextDoubt(-1), ",": () => seek(frame - 1), ".": () => seek(frame + 1), g: accept, p: propagate,
+  u: undo, s: save, m: mark,
+});
+const overview = new Overview($("#timeline"));
+let all = null; // the newest overview of the recording in front
+let frame = 0, marked = null, connected = false;
+let wanted = null, asking = false; // the image to go to next
+
+page.addEventListener("picture", ({ detail: header }) => {
+  if (!asking) frame = Number(header.stamp);
+  page.show(header.tracks.objects);
+  const here = header.tracks.objects.filter((object) => object.state === "visible").length;
+  $("#room").textContent = `${here} here, ${header.tracks.objects.length} in all`;
+  $("#hint").hidden = header.tracks.objects.length > 0;
+  refresh();
+});
+page.addEventListener("watch", ({ detail: { changed } }) => {
+  if (changed) [all, marked, wanted] = [null, null, null];
+  if (page.camera) page.link.send({ type: "watch", camera: page.camera });
+  refresh();
+});
+page.link.addEventListener("overview", ({ detail }) => {
+  if (detail.camera !== page.camera) return;
+  all = detail;
+  refresh();
+});
+page.link.addEventListener("open", () => { connected = true; refresh(); });
+page.link.addEventListener("close", () => { connected = false; refresh(); });
+addEventListener("resize", refresh);
+
+// ---- moving ----
+
+// One request at a time: of a fast movement only the newest image is asked for.
+async function seek(to) {
+  if (!all) return;
+  wanted = Math.min(all.images - 1, Math.max(0, to));
+  frame = wanted;
+  refresh();
+  if (asking) return;
+  asking = true;
+  while (wanted !== null) {
+    const next = wanted;
+    wanted = null;
+    await page.ask({ type: "seek", frame: next });
+  }
+  asking = false;
+}
+
+function nextDoubt(step) {
+  const doubts = all?.doubts ?? [];
+  if (!doubts.length) return toast("No image is doubtful.");
+  const at = doubts.findIndex(([index]) => index === frame);
+  if (at < 0) return seek(doubts[0][0]);
+  if (doubts[at + step]) seek(doubts[at + step][0]);
+  else toast(step > 0 ? "That was the last doubtful image." : "This is the most doubtful image.");
+}
+
+function mark() {
+  marked = marked === frame ? null : frame;
+  refresh();
+}
+
+$("#scrub").addEventListener("input", ({ target }) => seek(Number(target.value)));
+overview.addEventListener("seek", ({ detail }) => seek(detail));
+
+// ---- corrections ----
+
+async function accept() {
+  const at = (all?.doubts ?? []).findIndex(([index]) => index === frame);
+  if (at < 0) return toast("This image is not on the list.");
+  const next = all.doubts[at + 1] ?? all.doubts[at - 1];
+  const answer = await page.ask({ type: "accept", frame });
+  if (answer.success && next) seek(next[0]);
+}
+const propagate = () => page.ask({ type: "propagate", frame, object_id: page.stage.selected });
+const undo = () => page.ask({ type: "undo" });
+const save = () => page.ask({ type: "save" });
+
+page.addEventListener("remove", ({ detail: { object } }) => {
+  const last = all.images - 1, from = marked ?? 0;
+  const remove = (first, until) => () => page.ask({ type: "remove", object_id: object.id, first, last: until });
+  const choices = [["In this image", remove(frame, frame)], ["From here on", remove(frame, last)], ["Up to here", remove(0, frame)]];
+  if (marked !== null && marked !== frame) choices.push([`Image ${Math.min(from, frame)} to ${Math.max(from, frame)}`, remove(from, frame)]);
+  toast(`Remove ${object.name} #${object.id}:`, { choices: [...choices, ["Everywhere", remove(0, last)]], seconds: 10 });
+});
+
+for (const [id, work] of Object.entries({ accept, propagate, undo, save })) $(`#${id}`).addEventListener("click", work);
+$("#stop").addEventListener("click", () => page.ask({ type: "stop" }));
+addEventListener("beforeunload", (event) => all?.changed && event.preventDefault());
+
+// ---- what is shown ----
+
+const nameOf = (id) => (id ? `${all.objects.find((object) => object.id === id)?.name ?? "object"} #${id}` : "");
+const told = (reasons) => reasons.map(([kind, id]) => `${nameOf(id)} ${REASONS[kind] ?? kind}`.trim()).join(" · ");
+
+function refresh() {
+  let [level, text] = ["ok", "saved"];
+  if (!connected) [level, text] = ["error", "review not reachable"];
+  else if (!all) [level, text] = ["wait", "reading"];
+  else if (all.work) [level, text] = ["wait", all.work];
+  else if (all.changed) [level, text] = ["wait", "not saved"];
+  setStatus(level, text);
+  if (!all) return;
+  $("#stop").hidden = !all.work;
+  $("#propagate").hidden = Boolean(all.work);
+  $("#undo").disabled = !all.undo;
+  $("#scrub").max = all.images - 1;
+  $("#scrub").value = frame;
+  $("#place").textContent = `Image ${frame} of ${all.images - 1}`;
+  $("#why").textContent = told(all.doubts.find(([index]) => index === frame)?.[2] ?? []);
+  overview.draw(all, frame, marked, page.known);
+  listDoubts();
+}
+
+function listDoubts() {
+  $("#doubtful").textContent = all.doubtful ? `${all.doubtful}, the most doubtful first` : "none";
+  const rows = all.doubts.slice(0, MOST_LISTED).map(([index, , reasons]) => {
+    const button = element("button", { className: "quiet", title: told(reasons) }, [element("b", { textContent: index }), ` ${told(reasons)}`]);
+    button.addEventListener("click", () => seek(index));
+    const row = element("li", {}, [button]);
+    row.toggleAttribute("data-selected", index === frame);
+    return row;
+  });
+  $("#doubts").replaceChildren(...rows);
+  $("#doubts [data-selected]")?.scrollIntoView({ block: "nearest" });
+}
+
+page.link.connect();

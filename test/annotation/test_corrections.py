@@ -1,0 +1,160 @@
+"""Corrections of a recording, how far they are tracked, and what becomes of them on the disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from data_sets import BALL, BOOK, HEIGHT, IMAGES, NAME, REASONS, WIDTH, annotated, make_data_set
+from numpy.typing import NDArray
+
+from sam2_ros.annotation.corrections import MOST_VERSIONS, Corrections, Version
+from sam2_ros.annotation.data_set import read_data_set
+from sam2_ros.annotation.masks import Mask, encode
+from sam2_ros.annotation.propagation import ENOUGH, GONE, propagate
+from sam2_ros.annotation.recordings import ImageFile, Images
+from sam2_ros.annotation.results import UNSAVED, read_annotated, write_result
+from sam2_ros.inference.null import NullBackend
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.rendered_scene import RenderedFrame, render
+from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.types import BoolMask, CroppedMask, FrameResult
+
+
+@pytest.fixture(scope="module")
+def scene() -> list[RenderedFrame]:
+    return list(render(IMAGES, WIDTH, HEIGHT, post=False))
+
+
+@pytest.fixture
+def corrections(scene: list[RenderedFrame]) -> Corrections:
+    return Corrections(annotated(scene))
+
+
+def square(x: int) -> BoolMask:
+    pixels = np.zeros((HEIGHT, WIDTH), np.bool_)
+    pixels[50:90, x : x + 40] = True
+    return pixels
+
+
+def mask(frame: int, key: int, x: int, iou: float = 0.9) -> Mask:
+    return Mask(frame, key, encode(CroppedMask.from_full(square(x))), iou)
+
+
+def test_a_correction_replaces_a_mask_and_its_doubt_and_can_be_taken_back(corrections: Corrections) -> None:
+    before = corrections.result()
+    assert before == annotated(list(render(IMAGES, WIDTH, HEIGHT, post=False))) and not corrections.changed
+    corrections.add(corrections.now.with_masks({(7, BALL): mask(7, BALL, 20)}, by_person=True))
+    assert corrections.changed
+    after = corrections.result()
+    assert [each for each in after.masks if each not in before.masks] == [mask(7, BALL, 20)]
+    assert after.reasons == REASONS[1:] and after.corrected == [(7, BALL)]
+    # What was tracked may be doubtful itself, and is no person's decision.
+    corrections.add(corrections.now.with_masks({(8, BALL): mask(8, BALL, 20, iou=0.3)}, by_person=False))
+    assert [(each.frame, each.kind, each.value) for each in corrections.now.reasons] == [
+        (13, "score", 0.4), (8, "score", 0.3),
+    ]  # fmt: skip
+    assert (8, BALL) not in corrections.now.corrected
+    for _ in range(2):
+        corrections.undo()
+    assert corrections.result() == before and not corrections.changed and not corrections.can_undo
+
+
+def test_an_object_is_removed_from_some_images_or_from_all(corrections: Corrections) -> None:
+    corrections.add(corrections.now.without(BALL, 7, 9))
+    now = corrections.now
+    assert [frame for frame, key in now.masks if key == BALL] == [*range(7), *range(10, IMAGES)]
+    assert {(7, BALL), (8, BALL), (9, BALL)} == now.corrected and now.reasons == tuple(REASONS[2:])
+    corrections.add(now.without(BALL, 0, IMAGES - 1))
+    assert corrections.now.labels == {BOOK: "book"} and not corrections.now.corrected
+    assert {key for _, key in corrections.now.masks} == {BOOK}
+
+
+def test_the_versions_are_bounded_and_the_saved_one_is_known(corrections: Corrections) -> None:
+    for number in range(MOST_VERSIONS + 5):
+        corrections.add(corrections.now.with_label(BALL, f"ball {number}"))
+    corrections.saved()
+    assert not corrections.changed
+    corrections.undo()
+    assert corrections.changed and corrections.now.labels[BALL] == f"ball {MOST_VERSIONS + 3}"
+    while corrections.can_undo:
+        corrections.undo()
+    assert corrections.now.labels[BALL] == "ball 5"
+
+
+def test_corrections_come_back_from_their_file(corrections: Corrections, tmp_path: Path) -> None:
+    corrections.add(corrections.now.without(BALL, 3, 4).accepted(13))
+    write_result(tmp_path, corrections.result(), UNSAVED)
+    read = read_annotated(tmp_path, NAME, UNSAVED)
+    assert read == corrections.result() and read is not None and read.corrected == [(3, BALL), (4, BALL)]
+    again = Corrections(corrections.recording, read)
+    assert again.changed and again.can_undo
+    again.undo()
+    assert not again.changed
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    for index in range(80):
+        cv2.imwrite(str(tmp_path / f"{index}.jpg"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    return Images(tmp_path, [ImageFile(f"{index}.jpg", 0, WIDTH, HEIGHT) for index in range(80)])
+
+
+def tracked(images: Images, version: Version, frame: int, step: int, *keys: int) -> dict[tuple[int, int], Mask | None]:
+    """All changes, by an engine whose objects stand still."""
+    backend = NullBackend(TrackerConfig(max_objects=len(keys)))
+    found: dict[tuple[int, int], Mask | None] = {}
+    for changes in propagate(backend, images, version, frame, keys, step):
+        found |= changes
+    return found
+
+
+def version(*masks: Mask, corrected: frozenset[tuple[int, int]] = frozenset()) -> Version:
+    keys = {each.object_id for each in masks}
+    return Version({(each.frame, each.object_id): each for each in masks}, dict.fromkeys(keys, "cup"), (), corrected)
+
+
+def test_a_correction_is_tracked_until_the_annotation_agrees(images: Images) -> None:
+    same, other = 20, 200
+    known = [mask(index, 1, same if index in (10, 13, 14, *range(17, 40)) else other) for index in range(40)]
+    found = tracked(images, version(*known), 10, 1, 1)
+    # Images 13 and 14 agree, and stay; 17 to 19 are three in a row, and the end. What comes then is not looked at.
+    assert [frame for frame, _ in found] == [11, 12, 15, 16] and ENOUGH == 3
+    assert all(each is not None and each.agreement is None for each in found.values())
+    backwards = tracked(images, version(*known), 10, -1, 1)
+    assert [frame for frame, _ in backwards] == list(range(9, -1, -1))
+
+
+def test_it_ends_where_a_person_has_decided_and_where_there_is_nothing(images: Images) -> None:
+    decided = frozenset({(14, 1)})  # without a mask: it was removed there
+    found = tracked(images, version(mask(10, 1, 20), mask(10, 2, 120), corrected=decided), 10, 1, 1, 2)
+    assert [frame for frame, key in found if key == 1] == [11, 12, 13]
+    assert [frame for frame, key in found if key == 2] == list(range(11, 80)), "its own end is that of the recording"
+    ways = propagate(_Shrinking(), images, version(mask(10, 1, 20)), 10, [1], 1)
+    assert [dict(changes) for changes in ways] == [{}] * GONE
+
+
+class _Shrinking(NullBackend):
+    """Loses its object after the first image, as the null engine does when the size changes."""
+
+    def step(self, frame: NDArray[np.uint8], stamp: int) -> FrameResult:
+        return super().step(frame if self.next_id == 1 else frame[:9], stamp)
+
+
+def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no data set; give the folder that 'sam2_ros annotate --out' wrote"):
+        read_data_set(tmp_path)
+    make_data_set(tmp_path / "data", "yolo")
+    read = read_data_set(tmp_path / "data")
+    assert (read.format, read.images, read.stills, read.windows) == ("yolo", "images", False, False)
+    assert read.recordings == [annotated(list(render(IMAGES, WIDTH, HEIGHT, post=False)))]
+    (tmp_path / "data" / "recordings" / f"{NAME}.json").write_text("{")
+    with pytest.raises(UserError, match=r"clip\.json can't be read; run 'sam2_ros annotate' again"):
+        read_data_set(tmp_path / "data")
+    settings = tmp_path / "data" / "settings.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"recordings": []}))
+    with pytest.raises(UserError, match="no recording is finished"):
+        read_data_set(tmp_path / "data")
