@@ -82,9 +82,15 @@ async function accept() {
   const answer = await page.ask({ type: "accept", frame });
   if (answer.success && next) seek(next[0]);
 }
-const propagate = () => page.ask({ type: "propagate", frame, object_id: page.stage.selected });
-const undo = () => page.ask({ type: "undo" });
-const save = () => page.ask({ type: "save" });
+function propagate() {
+  page.ask({ type: "propagate", frame, object_id: page.stage.selected });
+}
+function undo() {
+  page.ask({ type: "undo" });
+}
+function save() {
+  page.ask({ type: "save" });
+}
 
 page.addEventListener("remove", ({ detail: { object } }) => {
   const last = all.images - 1, from = marked ?? 0;
