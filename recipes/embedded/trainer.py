@@ -15,6 +15,7 @@ from recipes.embedded.evaluate import project
 from recipes.embedded.rollout import roll_out
 from recipes.embedded.sampler import BARELY, Batch, Sampler, disturb_masks
 from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.training.distributed import SINGLE, World
 from sam2_ros.training.losses import frame_loss
 from sam2_ros.training.optimise import Group, LoopSettings, TrainingLoop
 
@@ -35,7 +36,7 @@ class Schedule:
 
     phases: tuple[Phase, ...]  # in order; the last one's end is the training's
     rate: float = 4e-4  # of the memory modules
-    decoder_rate: float = 2e-4
+    decoder_rate: float = 2e-4  # 0: frozen, so that frames without memory look as before
     weight_decay: float = 0.01
     warmup: int = 100
     average: float = 0.995  # decay of the average of the weights
@@ -91,7 +92,9 @@ def clip_loss(
 
 def parameter_groups(model: Sam2Model, schedule: Schedule) -> list[Group]:
     """The encoder, the point prompts and recognition are frozen; biases, norms and embeddings do not decay."""
-    frozen = ("image_encoder.", "sam_prompt_encoder.", "no_mem_pos_enc", "appearance.")
+    frozen: tuple[str, ...] = ("image_encoder.", "sam_prompt_encoder.", "no_mem_pos_enc", "appearance.")
+    if not schedule.decoder_rate:
+        frozen += ("sam_mask_decoder.", "no_mem_embed")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen))
@@ -106,16 +109,23 @@ def parameter_groups(model: Sam2Model, schedule: Schedule) -> list[Group]:
 class Trainer(TrainingLoop[Batch]):
     """Trains ``model`` on the batches of ``samplers``, which take turns. Their clips may differ in size."""
 
-    def __init__(self, model: Sam2Model, samplers: Sequence[Sampler], schedule: Schedule, folder: Path) -> None:
+    def __init__(
+        self,
+        model: Sam2Model,
+        samplers: Sequence[Sampler],
+        schedule: Schedule,
+        folder: Path,
+        world: World = SINGLE,
+    ) -> None:
         self.samplers, self.schedule = samplers, schedule
         self.rng = np.random.default_rng()  # of the step
 
-        super().__init__(model, parameter_groups(model, schedule), schedule.loop(), folder)
+        super().__init__(model, parameter_groups(model, schedule), schedule.loop(), folder, world)
 
     def batches(self, first: int) -> Iterator[Sequence[Batch]]:
         for step in count(first):
             sampler = self.samplers[step % len(self.samplers)]
-            sampler.begin(step)
+            sampler.begin(step * self.world.size + self.world.rank)  # each process has batches of its own
             self.rng = sampler.rng
             phase = self.schedule.phase(min(step, self.schedule.steps - 1))
             yield [sampler.batch(phase.clips, phase.length, phase.lead)]

@@ -14,6 +14,7 @@ from recipes.embedded.trainer import Phase, Schedule, Trainer
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.model.tinyvit import TinyViTEncoder
 from sam2_ros.training.clips import Clip
+from sam2_ros.training.distributed import SINGLE, World
 from sam2_ros.training.rollout import FramePrompt
 
 SIZE = 64
@@ -61,12 +62,12 @@ def test_disturbed_share_of_the_masks_is_spoilt() -> None:
     assert torch.equal(disturb_masks(logits, np.random.default_rng(0), 0.0), logits)
 
 
-def make_trainer(store: FeatureStore, folder: Path, steps: int) -> Trainer:
+def make_trainer(store: FeatureStore, folder: Path, steps: int, world: World = SINGLE) -> Trainer:
     torch.manual_seed(0)
     model = Sam2Model(embedded_config(SIZE))
     phases = (Phase(2, clips=2, length=2), Phase(steps, clips=1, length=3))
     schedule = Schedule(phases, warmup=1, bfloat16=False, rate=2e-3, decoder_rate=1e-3)
-    return Trainer(model, [Sampler([Source(store, 1.0, 1)], seed=0)], schedule, folder)
+    return Trainer(model, [Sampler([Source(store, 1.0, 1)], seed=0)], schedule, folder, world)
 
 
 def test_training_lowers_the_loss_leaves_the_encoder_and_resumes(store: FeatureStore, tmp_path: Path) -> None:
@@ -81,6 +82,26 @@ def test_training_lowers_the_loss_leaves_the_encoder_and_resumes(store: FeatureS
     assert again.step == 40
     for name, value in trainer.average.state_dict().items():
         assert torch.equal(again.average.state_dict()[name], value)
+
+
+def test_rate_0_freezes_all_that_frames_without_memory_need(store: FeatureStore, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Sam2Model(embedded_config(SIZE))
+    schedule = Schedule((Phase(2, clips=1, length=2),), warmup=1, bfloat16=False, rate=2e-3, decoder_rate=0)
+    trainer = Trainer(model, [Sampler([Source(store, 1.0, 1)], seed=0)], schedule, tmp_path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer.train_step()
+    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed >= {"memory_attention", "memory_encoder"}
+    assert not changed & {"image_encoder", "sam_prompt_encoder", "sam_mask_decoder", "no_mem_embed", "appearance"}
+
+
+def test_processes_of_a_training_have_batches_of_their_own(store: FeatureStore, tmp_path: Path) -> None:
+    drawn = []
+    for rank in range(2):
+        trainer = make_trainer(store, tmp_path, steps=4, world=World(rank, 2))
+        drawn += [next(trainer.batches(step))[0].targets[0] for step in range(2)]
+    assert sum(torch.equal(one, other) for n, one in enumerate(drawn) for other in drawn[:n]) == 0
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(store: FeatureStore, tmp_path: Path) -> None:
