@@ -93,7 +93,7 @@ def test_nothing_is_carried_before_the_first_answer() -> None:
 def test_an_answer_for_the_newest_image_is_given_as_it_is() -> None:
     scene = Scene(Patch(40, 60, 4, 1, 2))
     found = newest(play(scene, 1, {0: 0}))
-    assert (found.network_stamp, found.frames, found.confidence) == (0, 0, {1: 1.0})
+    assert (found.network_stamp, found.frames, found.confidence, found.too_late) == (0, 0, {1: 1.0}, False)
     (obj,) = found.result.objects
     assert obj.prompted and np.array_equal(obj.mask.full(), scene.mask(0))
 
