@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -29,8 +30,9 @@ from sam2_ros.media.rendered_scene import RenderedFrame, bounding_box, render
 from sam2_ros.media.video_writer import VideoWriter
 
 pytest.importorskip("torch", reason="the embedded model needs torch")
-from sam2_ros.annotation.data_set import open_data_set
+from sam2_ros.annotation.data_set import open_data_set, read_data_set
 from sam2_ros.annotation.engine import EngineSettings
+from sam2_ros.annotation.results import write_result
 
 FRAMES, WIDTH, HEIGHT = 12, 320, 240
 FIRST = 6  # image in which something is detected first
@@ -97,6 +99,12 @@ def test_what_a_bag_detects_late_has_masks_from_the_first_image_on(
     assert annotate(bag, "--detector", "recorded:/detections", "--out", out) == 0
     assert "1 of 1 recordings were finished by an earlier run and are skipped" in capsys.readouterr().out
     assert (out / "annotations.json").read_bytes() == before
+    # What a person has corrected meanwhile stays.
+    (done,) = read_data_set(out).recordings
+    write_result(out, replace(done, masks=done.masks[1:], corrected=[(0, done.masks[0].object_id)]))
+    assert annotate(bag, "--detector", "recorded:/detections", "--out", out) == 0
+    assert len(COCO(str(out / "annotations.json")).anns) == 2 * FRAMES - 1
+    assert read_data_set(out).recordings[0].corrected == [(0, done.masks[0].object_id)]
 
 
 def test_what_is_detected_twice_is_one_object_in_all_images(scene: list[RenderedFrame], tmp_path: Path) -> None:
