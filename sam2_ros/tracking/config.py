@@ -69,8 +69,8 @@ class TrackerConfig:
     )
     look_alikes: bool = setting(
         True,
-        "Tell objects that look alike apart by where they were heading while their masks meet, and remember such "
-        "frames only for those that are decided.",
+        "Tell objects that look alike apart by where they were heading while their masks meet, give no two objects a "
+        "mask of one thing, and remember such frames only for those that are decided.",
     )
     recognition: bool = setting(
         True,

@@ -1,4 +1,4 @@
-"""Tells objects that look alike apart where their masks meet. Free of torch.
+"""Tells objects apart where their masks meet, those that look alike above all. Free of torch.
 
 The memory of one of two equal things fits the other as well, so that both masks may end on one of them. Where they
 were heading tells them apart. The rules:
@@ -14,13 +14,16 @@ were heading tells them apart. The rules:
    places. Places of objects that were not seen lately count less (:data:`UNSURE`). An object for which there is no room
    is hidden. In front are those that were there on the frame before (:data:`HIDDEN`), and then the nearest ones.
 5. A part with several objects is divided: each pixel goes to the nearest place.
-6. An object that shares its part, or has none, is *undecided*: the frame enters neither its memory nor its trail.
+6. Whether they look alike or not: where the masks of two objects show one thing (:data:`SAME`), though none of their
+   last boxes lay in the other one, it is the one's whose place is nearer. The other one is hidden.
+7. An object that shares its part, or has none, is *undecided*: the frame enters neither its memory nor its trail.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TypeAlias
 
 import cv2
@@ -43,6 +46,7 @@ UNSURE = 0.15  # share of itself by which a place grows with every frame since t
 HIDDEN = 100.0  # cost of a part for an object that was not there on the frame before; more than any distance
 PARTING = 10  # frames after they met for which two look-alikes may still change places
 ROOM = 1.3  # usual areas from which on a part has room for two; from 2.3 on for three
+SAME = 0.4  # IoU from which on two masks show one thing; share of the smaller box that then lies in the other one
 SPECK = 0.2  # of a usual area, below which a part has room for none
 
 
@@ -53,6 +57,7 @@ class Claim:
     trail: Trail
     mask: CroppedMask  # of the window, in pixels of the network's masks
     seen: bool  # whether the network sees it
+    score: float = 0.0  # logit that it is the object
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,13 @@ class _Place:
         """Of being in the box from ``low`` to ``high``."""
         return self.away(self.within(low, high)) + (0.0 if self.there else HIDDEN)
 
+    def misfit(self, claim: Claim, size: float) -> float:
+        """How badly a claim's mask fits the place: the distance in ``size``, the ratio of areas (natural logarithm),
+        and against that the score."""
+        x0, y0, x1, y1 = claim.mask.box
+        away = float(np.linalg.norm(np.array([x0 + x1, y0 + y1]) / 2 - self.centre)) / size / self.unsure
+        return away + abs(float(np.log(claim.mask.area / self.area))) - claim.score
+
     def within(self, low: Numbers, high: Numbers) -> Numbers:
         """The centre, moved so far that the object fits into the box from ``low`` to ``high`` if it can."""
         low, high = low + self.half, high - self.half
@@ -125,9 +137,10 @@ def alike(looks: Sequence[Look | None]) -> Pairs:
 def divide(
     claims: Sequence[Claim], pairs: Pairs, frame: int, window: tuple[float, float, float, float]
 ) -> Division | None:
-    """Divides the masks of those ``pairs`` (``[B, B]``) of look-alikes that meet on ``frame``; None if none do.
+    """Divides the masks of those that meet on ``frame``; None if none do.
 
-    ``window``: left and upper edge, width and height of what the masks show, shares of the frame.
+    ``pairs`` (``[B, B]``) are those that look alike. ``window``: left and upper edge, width and height of what the
+    masks show, shares of the frame.
     """
     places = {
         index: place
@@ -139,21 +152,51 @@ def divide(
         for one, other in zip(*(index.tolist() for index in np.nonzero(pairs)), strict=True)
         if one in places and other in places and _meet(claims[one].mask, claims[other].mask, places[one], places[other])
     ]
-    if not met:
-        return None
     masks: dict[int, BoolMask] = {}
     undecided: set[int] = set()
     for members in _groups(met):
         own, decided = _divided([claims[index].mask for index in members], [places[index] for index in members])
         masks.update(zip(members, own, strict=True))
         undecided.update(index for position, index in enumerate(members) if position not in decided)
-    return Division(masks, frozenset(undecided))
+    for index in _usurpers(claims, [index for index in range(len(claims)) if index not in masks], frame, window):
+        masks[index] = np.zeros((claims[index].mask.height, claims[index].mask.width), np.bool_)
+        undecided.add(index)
+    return Division(masks, frozenset(undecided)) if masks else None
+
+
+def _usurpers(
+    claims: Sequence[Claim], which: Sequence[int], frame: int, window: tuple[float, float, float, float]
+) -> set[int]:
+    """Those of ``which`` whose mask shows another one's thing."""
+    found: set[int] = set()
+    for one, other in combinations(which, 2):
+        first, second = claims[one], claims[other]
+        if found & {one, other} or not _shows_one_thing(first, second):
+            continue
+        place, its = _Place.of(first, frame, window), _Place.of(second, frame, window)
+        if place is not None and its is not None:
+            size = float(place.half.mean() + its.half.mean()) / 2
+            found.add(other if place.misfit(first, size) <= its.misfit(second, size) else one)
+    return found
+
+
+def _shows_one_thing(one: Claim, other: Claim) -> bool:
+    """Whether the masks of two things show the same one now."""
+    common = _common(one.mask, other.mask)
+    if not common or common < SAME * (one.mask.area + other.mask.area - common):
+        return False
+    if not (one.trail.boxes and other.trail.boxes):
+        return False
+    first, second = np.array(one.trail.boxes[-1]), np.array(other.trail.boxes[-1])
+    sides = np.clip(np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]), 0, None)
+    least = min((first[2:] - first[:2]).prod(), (second[2:] - second[:2]).prod())
+    return bool(sides.prod() < SAME * least)
 
 
 def _meet(one: CroppedMask, other: CroppedMask, place: _Place, its: _Place) -> bool:
     if max(place.area, its.area) > SIZES * min(place.area, its.area):
         return False
-    if _share(one, other):
+    if _common(one, other) >= SHARED * max(1, min(one.area, other.area)):
         return True
     if not (place.met and its.met):
         return False
@@ -168,14 +211,14 @@ def _centre(mask: CroppedMask) -> Numbers:
     return np.array([mask.x + x + 0.5, mask.y + y + 0.5])
 
 
-def _share(one: CroppedMask, other: CroppedMask) -> bool:
-    """Whether two masks share so many pixels that their objects meet."""
+def _common(one: CroppedMask, other: CroppedMask) -> int:
+    """The pixels that two masks share."""
     x0, y0 = max(one.x, other.x), max(one.y, other.y)
     x1, y1 = min(one.box[2], other.box[2]), min(one.box[3], other.box[3])
     if x1 <= x0 or y1 <= y0:
-        return False
+        return 0
     first, second = (mask.crop[y0 - mask.y : y1 - mask.y, x0 - mask.x : x1 - mask.x] for mask in (one, other))
-    return int(np.count_nonzero(first & second)) >= SHARED * min(one.area, other.area)
+    return int(np.count_nonzero(first & second))
 
 
 def _groups(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from sam2_ros.model.mask_decoder import DecodedMasks
 from sam2_ros.model.sam2 import ImageFeatures
-from sam2_ros.tracking.history import View
-from sam2_ros.tracking.look_alikes import Claim, Division, alike, divide
+from sam2_ros.tracking.look_alikes import Division
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.trail import Parts, Trail, box_iou, own_parts, parts_within
 from sam2_ros.tracking.transfer import upload
-from sam2_ros.tracking.types import BoolMask, CroppedMask, ObjectState
+from sam2_ros.tracking.types import BoolMask, CroppedMask
 from sam2_ros.tracking.visibility import Observation, Presence
 
 STEADY_GAP = 15  # frames of another size after which that is the object's size now
@@ -76,38 +75,6 @@ def own_masks(
     own.changed[list(divided)] = own.met[list(divided)] = True
     own.undecided[[] if division is None else list(division.undecided)] = True
     return own
-
-
-def tell_apart(
-    present: Tensor,
-    objects: Sequence[LiveObject],
-    bystanders: Sequence[LiveObject],
-    view: View,
-    masks: Sequence[CroppedMask],
-) -> Division | None:
-    """Divides the ``masks`` (in ``view``) of ``objects`` that look alike where they meet each other or one of
-    ``bystanders``, which keep their masks; None if none meet.
-
-    ``present`` (``[B]`` bool) says which are seen. It is not fetched from the device if no objects look alike.
-    """
-    pairs = alike([obj.likeness for obj in (*objects, *bystanders)])[: len(objects)]
-    if not pairs.any():
-        return None
-    claims = [Claim(obj.trail, mask, seen) for obj, mask, seen in zip(objects, masks, present.tolist(), strict=True)]
-    everyone = list(objects)
-    for obj in bystanders:
-        if obj.logits is not None and obj.window == view.window and obj.state is ObjectState.VISIBLE:
-            (mask,) = masks_of(obj.logits[None])
-            if (mask.width, mask.height) == (masks[0].width, masks[0].height):
-                everyone.append(obj)
-                claims.append(Claim(obj.trail, mask, True))
-    pairs = alike([obj.likeness for obj in everyone])
-    pairs[len(objects) :] = False  # what bystanders are to each other is decided
-    division = divide(claims, pairs, view.frame, view.shares)
-    if division is None:
-        return None
-    own = {index: mask for index, mask in division.masks.items() if index < len(objects)}
-    return Division(own, division.undecided & own.keys())
 
 
 def likenesses_of(features: ImageFeatures, logits: Tensor) -> Tensor:

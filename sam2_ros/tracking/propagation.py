@@ -15,19 +15,14 @@ from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import StoredFrame, View
-from sam2_ros.tracking.mask_parts import OwnMasks, likenesses_of, masks_of, own_masks, tell_apart, update_trails
+from sam2_ros.tracking.look_alikes import Division
+from sam2_ros.tracking.lost import look_around
+from sam2_ros.tracking.mask_parts import OwnMasks, likenesses_of, masks_of, own_masks, update_trails
 from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.picture_prompt import Found, find
-from sam2_ros.tracking.recognition import (
-    SURE,
-    likeliest_boxes,
-    look_in,
-    look_of,
-    looks_for_things,
-    recognise,
-    recognises,
-)
+from sam2_ros.tracking.recognition import SURE, look_of, looks_for_things, recognise, recognises
+from sam2_ros.tracking.sights import Sight, tell_apart
 from sam2_ros.tracking.transfer import Fetched, upload
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
 from sam2_ros.tracking.viewer import Viewer
@@ -51,6 +46,16 @@ class Tracked:
     presences: list[Presence]
     observations: list[Observation]
     packed: Fetched | None = None  # the masks in the size of the window, if known (see pack_masks)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the network says of the objects that are seen through one window."""
+
+    sight: Sight
+    drawn: Tensor  # [B, 1, h, w] logits
+    ious: Tensor  # [B] predicted
+    pointers: Tensor  # [B, C]
 
 
 def _masks_of(tracked: Tracked, logits: Tensor) -> list[CroppedMask]:
@@ -92,13 +97,16 @@ class Propagation:
         # Where frames are tracked again for some objects, the others are as they were.
         known = {obj.object_id for obj in objects}
         bystanders = [then for object_id, then in stored.objects.items() if object_id not in known]
-        tracked = [self._track_due(own, bystanders, view, lap) for view, own in looked_for]
-        if tracked:
+        if looked_for:
+            tracked = self._track_due(looked_for, bystanders, lap)
             changes += self._show(tracked, stored)
             lap("masks")
         if looks_for_things(self.config) and self.viewer.looks_at_all(stored):
             changes += self._find_awaited(objects, stored)
-            self._look_around(objects, stored)
+            if self.viewer.turn_of_all(stored):
+                turn = stored.frame // self.config.search_every
+                with autocast(self.model, self.dtype):
+                    look_around(objects, stored, self.viewer, self.bank, turn, self.recognises)
         return changes
 
     def _pass(self, obj: LiveObject, stored: StoredFrame) -> list[ObjectChange]:
@@ -125,31 +133,6 @@ class Propagation:
         with autocast(self.model, self.dtype):
             return [change for found in find(self.viewer, awaited, stored) for change in self._prompt(found, stored)]
 
-    def _look_around(self, objects: list[LiveObject], stored: StoredFrame) -> None:
-        """With windows: where the whole frame shows something that looks like a hidden object, a closer look is taken
-        at it, and if it is the object its window goes there. The hidden ones take turns."""
-        if not self.viewer.turn_of_all(stored):
-            return
-        hidden = [obj for obj in objects if obj.awaited is None and obj.state is not ObjectState.VISIBLE]
-        hidden = [obj for obj in hidden if self.bank.remembers(obj.row, stored.frame)]
-        if not hidden:
-            return
-        obj = hidden[stored.frame // self.config.search_every % len(hidden)]
-        reference = self.bank.references([obj.row], stored.frame) if self.recognises else obj.look
-        if reference is None or not bool(reference.known.all()):
-            return
-        with autocast(self.model, self.dtype):
-            places = likeliest_boxes(self.viewer.whole_view(stored), reference, most=1)
-            if not places:
-                return
-            view = self.viewer.view_around(places[0], stored)
-            seen = look_in(view, places[0], reference, strict=False)
-        if seen is not None:
-            logits = seen[0].logits.float()
-            (mask,) = masks_in_windows(list(logits), [view.window], stored.height, stored.width, non_overlap=False)
-            if mask.crop.size:
-                obj.box, obj.box_frame = mask.box, stored.frame
-
     def _prompt(self, found: Found, stored: StoredFrame) -> list[ObjectChange]:
         obj, view, logits = found.obj, found.view, found.logits
         (mask,) = masks_in_windows([logits], [view.window], stored.height, stored.width, non_overlap=False)
@@ -172,21 +155,24 @@ class Propagation:
         )
         return obj.state_change(obj.set_presence(presence, mask))
 
-    def _own_masks(
-        self,
-        drawn: Tensor,
-        present: Tensor,
-        objects: list[LiveObject],
-        bystanders: list[LiveObject],
-        view: View,
-        masks: list[CroppedMask] | None = None,
-    ) -> OwnMasks:
-        if masks is None:
-            masks = masks_of(drawn)
-        division = tell_apart(present, objects, bystanders, view, masks) if self.config.tells_apart else None
-        return own_masks(drawn, objects, view.frame, masks, view.shares, self.config.rejects_strays, division)
+    def _track_due(
+        self, looked_for: list[tuple[View, list[LiveObject]]], bystanders: list[LiveObject], lap: Lap
+    ) -> list[Tracked]:
+        """Tracks the objects of each view. They are told apart across views before anything is remembered."""
+        decoded = [self._see(objects, view, lap) for view, objects in looked_for]
+        divisions = self._divisions([each.sight for each in decoded], bystanders)
+        return [self._settle(each, division, lap) for each, division in zip(decoded, divisions, strict=True)]
 
-    def _track_due(self, objects: list[LiveObject], bystanders: list[LiveObject], view: View, lap: Lap) -> Tracked:
+    def _divisions(self, sights: list[Sight], bystanders: list[LiveObject]) -> list[Division | None]:
+        return tell_apart(sights, bystanders) if self.config.tells_apart else [None] * len(sights)
+
+    def _own_masks(self, drawn: Tensor, sight: Sight, division: Division | None) -> OwnMasks:
+        view = sight.view
+        return own_masks(
+            drawn, sight.objects, view.frame, sight.masks, view.shares, self.config.rejects_strays, division
+        )
+
+    def _see(self, objects: list[LiveObject], view: View, lap: Lap) -> Decoded:
         model, features, frame = view.model, view.features, view.frame
         rows = [obj.row for obj in objects]
         memories = self.bank.gather(rows, frame, self.workload.recent_frames, model)
@@ -200,19 +186,27 @@ class Propagation:
                 references = self.bank.references(rows, frame)
                 chosen, scores = recognise(model, references, features, decoded, chosen)
             present = model.present(scores, chosen.iou)
-            pointers = model.pointer(chosen.token, present)
-            drawn = chosen.logits.float()
-            own = self._own_masks(drawn, present, objects, bystanders, view) if self.follows else None
+            pointers, drawn = model.pointer(chosen.token, present), chosen.logits.float()
+            sight = Sight(objects, view, present, scores, masks_of(drawn) if self.follows else [])
+        lap("decode")
+        return Decoded(sight, drawn, chosen.iou, pointers)
+
+    def _settle(self, decoded: Decoded, division: Division | None, lap: Lap) -> Tracked:
+        """Decides what of the masks is whose, and what is remembered."""
+        sight, drawn, scores = decoded.sight, decoded.drawn, decoded.sight.scores
+        objects, view, present, rows = sight.objects, sight.view, sight.present, [obj.row for obj in sight.objects]
+        with autocast(view.model, self.dtype):
+            own = self._own_masks(drawn, sight, division) if self.follows else None
             drawn = drawn if own is None else own.logits
             logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
-            observations = self._observations(summary_of(scores, chosen.iou, present, drawn).cpu(), view)
+            observations = self._observations(summary_of(scores, decoded.ious, present, drawn).cpu(), view)
             presences, remembered = self._decide(objects, view, observations, own)
             lap("decode")
-            self._remember(rows, view, logits, present, pointers, remembered)
+            self._remember(rows, view, logits, present, decoded.pointers, remembered)
             if self.recognises:
                 for i, (row, seen) in enumerate(zip(rows, observations, strict=True)):
                     if remembered[i] and seen.score > SURE:
-                        self.bank.store_sure(row, frame, features, logits[i, 0])
+                        self.bank.store_sure(row, view.frame, view.features, logits[i, 0])
         lap("memory_encode")
         return Tracked(objects, view, drawn, presences, observations)
 

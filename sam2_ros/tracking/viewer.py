@@ -16,6 +16,7 @@ from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.transfer import upload
+from sam2_ros.tracking.types import ObjectState
 from sam2_ros.tracking.windows import MAX_PIXELS, Frame, Group, Target, Window, plan, serving
 
 Image = NDArray[np.uint8]
@@ -190,14 +191,17 @@ def _target(obj: LiveObject, frame: Frame, index: int) -> Target:
     hidden = obj.presence.absent_for
     if obj.box_frame >= 0:  # a look at the whole frame may have found it since
         hidden = min(hidden, max(0, obj.newest_frame - obj.box_frame))
-    box = np.array(frame.whole if obj.box is None else obj.box, np.float64)
     size, trail = np.array([frame.width, frame.height]), obj.trail
+    box = np.array(frame.whole if obj.box is None else obj.box, np.float64)
+    if trail.frames and trail.frames[-1] == obj.box_frame:
+        box = np.array(trail.boxes[-1]) * np.tile(size, 2)
+    seen = (box[0], box[1], box[2], box[3]) if obj.state is ObjectState.VISIBLE else None
     half = np.maximum(box[2:] - box[:2], trail.usual_size * size) / 2
     middle = (box[:2] + box[2:]) / 2
     if trail.frames and trail.frames[-1] == index - 1:
         middle += trail.step * size
     x0, y0, x1, y1 = np.concatenate((middle - half, middle + half)).tolist()
-    return Target(obj.object_id, (x0, y0, x1, y1), hidden, obj.window)
+    return Target(obj.object_id, (x0, y0, x1, y1), hidden, obj.window, seen)
 
 
 def _bounded(image: Image) -> Image:

@@ -5,7 +5,7 @@ A window is a part of the frame, of the frame's shape, that is enlarged to that 
 serves its object, because memories tell where the object was in its window. The rules:
 
 1. An object's window has :data:`FACTOR` times the size of its box, where that is expected. :data:`WIDENING` times more
-   for every frame without the object, and :data:`CUT` times more where its box reaches the edge of the last window.
+   for every frame without the object, and :data:`CUT` times more where its mask reaches the edge of the last window.
 2. It stays while it holds the box's surroundings (:data:`INNER` times the box) and is at most :data:`SLACK` times
    larger or smaller than wanted.
 3. Objects do not share windows: one for several shows each of them smaller. At most :data:`MOST` objects have one of
@@ -24,7 +24,7 @@ FACTOR = 2.5  # of an object's box
 INNER = 1.5  # times the box; what must lie inside the window
 SLACK = 1.4  # factor by which a window may be larger or smaller than wanted
 WHOLE = 0.8  # share of the frame's sides from which on the whole frame is taken
-CUT = 1.3  # factor for a box that reaches the edge of the last window, which may have cut the mask off
+CUT = 1.3  # factor for a mask that reaches the edge of the last window, which may have cut it off
 WIDENING = 1.1  # factor a frame while an object is hidden
 ENLARGED = 5  # most times that a window is enlarged: beyond, there is nothing more to see
 MOST = 8  # windows in a frame, beside the whole frame
@@ -69,6 +69,7 @@ class Target:
     box: Box  # where it is expected
     hidden: int = 0  # frames since it was seen
     window: Window | None = None  # through which it was looked at last
+    seen: Box | None = None  # of its mask there; None: it was not seen
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,9 @@ def serving(target: Target, windows: Iterable[Window], frame: Frame) -> Window |
 def _cut(target: Target, frame: Frame) -> float:
     """:data:`CUT` where the object's box reaches an edge of its window that is not the frame's."""
     window = target.window
-    if window is None or target.hidden or not frame.has(window):
+    if window is None or target.seen is None or not frame.has(window):
         return 1.0
-    x0, y0, x1, y1 = target.box
+    x0, y0, x1, y1 = target.seen
     near_x, near_y = 0.01 * window.width, 0.01 * window.height
     reached = (
         (window.x0 > 0 and x0 <= window.x0 + near_x)

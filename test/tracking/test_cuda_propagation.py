@@ -53,7 +53,8 @@ def tracked(
     with object_score(tracker.model, -5.0):
         results += run(tracker, 9, 13)
     results += run(tracker, 14, 27)
-    assert not use_graphs or any(each.full for each in shared._graphs), "in the end all memories are full"
+    if use_graphs and not (config.tells_apart and objects == 3):  # there, masks of one thing are not remembered
+        assert any(each.full for each in shared._graphs), "in the end all memories are full"
     return results, [logits(tracker, each) for each in ids], tracker.bank.spatial
 
 
@@ -76,8 +77,9 @@ def the_same(one: list[FrameResult], other: list[FrameResult]) -> None:
         TrackerConfig(max_objects=3, non_overlap=True),
         TrackerConfig(max_objects=3, hole_area=4),
         TrackerConfig(max_objects=3, reference_policy=True),
+        TrackerConfig(max_objects=3, lost_after=3, search_every=2, window="auto"),
     ],
-    ids=["default", "whole masks", "hysteresis", "non-overlap", "holes", "reference"],
+    ids=["default", "whole masks", "hysteresis", "non-overlap", "holes", "reference", "windows"],
 )
 @pytest.mark.parametrize("objects", [2, 3])
 def test_gives_the_same(config: TrackerConfig, objects: int) -> None:

@@ -100,8 +100,9 @@ def test_a_late_correction_is_as_in_time(late: int, prompt: Prompt) -> None:
 
 
 def test_several_late_prompts_in_one_call_share_the_way_to_now() -> None:
-    """Two new objects, a correction, and a second click for one of them."""
-    delayed, in_time = tracker_of(), tracker_of()
+    """Two new objects, a correction, and a second click for one of them. Objects may have masks of one thing: the
+    others keep theirs when one is tracked again."""
+    delayed, in_time = tracker_of(look_alikes=False), tracker_of(look_alikes=False)
     requests = [PromptRequest(click(90, 40)), PromptRequest(click(60, 60), 1), PromptRequest(rectangle(60, 15, 90, 45))]
     second = PromptRequest(click(70, 20, label=0), 2)
     for tracker in (delayed, in_time):
@@ -224,7 +225,7 @@ def test_a_late_new_object_leaves_the_others_alone() -> None:
 
 
 def test_no_image_is_encoded_again_and_all_share_each_pass() -> None:
-    tracker = tracker_of()
+    tracker = tracker_of(look_alikes=False)  # two objects with a mask of one thing would not both be remembered
     play(tracker, 0, NOW)
     calls: Counter[str] = Counter()
     handles = [

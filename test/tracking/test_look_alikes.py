@@ -15,9 +15,11 @@ from small_tracker import add, box, rectangle, run, scene, small_model, stepped
 from sam2_ros.model import load_model
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.look_alikes import Claim, Division, alike, divide
-from sam2_ros.tracking.mask_parts import WHOLE, masks_of, own_masks, tell_apart
+from sam2_ros.tracking.mask_parts import WHOLE, masks_of, own_masks
+from sam2_ros.tracking.sights import Sight, resampled, tell_apart
 from sam2_ros.tracking.trail import Trail
 from sam2_ros.tracking.types import CroppedMask, ObjectState
+from sam2_ros.tracking.windows import Window
 from sam2_ros.training.twins import twins_clip
 
 SIDE = 100  # of the masks here
@@ -127,7 +129,9 @@ def test_only_those_that_meet_are_divided() -> None:
     trails = [heading(0.2), heading(0.6), heading(0.8, 0.8)]
     found = divided(trails, [both, both, mask((80, 80, 90, 90))])
     assert found is not None and sorted(found.masks) == [0, 1]
-    claims = [Claim(trail, both, True) for trail in trails[:2]]
+    partly = mask((60, 40, 70, 50), (20, 60, 30, 80))  # a quarter of both masks is common
+    assert divided(trails[:2], [both, partly]) is not None
+    claims = [Claim(*each, True) for each in zip(trails, [both, partly], strict=False)]
     assert divide(claims, np.zeros((2, 2), np.bool_), 5, WHOLE) is None  # they don't look alike
 
 
@@ -135,6 +139,52 @@ def test_three_that_meet_are_assigned_together() -> None:
     all_three = mask((10, 40, 20, 50), (40, 40, 50, 50), (70, 40, 80, 50))
     found = divided([heading(0.7), heading(0.1), heading(0.4)], [all_three] * 3)
     assert left_edges(found) == {0: (70, 100), 1: (10, 100), 2: (40, 100)}
+
+
+def unlike(
+    trails: Sequence[Trail], masks: Sequence[CroppedMask], seen: Sequence[bool] = (True, True)
+) -> Division | None:
+    """What becomes of objects that do not look alike on frame 5."""
+    claims = [Claim(*each) for each in zip(trails, masks, seen, strict=True)]
+    return divide(claims, np.zeros((len(masks), len(masks)), np.bool_), 5, WHOLE)
+
+
+def test_one_thing_has_one_mask() -> None:
+    """Whose place is nearer has it, in whatever order; the other one is hidden and undecided."""
+    trails, thing = [heading(0.2), heading(0.58)], mask((60, 40, 70, 50))
+    for order in (1, -1):
+        found = unlike(trails[::order], [thing, thing][::order])
+        lost = 0 if order == 1 else 1
+        assert left_edges(found) == {lost: (0, 0)} and found is not None and found.undecided == {lost}
+    nearly = mask((60, 40, 70, 48), (60, 48, 68, 50))  # 96 of 100 pixels
+    assert unlike(trails, [thing, nearly]) is not None
+
+
+def test_masks_that_may_both_be_right_stay() -> None:
+    thing = mask((60, 40, 70, 50))
+    assert unlike([heading(0.2), heading(0.6)], [mask((20, 40, 30, 50)), thing]) is None
+    assert unlike([heading(0.2), heading(0.6)], [mask((64, 40, 74, 50)), mask((60, 40, 70, 50))]) is not None
+    assert unlike([heading(0.2), heading(0.6)], [mask((65, 40, 75, 50)), thing]) is None  # a third is common
+    assert unlike([heading(0.6), heading(0.58, size=0.14)], [thing, thing]) is None  # one is a part of the other
+    assert unlike([heading(0.2), heading(0.6)], [thing, thing], [False, True]) is None
+    assert unlike([Trail(), heading(0.6)], [thing, thing]) is None
+
+
+@pytest.mark.parametrize(
+    ("trails", "scores", "owner"),
+    [
+        ((heading(0.2, 0.2), heading(0.2, 0.6)), (1.0, 4.0), 1),  # both are equally far: who is surer
+        ((heading(0.1), heading(0.58)), (4.0, 1.0), 1),  # much nearer
+        ((heading(0.55, 0.3, size=0.2), heading(0.6, 0.5)), (2.0, 2.0), 1),  # of the right size
+        ((Trail((0,), heading(0.6, 0.2).boxes[:1], (0.01,)), heading(0.6, 0.6)), (2.0, 2.0), 0),  # had time to come
+    ],
+)
+def test_a_thing_is_the_ones_that_it_fits_better(
+    trails: tuple[Trail, Trail], scores: tuple[float, float], owner: int
+) -> None:
+    claims = [Claim(trail, mask((60, 40, 70, 50)), True, score) for trail, score in zip(trails, scores, strict=True)]
+    found = divide(claims, np.zeros((2, 2), np.bool_), 5, WHOLE)
+    assert found is not None and found.undecided == {1 - owner}
 
 
 def test_places_lie_in_the_window_of_the_masks() -> None:
@@ -186,14 +236,10 @@ def test_only_look_alikes_are_told_apart_and_only_if_wanted(options: dict[str, A
     assert (tracker.config.tells_apart is False) is bool(options)
     objects, newest = list(tracker._objects.values()), tracker.history.newest
     assert newest is not None
-    view, both = tracker._viewer.whole_view(newest), mask((20, 40, 30, 50), (60, 40, 70, 50))
-
-    class Unread(torch.Tensor):
-        def tolist(self) -> Any:
-            raise AssertionError("fetched from the device")
-
+    view, both = tracker._viewer.whole_view(newest), mask((20, 40, 30, 50), (60, 40, 70, 50), (30, 40, 40, 90))
+    other = mask((60, 40, 70, 50), (20, 40, 30, 50), (60, 50, 70, 100))
     if not options:
-        assert tell_apart(torch.ones(2).as_subclass(Unread), objects, [], view, [both, both]) is None
+        assert tell_apart([Sight(objects, view, torch.ones(2), torch.ones(2), [both, other])], []) == [None]
 
 
 def test_undecided_frames_enter_neither_memory_nor_trail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +248,8 @@ def test_undecided_frames_enter_neither_memory_nor_trail(monkeypatch: pytest.Mon
     wanted = {0: np.zeros((32, 32), np.bool_), 1: np.zeros((32, 32), np.bool_)}
     wanted[0][12:16, 6:10] = wanted[1][12:16, 19:23] = True
 
-    def decided(present: Any, objects: list[Any], bystanders: Any, view: Any, masks: Any) -> Division:
-        return Division({index: wanted[obj is two] for index, obj in enumerate(objects)}, frozenset({0}))
+    def decided(sights: list[Sight], bystanders: Any) -> list[Division]:
+        return [Division({i: wanted[obj is two] for i, obj in enumerate(sights[0].objects)}, frozenset({0}))]
 
     monkeypatch.setattr("sam2_ros.tracking.propagation.tell_apart", decided)
     before, bank = one.trail, tracker.bank
@@ -214,6 +260,56 @@ def test_undecided_frames_enter_neither_memory_nor_trail(monkeypatch: pytest.Mon
         and 1 not in bank.recent_frames[one.row]
         and 1 in bank.recent_frames[two.row]
     )
+
+
+def test_masks_are_compared_in_the_frame_and_come_back_into_their_windows() -> None:
+    whole, right = Window(0, 0, 100, 50), Window(50, 0, 100, 25)
+    thing = CroppedMask(np.ones((10, 20), np.bool_), 40, 20, SIDE, SIDE)  # columns 70 to 79, rows 5 to 7 of the frame
+    assert resampled(thing, right, right, SIDE, SIDE) is thing
+    found = resampled(thing, right, whole, 100, 50)
+    assert found.box == (70, 5, 80, 7) or found.box == (70, 5, 80, 8)
+    fine = resampled(thing, right, whole, 200, 200)
+    assert fine.box == (140, 20, 160, 30) and fine.crop.all()
+    back = resampled(fine, whole, right, SIDE, SIDE)
+    assert back.box == thing.box and back.crop.all()
+    assert not resampled(thing, right, Window(0, 0, 50, 50), SIDE, SIDE).crop.size
+    assert not resampled(CroppedMask.empty(SIDE, SIDE), right, whole, 10, 10).crop.size
+
+
+def test_objects_in_windows_of_their_own_are_told_apart() -> None:
+    """Both masks show the second object; the first one's window reaches there, too."""
+    tracker = engine_with_two(alike=False)
+    one, two = tracker._objects.values()
+    stored = tracker.history.newest
+    assert stored is not None
+    view = tracker._viewer.whole_view(stored)  # 160 x 120
+    views = [replace(view, window=window) for window in (Window(0, 0, 128, 96), Window(80, 30, 144, 78))]
+    one.trail, two.trail = Trail().seen(0, (0.2, 0.4, 0.3, 0.5), 0.01), Trail().seen(0, (0.6, 0.4, 0.7, 0.5), 0.01)
+    # Pixels 96 to 112 across and 48 to 60 down, in both windows.
+    masks = [mask((75, 50, 87, 62)), mask((25, 38, 50, 62))]
+    there, told = torch.ones(1), zip((one, two), views, masks, strict=True)
+    sights = [Sight([obj], each, there, there, [own]) for obj, each, own in told]
+    first, second = tell_apart(sights, [])
+    assert first is not None and not first.masks[0].any() and first.undecided == {0} and second is None
+    two.likeness = one.likeness  # alike, the part has room for one
+    first, second = tell_apart(sights, [])
+    assert first is not None and second is not None and not second.undecided and first.undecided == {0}
+    assert left_edges(second)[0][0] == 25 and second.masks[0].sum() == pytest.approx(masks[1].area, rel=0.1)
+
+
+def test_nothing_is_remembered_before_all_windows_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = engine_with_two(TrackerConfig(max_objects=3, window="auto"))
+    bank, told = tracker.bank, []
+
+    def decided(sights: list[Sight], bystanders: Any) -> list[Division | None]:
+        told.append([sight.view.window for sight in sights])
+        assert not (bank.recent_frames == len(told)).any()
+        return [None] * len(sights)
+
+    monkeypatch.setattr("sam2_ros.tracking.propagation.tell_apart", decided)
+    run(tracker, 1, 2)
+    assert [len(set(windows)) for windows in told] == [2, 2]
+    assert all((bank.recent_frames[obj.row] == 2).any() for obj in tracker._objects.values())
 
 
 def test_in_a_late_prompt_the_others_keep_their_masks() -> None:
@@ -238,7 +334,8 @@ def test_in_a_late_prompt_the_others_keep_their_masks() -> None:
         obj.trail = Trail().seen(2, tuple(value / low for value in edge), float(full.mean()))
     two.logits = torch.where(torch.from_numpy(right), 5.0, -5.0)[None]
     two.presence = replace(two.presence, state=ObjectState.VISIBLE)
-    found = tell_apart(torch.ones(1), [one], [two], view, [CroppedMask.from_full(left | right)])
+    sight = Sight([one], view, torch.ones(1), torch.ones(1), [CroppedMask.from_full(left | right)])
+    (found,) = tell_apart([sight], [two])
     assert found is not None and list(found.masks) == [0] and (found.masks[0] == left).all()
     late = replace(box(), box=np.array([32, 48, 48, 60], np.float32))
     others = (two.trail, two.mask)

@@ -24,8 +24,9 @@ def tracker() -> Tracker:
 
 
 def follow(prompts: dict[int, Prompt], frames: int, first: int = 0) -> dict[int, list[torch.Tensor]]:
-    """Logits per frame of objects added on the frames that are the keys, by that frame, in one tracker."""
-    tracker = Tracker(small_model(), TrackerConfig(max_objects=4))
+    """Logits per frame of objects added on the frames that are the keys, by that frame, in one tracker that lets two
+    of them have a mask of one thing."""
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=4, look_alikes=False))
     ids: dict[int, int] = {}
     found: dict[int, list[torch.Tensor]] = {frame: [] for frame in prompts}
     for frame in range(first, frames):
@@ -79,7 +80,8 @@ def test_objects_do_not_influence_each_other() -> None:
 
 
 def test_the_removal_of_an_object_does_not_touch_the_others() -> None:
-    with_removal, without = (Tracker(small_model(), TrackerConfig(max_objects=4)) for _ in range(2))
+    config = TrackerConfig(max_objects=4, look_alikes=False)
+    with_removal, without = (Tracker(small_model(), config) for _ in range(2))
     for tracker in (with_removal, without):
         stepped(tracker, [box(), click(90, 40), rectangle(60, 15, 90, 45)])
         run(tracker, 1, 5)

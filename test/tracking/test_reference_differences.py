@@ -27,6 +27,8 @@ from video_reference import (
 
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking import EventCode, ObjectState, Prompt, PromptCode, PromptRequest, Tracker, TrackerConfig
+from sam2_ros.tracking.mask_parts import masks_of
+from sam2_ros.tracking.sights import Sight
 from sam2_ros.tracking.trail import Trail
 
 
@@ -184,7 +186,8 @@ def test_strays_are_left_out(reference_policy: bool) -> None:
     view = tracker._viewer.whole_view(newest)
     assert tracker._propagation.follows is not reference_policy
     if not reference_policy:
-        own = tracker._propagation._own_masks(drawn, torch.ones(1, dtype=torch.bool), [one], [], view)
+        sight = Sight([one], view, torch.ones(1, dtype=torch.bool), torch.ones(1), masks_of(drawn))
+        own = tracker._propagation._own_masks(drawn, sight, None)
         assert int((own.logits > 0).sum()) == 100
 
 

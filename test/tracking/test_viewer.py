@@ -266,6 +266,22 @@ def test_a_window_lies_where_its_object_is_heading() -> None:
     assert viewer._target(first, frame, 1).box == pytest.approx((100, 300, 140, 340))
 
 
+def test_specks_do_not_widen_the_window() -> None:
+    """The trail knows the box of the object's body."""
+    frame = windows.Frame(WIDTH, HEIGHT, 128)
+    obj = live((100, 300, 140, 340), (100, 300, 140, 340), seen=1)
+    obj.box = (100, 300, 700, 500)
+    assert viewer._target(obj, frame, 2).box == pytest.approx((100, 300, 140, 340))
+
+
+def test_what_the_last_window_cut_is_judged_by_what_was_seen() -> None:
+    frame = windows.Frame(WIDTH, HEIGHT, 128)
+    obj = live((100, 300, 140, 340), (150, 290, 190, 330), seen=1)
+    assert viewer._target(obj, frame, 2).seen is None  # it is hidden
+    obj.presence = replace(obj.presence, state=ObjectState.VISIBLE)
+    assert viewer._target(obj, frame, 2).seen == pytest.approx((150, 290, 190, 330))
+
+
 def test_a_mask_of_a_part_does_not_shrink_the_window() -> None:
     frame = windows.Frame(WIDTH, HEIGHT, 128)
     obj = live((100, 300, 140, 340), (100, 300, 140, 340), seen=2)

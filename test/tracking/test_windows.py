@@ -13,9 +13,14 @@ MIDDLE = (450.0, 200.0, 550.0, 300.0)  # a fifth of the frame high: its window i
 AROUND = Window(250, 125, 750, 375)
 
 
-def alone(box: tuple[float, float, float, float], hidden: int = 0, window: Window | None = AROUND) -> Window:
-    """The window of a single object, seen through ``window`` before."""
-    (group,) = plan([Target(7, box, hidden, window)], FRAME)
+def alone(
+    box: tuple[float, float, float, float],
+    hidden: int = 0,
+    window: Window | None = AROUND,
+    seen: tuple[float, float, float, float] | None = None,
+) -> Window:
+    """The window of a single object that is expected in ``box``, and had ``seen`` in ``window`` before."""
+    (group,) = plan([Target(7, box, hidden, window, seen)], FRAME)
     assert group.keys == (7,) and group.side == 448
     return group.window
 
@@ -85,9 +90,15 @@ def test_a_window_widens_while_its_object_is_hidden() -> None:
 
 
 def test_a_mask_that_the_window_cuts_widens_it() -> None:
-    assert alone((250, 200, 450, 300)).width == 650  # 0.2 x 2.5 x 1.3 of the frame
+    cut = (250.0, 200.0, 450.0, 300.0)
+    assert alone(cut, seen=cut).width == 650  # 0.2 x 2.5 x 1.3 of the frame
     at_the_border = Window(0, 125, 500, 375)
-    assert alone((0, 200, 200, 300), window=at_the_border) == at_the_border  # cut by the frame, not by the window
+    left = (0.0, 200.0, 200.0, 300.0)
+    assert alone(left, window=at_the_border, seen=left) == at_the_border  # cut by the frame, not by the window
+
+
+def test_what_was_seen_in_full_and_leaves_its_window_gets_one_of_the_same_size() -> None:
+    assert alone(moved(260), seen=moved(130)) == Window(500, 125, 1000, 375)
 
 
 def test_every_object_has_its_own_window() -> None:

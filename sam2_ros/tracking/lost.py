@@ -1,0 +1,40 @@
+"""With windows: looks at the whole frame for objects that left theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sam2_ros.model.appearance import Reference
+from sam2_ros.tracking.bank import MemoryBank
+from sam2_ros.tracking.history import StoredFrame
+from sam2_ros.tracking.masks import masks_in_windows
+from sam2_ros.tracking.objects import LiveObject
+from sam2_ros.tracking.recognition import likeliest_boxes, look_in
+from sam2_ros.tracking.types import ObjectState
+from sam2_ros.tracking.viewer import Viewer
+
+
+def look_around(
+    objects: Sequence[LiveObject], stored: StoredFrame, viewer: Viewer, bank: MemoryBank, turn: int, recognises: bool
+) -> None:
+    """Takes a closer look where ``stored`` shows something that looks like a hidden one of ``objects``, and if it is
+    the object moves its window there. The hidden ones take turns."""
+    hidden = [obj for obj in objects if obj.awaited is None and obj.state is not ObjectState.VISIBLE]
+    hidden = [obj for obj in hidden if bank.remembers(obj.row, stored.frame)]
+    if not hidden:
+        return
+    obj = hidden[turn % len(hidden)]
+    reference: Reference | None = bank.references([obj.row], stored.frame) if recognises else obj.look
+    if reference is None or not bool(reference.known.all()):
+        return
+    places = likeliest_boxes(viewer.whole_view(stored), reference, most=1)
+    if not places:
+        return
+    view = viewer.view_around(places[0], stored)
+    seen = look_in(view, places[0], reference, strict=False)
+    if seen is None:
+        return
+    logits = list(seen[0].logits.float())
+    (mask,) = masks_in_windows(logits, [view.window], stored.height, stored.width, non_overlap=False)
+    if mask.crop.size:
+        obj.box, obj.box_frame = mask.box, stored.frame
