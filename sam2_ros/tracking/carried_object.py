@@ -14,7 +14,7 @@ from sam2_ros.tracking.flow_window import Box, Field, FlowWindow, Pyramid, affin
 from sam2_ros.tracking.image_motion import ImageMotion, Step
 from sam2_ros.tracking.types import CroppedMask
 
-FLOW_SAMPLES = 24_000  # of all windows of an image together, so that the cost does not grow with the image
+FLOW_SAMPLES = 20_000  # of all windows of an image together, so that the cost does not grow with the image
 # Where the newest image differs from what the motion makes of the network's image, colours decide on both sides of a
 # carried border: the more they differ the further, in samples, and the more they count.
 DIFFERENT = 100.0  # levels of a channel at which the doubt is 1 - 1/e
@@ -37,7 +37,7 @@ class CarriedObject:
     velocity: Field  # [2] pixels an image
     image: Pyramid  # RGB, that the network saw
     colours: ColourModel | None = None
-    window: FlowWindow | None = None  # in the newest image
+    window: FlowWindow | None = None  # in the newest image, halved
     motion: Field | None = None  # from there to the network's image, pixels
     soft: Field | None = None  # the mask there, by the motion alone
 
@@ -51,7 +51,7 @@ class CarriedObject:
         box = (box[0] + corner[0], box[1] + corner[1], box[2] + corner[0], box[3] + corner[1])
         obj = cls(given, factor, mask, corner, box, np.zeros(2, np.float32), image)
         window = FlowWindow.of(grown(box, image.shape), samples)
-        obj.colours = ColourModel.of(window.sample(image), obj._mask_at(window.points()) > 0.5)
+        obj.colours = ColourModel.of(window.sample(image), obj._mask_at(window.points) > 0.5)
         return obj
 
     @property
@@ -69,9 +69,12 @@ class CarriedObject:
             return False
         flow_window, backward = found
         area = grown(reach, step.image.shape)
-        window = FlowWindow.of(area, area_of(area) / float(np.prod(flow_window.pitch)))
-        points = window.points()
-        last = flow_window.look_up(backward, points)
+        window = FlowWindow.of(area, 4 * area_of(area) / float(np.prod(flow_window.pitch))).halved
+        if window.box == flow_window.box:
+            window, last = flow_window, backward
+        else:
+            last = flow_window.look_up(backward, window.points)
+        points = window.points
         motion = last
         if self.window is not None and self.motion is not None:
             motion = last + self.window.look_up(self.motion, points + last)
@@ -95,29 +98,39 @@ class CarriedObject:
         if window is None or motion is None or soft is None:
             return self.given, 1.0
         empty = CroppedMask.empty(self.given.width, self.given.height), 0.0
-        pixels = (soft > 0.5).view(np.uint8)
+        fine = window.doubled
+        size = fine.width, fine.height
+        at = cv2.resize(motion, size, interpolation=cv2.INTER_LINEAR)
+        at += fine.points
+        pixels = (self._mask_at(at) > 0.5).view(np.uint8)
         area = cv2.countNonZero(pixels)
         if not area:
             return empty
         distance = cv2.distanceTransform(pixels, cv2.DIST_L2, 3) - cv2.distanceTransform(1 - pixels, cv2.DIST_L2, 3)
-        scale = 1 / window.pitch
-        spread = np.abs(affine(motion, scale, -scale * cv2.mean(motion, pixels)[:2]))
-        deformation = sum(cv2.mean(spread, pixels)[:2]) / 2
+        inside = (soft > 0.5).view(np.uint8)
+        scale = 1 / fine.pitch
+        spread = np.abs(affine(motion, scale, -scale * cv2.mean(motion, inside)[:2]))
+        deformation = sum(cv2.mean(spread, inside)[:2]) / 2
         level = distance
         if self.colours is not None:
-            now, seen = window.sample(image), window.sample_at(self.image, window.points() + motion)
-            doubt = _doubt(now, seen)
+            now = image.sampled(fine)
+            small = cv2.resize(now, (window.width, window.height), interpolation=cv2.INTER_AREA)
+            doubt = _doubt(small, window.sample_at(self.image, window.points + motion))
+            doubt = cv2.resize(doubt, size, interpolation=cv2.INTER_LINEAR)
             band = np.minimum(BAND_IN_DOUBT * doubt + np.float32(BAND + deformation), np.float32(WIDEST_BAND))
-            evidence = np.float32(COLOUR_GAIN / LARGEST) * doubt * self.colours.evidence(now)
-            level = np.clip(distance / band, -1, 1) + np.where(np.abs(distance) < band, evidence, 0)
-        mask = self._in_camera_pixels(level, window)
+            evidence = doubt * self.colours.evidence(now)
+            evidence *= np.abs(distance) < band
+            level = np.clip(distance / band, -1, 1)
+            level += np.float32(COLOUR_GAIN / LARGEST) * evidence
+        mask = self._in_camera_pixels(level, fine)
         return (mask, math.exp(-DOUBT * deformation / math.sqrt(area))) if mask.area else empty
 
     def _in_camera_pixels(self, level: Field, window: FlowWindow) -> CroppedMask:
         """Where ``level``, at the window's samples, is above 0."""
         x0, y0, x1, y1 = (self.factor * edge for edge in window.box)
-        signs = np.clip(level * 127 + 128, 0, 255).astype(np.uint8)  # bytes are enlarged several times as fast
+        signs = (np.clip(level, -1, 1) * 127 + 128).astype(np.uint8)  # bytes are enlarged several times as fast
         large = cv2.resize(signs, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+        large = large[: self.given.height - y0, : self.given.width - x0]  # a window may reach over the image
         return CroppedMask.from_full(large > 128).within(x0, y0, self.given.width, self.given.height)
 
     def _mask_at(self, points: Field) -> Field:
@@ -127,9 +140,9 @@ class CarriedObject:
 
 
 def _doubt(now: NDArray[np.uint8], seen: NDArray[np.uint8]) -> Field:
-    """How far two pictures differ, averaged over 5x5 samples: 0 = not at all, below 1."""
+    """How far two pictures differ, averaged over 3x3 samples: 0 = not at all, below 1."""
     red, green, blue = cv2.split(cv2.absdiff(now, seen))
-    different = cv2.blur(cv2.max(cv2.max(red, green), blue).astype(np.float32), (5, 5))
+    different = cv2.blur(cv2.max(cv2.max(red, green), blue).astype(np.float32), (3, 3))
     return np.asarray(1 - np.exp(different * np.float32(-1 / DIFFERENT)))
 
 

@@ -80,9 +80,8 @@ class MaskCarrier:
                 known.clear()
             self._carried = self._answered = None
         self._count += 1
-        image = _reduced(rgb, self._factor)
-        grey = Pyramid(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)))
-        step = Step(stamp, self._count, Pyramid(image), grey, before.grey if before else None)
+        image = Pyramid(_reduced(rgb, self._factor))
+        step = Step(stamp, self._count, image, before.image if before else None)
         self._steps[stamp] = step
         while len(self._steps) * step.size_bytes > KEPT_BYTES or _out_of_date(self._oldest, step):
             self._steps.popitem(last=False)

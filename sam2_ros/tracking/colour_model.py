@@ -51,8 +51,9 @@ class ColourModel:
 
 def _cells(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     """The histogram cell of every pixel."""
-    low = (rgb >> 4).astype(np.int32)
-    return np.asarray((low[..., 0] << 8) | (low[..., 1] << 4) | low[..., 2])
+    red, green, blue = cv2.split(rgb)
+    red, green = red.astype(np.int32), green.astype(np.int32)
+    return np.asarray((red >> 4 << 8) | (green & 0xF0) | (blue >> 4))
 
 
 def _smooth(histogram: NDArray[Any]) -> NDArray[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -14,52 +15,81 @@ from numpy.typing import NDArray
 Field = NDArray[np.float32]  # [h, w, 2] x, y; or [h, w]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, edges in pixels
 
-MIN_SIDE = 16  # samples: optical flow works on patches
+MIN_SIDE = 24  # samples: optical flow works on patches, of pictures half as large
 MARGIN = 0.25  # of an object's box, on each side
 MIN_MARGIN = 24  # pixels: an object that moves further in one image is lost
 
 
 class Pyramid:
-    """An image ``uint8 [h, w]`` or ``[h, w, 3]``, and halves of it, each made once and when it is needed."""
+    """An image ``uint8 [h, w, 3]``, and halves of it, each made once and when it is needed."""
 
     def __init__(self, image: NDArray[np.uint8]) -> None:
         self._levels = [image]
+        self._sampled: tuple[FlowWindow, NDArray[np.uint8]] | None = None  # the newest
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self._levels[0].shape
 
     def level(self, level: int) -> NDArray[np.uint8]:
-        """The image, so many times halved; as often as it has two pixels on each side."""
+        """The image, so many times halved; a row or column that is left over becomes one of its own."""
         while len(self._levels) <= level:
             last = self._levels[-1]
-            height, width = (max(1, side // 2) for side in last.shape[:2])
-            whole = last[: 2 * height, : 2 * width]
-            self._levels.append(np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)))
+            height, width = last.shape[:2]
+            if height % 2 or width % 2:
+                last = np.asarray(cv2.copyMakeBorder(last, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE))
+            size = (width + 1) // 2, (height + 1) // 2
+            self._levels.append(np.asarray(cv2.resize(last, size, interpolation=cv2.INTER_AREA)))
         return self._levels[level]
+
+    def sampled(self, window: FlowWindow) -> NDArray[np.uint8]:
+        """Through a window, ``[h, w, 3]``; the newest one is kept."""
+        if self._sampled is None or self._sampled[0] != window:
+            self._sampled = window, window.sample(self)
+        return self._sampled[1]
 
 
 @dataclass(frozen=True)
 class FlowWindow:
-    """A box of the work image, seen through ``width`` × ``height`` samples."""
+    """A box of the work image, seen through ``width`` × ``height`` samples.
+
+    The box begins and ends between two pixels of the ``level`` of a pyramid that is sampled, so that it may reach a
+    little over the image.
+    """
 
     box: Box
     width: int
     height: int
+    level: int  # the coarsest one with a pixel for each sample
 
     @classmethod
     def of(cls, box: Box, samples: float) -> FlowWindow:
-        """With about so many samples, at most one for each pixel."""
+        """With about so many samples, at most one for each pixel, and an even number of them on each side."""
         width, height = box[2] - box[0], box[3] - box[1]
         scale = min(1.0, math.sqrt(samples / (width * height)))
-        return cls(box, max(MIN_SIDE, round(width * scale)), max(MIN_SIDE, round(height * scale)))
+        columns, rows = (max(MIN_SIDE, 2 * round(side * scale / 2)) for side in (width, height))
+        level = max(0, int(math.log2(max(1.0, min(width / columns, height / rows)))))
+        x0, y0 = (edge >> level << level for edge in box[:2])
+        x1, y1 = (-(-edge >> level << level) for edge in box[2:])
+        return cls((x0, y0, x1, y1), columns, rows, level)
 
-    @property
+    @cached_property
+    def halved(self) -> FlowWindow:
+        """The same box seen through half as many samples on each side."""
+        return FlowWindow(self.box, self.width // 2, self.height // 2, self.level + 1)
+
+    @cached_property
+    def doubled(self) -> FlowWindow:
+        """The same box seen through twice as many samples on each side; of one that is halved."""
+        return FlowWindow(self.box, self.width * 2, self.height * 2, self.level - 1)
+
+    @cached_property
     def pitch(self) -> Field:
         """Pixels from one sample to the next: x, y."""
         x0, y0, x1, y1 = self.box
         return np.array([(x1 - x0) / self.width, (y1 - y0) / self.height], np.float32)
 
+    @cached_property
     def points(self) -> Field:
         """Where the samples lie in the work image."""
         pitch = self.pitch
@@ -68,31 +98,28 @@ class FlowWindow:
         points[..., 1] = (self.box[1] - 0.5 + (np.arange(self.height, dtype=np.float32) + 0.5) * pitch[1])[:, None]
         return points
 
-    def sample(self, image: Pyramid, shift: Sequence[float] = (0.0, 0.0)) -> NDArray[np.uint8]:
-        """The work image at the samples, or at samples that lie ``shift`` pixels further."""
-        pitch, level = self.pitch, self._level
-        scale = 2.0**-level
-        # The centre of pixel i is at i + 0.5; cv2 counts pixels from their centres.
-        moves = ((self.box[n] + shift[n] + 0.5 * float(pitch[n])) * scale - 0.5 for n in (0, 1))
-        (ox, oy), (sx, sy) = moves, (pitch * np.float32(scale)).tolist()
-        to_image = np.array([[sx, 0, ox], [0, sy, oy]])
-        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        size = self.width, self.height
-        return np.asarray(
-            cv2.warpAffine(image.level(level), to_image, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
+    def shifted(self, dx: float, dy: float, shape: tuple[int, ...]) -> FlowWindow:
+        """About so many pixels further, within an image of ``shape``."""
+        step = 1 << self.level
+        x0, y0, x1, y1 = self.box
+        x, y = (
+            max(-low, min(round(move / step) * step, max(0, -(-side // step) * step - high)))
+            for move, low, high, side in ((dx, x0, x1, shape[1]), (dy, y0, y1, shape[0]))
         )
+        return replace(self, box=(x0 + x, y0 + y, x1 + x, y1 + y))
+
+    def sample(self, image: Pyramid) -> NDArray[np.uint8]:
+        """The work image at the samples."""
+        x0, y0, x1, y1 = (edge >> self.level for edge in self.box)
+        crop = image.level(self.level)[y0:y1, x0:x1]
+        return np.asarray(cv2.resize(crop, (self.width, self.height), interpolation=cv2.INTER_LINEAR))
 
     def sample_at(self, image: Pyramid, points: Field) -> NDArray[np.uint8]:
         """As :meth:`sample`, at other points of the work image, one for each sample."""
-        level = self._level
-        scale = np.float32(2.0**-level)
-        at = (points + np.float32(0.5)) * scale - np.float32(0.5)
-        return np.asarray(cv2.remap(image.level(level), at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
-
-    @property
-    def _level(self) -> int:
-        """The level of a pyramid with one to two pixels for each sample."""
-        return max(0, int(math.log2(max(1.0, float(self.pitch.min())))))
+        scale = 2.0**-self.level  # the centre of pixel i is at i + 0.5; cv2 counts pixels from their centres
+        at = affine(points, (scale, scale), (0.5 * scale - 0.5, 0.5 * scale - 0.5))
+        level = image.level(self.level)
+        return np.asarray(cv2.remap(level, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
     def look_up(self, values: NDArray[Any], points: Field) -> NDArray[Any]:
         """``values`` of the samples, interpolated at ``points``; beyond the box, those of its edge."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import pytest
 import textures
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from textures import background, texture
 
 from sam2_ros.evaluation.mask_metrics import jaccard
-from sam2_ros.tracking import carrier
+from sam2_ros.tracking import carrier, flow_window
 from sam2_ros.tracking.carrier import Carried, MaskCarrier
 from sam2_ros.tracking.colour_model import ColourModel
+from sam2_ros.tracking.flow_window import Pyramid
+from sam2_ros.tracking.image_motion import ImageMotion, Step
 from sam2_ros.tracking.types import CroppedMask, FrameResult, ObjectResult, ObjectState
 
 Image = NDArray[np.uint8]
@@ -212,7 +215,31 @@ def test_the_flow_costs_the_same_for_any_image_and_number_of_objects() -> None:
     for scene in (Scene(patches[0]), Scene(*patches), Scene(*patches, scale=6)):
         played = play(scene, 3, {1: 0})
         step = list(played._steps.values())[-1]
-        assert 0 < sum(window.width * window.height for window, _ in step.flows) < 1.2 * carrier.FLOW_SAMPLES
+        assert 0 < sum(4 * window.width * window.height for window, _ in step.flows) < 1.2 * carrier.FLOW_SAMPLES
+
+
+@pytest.mark.parametrize(("width", "height", "box"), [(161, 121, (0, 0, 161, 121)), (640, 479, (7, 3, 640, 479))])
+def test_a_window_of_any_box_shows_what_lies_there(width: int, height: int, box: flow_window.Box) -> None:
+    """A ramp: what a sample shows tells where it lies, also at the edge of an image of odd sides."""
+    ramp = np.linspace(0, 255, width)[None, :, None] + np.zeros((height, 1, 3))
+    window = flow_window.FlowWindow.of(box, 3_000)
+    assert window.level >= 1 and flow_window.contains(window.box, box)
+    seen = window.sample(flow_window.Pyramid(ramp.round().astype(np.uint8)))[..., 0]
+    expected = np.clip(window.points[..., 0] * 255 / (width - 1), 0, 255)
+    assert np.abs(seen - expected)[1:-1, 1:-1].max() < 2
+    moved = window.shifted(-1e4, 1e4, (height, width))
+    assert moved.box[0] == 0 and moved.box[3] >= height > moved.box[1]
+
+
+def test_the_flow_is_exact_to_a_part_of_a_pixel() -> None:
+    smooth = cv2.GaussianBlur(background(3, WIDTH, HEIGHT), (0, 0), 2)
+    shift = np.array([[1, 0, 3.125], [0, 1, 0]])
+    moved = cv2.warpAffine(smooth, shift, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    step = Step(1, 1, Pyramid(moved), Pyramid(smooth))
+    found = ImageMotion().around(step, (100, 80, 220, 160), np.zeros(2, np.float32), 20_000)
+    assert found is not None
+    inside = found[1][8:-8, 8:-8]
+    assert np.abs(np.median(inside, axis=(0, 1)) - (-3.125, 0)).max() < 0.06
 
 
 def test_colours_bring_back_what_the_flow_missed() -> None:
