@@ -44,7 +44,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        names = [choose_runtime(name, "cpu") for name in dict.fromkeys(args.runtime)]
+        names = [choose_runtime(name, "cpu", "").runtime for name in dict.fromkeys(args.runtime)]
         model = load_model(args.model, image_size=args.image_size)
     except (ValueError, OSError) as error:
         parser.error(str(error))

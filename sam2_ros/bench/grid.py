@@ -17,7 +17,7 @@ from sam2_ros.bench.measure import Series, Tell, measure, ratio
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.evaluation.summary import machine
 from sam2_ros.model.config import HIERA
-from sam2_ros.model.runtimes import TORCH, computes_bfloat16
+from sam2_ros.model.runtimes import AUTO, choose_runtime, computes_bfloat16
 
 WIDTH, HEIGHT = 640, 480  # of the camera's image, pixels
 
@@ -35,7 +35,7 @@ class Grid:
     seconds: float  # after which a combination ends early
     device: str
     threads: int  # of the CPU; 0 = torch's choice
-    runtimes: Sequence[str] = (TORCH,)  # what runs our network
+    runtimes: Sequence[str] = (AUTO,)  # what runs our network
 
 
 def run(grid: Grid, tell: Tell, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -83,9 +83,10 @@ def _combination(grid: Grid, task: Task, objects: int, tell: Tell) -> dict[str, 
 
 def contestants(grid: Grid, task: Task) -> list[Contestant]:
     """The contestants of a combination, ours first."""
+    choices = (choose_runtime(name, grid.device, task.model.config.trunk) for name in grid.runtimes)
     entered: list[Contestant] = [
         Ours(task, dtype, runtime)
-        for runtime in grid.runtimes
+        for runtime in dict.fromkeys(choice.runtime for choice in choices)
         for dtype in grid.dtypes
         if dtype == "float32" or computes_bfloat16(runtime)
     ]

@@ -63,10 +63,10 @@ def register(subparsers: Any) -> None:
     add(
         "--runtime",
         nargs="+",
-        default=["torch"],
-        choices=RUNTIMES[1:],
+        default=["auto"],
+        choices=RUNTIMES,
         metavar="RUNTIME",
-        help=f"what runs our network, taking turns (default: torch): {', '.join(RUNTIMES[1:])}",
+        help=f"what runs our network, taking turns (default: auto): {', '.join(RUNTIMES)}",
     )
     add("--json", type=Path, metavar="FILE", help="write the report here")
     add("--plot", type=Path, metavar="FILE.png", help="draw the latencies")
@@ -107,7 +107,8 @@ def _engine(args: argparse.Namespace, tell: Any, keep: Keep) -> dict[str, Any]:
 
     with engine_errors():
         device = find_device(args.device)
-        runtimes = tuple(choose_runtime(name, device.type) for name in dict.fromkeys(args.runtime))
+        for name in args.runtime:
+            choose_runtime(name, device.type, "")  # says now what can't be used
     default = ((512,), (1, 4), 12, QUICK_SECONDS) if args.quick else ((1024, 512), (1, 4, 16, 64), 30, float("inf"))
     measured = grid.run(
         grid.Grid(
@@ -120,7 +121,7 @@ def _engine(args: argparse.Namespace, tell: Any, keep: Keep) -> dict[str, Any]:
             seconds=default[3],
             device=str(device),
             threads=args.threads,
-            runtimes=runtimes,
+            runtimes=args.runtime,
         ),
         tell,
         keep,

@@ -53,7 +53,8 @@ def add_runtime_argument(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=RUNTIMES,
         metavar="RUNTIME",
-        help=f"what runs the network: {', '.join(RUNTIMES)}; auto (default): PyTorch",
+        help=f"what runs the network: {', '.join(RUNTIMES)}; auto (default): OpenVINO for the embedded model on a CPU "
+        "if it is installed and works, else torch",
     )
 
 

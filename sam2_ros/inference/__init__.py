@@ -64,6 +64,11 @@ class BackendFactory:
         return LocalBackend(self._shared, config)
 
     @property
+    def runtime(self) -> str:
+        """What runs the network, why, and how long its graphs took; empty where there is no network."""
+        return self._shared.runtime if self._shared else ""
+
+    @property
     def batches(self) -> dict[int, int]:
         """Batches that the image encoder has run, by their size."""
         return dict(self._shared.batches) if self._shared else {}

@@ -30,7 +30,7 @@ from sam2_ros.model import load_model
 from sam2_ros.model.bfloat16 import has_bfloat16
 from sam2_ros.model.device import find_device
 from sam2_ros.model.graph_runner import run_by
-from sam2_ros.model.runtimes import TORCH, choose_runtime, computes_bfloat16
+from sam2_ros.model.runtimes import AUTO, TORCH, choose_runtime, computes_bfloat16
 from sam2_ros.model.weight_cache import cache_bytes
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.image_segmenter import EncodedImage, ImageSegmenter
@@ -108,19 +108,20 @@ def load_shared_model(
         image_size: side of the network's square input in pixels; 0 = the checkpoint's own.
         threads: CPU threads of this process; 0 = torch's default.
         together, ahead: as for :class:`~sam2_ros.inference.BackendFactory`.
-        runtime: one of :data:`sam2_ros.model.runtimes.RUNTIMES`; those but "torch" need the device "cpu", which "auto"
-            then is.
+        runtime: one of :data:`sam2_ros.model.runtimes.RUNTIMES`; those but "auto" and "torch" need the device "cpu",
+            which "auto" then is.
 
     Raises:
         FileNotFoundError, ValueError: the weights are missing or don't fit, or there is no such device or runtime.
     """
     if threads:
         give_threads(threads)
-    others = runtime not in ("auto", TORCH)
+    others = runtime not in (AUTO, TORCH)
     chosen = find_device("cpu" if device == "auto" and others else device)
-    runtime = choose_runtime(runtime, str(chosen))
+    weights = load_model(model, chosen, image_size)
+    choice = choose_runtime(runtime, str(chosen), weights.config.trunk)
     if dtype == "auto":
-        dtype = "bfloat16" if has_bfloat16(chosen) and computes_bfloat16(runtime) else "float32"
+        dtype = "bfloat16" if has_bfloat16(chosen) and computes_bfloat16(choice.runtime) else "float32"
     count = threads or torch.get_num_threads()
-    network = run_by(load_model(model, chosen, image_size), runtime, dtype, max(1, count // 2) if ahead else count)
-    return SharedModel(network, dtype, together, ahead=ahead)
+    network = run_by(weights, choice.runtime, dtype, max(1, count // 2) if ahead else count)
+    return SharedModel(network, dtype, together, ahead=ahead, runtime=choice)

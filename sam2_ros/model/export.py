@@ -58,7 +58,7 @@ def _checking_runtime() -> str:
     problem = ""
     for name in CHECKED_BY:
         try:
-            return choose_runtime(name, "cpu")
+            return choose_runtime(name, "cpu", "").runtime
         except ValueError as error:
             problem = problem or str(error)
     raise ValueError(f"exported graphs are checked by onnxruntime or openvino, and neither can be used here: {problem}")

@@ -22,7 +22,7 @@ from torch import Tensor
 from sam2_ros.model import graphs
 from sam2_ros.model.download import cache_dir
 from sam2_ros.model.graphs import Graph
-from sam2_ros.model.runtimes import TORCH, Options, Session, open_session
+from sam2_ros.model.runtimes import OPENVINO, TORCH, Options, Session, open_session
 
 if TYPE_CHECKING:
     from sam2_ros.model.sam2 import Sam2Model
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 48  # in memory: eight sizes of input; beyond it the least recently used is dropped
 MAX_NETWORKS = 8  # whose graphs stay on disk; beyond it those of the least recently used network are deleted
 MAX_ERROR = 0.1  # share; bfloat16 comes to 0.05
+MAX_DECODED = 4  # prompts; PyTorch decodes more of them faster in one batch
 IGNORED = -1e9  # added to the attention logit of a memory that does not count
 
 _log = logging.getLogger(__name__)
@@ -53,15 +54,21 @@ class GraphRunner:
 
     def __init__(self, model: Sam2Model, runtime: str, dtype: str, threads: int, folder: Path | None = None) -> None:
         self.runtime = runtime
-        self.dtype = torch.bfloat16 if dtype == "bfloat16" and runtime.startswith("openvino") else torch.float32
-        self.folder = folder or _cached(network_hash(model))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.dtype = torch.bfloat16 if dtype == "bfloat16" and runtime.startswith(OPENVINO) else torch.float32
+        self._in_cache = folder is None
+        self.folder = folder or cache_dir() / "graphs" / network_hash(model)
         self._options = Options(runtime, str(self.dtype).removeprefix("torch."), threads, self.folder)
         self._sessions: dict[tuple[object, ...], Session | None] = {}
+        self._makes = False  # has made a graph that was not in the cache
+        self.failed = False  # PyTorch runs everything
         self.built: dict[str, float] = {}  # seconds that each graph took to build or to load
 
     def __str__(self) -> str:
-        return f"{self.runtime} {self._options.version}"
+        return f"{self.runtime} {self._options.version}" + (", failed" if self.failed else "")
+
+    def report(self) -> str:
+        """What was built so far, for logs."""
+        return f"{self}, {len(self.built)} graphs ready in {sum(self.built.values()):.1f} s"
 
     # -- what Sam2Model asks for -----------------------------------------------------------------------------------
 
@@ -108,13 +115,12 @@ class GraphRunner:
     ) -> list[Tensor] | None:
         """The decoder's outputs for ``B`` prompts (``[B, T, C]``) on ``source``, the image with the prompt's map; None
         where PyTorch has to."""
-        count = prompt.shape[1]
-        if count not in graphs.PROMPT_TOKENS:
+        count, rows = prompt.shape[1], max(len(source), len(prompt))
+        if count not in graphs.PROMPT_TOKENS or rows > MAX_DECODED:
             return None
         session = self._session(model, (graphs.DECODE, count), lambda: graphs.mask_decoder(model, count))
         if session is None:
             return None
-        rows = max(len(source), len(prompt))
         inputs = [
             each.float().expand(rows if len(each) == 1 else -1, *[-1] * (each.ndim - 1)).numpy()
             for each in (source, prompt, stride_8, stride_4)
@@ -146,9 +152,33 @@ class GraphRunner:
         return session
 
     def _open(self, side: int, graph: Graph) -> Session | None:
+        if self.failed:
+            return None
         start, what = time.monotonic(), f"{graph.name} at {side} px"
-        path = self.folder / f"{graph.name}_{side}.onnx"
-        if made := not path.is_file():
+        try:
+            session, error = self._checked(self.folder / f"{graph.name}_{side}.onnx", graph)
+        except Exception as problem:  # a broken installation, a cache that can't be written, no memory, ...
+            self.failed = True
+            reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
+            _log.warning("%s: %s can't be made, so that PyTorch runs the network: %s", self.runtime, what, reason)
+            return None
+        if error > MAX_ERROR:
+            _log.warning("%s: %s is wrong by %.0f %%, so that PyTorch runs it", self, what, 100 * error)
+            return None
+        self.built[what] = time.monotonic() - start
+        _log.info("%s: %s is ready after %.1f s", self, what, self.built[what])
+        return session
+
+    def _checked(self, path: Path, graph: Graph) -> tuple[Session, float]:
+        """The graph, ready to run, and its error."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._in_cache:
+            _make_room(self.folder)
+        if not path.is_file():
+            if not self._makes:
+                # Also said where nobody has set up logging: in a node and on the command line.
+                _log.warning("%s: making the graphs of this network, once; they are cached in %s", self, self.folder)
+            self._makes = True
             partial = path.with_name(f".{os.getpid()}.{path.name}")  # another process may write the same graph
             graphs.export(graph, partial)
             partial.replace(path)
@@ -156,16 +186,7 @@ class GraphRunner:
         # not fused, it saves 3 % of a frame and costs exact masks.
         exact = graph.name.startswith(graphs.DECODE)
         session = open_session(path, replace(self._options, dtype="float32") if exact else self._options)
-        if (error := error_of(graph, session)) > MAX_ERROR:
-            _log.warning("%s: %s is wrong by %.0f %%, so that PyTorch runs it", self, what, 100 * error)
-            return None
-        self.built[what] = time.monotonic() - start
-        # What takes long is also said where nobody has set up logging: in a node and on the command line.
-        level = logging.WARNING if made else logging.INFO
-        _log.log(
-            level, "%s: %s is ready after %.1f s%s", self, what, self.built[what], "; it is cached" if made else ""
-        )
-        return session
+        return session, error_of(graph, session)
 
 
 def error_of(graph: Graph, session: Session) -> float:
@@ -187,12 +208,9 @@ def network_hash(model: Sam2Model) -> str:
     return total.hexdigest()[:20]
 
 
-def _cached(name: str) -> Path:
-    """The folder of a network's graphs; deletes those of networks that were not used for the longest."""
-    folder = cache_dir() / "graphs" / name
-    folder.mkdir(parents=True, exist_ok=True)
+def _make_room(folder: Path) -> None:
+    """Deletes the graphs of the networks that were not used for the longest; ``folder`` is used now."""
     folder.touch()
     others = sorted(folder.parent.iterdir(), key=lambda each: each.stat().st_mtime)
     for old in others[:-MAX_NETWORKS]:
         shutil.rmtree(old, ignore_errors=True)
-    return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from sam2_ros.model.config import RUNTIMES
 
 Array = NDArray[Any]
-TORCH = "torch"
+AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
+OLDEST = 2025  # of OpenVINO's versions; setup.py asks for it, too
 _PROVIDERS = {
     "": "CPUExecutionProvider", "openvino": "OpenVINOExecutionProvider", "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
@@ -23,6 +25,17 @@ _PACKAGES = {
     "openvino": "'sam2_ros[openvino]'", "onnxruntime": "onnx onnxruntime", "onnxruntime:openvino": "onnx "
     "onnxruntime-openvino", "onnxruntime:cuda": "onnx onnxruntime-gpu", "onnxruntime:tensorrt": "onnx onnxruntime-gpu",
 }  # fmt: skip
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs a network."""
+
+    runtime: str  # of RUNTIMES, but not "auto"
+    reason: str  # for logs
 
 
 def computes_bfloat16(runtime: str) -> bool:
@@ -53,24 +66,71 @@ class Options:
         return str(getattr(module, "__version__", "?")).partition("-")[0]  # without a build's number
 
 
-def choose_runtime(name: str, device: str) -> str:
-    """The runtime that ``name`` (of :data:`RUNTIMES`) means on ``device`` ("cpu", "cuda:0", ...).
+def choose_runtime(name: str, device: str, trunk: str) -> Choice:
+    """What ``name`` (of :data:`RUNTIMES`) means for a network with ``trunk`` (:attr:`.ModelConfig.trunk`) on ``device``
+    ("cpu", "cuda:0", ...).
 
-    "auto" is PyTorch: no other runtime was measured to be faster in all of a frame.
+    "auto" is OpenVINO where it was measured to be faster and works, else PyTorch.
 
     Raises:
         ValueError: no such runtime, it is not installed, or it does not go with the device.
     """
     if name not in RUNTIMES:
         raise ValueError(f"runtime is '{name[:40]}'; accepted: {', '.join(RUNTIMES)}")
-    if name in ("auto", TORCH):
-        return TORCH
+    if name == AUTO:
+        reason = _reason_for_torch(device, trunk)
+        return Choice(TORCH, reason) if reason else Choice(OPENVINO, "auto: the fastest on a CPU")
+    if name == TORCH:
+        return Choice(TORCH, "as chosen")
     if device != "cpu":
         raise ValueError(f"runtime '{name}' came with device '{device}'; accepted: cpu, which is where its tensors are")
     if missing := _missing(name):
-        package = _PACKAGES.get(name, _PACKAGES["openvino"])
-        raise ValueError(f"runtime '{name}' needs {missing}; install it: python3 -m pip install {package}")
-    return name
+        raise ValueError(f"runtime '{name}' needs {missing}; install it: python3 -m pip install {_package(name)}")
+    if problem := _problem(name):
+        raise ValueError(f"runtime '{name}' can't be used: {problem}; python3 -m pip install -U {_package(name)}")
+    return Choice(name, "as chosen")
+
+
+def _reason_for_torch(device: str, trunk: str) -> str:
+    """Why "auto" does not take OpenVINO; empty: it does."""
+    if device != "cpu":
+        return f"auto: PyTorch is the fastest on {device}"
+    if trunk != "tinyvit":
+        return "auto: other runtimes were measured with the embedded model only"
+    if missing := _missing(OPENVINO):
+        return f"auto: OpenVINO would be faster, but needs {missing}: python3 -m pip install {_package(OPENVINO)}"
+    if problem := _problem(OPENVINO):
+        _log.warning("OpenVINO can't be used, so PyTorch runs the network: %s", problem)
+        return f"auto: OpenVINO can't be used: {problem}"
+    return ""
+
+
+def _package(name: str) -> str:
+    return _PACKAGES.get(name, _PACKAGES[OPENVINO])
+
+
+def _problem(name: str) -> str:
+    """Why the installed package of the runtime ``name`` can't be used; empty: it can, as far as is known."""
+    if not name.startswith(OPENVINO):
+        return ""
+    device = _device(name)
+    try:
+        import openvino
+
+        version = openvino.__version__.partition("-")[0]
+        if int(version.partition(".")[0]) < OLDEST:
+            return f"its version is {version}; accepted: {OLDEST}.0 or newer"
+        devices = openvino.Core().available_devices
+    except Exception as error:  # a broken installation may raise anything
+        return f"{type(error).__name__}: {error}"
+    if not any(each.partition(".")[0] == device for each in devices):
+        return f"it finds no {device} here, only: {', '.join(devices) or 'nothing'}"
+    return ""
+
+
+def _device(name: str) -> str:
+    """OpenVINO's name of the device in the runtime ``name``."""
+    return name.partition(":")[2].upper() or "CPU"
 
 
 def _missing(name: str) -> str:
@@ -90,7 +150,7 @@ def _missing(name: str) -> str:
 
 def open_session(graph: Path, options: Options) -> Session:
     """Compiles the ONNX file ``graph``."""
-    return (_OpenVino if options.runtime.startswith("openvino") else _OnnxRuntime)(graph, options)
+    return (_OpenVino if options.runtime.startswith(OPENVINO) else _OnnxRuntime)(graph, options)
 
 
 class _OpenVino:
@@ -105,7 +165,7 @@ class _OpenVino:
         if options.cache is not None:
             # A folder for each: OpenVINO takes graphs that differ only in a number of tokens for the same.
             settings["CACHE_DIR"] = str(options.cache / f"{graph.stem}_{options.dtype}")
-        device = options.runtime.partition(":")[2].upper() or "CPU"
+        device = _device(options.runtime)
         if device == "CPU":
             # Threads that are tied to cores wait for whatever else runs there.
             settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}

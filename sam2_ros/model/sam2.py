@@ -65,6 +65,8 @@ class Graphs(Protocol):
 
     def memory_maps(self, model: Sam2Model, stride_16: Tensor, logits: Tensor) -> Tensor: ...
 
+    def report(self) -> str: ...
+
 
 class Sam2Model(nn.Module):
     """SAM 2 and 2.1 in every size, EdgeTAM, EfficientTAM and the embedded model; :class:`ModelConfig` says which."""

@@ -90,6 +90,8 @@ class TrackerNode(LifecycleNode):
             f"{info.max_objects} objects, memory bank {info.bank_bytes / 1e6:.1f} MB, "
             f"stored frames at most {info.history_bytes / 1e6:.1f} MB{scope}"
         )
+        if factory.runtime:
+            self.get_logger().info(f"the network is run by {factory.runtime}")
         return TransitionCallbackReturn.SUCCESS
 
     @_reported

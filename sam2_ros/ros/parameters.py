@@ -40,8 +40,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "model.runtime",
         "auto",
         "What runs the network: torch, openvino or onnxruntime, with openvino:gpu and onnxruntime's providers as in "
-        "onnxruntime:tensorrt. auto takes PyTorch. The graphs of others are made at the first configure and "
-        "cached.",
+        "onnxruntime:tensorrt. auto takes OpenVINO for the embedded model on a CPU if it is installed and works, else "
+        "PyTorch. The graphs of others are made at the first configure and cached.",
         choices=RUNTIMES,
     ),
     Parameter(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam2_ros.model.dispatch import reason_of, triton_works
+from sam2_ros.model.runtimes import TORCH, Choice
 from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan
 from sam2_ros.tracking.config import TrackerConfig
@@ -108,6 +109,7 @@ class SharedModel:
         use_graphs: launch the work as CUDA graphs (:mod:`.cuda_graphs`); None: on an NVIDIA or AMD GPU.
         ahead: on a CPU, the image encoder has turns of its own, so that it can encode a frame while the one before it
             is tracked; each of the two has half of the threads. No effect on a GPU.
+        runtime: what runs the network, for logs.
     """
 
     def __init__(
@@ -117,8 +119,10 @@ class SharedModel:
         together: bool = True,
         use_graphs: bool | None = None,
         ahead: bool = False,
+        runtime: Choice | None = None,
     ) -> None:
         self.model = model
+        self._runtime = runtime or Choice(TORCH, "as given")
         self.dtype = dtype
         self.use_graphs = model.device.type == "cuda" if use_graphs is None else use_graphs
         if self.use_graphs:
@@ -135,6 +139,12 @@ class SharedModel:
         self._encoder_turns = _Turns() if self.ahead else self._turns
         self._lock = threading.Lock()  # guards what follows
         self._waiting: list[_Waiting] = []
+
+    @property
+    def runtime(self) -> str:
+        """What runs the network, why, and how long its graphs took."""
+        graphs = self.model.graphs
+        return f"{self._runtime.runtime if graphs is None else graphs.report()} ({self._runtime.reason})"
 
     @contextmanager
     def turn(self) -> Iterator[None]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields
@@ -175,13 +179,73 @@ def test_the_hash_names_the_weights(embedded: Sam2Model) -> None:
 
 
 def test_what_can_not_be_run_is_refused() -> None:
-    assert choose_runtime("auto", "cuda:0") == choose_runtime("torch", "cuda:0") == "torch"
+    assert choose_runtime("torch", "cuda:0", "tinyvit").runtime == "torch"
     with pytest.raises(ValueError, match="accepted: auto, torch, openvino"):
-        choose_runtime("tensorflow", "cpu")
+        choose_runtime("tensorflow", "cpu", "tinyvit")
     with pytest.raises(ValueError, match="device 'cuda:0'; accepted: cpu"):
-        choose_runtime("openvino", "cuda:0")
+        choose_runtime("openvino", "cuda:0", "tinyvit")
     with pytest.raises(ValueError, match=r"onnxruntime:tensorrt' needs .*; install it: python3 -m pip install"):
-        choose_runtime("onnxruntime:tensorrt", "cpu")
+        choose_runtime("onnxruntime:tensorrt", "cpu", "tinyvit")
+
+
+@needs_openvino
+def test_auto_takes_openvino_for_the_embedded_model_on_a_cpu() -> None:
+    assert choose_runtime("auto", "cpu", "tinyvit").runtime == "openvino"
+    for device, trunk in (("cuda:0", "tinyvit"), ("cpu", "hiera")):
+        assert choose_runtime("auto", device, trunk).runtime == "torch"
+    factory = BackendFactory("embedded", "cpu", "auto", SIDE, 1)
+    with closing(factory.make(TrackerConfig(max_objects=1))) as backend:
+        assert backend.info.device.startswith("cpu (openvino 20")
+    assert re.fullmatch(r"openvino \S+, [5-9] graphs ready in \d+\.\d s \(auto: .*\)", factory.runtime)
+
+
+@pytest.mark.parametrize(
+    "module, reason",
+    [
+        (None, "needs the package openvino"),
+        ("__version__ = '2023.3.0-13775'", "its version is 2023.3.0; accepted: 2025.0 or newer"),
+        ("raise OSError('libtbb.so.12: no such file')", "OSError: libtbb.so.12: no such file"),
+        ("__version__ = '2026.0.0'\nclass Core:\n    available_devices = ['GPU']", "it finds no CPU here, only: GPU"),
+    ],
+)
+def test_without_a_good_openvino_auto_takes_torch(module: str | None, reason: str, tmp_path: Path) -> None:
+    """In a process whose ``openvino`` is missing, old or broken."""
+    statement = "import sys, importlib.util\n"
+    if module is None:
+        statement += "find = importlib.util.find_spec\n"
+        statement += "importlib.util.find_spec = lambda name: None if name == 'openvino' else find(name)\n"
+    else:
+        for name, text in (("openvino", module), ("onnx", "")):
+            (tmp_path / f"{name}.py").write_text(text)
+        statement += f"sys.path.insert(0, {str(tmp_path)!r})\n"
+    statement += (
+        "from sam2_ros.model.runtimes import choose_runtime\n"
+        "choice = choose_runtime('auto', 'cpu', 'tinyvit')\nprint(choice.runtime, choice.reason)\n"
+        "try: choose_runtime('openvino', 'cpu', 'tinyvit')\nexcept ValueError as error: print(error)"
+    )
+    ran = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, check=True)
+    chosen, refused = ran.stdout.splitlines()
+    assert chosen.startswith("torch auto: OpenVINO ") and reason in chosen
+    assert refused.startswith("runtime 'openvino' ") and reason in refused and "pip install" in refused
+    # One line: a missing package is what many want, a bad one is no one's wish.
+    assert [reason in line for line in ran.stderr.splitlines()] == ([] if module is None else [True])
+
+
+@needs_runtime
+@torch.inference_mode()
+def test_pytorch_takes_over_where_graphs_can_not_be_made(
+    embedded: Sam2Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (file := tmp_path / "file").write_text("no folder")
+    runner = GraphRunner(embedded, INSTALLED[0], "float32", 1, file / "graphs")
+    other, images = embedded.with_graphs(runner), drawn(1, 3, SIDE, SIDE)
+    exact, mine = embedded.encode_image(images), other.encode_image(images)
+    assert torch.equal(exact.stride_16, mine.stride_16)
+    alone, points = embedded.without_memory(exact), embedded.no_prompt(1)
+    assert torch.equal(other.decode(alone, mine, *points).logits, embedded.decode(alone, exact, *points).logits)
+    (line,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
+    assert "can't be made, so that PyTorch runs the network: NotADirectoryError" in line.getMessage()
+    assert "failed" in runner.report()
 
 
 def test_torch_is_no_copy(embedded: Sam2Model) -> None:
