@@ -59,12 +59,17 @@ class GraphRunner:
         self.folder = folder or cache_dir() / "graphs" / network_hash(model)
         self._options = Options(runtime, str(self.dtype).removeprefix("torch."), threads, self.folder)
         self._sessions: dict[tuple[object, ...], Session | None] = {}
+        self._sealed = False
         self._makes = False  # has made a graph that was not in the cache
-        self.failed = False  # PyTorch runs everything
+        self.failed = False  # PyTorch runs whatever was not ready before
         self.built: dict[str, float] = {}  # seconds that each graph took to build or to load
 
     def __str__(self) -> str:
         return f"{self.runtime} {self._options.version}" + (", failed" if self.failed else "")
+
+    def seal(self) -> None:
+        """From now on PyTorch runs what was not used yet: a live frame can't wait until a graph is made."""
+        self._sealed = True
 
     def report(self) -> str:
         """What was built so far, for logs."""
@@ -143,8 +148,10 @@ class GraphRunner:
     # -- sessions ----------------------------------------------------------------------------------------------------
 
     def _session(self, model: Sam2Model, key: tuple[object, ...], make: Callable[[], Graph]) -> Session | None:
-        """None if the runtime gets the graph wrong."""
+        """None if PyTorch has to run it."""
         key = model.config.image_size, *key
+        if self._sealed and key not in self._sessions:
+            return None
         session = self._sessions.pop(key) if key in self._sessions else self._open(model.config.image_size, make())
         self._sessions[key] = session  # the most recently used one comes last
         while len(self._sessions) > MAX_SESSIONS:
@@ -160,7 +167,7 @@ class GraphRunner:
         except Exception as problem:  # a broken installation, a cache that can't be written, no memory, ...
             self.failed = True
             reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
-            _log.warning("%s: %s can't be made, so that PyTorch runs the network: %s", self.runtime, what, reason)
+            _log.warning("%s: PyTorch runs what is not ready, because %s can't be: %s", self.runtime, what, reason)
             return None
         if error > MAX_ERROR:
             _log.warning("%s: %s is wrong by %.0f %%, so that PyTorch runs it", self, what, 100 * error)
@@ -170,7 +177,7 @@ class GraphRunner:
         return session
 
     def _checked(self, path: Path, graph: Graph) -> tuple[Session, float]:
-        """The graph, ready to run, and its error."""
+        """The graph, ready to run, and its error; may raise anything."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._in_cache:
             _make_room(self.folder)

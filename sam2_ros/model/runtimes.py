@@ -26,7 +26,6 @@ _PACKAGES = {
     "onnxruntime-openvino", "onnxruntime:cuda": "onnx onnxruntime-gpu", "onnxruntime:tensorrt": "onnx onnxruntime-gpu",
 }  # fmt: skip
 
-
 _log = logging.getLogger(__name__)
 
 

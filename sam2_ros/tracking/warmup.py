@@ -37,6 +37,8 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
         _work_on_most(shared, config)
     shared.capture_graphs(config)
     shared.batches.clear()
+    if shared.model.graphs is not None:
+        shared.model.graphs.seal()
     if shared.model.device.type == "cpu":
         reserve(RESERVE)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -114,6 +113,20 @@ def test_what_has_no_graph_is_run_by_pytorch(embedded: Sam2Model, runner: GraphR
 
 
 @needs_runtime
+@torch.inference_mode()
+def test_pytorch_runs_what_was_not_prepared_for_live_frames(embedded: Sam2Model, folder: Path) -> None:
+    runner = GraphRunner(embedded, INSTALLED[0], "float32", 1, folder)
+    other, images = embedded.with_graphs(runner), drawn(1, 3, SIDE, SIDE)
+    image = other.encode_image(images)
+    runner.seal()
+    assert torch.equal(other.encode_image(images).stride_16, image.stride_16)
+    assert not torch.equal(embedded.encode_image(images).stride_16, image.stride_16)  # so it was not PyTorch
+    alone, points = embedded.without_memory(image), embedded.no_prompt(1)
+    assert torch.equal(other.decode(alone, image, *points).logits, embedded.decode(alone, image, *points).logits)
+    assert [name.partition(" ")[0] for name in runner.built] == ["image_encoder"]
+
+
+@needs_runtime
 def test_an_official_layout_tracks_the_same_masks(tmp_path: Path) -> None:
     model = small_model()
     trackers = [
@@ -157,15 +170,18 @@ def test_the_engine_tracks_by_openvino_in_bfloat16(tmp_path: Path, monkeypatch: 
     assert [path.stat().st_mtime_ns for path in graphs_made] == times  # made once
 
 
+@needs_runtime
+@torch.inference_mode()
 def test_the_cache_keeps_a_bounded_number_of_networks(
     embedded: Sam2Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path))
     for index in range(MAX_NETWORKS + 2):
         (tmp_path / "graphs" / str(index)).mkdir(parents=True)
-    mine = GraphRunner(embedded, "openvino" if "openvino" in INSTALLED else "onnxruntime", "float32", 1).folder
+    runner, grid = GraphRunner(embedded, INSTALLED[0], "float32", 1), embedded.config.grid
+    runner.memory_maps(embedded, drawn(1, embedded.config.hidden_dim, grid, grid), drawn(1, 1, 4 * grid, 4 * grid))
     left = list((tmp_path / "graphs").iterdir())
-    assert len(left) == MAX_NETWORKS and mine in left
+    assert len(left) == MAX_NETWORKS and runner.folder in left
 
 
 def test_the_hash_names_the_weights(embedded: Sam2Model) -> None:
@@ -234,7 +250,7 @@ def test_without_a_good_openvino_auto_takes_torch(module: str | None, reason: st
 @needs_runtime
 @torch.inference_mode()
 def test_pytorch_takes_over_where_graphs_can_not_be_made(
-    embedded: Sam2Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    embedded: Sam2Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (file := tmp_path / "file").write_text("no folder")
     runner = GraphRunner(embedded, INSTALLED[0], "float32", 1, file / "graphs")
@@ -243,8 +259,8 @@ def test_pytorch_takes_over_where_graphs_can_not_be_made(
     assert torch.equal(exact.stride_16, mine.stride_16)
     alone, points = embedded.without_memory(exact), embedded.no_prompt(1)
     assert torch.equal(other.decode(alone, mine, *points).logits, embedded.decode(alone, exact, *points).logits)
-    (line,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
-    assert "can't be made, so that PyTorch runs the network: NotADirectoryError" in line.getMessage()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "PyTorch runs what is not ready, because image_encoder" in line and "NotADirectoryError" in line
     assert "failed" in runner.report()
 
 
