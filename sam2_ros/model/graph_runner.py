@@ -5,9 +5,9 @@ Graphs are exported and compiled at their first use, and cached on disk by the h
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -163,7 +163,11 @@ class GraphRunner:
             return None
         start, what = time.monotonic(), f"{graph.name} at {side} px"
         try:
-            session, error = self._checked(self.folder / f"{graph.name}_{side}.onnx", graph)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Processes that start together take turns: neither ours nor the runtime's files may be half written.
+            with (self.folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                session, error = self._checked(self.folder / f"{graph.name}_{side}.onnx", graph)
         except Exception as problem:  # a broken installation, a cache that can't be written, no memory, ...
             self.failed = True
             reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
@@ -178,7 +182,6 @@ class GraphRunner:
 
     def _checked(self, path: Path, graph: Graph) -> tuple[Session, float]:
         """The graph, ready to run, and its error; may raise anything."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self._in_cache:
             _make_room(self.folder)
         if not path.is_file():
@@ -186,7 +189,7 @@ class GraphRunner:
                 # Also said where nobody has set up logging: in a node and on the command line.
                 _log.warning("%s: making the graphs of this network, once; they are cached in %s", self, self.folder)
             self._makes = True
-            partial = path.with_name(f".{os.getpid()}.{path.name}")  # another process may write the same graph
+            partial = path.with_name(f".{path.name}")  # what a process left that died
             graphs.export(graph, partial)
             partial.replace(path)
         # The decoder always in float32: fused by OpenVINO 2026.4, the attention of its few tokens is wrong in bfloat16;
