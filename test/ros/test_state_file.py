@@ -70,7 +70,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     found = read_state(file)
     assert found is not None and (found.frame_id, found.saved.next_id) == ("camera", 8)
     newest = found.saved.newest
-    assert (newest.stamp, newest.width, newest.height) == (9, WIDTH, HEIGHT)
+    assert (newest.frame_index, newest.stamp, newest.width, newest.height) == (0, 9, WIDTH, HEIGHT)
     for obj, before in zip(newest.objects, state.saved.newest.objects, strict=True):
         assert obj.mask.area == 0
         assert replace(obj, mask=NO_MASK) == replace(before, mask=NO_MASK)
