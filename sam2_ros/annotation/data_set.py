@@ -91,15 +91,16 @@ def read_data_set(out: Path) -> DataSet:
         settings: dict[str, Any] = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
         format, stills, windows = str(settings["format"]), bool(settings["stills"]), bool(settings["windows"])
         images = FORMATS[format].images
+        names = [str(name) for name in settings.get(_RECORDINGS, ())]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{printable(out)} is no data set; give the folder that 'sam2_ros annotate --out' wrote"
         ) from None
     recordings = []
-    for name in settings.get(_RECORDINGS, ()):
+    for name in names:
         recording = read_annotated(out, name)
         if recording is None:
-            raise UserError(f"{out / FOLDER / name}.json can't be read; run 'sam2_ros annotate' again")
+            raise UserError(f"{printable(out / FOLDER / name)}.json can't be read; run 'sam2_ros annotate' again")
         recordings.append(recording)
     if not recordings:
         raise UserError(f"{printable(out)}: no recording is finished; run 'sam2_ros annotate' again")

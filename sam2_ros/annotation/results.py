@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from sam2_ros.annotation.doubts import Reason
 from sam2_ros.annotation.masks import Mask
 from sam2_ros.annotation.reconcile import Reconciled
 from sam2_ros.annotation.recordings import ImageFile, Images, Recording
+from sam2_ros.media.errors import UserError
+from sam2_ros.media.input_files import read_file
+from sam2_ros.media.picture_decoder import MAX_PIXELS
 from sam2_ros.media.whole_files import check_writable, write_error, write_whole
 
 FOLDER = "recordings"  # in the data set
 UNSAVED = "unsaved"  # corrections that a person has not saved
+_MAX_BYTES = 1 << 30  # of a file
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,10 @@ def read_result(out: Path, recording: Recording) -> Annotated | None:
 
 
 def read_annotated(out: Path, name: str, folder: str = FOLDER) -> Annotated | None:
-    """What is known of the recording of this name; None where there is nothing that can be read."""
+    """What is known of the recording of this name; None where there is nothing that can be read and fits together."""
     try:
-        content: dict[str, Any] = json.loads(_path(out, name, folder).read_text(encoding="utf-8"))
+        _check_file(name)
+        content: dict[str, Any] = json.loads(read_file(_path(out, name, folder), _MAX_BYTES))
         for mask in content["masks"]:
             mask["mask"]["counts"] = mask["mask"]["counts"].encode("ascii")
         content["images"] = [ImageFile(**each) for each in content["images"]]
@@ -69,9 +75,27 @@ def read_annotated(out: Path, name: str, folder: str = FOLDER) -> Annotated | No
         content["masks"] = [Mask(**each) for each in content["masks"]]
         content["reasons"] = [Reason(**each) for each in content["reasons"]]
         content["corrected"] = [(frame, key) for frame, key in content.get("corrected", ())]
-        return Annotated(**content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        done = Annotated(**content)
+        _check(done, name)
+        return done
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def read_unsaved(out: Path, saved: Annotated) -> Annotated | None:
+    """The corrections of a recording that were not saved; None where there are none.
+
+    Raises:
+        UserError: the file of them can't be read, or is of other images.
+    """
+    path = _path(out, saved.name, UNSAVED)
+    if not path.exists():
+        return None
+    unsaved = read_annotated(out, saved.name, UNSAVED)
+    if unsaved is None or unsaved.images != saved.images:
+        what = "can't be read" if unsaved is None else "holds corrections of other images"
+        raise UserError(f"{path} {what}; move it elsewhere to review the recording without these corrections")
+    return unsaved
 
 
 def forget_result(out: Path, name: str, *folders: str) -> None:
@@ -85,6 +109,39 @@ def forget_result(out: Path, name: str, *folders: str) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise write_error(path, error) from error
+
+
+def _check(done: Annotated, name: str) -> None:
+    """
+    Raises:
+        ValueError, TypeError: it is of another recording, or its parts do not fit together.
+    """
+    if done.name != name:
+        raise ValueError(f"it is of the recording {done.name}")
+    for image in done.images:
+        _check_file(image.name)
+        if image.width < 1 or image.height < 1 or image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"an image of {image.width} x {image.height} pixels")
+    frames = range(len(done.images))
+    for mask in done.masks:
+        if mask.frame not in frames or mask.object_id not in done.labels:
+            raise ValueError(f"a mask of object {mask.object_id} in image {mask.frame}")
+        image = done.images[mask.frame]
+        if mask.mask["size"] != [image.height, image.width]:
+            raise ValueError(f"a mask of another size in image {mask.frame}")
+        if not math.isfinite(mask.score):
+            raise ValueError(f"a score that is no number in image {mask.frame}")
+    if any(each.frame not in frames or not math.isfinite(each.value) for each in done.reasons):
+        raise ValueError("a doubt about no image")
+
+
+def _check_file(name: str) -> None:
+    """
+    Raises:
+        ValueError: it is a path, which may lead out of the data set.
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} names no file")
 
 
 def _path(out: Path, name: str, folder: str) -> Path:

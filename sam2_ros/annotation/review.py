@@ -18,7 +18,7 @@ from sam2_ros.annotation.corrector import Corrector
 from sam2_ros.annotation.data_set import DataSet, write_data_set
 from sam2_ros.annotation.propagation import propagate
 from sam2_ros.annotation.recordings import Images
-from sam2_ros.annotation.results import UNSAVED, forget_result, read_annotated, write_result
+from sam2_ros.annotation.results import UNSAVED, forget_result, read_unsaved, write_result
 from sam2_ros.annotation.reviewed import Reviewed
 from sam2_ros.annotation.two_ways import ANYTHING
 from sam2_ros.inference.backend import Backend
@@ -51,7 +51,7 @@ class Review:
         self._sessions: frozenset[Browser] = frozenset()
         self.cameras: dict[str, Reviewed] = {}
         for recording in data_set.recordings:
-            unsaved = read_annotated(data_set.out, recording.name, UNSAVED)
+            unsaved = read_unsaved(data_set.out, recording)
             images = Images(data_set.out / data_set.images / recording.name, recording.images)
             corrections = Corrections(recording, unsaved)
             self.cameras[recording.name] = Reviewed(corrections, images, max_side, self._wake)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +18,7 @@ from sam2_ros.annotation.data_set import read_data_set
 from sam2_ros.annotation.masks import Mask, encode
 from sam2_ros.annotation.propagation import ENOUGH, GONE, propagate
 from sam2_ros.annotation.recordings import ImageFile, Images
-from sam2_ros.annotation.results import UNSAVED, read_annotated, write_result
+from sam2_ros.annotation.results import UNSAVED, read_annotated, read_unsaved, write_result
 from sam2_ros.inference.null import NullBackend
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.rendered_scene import RenderedFrame, render
@@ -158,3 +160,54 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"recordings": []}))
     with pytest.raises(UserError, match="no recording is finished"):
         read_data_set(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda known: known.update(name="../../elsewhere"),
+        lambda known: known["images"][3].update(name="../../../etc/passwd"),
+        lambda known: known["images"][3].update(name=".."),
+        lambda known: known["images"][3].update(width=1 << 20, height=1 << 20),
+        lambda known: known["masks"][0].update(frame=IMAGES),
+        lambda known: known["masks"][0].update(frame=-1),
+        lambda known: known["masks"][0].update(object_id=7),
+        lambda known: known["masks"][0].update(predicted_iou=float("nan")),
+        lambda known: known["masks"][0]["mask"].update(size=[1 << 20, 1 << 20]),
+        lambda known: known["reasons"][0].update(frame=IMAGES),
+        lambda known: known["reasons"][0].update(value=float("inf")),
+    ],
+)
+def test_a_file_that_leads_out_of_the_data_set_or_does_not_fit_together_is_refused(
+    change: Callable[[Any], None], scene: list[RenderedFrame], tmp_path: Path
+) -> None:
+    write_result(tmp_path, annotated(scene))
+    path = tmp_path / "recordings" / f"{NAME}.json"
+    assert read_annotated(tmp_path, NAME) is not None
+    known = json.loads(path.read_text())
+    change(known)
+    path.write_text(json.dumps(known))
+    assert read_annotated(tmp_path, NAME) is None
+
+
+def test_a_recording_outside_the_data_set_is_not_read(tmp_path: Path) -> None:
+    make_data_set(tmp_path / "data")
+    inside = tmp_path / "data" / "recordings" / f"{NAME}.json"
+    (tmp_path / "data" / f"{NAME}.json").write_bytes(inside.read_bytes())
+    settings = tmp_path / "data" / "settings.json"
+    for names, said in (([f"../{NAME}"], "can't be read"), (7, "is no data set")):
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"recordings": names}))
+        with pytest.raises(UserError, match=said):
+            read_data_set(tmp_path / "data")
+
+
+def test_unsaved_corrections_that_can_not_be_read_are_told(scene: list[RenderedFrame], tmp_path: Path) -> None:
+    saved = annotated(scene)
+    assert read_unsaved(tmp_path, saved) is None
+    write_result(tmp_path, saved, UNSAVED)
+    assert read_unsaved(tmp_path, saved) == saved
+    with pytest.raises(UserError, match="holds corrections of other images; move it elsewhere"):
+        read_unsaved(tmp_path, annotated(scene[:5]))
+    (tmp_path / UNSAVED / f"{NAME}.json").write_text("{")
+    with pytest.raises(UserError, match=r"unsaved/clip\.json can't be read; move it elsewhere"):
+        read_unsaved(tmp_path, saved)
