@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +159,7 @@ class _CutBag:
         self._types = types
         self._files: list[McapFile] = []
         with suppress(UserError):  # it is no MCAP file
-            self._files = [McapFile(file) for file in (sorted(path.glob("*.mcap")) if path.is_dir() else [path])]
+            self._files = [McapFile(file) for file in (_in_order(path.glob("*.mcap")) if path.is_dir() else [path])]
         counts: Counter[tuple[str, str]] = Counter()
         with suppress(_Cut):
             counts.update((connection.topic, connection.msgtype) for connection, _, _ in self.messages())
@@ -181,6 +181,11 @@ class _CutBag:
 
     def deserialize(self, data: bytes, kind: str) -> Any:
         return self._types.deserialize_cdr(data, kind)
+
+
+def _in_order(files: Iterable[Path]) -> list[Path]:
+    """The files of a bag, ``run_0.mcap`` to ``run_10.mcap``, as they were recorded."""
+    return sorted(files, key=lambda file: (len(file.name), file.name))
 
 
 def _decode(kind: str, message: Any) -> Rgb:

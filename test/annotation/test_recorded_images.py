@@ -112,6 +112,23 @@ def test_a_cut_mcap_file_gives_the_images_before_the_cut_and_the_reason(folder: 
     assert list(bag.detections("/detections"))[:2] == [START, START + STEP]
 
 
+def test_the_files_of_a_bag_whose_last_one_is_cut_are_read_as_they_were_recorded(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for index in range(11):
+        made = Made(tmp_path / f"part{index}", mcap=True)
+        made.image(index, picture(index))
+        made.close()
+        (file,) = (tmp_path / f"part{index}").glob("*.mcap")
+        file.rename(folder / f"run_{index}.mcap")
+    (tmp_path / "part10/metadata.yaml").rename(folder / "metadata.yaml")
+    last = folder / "run_10.mcap"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    images = extract(Bag(folder), tmp_path / "out", lambda: None)
+    assert [image.stamp for image in images.files] == [START + index * STEP for index in range(10)]
+    assert "run_10.mcap: damaged or cut" in images.damage
+
+
 def test_images_that_can_not_be_read_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = Made(tmp_path / "run")
     made.image(0, picture(0), jpeg=True)
