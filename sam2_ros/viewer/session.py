@@ -103,6 +103,7 @@ class Session:
         self._outbox = Outbox(socket)
         self.watching = ""  # name of the camera in front
         self._live = False
+        self._shown = 0  # number of the newest picture that was sent of it
         self._fresh = asyncio.Event()
         self._asked = asyncio.Event()  # for a history
         self._room = asyncio.Semaphore(IN_FLIGHT)
@@ -164,15 +165,14 @@ class Session:
         task.add_done_callback(self._tasks.discard)
 
     async def _stream(self) -> None:
-        shown = 0
         while not self._socket.closed:
             await self._room.acquire()
-            while (picked := self._pick(shown)) is None:
+            while (picked := self._pick()) is None:
                 self._fresh.clear()
                 await self._fresh.wait()
             camera, shot = picked
             if camera.name == self.watching:
-                shown = shot.number
+                self._shown = shot.number
             try:
                 packet = await asyncio.to_thread(shot.packet, camera.name)
             except Exception as error:  # whatever a topic's image does to a decoder
@@ -183,7 +183,7 @@ class Session:
             self._sent[shot.number] = shot
             await self._outbox.send(packet)
 
-    def _pick(self, shown: int) -> tuple[Camera, Shot] | None:
+    def _pick(self) -> tuple[Camera, Shot] | None:
         """The next picture to send: the newest of the camera in front, or sometimes one of another camera."""
         now, cameras = time.monotonic(), self._hub.cameras
         self._thumbnails = {name: sent for name, sent in self._thumbnails.items() if name in cameras}
@@ -193,7 +193,7 @@ class Session:
             if shot is None or shot.number in self._sent:
                 continue
             if name == self.watching:
-                if shot.number > shown:
+                if shot.number > self._shown:
                     return camera, shot
             elif now - self._thumbnails.get(name, 0.0) > THUMBNAIL_S:
                 self._thumbnails[name] = now
@@ -280,6 +280,8 @@ class Session:
         if camera is None:
             self._refuse("no camera is tracked; is the tracker running?", message)
         else:
+            if camera.name != self.watching:
+                self._shown = 0  # its picture may be older than that of the one before
             self.watching = camera.name
             self._asked.set()
         self._fresh.set()
