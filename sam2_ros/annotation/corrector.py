@@ -54,7 +54,8 @@ class Corrector:
         whole = replace(prompt if before is None else _joined(before.prompt, prompt), replace=False)
         so_far = None if before is None else before.so_far
         (answer,) = self._segmenter.segment(self._encoded, [whole], [so_far])
-        self._clicks[key] = _Clicks(whole, answer.so_far)
+        if answer.mask.crop.size:  # else it is refused, and the next click begins without this one
+            self._clicks[key] = _Clicks(whole, answer.so_far)
         score = 1.0 if old is None else old.detection_score
         return Mask(frame, key, encode(answer.mask), answer.predicted_iou, detection_score=score), answer
 

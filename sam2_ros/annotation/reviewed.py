@@ -101,24 +101,23 @@ class Reviewed:
         self._frame = doubtful[0][0] if doubtful else 0
         self._max_side, self._on_shot = max_side, on_shot
         self._shot: StillShot | None = None
+        self._lock = threading.Lock()  # guards both: the page moves on while the worker corrects
 
     def shot(self, live: bool) -> StillShot | None:
         """None until somebody has watched: of many recordings, no images are read for their tabs."""
         return self._shot
 
-    def show(self, frame: int) -> None:
-        """Shows an image to all browsers."""
-        self._frame = frame
-        self._shot = StillShot(self.images, self.corrections.now, frame, self._max_side)
+    def show(self, frame: int | None = None) -> None:
+        """Shows an image to all browsers; None: the same one again, after a correction."""
+        with self._lock:
+            if frame is not None:
+                self._frame = frame
+            self._shot = StillShot(self.images, self.corrections.now, self._frame, self._max_side)
         self._on_shot()
-
-    def refresh(self) -> None:
-        """Shows the same image again, after a correction."""
-        self.show(self._frame)
 
     def history_message(self) -> str:
         if self._shot is None:
-            self.refresh()
+            self.show()
         return json.dumps(self.overview())
 
     def overview(self) -> dict[str, object]:
