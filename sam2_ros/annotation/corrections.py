@@ -68,7 +68,7 @@ class Corrections:
     def __init__(self, saved: Annotated, unsaved: Annotated | None = None) -> None:
         self.recording = saved
         self._versions = [_version(saved)]
-        self._saved = self._versions[0]
+        self._saved: Version | None = self._versions[0]
         if unsaved is not None:
             self._versions.append(_version(unsaved))
 
@@ -97,6 +97,10 @@ class Corrections:
     def undo(self) -> None:
         if self.can_undo:
             self._versions.pop()
+
+    def saving(self) -> None:
+        """Called before :meth:`result` is written: if that fails, no version is known to be in the data set."""
+        self._saved = None
 
     def saved(self) -> None:
         """Called when :meth:`result` is in the data set."""

@@ -132,7 +132,7 @@ class Review:
         now = reviewed.corrections.now
         adds = command["type"] == "add"
         if not adds and request.object_id not in now.labels:
-            return _no(f"there is no object {request.object_id}")
+            raise BadCommand(_no_object(reviewed, request.object_id))
         key = max(now.labels, default=0) + 1 if adds or request.object_id is None else request.object_id
         mask, answer = self._corrector.segment(reviewed, frame, key, request.prompt)
         if not answer.mask.crop.size:
@@ -238,6 +238,9 @@ class Review:
         out, unsaved = self._data_set.out, self.unsaved
         results = [each.corrections.result() for each in self.cameras.values()]
         with self._disk:
+            for name in unsaved:  # first, so that a save that is interrupted can be done again
+                self._keep(name, self.cameras[name].corrections)
+                self.cameras[name].corrections.saving()
             for result in results:
                 if result.name in unsaved:
                     write_result(out, result)
@@ -257,7 +260,7 @@ class Review:
         self._shown(reviewed)
 
     def _shown(self, reviewed: Reviewed) -> None:
-        reviewed.refresh()
+        reviewed.show()
         self._tell(reviewed.overview())
 
     def _keep_all(self) -> None:
@@ -329,5 +332,10 @@ def _frame_of(reviewed: Reviewed, value: object) -> int:
 def _object_of(reviewed: Reviewed, command: Command) -> int:
     key = read_number(command.get("object_id"))
     if key not in reviewed.corrections.now.labels:
-        raise BadCommand(f"there is no object {key}")
+        raise BadCommand(_no_object(reviewed, key))
     return key
+
+
+def _no_object(reviewed: Reviewed, key: int | None) -> str:
+    ids = ", ".join(map(str, reviewed.corrections.now.labels))[:200] or "none; mark one in the picture"
+    return f"there is no object {key}; there are: {ids}"

@@ -87,6 +87,15 @@ def test_the_versions_are_bounded_and_the_saved_one_is_known(corrections: Correc
     assert corrections.now.labels[BALL] == "ball 5"
 
 
+def test_after_a_save_that_failed_every_version_is_still_to_be_saved(corrections: Corrections) -> None:
+    corrections.add(corrections.now.with_label(BALL, "football"))
+    corrections.saving()
+    corrections.undo()
+    assert corrections.changed, "the data set may hold the version that was taken back"
+    corrections.saved()
+    assert not corrections.changed
+
+
 def test_corrections_come_back_from_their_file(corrections: Corrections, tmp_path: Path) -> None:
     corrections.add(corrections.now.without(BALL, 3, 4).accepted(13))
     write_result(tmp_path, corrections.result(), UNSAVED)
