@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
 class Page:
     """What a browser sends and receives."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
         self._socket = socket
 
     async def ask(self, kind: str, **command: object) -> Any:
