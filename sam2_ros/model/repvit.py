@@ -120,13 +120,14 @@ class RepViT(nn.Module):
 def fold(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The official state dict of EdgeTAM with batch normalisation and parallel branches folded into convolutions.
 
-    A tensor that is no part of such a convolution stays as it is; so does a convolution of which a part is missing.
+    A tensor that is no part of such a convolution stays as it is. So does a convolution of which a part is missing
+    or has another shape: the network has no tensor of that name.
     """
     folded = dict(state)
     for name in [name for name in folded if name.endswith(".c.weight")]:
         conv = name.removesuffix(".c.weight")
         parts = [f"{conv}.bn.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
-        if all(part in folded for part in parts):
+        if _are(folded, dict.fromkeys(parts, folded[name].shape[:1])) and folded[name].ndim == 4:
             gain, bias, mean, variance = (folded.pop(part).double() for part in parts)
             gain = gain / (variance + NORM_EPS).sqrt()
             folded[f"{conv}.weight"] = folded.pop(name).double() * gain[:, None, None, None]
@@ -134,10 +135,17 @@ def fold(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in [name for name in folded if name.endswith(".token_mixer.conv.weight")]:
         mixer = name.removesuffix(".conv.weight")
         parts = [f"{mixer}.{part}" for part in ("conv.bias", "conv1.weight", "conv1.bias")]
-        if all(part in folded for part in parts):
+        channels = folded[name].shape[0] if folded[name].ndim else 0
+        shapes = dict(zip(parts, ((channels,), (channels, 1, 1, 1), (channels,)), strict=True))
+        if _are(folded, {name: (channels, 1, 3, 3)} | shapes):
             # A 3×3 and a 1×1 depthwise convolution of the input, and the input itself: all in the middle of a 3×3 one.
             around = folded.pop(name).clone()
             bias, centre, bias_of_centre = (folded.pop(part) for part in parts)
             around[:, :, 1, 1] += centre[:, :, 0, 0] + 1
             folded[f"{mixer}.weight"], folded[f"{mixer}.bias"] = around, bias + bias_of_centre
     return {name: value.float() if value.dtype == torch.float64 else value for name, value in folded.items()}
+
+
+def _are(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether all these tensors are there, of these shapes."""
+    return all(name in state and tuple(state[name].shape) == tuple(shape) for name, shape in shapes.items())
