@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from sam2_ros.annotation.data_set import SETTINGS, write_data_set
+from sam2_ros.annotation.data_set import SETTINGS, read_data_set, write_data_set
 from sam2_ros.annotation.doubts import Reason
 from sam2_ros.annotation.masks import Mask, encode
 from sam2_ros.annotation.recordings import ImageFile
@@ -47,3 +49,12 @@ def make_data_set(out: Path, format: str = "coco") -> list[RenderedFrame]:
     write_result(out, done)
     write_data_set(out, format, [done])
     return scene
+
+
+def add_recording(out: Path, name: str) -> None:
+    """Adds a recording with the same images and masks."""
+    done = read_data_set(out)
+    shutil.copytree(out / done.images / NAME, out / done.images / name)
+    other = replace(done.recordings[0], name=name)
+    write_result(out, other)
+    write_data_set(out, done.format, [*done.recordings, other])

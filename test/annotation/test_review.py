@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,11 +17,11 @@ import pytest
 pytest.importorskip("torch", reason="the embedded model needs torch")
 
 from aiohttp.test_utils import TestServer
-from data_sets import BALL, NAME, annotated, make_data_set
+from data_sets import BALL, NAME, add_recording, make_data_set
 
 from sam2_ros.annotation.corrector import Corrector
-from sam2_ros.annotation.data_set import read_data_set, write_data_set
-from sam2_ros.annotation.results import UNSAVED, read_unsaved, write_result
+from sam2_ros.annotation.data_set import read_data_set
+from sam2_ros.annotation.results import UNSAVED, read_unsaved
 from sam2_ros.annotation.review import Review
 from sam2_ros.inference.local import load_shared_model
 from sam2_ros.inference.null import NullBackend
@@ -49,12 +48,8 @@ def segmenter(shared: SharedModel) -> ImageSegmenter:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A data set of two recordings with the same images."""
-    scene = make_data_set(tmp_path / "data")
-    shutil.copytree(tmp_path / "data/images" / NAME, tmp_path / "data/images" / OTHER)
-    both = [annotated(scene), replace(annotated(scene), name=OTHER)]
-    for each in both:
-        write_result(tmp_path / "data", each)
-    write_data_set(tmp_path / "data", "coco", both)
+    make_data_set(tmp_path / "data")
+    add_recording(tmp_path / "data", OTHER)
     return tmp_path / "data"
 
 

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("torch", reason="the embedded model needs torch")
 pytest.importorskip("rclpy", reason="what the tests of the page share")
 
-from data_sets import BALL, BOOK, HEIGHT, IMAGES, WIDTH, WRONG, make_data_set
+from data_sets import BALL, BOOK, HEIGHT, IMAGES, WIDTH, WRONG, add_recording, make_data_set
 from page import Picture, viewer
 from pycocotools.coco import COCO
 from test_access import ask
@@ -217,3 +217,21 @@ def test_an_image_that_is_right_leaves_the_list_and_nothing_is_lost(browser: Any
             page.keyboard.press("s")
             page.locator(".toast", has_text="saved in").wait_for()
     assert data.doubtful() == [8, 13] and not any((data.folder / "unsaved").iterdir())
+
+
+def test_what_waits_for_an_answer_is_of_its_recording(browser: Any, tmp_path: Path) -> None:
+    make_data_set(tmp_path / "data")
+    add_recording(tmp_path / "data", "other")
+    with viewer(tmp_path, str(tmp_path / "data"), "--device", "cpu", "--threads", "1", verb="review") as address:
+        for page in opened(browser, address):
+            balls = page.locator("#objects li", has_text="ball")
+            balls.get_by_text("Remove").click()
+            page.locator("#cameras button", has_text="other").click()
+            page.locator("#place", has_text="Image 7 of").wait_for()
+            page.locator(".toast button", has_text="Everywhere").click()
+            page.locator("#cameras button", has_text="clip").click()
+            page.locator("#room", has_text="1 in all").wait_for()
+            assert balls.count() == 0
+            page.locator("#cameras button", has_text="other").click()
+            page.locator("#room", has_text="2 in all").wait_for()
+            assert balls.count() == 1

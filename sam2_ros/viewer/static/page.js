@@ -127,7 +127,8 @@ export class Page extends EventTarget {
 
   #onPrompt({ point, positive, hit, box, header }) {
     const target = this.stage.selected || hit || 0;
-    const command = { camera: this.camera, stamp: header.stamp, points: point ? [point] : [], labels: point ? [positive ? 1 : 0] : [] };
+    // Another camera may be in front already, and its picture not there yet.
+    const command = { camera: header.camera, stamp: header.stamp, points: point ? [point] : [], labels: point ? [positive ? 1 : 0] : [] };
     if (box) command.box = box;
     if (point && !positive && !target) return toast("Choose an object first: click it, then mark what does not belong to it.", { error: true });
     if (point) this.stage.mark(command.points, command.labels);

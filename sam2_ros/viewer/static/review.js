@@ -25,7 +25,7 @@ page.addEventListener("picture", ({ detail: header }) => {
   refresh();
 });
 page.addEventListener("watch", ({ detail: { changed } }) => {
-  if (changed) [all, marked, wanted] = [null, null, null];
+  if (changed) [all, marked, wanted, frame] = [null, null, null, -1]; // no image of it is shown yet
   if (page.camera) page.link.send({ type: "watch", camera: page.camera });
   refresh();
 });
@@ -93,8 +93,8 @@ function save() {
 }
 
 page.addEventListener("remove", ({ detail: { object } }) => {
-  const last = all.images - 1, from = marked ?? 0;
-  const remove = (first, until) => () => page.ask({ type: "remove", object_id: object.id, first, last: until });
+  const last = all.images - 1, from = marked ?? 0, camera = page.camera; // another one may be chosen meanwhile
+  const remove = (first, until) => () => page.ask({ type: "remove", camera, object_id: object.id, first, last: until });
   const choices = [["In this image", remove(frame, frame)], ["From here on", remove(frame, last)], ["Up to here", remove(0, frame)]];
   if (marked !== null && marked !== frame) choices.push([`Image ${Math.min(from, frame)} to ${Math.max(from, frame)}`, remove(from, frame)]);
   toast(`Remove ${object.name} #${object.id}:`, { choices: [...choices, ["Everywhere", remove(0, last)]], seconds: 10 });
@@ -122,7 +122,7 @@ function refresh() {
   $("#undo").disabled = !all.undo;
   $("#scrub").max = all.images - 1;
   $("#scrub").value = frame;
-  $("#place").textContent = `Image ${frame} of ${all.images - 1}`;
+  $("#place").textContent = frame < 0 ? "–" : `Image ${frame} of ${all.images - 1}`;
   $("#why").textContent = told(all.doubts.find(([index]) => index === frame)?.[2] ?? []);
   overview.draw(all, frame, marked, page.known);
   listDoubts();
