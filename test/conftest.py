@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from sam2_ros.allocator import VARIABLES
+from sam2_ros.allocator import VARIABLES, give_back_freed_memory
 
 # Domains above 101 would use ports that Linux hands out to other programs.
 DOMAINS = range(1, 102)
@@ -48,6 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Names a long value after its argument; pytest would write megabytes into names, logs and variables."""
     return argname if isinstance(val, (str, bytes, int)) and len(repr(val)) > LONGEST_ID else None
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Gives back the memory of a file's networks, of which a process has many."""
+    if nextitem is None or nextitem.path != item.path:
+        give_back_freed_memory()
 
 
 def _reserve_domain() -> tuple[int, IO[str]]:
