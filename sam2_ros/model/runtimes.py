@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,8 @@ _PACKAGES = {
     "onnxruntime-openvino", "onnxruntime:cuda": "onnx onnxruntime-gpu", "onnxruntime:tensorrt": "onnx onnxruntime-gpu",
 }  # fmt: skip
 
+_cores: list[Any] = []
+_core_lock = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -119,12 +122,26 @@ def _problem(name: str) -> str:
         version = openvino.__version__.partition("-")[0]
         if int(version.partition(".")[0]) < OLDEST:
             return f"its version is {version}; accepted: {OLDEST}.0 or newer"
-        devices = openvino.Core().available_devices
+        devices = _core().available_devices
     except Exception as error:  # a broken installation may raise anything
         return f"{type(error).__name__}: {error}"
     if not any(each.partition(".")[0] == device for each in devices):
         return f"it finds no {device} here, only: {', '.join(devices) or 'nothing'}"
     return ""
+
+
+def _core() -> Any:
+    """OpenVINO's one core of this process, which stays until its end.
+
+    Each core gives the thread that makes it a stack for signals, and frees that memory when it goes, also where it is
+    the thread's stack again by then (OpenVINO 2026.4 with AMX). The next signal would end the process without a word.
+    """
+    import openvino
+
+    with _core_lock:
+        if not _cores:
+            _cores.append(openvino.Core())
+        return _cores[0]
 
 
 def _device(name: str) -> str:
@@ -154,9 +171,6 @@ def open_session(graph: Path, options: Options) -> Session:
 
 class _OpenVino:
     def __init__(self, graph: Path, options: Options) -> None:
-        import openvino
-
-        core = openvino.Core()
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if options.dtype == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -168,7 +182,7 @@ class _OpenVino:
         if device == "CPU":
             # Threads that are tied to cores wait for whatever else runs there.
             settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
-        self._request = core.compile_model(str(graph), device, settings).create_infer_request()
+        self._request = _core().compile_model(str(graph), device, settings).create_infer_request()
 
     def __call__(self, *inputs: Array) -> list[Array]:
         out = self._request.infer(list(inputs), share_inputs=True, share_outputs=True)

@@ -247,6 +247,32 @@ def test_without_a_good_openvino_auto_takes_torch(module: str | None, reason: st
     assert [reason in line for line in ran.stderr.splitlines()] == ([] if module is None else [True])
 
 
+SIGNAL_AFTER_GRAPHS = """
+import faulthandler, signal, sys
+from pathlib import Path
+import torch
+from sam2_ros.allocator import give_back_freed_memory
+from sam2_ros.model.runtimes import Options, open_session
+faulthandler.enable()
+path = Path(sys.argv[1])
+torch.onnx.export(torch.nn.Linear(4, 4), (torch.zeros(1, 4),), str(path), dynamo=False)
+signal.signal(signal.SIGUSR1, lambda *_: print("alive", flush=True))
+first, second = (open_session(path, Options("openvino", "float32", 1, None)) for _ in range(2))
+del first
+del second
+give_back_freed_memory()
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@needs_openvino
+def test_a_signal_after_graphs_were_dropped_ends_nothing(tmp_path: Path) -> None:
+    """Cores of OpenVINO left the thread a freed stack for signals: any signal with a handler killed the process."""
+    command = [sys.executable, "-c", SIGNAL_AFTER_GRAPHS, str(tmp_path / "graph.onnx")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr
+
+
 @needs_runtime
 @torch.inference_mode()
 def test_pytorch_takes_over_where_graphs_can_not_be_made(
