@@ -100,10 +100,10 @@ def run(args: argparse.Namespace) -> int:
     about = f"{info.model} on {info.device} ({info.dtype}), up to {limits.streams} streams"
     keys = "clients need a key" if security else "no keys"
     print(f"serving {about}, on {', '.join(server.endpoints)}; {keys}", flush=True)
-    if factory.runtime:
-        print(f"the network is run by {factory.runtime}", flush=True)
     if page is not None:
         print(f"metrics and health on port {page.port}", flush=True)
+    if factory.runtime:
+        print(f"the network is run by {factory.runtime}", flush=True)
     try:
         server.run(args.grace)
     finally:
