@@ -117,8 +117,7 @@ class Review:
     # -- commands; all but seek and stop in the worker's thread --------------------------------------------------
 
     def _seek(self, reviewed: Reviewed, command: Command) -> Answer:
-        reviewed.show(_frame_of(reviewed, command.get("frame")))
-        return _yes()
+        return _yes(number=reviewed.show(_frame_of(reviewed, command.get("frame"))))
 
     def _end(self, reviewed: Reviewed, command: Command) -> Answer:
         self._stop.set()

@@ -107,13 +107,14 @@ class Reviewed:
         """None until somebody has watched: of many recordings, no images are read for their tabs."""
         return self._shot
 
-    def show(self, frame: int | None = None) -> None:
-        """Shows an image to all browsers; None: the same one again, after a correction."""
+    def show(self, frame: int | None = None) -> int:
+        """Shows an image to all browsers; None: the same one again. Returns the picture's number."""
         with self._lock:
             if frame is not None:
                 self._frame = frame
-            self._shot = StillShot(self.images, self.corrections.now, self._frame, self._max_side)
+            shot = self._shot = StillShot(self.images, self.corrections.now, self._frame, self._max_side)
         self._on_shot()
+        return shot.number
 
     def history_message(self) -> str:
         if self._shot is None:

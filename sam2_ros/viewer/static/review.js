@@ -15,9 +15,10 @@ const overview = new Overview($("#timeline"));
 let all = null; // the newest overview of the recording in front
 let frame = 0, marked = null, connected = false;
 let wanted = null, asking = false; // the image to go to next
+let due = 0; // number of the picture that was asked for last; older ones may still come
 
 page.addEventListener("picture", ({ detail: header }) => {
-  if (!asking) frame = Number(header.stamp);
+  if (!asking && header.number >= due) frame = Number(header.stamp);
   page.show(header.tracks.objects);
   const here = header.tracks.objects.filter((object) => object.state === "visible").length;
   $("#room").textContent = `${here} here, ${header.tracks.objects.length} in all`;
@@ -34,7 +35,7 @@ page.link.addEventListener("overview", ({ detail }) => {
   all = detail;
   refresh();
 });
-page.link.addEventListener("open", () => { connected = true; refresh(); });
+page.link.addEventListener("open", () => { connected = true; due = 0; refresh(); });
 page.link.addEventListener("close", () => { connected = false; refresh(); });
 addEventListener("resize", refresh);
 
@@ -51,7 +52,7 @@ async function seek(to) {
   while (wanted !== null) {
     const next = wanted;
     wanted = null;
-    await page.ask({ type: "seek", frame: next });
+    due = (await page.ask({ type: "seek", frame: next })).number ?? due;
   }
   asking = false;
 }
