@@ -8,7 +8,7 @@ import sys
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -54,6 +54,7 @@ def start(context: LaunchContext) -> list:
         ],
         additional_env=environment(given["transport"], context.environment),
         output="screen",
+        on_exit=lambda event, _: Shutdown() if event.returncode else None,  # its last line says what is wrong
     )
     launch_file = os.path.join(get_package_share_directory("sam2_ros"), "launch", "tracker.launch.py")
     tracker = IncludeLaunchDescription(

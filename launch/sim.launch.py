@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -63,6 +63,7 @@ def start(context: LaunchContext) -> list:
         parameters=[{name: convert(given[name]) for name, (_, convert, _) in CAMERA.items()}],
         additional_env=environment(given["transport"], context.environment),
         output="screen",
+        on_exit=lambda event, _: Shutdown() if event.returncode else None,  # its last line says what is wrong
     )
     if not is_true(given["tracker"]):
         return [camera]

@@ -20,6 +20,11 @@ def printable(text: object, limit: int = SHOWN) -> str:
     return f"{shown[:limit]}… ({len(whole)} characters)"
 
 
+def counted(number: int, noun: str) -> str:
+    """``number`` and ``noun``, in the plural unless there is one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def without_password(source: str) -> str:
     """A SOURCE as it may be shown: of an address, without user and password."""
     return re.sub(r"^([a-z]+://)[^/@]*@", r"\1", source)

@@ -32,7 +32,9 @@ PYTHON_NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 TORCH_VERSION = next(entry.version for entry in locks.entries(locks.path_of("torch")) if entry.name == "torch")
 
 WHEEL_DISTROS = ("jazzy", "kilted")
-PACKAGES_DOWNLOAD = "NumPy, OpenCV, MuJoCo, OpenVINO, Triton, Ray, pytest, ruff, mypy, 545 MB, BSD, MIT, Apache-2.0"
+PACKAGES_DOWNLOAD = (
+    "NumPy, OpenCV, MuJoCo, OpenVINO, Triton, Ray, transformers, pytest, ruff, mypy, 573 MB, BSD, MIT, Apache-2.0"
+)
 REFERENCE_DOWNLOAD = (
     "what the tests compare with: sam2, vos-benchmark, and as wheels edgetam-dimos, efficient-track-anything, timm; "
     "3 MB, Apache-2.0 and MIT"

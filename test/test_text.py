@@ -2,7 +2,7 @@
 
 import pytest
 
-from sam2_ros.text import printable, without_password
+from sam2_ros.text import counted, printable, without_password
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,14 @@ from sam2_ros.text import printable, without_password
 )
 def test_text_is_made_printable(text: object, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_one_thing_is_named_in_the_singular() -> None:
+    assert [counted(number, "label image") for number in (0, 1, 2)] == [
+        "0 label images",
+        "1 label image",
+        "2 label images",
+    ]
 
 
 def test_a_password_in_an_address_is_not_shown() -> None:

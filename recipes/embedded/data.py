@@ -97,11 +97,11 @@ def frame_count(davis: Path, names: list[str]) -> list[int]:
 
 
 def composites(args: argparse.Namespace) -> Iterator[Clip]:
-    """Clips of photographs; their instances and DAVIS' objects fly over them."""
+    """Clips of photographs; their instances, and DAVIS' objects unless ``--no-video``, fly over them."""
     rng = np.random.default_rng(2)
     stills = read_stills(args.coco) + read_stills(args.stills)
     pieces: list[Cutout] = [piece for still in stills for piece in cutouts(still)]
-    for name in sequence_names(args.davis, "fit"):
+    for name in () if args.no_video else sequence_names(args.davis, "fit"):
         clip = read_sequence(args.davis, name)
         for t in range(0, len(clip.frames), 15):
             pieces += cutouts(Still(name, clip.frames[t], clip.labels[t]))
@@ -129,12 +129,12 @@ def approached(args: argparse.Namespace) -> Iterator[Clip]:
 
 def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> dict[str, FeatureStore]:
     """The stores ``fit``, ``dev``, ``approach``, those of OCCLUSIONS, and for the first training ``camera`` and
-    ``composite``."""
+    ``composite``; with ``--no-video`` those of photographs and ``dev``."""
     encoder = TinyViTEncoder().eval().requires_grad_(False)
     encoder.load_state_dict(mobilesam.image_encoder_state(mobile))
     encoder.to(ENCODER_DTYPE)
     plans: dict[str, tuple[Callable[[], Iterator[Clip]], int]] = {}
-    for part in ("dev", "fit"):
+    for part in ("dev",) if args.no_video else ("dev", "fit"):
         names = sequence_names(args.davis, part)
 
         def squashed(names: list[str] = names) -> Iterator[Clip]:
@@ -152,12 +152,14 @@ def prepare_features(args: argparse.Namespace, mobile: mobilesam.StateDict) -> d
             return (made[number] for number in range(count))
 
         plans[name] = (covered, count * steps)
-    halves = [(count + 1) // 2 for count in frame_count(args.davis, sequence_names(args.davis, "fit"))]
-    plans["approach"] = (lambda: approached(args), sum(halves))
-    if args.first_stage or args.second_stage or args.third_stage:
-        return _stores(args, plans, encoder)
-    plans["camera"] = (lambda: filmed(args), sum(halves))
-    plans["composite"] = (lambda: composites(args), args.composites * COMPOSITE_LENGTH)
+    first = not (args.first_stage or args.second_stage or args.third_stage)
+    if not args.no_video:
+        halves = [(count + 1) // 2 for count in frame_count(args.davis, sequence_names(args.davis, "fit"))]
+        plans["approach"] = (lambda: approached(args), sum(halves))
+        if first:
+            plans["camera"] = (lambda: filmed(args), sum(halves))
+    if first:
+        plans["composite"] = (lambda: composites(args), args.composites * COMPOSITE_LENGTH)
     return _stores(args, plans, encoder)
 
 

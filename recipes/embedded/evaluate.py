@@ -10,7 +10,8 @@ from torch import Tensor
 from recipes.embedded.features import FeatureStore
 from recipes.embedded.rollout import prompt_frame, track_frame
 from sam2_ros.evaluation.mask_metrics import jaccard
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.network import ImageFeatures
+from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.rollout import Memory
 from sam2_ros.training.simulated_user import make_prompt
 

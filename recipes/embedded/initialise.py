@@ -25,7 +25,8 @@ from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.layers import Mlp
 from sam2_ros.model.memory_attention import MemoryAttentionLayer
 from sam2_ros.model.memory_encoder import ConvNextBlock
-from sam2_ros.model.sam2 import MASK_BIAS, MASK_SCALE, Sam2Model
+from sam2_ros.model.network import MASK_BIAS, MASK_SCALE
+from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.model.tinyvit import HIGH_RES_CHANNELS
 
 # The sine code of keys varies strongly over the image in the first 12 channels of each half. The others are almost

@@ -26,7 +26,8 @@ from sam2_ros.evaluation.datasets import open_dataset
 from sam2_ros.media.progress import bar
 from sam2_ros.model import load_model
 from sam2_ros.model.appearance import Appearance
-from sam2_ros.model.sam2 import APPEARANCE_FINE, ImageFeatures, Sam2Model
+from sam2_ros.model.network import ImageFeatures
+from sam2_ros.model.sam2 import APPEARANCE_FINE, Sam2Model
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.cuda_encoder import RawFrame
 from sam2_ros.tracking.shared_model import SharedModel

@@ -54,6 +54,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recipes.embedded make", description=__doc__)
     parser.add_argument("--mobilesam", type=Path, required=True, help="MobileSAM's mobile_sam.pt")
     parser.add_argument("--davis", type=Path, required=True, help="JPEGImages/, Annotations/, fit.txt and dev.txt")
+    parser.add_argument("--no-video", action="store_true", help="train on photographs alone; DAVIS only evaluates")
     parser.add_argument("--coco", type=Path, required=True, help="images/ and labels/ with YOLO polygons")
     parser.add_argument("--stills", type=Path, required=True, help="images/ and annotations.json in COCO's format")
     parser.add_argument("--work", type=Path, required=True, help="folder for features and training state (31 GB)")
@@ -100,12 +101,17 @@ def _trained(args: argparse.Namespace, model: Sam2Model, sampler: Sampler, sched
     return trainer.average
 
 
+def sources_of(stores: dict[str, FeatureStore], *shares: tuple[str, float, int]) -> list[Source]:
+    """The sources that there are; each is the name of its store, its share of the clips and its largest stride."""
+    return [Source(stores[name], share, stride) for name, share, stride in shares if name in stores]
+
+
 def first_stage(args: argparse.Namespace, mobile: mobilesam.StateDict, stores: dict[str, FeatureStore]) -> Sam2Model:
     """Turns feature matching into tracking."""
-    fit = stores["fit"]
-    sample = torch.cat([fit[index].stride_16 for index in range(0, fit.count, 40)])
+    videos = stores["composite" if args.no_video else "fit"]
+    sample = torch.cat([videos[index].stride_16 for index in range(0, videos.count, 40)])
     model = initial_model(embedded_config(args.size), mobile, sample, Matching())
-    sources = [Source(fit, 0.4, 8), Source(stores["composite"], 0.42, 1), Source(stores["camera"], 0.18, 3)]
+    sources = sources_of(stores, ("fit", 0.4, 8), ("composite", 0.42, 1), ("camera", 0.18, 3))
     return _trained(args, model, Sampler(sources, seed=0), Schedule(tuple(args.phases)), "run")
 
 
@@ -120,8 +126,7 @@ def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
     """Learns when an object is hidden."""
     model.config = replace(model.config, present_iou=0.0, remember_absence=False)
     score_from_iou(model)
-    short, long = stores["occlusion"], stores["longer_occlusion"]
-    sources = [Source(stores["fit"], 0.2, 5), Source(short, 0.3, 1), Source(long, 0.5, 1)]
+    sources = sources_of(stores, ("fit", 0.2, 5), ("occlusion", 0.3, 1), ("longer_occlusion", 0.5, 1))
     schedule = Schedule(tuple(args.second_phases), rate=3e-4, decoder_rate=2.25e-4)
     return _trained(args, model.train(), Sampler(sources, seed=1), schedule, "run2")
 
@@ -129,9 +134,10 @@ def second_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
 def third_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
     """Adds a second layer of memory attention, and close views of objects."""
     deeper = deepened(model, LAYERS)
-    short, long = stores["occlusion"], stores["longer_occlusion"]
-    shares = ((stores["fit"], 0.27, 5), (stores["approach"], 0.13, 3), (short, 0.2, 1), (long, 0.4, 1))
-    sampler = Sampler([Source(*share) for share in shares], seed=2, largest=0.85)
+    sources = sources_of(
+        stores, ("fit", 0.27, 5), ("approach", 0.13, 3), ("occlusion", 0.2, 1), ("longer_occlusion", 0.4, 1)
+    )
+    sampler = Sampler(sources, seed=2, largest=0.85)
     schedule = Schedule(tuple(args.third_phases), rate=3e-4, decoder_rate=1.5e-4)
     return _trained(args, deeper.train(), sampler, schedule, "run3")
 
@@ -141,17 +147,19 @@ def fourth_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, F
 
     Not run by default: it did not improve the shipped checkpoint (see the model card).
     """
-    long, longest = stores["longer_occlusion"], stores["longest_occlusion"]
-    shares = ((stores["fit"], 0.22, 2), (stores["approach"], 0.08, 2), (long, 0.3, 1), (longest, 0.4, 1))
-    sampler = Sampler([Source(*share) for share in shares], seed=3, largest=0.85)
+    sources = sources_of(
+        stores, ("fit", 0.22, 2), ("approach", 0.08, 2), ("longer_occlusion", 0.3, 1), ("longest_occlusion", 0.4, 1)
+    )
+    sampler = Sampler(sources, seed=3, largest=0.85)
     schedule = Schedule(tuple(args.fourth_phases), rate=3e-4, decoder_rate=2e-4)
     return _trained(args, model.train(), sampler, schedule, "run4")
 
 
 def metric_stage(args: argparse.Namespace, model: Sam2Model, stores: dict[str, FeatureStore]) -> Sam2Model:
     """Adds a metric that recognises objects, with a first judgement (see :mod:`recipes.embedded.judge`)."""
-    chosen = {name: stores[name] for name in METRIC_SHARES}
-    appearance = train(chosen, METRIC_SHARES, args.metric_steps, 0, METRIC_WIDTH, METRIC_DIM, args.work / "metric.pt")
+    shares = {name: share for name, share in METRIC_SHARES.items() if name in stores}
+    chosen = {name: stores[name] for name in shares}
+    appearance = train(chosen, shares, args.metric_steps, 0, METRIC_WIDTH, METRIC_DIM, args.work / "metric.pt")
     begin(appearance)
     return with_appearance(model, appearance)
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recipes.embedded.features import CHANNELS, FeatureStore
-from sam2_ros.model.appearance import BINS, EVIDENCE, Appearance, Reference
+from sam2_ros.model.appearance import Appearance
+from sam2_ros.model.network import BINS, EVIDENCE, Reference
 from sam2_ros.model.sam2 import Sam2Model
 
 SHOWN = 0.5  # a cell shows the object from this coverage on

@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam2_ros.model.mask_decoder import choose
-from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
+from sam2_ros.model.choice import choose
+from sam2_ros.model.network import ABSENT_LOGIT, ImageFeatures
+from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.rollout import FrameOutput, FramePrompt, Memory, prompt_with_mask
 
 
 def prompt_frame(
     model: Sam2Model, memory: Memory, features: ImageFeatures, prompt: FramePrompt, fallback: bool = False
 ) -> FrameOutput:
-    """Runs the prompted frame and stores its memory; ``fallback`` as in :func:`sam2_ros.model.mask_decoder.choose`."""
+    """Runs the prompted frame and stores its memory; ``fallback`` as in :func:`sam2_ros.model.choice.choose`."""
     if prompt.mask is not None:
         return prompt_with_mask(model, memory, features, prompt.mask)
     assert prompt.points is not None and prompt.labels is not None

@@ -21,7 +21,8 @@ from torch import Tensor
 from recipes.embedded.initialise import Matching, embedded_config, initial_model
 from recipes.embedded.mobilesam import load_mobilesam
 from sam2_ros.media.progress import bar
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.network import ImageFeatures
+from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.clips import Image, read_rgb
 
 SIDE = 1024  # of MobileSAM's input

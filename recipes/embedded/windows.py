@@ -95,9 +95,9 @@ def tracks_of(
                 seen[key].append(window)
                 box = boxes[key]
                 if box is None:
-                    targets[key] = replace(targets[key], hidden=targets[key].hidden + 1, window=window)
+                    targets[key] = replace(targets[key], window=window)
                 else:
-                    targets[key] = Target(key, _jittered(box, sizes[key], rng), 0, window)
+                    targets[key] = Target(key, _jittered(box, sizes[key], rng), window)
     members: dict[tuple[Window, ...], list[int]] = {}
     for key in targets:
         members.setdefault(tuple(seen[key]), []).append(key)

@@ -15,7 +15,7 @@ from sam2_ros.media.source_frame import Frame, Rgb, note
 from sam2_ros.ros.detection_message import from_message
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.mcap_file import McapFile
-from sam2_ros.text import printable
+from sam2_ros.text import counted, printable
 
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _DETECTIONS = "vision_msgs/msg/Detection2DArray"
@@ -73,14 +73,16 @@ class Bag:
                 broken.append(str(error))
                 continue
             if size not in (None, rgb.shape):
-                raise UserError(f"{self._path}: after {index} images their size changes; accepted: images of one size")
+                raise UserError(
+                    f"{self._path}: after {counted(index, 'image')} their size changes; accepted: images of one size"
+                )
             size = rgb.shape
             yield Frame(index, f"{index:06d}", _stamp(message) or time, rgb)
             index += 1
         if broken and not index:
             raise UserError(f"{self._path}: no image can be read: {broken[0]}")
         if broken:
-            note(f"{self._path}: {len(broken)} images can't be read, and are left out: {broken[0]}")
+            note(f"{self._path}: {counted(len(broken), 'image')} left out, because unreadable: {broken[0]}")
 
     def detections(self, topic: str) -> dict[int, list[Detection]]:
         """The usable boxes of ``vision_msgs/Detection2DArray`` messages by the stamp of their image.

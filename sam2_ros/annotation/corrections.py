@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from sam2_ros.annotation.doubts import Reason, uncertain_masks
@@ -42,14 +42,51 @@ class Version:
     def without(self, object_id: int, first: int, last: int) -> Version:
         """Without an object in the images ``first`` to ``last``, and without it at all if nothing is left of it."""
         there = [place for place in self.masks if place[1] == object_id and first <= place[0] <= last]
-        new = self.with_masks(dict.fromkeys(there), by_person=True)
-        if any(key == object_id for _, key in new.masks):
-            return new
+        return self.with_masks(dict.fromkeys(there), by_person=True)._without_unseen(object_id)
+
+    def split(self, object_id: int, frame: int, new: int) -> Version:
+        """With another object, of the same label, in place of an object from image ``frame`` on."""
+        labels = {**self.labels, new: self.labels[object_id]}
+        parts = replace(self, labels=labels)._renumbered(
+            lambda at, key: new if key == object_id and at >= frame else key
+        )
+        return parts._decided(frame, object_id, new)
+
+    def exchanged(self, one: int, other: int, frame: int) -> Version:
+        """With the ids of two objects exchanged from image ``frame`` on."""
+        new = {one: other, other: one}
+        parts = self._renumbered(lambda at, key: new.get(key, key) if at >= frame else key)
+        return parts._decided(frame, one, other)._without_unseen(one)._without_unseen(other)
+
+    def merged(self, kept: int, other: int) -> Version:
+        """With two objects as one. Where both have a mask, that of ``kept`` stays."""
+        double = [(at, other) for at, key in self.masks if key == kept and (at, other) in self.masks]
+        parts = self.with_masks(dict.fromkeys(double), by_person=False)
+        labels = {key: label for key, label in self.labels.items() if key != other}
+        return replace(parts._renumbered(lambda _, key: kept if key == other else key), labels=labels)
+
+    def _renumbered(self, new_id: Callable[[int, int], int]) -> Version:
+        """With other ids of objects: ``new_id`` of an image and the id there."""
+        masks = {}
+        for (frame, key), mask in self.masks.items():
+            new = new_id(frame, key)
+            masks[frame, new] = mask if new == key else replace(mask, object_id=new)
+        reasons = tuple(replace(each, object_id=new_id(each.frame, each.object_id)) for each in self.reasons)
+        return Version(masks, self.labels, reasons, frozenset((at, new_id(at, key)) for at, key in self.corrected))
+
+    def _decided(self, frame: int, *keys: int) -> Version:
+        """A person has looked at these objects in an image: tracking ends there."""
+        return self.with_masks({(frame, key): self.masks.get((frame, key)) for key in keys}, by_person=True)
+
+    def _without_unseen(self, object_id: int) -> Version:
+        """Without an object that has no mask at all."""
+        if any(key == object_id for _, key in self.masks):
+            return self
         return Version(
-            new.masks,
-            {key: label for key, label in new.labels.items() if key != object_id},
-            tuple(each for each in new.reasons if each.object_id != object_id),
-            frozenset(place for place in new.corrected if place[1] != object_id),
+            self.masks,
+            {key: label for key, label in self.labels.items() if key != object_id},
+            tuple(each for each in self.reasons if each.object_id != object_id),
+            frozenset(place for place in self.corrected if place[1] != object_id),
         )
 
     def accepted(self, frame: int) -> Version:

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam2_ros.annotation.folder import LOCK, check_links
 from sam2_ros.annotation.formats import FORMATS, write_review
 from sam2_ros.annotation.results import FOLDER, Annotated, read_annotated
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.input_files import read_file
 from sam2_ros.media.whole_files import write_json
-from sam2_ros.model.download import file_sha256
+from sam2_ros.model.weight_files import content_digest
 from sam2_ros.text import printable
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"  # of a data set: what its recordings were annotated with
 _MAY_DIFFER = ("device", "runtime", "threads", "dtype")  # the same data set may be continued on another machine
+_MAX_BYTES = 1 << 24  # of the settings, which name all recordings
 _FILES = ("detector", "labels", "model")  # settings that may name one
 
 _RECORDINGS = "recordings"  # among the settings: the names of those that the data set consists of
@@ -38,7 +41,7 @@ class DataSet:
 
 
 def open_data_set(out: Path, settings: EngineSettings) -> None:
-    """Makes the folder, or takes one that an earlier run with the same settings left.
+    """Takes a folder that is empty, or that an earlier run with the same settings left.
 
     Raises:
         UserError: it holds something else.
@@ -46,18 +49,16 @@ def open_data_set(out: Path, settings: EngineSettings) -> None:
     path = out / SETTINGS
     wanted: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key not in _MAY_DIFFER}
     for key in _FILES:
-        if (file := Path(wanted[key])).is_file():
-            wanted[f"content of {key}"] = file_sha256(file)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; give a folder")
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if out.is_dir() and any(out.iterdir()):
-            raise UserError(f"--out {out} holds other files; give a new or an empty folder") from None
+        if digest := content_digest(Path(wanted[key])):
+            wanted[f"content of {key}"] = digest
+    if not path.exists():
+        if any(file.name != LOCK for file in out.iterdir()):
+            raise UserError(f"--out {out} holds other files; give a new or an empty folder")
         write_json(path, wanted)
         return
-    except (OSError, ValueError) as error:
+    try:
+        earlier = _read_settings(out)
+    except (UserError, ValueError) as error:
         raise UserError(f"{path} can't be read ({printable(error)}); give another folder with --out") from None
     known = earlier if isinstance(earlier, dict) else {}
     known.pop(_RECORDINGS, None)
@@ -65,6 +66,7 @@ def open_data_set(out: Path, settings: EngineSettings) -> None:
     ours = {"detector", "format"} <= known.keys()  # other programs have files of this name
     if changed and (not ours or any((out / FOLDER).glob("*.json"))):
         raise UserError(f"--out {out} was made with other settings ({', '.join(changed)}); give another folder")
+    check_links(out)
     if changed:  # and nothing is finished: the first attempt failed
         write_json(path, wanted)
 
@@ -77,8 +79,7 @@ def write_data_set(out: Path, format: str, done: Sequence[Annotated]) -> int:
     """
     doubtful = write_review(out, done, FORMATS[format].images)
     FORMATS[format].write(out, done)
-    path = out / SETTINGS
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {_RECORDINGS: [each.name for each in done]})
+    write_json(out / SETTINGS, _read_settings(out) | {_RECORDINGS: [each.name for each in done]})
     return doubtful
 
 
@@ -88,20 +89,27 @@ def read_data_set(out: Path) -> DataSet:
         UserError: it is none, nothing in it is finished, or a file of it can't be read.
     """
     try:
-        settings: dict[str, Any] = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+        settings = _read_settings(out)
         format, stills, windows = str(settings["format"]), bool(settings["stills"]), bool(settings["windows"])
         images = FORMATS[format].images
-        names = [str(name) for name in settings.get(_RECORDINGS, ())]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = dict.fromkeys(str(name) for name in settings.get(_RECORDINGS, ()))
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{printable(out)} is no data set; give the folder that 'sam2_ros annotate --out' wrote"
         ) from None
-    recordings = []
-    for name in names:
-        recording = read_annotated(out, name)
-        if recording is None:
-            raise UserError(f"{printable(out / FOLDER / name)}.json can't be read; run 'sam2_ros annotate' again")
-        recordings.append(recording)
+    check_links(out)
+    try:
+        recordings = [read_annotated(out, name) for name in names]
+    except UserError as error:
+        raise UserError(f"{error}; run 'sam2_ros annotate' again") from None
     if not recordings:
         raise UserError(f"{printable(out)}: no recording is finished; run 'sam2_ros annotate' again")
     return DataSet(out, format, images, stills, windows, recordings)
+
+
+def _read_settings(out: Path) -> Any:
+    """
+    Raises:
+        UserError, ValueError: the file can't be read.
+    """
+    return json.loads(read_file(out / SETTINGS, _MAX_BYTES))

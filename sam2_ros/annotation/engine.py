@@ -149,7 +149,15 @@ class Engine:
     def _tracked(self, frames: Frames, images: Images, done: Done) -> Reconciled:
         plan = self.method.plan(frames, images, lambda: done(0))
         window = "auto" if self.settings.windows else "off"
-        config = TrackerConfig(max_objects=self.settings.max_objects, history=0, drop_after=DROP_AFTER, window=window)
+        # A detector sees those in a crowd apart who look alike; told apart by the tracker, they often have no mask.
+        config = TrackerConfig(
+            max_objects=self.settings.max_objects,
+            history=0,
+            drop_after=DROP_AFTER,
+            window=window,
+            window_budget=0.0,  # there is time to look at everyone
+            look_alikes=False,
+        )
         tracks = []
         for order in (range(len(images)), range(len(images) - 1, -1, -1)):
             with closing(LocalBackend(self.shared, config)) as backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from sam2_ros.annotation.recordings import Frames, Recording, open_recording
 from sam2_ros.annotation.results import Annotated, read_result
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import signals_wait
+from sam2_ros.text import counted
 
 Opened: TypeAlias = "tuple[Recording, Frames]"
 Work: TypeAlias = "Callable[[Sequence[Opened], Path, Done], Iterator[tuple[Recording, str]]]"
@@ -26,6 +28,16 @@ class Report:
     finished: list[Annotated] = field(default_factory=list)  # in the order of the sources
     problems: dict[str, str] = field(default_factory=dict)  # by recording: why it failed or is not whole
     doubtful: int = 0  # images
+    annotated: int = 0  # recordings, by this run
+    images: int = 0  # in them
+    seconds: float = 0.0  # that this run took
+
+    @property
+    def speed(self) -> str:
+        """How fast this run was, for a person."""
+        each = self.images / max(self.seconds, 1e-3)
+        work = f"{counted(self.images, 'image')} of {counted(self.annotated, 'recording')}"
+        return f"{work} in {self.seconds:.0f} s: {each:.1f} a second"
 
 
 def one_by_one(engine: Engine) -> Work:
@@ -67,6 +79,7 @@ def annotate(
     steps = {recording.name: (frames.length or 0) * settings.passes for recording, frames in waiting}
     progress.total = sum(steps.values()) if all(frames.length for _, frames in waiting) else None
     passed = 0
+    begin = time.monotonic()
     try:
         for recording, problem in work(waiting, out, progress.update):
             passed += steps[recording.name]
@@ -76,11 +89,14 @@ def annotate(
                 report.problems[recording.name] = problem or "it was changed meanwhile; run the command again"
                 continue
             done[recording.name] = result
+            report.annotated += 1
+            report.images += len(result.images)
             looked = len({reason.frame for reason in result.reasons})
-            say(f"{recording.name}: {len(result.images)} images, {len(result.labels)} objects, "
-                f"{len(result.masks)} masks, {looked} images to look at")  # fmt: skip
+            say(f"{recording.name}: {counted(len(result.images), 'image')}, {counted(len(result.labels), 'object')}, "
+                f"{counted(len(result.masks), 'mask')}, {counted(looked, 'image')} to look at")  # fmt: skip
     finally:
         with signals_wait():
+            report.seconds = time.monotonic() - begin
             report.finished = [done[each.name] for each in recordings if each.name in done]
             report.problems |= {each.name: each.damage for each in report.finished if each.damage}
             if report.finished:

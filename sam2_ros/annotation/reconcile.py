@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from sam2_ros.annotation.doubts import Reason, missed_detections, uncertain_masks
+from sam2_ros.annotation.leaps import cut_at_leaps
 from sam2_ros.annotation.masks import SAME, Mask, Rle, box_of
 from sam2_ros.annotation.two_ways import Sighting, Track
 from sam2_ros.inference.matching import COVERED as DOUBLE
@@ -91,8 +92,8 @@ def reconcile(
     Args:
         found: detections by the number of the image, for those that the detector saw.
     """
-    both = (forwards, backwards)
-    agreements = _agreements(forwards, backwards)
+    both = _without_leaps((forwards, backwards))
+    agreements = _agreements(*both)
     groups = _groups(both, agreements)
     evidence = [[_evidence(track, found) for track in tracks] for tracks in both]
     looks = np.array(sorted(found), np.int64)
@@ -149,6 +150,15 @@ def _agreements(forwards: Sequence[Track], backwards: Sequence[Track]) -> _Agree
                     if value > 0:
                         found[index, other][frame] = value
     return found
+
+
+def _without_leaps(both: _Both) -> _Both:
+    agreed: tuple[list[list[set[int]]], ...] = tuple([[] for _ in tracks] for tracks in both)
+    for pair, values in _agreements(*both).items():
+        same = {frame for frame, value in values.items() if value >= SAME}
+        for side in (0, 1):
+            agreed[side][pair[side]].append(same)
+    return cut_at_leaps(both[0], agreed[0]), cut_at_leaps(both[1], agreed[1])
 
 
 def _groups(both: _Both, agreements: _Agreements) -> list[_Group]:

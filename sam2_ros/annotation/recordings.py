@@ -12,10 +12,12 @@ import cv2
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.frame_sources import open_source
-from sam2_ros.media.image_folder import images_of, read_image
+from sam2_ros.media.image_folder import MAX_BYTES, images_of, read_image
+from sam2_ros.media.input_files import read_file
+from sam2_ros.media.picture_decoder import PictureError, read_header
 from sam2_ros.media.source_frame import Frame, Rgb, note
 from sam2_ros.media.whole_files import write_error
-from sam2_ros.text import printable
+from sam2_ros.text import counted, printable
 
 JPEG_QUALITY = 95
 _MOST_SIDE = 65500  # pixels, of OpenCV's JPEG
@@ -74,8 +76,33 @@ class Images:
         return len(self.files)
 
     def read(self, index: int) -> Rgb:
-        """RGB ``uint8 [H, W, 3]``."""
-        return read_image(self.folder / self.files[index].name)
+        """RGB ``uint8 [H, W, 3]``.
+
+        Raises:
+            UserError: it can't be read, or is another image than the one that was annotated.
+        """
+        rgb = read_image(self.folder / self.files[index].name)
+        self._check_size(index, rgb.shape[1], rgb.shape[0])
+        return rgb
+
+    def jpeg(self, index: int) -> bytes:
+        """The file, for who decodes it himself; raises as :meth:`read`."""
+        path = self.folder / self.files[index].name
+        content = read_file(path, MAX_BYTES)
+        try:
+            header = read_header(content)
+        except PictureError as error:
+            raise UserError(f"{path}: not a readable image ({error})") from None
+        self._check_size(index, header.width, header.height)
+        return content
+
+    def _check_size(self, index: int, width: int, height: int) -> None:
+        file = self.files[index]
+        if (width, height) != (file.width, file.height):
+            raise UserError(
+                f"{self.folder / file.name} has {width} x {height} pixels; it was annotated with {file.width} x "
+                f"{file.height}: put that image back"
+            )
 
 
 def find_recordings(sources: Sequence[str]) -> list[Recording]:
@@ -160,7 +187,7 @@ def extract(frames: Frames, folder: Path, done: Callable[[], object]) -> Images:
             except UserError as error:
                 if not files:
                     raise
-                damage = f"{error}; only the {len(files)} images before that are annotated"
+                damage = f"{error}; only what comes before is annotated, {counted(len(files), 'image')}"
                 break
             if frame is None:
                 break

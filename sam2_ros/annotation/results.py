@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from sam2_ros.annotation.doubts import Reason
-from sam2_ros.annotation.masks import Mask
+from sam2_ros.annotation.masks import Mask, check_runs
 from sam2_ros.annotation.reconcile import Reconciled
 from sam2_ros.annotation.recordings import ImageFile, Images, Recording
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.input_files import read_file
 from sam2_ros.media.picture_decoder import MAX_PIXELS
 from sam2_ros.media.whole_files import check_writable, write_error, write_whole
+from sam2_ros.text import printable
+from sam2_ros.tracking.prompt_checks import MAX_TEXT
 
 FOLDER = "recordings"  # in the data set
 UNSAVED = "unsaved"  # corrections that a person has not saved
@@ -58,16 +60,24 @@ def write_result(out: Path, done: Annotated, folder: str = FOLDER) -> None:
 
 
 def read_result(out: Path, recording: Recording) -> Annotated | None:
-    """What an earlier run wrote; None where there is none, or of another or changed recording."""
-    done = read_annotated(out, recording.name)
-    return done if done is not None and done.identity == recording.identity else None
+    """What an earlier run wrote; None where there is none that can be read, or of another or changed recording."""
+    try:
+        done = read_annotated(out, recording.name)
+    except UserError:
+        return None
+    return done if done.identity == recording.identity else None
 
 
-def read_annotated(out: Path, name: str, folder: str = FOLDER) -> Annotated | None:
-    """What is known of the recording of this name; None where there is nothing that can be read and fits together."""
+def read_annotated(out: Path, name: str, folder: str = FOLDER) -> Annotated:
+    """What is known of the recording of this name.
+
+    Raises:
+        UserError: there is nothing that can be read and fits together; the message says why, not what to do.
+    """
+    path = _path(out, name, folder)
     try:
         _check_file(name)
-        content: dict[str, Any] = json.loads(read_file(_path(out, name, folder), _MAX_BYTES))
+        content: dict[str, Any] = json.loads(read_file(path, _MAX_BYTES))
         for mask in content["masks"]:
             mask["mask"]["counts"] = mask["mask"]["counts"].encode("ascii")
         content["images"] = [ImageFile(**each) for each in content["images"]]
@@ -78,8 +88,9 @@ def read_annotated(out: Path, name: str, folder: str = FOLDER) -> Annotated | No
         done = Annotated(**content)
         _check(done, name)
         return done
-    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        why = str(error) if isinstance(error, ValueError) else "it is not what 'sam2_ros annotate' writes"
+        raise UserError(f"{printable(path, 300)} can't be read ({printable(why, 200)})") from None
 
 
 def read_unsaved(out: Path, saved: Annotated) -> Annotated | None:
@@ -91,10 +102,13 @@ def read_unsaved(out: Path, saved: Annotated) -> Annotated | None:
     path = _path(out, saved.name, UNSAVED)
     if not path.exists():
         return None
-    unsaved = read_annotated(out, saved.name, UNSAVED)
-    if unsaved is None or unsaved.images != saved.images:
-        what = "can't be read" if unsaved is None else "holds corrections of other images"
-        raise UserError(f"{path} {what}; move it elsewhere to review the recording without these corrections")
+    cure = "move it elsewhere to review the recording without these corrections"
+    try:
+        unsaved = read_annotated(out, saved.name, UNSAVED)
+    except UserError as error:
+        raise UserError(f"{error}; {cure}") from None
+    if unsaved.images != saved.images:
+        raise UserError(f"{path} holds corrections of other images; {cure}")
     return unsaved
 
 
@@ -116,23 +130,32 @@ def _check(done: Annotated, name: str) -> None:
     Raises:
         ValueError, TypeError: it is of another recording, or its parts do not fit together.
     """
+    if not isinstance(done.damage, str):
+        raise ValueError("its damage is no text")
     if done.name != name:
         raise ValueError(f"it is of the recording {done.name}")
     for image in done.images:
         _check_file(image.name)
         if image.width < 1 or image.height < 1 or image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"an image of {image.width} x {image.height} pixels")
+            raise ValueError(f"an image has {image.width} x {image.height} pixels")
+    for key, label in done.labels.items():
+        if not isinstance(label, str) or not 0 < key < 1 << 31 or len(label) > MAX_TEXT:
+            raise ValueError(f"object {key} has no label of up to {MAX_TEXT} characters")
+    places = [(mask.frame, mask.object_id) for mask in done.masks]
+    if len(set(places)) < len(places):
+        raise ValueError("an object has two masks in one image")
     frames = range(len(done.images))
+    for frame, key in (*places, *done.corrected):
+        if type(frame) is not int or frame not in frames or key not in done.labels:
+            raise ValueError(f"it has a mask of object {key} in image {frame}")
     for mask in done.masks:
-        if mask.frame not in frames or mask.object_id not in done.labels:
-            raise ValueError(f"a mask of object {mask.object_id} in image {mask.frame}")
-        image = done.images[mask.frame]
-        if mask.mask["size"] != [image.height, image.width]:
-            raise ValueError(f"a mask of another size in image {mask.frame}")
+        check_runs(mask.mask, done.images[mask.frame].width, done.images[mask.frame].height)
         if not math.isfinite(mask.score):
-            raise ValueError(f"a score that is no number in image {mask.frame}")
-    if any(each.frame not in frames or not math.isfinite(each.value) for each in done.reasons):
-        raise ValueError("a doubt about no image")
+            raise ValueError(f"the score of a mask in image {mask.frame} is no number")
+    for each in done.reasons:
+        numbers = type(each.frame) is int and type(each.object_id) is int and math.isfinite(each.value)
+        if not numbers or each.frame not in frames or not isinstance(each.kind, str):
+            raise ValueError(f"it has a doubt about image {each.frame}")
 
 
 def _check_file(name: str) -> None:

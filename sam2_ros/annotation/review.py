@@ -16,6 +16,7 @@ from typing import Any
 from sam2_ros.annotation.corrections import Corrections, Version
 from sam2_ros.annotation.corrector import Corrector
 from sam2_ros.annotation.data_set import DataSet, write_data_set
+from sam2_ros.annotation.edits import EDITS, Answer, frame_of, no, no_object, yes
 from sam2_ros.annotation.propagation import propagate
 from sam2_ros.annotation.recordings import Images
 from sam2_ros.annotation.results import UNSAVED, forget_result, read_unsaved, write_result
@@ -24,13 +25,14 @@ from sam2_ros.annotation.two_ways import ANYTHING
 from sam2_ros.inference.backend import Backend
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.source_frame import note
+from sam2_ros.text import counted
 from sam2_ros.tracking.types import PromptError
-from sam2_ros.viewer.page_commands import BadCommand, Command, read_names, read_number, read_request, read_stamp, short
+from sam2_ros.viewer.page_commands import BadCommand, Command, read_number, read_request, read_stamp, short
 from sam2_ros.viewer.session import Browser
 
 KEPT_S = 5.0  # at most, until a correction is on the disk
 _TOLD_S = 0.5  # between two messages of work that goes on
-Answer = dict[str, object]
+_BUSY = "the review is busy; wait for the end, or press Stop"
 
 
 class Review:
@@ -106,89 +108,83 @@ class Review:
         if kind in ("seek", "stop"):
             return work()
         if self._busy:
-            return _no("the review is busy; wait for the end, or press Stop")
+            return no(_BUSY)
         try:
-            return await self._loop.run_in_executor(self._worker, work)
+            return await self._loop.run_in_executor(self._worker, self._unless_busy, work)
         except PromptError as error:
             raise BadCommand(str(error)) from error
         except UserError as error:
-            return _no(str(error))
+            return no(str(error))
+
+    def _unless_busy(self, work: Callable[[], Answer]) -> Answer:
+        """Does it, unless a command that came just before began something that takes long."""
+        return no(_BUSY) if self._busy else work()
 
     # -- commands; all but seek and stop in the worker's thread --------------------------------------------------
 
     def _seek(self, reviewed: Reviewed, command: Command) -> Answer:
-        return _yes(number=reviewed.show(_frame_of(reviewed, command.get("frame"))))
+        return yes(number=reviewed.show(frame_of(reviewed, command.get("frame"))))
 
     def _end(self, reviewed: Reviewed, command: Command) -> Answer:
         self._stop.set()
-        return _yes()
+        return yes()
 
     def _prompt(self, reviewed: Reviewed, command: Command) -> Answer:
         request = read_request(command)
         if request.prompt.like is not None:
             raise BadCommand("a picture is looked for in a stream; accepted here: clicks and boxes")
-        frame = _frame_of(reviewed, read_stamp(command))
+        frame = frame_of(reviewed, read_stamp(command))
         now = reviewed.corrections.now
         adds = command["type"] == "add"
         if not adds and request.object_id not in now.labels:
-            raise BadCommand(_no_object(reviewed, request.object_id))
+            raise BadCommand(no_object(reviewed, request.object_id))
         key = max(now.labels, default=0) + 1 if adds or request.object_id is None else request.object_id
         mask, answer = self._corrector.segment(reviewed, frame, key, request.prompt)
         if not answer.mask.crop.size:
-            return _no("the network finds nothing there; mark it with a box")
+            return no("the network finds nothing there; mark it with a box")
         if adds:
             now = now.with_label(key, request.label or _usual(now.labels))
         self._add(reviewed, now.with_masks({(frame, key): mask}, by_person=True))
         offered = answer.candidates if adds and request.prompt.box is None else ()
-        return _yes(
+        return yes(
             object_id=key, name=now.labels[key], area=answer.mask.area, predicted_iou=round(answer.predicted_iou, 3),
             candidates=[{"index": c.index, "area": c.mask.area, "predicted_iou": c.predicted_iou} for c in offered],
         )  # fmt: skip
 
-    def _remove(self, reviewed: Reviewed, command: Command) -> Answer:
-        key = _object_of(reviewed, command)
-        first, last = (_frame_of(reviewed, command.get(name)) for name in ("first", "last"))
-        self._corrector.forget()
-        self._add(reviewed, reviewed.corrections.now.without(key, min(first, last), max(first, last)))
-        return _yes()
-
-    def _rename(self, reviewed: Reviewed, command: Command) -> Answer:
-        key, (name, _) = _object_of(reviewed, command), read_names(command)
-        if not name:
-            raise BadCommand("a label has at least one character")
-        self._add(reviewed, reviewed.corrections.now.with_label(key, name))
-        return _yes()
-
-    def _accept(self, reviewed: Reviewed, command: Command) -> Answer:
-        self._add(reviewed, reviewed.corrections.now.accepted(_frame_of(reviewed, command.get("frame"))))
-        return _yes()
+    def _edit(self, reviewed: Reviewed, command: Command) -> Answer:
+        before = reviewed.corrections.now
+        version, answer = EDITS[command["type"]](reviewed, command)
+        if version.masks is not before.masks:
+            self._corrector.forget()
+        self._add(reviewed, version)
+        return answer
 
     def _undo(self, reviewed: Reviewed, command: Command) -> Answer:
         if not reviewed.corrections.can_undo:
-            return _no("there is nothing to take back")
+            return no("there is nothing to take back")
         reviewed.corrections.undo()
         self._corrector.forget()
         self._shown(reviewed)
-        return _yes()
+        return yes()
 
     def _propagate(self, reviewed: Reviewed, command: Command) -> Answer:
         """Which objects are propagated: the chosen one, or all that were corrected in this image."""
-        frame, now = _frame_of(reviewed, command.get("frame")), reviewed.corrections.now
+        frame, now = frame_of(reviewed, command.get("frame")), reviewed.corrections.now
         wanted = read_number(command.get("object_id", 0))
         here = (key for at, key in now.corrected if at == frame and (at, key) in now.masks)
         keys = [wanted] if wanted else sorted(here)
         if self._data_set.stills:
-            return _no("the images are no sequence (--stills): there is nothing to track")
+            return no("the images are no sequence (--stills): there is nothing to track")
         if not keys:
-            return _no("nothing was corrected in this image; correct an object, or choose one")
+            return no("nothing was corrected in this image; correct an object, or choose one")
         if (frame, keys[0]) not in now.masks:
-            return _no(f"object {keys[0]} has no mask in this image; mark it first")
+            return no(f"object {keys[0]} has no mask in this image; mark it first")
         self._begin(reviewed, "tracking", partial(self._track, reviewed, frame, keys))
-        return _yes()
+        return yes()
 
     def _save(self, reviewed: Reviewed, command: Command) -> Answer:
         self._begin(reviewed, "saving", self._write)
-        return _yes()
+        return yes()
 
     # -- work that takes long: the page is told at the end -------------------------------------------------------
 
@@ -226,12 +222,12 @@ class Review:
                 reached[step] += step
                 changed += len(changes)
                 if self._stop.is_set():
-                    return f"stopped: {changed} masks changed"
+                    return f"stopped: {counted(changed, 'mask')} changed"
                 if time.monotonic() - told > _TOLD_S:
                     told = time.monotonic()
                     reviewed.work = f"tracking, image {reached[step]}"
                     self._tell(reviewed.overview())
-        return f"tracked to images {reached[-1]} and {reached[1]}: {changed} masks changed"
+        return f"tracked to images {reached[-1]} and {reached[1]}: {counted(changed, 'mask')} changed"
 
     def _write(self) -> str:
         out, unsaved = self._data_set.out, self.unsaved
@@ -250,7 +246,8 @@ class Review:
                 self._on_disk[name] = each.corrections.now
                 self._tell(each.overview())
         masks = sum(len(result.masks) for result in results)
-        return f"saved in {out}: {masks} masks in {len(results)} recordings, {doubtful} images to look at"
+        saved = f"saved in {out}: {counted(masks, 'mask')} in {counted(len(results), 'recording')}"
+        return f"{saved}, {counted(doubtful, 'image')} to look at"
 
     # -- what follows from them ----------------------------------------------------------------------------------
 
@@ -303,38 +300,10 @@ class Review:
 
 _KINDS: dict[str, Callable[[Review, Reviewed, Command], Answer]] = {
     "seek": Review._seek, "stop": Review._end, "add": Review._prompt, "refine": Review._prompt,
-    "remove": Review._remove, "rename": Review._rename, "accept": Review._accept, "undo": Review._undo,
-    "propagate": Review._propagate, "save": Review._save,
+    "undo": Review._undo, "propagate": Review._propagate, "save": Review._save, **dict.fromkeys(EDITS, Review._edit),
 }  # fmt: skip
-
-
-def _yes(message: str = "", **more: object) -> Answer:
-    return {"success": True, "message": message, **more}
-
-
-def _no(message: str) -> Answer:
-    return {"success": False, "message": message}
 
 
 def _usual(labels: Mapping[int, str]) -> str:
     """The label that most objects have."""
     return Counter(labels.values()).most_common(1)[0][0] if labels else ANYTHING
-
-
-def _frame_of(reviewed: Reviewed, value: object) -> int:
-    frame = read_number(value)
-    if frame >= len(reviewed.images):
-        raise BadCommand(f"there is no image {frame}; accepted: 0 to {len(reviewed.images) - 1}")
-    return frame
-
-
-def _object_of(reviewed: Reviewed, command: Command) -> int:
-    key = read_number(command.get("object_id"))
-    if key not in reviewed.corrections.now.labels:
-        raise BadCommand(_no_object(reviewed, key))
-    return key
-
-
-def _no_object(reviewed: Reviewed, key: int | None) -> str:
-    ids = ", ".join(map(str, reviewed.corrections.now.labels))[:200] or "none; mark one in the picture"
-    return f"there is no object {key}; there are: {ids}"

@@ -16,11 +16,9 @@ from sam2_ros.annotation.corrections import Corrections, Version
 from sam2_ros.annotation.doubts import doubtful_frames
 from sam2_ros.annotation.masks import Mask, decode
 from sam2_ros.annotation.recordings import Images
-from sam2_ros.media.input_files import read_file
 from sam2_ros.media.label_images import contours
 from sam2_ros.viewer.packets import css_color, finite, jpeg, pack
 
-_MAX_BYTES = 1 << 28  # of an image's file
 _MOST_DOUBTS = 1000  # images in the list of the page
 _numbers = itertools.count(1)
 
@@ -49,7 +47,7 @@ class StillShot:
     def _packed(self, camera: str) -> bytes:
         file = self._images.files[self.stamp]
         if max(file.width, file.height) <= self._max_side:
-            picture = read_file(self._images.folder / file.name, _MAX_BYTES)
+            picture = self._images.jpeg(self.stamp)
         else:
             picture = jpeg(self._images.read(self.stamp), self._max_side)
         points: list[NDArray[np.int16]] = []

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sam2_ros.bench.moving_scene import Rgb
 from sam2_ros.model import Sam2Model
-from sam2_ros.model.graph_runner import run_by
+from sam2_ros.model.export import as_graphs
+from sam2_ros.model.network import Network
 from sam2_ros.model.runtimes import TORCH
 from sam2_ros.model.weight_cache import cache_bytes
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
@@ -59,13 +60,16 @@ class Ours:
         self.dtype = dtype
         self.runtime = runtime
         self.name = self.NAME if runtime == TORCH else f"{self.NAME} {runtime}"
-        self.model = run_by(task.model, runtime, dtype, torch.get_num_threads())
+        self.model: Network = task.model
+        if runtime != TORCH:
+            self.model = as_graphs(task.model, runtime, dtype, torch.get_num_threads())
         self.tracker: Tracker | None = None
         self.stages: dict[str, float] = {}  # ms, of the newest frame
 
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
         config = TrackerConfig(
             max_objects=len(boxes), lost_after=1_000_000, explosion_factor=0.0, max_area=1.0, history=0,
+            window="off",  # the same work as the peers'
             # Masks of random weights have hundreds of parts; the tracker would reject most of them on every frame.
             reject_strays=not self.task.random_weights,
         )  # fmt: skip

@@ -7,13 +7,14 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
 
 from sam2_ros.bench import huggingface, official, weights
-from sam2_ros.bench.contestants import Contestant, Ours, Task
-from sam2_ros.bench.measure import Series, Tell, measure, ratio
+from sam2_ros.bench.contestants import Contestant, Ours, Task, release
+from sam2_ros.bench.measure import Series, Tell, about, fill, measure, ratio
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.evaluation.summary import machine
 from sam2_ros.model.config import HIERA
@@ -60,23 +61,53 @@ def run(grid: Grid, tell: Tell, keep: Callable[[dict[str, Any]], None]) -> dict[
     return report
 
 
+def compile_peers(grid: Grid, tell: Tell) -> Iterator[str]:
+    """Runs what the peers compile, without a measurement; a line for each that is ready. PyTorch keeps the results on
+    disk, so that a run that was cut short goes on where it ended.
+
+    Raises:
+        RuntimeError: one can't be compiled.
+    """
+    if grid.threads:
+        torch.set_num_threads(grid.threads)  # what is compiled for a CPU depends on it
+    for task, _ in _tasks(grid):
+        for objects in grid.objects:
+            for contestant in contestants(grid, task):
+                if isinstance(contestant, official.Official) and contestant.compiled:
+                    what = f"{contestant.name} {contestant.dtype}, {_where(task, objects)}"
+                    start = time.monotonic()
+                    series, scene = Series(contestant), moving_scene(objects, WIDTH, HEIGHT)
+                    fill(series, scene, task.model.device, about(what, tell))
+                    release(contestant)
+                    if series.failure:
+                        raise RuntimeError(f"{what}: {series.failure}")
+                    yield f"{what}: compiled after {time.monotonic() - start:.0f} s"
+
+
 def _combinations(grid: Grid, tell: Tell) -> Iterator[dict[str, Any]]:
-    for name in grid.models:
-        for image_size in grid.image_sizes:
-            model, origin = weights.find(name, image_size, grid.device)
-            size = name.partition("-")[0]
-            official_size = size if size in HIERA and model.config.trunk == "hiera" else ""
-            task = Task(model, official_size, origin == weights.RANDOM)
-            for objects in grid.objects:
-                yield {"model": model.config.name, "weights": origin, **_combination(grid, task, objects, tell)}
+    for task, origin in _tasks(grid):
+        for objects in grid.objects:
+            yield {"model": task.model.config.name, "weights": origin, **_combination(grid, task, objects, tell)}
+
+
+def _tasks(grid: Grid) -> Iterator[tuple[Task, str]]:
+    """Each network, and where its weights are from."""
+    for name, image_size in product(grid.models, grid.image_sizes):
+        model, origin = weights.find(name, image_size, grid.device)
+        size = name.partition("-")[0]
+        official_size = size if size in HIERA and model.config.trunk == "hiera" else ""
+        yield Task(model, official_size, origin == weights.RANDOM), origin
+
+
+def _where(task: Task, objects: int) -> str:
+    config = task.model.config
+    return f"{config.name} at {config.image_size}, {objects} objects"
 
 
 def _combination(grid: Grid, task: Task, objects: int, tell: Tell) -> dict[str, Any]:
     config, scene = task.model.config, moving_scene(objects, WIDTH, HEIGHT)
-    where = f"{config.name} at {config.image_size}, {objects} objects: "
-    series = measure(
-        contestants(grid, task), scene, task.model.device, grid.frames, grid.seconds, lambda text: tell(where + text)
-    )
+    where, device = _where(task, objects), task.model.device
+    series = measure(contestants(grid, task), scene, device, grid.frames, grid.seconds, about(where, tell))
     engines = [entry.to_dict(objects) for entry in series]
     return {"image_size": config.image_size, "objects": objects, "engines": engines, "ratios": ratios(series)}
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from sam2_ros.bench.contestants import Task
 from sam2_ros.bench.moving_scene import Rgb
-from sam2_ros.tracking.prompt_decoder import to_network
-from sam2_ros.tracking.propagation import autocast
+from sam2_ros.model.arrays import autocast
+from sam2_ros.tracking.prompt_inputs import to_network
 
 
 class HuggingFace:
@@ -50,7 +50,7 @@ class HuggingFace:
     @torch.inference_mode()
     def step(self, frame: Rgb) -> int:
         pixels = self.task.model.preprocess(torch.from_numpy(frame))
-        with autocast(self.task.model, self.dtype):
+        with autocast(self.task.model.device, self.dtype):
             out = self._model(inference_session=self._session, frame=pixels[0])
         # As its processor's post_process_masks.
         masks = F.interpolate(out.pred_masks.float(), frame.shape[:2], mode="bilinear", align_corners=False)

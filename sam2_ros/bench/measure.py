@@ -72,12 +72,7 @@ def measure(
     start = time.monotonic()
     series = [Series(contestant) for contestant in contestants]
     for entry in series:
-        tell(f"{entry.contestant.name} {entry.contestant.dtype}: filling the memory")
-        try:
-            _fill(entry, scene, device)
-        except Exception as error:  # a peer that can't run must not end the others' measurement
-            entry.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            release(entry.contestant)
+        fill(entry, scene, device, about(f"{entry.contestant.name} {entry.contestant.dtype}", tell))
     running = [entry for entry in series if not entry.failure]
     for index in range(FILL + 1, FILL + 1 + frames, BLOCK):
         if index > FILL + 1 and time.monotonic() - start > seconds:
@@ -90,10 +85,27 @@ def measure(
     return series
 
 
-def _fill(series: Series, scene: MovingScene, device: Any) -> None:
+def about(what: str, tell: Tell) -> Tell:
+    """``tell`` with ``what`` said first."""
+    return lambda text: tell(f"{what}: {text}")
+
+
+def fill(series: Series, scene: MovingScene, device: Any, tell: Tell) -> None:
+    """Tracks until all memory slots are in use, which compiles what is to be compiled. ``series.failure`` says why a
+    contestant can't run; a peer that can't must not end the others' measurement."""
+    try:
+        _fill(series, scene, device, tell)
+    except Exception as error:
+        series.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        release(series.contestant)
+
+
+def _fill(series: Series, scene: MovingScene, device: Any, tell: Tell) -> None:
     contestant, before = series.contestant, device_memory(device)
+    tell("filling the memory")
     contestant.begin(scene.frame(0), scene.boxes)
     for index in range(1, FILL + 1):
+        tell(f"filling the memory, frame {index} of {FILL}")
         start = time.perf_counter()
         contestant.step(scene.frame(index))
         synchronise(device)

@@ -19,6 +19,7 @@ from std_msgs.msg import Header
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.ros import frame_player
 from sam2_ros.ros.messages import image_message, to_time
+from sam2_ros.ros.shutdown import shut_down
 
 
 def main(args: list[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(args: list[str] | None = None) -> int:
     except (ExternalShutdownException, KeyboardInterrupt):
         pass
     finally:
-        rclpy.try_shutdown()
+        shut_down()
     return 0
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.bench.contestants import Task
 from sam2_ros.bench.moving_scene import Rgb
-from sam2_ros.tracking.propagation import autocast
+from sam2_ros.model.arrays import autocast
 
 _FILES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 ENDLESS = 1_000_000  # the length of the clip that the predictor expects, frames
@@ -69,17 +69,17 @@ class Official:
         self.task = task
         self.dtype = dtype
         self.name = "official VOS" if compiled else "official"
-        self._compiled = compiled
+        self.compiled = compiled
         self._predictor: Any = None
         self._state: dict[str, Any] = {}
         self._frame = 0
 
     def begin(self, frame: Rgb, boxes: NDArray[np.float32]) -> None:
-        self._predictor = _compiled(self.task, self.dtype) if self._compiled else _build(self.task, compiled=False)
+        self._predictor = _compiled(self.task, self.dtype) if self.compiled else _build(self.task, compiled=False)
         self._state = stream_state(_OneFrame(), ENDLESS, frame.shape[0], frame.shape[1], self.task.model.device)
         self._frame = 0
         self._load(frame)
-        with autocast(self.task.model, self.dtype):
+        with autocast(self.task.model.device, self.dtype):
             for number, box in enumerate(boxes):
                 self._predictor.add_new_points_or_box(self._state, 0, number, box=box)
 
@@ -87,7 +87,7 @@ class Official:
         self._frame += 1
         self._load(frame)
         tqdm = mock.patch("sam2.sam2_video_predictor.tqdm", lambda frames, **_: frames)
-        with autocast(self.task.model, self.dtype), tqdm:
+        with autocast(self.task.model.device, self.dtype), tqdm:
             ((_, _, logits),) = self._predictor.propagate_in_video(self._state, self._frame, 0)
         return int((logits[:, 0] > 0).cpu().numpy().any(axis=(1, 2)).sum())
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from sam2_ros.model import Sam2Model, load_model
-from sam2_ros.model.checkpoint import find_weights
-from sam2_ros.model.config import EDGE_MODELS, HIERA, official_config
+from sam2_ros.model.config import EDGE_MODELS, HIERA, SAM3, official_config
+from sam2_ros.model.weight_files import find_weights
 
 CHECKPOINT, RANDOM = "checkpoint", "drawn at random (timings do not depend on them)"
 _SCORE = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
@@ -18,9 +18,9 @@ def find(name: str, image_size: int, device: str = "cpu") -> tuple[Sam2Model, st
     """The network ``name`` on its device, and the origin of its weights: :data:`CHECKPOINT` or :data:`RANDOM`.
 
     Args:
-        name: as in :func:`sam2_ros.model.load_model`; an official size whose checkpoint was not downloaded, and a key
-            of :data:`sam2_ros.model.config.EDGE_MODELS`, gets random weights.
-        image_size: side of the square input, pixels, a multiple of 32; 0: the checkpoint's own.
+        name: as in :func:`sam2_ros.model.load_model`; an official size whose checkpoint was not downloaded, "sam3", and
+            a key of :data:`sam2_ros.model.config.EDGE_MODELS`, gets random weights.
+        image_size: side of the square input, pixels, a multiple of 32 (of 14 for SAM 3); 0: the checkpoint's own.
         device: a torch device.
 
     Raises:
@@ -30,7 +30,7 @@ def find(name: str, image_size: int, device: str = "cpu") -> tuple[Sam2Model, st
     try:
         find_weights(name)
     except FileNotFoundError:
-        if name not in EDGE_MODELS and (size not in HIERA or version not in ("", "2.0")):
+        if name not in (*EDGE_MODELS, SAM3.name) and (size not in HIERA or version not in ("", "2.0")):
             raise
     else:
         return load_model(name, device, image_size), CHECKPOINT

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam2_ros.cli.options import add_model_arguments, check_least, require_modules
 from sam2_ros.media.errors import UserError, engine_errors
+from sam2_ros.media.whole_files import make_folder
+from sam2_ros.text import counted, printable
+
+if TYPE_CHECKING:
+    from sam2_ros.annotation.engine import Engine, EngineSettings
+    from sam2_ros.annotation.recordings import Recording
 
 _EVERY, _EVERY_SEARCHED = 5, 30  # images
 _MOST_OBJECTS = 32
@@ -75,13 +83,23 @@ def run(args: argparse.Namespace) -> int:
     if args.detector.endswith(".json") and len(recordings) > 1:
         raise UserError(f"a prompts file belongs to one recording; there are {len(recordings)}")
     with engine_errors():
-        from sam2_ros.annotation.data_set import open_data_set
         from sam2_ros.annotation.engine import EngineSettings
-        from sam2_ros.annotation.job import Report, annotate, one_by_one
-        from sam2_ros.media.progress import bar
+        from sam2_ros.annotation.folder import in_use
 
         settings = EngineSettings(**{each.name: getattr(args, each.name) for each in fields(EngineSettings)})
         engine = settings.make()
+    make_folder(args.out)
+    with in_use(args.out, "annotate"):
+        return _annotate(args, recordings, settings, engine)
+
+
+def _annotate(
+    args: argparse.Namespace, recordings: Sequence[Recording], settings: EngineSettings, engine: Engine
+) -> int:
+    from sam2_ros.annotation.data_set import open_data_set
+    from sam2_ros.annotation.job import Report, annotate, one_by_one
+    from sam2_ros.media.progress import bar
+
     open_data_set(args.out, settings)
     report = Report()
     with bar(None, "image", args.quiet) as progress:
@@ -108,9 +126,18 @@ def run(args: argparse.Namespace) -> int:
             )
             raise
     if not args.quiet:
-        masks = sum(len(each.masks) for each in report.finished)
-        print(f"{masks} masks in {len(report.finished)} recordings; {report.doubtful} images to look at, the most "
-              f"doubtful first, in {args.out / 'review.json'}")  # fmt: skip
+        if report.finished:
+            masks = sum(len(each.masks) for each in report.finished)
+            print(f"{counted(masks, 'mask')} in {counted(len(report.finished), 'recording')}; "
+                  f"{counted(report.doubtful, 'image')} to look at, "
+                  f"the most doubtful first: sam2_ros review {shlex.quote(str(args.out))}")  # fmt: skip
+        if report.annotated:
+            print(report.speed)
+        if failed := len(recordings) - len(report.finished):
+            print(f"{failed} of {len(recordings)} recordings failed")
+    paths = {recording.name: recording.path for recording in recordings}
     for name, problem in report.problems.items():
-        print(f"sam2_ros: {name}: {problem}", file=sys.stderr)
+        # A problem of the file itself begins with its path, which tells more than the name.
+        named = problem if problem.startswith(f"{paths[name]}:") else f"{name}: {problem}"
+        print(f"sam2_ros: {printable(named, 1000)}", file=sys.stderr)
     return 1 if report.problems else 0

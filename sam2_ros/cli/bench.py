@@ -57,6 +57,12 @@ def register(subparsers: Any) -> None:
     add("--objects", nargs="+", type=int, metavar="N", help="default: 1 4 16 64")
     add("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: both")
     add("--peers", nargs="*", default=(), choices=[*_PACKAGES], help="engines to compare with; they must be installed")
+    add(
+        "--compile",
+        action="store_true",
+        help="only compile what --peers vos needs, which takes minutes; cut short, the same command goes on where it "
+        "ended. Without --compile, the same command then measures",
+    )
     add("--frames", type=int, metavar="N", help="measured of each engine (default: 30; quick: 12)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
@@ -76,6 +82,7 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sam2_ros.media.whole_files import check_writable, write_json
+    from sam2_ros.model.download import cache_dir
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the node's engine does
     check_least(args, objects=1, frames=1, threads=0, image_size=0)
@@ -83,6 +90,10 @@ def run(args: argparse.Namespace) -> int:
         package, command = _PACKAGES[peer]
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--peers {peer} needs the package {package}; install it: pip install {command}")
+    if args.compile and ("vos" not in args.peers or args.node or args.endpoint is not None):
+        raise UserError("--compile is for the peer that is compiled; add --peers vos, without --node and --endpoint")
+    if "vos" in args.peers:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
     for file in (args.json, args.plot):
         if file:
             check_writable(file)
@@ -96,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             write_json(args.json, {"command": _command()} | measured, allow_nan=True)
 
-    keep(measure(args, tell, keep))
+    if measured := measure(args, tell, keep):
+        keep(measured)
     return 0
 
 
@@ -110,22 +122,30 @@ def _engine(args: argparse.Namespace, tell: Any, keep: Keep) -> dict[str, Any]:
         for name in args.runtime:
             choose_runtime(name, device.type, "")  # says now what can't be used
     default = ((512,), (1, 4), 12, QUICK_SECONDS) if args.quick else ((1024, 512), (1, 4, 16, 64), 30, float("inf"))
-    measured = grid.run(
-        grid.Grid(
-            models=tuple(args.model or ("tiny",)),
-            image_sizes=tuple(args.image_size or default[0]),
-            objects=tuple(args.objects or default[1]),
-            dtypes=tuple(args.dtype or ("float32", "bfloat16")),
-            peers=tuple(args.peers),
-            frames=args.frames or default[2],
-            seconds=default[3],
-            device=str(device),
-            threads=args.threads,
-            runtimes=args.runtime,
-        ),
-        tell,
-        keep,
+    wanted = grid.Grid(
+        models=tuple(args.model or ("tiny",)),
+        image_sizes=tuple(args.image_size or default[0]),
+        objects=tuple(args.objects or default[1]),
+        dtypes=tuple(args.dtype or ("float32", "bfloat16")),
+        peers=tuple(args.peers),
+        frames=args.frames or default[2],
+        seconds=default[3],
+        device=str(device),
+        threads=args.threads,
+        runtimes=args.runtime,
     )
+    if args.compile:
+        ready = 0
+        try:
+            for line in grid.compile_peers(wanted, tell):
+                ready += 1
+                print(line, flush=True)
+        except RuntimeError as error:
+            raise UserError(str(error)) from error
+        if not ready:
+            raise UserError("--compile found nothing to compile: --peers vos runs the official sizes; add --model tiny")
+        return {}
+    measured = grid.run(wanted, tell, keep)
     print(report.engine(measured))
     headline = report.headline(measured)
     for name, values in headline.items():

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sam2_ros.cli.options import ROS_MODULES, add_model_arguments, check_positive, load_backend, require_modules
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.whole_files import make_folder
+from sam2_ros.text import counted
 
 if TYPE_CHECKING:
     from sam2_ros.demo.clip_report import Report
@@ -83,7 +85,7 @@ def _is_live(source: str) -> bool:
 def _choose_clips(args: argparse.Namespace) -> list[Clip]:
     from sam2_ros.demo.footage import Clip, NoFootageError, real_clips, rendered_clip
 
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     if args.source is not None:
         if args.box is None:
             _say("without --box, the object in the middle of the first frame is tracked")
@@ -100,8 +102,8 @@ def _choose_clips(args: argparse.Namespace) -> list[Clip]:
 def _print_summary(reports: list[Report]) -> None:
     for report in reports:
         print(
-            f"\n{report.name}: {report.frames} frames tracked at {report.rate:.1f} frames/s, {report.dropped} dropped; "
-            f"the object was seen in {report.visible}"
+            f"\n{report.name}: {counted(report.frames, 'frame')} tracked at {report.rate:.1f} frames/s, "
+            f"{report.dropped} dropped; the object was seen in {report.visible}"
         )
         for file in report.files:
             print(f"  {file}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.whole_files import make_folder
 from sam2_ros.model.config import SIZES
 
 
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         checkpoint = find_checkpoint(args.name)
+        if args.dir:
+            make_folder(args.dir)
         url = checkpoint_url(checkpoint, args.base_url)
         print(f"{checkpoint.file_name}, {checkpoint.size / 1e6:.0f} MB, from {url}")
         with bar(checkpoint.size, "B", args.quiet, unit_scale=True) as progress:

@@ -7,8 +7,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam2_ros.cli.options import add_live_arguments, add_model_arguments, check_least, check_live
+from sam2_ros.cli.options import (
+    add_live_arguments,
+    add_model_arguments,
+    add_window_arguments,
+    check_least,
+    check_live,
+    window_settings,
+)
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.whole_files import make_folder
+from sam2_ros.text import counted
 
 if TYPE_CHECKING:
     from sam2_ros.evaluation.datasets import Dataset
@@ -38,7 +47,7 @@ def register(subparsers: Any) -> None:
         help="vos (default): prompt once, track; offline, online: click on several frames; noc: click until good",
     )
     add("--prompt", choices=("mask", "box", "click"), help="default: mask for vos, else click")
-    add("--windows", action="store_true", help="look through windows that follow the objects (tracker.window: auto)")
+    add_window_arguments(parser)
     add(
         "--clicks",
         type=int,
@@ -133,7 +142,8 @@ def _run_images(args: argparse.Namespace) -> int:
             from sam2_ros.inference.local import load_shared_model
             from sam2_ros.tracking.image_segmenter import ImageSegmenter
 
-            segmenter = ImageSegmenter(load_shared_model(model, args.device, args.dtype, threads=args.threads))
+            shared = load_shared_model(model, args.device, args.dtype, threads=args.threads, runtime=args.runtime)
+            segmenter = ImageSegmenter(shared)
         scores: list[InstanceScore] = []
         try:
             with bar(len(photos), "picture", args.quiet, model) as progress:
@@ -173,7 +183,7 @@ def _run_model(
         device=args.device,
         dtype=args.dtype,
         runtime=args.runtime,
-        window="auto" if args.windows else "off",
+        **window_settings(args),
         protocol=args.protocol,
         prompt=args.prompt,
         clicks=args.clicks,
@@ -184,6 +194,7 @@ def _run_model(
         deadline=args.deadline,
     )
     job = Job(settings, _out(args, model), args.threads, args.masks_out)
+    make_folder(job.out)
     claim(job, args.overwrite)
     results = {name: result for name in dataset.names if (result := finished(job, name)) is not None}
     left = [name for name in dataset.names if name not in results]
@@ -199,7 +210,10 @@ def _run_model(
                 progress.set_postfix_str(result.name)
     except KeyboardInterrupt as error:
         stopped = error
-        print(f"sam2_ros: stopped; {len(results)} sequences are finished, the same command continues", file=sys.stderr)
+        print(
+            f"sam2_ros: stopped; {counted(len(results), 'sequence')} finished, the same command continues",
+            file=sys.stderr,
+        )
         if not results:
             raise
     summary = write_report(job, [results[name] for name in dataset.names if name in results], args.present_from)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.whole_files import make_folder
 
 
 def register(subparsers: Any) -> None:
@@ -30,6 +31,7 @@ def run_new(args: argparse.Namespace) -> int:
     """Makes a pair of keys; returns the exit code."""
     from sam2_ros.remote.keys import new_keys
 
+    make_folder(args.dir)
     try:
         public, secret = new_keys(args.dir, args.name)
     except ValueError as error:

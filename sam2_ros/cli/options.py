@@ -7,7 +7,7 @@ import asyncio
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.model.config import RUNTIMES, SIZES
@@ -33,7 +33,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) 
         nargs="+" if several else None,
         default=["embedded"] if several else "embedded",
         metavar="MODEL",
-        help=f"embedded (default), a downloaded official model ({SIZES}), or a path",
+        help=f"embedded (default), a downloaded official model ({SIZES}), or a path: of weights, or of the folder "
+        "of an exported network, which needs no PyTorch",
     )
     parser.add_argument("--device", default="auto", help="auto (default: CUDA if there is a GPU), cpu, cuda, cuda:N")
     parser.add_argument(
@@ -139,6 +140,42 @@ def check_live(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} belongs to --live RATE, the camera's images a second")
 
 
+def add_window_arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """``--windows``, which also does what ``more`` says, and ``--window-budget``."""
+    parser.add_argument(
+        "--windows",
+        action="store_true",
+        help="look through windows that follow the objects (tracker.window: auto), which shows small ones "
+        f"larger{more}",
+    )
+    parser.add_argument(
+        "--window-budget",
+        type=float,
+        metavar="FACTOR",
+        help="with --windows: time of a frame, as a multiple of that without (tracker.window_budget; default: 1; 0: "
+        "all objects on every frame)",
+    )
+
+
+def window_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the tracker that :func:`add_window_arguments` choose.
+
+    Raises:
+        UserError: they are not accepted.
+    """
+    from sam2_ros.tracking import TrackerConfig
+
+    windows, budget = getattr(args, "windows", False), getattr(args, "window_budget", None)
+    if budget is not None and not windows:
+        raise UserError("--window-budget belongs to --windows")
+    chosen = {"window": "auto" if windows else "off"} | ({} if budget is None else {"window_budget": budget})
+    try:
+        TrackerConfig(**chosen)
+    except ValueError as error:
+        raise UserError(f"--window-budget: {error}") from None
+    return chosen
+
+
 def load_backend(args: argparse.Namespace, objects: int) -> Backend:
     """The engine that ``args`` choose, with room for ``objects``.
 
@@ -148,8 +185,7 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
     from sam2_ros.inference import make_backend
     from sam2_ros.tracking import TrackerConfig
 
-    window = "auto" if getattr(args, "windows", False) else "off"
-    config = TrackerConfig(max_objects=max(1, objects), window=window)
+    config = TrackerConfig(max_objects=max(1, objects), **window_settings(args))
     if getattr(args, "endpoint", None):
         return _connect(args, config)
     with engine_errors():

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam2_ros.cli.options import add_model_arguments, add_page_arguments, check_page, require_modules, serve_page
 from sam2_ros.media.errors import engine_errors
+from sam2_ros.text import printable
+
+if TYPE_CHECKING:
+    from sam2_ros.annotation.review import Review
 
 DEFAULT_PORT = 8643
 _CURE = "python3 -m pip install 'sam2_ros[annotate]'"
@@ -32,6 +36,13 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     check_page(args)
     require_modules(("pycocotools", "aiohttp"), f"install it: {_CURE}")
+    from sam2_ros.annotation.folder import in_use
+
+    with in_use(args.data_set, "review"):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from sam2_ros.annotation.data_set import read_data_set
 
     data_set = read_data_set(args.data_set)
@@ -48,16 +59,21 @@ def run(args: argparse.Namespace) -> int:
     made: list[Review] = []
 
     def backend(objects: int) -> LocalBackend:
-        return LocalBackend(shared, TrackerConfig(max_objects=objects, history=0, drop_after=DROP_AFTER, window=window))
+        config = TrackerConfig(objects, history=0, drop_after=DROP_AFTER, window=window, window_budget=0.0)
+        return LocalBackend(shared, config)
 
     def review() -> Review:
         made.append(Review(data_set, Corrector(ImageSegmenter(shared)), backend, args.max_side))
         if made[0].unsaved:
-            print(f"sam2_ros: with the unsaved corrections of {', '.join(made[0].unsaved)}", flush=True)
+            print(f"sam2_ros: with the unsaved corrections of {_names(made[0])}", flush=True)
         return made[0]
 
     serve_page(args, review, "review", "review.html")
     if made[0].unsaved:
-        names = ", ".join(made[0].unsaved)
-        print(f"sam2_ros: the corrections of {names} are not saved, but kept; the same command goes on with them")
+        print(f"sam2_ros: the corrections of {_names(made[0])} are not saved, but kept; "
+              "the same command goes on with them")  # fmt: skip
     return 0
+
+
+def _names(review: Review) -> str:
+    return printable(", ".join(review.unsaved), 1000)

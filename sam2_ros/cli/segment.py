@@ -6,12 +6,15 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam2_ros.cli.options import add_model_arguments, check_least
 from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.media.signals import signals_wait
+from sam2_ros.media.whole_files import make_folder
+from sam2_ros.text import counted, printable
 from sam2_ros.tracking.everything_settings import SMALL_MODEL, EverythingSettings
 from sam2_ros.tracking.settings import settings_of
 
@@ -40,7 +43,8 @@ def register(subparsers: Any) -> None:
         description="Segments an image, or each image of a folder. Each --box, --point and --mask is one object, in "
         "pixels of the image; clicks after a box or a mask correct it. Writes for each image NAME a label image "
         "(NAME.png), masks with predicted IoU, stability and the three candidates (NAME.json, COCO run lengths), and a "
-        "picture (NAME_overlay.jpg).",
+        "picture (NAME_overlay.jpg). One that can't be read, or is too small for the prompts, does not stop the "
+        "rest of a folder: it is named at the end, and the exit code is 1.",
     )
     add = parser.add_argument
     add("images", type=Path, metavar="IMAGE|FOLDER", help="an image, or a folder of images in any sizes")
@@ -88,37 +92,49 @@ def run(args: argparse.Namespace) -> int:
     prompts = [_prompt(option, values, args.candidate) for option, values in args.marks or []]
     images = images_of(args.images)
     paths = output_paths(args.out, images)
+    make_folder(args.out)
     with engine_errors():
         from sam2_ros.inference.local import load_shared_model
         from sam2_ros.tracking.image_segmenter import ImageSegmenter
 
-        shared = load_shared_model(args.model, args.device, args.dtype, threads=args.threads, runtime=args.runtime)
+        shared = load_shared_model(args.model, args.device, args.dtype, threads=args.threads, runtime=_runtime(args))
     segmenter = ImageSegmenter(shared)
     settings = segmenter.everything_settings(**given)
     about = {"model": shared.model.config.name, "dtype": shared.dtype}
     done = masks = 0
+    problems: list[str] = []  # of images that could not be segmented
     work = _points(settings) if args.everything else 1
-    with bar(work * len(images), "point" if args.everything else "image", args.quiet) as progress:
-        try:
+    try:
+        with bar(work * len(images), "point" if args.everything else "image", args.quiet) as progress:
             for image in images:
-                rgb, stopped = read_image(image), None
-                if args.everything:
-                    found, stopped = _everything(segmenter, rgb, settings, progress, args.max_masks)
-                else:
-                    found = _segment(segmenter, rgb, prompts, image)
-                    progress.update()
+                stopped = None
+                try:
+                    rgb = read_image(image)
+                    if args.everything:
+                        found, stopped = _everything(segmenter, rgb, settings, progress, args.max_masks)
+                    else:
+                        found = _segment(segmenter, rgb, prompts, image)
+                        progress.update()
+                except UserError as error:
+                    if len(images) == 1:
+                        raise
+                    problems.append(str(error))
+                    progress.update(work)
+                    continue
                 with signals_wait():
                     write_segmented(paths[image], image, rgb, found, about | {"complete": stopped is None})
                     done, masks = done + (stopped is None), masks + len(found)
                 if stopped is not None:
                     raise stopped
-        except KeyboardInterrupt:
-            progress.close()
-            print(f"sam2_ros: {done} of {len(images)} images are complete, in {args.out}", file=sys.stderr)
-            raise
-    if not args.quiet:
-        print(f"{masks} masks in {done} images; written to {args.out}")
-    return 0
+        if not args.quiet:
+            print(f"{counted(masks, 'mask')} in {counted(done, 'image')}; written to {args.out}")
+    except KeyboardInterrupt:
+        print(f"sam2_ros: {done} of {len(images)} images are complete, in {args.out}", file=sys.stderr)
+        raise
+    finally:
+        for problem in problems:
+            print(f"sam2_ros: {printable(problem, 1000)}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _segment(segmenter: ImageSegmenter, rgb: NDArray[Any], prompts: Sequence[Prompt], image: Path) -> list[Segmented]:
@@ -149,6 +165,15 @@ def _everything(
     return [Segmented(each.mask, each.predicted_iou, each.stability, point=each.point) for each in found], stopped
 
 
+def _runtime(args: argparse.Namespace) -> str:
+    """What runs the network. Everything is found by many prompts, of which PyTorch decodes a batch at once."""
+    from sam2_ros.model.graph_folder import is_graph_folder
+    from sam2_ros.model.runtimes import AUTO, TORCH
+
+    batches = args.everything and args.runtime == AUTO and not is_graph_folder(Path(args.model))
+    return TORCH if batches and find_spec("torch") else args.runtime
+
+
 def _points(settings: EverythingSettings) -> int:
     """Points in an image and its crops."""
     from sam2_ros.tracking.everything import points_in
@@ -169,10 +194,10 @@ def _prompt(option: str, values: Sequence[str], candidate: int | None) -> Prompt
     box = mask = None
     clicks = list(values)
     if option == "--box":
-        box = np.array(_numbers(option, clicks.pop(0), (4,), "X0,Y0,X1,Y1"), np.float32)
+        box = np.array(_numbers(option, clicks.pop(0), (4,), "X0,Y0,X1,Y1", "--box 120,80,260,300"), np.float32)
     elif option == "--mask":
         mask = read_mask(Path(clicks.pop(0)))
-    points = [_numbers(option, click, (2, 3), "X,Y or X,Y,0") for click in clicks]
+    points = [_numbers(option, click, (2, 3), "X,Y or X,Y,0", "--point 120,80") for click in clicks]
     single = option == "--point" and len(points) == 1
     return Prompt(
         points=np.array([point[:2] for point in points], np.float32) if points else None,
@@ -181,11 +206,11 @@ def _prompt(option: str, values: Sequence[str], candidate: int | None) -> Prompt
     )  # fmt: skip
 
 
-def _numbers(option: str, text: str, lengths: tuple[int, ...], accepted: str) -> list[float]:
+def _numbers(option: str, text: str, lengths: tuple[int, ...], accepted: str, example: str) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",")]
         if len(numbers) in lengths and all(map(math.isfinite, numbers)):
             return numbers
     except ValueError:
         pass
-    raise UserError(f"{option} {text[:40]}: accepted: {accepted} in pixels, for example {option} 120,80")
+    raise UserError(f"{option} {text[:40]}: accepted: {accepted} in pixels, without spaces, for example {example}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from sam2_ros.cli.options import add_model_arguments
 from sam2_ros.media.errors import UserError, engine_errors
+from sam2_ros.text import counted
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"can't bind to --metrics {args.metrics}: {error.strerror or error}") from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
-    about = f"{info.model} on {info.device} ({info.dtype}), up to {limits.streams} streams"
+    about = f"{info.model} on {info.device} ({info.dtype}), up to {counted(limits.streams, 'stream')}"
     keys = "clients need a key" if security else "no keys"
     print(f"serving {about}, on {', '.join(server.endpoints)}; {keys}", flush=True)
     if page is not None:

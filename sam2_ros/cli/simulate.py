@@ -11,6 +11,7 @@ from typing import Any
 from sam2_ros.cli.options import ROS_MODULES, add_model_arguments, check_positive, require_modules
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.text_table import align, number
+from sam2_ros.media.whole_files import make_folder
 
 COLUMNS = {
     "in sight": ("in sight, found", 2),
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.models:
         Scene(args.seed, folder_models(args.models, "report"))  # refuses unusable ones before anything starts
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     played, stopped = Played(), None
     try:
         play(args, played)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sam2_ros.cli.options import check_least, check_positive, require_modules
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.whole_files import make_folder
+from sam2_ros.text import counted
 
 if TYPE_CHECKING:
     from sam2_ros.training.clips import Clip
@@ -115,12 +117,13 @@ def _run_scenes(args: argparse.Namespace) -> int:
                 f"{args.out} holds clips of other settings ({', '.join(changed)} differ); use another folder, or "
                 "remove that one"
             )
+    make_folder(args.out)
     write_about(args.out, about)
     with bar(args.clips, "clip", args.quiet) as progress:
         for _ in render_robot_clips(args.out, settings, args.models, args.clips, args.jobs):
             progress.update()
     _preview(args.out, [robot_clip_name(index) for index in range(args.clips)], args.steps)
-    print(f"{args.out}: {args.clips} clips of {args.steps} frames; see preview.png")
+    print(f"{args.out}: {counted(args.clips, 'clip')} of {counted(args.steps, 'frame')}; see preview.png")
     return 0
 
 
@@ -136,6 +139,7 @@ def _run_drawn(args: argparse.Namespace) -> int:
     if (args.out / "JPEGImages").exists():
         raise UserError(f"{args.out} holds clips already; use another folder, or remove that one")
     make_clip = _twins(args) if args.twins else _photograph_clips(args)
+    make_folder(args.out)
     names = [f"clip{index:04d}" for index in range(args.clips)]
     with bar(args.clips, "clip", args.quiet) as progress:
         for index, name in enumerate(names):
@@ -146,7 +150,7 @@ def _run_drawn(args: argparse.Namespace) -> int:
         options += ["objects", "passers", "look_alikes"]
     write_about(args.out, {option: getattr(args, option) for option in options})
     _preview(args.out, names, args.steps)
-    print(f"{args.out}: {args.clips} clips of {args.steps} frames; see preview.png")
+    print(f"{args.out}: {counted(args.clips, 'clip')} of {counted(args.steps, 'frame')}; see preview.png")
     return 0
 
 

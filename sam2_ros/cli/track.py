@@ -16,13 +16,14 @@ from sam2_ros.cli.options import (
     add_endpoint_arguments,
     add_live_arguments,
     add_model_arguments,
+    add_window_arguments,
     check_live,
     check_positive,
     load_backend,
 )
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import signals_wait
-from sam2_ros.text import without_password
+from sam2_ros.text import counted, without_password
 
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
@@ -62,12 +63,7 @@ def register(subparsers: Any) -> None:
         metavar="FILE.png",
         help="one picture: frames around changes of state, and states and scores over time",
     )
-    add(
-        "--windows",
-        action="store_true",
-        help="look through windows that follow the objects (tracker.window: auto), which shows small ones larger, and "
-        "draw them into video and picture",
-    )
+    add_window_arguments(parser, ", and draw them into video and picture")
     add_live_arguments(
         parser,
         "play SOURCE at RATE images a second while the engine takes its time; write for every image the masks that a "
@@ -214,7 +210,7 @@ def _finish(outputs: ClipOutputs, backend: Backend, quiet: bool) -> list[Excepti
     if outputs.count and not quiet:
         print(outputs.summary(info.model, info.device))
         if outputs.removed:
-            print(f"removed: {outputs.removed} label images of the run before")
+            print(f"removed: {counted(outputs.removed, 'label image')} of the run before")
     return errors
 
 
@@ -224,4 +220,4 @@ def _say_kept(outputs: ClipOutputs, further: Sequence[BaseException]) -> None:
         print(f"sam2_ros: {error}", file=sys.stderr)
     if outputs.count:
         kept = ", ".join(map(str, outputs.written)) or "nothing"
-        print(f"sam2_ros: {outputs.count} frames were tracked; written: {kept}", file=sys.stderr)
+        print(f"sam2_ros: {counted(outputs.count, 'frame')} tracked; written: {kept}", file=sys.stderr)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam2_ros.media.errors import UserError
+from sam2_ros.media.whole_files import make_folder
+from sam2_ros.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +98,7 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
     from sam2_ros.training.reports import Reports, open_board
 
     out = Path(options.out)
+    make_folder(out)
     try:
         videos = _validation_videos(options) if world.first else []
         model = starting_model(options, device)
@@ -134,7 +137,7 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
         if board is not None:
             board.close()
     if world.first and not quiet:
-        print(f"{options.steps} steps; use it with --model {out / 'checkpoint.pt'}")
+        print(f"{counted(options.steps, 'step')}; use it with --model {out / 'checkpoint.pt'}")
     return 0
 
 

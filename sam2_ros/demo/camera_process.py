@@ -9,6 +9,7 @@ import sys
 
 import rclpy
 
+from sam2_ros.ros.shutdown import shut_down
 from sam2_ros.ros.video_publisher import VideoPublisher
 
 
@@ -23,7 +24,7 @@ def main() -> int:
             rclpy.spin_once(node, timeout_sec=0.05)
         node.play()
     finally:
-        rclpy.try_shutdown()
+        shut_down()
     return 0
 
 

@@ -11,6 +11,7 @@ from sam2_ros.media.overlay import Rgb, draw_overlay
 from sam2_ros.media.track_table import FrameRecord, record, summary_table, write_csv
 from sam2_ros.media.video_writer import VideoWriter
 from sam2_ros.media.whole_files import write_whole
+from sam2_ros.text import counted
 from sam2_ros.tracking.types import FrameResult, ObjectState
 
 SHEET_CELLS = 12
@@ -82,7 +83,7 @@ class ReportWriter:
         write_png(sheet, contact_sheet(frames))
         write_png(graph, timeline(self._records, title=f"{self._name}: state, visibility and predicted IoU"))
         write_csv(table, self._records)
-        heading = f"{self._name}: {self.frames} frames tracked at {rate:.1f} frames/s, {dropped} dropped"
+        heading = f"{self._name}: {counted(self.frames, 'frame')} tracked at {rate:.1f} frames/s, {dropped} dropped"
         write_whole(text, f"{heading}\n\n{summary_table(self._records)}\n")
         files = (self._video_path, sheet, graph, table, text)
         return Report(self._name, self.frames, dropped, rate, self.visible, files, stopped)

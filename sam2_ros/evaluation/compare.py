@@ -7,6 +7,7 @@ from typing import Any
 
 from sam2_ros.evaluation.results import mean
 from sam2_ros.media.text_table import align, number
+from sam2_ros.text import counted
 
 
 def models_table(reports: Sequence[dict[str, Any]]) -> str:
@@ -32,7 +33,7 @@ def comparison(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     objects = [{(row["sequence"], row["object"]): row["jf"] for row in report["objects"]} for report in (earlier, now)]
     both = objects[0].keys() & objects[1].keys()
     old_mean, new_mean = ({"jf": mean(values[key] for key in both) if both else None} for values in objects)
-    pairs.append((f"mean over {len(both)} objects", old_mean, new_mean))
+    pairs.append((f"mean over {counted(len(both), 'object')}", old_mean, new_mean))
     lines: list[tuple[str, ...]] = [("J&F", earlier["settings"]["model"], now["settings"]["model"], "difference")]
     for name, old, new in pairs:
         change = "-" if None in (old["jf"], new["jf"]) else f"{100 * (new['jf'] - old['jf']):+.1f}"

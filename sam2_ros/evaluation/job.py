@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.media.figures import write_png
 from sam2_ros.media.label_images import write_labels
 from sam2_ros.media.whole_files import write_whole
+from sam2_ros.model.weight_files import digest_of_weights
 from sam2_ros.tracking.config import TrackerConfig
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Settings:
     deadline: float | None = None  # seconds with live; None: one period
     runtime: str = "auto"
     window: str = "off"  # tracker.window
+    window_budget: float = 1.0  # tracker.window_budget
     version: str = __version__
 
     @property
@@ -76,17 +78,15 @@ class Job:
 
 
 def weights_digest(model: str) -> str:
-    """SHA-256 of the model's file; "none" for the engine without a network.
+    """SHA-256 of the model's weights; "none" for the engine without a network.
 
     Raises:
         UserError: there is no such file.
     """
     if is_null_model(model):
         return "none"
-    from sam2_ros.model.checkpoint import find_weights
-
     try:
-        return hashlib.sha256(find_weights(model).read_bytes()).hexdigest()
+        return digest_of_weights(model)
     except FileNotFoundError as error:
         raise UserError(str(error)) from error
 
@@ -148,10 +148,10 @@ class Runner:
             return self._backend
         self.close()
         s = self.job.settings
-        config = TrackerConfig(max_objects=objects, window=s.window)
+        config = TrackerConfig(max_objects=objects, window=s.window, window_budget=s.window_budget)
         if s.protocol in ("offline", "online"):  # every frame with clicks is remembered
             slots = max(config.prompted_slots, s.interactions)
-            config = TrackerConfig(max_objects=1, prompted_slots=slots, window=s.window)
+            config = replace(config, max_objects=1, prompted_slots=slots)
         with engine_errors():
             self._backend = make_backend(
                 s.model, s.device, s.dtype, config, threads=self.job.threads, runtime=s.runtime

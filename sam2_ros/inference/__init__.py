@@ -46,7 +46,7 @@ class BackendFactory:
         """A tracker with its own objects and memory, for one thread.
 
         Raises:
-            ImportError: torch is missing.
+            ImportError: torch is missing, and the model is no exported network.
             FileNotFoundError, ValueError: the model can't be loaded.
         """
         config = config or TrackerConfig()

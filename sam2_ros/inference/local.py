@@ -1,13 +1,11 @@
-"""The engine in this process. Importing this module imports torch.
-
-Raises:
-    ImportError: torch is not installed.
-"""
+"""The engine in this process. Imports torch only where PyTorch runs the network, or its graphs have to be made."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +15,23 @@ from numpy.typing import NDArray
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # oneDNN keeps a kernel for each combination of shapes, by default 1024 of them, which would fill hundreds of MiB.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-try:
-    import torch
-except ImportError as error:
-    raise ImportError(
-        "the tracker needs PyTorch 2.3 or newer, which this Python does not have; install it, for example "
-        "with: python3 -m pip install torch"
-    ) from error
 
 from sam2_ros.inference.backend import BackendInfo
-from sam2_ros.model import load_model
 from sam2_ros.model.bfloat16 import has_bfloat16
-from sam2_ros.model.device import find_device
-from sam2_ros.model.graph_runner import run_by
-from sam2_ros.model.runtimes import AUTO, TORCH, choose_runtime, computes_bfloat16
-from sam2_ros.model.weight_cache import cache_bytes
+from sam2_ros.model.cached_graphs import CachedGraphs
+from sam2_ros.model.graph_folder import is_graph_folder
+from sam2_ros.model.graph_network import GraphNetwork, load_exported
+from sam2_ros.model.runtimes import AUTO, TORCH, Choice, choose_runtime
+from sam2_ros.model.weight_files import find_weights
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.image_segmenter import EncodedImage, ImageSegmenter
 from sam2_ros.tracking.shared_model import SharedModel, give_threads
 from sam2_ros.tracking.tracker import EncodedFrame, Tracker
 from sam2_ros.tracking.types import FrameResult, PromptCode, PromptRequest, PromptResult
+
+# "auto" runs only networks like the embedded one by graphs, whose file has 24 MB; larger files are not hashed to look
+# for graphs before their weights are loaded.
+MOST_BYTES_OF_AUTO = 100 << 20
 
 
 class LocalBackend(Tracker):
@@ -55,7 +50,7 @@ class LocalBackend(Tracker):
             bank_bytes=self.bank.nbytes,
             max_objects=self.config.max_objects,
             history_bytes=self.history_bytes,
-            cache_bytes=cache_bytes(self.model),
+            cache_bytes=network.cache_bytes,
         )
 
     def step(self, frame: NDArray[np.uint8] | EncodedFrame, stamp: int = 0) -> FrameResult:
@@ -102,26 +97,88 @@ def load_shared_model(
     """Loads a network for one or several :class:`LocalBackend`.
 
     Args:
-        model: "embedded"; an official size (a key of :data:`sam2_ros.model.HIERA`, or with "-2.0"); or a path.
+        model: "embedded"; an official size (a key of :data:`sam2_ros.model.HIERA`, or with "-2.0"); a path; or the
+            folder of an exported network, which runs without PyTorch on the CPU.
         device: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
         dtype: "auto" (bfloat16 where the hardware supports it, else float32), "float32" or "bfloat16".
         image_size: side of the network's square input in pixels; 0 = the checkpoint's own.
-        threads: CPU threads of this process; 0 = torch's default.
+        threads: CPU threads of this process; 0 = the runtime's default.
         together, ahead: as for :class:`~sam2_ros.inference.BackendFactory`.
         runtime: one of :data:`sam2_ros.model.runtimes.RUNTIMES`; those but "auto" and "torch" need the device "cpu",
             which "auto" then is.
 
     Raises:
+        ImportError: weights need PyTorch, which is not installed.
         FileNotFoundError, ValueError: the weights are missing or don't fit, or there is no such device or runtime.
     """
+    count = threads or len(os.sched_getaffinity(0))
+    of_graphs = max(1, count // 2) if ahead else threads
+    if is_graph_folder(folder := Path(model).expanduser()):
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"{folder} is an exported network, and device is '{device}'; accepted: auto, cpu")
+        network, choice = load_exported(folder, runtime, dtype, of_graphs)
+        network.at(image_size or network.config.image_size)  # refuses another size
+        return _shared(network, choice, together, ahead)
+    if device == "auto" and (runtime not in (AUTO, TORCH) or (runtime == AUTO and not may_have_gpu())):
+        device = "cpu"
+    if device != "cpu":
+        _check_torch(model)
+        from sam2_ros.model.device import find_device
+
+        device = str(find_device(device))
+    choice, cached = choose_runtime(runtime, device), None
+    if choice.runtime != TORCH:
+        path = find_weights(model)
+        if runtime != AUTO or path.stat().st_size <= MOST_BYTES_OF_AUTO:
+            cached = CachedGraphs(path, image_size)
+            if opened := cached.open(runtime, dtype, of_graphs):
+                return _shared(*opened, together, ahead)
+    _check_torch(model, cached.problem if cached else "")
+    from sam2_ros.model import load_model
+
     if threads:
         give_threads(threads)
-    others = runtime not in (AUTO, TORCH)
-    chosen = find_device("cpu" if device == "auto" and others else device)
-    weights = load_model(model, chosen, image_size)
-    choice = choose_runtime(runtime, str(chosen), weights.config.trunk)
+    weights = load_model(model, device, image_size)
+    if choice.runtime != TORCH:
+        choice = choose_runtime(runtime, device, weights.config.trunk)
+        if choice.runtime != TORCH:
+            cached = cached or CachedGraphs(find_weights(model), image_size)
+            if made := cached.make(weights, choice, dtype, of_graphs):
+                return _shared(made, choice, together, ahead)
+            choice = Choice(TORCH, "its graphs can't be used")
     if dtype == "auto":
-        dtype = "bfloat16" if has_bfloat16(chosen) and computes_bfloat16(choice.runtime) else "float32"
-    count = threads or torch.get_num_threads()
-    network = run_by(weights, choice.runtime, dtype, max(1, count // 2) if ahead else count)
-    return SharedModel(network, dtype, together, ahead=ahead, runtime=choice)
+        dtype = "bfloat16" if has_bfloat16(device) else "float32"
+    return SharedModel(weights, dtype, together, ahead=ahead, runtime=choice)
+
+
+def _check_torch(model: str, problem: str = "") -> None:
+    """``problem``: why the model's cached graphs, which need none, can't be opened.
+
+    Raises:
+        ImportError: there is no PyTorch.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        if problem:
+            raise ImportError(
+                f"the cached graphs of the model '{model}' can't be opened, and PyTorch, which makes them, is not "
+                f"installed: {problem}"
+            ) from error
+        raise ImportError(
+            f"the model '{model}' needs PyTorch 2.3 or newer, which this Python does not have; install it, for example "
+            "with: python3 -m pip install torch; or give the folder that 'sam2_ros export' wrote where there is PyTorch"
+        ) from error
+
+
+def _shared(network: GraphNetwork, choice: Choice, together: bool, ahead: bool) -> SharedModel:
+    return SharedModel(network, network.graphs.dtype, together, ahead=ahead, runtime=choice)
+
+
+def may_have_gpu() -> bool:
+    """Whether PyTorch may find a GPU here; looks for the drivers of NVIDIA and AMD, which takes no time."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True

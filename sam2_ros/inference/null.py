@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.inference.backend import BackendInfo
+from sam2_ros.text import counted
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.prompt_checks import check_names, check_request, check_requests
@@ -131,7 +132,7 @@ class NullBackend:
         else:
             self._check_name(request.name)
             if len(self._objects) >= self.info.max_objects:
-                reason = f"{len(self._objects)} objects are tracked already"
+                reason = f"{counted(len(self._objects), 'object')} tracked already"
                 raise PromptError(PromptCode.FULL, f"{reason}; raise tracker.max_objects or remove one")
             obj = ObjectResult(
                 self.next_id, self._mask(request.prompt), ObjectState.VISIBLE, _SCORE, 1.0, 1.0, True, request.name,

@@ -107,7 +107,7 @@ class Recovery:
                 objects.append(obj)
                 continue
             nothing = CroppedMask.empty(result.width, result.height)
-            objects.append(replace(obj, state=ObjectState.OCCLUDED, mask=nothing, prompted=False))
+            objects.append(replace(obj, state=ObjectState.OCCLUDED, mask=nothing, prompted=False, window=()))
             if obj.object_id not in self._unseen and obj.state is not ObjectState.OCCLUDED:
                 changes.append(_change(obj, obj.state, ObjectState.OCCLUDED, reason))
             self._unseen.add(obj.object_id)

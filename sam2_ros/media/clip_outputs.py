@@ -18,6 +18,7 @@ from sam2_ros.media.source_frame import Frame
 from sam2_ros.media.track_table import FrameRecord, record, summary_table, write_tracks
 from sam2_ros.media.video_writer import VIDEO_SUFFIXES, VideoWriter
 from sam2_ros.media.whole_files import UNFINISHED, check_space, check_writable
+from sam2_ros.text import counted
 from sam2_ros.tracking.types import FrameResult
 
 Input = tuple[str, Path]  # what it is, for messages, and where
@@ -184,7 +185,9 @@ class ClipOutputs:
     def summary(self, model: str, device: str) -> str:
         """States, scores and speed as text, and the written files."""
         rate = f"{self.count / self._seconds:.1f}" if self._seconds else "-"
-        line = f"{self.count} frames of {self._size[0]}x{self._size[1]}, {model} on {device}: {rate} frames/s"
+        line = (
+            f"{counted(self.count, 'frame')} of {self._size[0]}x{self._size[1]}, {model} on {device}: {rate} frames/s"
+        )
         return "\n".join([summary_table(self._records), line, *(f"written: {path}" for path in self.written)])
 
     def _begin(self) -> None:

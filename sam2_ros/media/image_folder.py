@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from sam2_ros.media.errors import UserError
-from sam2_ros.media.picture_decoder import JPEG_OR_PNG, PictureError, check_size, decode_pixels
+from sam2_ros.media.input_files import read_file
+from sam2_ros.media.picture_decoder import JPEG_OR_PNG, check_size, decode_pixels
 from sam2_ros.media.source_frame import DEFAULT_FPS, Frame, Rgb, note, same_size, to_rgb
 from sam2_ros.text import printable
 
@@ -126,9 +127,7 @@ def _read(file: Path) -> NDArray[Any]:
     """Three channels in OpenCV's order, with the file's own depth."""
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise PictureError(f"{file.stat().st_size} bytes; accepted: up to {MAX_BYTES}")
-        data = file.read_bytes()
+        data = read_file(file, MAX_BYTES)
         if data.startswith(JPEG_OR_PNG):
             return decode_pixels(data, flags)
         with warnings.catch_warnings():
@@ -136,6 +135,8 @@ def _read(file: Path) -> NDArray[Any]:
             with Image.open(io.BytesIO(data)) as header:
                 check_size(str(header.format), header.width, header.height)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except UserError:
+        raise
     except UnidentifiedImageError:  # its text is of an object in memory
         image = None
     except Exception as error:  # Pillow and OpenCV raise many kinds

@@ -11,7 +11,7 @@ import cv2
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.source_frame import Frame, Source, same_size, to_rgb
 from sam2_ros.media.video_file import VideoFile, capturing, frame_rate
-from sam2_ros.text import without_password
+from sam2_ros.text import counted, without_password
 
 ADDRESSES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://")
 STALL_S = 10  # seconds without an answer or a frame; OpenCV's own limit for cameras is the same
@@ -35,7 +35,9 @@ class Camera:
                 shape = same_size(read[1], shape, f"{self._name}, frame {count}")
                 yield Frame(count, f"{count:06d}", time.time_ns(), to_rgb(read[1]))
                 count += 1
-        raise UserError(f"{self._name} stopped delivering after {count} frames, or sent none for {STALL_S} s")
+        raise UserError(
+            f"{self._name} stopped delivering after {counted(count, 'frame')}, or sent none for {STALL_S} s"
+        )
 
     def _open(self) -> AbstractContextManager[cv2.VideoCapture]:
         accepted = "accepted: the number (0, 1, …) or device (/dev/video0) of a connected camera"

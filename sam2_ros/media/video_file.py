@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.source_frame import DEFAULT_FPS, Frame, note, same_size, to_rgb
-from sam2_ros.text import without_password
+from sam2_ros.text import counted, without_password
 
 _NAMED = 10  # missing frames that a message names
 
@@ -70,13 +70,13 @@ class VideoFile:
         cut, announced = _is_cut(self._path), max(self._announced, len(self._stamps))
         if end < len(self._stamps) or (cut and end < announced):
             raise UserError(
-                f"{self._name}: damaged or cut; it announces {announced} frames, and only those up to {end - 1} could "
-                "be read (the first one is frame 0)"
+                f"{self._name}: damaged or cut; it announces {counted(announced, 'frame')}, and only those up to "
+                f"{end - 1} could be read (the first one is frame 0)"
             )
         if self._is_avi() and self._frames_in_time() < announced:
             raise UserError(
-                f"{self._name}: damaged; it announces {announced} frames and holds {end}. Which ones are missing can't "
-                "be told, so the numbers and times of the frames may be too low"
+                f"{self._name}: damaged; it announces {counted(announced, 'frame')} and holds {end}. Which ones are "
+                "missing can't be told, so the numbers and times of the frames may be too low"
             )
 
     def _frames_in_time(self) -> int:

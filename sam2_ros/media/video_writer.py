@@ -12,6 +12,7 @@ from PIL import Image
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.overlay import Rgb
+from sam2_ros.media.signals import signals_wait
 from sam2_ros.media.whole_files import WriteError, check_space, whole_file, write_whole
 
 MOVING_PICTURES = (".gif", ".webp")
@@ -47,12 +48,14 @@ class VideoWriter:
         """
         if self._path.suffix.lower() in MOVING_PICTURES:
             self._add_picture(rgb)
+            self._frames += 1
         else:
             check_space(self._path)  # OpenCV does not say that it could not write
             if self._writer is None:
                 self._writer = self._open(rgb)
-            self._writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-        self._frames += 1
+            with signals_wait():  # a frame that is written and not counted would spoil the file
+                self._writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+                self._frames += 1
 
     @property
     def frames(self) -> int:

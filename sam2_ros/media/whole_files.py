@@ -85,6 +85,20 @@ def check_writable(path: Path) -> None:
         raise write_error(path, error) from error
 
 
+def make_folder(out: Path) -> None:
+    """Makes the folder ``out`` for outputs if it does not exist. Call it before any work is done.
+
+    Raises:
+        UserError: it is a file, or can't be made.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(out, error) from error
+
+
 def check_space(path: Path) -> None:
     """Refuses to let the file at ``path`` grow when its disk is nearly full.
 

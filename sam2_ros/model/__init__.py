@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sam2_ros.model.checkpoint import CheckpointError, load_model
     from sam2_ros.model.config import HIERA, HieraConfig, ModelConfig, infer_config
     from sam2_ros.model.image_path import ImagePrediction, predict
-    from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+    from sam2_ros.model.network import ImageFeatures
+    from sam2_ros.model.sam2 import Sam2Model
 
 __all__ = [
     "HIERA", "CheckpointError", "HieraConfig", "ImageFeatures", "ImagePrediction", "ModelConfig", "Sam2Model",
@@ -23,7 +24,8 @@ _MODULES = {
     "checkpoint": ("CheckpointError", "load_model"),
     "config": ("HIERA", "HieraConfig", "ModelConfig", "infer_config"),
     "image_path": ("ImagePrediction", "predict"),
-    "sam2": ("ImageFeatures", "Sam2Model"),
+    "network": ("ImageFeatures",),
+    "sam2": ("Sam2Model",),
 }
 
 

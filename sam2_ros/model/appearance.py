@@ -9,56 +9,21 @@ Analysis", 2004). Tracked masks never enter the reference, so that a wrong mask 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model.dispatch import linear
+from sam2_ros.model.network import BESIDE, BINS, EVIDENCE, MATCH_LIMIT, PLAIN_LEAST, Match, Reference
 
-MATCH_LIMIT = 8.0  # logits of cells are clamped to ± this
 SCORE_LIMIT = 8.0  # and object scores
 NO_AREA = 1e-4  # share of the frame that is added before the logarithm of an area
-BINS = 8  # of brightness, and along each of two axes of chroma
 CHROMA_LIMIT = 0.4  # chroma is clamped to ± this; at most 1
 BEST, OTHERS = 5, 3  # cells whose mean is the best match anywhere, and outside the mask
 COVERED, COVERED_OF_MOST = 0.6, 0.7  # least coverage of an object's cell, and as a share of its fullest cell
-BESIDE = 0.03  # coverage up to which a cell lies beside the object
 TOUCHED = 0.2  # coverage from which a cell lies within a mask
-# Evidence from which on a mask may show the thing that was searched for, beside the judgement (logit), for a trained
-# metric and for a plain one.
-LEAST = {"prototype": 0.65, "chroma": 0.9}
-PLAIN_LEAST = {"prototype": 0.75, "chroma": 0.9, "match within": 1.0}
-LEAST_LOGIT = 2.0  # the judgement of a trained metric
-EVIDENCE = (
-    "object score", "predicted IoU", "log area", "mask certainty", "best match", "prototype", "match within",
-    "matched share", "share of matches", "best match outside", "chroma", "brightness",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The prompted frames of ``B`` objects; ``M`` cells."""
-
-    tokens: Tensor  # [B, M, D] as from Appearance.embed
-    coverage: Tensor  # [B, M] share of the cell that the object covers; negative in unused cells
-    colors: Tensor  # [B, S, BINS² + BINS] as from color_shares, for each frame; all 0 in unused ones
-
-    @property
-    def known(self) -> Tensor:
-        """``[B]`` bool: the object covers enough of some cell."""
-        return self.coverage.amax(dim=1) > BESIDE
-
-
-@dataclass(frozen=True)
-class Match:
-    """How the cells of an image match those of ``B`` objects."""
-
-    logits: Tensor  # [B, h, w] of the cell showing the object
-    tokens: Tensor  # [1, hw, D] of the image
-    prototype: Tensor  # [B, D] mean direction of the object's cells
-    colors: Tensor  # [B, S, BINS² + BINS] of the reference
 
 
 class Appearance(nn.Module):
@@ -93,7 +58,7 @@ class Appearance(nn.Module):
         kinds = torch.stack((own, beside), dim=2).float()  # [B, M, 2]
         near = self._near(tokens, known, kinds)
         logs = near.clamp(min=1e-30).log() - 0.5 * kinds.sum(dim=1, keepdim=True).clamp(min=1).log()
-        side = round(tokens.shape[1] ** 0.5)
+        side = math.isqrt(int(tokens.shape[1]))  # also where it is traced
         logits = (self.gain * (logs[..., 0] - logs[..., 1]) + self.offset).unflatten(1, (side, side))
         prototype = F.normalize((known * coverage.clamp(min=0)[..., None]).sum(dim=1), dim=-1)
         return Match(logits.clamp(-MATCH_LIMIT, MATCH_LIMIT), tokens, prototype, reference.colors)
@@ -121,7 +86,7 @@ class Appearance(nn.Module):
         """
         mask = (logits > 0).float().flatten(1)
         cells = match.logits.flatten(1)  # [B, hw]
-        cover = coverage_of(logits, match.logits.shape[1])
+        cover = coverage_of(logits, int(match.logits.shape[1]))
         within = cover / cover.sum(dim=1, keepdim=True).clamp(min=1e-6)
         around = F.max_pool2d(cover.unflatten(1, match.logits.shape[1:])[:, None], 3, 1, 1).flatten(1) > 0
         pooled = F.normalize((match.tokens * cover[..., None]).sum(dim=1), dim=-1)

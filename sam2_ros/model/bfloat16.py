@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def has_bfloat16(device: torch.device | str) -> bool:
     """Whether ``device`` multiplies bfloat16 in hardware; emulated, it would be slower than float32."""
-    if torch.device(device).type != "cpu":
+    if not str(device).startswith("cpu"):
+        import torch
+
         return torch.cuda.get_device_capability(device)[0] >= 8  # Ampere
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())

@@ -6,7 +6,7 @@ import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from sam2_ros.model.config import ModelConfig, infer_config
-from sam2_ros.model.download import CHECKPOINTS, DownloadError, checkpoint_path, file_sha256
+from sam2_ros.model.download import CHECKPOINTS, file_sha256
 from sam2_ros.model.repvit import fold
+from sam2_ros.model.safetensors_file import is_safetensors, read_safetensors
 from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.model.sam3_names import is_authors, is_sam3, joined, tracker_names
+from sam2_ros.model.weight_files import EMBEDDED, find_weights
 from sam2_ros.text import printable
 
 SAFE_TORCH = "2.10"  # CVE-2025-32434 and CVE-2026-24747 are fixed there
 MAX_NUMBERS = 1 << 30  # in all tensors; the largest official model has 2**27.7
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-EMBEDDED = Path(__file__).parent.parent / "weights" / "embedded.pt"
 # Entries of a file that may hold the weights, averaged ones first; "": the file is the state dict itself
 ENTRIES = ("ema", "model", "state_dict", "")
 PREFIX, COUNTER = "module.", "n_averaged"  # what DistributedDataParallel and AveragedModel add to a state dict
@@ -43,10 +45,10 @@ def load_model(source: str | Path = "embedded", device: str | torch.device = "cp
 
     Args:
         source: "embedded", the name of a downloaded official checkpoint (a size of :data:`.config.HIERA`, with "-2.0"
-            the older version), or a path, also of a checkpoint of EdgeTAM or EfficientTAM.
+            the older version), or a path, also of a checkpoint of SAM 3, EdgeTAM or EfficientTAM.
         device: where the model goes.
-        image_size: side of the square input in pixels; 0 = the checkpoint's own (1024 for the official ones; 512 for
-            EfficientTAM's with this in their names).
+        image_size: side of the square input in pixels; 0 = the checkpoint's own (1024 for the official ones; 1008 for
+            SAM 3; 512 for EfficientTAM's with this in their names).
 
     Raises:
         FileNotFoundError: no such file, with the command that gets it.
@@ -62,27 +64,6 @@ def load_model(source: str | Path = "embedded", device: str | torch.device = "cp
     return model.to(device).eval().requires_grad_(False)
 
 
-def find_weights(source: str | Path) -> Path:
-    """The file that ``source`` names; an existing path takes precedence over an official name.
-
-    Raises:
-        FileNotFoundError: no such file, with the command that gets it.
-    """
-    path = Path(source).expanduser()
-    hint = f"give the path of a file, or one of: embedded, {', '.join(CHECKPOINTS)}"
-    if source == "embedded":
-        path, hint = EMBEDDED, "reinstall sam2_ros"
-    elif not path.is_file():
-        try:
-            path, hint = checkpoint_path(str(source)), f"give a path, or run: sam2_ros download {source}"
-        except DownloadError:
-            if path.is_dir():
-                hint = "that is a folder; " + hint
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights for model '{source}' (looked for {path}); {hint}")
-    return path
-
-
 def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
     """Reads weights and configuration; only tensors and plain containers are unpickled, so no code can run.
 
@@ -90,46 +71,47 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
         CheckpointError: not a checkpoint, or not one of SAM 2.
         OSError: the file can't be read.
     """
-    check_foreign(path)
+    plain = is_safetensors(path)
+    if not plain:
+        check_foreign(path)
     try:
-        if _is_safetensors(path):
-            command = "import torch, safetensors.torch as s; torch.save(s.load_file('FILE'), 'FILE.pt')"
-            raise CheckpointError(f'{path} is a safetensors file; convert it: python3 -c "{command}"')
-        _check_archive(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
+        content: Any = read_safetensors(path, _needed, MAX_NUMBERS) if plain else _unpickled(path)
     except Exception as error:  # a damaged file can make the unpickler raise anything
         if isinstance(error, OSError) and error.filename is not None:
             raise
         reason = "can't be read as a checkpoint: it is damaged, incomplete or a file of another kind; fetch it again"
         if isinstance(error, pickle.UnpicklingError) and re.search("unsupported (class|global)", str(error), re.I):
             reason = "is refused: it holds more than tensors and plain containers, so loading it could run code"
-        accepted = "the official SAM 2, EdgeTAM and EfficientTAM checkpoints, and sam2_ros's own"
+        accepted = "the official SAM 2, SAM 3, EdgeTAM and EfficientTAM checkpoints, and sam2_ros's own"
         raise CheckpointError(f"{path} {reason}; accepted: {accepted}") from error
     entry, state = _weights_of(content)
     if not state:
         raise CheckpointError(f"{path} has no entry with named tensors; accepted: {ACCEPTED}")
-    for name, tensor in state.items():
-        if tensor.dtype not in _DTYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
-            accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
-            raise CheckpointError(
-                f"{path}: tensor '{printable(name)}' is {kind}; accepted: dense numbers of {accepted}"
-            )
-    if (count := sum(tensor.numel() for tensor in state.values())) > MAX_NUMBERS:
-        raise CheckpointError(f"{path} holds {count} numbers; accepted: up to {MAX_NUMBERS}")
-    if entry != "model" or "config" not in content:
+    try:
+        if is_sam3(state):
+            names = tracker_names(state)
+            raw = {ours: state[theirs] for theirs, ours in names.items()}
+            # Joining makes new tensors. Those of a genuine file do not overlap, so that they are no larger than it.
+            _check_numbers(raw, path.stat().st_size)
+            state = joined(raw, is_authors(names))
+            _log.info("SAM 3: only its tracker is used")
+        else:
+            _check_numbers(state)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if ours := entry == "model" and "config" in content:
+        try:
+            config = ModelConfig.from_dict(content["config"])
+        except Exception as error:  # of what a file says, anything
+            reason = printable(error, 300)
+            raise CheckpointError(f"{path} was written for another version of sam2_ros: {reason}") from error
+    else:
         try:
             config = as_named(infer_config(state), path.stem)
-            return (fold(state) if config.trunk == "repvit" else state), config
+            state = fold(state) if config.trunk == "repvit" else state
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
-    try:
-        config = ModelConfig.from_dict(content["config"])
-    except Exception as error:  # of what a file says, anything
-        raise CheckpointError(f"{path} was written for another version of sam2_ros: {printable(error, 300)}") from error
-    if not path.samefile(EMBEDDED):
+    if (ours or config.trunk == "sam3") and not path.samefile(EMBEDDED):  # the file says how large the network is
         with torch.device("meta"):  # takes no memory, whatever a file says of the network's size; but a second of time
             try:
                 model = Sam2Model(config)
@@ -137,6 +119,28 @@ def read_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], ModelConfig]:
                 raise CheckpointError(f"{path}: no network has its settings ({printable(error, 300)})") from error
             check_shapes(model, state, path.name)
     return state, config
+
+
+def _needed(names: Iterable[str]) -> Iterable[str]:
+    """Which tensors of a file with these names are used."""
+    return tracker_names(names) if is_sam3(names) else names
+
+
+def _check_numbers(state: Mapping[str, Tensor], most_bytes: int | None = None) -> None:
+    """
+    Raises:
+        ValueError: tensors of a kind that no weights are, or more of them than any network has, or than ``most_bytes``.
+    """
+    for name, tensor in state.items():
+        if tensor.dtype not in _DTYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+            accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise ValueError(f"tensor '{printable(name)}' is {kind}; accepted: dense numbers of {accepted}")
+    if (count := sum(tensor.numel() for tensor in state.values())) > MAX_NUMBERS:
+        raise ValueError(f"it holds {count} numbers; accepted: up to {MAX_NUMBERS}")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if most_bytes is not None and size > most_bytes:
+        raise ValueError(f"its tensors have {size} bytes, but the file has {most_bytes}; accepted: no overlapping ones")
 
 
 def as_named(config: ModelConfig, name: str) -> ModelConfig:
@@ -171,21 +175,15 @@ def check_foreign(path: Path) -> None:
         )
 
 
-def _check_archive(path: Path) -> None:
-    """Refuses an archive that unpacks to more than its size; torch writes none that does."""
+def _unpickled(path: Path) -> Any:
+    """What ``torch.load`` reads. Refuses an archive that unpacks to more than its size; torch writes none that does."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise ValueError("compressed")
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether the file begins as that format does: with the length of a JSON object, then the object."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _weights_of(content: Any) -> tuple[str, dict[str, Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _MOST = {
     "embed_dim": 1024, "num_heads": 64, "stages": 64, "global_blocks": 256, "window_sizes": 64, "position_grid": 64,
     "image_size": 4096, "memory_dim": 256, "memory_layers": 32, "memory_ffn": 1 << 14, "memory_pool": 16,
     "fuser_layers": 32, "high_res_channels": 4096, "appearance_dim": 4096, "appearance_hidden": 4096, "vit_width": 4096,
-    "perceiver_side": 64,
+    "perceiver_side": 64, "width": 4096, "depth": 128, "hidden": 1 << 14, "window": 64,
 }  # fmt: skip
 """The largest value of each size, so that a file can't ask for any amount of memory or time."""
 
@@ -45,6 +45,17 @@ HIERA = {
 }
 SIZES = ", ".join(HIERA)  # for messages and help
 
+
+@dataclass(frozen=True)
+class RotaryViTConfig:
+    """The plain vision transformer of SAM 3 (Carion et al., "SAM 3: Segment Anything with Concepts", 2025)."""
+
+    width: int = 1024  # channels; 64 in each attention head
+    depth: int = 32  # blocks; the last of each quarter attends over the whole image
+    hidden: int = 4736  # width of the feed-forward part
+    window: int = 24  # tokens, side of a window and of the position embedding
+
+
 # Official checkpoints: name, bytes, SHA-256. Meta publishes no checksums; independent projects pin these, such as
 # computational-cell-analytics/micro-sam.
 CHECKPOINT_FILES = (
@@ -64,10 +75,11 @@ class ModelConfig:
     """Everything that is needed to build a :class:`~sam2_ros.model.sam2.Sam2Model`."""
 
     name: str
-    trunk: Literal["hiera", "tinyvit", "vit", "repvit"] = "hiera"
+    trunk: Literal["hiera", "tinyvit", "vit", "repvit", "sam3"] = "hiera"
     hiera: HieraConfig = HIERA["tiny"]
     vit_width: int = 384  # channels of the plain ViT; a multiple of 64
-    image_size: int = 1024  # pixels, side of the square input; a multiple of 32
+    rotary_vit: RotaryViTConfig = RotaryViTConfig()  # of the trunk "sam3"
+    image_size: int = 1024  # pixels, side of the square input; a multiple of 32, with the trunk "sam3" of 14
     memory_dim: int = 64  # channels of a memory token
     memory_layers: int = 4  # layers of memory attention
     memory_ffn: int = 2048  # hidden width of its feed-forward part
@@ -100,9 +112,36 @@ class ModelConfig:
         return bool(self.present_iou) or not self.remember_absence
 
     @property
+    def stride(self) -> int:
+        """Pixels of the input along each side of a cell of the coarsest map that the decoder sees. What is called
+        "stride 16" elsewhere has this stride, and the finer maps half and a quarter of it."""
+        return 14 if self.trunk == "sam3" else 16
+
+    @property
+    def size_step(self) -> int:
+        """What :attr:`image_size` is a multiple of, pixels."""
+        return 14 if self.trunk == "sam3" else 32
+
+    def scaled_size(self, scale: float) -> int:
+        """The possible side of the input nearest to ``scale`` times :attr:`image_size`."""
+        return max(2, round(scale * self.image_size / self.size_step)) * self.size_step
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and standard deviation of RGB from 0 to 1, which become 0 and 1 in the input."""
+        if self.trunk == "sam3":
+            return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    @property
     def grid(self) -> int:
         """Side of the stride-16 feature map."""
-        return self.image_size // 16
+        return self.image_size // self.stride
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the masks that the memory encoder takes: 16 for each cell, whatever the stride."""
+        return 16 * self.grid
 
     @property
     def memory_grid(self) -> int:
@@ -117,20 +156,25 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_numbers(self)
         check_numbers(self.hiera)
+        check_numbers(self.rotary_vit)
         heads, width = self.hiera.num_heads, self.hiera.embed_dim
         if not heads or width % heads:
             raise ValueError(f"num_heads is {heads}; accepted: divisors of embed_dim, {width}")
+        for name, step in (("width", 64), ("depth", 4), ("hidden", 1), ("window", 1)):
+            if (value := getattr(self.rotary_vit, name)) % step or not value:
+                raise ValueError(f"{name} is {value}; accepted: multiples of {step}, without 0")
         if 0 in self.hiera.window_sizes:
             raise ValueError(f"window_sizes is {self.hiera.window_sizes}; accepted: 1 and more")
-        if self.trunk not in ("hiera", "tinyvit", "vit", "repvit"):
-            raise ValueError(f"trunk is {self.trunk!r}; accepted: 'hiera', 'tinyvit', 'vit', 'repvit'")
+        if self.trunk not in ("hiera", "tinyvit", "vit", "repvit", "sam3"):
+            raise ValueError(f"trunk is {self.trunk!r}; accepted: 'hiera', 'tinyvit', 'vit', 'repvit', 'sam3'")
         if self.vit_width % 64 or not self.vit_width:
             raise ValueError(f"vit_width is {self.vit_width}; accepted: multiples of 64")
         if all(self.high_res_channels) == (self.trunk == "vit"):
             accepted = "(0, 0) with trunk 'vit', more with the others"
             raise ValueError(f"high_res_channels is {self.high_res_channels}; accepted: {accepted}")
-        if self.image_size % 32 or self.image_size < 64:
-            raise ValueError(f"image_size is {self.image_size}; accepted: multiples of 32 from 64 on")
+        if self.image_size % self.size_step or self.image_size < 2 * self.size_step:
+            accepted = f"multiples of {self.size_step} from {2 * self.size_step} on"
+            raise ValueError(f"image_size is {self.image_size}; accepted: {accepted}")
         if self.appearance_dim and self.trunk != "tinyvit":
             raise ValueError(f"appearance_dim is {self.appearance_dim}; accepted: 0 with trunk '{self.trunk}'")
         if self.memory_pool < 1 or self.grid % self.memory_pool:
@@ -150,10 +194,12 @@ class ModelConfig:
             raise ValueError("name is missing, or no short text")
         if "hiera" in known:
             known["hiera"] = HieraConfig(**_with_tuples(known["hiera"]))
+        if "rotary_vit" in known:
+            known["rotary_vit"] = RotaryViTConfig(**known["rotary_vit"])
         return cls(**known)
 
 
-def check_numbers(config: HieraConfig | ModelConfig) -> None:
+def check_numbers(config: HieraConfig | RotaryViTConfig | ModelConfig) -> None:
     """Refuses numbers and flags of another type than the default's, and sizes that no network has.
 
     Raises:
@@ -188,21 +234,25 @@ EDGE_MODELS = {
     "efficienttam_s": ModelConfig("efficienttam_s", vit_width=384, **_WITHOUT_FINER_MAPS),
 }
 """Models of others for small machines, with SAM 2's parts behind an image encoder of their own."""
+SAM3 = ModelConfig("sam3", trunk="sam3", image_size=1008)
+"""The tracker of SAM 3: SAM 2.1's parts behind an image encoder of its own."""
 
 
 def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
     """Infers the configuration of an official checkpoint from its tensors.
 
     Raises:
-        ValueError: the tensors are not those of a video model of SAM 2, SAM 2.1, EdgeTAM or EfficientTAM.
+        ValueError: the tensors are not those of a video model of SAM 2, SAM 2.1, SAM 3, EdgeTAM or EfficientTAM.
     """
     if "spatial_perceiver.latents" in state:
         return EDGE_MODELS["edgetam"]
     patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
+    if "image_encoder.trunk.ln_pre.weight" in state:
+        return _infer_sam3(state)
     if patch is None or patch.ndim != 4:
         raise ValueError(
             "not a SAM 2 checkpoint: 'image_encoder.trunk.patch_embed.proj.weight' is missing; accepted: the official "
-            f"SAM 2.0 and 2.1 checkpoints ({SIZES}), EdgeTAM's, EfficientTAM's and sam2_ros's own"
+            f"SAM 2.0 and 2.1 checkpoints ({SIZES}), SAM 3's, EdgeTAM's, EfficientTAM's and sam2_ros's own"
         )
     width = patch.shape[0]
     if "image_encoder.neck.convs.0.conv_1x1.weight" in state:
@@ -220,9 +270,24 @@ def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
     return official_config(name if new else f"{name}-2.0")
 
 
+def _infer_sam3(state: Mapping[str, Tensor]) -> ModelConfig:
+    """Sizes of the trunk by the shapes in ``state``: the real ones, or small ones for tests."""
+    trunk = "image_encoder.trunk."
+    depth = len({key.split(".")[3] for key in state if key.startswith(f"{trunk}blocks.")})
+    for name, axes in ((position := f"{trunk}pos_embed", 3), (first := f"{trunk}blocks.0.mlp.layers.0.weight", 2)):
+        if name not in state or state[name].ndim != axes:
+            raise ValueError(f"not a SAM 3 checkpoint: tensor '{name}' is missing or has not {axes} axes")
+    _, cells, width = state[position].shape
+    window = math.isqrt(cells)
+    sizes = RotaryViTConfig(width, depth, state[first].shape[0], window)
+    return replace(SAM3, rotary_vit=sizes, image_size=SAM3.stride * 3 * window)
+
+
 def official_config(name: str) -> ModelConfig:
-    """The configuration of an official model, such as ``tiny`` (SAM 2.1), ``tiny-2.0`` or a key of
+    """The configuration of an official model, such as ``tiny`` (SAM 2.1), ``tiny-2.0``, ``sam3`` or a key of
     :data:`EDGE_MODELS`; KeyError for other names."""
+    if name == SAM3.name:
+        return SAM3
     if name in EDGE_MODELS:
         return EDGE_MODELS[name]
     size, _, version = name.partition("-")

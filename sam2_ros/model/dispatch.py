@@ -110,6 +110,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
     ``mask`` is broadcastable to ``[B, H, N, K]``; bool, False = ignore, or added to the logits.
     """
+    if torch.jit.is_tracing():
+        assert mask is None or mask.dtype != torch.bool, "graphs add their masks"
+        # Keys are scaled before they are transposed: a runtime can then leave them as they lie in memory.
+        logits = q @ (k * q.shape[-1] ** -0.5).transpose(2, 3)
+        return (logits if mask is None else logits + mask).softmax(dim=-1) @ v
     if uses_onednn(q):
         return cpu_kernels.attention(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -6,52 +6,78 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from sam2_ros.model import graphs
+from sam2_ros.model.graph_checks import sampled
+from sam2_ros.model.graph_folder import CONSTANTS, FORMAT, METADATA, describe_file, describe_graph
+from sam2_ros.model.graph_network import GraphNetwork
+from sam2_ros.model.graph_shapes import check_name, shapes_of
 from sam2_ros.model.graphs import Graph
-from sam2_ros.model.runtimes import Options, choose_runtime, open_session
+from sam2_ros.model.runtimes import Array, Options, choose_runtime, open_session
 from sam2_ros.model.sam2 import Sam2Model
 
-METADATA = "graphs.json"
 TOLERANCE = 1e-4  # times max(1, largest value): as between our network and the reference
 CHECKED_BY = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
 class Written:
-    """One file of the folder."""
+    """One graph of the folder."""
 
     name: str
     bytes: int
-    difference: float  # largest one of any output from PyTorch's, relative to max(1, largest value)
+    difference: float  # largest one of any output from PyTorch's, relative to max(1, largest value); 0: not checked
 
 
-def export_folder(model: Sam2Model, folder: Path) -> Iterator[Written]:
-    """Writes and checks the usual graphs of ``model``, in float32, then :data:`METADATA`.
+def export_folder(model: Sam2Model, folder: Path, check: bool = True) -> Iterator[Written]:
+    """Writes the graphs of ``model``, in float32, then :data:`.graph_folder.CONSTANTS`, then
+    :data:`.graph_folder.METADATA`. ``check`` runs each graph beside PyTorch.
 
     Raises:
         ValueError: no runtime to check with is installed.
         OSError: a file can't be written.
     """
-    runtime = _checking_runtime()
+    runtime = _checking_runtime() if check else ""
     folder.mkdir(parents=True, exist_ok=True)
-    config = model.config
+    (folder / METADATA).unlink(missing_ok=True)  # what it described is about to go
+    options = Options(runtime, "float32", torch.get_num_threads(), None)
+    files: dict[str, Any] = {}
     found: dict[str, Any] = {}
-    for graph in graphs.usual_graphs(model):
-        path = folder / f"{graph.name}.onnx"
+    arrays: dict[str, Array] = {}
+    for name in shapes_of(model.config):
+        graph, path = graphs.build(model, name), folder / f"{name}.onnx"
         graphs.export(graph, path)
-        difference = _difference(graph, path, Options(runtime, "float32", torch.get_num_threads(), None))
-        found[graph.name] = _describe(graph) | {"difference": difference}
-        yield Written(graph.name, path.stat().st_size, difference)
+        with torch.inference_mode():
+            wanted = [each.numpy() for each in graph()]
+        difference = _difference(graph, path, wanted, options) if check else 0.0
+        arrays[check_name(name)] = sampled(wanted)
+        found[name] = describe_graph(graph.shapes) | {"difference": difference}
+        files[path.name] = describe_file(path)
+        yield Written(name, path.stat().st_size, difference)
+    with torch.inference_mode():
+        arrays |= {name: each.float().numpy() for name, each in graphs.constants(model).items()}
+    np.savez(folder / CONSTANTS, **arrays)  # type: ignore[arg-type]  # its other names are none of ours
+    files[CONSTANTS] = describe_file(folder / CONSTANTS)
     about = {
-        "model": asdict(config), "opset": graphs.OPSET, "checked_by": runtime, "torch": torch.__version__,
-        "pixel_mean": model.pixel_mean.flatten().tolist(), "pixel_std": model.pixel_std.flatten().tolist(),
-        "graphs": found,
+        "format": FORMAT, "model": asdict(model.config), "opset": graphs.OPSET, "checked_by": runtime,
+        "torch": torch.__version__, "pixel_mean": model.pixel_mean.flatten().tolist(),
+        "pixel_std": model.pixel_std.flatten().tolist(), "files": files, "graphs": found,
     }  # fmt: skip
-    (folder / METADATA).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    part = folder / f".{METADATA}"
+    part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / METADATA)
+
+
+def as_graphs(model: Sam2Model, runtime: str, dtype: str, threads: int) -> GraphNetwork:
+    """``model`` run by ``runtime``; arguments as for :class:`.runtimes.Options`."""
+    with TemporaryDirectory() as name:
+        list(export_folder(model, Path(name), check=False))
+        return GraphNetwork(Path(name), Options(runtime, dtype, threads, None))
 
 
 def _checking_runtime() -> str:
@@ -64,16 +90,7 @@ def _checking_runtime() -> str:
     raise ValueError(f"exported graphs are checked by onnxruntime or openvino, and neither can be used here: {problem}")
 
 
-def _difference(graph: Graph, path: Path, options: Options) -> float:
-    with torch.inference_mode():
-        wanted = graph()
+def _difference(graph: Graph, path: Path, wanted: list[Array], options: Options) -> float:
     found = open_session(path, options)(*(each.numpy() for each in graph.inputs.values()))
-    return max(
-        float((torch.from_numpy(mine) - exact).abs().max() / max(1.0, float(exact.abs().max())))
-        for mine, exact in zip(found, wanted, strict=True)
-    )
-
-
-def _describe(graph: Graph) -> dict[str, Any]:
-    shapes = {name: list(each.shape) for name, each in graph.inputs.items()}
-    return {"inputs": shapes, "outputs": list(graph.outputs)}
+    pairs = zip(found, wanted, strict=True)
+    return float(np.max([np.abs(mine - exact).max() / max(1.0, float(np.abs(exact).max())) for mine, exact in pairs]))

@@ -21,8 +21,8 @@ from sam2_ros.model.weight_cache import cache_of
 def max_pool(x_bhwc: Tensor) -> Tensor:
     """2×2 maximum over space."""
     even = x_bhwc.shape[1] % 2 == 0 and x_bhwc.shape[2] % 2 == 0
-    if even and infers_on_cpu(x_bhwc.device):
-        # PyTorch's pooling kernel copies the map into its own layout first, and also computes indices.
+    if even and (infers_on_cpu(x_bhwc.device) or torch.jit.is_tracing()):
+        # The pooling kernels of PyTorch, which also computes indices, and of others copy the map into their own layout.
         rows = torch.maximum(x_bhwc[:, :, 0::2], x_bhwc[:, :, 1::2])
         return torch.maximum(rows[:, 0::2], rows[:, 1::2])
     if even and uses_triton(x_bhwc):
@@ -60,7 +60,12 @@ class HieraAttention(nn.Module):
         self.proj = Linear(dim_out, dim_out)
 
     def forward(self, x_bhwc: Tensor) -> Tensor:
-        q, k, v = self.qkv(x_bhwc).chunk(3, dim=-1)
+        if torch.jit.is_tracing():
+            # Other runtimes are slow at taking one product's channels apart.
+            pairs = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
+            q, k, v = (F.linear(x_bhwc, weight, bias) for weight, bias in pairs)
+        else:
+            q, k, v = self.qkv(x_bhwc).chunk(3, dim=-1)
         if self.pool:
             q = max_pool(q)
         height, width = q.shape[1:3]
@@ -156,7 +161,9 @@ class Hiera(nn.Module):
         if not uses_triton(images):
             # Channels last: what follows works on ``[B, H, W, C]``.
             x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
-            return x + self.position(x.shape[1], x.shape[2])
+            height, width = x.shape[1:3]
+            # Flat in between: OpenVINO else copies the maps of all blocks to and fro between two layouts.
+            return (x.flatten(1, 2) + self.position(height, width).flatten(1, 2)).unflatten(1, (height, width))
         from sam2_ros.model.gpu import image_kernels
 
         conv, dtype, grid = self.patch_embed.proj, dispatch.TRITON_DTYPE, images.shape[3] // 4

@@ -73,5 +73,9 @@ def build_encoder(config: ModelConfig) -> nn.Module:
         from sam2_ros.model.repvit import WIDTHS, RepViT
 
         return PyramidEncoder(RepViT(), list(WIDTHS), dim)
+    if config.trunk == "sam3":
+        from sam2_ros.model.rotary_vit import RotaryViTEncoder
+
+        return RotaryViTEncoder(config.rotary_vit, dim)
     trunk = Hiera(config.hiera)
     return PyramidEncoder(trunk, trunk.channels, dim)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam2_ros.model.mask_decoder import DecodedMasks, choose
-from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.choice import choose
+from sam2_ros.model.network import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, DecodedMasks, ImageFeatures
+from sam2_ros.model.sam2 import Sam2Model
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _check(
     """The number of prompts."""
     if (points is None) != (labels is None):
         raise ValueError("points and labels come together; one of them is missing")
-    side = model.config.image_size // 4
+    side = 4 * model.config.grid
     sizes = set()
     for name, value, wanted in (
         ("points", points, (None, None, 2)),

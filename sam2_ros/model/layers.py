@@ -131,8 +131,12 @@ class LayerNorm2d(nn.Module):
             centred = wide - wide.mean(dim=1, keepdim=True)
             scaled = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + self.eps)
             return (scaled * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
-        normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return normed.permute(0, 3, 1, 2)
+        rows = x.permute(0, 2, 3, 1)
+        if not torch.jit.is_tracing():
+            return F.layer_norm(rows, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        # Flat, since OpenVINO copies maps to and fro between two layouts.
+        flat = F.layer_norm(rows.flatten(0, 2), self.weight.shape, self.weight, self.bias, self.eps)
+        return flat.unflatten(0, [int(size) for size in rows.shape[:3]]).permute(0, 3, 1, 2)
 
     def gelu(self, x: Tensor) -> Tensor:
         """``F.gelu(self(x))``; on a GPU in one pass over memory, and in the dtype of the products that follow."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 from sam2_ros.model import dispatch
 from sam2_ros.model.dispatch import uses_triton
 from sam2_ros.model.layers import Attention, Conv2d, LayerNorm, LayerNorm2d, Mlp, with_position
-
-STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
+from sam2_ros.model.network import DecodedMasks
 
 
 class TwoWayBlock(nn.Module):
@@ -61,49 +59,6 @@ class TwoWayTransformer(nn.Module):
             out, image = layer(out, image, tokens, image_pos)
         value, key = with_position(image, image_pos)
         return self.norm_final_attn.of_sum(out, self.final_attn_token_to_image(out + tokens, key, value)), image
-
-
-@dataclass(frozen=True)
-class DecodedMasks:
-    """The decoder's output; mask 0 is the single answer, masks 1 to 3 are the candidates of an ambiguous prompt."""
-
-    logits: Tensor  # [B, 4, 4h, 4w]
-    ious: Tensor  # [B, 4] predicted, [0, 1]
-    tokens: Tensor  # [B, 4, C]
-    object_score: Tensor  # [B, 1] logit
-
-
-@dataclass(frozen=True)
-class ChosenMask:
-    """One mask for each object."""
-
-    logits: Tensor  # [B, 1, 4h, 4w]
-    iou: Tensor  # [B] predicted
-    token: Tensor  # [B, C] for the object pointer
-    index: Tensor  # [B] 0 = single answer, 1 to 3 = candidates
-
-
-def stability(logits: Tensor) -> Tensor:
-    """Area at a slightly raised over area at a slightly lowered threshold (``[..., H, W]`` → ``[...]``); 1 if empty."""
-    inner, outer = ((logits > limit).flatten(-2).sum(-1).float() for limit in (STABILITY_DELTA, -STABILITY_DELTA))
-    return torch.where(outer > 0, inner / outer.clamp(min=1), 1.0)
-
-
-def choose(
-    decoded: DecodedMasks, multimask: bool, stability_fallback: bool, candidate: Tensor | None = None
-) -> ChosenMask:
-    """Picks one mask per object: the candidate of best predicted IoU, or the single answer.
-
-    With ``stability_fallback`` the best candidate replaces an unstable single answer, whose token is used all the
-    same, as in the reference. ``candidate`` (``[B]``, 0 to 2) replaces the choice by predicted IoU.
-    """
-    rows = torch.arange(len(decoded.ious), device=decoded.ious.device)
-    best = 1 + (decoded.ious[:, 1:].argmax(dim=-1) if candidate is None else candidate)
-    index = token_index = best if multimask else torch.zeros_like(best)
-    if stability_fallback and not multimask:
-        index = torch.where(stability(decoded.logits[:, 0]) >= STABILITY_THRESHOLD, index, best)
-    logits = decoded.logits[rows, index].unsqueeze(1)
-    return ChosenMask(logits, decoded.ious[rows, index], decoded.tokens[rows, token_index], index)
 
 
 class MaskDecoder(nn.Module):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2_ros.model.dispatch import infers_on_cpu
-from sam2_ros.model.layers import Attention, Linear, shallow_copy
+from sam2_ros.model.layers import Attention, Linear, merged_linear, shallow_copy, weighted_mean
 from sam2_ros.model.position import as_complex, frame_table, rotary_table, rotate, rotate_
 from sam2_ros.model.weight_cache import cache_of
 
@@ -46,7 +46,11 @@ class MemoryAttentionLayer(nn.Module):
     def attend_self(self, x: Tensor, table: Tensor) -> Tensor:
         attention, normed = self.self_attn, self.norm1(x)
         q, k = (attention.split_heads(_rotated(p, normed, table)) for p in (attention.q_proj, attention.k_proj))
-        return x + attention.attend(q, k, attention.split_heads(attention.v_proj(normed)))
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return x + attention.attend(q, k, attention.split_heads(attention.v_proj(normed)))
+        # One head, whose weights sum to one: both projections of the values are one.
+        values = merged_linear(normed, attention.v_proj, attention.out_proj)
+        return x + weighted_mean(q, k, values[:, None], None)[:, 0]
 
     def attend_memory(self, x: Tensor, memory: Memory, tables: tuple[Tensor, Tensor]) -> Tensor:
         attention, (table, memory_table) = self.cross_attn_image, tables
@@ -56,7 +60,7 @@ class MemoryAttentionLayer(nn.Module):
         if torch.jit.is_tracing():
             frames, pointers = memory.keys[:, :spatial].unflatten(1, (-1, cells)), memory.keys[:, spatial:]
             frames = _rotated(attention.k_proj, frames, memory_table)
-            k = torch.cat((frames.flatten(1, 2), attention.k_proj(pointers)), dim=1)
+            k = torch.cat((frames.flatten(1, 2), F.linear(pointers, *_by_halves(attention.k_proj))), dim=1)
         elif torch.is_grad_enabled():
             k = attention.k_proj(memory.keys)
             frames = rotate(k[:, :spatial].unflatten(1, (-1, cells)), memory_table)
@@ -73,18 +77,23 @@ class MemoryAttentionLayer(nn.Module):
 def _rotated(projection: Linear, x: Tensor, table: Tensor) -> Tensor:
     """``projection(x)`` (``[..., N, C]``), rotated."""
     if torch.jit.is_tracing():
-        # Other runtimes are slow at taking pairs of channels apart. A second product gives each channel its partner.
-        def partners(rows: Tensor) -> Tensor:
-            return torch.stack((-rows[1::2], rows[0::2]), dim=1).flatten(0, 1)
-
-        cos, sin = table.repeat_interleave(2, dim=-1)
-        other = F.linear(x, partners(projection.weight), partners(projection.bias))
-        return projection(x) * cos + other * sin
+        # Other runtimes are slow at taking pairs of channels apart.
+        ordered, half = F.linear(x, *_by_halves(projection)), projection.out_features // 2
+        partners = torch.cat((-ordered[..., half:], ordered[..., :half]), dim=-1)
+        cos, sin = torch.cat((table, table), dim=-1)
+        return ordered * cos + partners * sin
     projected = projection(x)
     if not infers_on_cpu(x.device):
         return rotate(projected, table)
     rotate_(projected, table)
     return projected
+
+
+def _by_halves(projection: Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias with the channels of queries and keys in another order, which does not change their products:
+    the first ones of all pairs that are rotated, then the second ones."""
+    weight, bias = projection.weight, projection.bias
+    return torch.cat((weight[0::2], weight[1::2])), torch.cat((bias[0::2], bias[1::2]))
 
 
 class MemoryAttention(nn.Module):

@@ -125,7 +125,9 @@ class MemoryEncoder(nn.Module):
         self.out_proj = Conv2d(dim, memory_dim, 1)
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
-        """Encodes ``features`` (``[1 or B, C, h, w]``) with scaled ``masks`` (``[B, 1, 16h, 16w]``)."""
+        """Encodes ``features`` (``[1 or B, C, h, w]``) with scaled ``masks`` (``[B, 1, 16h, 16w]``; resized to it)."""
+        if masks.shape[-1] != (side := 16 * features.shape[-1]):
+            masks = enlarged(masks, side)  # in SAM 3, whose stride is not 16
         return self._fused(self.pix_feat_proj(features) + self.mask_downsampler(masks))
 
     def of_logits(self, features: Tensor, logits: Tensor, binarize: Tensor | None, gain: float, shift: float) -> Tensor:

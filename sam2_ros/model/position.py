@@ -53,14 +53,15 @@ class RandomFourierCode(nn.Module):
         return self(torch.stack((x, y), dim=-1)).permute(2, 0, 1)[None]
 
 
-def rotary_table(channels: int, side: int, pool: int = 1, theta: float = 10000.0) -> Tensor:
+def rotary_table(channels: int, side: int, pool: int = 1, theta: float = 10000.0, scale: float = 1.0) -> Tensor:
     """Cosines and sines of axial 2-D rotary embedding (Su et al., RoFormer, 2021; Heo et al., 2024), float32.
 
     ``[2, (side / pool)², channels / 2]``: pairs of adjacent channels are rotated, the first half of them by x, the
-    second half by y, counted in cells of a ``side`` × ``side`` grid. Rows stand for the centres of ``pool``² cells.
+    second half by y, counted in cells of a ``side`` × ``side`` grid and multiplied by ``scale``. Rows stand for the
+    centres of ``pool``² cells.
     """
     frequency = theta ** -(torch.arange(0, channels, 4, dtype=torch.float32) / channels)
-    centre = torch.arange(0, side, pool, dtype=torch.float32) + (pool - 1) / 2
+    centre = scale * (torch.arange(0, side, pool, dtype=torch.float32) + (pool - 1) / 2)
     y, x = torch.meshgrid(centre, centre, indexing="ij")
     angle = torch.cat((x.reshape(-1, 1) * frequency, y.reshape(-1, 1) * frequency), dim=1)
     return torch.stack((angle.cos(), angle.sin()))

@@ -10,16 +10,13 @@ from sam2_ros.model.layers import Conv2d, LayerNorm2d, shallow_copy
 from sam2_ros.model.position import RandomFourierCode
 from sam2_ros.model.weight_cache import cache_of
 
-PADDING, NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1, 0, 1, 2, 3
-
 
 class PromptEncoder(nn.Module):
     """Turns prompts into tokens for the mask decoder, and masks into a map that is added to the image features."""
 
-    def __init__(self, dim: int, image_size: int, mask_channels: int = 16) -> None:
+    def __init__(self, dim: int, image_size: int, grid: int, mask_channels: int = 16) -> None:
         super().__init__()
-        self.image_size = image_size
-        self.grid = image_size // 16
+        self.image_size, self.grid = image_size, grid
         self.pe_layer = RandomFourierCode(dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
@@ -34,10 +31,10 @@ class PromptEncoder(nn.Module):
             Conv2d(mask_channels, dim, 1),
         )
 
-    def at(self, image_size: int) -> PromptEncoder:
+    def at(self, image_size: int, grid: int) -> PromptEncoder:
         """The same encoder, with the same weights in memory, for another size of image."""
         other = shallow_copy(self)
-        other.image_size, other.grid = image_size, image_size // 16
+        other.image_size, other.grid = image_size, grid
         return other
 
     def tokens(self, points: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.model.config import RUNTIMES
+from sam2_ros.model.graph_shapes import is_rounded
 
 Array = NDArray[Any]
 AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
@@ -46,10 +47,12 @@ def computes_bfloat16(runtime: str) -> bool:
 
 
 class Session(Protocol):
-    """A graph that is ready to run; one thread at a time."""
+    """A graph that is ready to run. Thread-safe."""
+
+    inputs: list[tuple[int, ...]]  # shapes; -1: any
 
     def __call__(self, *inputs: Array) -> list[Array]:
-        """Its outputs, in memory that the next call may overwrite."""
+        """Its outputs."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class Options:
     threads: int  # of the CPU
     cache: Path | None  # folder for what the runtime compiles; None: it is not kept
 
+    def of(self, graph: str) -> Options:
+        """Those of the graph with this name, which may not be rounded."""
+        return self if is_rounded(graph) else replace(self, dtype="float32")
+
     @property
     def version(self) -> str:
         """Of the runtime's package."""
@@ -68,11 +75,11 @@ class Options:
         return str(getattr(module, "__version__", "?")).partition("-")[0]  # without a build's number
 
 
-def choose_runtime(name: str, device: str, trunk: str) -> Choice:
-    """What ``name`` (of :data:`RUNTIMES`) means for a network with ``trunk`` (:attr:`.ModelConfig.trunk`) on ``device``
-    ("cpu", "cuda:0", ...).
+def choose_runtime(name: str, device: str, trunk: str = "") -> Choice:
+    """What ``name`` (of :data:`RUNTIMES`) means for a network on ``device`` ("cpu", "cuda:0", ...).
 
-    "auto" is OpenVINO where it was measured to be faster and works, else PyTorch.
+    "auto" is OpenVINO where it was measured to be faster and works, else PyTorch. That depends on the network's
+    ``trunk`` (:attr:`.ModelConfig.trunk`); empty: it is not known yet, and the answer may be another one later.
 
     Raises:
         ValueError: no such runtime, it is not installed, or it does not go with the device.
@@ -86,20 +93,48 @@ def choose_runtime(name: str, device: str, trunk: str) -> Choice:
         return Choice(TORCH, "as chosen")
     if device != "cpu":
         raise ValueError(f"runtime '{name}' came with device '{device}'; accepted: cpu, which is where its tensors are")
-    if missing := _missing(name):
+    _check(name, "onnx")
+    return Choice(name, "as chosen")
+
+
+def choose_for_export(name: str) -> Choice:
+    """As :func:`choose_runtime`, for a network that was exported, which PyTorch can't run. "auto" is OpenVINO, or ONNX
+    Runtime where there is none."""
+    others = [each for each in RUNTIMES if each != TORCH]
+    if name not in others:
+        what = "is exported graphs, which PyTorch can't run" if name == TORCH else "has no such runtime"
+        raise ValueError(f"runtime is '{name[:40]}', but the model {what}; accepted: {', '.join(others)}")
+    if name != AUTO:
+        _check(name)
+        return Choice(name, "as chosen")
+    problems = []
+    for each in (OPENVINO, "onnxruntime"):
+        if not (problem := _missing(each) or _problem(each)):
+            return Choice(each, "auto: the fastest that is installed")
+        problems.append(f"{each}: {problem}")
+    raise ValueError(
+        f"no runtime here can run exported graphs ({'; '.join(problems)}); python3 -m pip install openvino"
+    )
+
+
+def _check(name: str, *exporting: str) -> None:
+    """
+    Raises:
+        ValueError: the runtime ``name``, or a package for ``exporting``, is missing or can't be used.
+    """
+    if missing := _missing(name, *exporting):
         raise ValueError(f"runtime '{name}' needs {missing}; install it: python3 -m pip install {_package(name)}")
     if problem := _problem(name):
         raise ValueError(f"runtime '{name}' can't be used: {problem}; python3 -m pip install -U {_package(name)}")
-    return Choice(name, "as chosen")
 
 
 def _reason_for_torch(device: str, trunk: str) -> str:
     """Why "auto" does not take OpenVINO; empty: it does."""
     if device != "cpu":
         return f"auto: PyTorch is the fastest on {device}"
-    if trunk != "tinyvit":
+    if trunk not in ("", "tinyvit"):
         return "auto: other runtimes were measured with the embedded model only"
-    if missing := _missing(OPENVINO):
+    if missing := _missing(OPENVINO, "onnx"):
         return f"auto: OpenVINO would be faster, but needs {missing}: python3 -m pip install {_package(OPENVINO)}"
     if problem := _problem(OPENVINO):
         _log.warning("OpenVINO can't be used, so PyTorch runs the network: %s", problem)
@@ -149,10 +184,10 @@ def _device(name: str) -> str:
     return name.partition(":")[2].upper() or "CPU"
 
 
-def _missing(name: str) -> str:
-    """What is not installed here of the runtime ``name``; empty: nothing."""
+def _missing(name: str, *exporting: str) -> str:
+    """What is not installed here of the runtime ``name``, or of the packages ``exporting``; empty: nothing."""
     package, _, part = name.partition(":")
-    for module in (package, "onnx"):
+    for module in (package, *exporting):
         if importlib.util.find_spec(module) is None:
             return f"the package {module}"
     if package == "onnxruntime":
@@ -182,10 +217,18 @@ class _OpenVino:
         if device == "CPU":
             # Threads that are tied to cores wait for whatever else runs there.
             settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
-        self._request = _core().compile_model(str(graph), device, settings).create_infer_request()
+        compiled = _core().compile_model(str(graph), device, settings)
+        self.inputs = [
+            tuple(-1 if size.is_dynamic else size.get_length() for size in each.partial_shape)
+            for each in compiled.inputs
+        ]
+        self._request = compiled.create_infer_request()
+        self._lock = threading.Lock()
 
     def __call__(self, *inputs: Array) -> list[Array]:
-        out = self._request.infer(list(inputs), share_inputs=True, share_outputs=True)
+        whole = [np.ascontiguousarray(each) for each in inputs]
+        with self._lock:
+            out = self._request.infer(whole, share_inputs=True, share_outputs=False)
         return [out[index] for index in range(len(out))]
 
 
@@ -208,6 +251,9 @@ class _OnnxRuntime:
             providers.append(_PROVIDERS[""])  # for what the other one can't run
         self._session = onnxruntime.InferenceSession(str(graph), settings, providers=providers)
         self._names = [each.name for each in self._session.get_inputs()]
+        self.inputs = [
+            tuple(size if isinstance(size, int) else -1 for size in each.shape) for each in self._session.get_inputs()
+        ]
 
     def __call__(self, *inputs: Array) -> list[Array]:
         feed = {name: np.ascontiguousarray(value) for name, value in zip(self._names, inputs, strict=True)}

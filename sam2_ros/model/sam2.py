@@ -6,73 +6,36 @@ configuration has the official names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2_ros.model.appearance import PLAIN, Appearance
+from sam2_ros.model.appearance import PLAIN, Appearance, color_shares, coverage_of
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.dispatch import uses_triton
 from sam2_ros.model.gpu import memory_attention as gpu_attention
 from sam2_ros.model.image_encoder import PyramidEncoder, build_encoder
 from sam2_ros.model.layers import Conv2d, Linear, Mlp, shallow_copy
-from sam2_ros.model.mask_decoder import DecodedMasks, MaskDecoder
+from sam2_ros.model.mask_decoder import MaskDecoder
 from sam2_ros.model.memory_attention import Memory, MemoryAttention
 from sam2_ros.model.memory_encoder import MemoryEncoder, enlarged
+from sam2_ros.model.network import IOU_SHARPNESS, MASK_BIAS, MASK_SCALE, DecodedMasks, ImageFeatures, Reference
 from sam2_ros.model.padded import PaddedMemory
 from sam2_ros.model.perceiver import SpatialPerceiver
 from sam2_ros.model.position import frame_code, sine_code_1d, sine_code_2d
 from sam2_ros.model.prompt_encoder import PromptEncoder
 
-ABSENT_LOGIT = -1024.0  # mask logit of an absent object
-IOU_SHARPNESS = 20.0  # of the step from hidden to seen around ``present_iou``
 APPEARANCE_FINE = 128  # channels of TinyViT's map of stride 8
-MASK_SCALE, MASK_BIAS = 20.0, -10.0  # from probabilities to the memory encoder's input
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """One or more encoded images."""
-
-    stride_16: Tensor  # [B, C, h, w]
-    stride_8: Tensor  # [B, C / 4, 2h, 2w]
-    stride_4: Tensor  # [B, C / 8, 4h, 4w]
-    picture: Tensor | None = None  # [B, 3, 4h, 4w] the image itself, RGB from 0 to 1
-    appearance: Tensor | None = None  # [B, hw, D] unit vectors; only of models with a trained metric
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        maps = self.stride_16, self.stride_8, self.stride_4, self.picture, self.appearance
-        return [tensor for tensor in maps if tensor is not None]
-
-
-class Graphs(Protocol):
-    """Parts of the network as another runtime runs them (:class:`.graph_runner.GraphRunner`). Methods are as those of
-    :class:`Sam2Model`; None: PyTorch has to run it."""
-
-    def image_maps(self, model: Sam2Model, images: Tensor) -> list[Tensor]: ...
-
-    def with_memory(
-        self, model: Sam2Model, stride_16: Tensor, memory: Tensor, codes: Tensor, pointers: int, mask: Tensor | None
-    ) -> Tensor | None: ...
-
-    def decode(
-        self, model: Sam2Model, source: Tensor, prompt: Tensor, stride_8: Tensor, stride_4: Tensor
-    ) -> list[Tensor] | None: ...
-
-    def memory_maps(self, model: Sam2Model, stride_16: Tensor, logits: Tensor) -> Tensor: ...
-
-    def seal(self) -> None: ...
-
-    def report(self) -> str: ...
 
 
 class Sam2Model(nn.Module):
-    """SAM 2 and 2.1 in every size, EdgeTAM, EfficientTAM and the embedded model; :class:`ModelConfig` says which."""
+    """SAM 2 and 2.1 in every size, the tracker of SAM 3, EdgeTAM, EfficientTAM and the embedded model;
+    :class:`ModelConfig` says which."""
 
+    shrinks, graphs = True, None  # see Network
     pixel_mean: Tensor
     pixel_std: Tensor
     image_code: Tensor
@@ -89,7 +52,7 @@ class Sam2Model(nn.Module):
         )  # fmt: skip
         self.memory_encoder = MemoryEncoder(dim, memory_dim, config.memory_pool, config.fuser_layers)
         self.spatial_perceiver = SpatialPerceiver(memory_dim, config.perceiver_side) if config.perceiver_side else None
-        self.sam_prompt_encoder = PromptEncoder(dim, config.image_size)
+        self.sam_prompt_encoder = PromptEncoder(dim, config.image_size, config.grid)
         self.sam_mask_decoder = MaskDecoder(dim, config.high_res_channels)
         self.mask_downsample = Conv2d(1, 1, 4, stride=4)
         self.obj_ptr_proj = Mlp(dim, dim, dim, dim)
@@ -104,14 +67,10 @@ class Sam2Model(nn.Module):
             self.appearance = Appearance(APPEARANCE_FINE, dim, config.appearance_hidden, config.appearance_dim)
         if config.pointer_time_code:
             self.obj_ptr_tpos_proj = Linear(dim, memory_dim)
-        for name, value in (
-            ("pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)),
-            ("pixel_std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)),
-        ):
-            self.register_buffer(name, value, persistent=False)
+        for name, color in zip(("pixel_mean", "pixel_std"), config.normalisation, strict=True):
+            self.register_buffer(name, torch.tensor(color).view(3, 1, 1), persistent=False)
         self._make_codes()
         self._sizes: dict[int, Sam2Model] = {config.image_size: self}
-        self.graphs: Graphs | None = None
 
     def _make_codes(self) -> None:
         config = self.config
@@ -134,15 +93,9 @@ class Sam2Model(nn.Module):
             other.config = replace(self.config, image_size=image_size)
             other._make_codes()
             other.memory_attention = self.memory_attention.at(other.config.grid)
-            other.sam_prompt_encoder = self.sam_prompt_encoder.at(image_size)
+            other.sam_prompt_encoder = self.sam_prompt_encoder.at(image_size, other.config.grid)
             self._sizes[image_size] = other.to(self.device)
         return self._sizes[image_size]
-
-    def with_graphs(self, graphs: Graphs) -> Sam2Model:
-        """The same network, with the same weights in memory, run by ``graphs`` where they are faster."""
-        other = shallow_copy(self)
-        other.graphs, other._sizes = graphs, {self.config.image_size: other}
-        return other
 
     @property
     def device(self) -> torch.device:
@@ -151,9 +104,9 @@ class Sam2Model(nn.Module):
     def preprocess(self, image: Tensor, scale: float = 1.0) -> Tensor:
         """RGB ``uint8 [H, W, 3]`` → normalised ``float32 [1, 3, S, S]``, resized to a square (antialiased).
 
-        ``scale`` makes S smaller than the model's input, to the nearest multiple of 32.
+        ``scale`` makes S smaller than the model's input, see :meth:`ModelConfig.scaled_size`.
         """
-        size = self.config.image_size if scale == 1 else max(64, 32 * round(scale * self.config.image_size / 32))
+        size = self.config.scaled_size(scale)
         pixels = image.to(self.device).permute(2, 0, 1)[None].float() / 255
         if pixels.shape[2:] != (size, size):
             # Antialiasing is slow on a GPU and does nothing where no side shrinks.
@@ -172,13 +125,12 @@ class Sam2Model(nn.Module):
 
         Features of images in another size than the model's are resampled to its grid.
         """
-        maps = self.image_maps(images) if self.graphs is None else self.graphs.image_maps(self, images)
-        stride_16, stride_8, stride_4, *appearance = maps
+        stride_16, stride_8, stride_4, *appearance = self.image_maps(images)
         picture = F.adaptive_avg_pool2d(images.float(), 4 * self.config.grid) * self.pixel_std + self.pixel_mean
         return ImageFeatures(stride_16, stride_8, stride_4, picture.clamp(0, 1), *appearance)
 
     def image_maps(self, images: Tensor) -> list[Tensor]:
-        """The maps of :class:`ImageFeatures` in its order, without the picture, by PyTorch."""
+        """The maps of :class:`ImageFeatures` in its order, without the picture."""
         encoder, decoder = self.image_encoder, self.sam_mask_decoder
         wide = None
         if self.config.trunk == "vit":
@@ -210,6 +162,13 @@ class Sam2Model(nn.Module):
             return features.appearance
         return self.metric.embed(features.stride_8, features.stride_16)
 
+    def look(self, features: ImageFeatures, logits: Tensor) -> Reference:
+        """How the objects of the masks ``logits`` (``[B, 4h, 4w]``) look on one image that has a picture: tokens
+        ``[1, hw, D]``, coverage ``[B, hw]``, colors ``[B, 1, BINS² + BINS]``."""
+        assert features.picture is not None
+        cells, colors = self.looks(features), color_shares(features.picture, logits)[:, None]
+        return Reference(cells, coverage_of(logits, math.isqrt(cells.shape[1])), colors)
+
     def without_memory(self, features: ImageFeatures) -> Tensor:
         """Features for an object without memories, ``[B, C, h, w]``."""
         return features.stride_16 + self.no_mem_embed[0, 0, :, None, None]
@@ -219,22 +178,22 @@ class Sam2Model(nn.Module):
     ) -> Tensor:
         """Features conditioned on ``B`` memories, ``[B, C, h, w]``; arguments as in :class:`MemoryAttention`."""
         image = features.stride_16
-        if self.graphs is not None:
-            conditioned = self.graphs.with_memory(self, image, memory, memory_pos, num_pointers, mask)
-            if conditioned is not None:
-                return conditioned
         tokens = image.flatten(2).transpose(1, 2)
         out = self.memory_attention(tokens, self.image_code, memory, memory_pos, num_pointers, mask)
         return out.transpose(1, 2).unflatten(2, image.shape[2:])
 
     def attend_image(self, stride_16: Tensor) -> Tensor:
-        """The first part of :meth:`with_memory`, by PyTorch: ``[1, C, h, w]`` → tokens ``[1, hw, C]``."""
+        """The first part of :meth:`with_memory`, for export: ``[1, C, h, w]`` → tokens ``[1, hw, C]``."""
         return self.memory_attention.attend_image(stride_16.flatten(2).transpose(1, 2), self.image_code)
 
-    def attend_memory(self, tokens: Tensor, memory: Tensor, keys: Tensor, num_pointers: int, bias: Tensor) -> Tensor:
-        """The other part, of one object: ``keys`` are ``memory`` with its codes, ``bias`` ``[1, K]`` is added to the
-        logits."""
-        out = self.memory_attention.attend_memory(tokens, Memory(memory, keys, num_pointers, bias[:, None, None, :]))
+    def attend_memory(
+        self, tokens: Tensor, frames: Tensor, frame_codes: Tensor, pointers: Tensor, pointer_codes: Tensor
+    ) -> Tensor:
+        """The other part, of one object: ``frames`` ``[1, F, memory_tokens, memory_dim]`` and tokens of pointers
+        ``[1, P, memory_dim]``, each with its position codes."""
+        memory = torch.cat((frames.flatten(1, 2), pointers), dim=1)
+        keys = memory + torch.cat((frame_codes.flatten(1, 2), pointer_codes), dim=1)
+        out = self.memory_attention.attend_memory(tokens, Memory(memory, keys, pointers.shape[1], None))
         return out.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
 
     def with_padded_memory(self, features: ImageFeatures, memory: PaddedMemory) -> Tensor:
@@ -261,10 +220,6 @@ class Sam2Model(nn.Module):
         """
         encoder = self.sam_prompt_encoder
         tokens, dense = encoder.tokens(points, labels), encoder.dense(mask_logits)
-        if self.graphs is not None:
-            decoded = self.graphs.decode(self, conditioned + dense, tokens, features.stride_8, features.stride_4)
-            if decoded is not None:
-                return DecodedMasks(*decoded)
         return self.sam_mask_decoder(
             conditioned, encoder.image_position(), tokens, dense, features.stride_8, features.stride_4
         )
@@ -279,7 +234,7 @@ class Sam2Model(nn.Module):
         return torch.where(present[:, None], self.obj_ptr_proj(token).float(), self.no_obj_ptr)
 
     def mask_pointer(self, features: ImageFeatures, masks: Tensor) -> Tensor:
-        """Object pointer ``[B, C]`` of given binary ``masks`` (float ``[B, 1, S, S]``), without memory.
+        """Object pointer ``[B, C]`` of given binary ``masks`` (float ``[B, 1, 16h, 16w]``), without memory.
 
         As in the reference, an empty mask and a negative object score give the "no object" pointer.
         """
@@ -311,20 +266,20 @@ class Sam2Model(nn.Module):
     def encode_low_memory(
         self, features: ImageFeatures, mask_logits: Tensor, present: Tensor, binarize: Tensor | None = None
     ) -> Tensor:
-        """As :meth:`encode_memory`, from the decoder's logits (``[B, 1, S / 4, S / 4]``)."""
+        """As :meth:`encode_memory`, from the decoder's logits (``[B, 1, 4h, 4w]``)."""
         size = self.config.image_size
-        if uses_triton(mask_logits) and mask_logits.shape[2:] == (size // 4, size // 4):
+        if uses_triton(mask_logits) and mask_logits.shape[2:] == (size / 4, size / 4):
             encoder, image = self.memory_encoder, features.stride_16
             return self._memory(encoder.of_logits(image, mask_logits, binarize, MASK_SCALE, MASK_BIAS), present)
-        if self.graphs is not None and (binarize is None or not binarize.any()):
-            return self._memory(self.graphs.memory_maps(self, features.stride_16, mask_logits), present)
         full = F.interpolate(mask_logits, (size, size), mode="bilinear", align_corners=False)
         return self.encode_memory(features, full, present, binarize)
 
-    def memory_maps(self, stride_16: Tensor, logits: Tensor) -> Tensor:
-        """Maps ``[B, memory_dim, h / pool, w / pool]`` of memories, from the decoder's ``logits``, by PyTorch."""
-        full = enlarged(logits, self.config.image_size)
-        return self.memory_encoder(stride_16, full.sigmoid() * MASK_SCALE + MASK_BIAS)
+    def memory_of(self, stride_16: Tensor, logits: Tensor, sharpness: Tensor, present: Tensor | None = None) -> Tensor:
+        """As :meth:`encode_low_memory`, for export: ``sharpness`` (``[B]``) multiplies the logits, and makes their
+        probabilities 0 or 1 where it is large; ``present`` (``[B]``) is 0 or 1, and counts in SAM 2.1 only."""
+        full = sharpness[:, None, None, None] * enlarged(logits, self.config.image_size)
+        maps = self.memory_encoder(stride_16, full.sigmoid() * MASK_SCALE + MASK_BIAS)
+        return self._memory(maps, (sharpness if present is None else present) > 0)
 
     def pointer_code(self, ages: Tensor) -> Tensor:
         """Temporal code of pointers from ``ages`` in frames (``[...]`` → ``[..., memory_dim]``); zero in SAM 2.0."""

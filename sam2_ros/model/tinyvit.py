@@ -114,11 +114,18 @@ class TinyViTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same shape."""
-        tokens, window = x.permute(0, 2, 3, 1), self.attn.window
-        attended = self.attn(partition(tokens, window).flatten(1, 2)).unflatten(1, (window, window))
-        x = self.local_conv((tokens + unpartition(attended, *x.shape[2:])).permute(0, 3, 1, 2))
-        tokens = x.permute(0, 2, 3, 1)
-        return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+        batch, _, height, width = (int(size) for size in x.shape)
+        window, side = self.attn.window, (batch, height, width)
+        tokens = _tokens(x)
+        windows = partition(tokens.unflatten(0, side), window).flatten(1, 2)
+        attended = unpartition(self.attn(windows).unflatten(1, (window, window)), height, width)
+        tokens = _tokens(self.local_conv((tokens + attended.flatten(0, 2)).unflatten(0, side).permute(0, 3, 1, 2)))
+        return (tokens + self.mlp(tokens)).unflatten(0, side).permute(0, 3, 1, 2)
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """``[B, C, H, W]`` to ``[BHW, C]``. Flat, since OpenVINO copies maps to and fro between two layouts."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class Stage(nn.Module):

@@ -123,6 +123,7 @@ def _check_object(obj: ObjectResult) -> None:
     _number("object_id", obj.object_id, 1, MAX_ID)
     _name(obj.name, obj.label)
     _check_mask(obj.mask)
+    _check_window(obj)
     _finite(f"object {obj.object_id}", obj.object_score, obj.visibility, obj.predicted_iou, obj.label_score)
     for stamp in (obj.first_seen, obj.last_seen):
         _number("a stamp", stamp, -_LATEST, _LATEST)
@@ -137,6 +138,16 @@ def _check_mask(mask: CroppedMask) -> None:
     x0, y0, x1, y1 = mask.box
     if not (0 <= x0 <= x1 <= mask.width and 0 <= y0 <= y1 <= mask.height):
         raise ProtocolError("a mask lies outside its image")
+
+
+def _check_window(obj: ObjectResult) -> None:
+    if not obj.window:
+        return
+    if len(obj.window) != 4:
+        raise ProtocolError(f"a window has {len(obj.window)} edges; accepted: 4")
+    x0, y0, x1, y1 = obj.window
+    if not (0 <= x0 < x1 <= obj.mask.width and 0 <= y0 < y1 <= obj.mask.height):
+        raise ProtocolError("a window is no part of its image")
 
 
 def _check_changes(found: Sequence[ObjectChange], max_objects: int) -> None:

@@ -37,7 +37,7 @@ from sam2_ros.ros.remote_backend import remote_backend
 from sam2_ros.ros.services import Services
 from sam2_ros.ros.start_prompts import StartPrompts, prompts_file_of
 from sam2_ros.ros.state_keeper import StateKeeper, newest_of, state_path
-from sam2_ros.text import printable
+from sam2_ros.text import counted, printable
 from sam2_ros.tracking.prompt_checks import text_problem
 from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
 
@@ -112,7 +112,7 @@ class CameraStream:
         self._next_id = max(self._next_id, saved.next_id)
         if saved.newest.objects:
             self._start_prompts = StartPrompts("")  # an earlier process has applied them
-        told = f"{file}: {len(saved.newest.objects)} objects come back, ids go on from {self._next_id}"
+        told = f"{file}: {counted(len(saved.newest.objects), 'object')} brought back, ids go on from {self._next_id}"
         self._node.get_logger().info(told)
         return saved, newest_of(state)
 

@@ -14,6 +14,8 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 
+from sam2_ros.ros.shutdown import shut_down
+
 _ACKNOWLEDGE = Duration(seconds=5)  # for subscribers to acknowledge the last frames
 
 F = TypeVar("F")
@@ -68,5 +70,5 @@ def run(make: Callable[[], N], play: Callable[[N], int], what: str, wrong: tuple
             print(f"camera: {error}", file=sys.stderr)
             return 2
         finally:
-            rclpy.try_shutdown()
+            shut_down()
     return 0

@@ -13,6 +13,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 
 from sam2_ros.allocator import keep_freed_memory
 from sam2_ros.ros.node import TrackerNode
+from sam2_ros.ros.shutdown import shut_down
 
 _PAUSE_AFTER_FAULT = 0.1  # seconds, so that a repeated fault does not fill the log
 
@@ -56,7 +57,7 @@ def main() -> int:
         node.close()
         executor.shutdown()
         node.destroy_node()
-        rclpy.try_shutdown()
+        shut_down()
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D
 
@@ -130,14 +130,30 @@ def box_edges(box: BoundingBox2D) -> tuple[float, float, float, float]:
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
+def region(window: Sequence[int], width: int, height: int) -> RegionOfInterest:
+    """From edges x0, y0, x1, y1; all zero for a whole image of ``width`` x ``height`` pixels, and without a window."""
+    if not window or tuple(window) == (0, 0, width, height):
+        return RegionOfInterest()
+    x0, y0, x1, y1 = window
+    return RegionOfInterest(x_offset=x0, y_offset=y0, width=x1 - x0, height=y1 - y0)
+
+
+def region_edges(region: RegionOfInterest) -> tuple[int, ...]:
+    """Edges x0, y0, x1, y1; empty if the region is all zero."""
+    x0, y0 = region.x_offset, region.y_offset
+    return (x0, y0, x0 + region.width, y0 + region.height) if region.width else ()
+
+
 def tracked_object(result: ObjectResult, encoding: str, with_mask: bool = True) -> TrackedObject:
+    mask = result.mask
     message = TrackedObject(
-        id=result.object_id, state=int(result.state), bbox=bounding_box(result.mask.box), area=result.mask.area,
+        id=result.object_id, state=int(result.state), bbox=bounding_box(mask.box), area=mask.area,
+        window=region(result.window, mask.width, mask.height),
         first_seen=to_time(result.first_seen), last_seen=to_time(result.last_seen), carry_confidence=1.0,
         **{field: getattr(result, field) for field in _SAME_FIELDS},
     )  # fmt: skip
     if with_mask:
-        message.mask = object_mask(result.mask, encoding)
+        message.mask = object_mask(mask, encoding)
     return message
 
 
@@ -210,7 +226,7 @@ def frame_result(tracks: TrackedObjectArray) -> FrameResult:
     objects = tuple(
         ObjectResult(
             object_id=obj.id, mask=cropped_mask(obj.mask), state=ObjectState(obj.state),
-            first_seen=to_stamp(obj.first_seen), last_seen=to_stamp(obj.last_seen),
+            first_seen=to_stamp(obj.first_seen), last_seen=to_stamp(obj.last_seen), window=region_edges(obj.window),
             **{field: getattr(obj, field) for field in _SAME_FIELDS},
         )
         for obj in tracks.objects

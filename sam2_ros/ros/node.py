@@ -21,6 +21,7 @@ from sam2_ros.inference import BackendFactory
 from sam2_ros.ros.camera_stream import CameraStream
 from sam2_ros.ros.diagnostics import publish_diagnostics
 from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.text import counted
 from sam2_ros.tracking.config import TrackerConfig
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class TrackerNode(LifecycleNode):
         scope = f" for each of {len(futures)} cameras" if len(futures) > 1 else ""
         self.get_logger().info(
             f"model {info.model} on {info.device} ({info.dtype}), {info.image_size} px, room for "
-            f"{info.max_objects} objects, memory bank {info.bank_bytes / 1e6:.1f} MB, "
+            f"{counted(info.max_objects, 'object')}, memory bank {info.bank_bytes / 1e6:.1f} MB, "
             f"stored frames at most {info.history_bytes / 1e6:.1f} MB{scope}"
         )
         if factory.runtime:

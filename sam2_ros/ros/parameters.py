@@ -24,7 +24,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "model.name",
         "embedded",
-        f"The network: embedded; {SIZES} (downloaded before); or the path of a checkpoint. 'null' "
+        f"The network: embedded; {SIZES} (downloaded before); or the path of a checkpoint, or of "
+        "the folder of an exported network, which needs no PyTorch. 'null' "
         "tracks nothing: prompts stay where they are. It needs no PyTorch and shows the cost of the node itself.",
     ),
     Parameter(
@@ -51,8 +52,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "model.encode_ahead",
         False,
-        "On a CPU, encode an image while the one before it is tracked, with half of the threads each. This raises "
-        "throughput and latency. It has no effect on a GPU.",
+        "On a CPU, encode an image while the one before it is tracked, with half of the threads each, and without "
+        "windows. This raises throughput and latency. It has no effect on a GPU.",
     ),
     Parameter(
         "inference.endpoint",

@@ -27,7 +27,7 @@ from sam2_ros.ros.mcap_file import McapFile, RecordedMessage
 from sam2_ros.ros.messages import to_stamp
 from sam2_ros.ros.parameters import PARAMETERS
 from sam2_ros.ros.recording_file import METADATA
-from sam2_ros.text import printable
+from sam2_ros.text import counted, printable
 
 _IMAGES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 _TRACKS = "sam2_ros/msg/TrackedObjectArray"
@@ -84,7 +84,7 @@ class Recording:
             raise UserError(f"{path}: its parameters can't be used: {printable(error, 300)}") from None
         self.frames = self._read()
         if self._file.damage:
-            note(f"{path}: {self._file.damage}; {len(self.frames)} frames before that are used")
+            note(f"{path}: {self._file.damage}; only what comes before is used, {counted(len(self.frames), 'frame')}")
         if not self.frames:
             raise UserError(f"{path} holds no image with its tracks")
 
@@ -160,7 +160,7 @@ class Recording:
                 last = frame.image = same[0]
         used = [frame for frame in frames if frame.image >= 0]
         if used and (lost := sum(frame.image < 0 for frame in frames[used[0].order :])):
-            note(f"{self._file.path}: {lost} frames are left out, because no image could be assigned to them")
+            note(f"{self._file.path}: {counted(lost, 'frame')} left out, because no image could be assigned")
         return used
 
     def _image_stamp(self, message: RecordedMessage) -> int:

@@ -15,6 +15,7 @@ from sam2_ros.ros import prompt_messages
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
 from sam2_ros.ros.messages import full_mask, to_stamp
 from sam2_ros.ros.recording_reader import PromptCall, Recording
+from sam2_ros.text import counted
 from sam2_ros.tracking.types import BoolMask, PromptError, PromptRequest
 
 Masks = dict[int, BoolMask]  # full masks, bool [H, W], by the recorded object's id
@@ -42,7 +43,8 @@ class Comparison:
         self.lowest = min([self.lowest, *ious])
 
     def __str__(self) -> str:
-        same = f"{self.same} of {self.masks} masks in {self.frames} frames are the same, pixel for pixel"
+        among = f"{counted(self.masks, 'mask')} in {counted(self.frames, 'frame')}"
+        same = f"{self.same} of {among} are the same, pixel for pixel"
         return same if self.same == self.masks else f"{same}; the lowest IoU is {self.lowest:.4f}"
 
 

@@ -20,7 +20,7 @@ from sam2_ros.ros.image_requests import ImageRequest
 from sam2_ros.ros.interface import SERVICES
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.srv import AddObjects, ListObjects, RefineObject, RemoveObject, RenameObject, Reset, SegmentImage
-from sam2_ros.text import printable
+from sam2_ros.text import counted, printable
 from sam2_ros.tracking.types import PromptCode, PromptError, PromptResult
 
 T = TypeVar("T")
@@ -125,17 +125,17 @@ class Services:
         results = asked.results(found)
         response.header, response.results = asked.header, self._to_messages(results)
         response.success = all(result.success for result in results)
-        response.message = f"{len(results)} objects found" if request.everything else _summary(results)
+        response.message = f"{counted(len(results), 'object')} found" if request.everything else _summary(results)
 
     async def _discover(self, request: Trigger.Request, response: Trigger.Response) -> None:
         self._worker()  # which refuses where the node is not active
         added = await self._result(self._search())
         listed = f": {', '.join(map(str, added))}" if added else "; tracks cover all that was found"
-        response.success, response.message = True, f"{len(added)} objects were added{listed}"
+        response.success, response.message = True, f"{counted(len(added), 'object')} added{listed}"
 
     async def _reset(self, request: Reset.Request, response: Reset.Response) -> None:
         response.removed = await self.call(lambda backend: backend.reset())
-        response.success, response.message = True, f"{response.removed} objects are forgotten"
+        response.success, response.message = True, f"{counted(response.removed, 'object')} forgotten"
 
     def _answering(self, handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
         """Turns exceptions of ``handler`` into responses; they would end the node's executor."""

@@ -16,18 +16,15 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from sam2_ros.model.appearance import BINS, Reference, color_shares, coverage_of
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.arrays import copied, float32, module_of, rounded, unrounded, zeros, zeros_in_bfloat16
+from sam2_ros.model.network import BINS, Array, ImageFeatures, Network, Reference
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.transfer import upload
 
 Table: TypeAlias = NDArray[np.int64]
-RowBackup: TypeAlias = tuple[list[Tensor], list[Table]]
+RowBackup: TypeAlias = tuple[list[Array], list[Table]]
 
 EMPTY = -1
 POINTER_FRAMES = 15  # frames before the current one whose pointers SAM 2 attends to
@@ -36,10 +33,10 @@ POINTER_FRAMES = 15  # frames before the current one whose pointers SAM 2 attend
 class Memories(NamedTuple):
     """The input of memory attention for ``B`` objects."""
 
-    tokens: Tensor  # [B, K, memory_dim] whole frames first, pointer tokens last
-    codes: Tensor  # [B, K, memory_dim] position codes
+    tokens: Array  # [B, K, memory_dim] whole frames first, pointer tokens last
+    codes: Array  # [B, K, memory_dim] position codes
     num_pointers: int  # pointer tokens at the end
-    mask: Tensor | None  # [B, K] bool, False = ignore; None: all count
+    mask: Array | None  # [B, K] bool, False = ignore; None: all count
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class MemoryBank:
     by as many slots, so that the memories that each of those frames attends to are still there.
     """
 
-    def __init__(self, model: Sam2Model, config: TrackerConfig) -> None:
+    def __init__(self, model: Network, config: TrackerConfig) -> None:
         self.model = model
         self.config = config
         rows, prompted, again = config.max_objects, config.prompted_slots, config.history + 1
@@ -89,15 +86,15 @@ class MemoryBank:
         tokens, channels = model.config.memory_tokens, model.config.memory_dim
         device, pointer_dim = model.device, model.config.hidden_dim
         # bfloat16 as in the reference, also where the network computes in float32.
-        self.spatial = torch.zeros(rows, prompted + self.ring, tokens, channels, dtype=torch.bfloat16, device=device)
-        self.pointers = torch.zeros(rows, prompted + self.pointer_ring, pointer_dim, device=device)
+        self.spatial = zeros_in_bfloat16((rows, prompted + self.ring, tokens, channels), device)
+        self.pointers = zeros((rows, prompted + self.pointer_ring, pointer_dim), device)
         # For recognition: appearance of the prompted frames by cell, and how much of each cell the object covers; the
         # last slot is for the newest frame on which the object was surely recognised. Empty for other models.
         cells, looks = (model.config.grid**2, model.config.appearance_dim) if model.appearance is not None else (0, 0)
         slots = config.prompted_slots + 1
-        self.looks = torch.zeros(rows, slots, cells, looks, dtype=torch.bfloat16, device=device)
-        self.coverage = torch.zeros(rows, slots, cells, dtype=torch.bfloat16, device=device)
-        self.colors = torch.zeros(rows, slots, (BINS**2 + BINS) * bool(looks), device=device)
+        self.looks = zeros_in_bfloat16((rows, slots, cells, looks), device)
+        self.coverage = zeros_in_bfloat16((rows, slots, cells), device)
+        self.colors = zeros((rows, slots, (BINS**2 + BINS) * bool(looks)), device)
         self.conditioning_frames = np.full((rows, prompted), EMPTY, np.int64)
         self.recent_frames = np.full((rows, self.ring), EMPTY, np.int64)
         self.pointer_frames = np.full((rows, self.pointer_ring), EMPTY, np.int64)
@@ -107,13 +104,13 @@ class MemoryBank:
         self.cells = np.full((rows, slots), EMPTY, np.int64)  # of each stored appearance
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Array, ...]:
         return self.spatial, self.pointers, self.looks, self.coverage, self.colors
 
     @property
     def nbytes(self) -> int:
         """Bytes of the bank; constant."""
-        return sum(t.numel() * t.element_size() for t in self.tensors)
+        return sum(int(tensor.nbytes) for tensor in self.tensors)
 
     def clear(self, row: int) -> None:
         """Empties a row for its next owner."""
@@ -122,35 +119,35 @@ class MemoryBank:
 
     def fit(self, rows: list[int], tokens: int) -> None:
         """Resamples the memory maps of ``rows`` to maps of so many ``tokens`` where they have another number: after
-        frames that were seen in another size, see :meth:`Sam2Model.at`."""
+        frames that were seen in another size, see :meth:`Network.at`."""
         for row in np.asarray(rows)[(self.tokens[rows, 0] != tokens) & (self.tokens[rows, 0] != EMPTY)].tolist():
             before, grid = math.isqrt(int(self.tokens[row, 0])), math.isqrt(tokens)
-            maps = self.spatial[row, :, : before**2].float().transpose(1, 2).unflatten(2, (before, before))
-            # Blending cells would lose an object of about one cell.
-            maps = F.interpolate(maps, (grid, grid), mode="nearest-exact")
-            self.spatial[row, :, :tokens] = maps.flatten(2).transpose(1, 2).to(self.spatial.dtype)
+            # The nearest cells: blending them would lose an object of about one cell.
+            near = ((np.arange(grid) + 0.5) * (before / grid)).astype(np.int64)
+            cells = upload((near[:, None] * before + near).reshape(-1), self.model.device)
+            self.spatial[row, :, :tokens] = self.spatial[row][:, cells]
         self.tokens[rows] = tokens
 
     def stand_still(self, rows: list[int], frame: int) -> None:
         """Passes ``frame`` without remembering it: on the next one the memory is as old as on this one."""
         self.ticks[rows, frame % self.ticks.shape[1]] = self._before(np.asarray(rows), frame)
 
-    def store_recent(self, rows: list[int], frame: int, memory: Tensor, pointers: Tensor) -> None:
+    def store_recent(self, rows: list[int], frame: int, memory: Array, pointers: Array) -> None:
         """Stores a tracked frame (``memory`` ``[B, HW, memory_dim]``, ``pointers`` ``[B, C]``)."""
         self.write_recent(rows, frame, memory, pointers)
         self.commit_recent(rows, frame)
 
-    def write_recent(self, rows: list[int], frame: int, memory: Tensor, pointers: Tensor) -> None:
+    def write_recent(self, rows: list[int], frame: int, memory: Array, pointers: Array) -> None:
         """The first half of :meth:`store_recent`. Nothing reads the slots until :meth:`commit_recent`; without it, the
         next frame gets the same slots."""
         slots, pointer_slots = self._slots(self._before(np.asarray(rows), frame) + 1)
         where = np.stack(
             (np.asarray(rows), self.config.prompted_slots + slots, self.config.prompted_slots + pointer_slots)
         )
-        index, slot, pointer_slot = upload(where, self.spatial.device)
+        index, slot, pointer_slot = upload(where, self.model.device)
         self.fit(rows, memory.shape[1])
-        self.spatial[index, slot, : memory.shape[1]] = memory.to(self.spatial.dtype)
-        self.pointers[index, pointer_slot] = pointers.float()
+        self.spatial[index, slot, : memory.shape[1]] = rounded(memory, self.spatial)
+        self.pointers[index, pointer_slot] = float32(pointers)
 
     def commit_recent(self, rows: list[int], frame: int) -> None:
         """The second half of :meth:`store_recent`: the clock ticks, and what was written is valid."""
@@ -173,10 +170,10 @@ class MemoryBank:
         self,
         row: int,
         frame: int,
-        memory: Tensor,
-        pointer: Tensor,
+        memory: Array,
+        pointer: Array,
         features: ImageFeatures | None = None,
-        logits: Tensor | None = None,
+        logits: Array | None = None,
     ) -> int | None:
         """Stores a prompted frame (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``); tracking never overwrites it.
 
@@ -189,27 +186,28 @@ class MemoryBank:
         slot = int(free[0] if free else table.argsort()[:2][-1])  # else the oldest but the first
         released = None if free else int(table[slot])
         self.fit([row], len(memory))
-        self.spatial[row, slot, : len(memory)] = memory.to(self.spatial.dtype)
-        self.pointers[row, slot] = pointer.float()
+        self.spatial[row, slot, : len(memory)] = rounded(memory, self.spatial)
+        self.pointers[row, slot] = float32(pointer)
         if features is not None and logits is not None:
             self._store_look(row, slot, features, logits)
         table[slot] = frame
         self.tick_prompted(row, frame)
         return released
 
-    def store_sure(self, row: int, frame: int, features: ImageFeatures, logits: Tensor) -> None:
+    def store_sure(self, row: int, frame: int, features: ImageFeatures, logits: Array) -> None:
         """Stores the appearance on a tracked frame on which the object was surely recognised, in place of the last."""
         self._store_look(row, self.config.prompted_slots, features, logits)
         self.sure_frames[row] = frame
 
-    def _store_look(self, row: int, slot: int, features: ImageFeatures, logits: Tensor) -> None:
+    def _store_look(self, row: int, slot: int, features: ImageFeatures, logits: Array) -> None:
         if features.appearance is None or features.picture is None:
             return
         cells = features.appearance.shape[1]
-        self.looks[row, slot, :cells] = features.appearance[0].to(self.looks.dtype)
-        self.colors[row, slot] = color_shares(features.picture, logits[None])[0]
-        self.coverage[row, slot] = -1
-        self.coverage[row, slot, :cells] = coverage_of(logits[None], math.isqrt(cells))[0].to(self.coverage.dtype)
+        look, coverage = self.model.look(features, logits[None]), zeros(self.coverage.shape[2:], self.model.device) - 1
+        coverage[:cells] = look.coverage[0]
+        self.looks[row, slot, :cells] = rounded(look.tokens[0], self.looks)
+        self.coverage[row, slot] = rounded(coverage, self.coverage)
+        self.colors[row, slot] = look.colors[0, 0]
         self.cells[row, slot] = cells
 
     def remembers(self, row: int, frame: int) -> bool:
@@ -218,9 +216,7 @@ class MemoryBank:
         _, recent = self._recent(rows, frame, np.arange(1, self.config.recent_slots + 1))
         return bool(((prompted != EMPTY) & (prompted < frame)).any() or recent.any())
 
-    def gather(
-        self, rows: list[int], frame: int, recent: int | None = None, model: Sam2Model | None = None
-    ) -> Memories:
+    def gather(self, rows: list[int], frame: int, recent: int | None = None, model: Network | None = None) -> Memories:
         """The memories that the objects in ``rows`` attend to on ``frame``; their numbers may differ.
 
         Each object must have one (:meth:`remembers`). ``recent`` bounds the recent frames further than the settings do.
@@ -235,21 +231,24 @@ class MemoryBank:
         columns, pointer_columns = all_slots.valid[:, used], all_slots.pointer_valid[:, pointer_used]
         codes, ages = all_slots.codes[used], all_slots.ages[:, pointer_used]
 
-        device, split = self.spatial.device, model.config.hidden_dim // model.config.memory_dim
-        index = torch.as_tensor(rows, device=device)[:, None]
-        spatial = self.spatial[index, torch.as_tensor(slots, device=device), :cells]  # [B, S, HW, memory_dim]
-        pointers = self.pointers[index, torch.as_tensor(pointer_slots, device=device)]  # [B, P, C]
-        time_codes = model.maskmem_tpos_enc[torch.as_tensor(codes, device=device), 0]  # [S, 1, memory_dim]
-        spatial_codes = (model.memory_code + time_codes).flatten(0, 1)[None].expand(len(rows), -1, -1)
-        pointer_codes = model.pointer_code(torch.as_tensor(ages, device=device))
-        tokens = torch.cat((spatial.flatten(1, 2).float(), pointers.unflatten(2, (split, -1)).flatten(1, 2)), dim=1)
-        all_codes = torch.cat((spatial_codes, pointer_codes.repeat_interleave(split, dim=1)), dim=1)
+        device, split = model.device, model.config.hidden_dim // model.config.memory_dim
+        module, count, pointed, width = module_of(self.spatial), len(rows), ages.shape[1], model.config.memory_dim
+        index = upload(rows, device)[:, None]
+        spatial = unrounded(self.spatial[index, upload(slots, device), :cells])  # [B, S, HW, memory_dim]
+        pointers = self.pointers[index, upload(pointer_slots, device)]  # [B, P, C]
+        time_codes = model.maskmem_tpos_enc[upload(codes, device), 0]  # [S, 1, memory_dim]
+        spatial_codes = (model.memory_code + time_codes).reshape(1, -1, width)
+        pointer_codes = model.pointer_code(upload(ages, device))[:, :, None]
+        shapes = (count, spatial_codes.shape[1], width), (count, pointed * split, width)
+        tokens = module.concatenate((spatial.reshape(shapes[0]), pointers.reshape(shapes[1])), 1)
+        pointer_codes = module.broadcast_to(pointer_codes, (count, pointed, split, width)).reshape(shapes[1])
+        all_codes = module.concatenate((module.broadcast_to(spatial_codes, shapes[0]), pointer_codes), 1)
 
         mask = None
         if not (columns.all() and pointer_columns.all()):
             per_token = columns.repeat(cells, axis=1), pointer_columns.repeat(split, axis=1)
-            mask = torch.as_tensor(np.concatenate(per_token, axis=1), device=device)
-        return Memories(tokens, all_codes, ages.shape[1] * split, mask)
+            mask = upload(np.concatenate(per_token, axis=1), device)
+        return Memories(tokens, all_codes, pointed * split, mask)
 
     def plan(self, rows: list[int], frame: int, recent: int | None = None) -> Plan:
         """The memories of :meth:`gather` as places in the bank, in tables of one shape whatever is stored."""
@@ -298,17 +297,18 @@ class MemoryBank:
         table = np.asarray(rows)
         frames = np.concatenate((self.conditioning_frames[table], self.sure_frames[table]), axis=1)
         valid = (frames != EMPTY) & (frames < frame)
-        used = np.flatnonzero(valid.any(axis=0)).tolist()
-        index = torch.as_tensor(rows, device=self.looks.device)[:, None]
-        slots = torch.as_tensor(used, device=index.device)
-        mask = torch.as_tensor(valid[:, used], device=index.device)[:, :, None]
+        used = np.flatnonzero(valid.any(axis=0))
+        device, where = self.model.device, module_of(self.looks).where
+        index, slots, mask = upload(rows, device)[:, None], upload(used, device), upload(valid[:, used, None], device)
         cells = int(self.cells[table][:, used].max(initial=1))
-        coverage = torch.where(mask, self.coverage[index, slots, :cells].float(), -1.0)
-        colors = torch.where(mask, self.colors[index, slots], 0.0)
-        return Reference(self.looks[index, slots, :cells].flatten(1, 2), coverage.flatten(1, 2), colors)
+        coverage = where(mask, unrounded(self.coverage[index, slots, :cells]), -1.0)
+        colors = where(mask, self.colors[index, slots], 0.0)
+        tokens = unrounded(self.looks[index, slots, :cells])
+        count = len(used) * cells
+        return Reference(tokens.reshape(len(rows), count, tokens.shape[3]), coverage.reshape(len(rows), count), colors)
 
     def save(self, row: int) -> RowBackup:
-        return [tensor[row].clone() for tensor in self.tensors], [table[row].copy() for table in self._tables()]
+        return [copied(tensor[row]) for tensor in self.tensors], [table[row].copy() for table in self._tables()]
 
     def restore(self, row: int, backup: RowBackup) -> None:
         tensors, tables = backup

@@ -57,9 +57,9 @@ class CarriedObject:
     @property
     def reach(self) -> Box:
         """Where it may be in the next image."""
-        dx, dy = np.rint(self.velocity)
+        dx, dy = map(round, self.velocity.tolist())
         x0, y0, x1, y1 = self.box
-        return both(self.box, (int(x0 + dx), int(y0 + dy), int(x1 + dx), int(y1 + dy)))
+        return both(self.box, (x0 + dx, y0 + dy, x1 + dx, y1 + dy))
 
     def advance(self, step: Step, measured: ImageMotion) -> bool:
         """From the image before to ``step``; False after a cut."""
@@ -69,7 +69,7 @@ class CarriedObject:
             return False
         flow_window, backward = found
         area = grown(reach, step.image.shape)
-        window = FlowWindow.of(area, 4 * area_of(area) / float(np.prod(flow_window.pitch))).halved
+        window = FlowWindow.of(area, 4 * area_of(area) / math.prod(flow_window.pitch)).halved
         if window.box == flow_window.box:
             window, last = flow_window, backward
         else:
@@ -85,7 +85,7 @@ class CarriedObject:
         if width:
             left, top = window.box[:2]
             px, py = window.pitch
-            right, bottom = np.ceil((left + (x + width) * px, top + (y + height) * py)).astype(int).tolist()
+            right, bottom = math.ceil(left + (x + width) * px), math.ceil(top + (y + height) * py)
             self.box = int(left + x * px), int(top + y * py), right, bottom
             self.velocity = -np.array(cv2.mean(last, inside)[:2], np.float32)
         else:
@@ -108,8 +108,8 @@ class CarriedObject:
             return empty
         distance = cv2.distanceTransform(pixels, cv2.DIST_L2, 3) - cv2.distanceTransform(1 - pixels, cv2.DIST_L2, 3)
         inside = (soft > 0.5).view(np.uint8)
-        scale = 1 / fine.pitch
-        spread = np.abs(affine(motion, scale, -scale * cv2.mean(motion, inside)[:2]))
+        (px, py), mean = fine.pitch, cv2.mean(motion, inside)
+        spread = np.abs(affine(motion, (1 / px, 1 / py), (-mean[0] / px, -mean[1] / py)))
         deformation = sum(cv2.mean(spread, inside)[:2]) / 2
         level = distance
         if self.colours is not None:
@@ -130,8 +130,16 @@ class CarriedObject:
         x0, y0, x1, y1 = (self.factor * edge for edge in window.box)
         signs = (np.clip(level, -1, 1) * 127 + 128).astype(np.uint8)  # bytes are enlarged several times as fast
         large = cv2.resize(signs, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-        large = large[: self.given.height - y0, : self.given.width - x0]  # a window may reach over the image
-        return CroppedMask.from_full(large > 128).within(x0, y0, self.given.width, self.given.height)
+        seen = box_of(signs > 128)
+        if seen is None:
+            return CroppedMask.empty(self.given.width, self.given.height)
+        # Beyond the next sample nothing can be above. A window may reach over the image.
+        px, py = (x1 - x0) / window.width, (y1 - y0) / window.height
+        left, top = max(0, int((seen[0] - 1) * px)), max(0, int((seen[1] - 1) * py))
+        right = min(self.given.width - x0, math.ceil((seen[2] + 1) * px))
+        bottom = min(self.given.height - y0, math.ceil((seen[3] + 1) * py))
+        mask = CroppedMask.from_full(large[top:bottom, left:right] > 128)
+        return mask.within(x0 + left, y0 + top, self.given.width, self.given.height)
 
     def _mask_at(self, points: Field) -> Field:
         """The network's mask at points of the work image of its own frame."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Clock:
@@ -34,6 +36,8 @@ class DeviceClock(Clock):
         self._marks = [("", self._mark())]
 
     def _mark(self) -> torch.cuda.Event:
+        import torch
+
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
@@ -52,5 +56,5 @@ class DeviceClock(Clock):
         return self.laps
 
 
-def clock_of(device: torch.device) -> Clock:
+def clock_of(device: Any) -> Clock:
     return DeviceClock(device) if device.type == "cuda" else Clock()

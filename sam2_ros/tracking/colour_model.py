@@ -28,40 +28,44 @@ class ColourModel:
         if not 0 < inside < mask.size:
             return None
         cells = _cells(rgb)
-        count = BINS**3
-        on, off = (np.bincount(cells[where], minlength=count) for where in (mask, ~mask))
-        likelier = (_smooth(on) / inside + 1e-5) / (_smooth(off) / (mask.size - inside) + 1e-5)
+        counts = np.bincount((cells + mask * np.uint16(BINS**3)).ravel(), minlength=2 * BINS**3)
+        off, on = _smooth(counts[: BINS**3]), _smooth(counts[BINS**3 :])
+        likelier = (on / inside + 1e-5) / (off / (mask.size - inside) + 1e-5)
         ratios = np.clip(np.log(likelier), -LARGEST, LARGEST).astype(np.float32)
         model = cls(ratios, 0.0)
         return cls(ratios, model._skill(cells, mask))
 
     def evidence(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The weighted log likelihood ratio of every pixel, averaged over 3x3 pixels; > 0 = rather the object."""
-        return np.asarray(cv2.blur(self.ratios[_cells(rgb)], (3, 3))) * np.float32(self.weight)
+        return np.asarray(cv2.blur(self.ratios.take(_cells(rgb)), (3, 3))) * np.float32(self.weight)
 
-    def _skill(self, cells: NDArray[np.int32], mask: NDArray[np.bool_]) -> float:
+    def _skill(self, cells: NDArray[np.uint16], mask: NDArray[np.bool_]) -> float:
         """Twice the balanced accuracy at the border, less one."""
         pixels = mask.view(np.uint8)
         square = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
         band = cv2.dilate(pixels, square) != cv2.erode(pixels, square)
-        right = (cv2.blur(self.ratios[cells], (3, 3)) > 0) == mask
-        on, off = right[band & mask], right[band & ~mask]
-        return max(0.0, float(on.mean() + off.mean()) - 1) if on.size and off.size else 0.0
+        right = (cv2.blur(self.ratios.take(cells), (3, 3)) > 0) == mask
+        right &= band
+        on, off = band & mask, band & ~mask
+        sizes = np.count_nonzero(on), np.count_nonzero(off)
+        if not all(sizes):
+            return 0.0
+        shares = [np.count_nonzero(right & side) / size for side, size in zip((on, off), sizes, strict=True)]
+        return max(0.0, sum(shares) - 1)
 
 
-def _cells(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
+def _cells(rgb: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """The histogram cell of every pixel."""
-    red, green, blue = cv2.split(rgb)
-    red, green = red.astype(np.int32), green.astype(np.int32)
-    return np.asarray((red >> 4 << 8) | (green & 0xF0) | (blue >> 4))
+    red, green, blue = cv2.split(rgb & np.uint8(0xF0))
+    return np.asarray((red.astype(np.uint16) << 4) | green | (blue >> 4))
 
 
-def _smooth(histogram: NDArray[Any]) -> NDArray[Any]:
+def _smooth(histogram: NDArray[Any]) -> NDArray[np.float32]:
     """With the kernel 1 2 1 along each channel; cells at the edge count as their own neighbours."""
-    cube: NDArray[Any] = histogram.reshape(BINS, BINS, BINS).astype(np.float32)
+    smooth = histogram.astype(np.float32)
     for _ in range(3):  # smooths the first axis and makes it the last
-        cube = np.tensordot(cube, _KERNEL, (0, 1))
-    return cube.ravel()
+        smooth = smooth.reshape(BINS, -1).T @ _KERNEL
+    return smooth.ravel()
 
 
 _KERNEL = np.eye(BINS, dtype=np.float32) / 2

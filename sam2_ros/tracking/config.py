@@ -107,6 +107,14 @@ class TrackerConfig:
         "small objects larger. off: always the whole frame.",
         choices=WINDOWS,
     )
+    window_budget: float = setting(
+        1.0,
+        "Time that the network may take for a frame with windows, as a multiple of what it takes without them "
+        "(estimated). If that is too little for all objects, they take turns, and optical flow carries the masks of "
+        "the others on. One object at least is looked at; 0 = no limit.",
+        0,
+        100,
+    )
     hole_area: int = setting(0, "Fill holes of up to this many pixels in the low-resolution mask; 0 = off.", 0, 4096)
     non_overlap: bool = setting(False, "Give every pixel to one object at most.")
     stability_fallback: bool = setting(True, "Replace an unstable single mask by the best of the three candidates.")

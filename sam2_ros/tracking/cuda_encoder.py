@@ -5,30 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.network import ImageFeatures
+from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking.cuda_graphs import CudaGraph
-from sam2_ros.tracking.transfer import Staged
-
-
-class RawFrame:
-    """An image on its way to a GPU, which resizes it as part of a CUDA graph."""
-
-    HEAD = 16  # bytes; the first of them are the image's height and width
-
-    def __init__(self, image: NDArray[np.uint8], device: torch.device) -> None:
-        self.shape = image.shape
-        head = np.zeros(self.HEAD // 4, np.int32)
-        head[:2] = image.shape[:2]
-        self.staged = Staged(device, head, image)
-
-    def image(self) -> Tensor:
-        """``uint8 [H, W, 3]`` on the device. Sends ``staged``, which can be sent only once."""
-        return self.staged.tensor()[self.HEAD :].view(self.shape)
+from sam2_ros.tracking.history import rows_of
+from sam2_ros.tracking.raw_frame import RawFrame
 
 
 class GraphEncoder:
@@ -67,8 +51,3 @@ class RawFrameEncoder:
     def __call__(self, raw: RawFrame) -> ImageFeatures:
         raw.staged.into(self._bytes)
         return rows_of(self._graph(), 0)
-
-
-def rows_of(maps: ImageFeatures, row: int, count: int = 1) -> ImageFeatures:
-    """The features of one frame or more, copied: a stored view would also keep those of the others in memory."""
-    return ImageFeatures(*(tensor[row : row + count].clone() for tensor in maps.tensors))

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sam2_ros.model.mask_decoder import choose
+from sam2_ros.model.choice import choose
+from sam2_ros.model.network import ABSENT_LOGIT, ImageFeatures
 from sam2_ros.model.padded import PaddedMemory
-from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
+from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking.bank import MemoryBank, Plan
-from sam2_ros.tracking.masks import pack_masks
+from sam2_ros.tracking.cuda_masks import pack_masks
 from sam2_ros.tracking.propagation import summary_of
 from sam2_ros.tracking.transfer import upload
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sam2_ros.model.sam2 import ABSENT_LOGIT
+from sam2_ros.model.network import ABSENT_LOGIT
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.cuda_graphs import DecodedObjects, TrackingGraphs, first
+from sam2_ros.tracking.cuda_masks import pack_masks
 from sam2_ros.tracking.history import View
 from sam2_ros.tracking.mask_parts import masks_of
-from sam2_ros.tracking.masks import pack_masks
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.propagation import Decoded, Lap, Propagation, Tracked
 from sam2_ros.tracking.sights import Sight

@@ -40,10 +40,12 @@ class LoadShedder:
 
     Args:
         deadline: seconds that a frame may take; 0 sheds nothing. May be set at any time.
+        steps: that may be taken.
     """
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, steps: int = len(SHEDDING_STEPS)) -> None:
         self.deadline = deadline
+        self.steps = steps
         self.level = 0  # steps that the next frame takes
         self._recent: deque[float] = deque(maxlen=JUDGED)  # ms
         self._calm = 0  # fast frames in a row
@@ -59,7 +61,7 @@ class LoadShedder:
         deadline = self.deadline * 1e3
         self._calm = self._calm + 1 if milliseconds < SPARE * deadline else 0
         if len(self._recent) == JUDGED and float(np.median(self._recent)) > deadline:
-            if self.level < len(SHEDDING_STEPS):
+            if self.level < self.steps:
                 swung = self._since_release < 2 * self._calm_needed
                 self._calm_needed = min(MOST_CALM, 2 * self._calm_needed) if swung else CALM
                 self._set(self.level + 1)

@@ -9,19 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.arrays import autocast, inference, repeated
+from sam2_ros.model.network import HOST, ImageFeatures
 from sam2_ros.tracking.everything_settings import EverythingSettings
-from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.segmentation import FoundMask
 from sam2_ros.tracking.shared_model import SharedModel
+from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import BoolMask, CroppedMask
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sam2_ros.model.sam2 import Sam2Model
 
 EDGE = 20.0  # pixels from a crop's edge within which a mask's edge is taken for cut off
 
@@ -58,7 +63,7 @@ class MaskFinder:
         settings: EverythingSettings,
     ) -> None:
         self._shared = shared
-        self._model: Sam2Model = shared.model
+        self._model = shared.model
         self._image = image
         self._encode = encode
         self._settings = settings
@@ -118,29 +123,21 @@ class MaskFinder:
                 good.append(_Candidate(low, box, iou, stable, (x + x0, y + y0), crop))
         return good
 
-    @torch.inference_mode()
     def _decode(
         self, features: ImageFeatures, points: NDArray[np.float32], size: tuple[int, int]
     ) -> tuple[Logits, list[float], list[int]]:
-        """Logits and predicted IoU of the candidates that are good enough, and the index of the point of each.
-
-        The masks of a point are drawn only if one of them is.
-        """
-        model, encoder, decoder = self._model, self._model.sam_prompt_encoder, self._model.sam_mask_decoder
-        places = torch.as_tensor(points / np.array(size, np.float32) * model.config.image_size, device=model.device)
-        labels = torch.ones(len(points), 1, dtype=torch.int64, device=model.device)
-        with self._shared.turn(), autocast(model, self._shared.dtype):
-            prompts = encoder.tokens(places[:, None], labels)
-            image, position = model.without_memory(features), encoder.image_position()
-            tokens, source = decoder.attend(image, position, prompts, encoder.dense(None))
-            ious = decoder.ious(tokens)[:, 1:].float()
-            good = ious > self._settings.min_iou if self._settings.min_iou else torch.ones_like(ious, dtype=torch.bool)
-            rows = good.any(dim=1).nonzero()[:, 0]
-            if not len(rows):
-                return np.zeros((0, 1, 1), np.float32), [], []
-            drawn = decoder.draw(tokens[rows], source[rows], features.stride_8, features.stride_4)[:, 1:].float()
-            owners = rows[:, None].expand(-1, 3)[good[rows]]
-            return drawn[good[rows]].cpu().numpy(), ious[good].tolist(), owners.tolist()
+        """Logits and predicted IoU of the candidates that are good enough, and the index of the point of each."""
+        model, least = self._model, self._settings.min_iou or -np.inf
+        places = upload((points / np.array(size, np.float32) * model.config.image_size)[:, None], model.device)
+        labels = upload(np.ones((len(points), 1), np.int64), model.device)
+        with self._shared.turn(), inference(model.device), autocast(model.device, self._shared.dtype):
+            if model.device != HOST:
+                return _decoded_in_halves(self._shared.torch_model, features, places, labels, least)
+            image = repeated(model.without_memory(features), len(points))
+            decoded = model.decode(image, features, places, labels)
+            logits, ious = decoded.logits[:, 1:], decoded.ious[:, 1:]
+            good = ious > least
+            return logits[good], ious[good].tolist(), np.nonzero(good)[0].tolist()
 
     def _enlarged(self, low: Logits, width: int, height: int) -> tuple[float, NDArray[np.uint8]]:
         """Stability, and the mask, 0 or 255, of logits in the size of a crop."""
@@ -160,6 +157,24 @@ class MaskFinder:
         mask = CroppedMask.from_full(_resized(candidate.logits, x1 - x0, y1 - y0) > 0)
         mask = mask.within(x0, y0, self._image.shape[1], self._image.shape[0])
         return FoundMask(mask, candidate.iou, candidate.stability, candidate.point, candidate.crop)
+
+
+def _decoded_in_halves(
+    model: Sam2Model, features: ImageFeatures, places: Tensor, labels: Tensor, least: float
+) -> tuple[Logits, list[float], list[int]]:
+    """As :meth:`MaskFinder._decode`, by PyTorch. The masks of a point are drawn only if one of them is good enough."""
+    encoder, decoder = model.sam_prompt_encoder, model.sam_mask_decoder
+    prompts = encoder.tokens(places, labels)
+    image, position = model.without_memory(features), encoder.image_position()
+    tokens, source = decoder.attend(image, position, prompts, encoder.dense(None))
+    ious = decoder.ious(tokens)[:, 1:].float()
+    good = ious > least
+    rows = good.any(dim=1).nonzero()[:, 0]
+    if not len(rows):
+        return np.zeros((0, 1, 1), np.float32), [], []
+    drawn = decoder.draw(tokens[rows], source[rows], features.stride_8, features.stride_4)[:, 1:].float()
+    owners = rows[:, None].expand(-1, 3)[good[rows]]
+    return drawn[good[rows]].cpu().numpy(), ious[good].tolist(), owners.tolist()
 
 
 def _resized(low: Logits, width: int, height: int) -> Logits:

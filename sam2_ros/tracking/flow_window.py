@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import cv2
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 Field = NDArray[np.float32]  # [h, w, 2] x, y; or [h, w]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, edges in pixels
+Pair = tuple[float, float]  # in x and y
 
 MIN_SIDE = 24  # samples: optical flow works on patches, of pictures half as large
-MARGIN = 0.25  # of an object's box, on each side
+MARGIN = 0.15  # of an object's box, on each side
 MIN_MARGIN = 24  # pixels: an object that moves further in one image is lost
 
 
@@ -73,30 +74,27 @@ class FlowWindow:
         x1, y1 = (-(-edge >> level << level) for edge in box[2:])
         return cls((x0, y0, x1, y1), columns, rows, level)
 
-    @cached_property
+    @functools.cached_property
     def halved(self) -> FlowWindow:
         """The same box seen through half as many samples on each side."""
         return FlowWindow(self.box, self.width // 2, self.height // 2, self.level + 1)
 
-    @cached_property
+    @functools.cached_property
     def doubled(self) -> FlowWindow:
         """The same box seen through twice as many samples on each side; of one that is halved."""
         return FlowWindow(self.box, self.width * 2, self.height * 2, self.level - 1)
 
-    @cached_property
-    def pitch(self) -> Field:
-        """Pixels from one sample to the next: x, y."""
+    @functools.cached_property
+    def pitch(self) -> Pair:
+        """Pixels from one sample to the next."""
         x0, y0, x1, y1 = self.box
-        return np.array([(x1 - x0) / self.width, (y1 - y0) / self.height], np.float32)
+        return (x1 - x0) / self.width, (y1 - y0) / self.height
 
-    @cached_property
+    @functools.cached_property
     def points(self) -> Field:
         """Where the samples lie in the work image."""
-        pitch = self.pitch
-        points = np.empty((self.height, self.width, 2), np.float32)
-        points[..., 0] = self.box[0] - 0.5 + (np.arange(self.width, dtype=np.float32) + 0.5) * pitch[0]
-        points[..., 1] = (self.box[1] - 0.5 + (np.arange(self.height, dtype=np.float32) + 0.5) * pitch[1])[:, None]
-        return points
+        (px, py), (x0, y0) = self.pitch, self.box[:2]
+        return grid(self.width, self.height, (px, py), (x0 + px / 2 - 0.5, y0 + py / 2 - 0.5))
 
     def shifted(self, dx: float, dy: float, shape: tuple[int, ...]) -> FlowWindow:
         """About so many pixels further, within an image of ``shape``."""
@@ -123,12 +121,27 @@ class FlowWindow:
 
     def look_up(self, values: NDArray[Any], points: Field) -> NDArray[Any]:
         """``values`` of the samples, interpolated at ``points``; beyond the box, those of its edge."""
-        pitch = self.pitch
-        at = affine(points, 1 / pitch, (0.5 - np.array(self.box[:2])) / pitch - 0.5)
+        (px, py), (x0, y0) = self.pitch, self.box[:2]
+        at = affine(points, (1 / px, 1 / py), ((0.5 - x0) / px - 0.5, (0.5 - y0) / py - 0.5))
         return np.asarray(cv2.remap(values, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
-def affine(points: Field, scale: Sequence[float] | NDArray[Any], shift: Sequence[float] | NDArray[Any]) -> Field:
+def grid(width: int, height: int, pitch: Pair = (1.0, 1.0), first: Pair = (0.0, 0.0)) -> Field:
+    """Points ``[height, width, 2]`` at an even pitch from the first one."""
+    return affine(_integers(-(-width // _BLOCK), -(-height // _BLOCK))[:height, :width], pitch, first)
+
+
+_BLOCK = 64
+
+
+@functools.lru_cache(maxsize=16)
+def _integers(columns: int, rows: int) -> Field:
+    """Whole numbers from 0, x and y, for so many blocks: windows of nearly one size share them."""
+    x, y = np.arange(columns * _BLOCK, dtype=np.float32), np.arange(rows * _BLOCK, dtype=np.float32)
+    return np.stack(np.meshgrid(x, y), axis=-1)
+
+
+def affine(points: Field, scale: Pair, shift: Pair) -> Field:
     """``scale * points + shift``, in x and y; NumPy takes many times as long to broadcast two values."""
     return np.asarray(cv2.transform(points, np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])))
 

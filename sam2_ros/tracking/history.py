@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from sam2_ros.model.arrays import copied, on_host, strides
 from sam2_ros.model.config import ModelConfig
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.network import Array, ImageFeatures, Network
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
+from sam2_ros.tracking.mask_follower import MOST_BYTES, FollowedMask
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.windows import MAX_PIXELS, Window, most_views
 
@@ -27,7 +28,7 @@ class View:
     width: int  # pixels of the source image
     height: int
     window: Window
-    model: Sam2Model  # the network in the size in which it sees the window
+    model: Network  # the network in the size in which it sees the window
     features: ImageFeatures
 
     @property
@@ -51,10 +52,11 @@ class StoredFrame:
     height: int
     features: dict[tuple[Window, int], ImageFeatures]  # by window and side of the network's input
     image: NDArray[np.uint8] | None = None  # RGB, perhaps smaller than it was; for windows that were not encoded
+    waiting: dict[int, FollowedMask] = field(default_factory=dict)  # by id: objects that are not looked at
     objects: dict[int, LiveObject] = field(default_factory=dict)  # by id, as they were after this frame
 
     @property
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Array]:
         """All stored features."""
         return [tensor for features in self.features.values() for tensor in features.tensors]
 
@@ -79,7 +81,7 @@ class FrameHistory:
         On a CPU they are copied into the memory of the oldest frame, which is dropped. Allocating anew between the
         short-lived tensors of a frame would fragment the heap.
         """
-        if features[0].stride_16.device.type != "cpu":
+        if not on_host(features[0].stride_16):
             return features
         gone: list[ImageFeatures] = []
         if len(self._frames) == self._frames.maxlen:
@@ -114,31 +116,37 @@ class FrameHistory:
         self._frames.clear()
 
 
+def rows_of(maps: ImageFeatures, row: int, count: int = 1) -> ImageFeatures:
+    """The features of one frame or more, copied: a stored view would also keep those of the others in memory."""
+    return ImageFeatures(*(copied(tensor[row : row + count]) for tensor in maps.tensors))
+
+
 def _copied(features: ImageFeatures, free: list[ImageFeatures]) -> ImageFeatures:
     """A copy in the memory of one of ``free``, which is taken out of it, or in new memory if none fits."""
     for index, place in enumerate(free):
         if all(
-            mine.shape == given.shape and mine.stride() == given.stride() and mine.dtype == given.dtype
+            mine.shape == given.shape and strides(mine) == strides(given) and mine.dtype == given.dtype
             for mine, given in zip(place.tensors, features.tensors, strict=True)
         ):
             for mine, given in zip(place.tensors, features.tensors, strict=True):
-                mine.copy_(given)
+                mine[...] = given
             return free.pop(index)
-    return ImageFeatures(*(each.clone() for each in features.tensors))
+    return ImageFeatures(*(copied(each) for each in features.tensors))
 
 
 def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
     """The most bytes of a history: features of every frame, a mask (logits, float32) for each object in it, and three
-    candidates for each object; with windows also the image of every frame.
+    candidates for each object; with windows also the image of every frame, and those from which masks are carried.
 
     ``dtype`` is the tracker's. The map of stride 16 always counts as float32, which it is in some networks.
     """
     grid, fine = model.grid, 4 if dtype == "float32" else 2
-    cells, images, extra = grid**2, 0, 0
+    cells, images, extra, followed = grid**2, 0, 0, 0
     if config.window != "off":
         cells *= most_views(config.max_objects)
         images, extra = MAX_PIXELS * 3, grid**2  # one view more, for prompts
+        followed = MOST_BYTES
     cell = model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3)
     mask = (4 * grid) ** 2 * 4
     frames = (config.history + 1) * (cells * cell + images + config.max_objects * mask)
-    return frames + extra * cell + config.max_objects * 3 * mask
+    return frames + followed + extra * cell + config.max_objects * 3 * mask

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from sam2_ros.tracking.flow_window import (
     both,
     clipped,
     contains,
+    grid,
     grown,
 )
 
@@ -32,6 +32,7 @@ CUT_DIFFERENCE = 0.6
 NOISE = 6.0  # grey levels
 # Flow is found in pictures of half the window's size, which costs a fifth, and made exact in the window's own size.
 FEW_SAMPLES = 6_000  # up to so many, in the window's own size: a small object is lost in half of it
+SAMPLES_INSIDE = 10_000  # of all boxes, at most; the margins around them have as many to an area
 REFINEMENTS = 2
 LARGEST_MOVE = 1.5  # of one refinement, samples of the halved pictures
 STIFFNESS = 2.0  # squared grey levels a sample: where the picture is even, the flow stays as it was
@@ -64,9 +65,10 @@ class ImageMotion:
         self._flow.setUseMeanNormalization(False)
 
     def measure(self, step: Step, places: Sequence[tuple[Box, Field]], samples: float) -> None:
-        """Adds the motion around boxes, with the velocity that is expected there, at so many samples in all."""
+        """Adds the motion around boxes, with the velocity that is expected there, at no more samples in all."""
         areas = _merged([(grown(box, step.image.shape), velocity) for box, velocity in places])
-        share = samples / sum(area_of(area) for area, _ in areas)
+        inside = sum(area_of(clipped(box, step.image.shape)) for box, _ in places)
+        share = min(samples / sum(area_of(area) for area, _ in areas), SAMPLES_INSIDE / inside)
         for area, velocity in areas:
             window = FlowWindow.of(area, share * area_of(area))
             flow = self._between(step, window, velocity)
@@ -99,31 +101,33 @@ class ImageMotion:
             found = np.float32(0.5) * _halved(self._flow.calc(now, before, None))
         else:
             found = self._flow.calc(_halved(now), _halved(before), None)
-        flow = _refined(found, now, before)
-        if _is_cut(now, before, flow):
+        flow, difference = _refined(found, now, before)
+        contrast = float(cv2.meanStdDev(now)[1][0, 0])
+        if difference > max(NOISE, CUT_DIFFERENCE * contrast):
             return None
         shift = earlier.box[0] - window.box[0], earlier.box[1] - window.box[1]
         return affine(flow, window.halved.pitch, shift)
 
 
-def _refined(flow: Field, now: Image, before: Image) -> Field:
-    """Makes ``flow``, of pictures half as large, more exact by Lucas and Kanade's method (IJCAI 1981)."""
-    sight = now.astype(np.float32)
-    dx, dy = (cv2.Sobel(sight, cv2.CV_32F, *order, ksize=3, scale=1 / 8) for order in ((1, 0), (0, 1)))
+def _refined(flow: Field, now: Image, before: Image) -> tuple[Field, float]:
+    """Makes ``flow``, of pictures half as large, more exact by Lucas and Kanade's method (IJCAI 1981).
+
+    Also the mean difference, in grey levels, of what ``before`` shows where the flow points to, before its last move.
+    """
+    dx, dy = (cv2.Sobel(now, cv2.CV_32F, *order, ksize=3, scale=1 / 8) for order in ((1, 0), (0, 1)))
     xx, xy, yy = (_gathered(product) for product in (dx * dx, dx * dy, dy * dy))
     xx += STIFFNESS
     yy += STIFFNESS
     scale = np.float32(0.5) / (xx * yy - xy * xy)
-    size = now.shape[1], now.shape[0]
+    samples, size = grid(now.shape[1], now.shape[0]), (now.shape[1], now.shape[0])
     for _ in range(REFINEMENTS):
-        at = cv2.resize(2 * flow, size, interpolation=cv2.INTER_LINEAR)
-        at += _samples(*now.shape)
+        at = cv2.scaleAdd(cv2.resize(flow, size, interpolation=cv2.INTER_LINEAR), 2, samples)
         found = cv2.remap(before, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         wrong = cv2.subtract(found, now, dtype=cv2.CV_32F)
         x, y = _gathered(dx * wrong), _gathered(dy * wrong)
         move = cv2.merge(((yy * x - xy * y) * scale, (xx * y - xy * x) * scale))
         flow -= np.clip(move, -LARGEST_MOVE, LARGEST_MOVE, out=move)
-    return flow
+    return flow, cv2.norm(found, now, cv2.NORM_L1) / now.size
 
 
 def _halved(values: NDArray[Any]) -> NDArray[Any]:
@@ -136,21 +140,6 @@ def _gathered(values: Field) -> Field:
     return np.asarray(cv2.blur(_halved(values), (3, 3)))
 
 
-@functools.lru_cache(maxsize=8)
-def _samples(height: int, width: int) -> Field:
-    return FlowWindow((0, 0, width, height), width, height, 0).points
-
-
-def _is_cut(now: Image, before: Image, flow: Field) -> bool:
-    """Whether ``before`` does not show, where ``flow`` of half their size points to, what ``now`` shows."""
-    at = 2 * flow + _samples(*now.shape)[::2, ::2]
-    now = np.ascontiguousarray(now[::2, ::2])
-    explained = cv2.remap(before, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    difference = cv2.mean(cv2.absdiff(now, explained))[0]
-    contrast = float(cv2.meanStdDev(now)[1][0, 0])
-    return difference > max(NOISE, CUT_DIFFERENCE * contrast)
-
-
 def _merged(places: Sequence[tuple[Box, Field]]) -> list[tuple[Box, Field]]:
     """Boxes that move alike become one where that is no larger than both."""
     merged: list[tuple[Box, Field]] = []
@@ -158,10 +147,9 @@ def _merged(places: Sequence[tuple[Box, Field]]) -> list[tuple[Box, Field]]:
         index = 0
         while index < len(merged):
             other, its = merged[index]
-            union = both(box, other)
-            alike = float(np.abs(velocity - its).max()) <= ALIKE
-            if alike and area_of(union) <= area_of(box) + area_of(other):
-                share = area_of(other) / (area_of(box) + area_of(other))
+            union, area = both(box, other), area_of(box) + area_of(other)
+            if area_of(union) <= area and float(np.abs(velocity - its).max()) <= ALIKE:
+                share = area_of(other) / area
                 box, velocity = union, share * its + (1 - share) * velocity
                 del merged[index]
                 index = 0

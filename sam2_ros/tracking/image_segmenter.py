@@ -7,25 +7,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from sam2_ros.model.image_path import decode_prompts
-from sam2_ros.model.mask_decoder import DecodedMasks, choose, stability
-from sam2_ros.model.sam2 import MASK_BIAS, MASK_SCALE, ImageFeatures, Sam2Model
+from sam2_ros.model.arrays import autocast, float32, inference, module_of, repeated, to_numpy
+from sam2_ros.model.choice import choose, stability
+from sam2_ros.model.network import HOST, Array, DecodedMasks, ImageFeatures, Network
 from sam2_ros.tracking.everything import MaskFinder
 from sam2_ros.tracking.everything_settings import SMALL_MODEL, EverythingSettings
 from sam2_ros.tracking.masks import image_masks
 from sam2_ros.tracking.prompt_checks import check_requests
-from sam2_ros.tracking.prompt_decoder import PREVIOUS_LOGIT_LIMIT, clicks_of, mask_to_network, to_network
-from sam2_ros.tracking.propagation import autocast
+from sam2_ros.tracking.prompt_decoder import PREVIOUS_LOGIT_LIMIT
+from sam2_ros.tracking.prompt_inputs import clicks_of, low_logits, mask_to_network, to_network
 from sam2_ros.tracking.segmentation import FoundMask, Segmentation, Slices, check_image, check_on_image, check_work
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.transfer import upload
@@ -73,7 +69,7 @@ class ImageSegmenter:
         self._stability_fallback = stability_fallback
 
     @property
-    def model(self) -> Sam2Model:
+    def model(self) -> Network:
         return self._shared.model
 
     def encode(self, image: Image) -> EncodedImage:
@@ -83,7 +79,7 @@ class ImageSegmenter:
             ValueError: another dtype or shape, or too many pixels.
         """
         check_image(image)
-        with torch.inference_mode():
+        with inference(self.model.device):
             features = self._shared.encode(self._shared.prepared(image, 1.0))
         return EncodedImage(image.shape[1], image.shape[0], features)
 
@@ -94,10 +90,10 @@ class ImageSegmenter:
         encoded: list[EncodedImage] = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
-            with torch.inference_mode():
-                tensors = [upload(np.require(each, requirements="W"), self.model.device) for each in part]
-                pixels = torch.cat([self.model.preprocess(each) for each in tensors])
-                maps = self._shared.encode_several(pixels, self.model)
+            with inference(self.model.device):
+                sent = [upload(np.require(each, requirements="W"), self.model.device) for each in part]
+                inputs = [self.model.preprocess(each) for each in sent]
+                maps = self._shared.encode_several(module_of(inputs[0]).concatenate(inputs), self.model)
             encoded += [EncodedImage(a.shape[1], a.shape[0], b) for a, b in zip(part, maps, strict=True)]
         return encoded
 
@@ -124,7 +120,7 @@ class ImageSegmenter:
         check_work(image.width, image.height, len(requests))
         for request in requests:
             check_on_image(request, image.width, image.height)
-        side = self.model.config.image_size // 4
+        side = 4 * self.model.config.grid
         if so_far and len(so_far) != len(prompts):
             raise ValueError(f"{len(so_far)} masks so far came with {len(prompts)} prompts; accepted: one for each")
         for earlier in so_far:
@@ -206,19 +202,17 @@ class ImageSegmenter:
         clicks = [clicks_of(prompt) for prompt in prompts]
         points = to_network(np.stack([places for places, _ in clicks]), image.width, image.height, size)
         labels = np.stack([kinds for _, kinds in clicks])
-        tensor = partial(torch.as_tensor, device=model.device)
         given = bool(labels.shape[1])
-        with self._shared.turn(), torch.inference_mode(), autocast(model, self._shared.dtype):
+        with self._shared.turn(), inference(model.device), autocast(model.device, self._shared.dtype):
             earlier = [self._low_mask(prompt, low) for prompt, low in zip(prompts, so_far, strict=True)]
-            masks = (
-                torch.stack([low for low in earlier if low is not None])[:, None] if earlier[0] is not None else None
+            masks = [low for low in earlier if low is not None]
+            decoded = self._decoded(
+                image.features,
+                upload(points.astype(np.float32), model.device) if given else None,
+                upload(labels, model.device) if given else None,
+                module_of(masks[0]).stack(masks)[:, None] if masks else None,
             )
-            decoded = decode_prompts(
-                model, image.features, tensor(points.astype(np.float32)) if given else None,
-                tensor(labels) if given else None, None, masks,
-            )  # fmt: skip
-            decoded = DecodedMasks(decoded.logits.float(), decoded.ious.float(), decoded.tokens, decoded.object_score)
-            ambiguous = labels.shape[1] == 1 and masks is None
+            ambiguous = labels.shape[1] == 1 and not masks
             chosen = choose(decoded, ambiguous, self._stability_fallback).index.tolist()
             stable, ious = stability(decoded.logits).tolist(), decoded.ious.tolist()
             return [
@@ -226,27 +220,42 @@ class ImageSegmenter:
                 for row, prompt in enumerate(prompts)
             ]
 
+    def _decoded(
+        self, features: ImageFeatures, points: Array | None, labels: Array | None, masks: Array | None
+    ) -> DecodedMasks:
+        """The masks of prompts of one shape, in float32 but for the tokens."""
+        model = self.model
+        if model.device == HOST:
+            if points is None:  # PyTorch's network gets no token then; its graphs have room for one and for padding
+                assert masks is not None
+                points, labels = model.no_prompt(len(masks))
+            image = repeated(model.without_memory(features), len(points))
+            decoded = model.decode(image, features, points, labels, masks)
+        else:
+            from sam2_ros.model.image_path import decode_prompts
+
+            decoded = decode_prompts(self._shared.torch_model, features, points, labels, None, masks)
+        return replace(decoded, logits=float32(decoded.logits), ious=float32(decoded.ious))
+
     def _segmentation(
-        self, image: EncodedImage, logits: Tensor, ious: list[float], stable: list[float], index: int
+        self, image: EncodedImage, logits: Array, ious: list[float], stable: list[float], index: int
     ) -> Segmentation:
         masks: dict[int, CroppedMask] = {}
         wanted = [each for each in range(4) if each or not index]
         made = image_masks(logits[wanted][:, None], image.height, image.width, non_overlap=False)
         masks.update(zip(wanted, made, strict=True))
         candidates = tuple(MaskCandidate(each, masks[each], ious[each], stable[each]) for each in (1, 2, 3))
-        low = logits.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT).cpu().numpy()
+        low = to_numpy(logits.clip(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT))
         return Segmentation(masks[index], ious[index], stable[index], index, candidates, low)
 
-    def _low_mask(self, prompt: Prompt, so_far: SoFar) -> Tensor | None:
-        """The mask that clicks correct, as the decoder takes it, ``[S / 4, S / 4]``."""
-        size, device = self.model.config.image_size, self.model.device
+    def _low_mask(self, prompt: Prompt, so_far: SoFar) -> Array | None:
+        """The mask that clicks correct, as the decoder takes it, ``[4h, 4w]``."""
+        size, device = self.model.config.mask_size, self.model.device
         if so_far is not None:
-            return torch.as_tensor(np.asarray(so_far, np.float32), device=device)
+            return upload(np.asarray(so_far, np.float32), device)
         if prompt.mask is None:
             return None
-        wide = mask_to_network(prompt.mask, size, device) * MASK_SCALE + MASK_BIAS
-        low = F.interpolate(wide, (size // 4, size // 4), mode="bilinear", align_corners=False, antialias=True)
-        return low[0, 0]
+        return low_logits(mask_to_network(prompt.mask, size, device))[0, 0]
 
 
 def _check_slices(image: Image, most: int) -> None:

@@ -9,13 +9,15 @@ were heading tells them apart. The rules:
 3. Two look-alikes *meet* where their masks share pixels (:data:`SHARED`). For :data:`PARTING`
    frames after that, they also meet where each mask fits the other's place better than its own (:data:`SWAPPED`). Masks
    that only touch do not meet.
-4. The masks of those that meet are united. Each connected part has room for as many objects as its area has usual
-   areas (:data:`ROOM`). One assignment (Hungarian) gives the objects to parts, so that the parts are nearest to the
-   places. Places of objects that were not seen lately count less (:data:`UNSURE`). An object for which there is no room
-   is hidden. In front are those that were there on the frame before (:data:`HIDDEN`), and then the nearest ones.
+4. The masks of those that meet are united. Each connected part has room for as many objects as fit into its area, the
+   largest first, and :data:`ROOM` of the last one. One assignment (Hungarian) gives the objects to parts, so that the
+   parts are nearest to the places and have the objects' usual sizes. Places of objects that were not seen lately count
+   less (:data:`UNSURE`). An object for which there is no room is hidden. In front are those that were there on the
+   frame before (:data:`HIDDEN`), and then those that fit best.
 5. A part with several objects is divided: each pixel goes to the nearest place.
 6. Whether they look alike or not: where the masks of two objects show one thing (:data:`SAME`), though none of their
-   last boxes lay in the other one, it is the one's whose place is nearer. The other one is hidden.
+   last boxes lay in the other one, it is the one's whose place is nearer. The other one has what is left of its mask,
+   or is hidden if that is less than :data:`LEFT` of its usual area.
 7. An object that shares its part, or has none, is *undecided*: the frame enters neither its memory nor its trail.
 """
 
@@ -45,8 +47,9 @@ SWAPPED = 0.5  # by which the distances from the places must be less the other w
 UNSURE = 0.15  # share of itself by which a place grows with every frame since the object was seen
 HIDDEN = 100.0  # cost of a part for an object that was not there on the frame before; more than any distance
 PARTING = 10  # frames after they met for which two look-alikes may still change places
-ROOM = 1.3  # usual areas from which on a part has room for two; from 2.3 on for three
+ROOM = 0.3  # of the usual area of one more object; beyond the larger ones, a part then has room for it
 SAME = 0.4  # IoU from which on two masks show one thing; share of the smaller box that then lies in the other one
+LEFT = 0.5  # of a usual area; what is left of a mask beside another one's thing
 SPECK = 0.2  # of a usual area, below which a part has room for none
 
 
@@ -103,9 +106,10 @@ class _Place:
         """Distance of a point, in halves of the object's size; less where the place is unsure."""
         return float(np.linalg.norm(point - self.centre) / self.half.mean() / self.unsure)
 
-    def cost(self, low: Numbers, high: Numbers) -> float:
-        """Of being in the box from ``low`` to ``high``."""
-        return self.away(self.within(low, high)) + (0.0 if self.there else HIDDEN)
+    def cost(self, low: Numbers, high: Numbers, area: float) -> float:
+        """Of being in the box from ``low`` to ``high`` with a mask of ``area``."""
+        size = abs(float(np.log(area / self.area)))
+        return self.away(self.within(low, high)) + size + (0.0 if self.there else HIDDEN)
 
     def misfit(self, claim: Claim, size: float) -> float:
         """How badly a claim's mask fits the place: the distance in ``size``, the ratio of areas (natural logarithm),
@@ -158,32 +162,41 @@ def divide(
         own, decided = _divided([claims[index].mask for index in members], [places[index] for index in members])
         masks.update(zip(members, own, strict=True))
         undecided.update(index for position, index in enumerate(members) if position not in decided)
-    for index in _usurpers(claims, [index for index in range(len(claims)) if index not in masks], frame, window):
-        masks[index] = np.zeros((claims[index].mask.height, claims[index].mask.width), np.bool_)
+    usurpers = _usurpers(claims, [index for index in range(len(claims)) if index not in masks], frame, window)
+    for index, owner in usurpers.items():
+        masks[index] = _left_of(claims[index], claims[owner].mask, frame, window)
         undecided.add(index)
     return Division(masks, frozenset(undecided)) if masks else None
 
 
 def _usurpers(
     claims: Sequence[Claim], which: Sequence[int], frame: int, window: tuple[float, float, float, float]
-) -> set[int]:
-    """Those of ``which`` whose mask shows another one's thing."""
-    found: set[int] = set()
+) -> dict[int, int]:
+    """Those of ``which`` whose mask shows another one's thing, each with that one."""
+    found: dict[int, int] = {}
     for one, other in combinations(which, 2):
         first, second = claims[one], claims[other]
-        if found & {one, other} or not _shows_one_thing(first, second):
+        if found.keys() & {one, other} or not _shows_one_thing(first, second):
             continue
         place, its = _Place.of(first, frame, window), _Place.of(second, frame, window)
         if place is not None and its is not None:
             size = float(place.half.mean() + its.half.mean()) / 2
-            found.add(other if place.misfit(first, size) <= its.misfit(second, size) else one)
+            owns = place.misfit(first, size) <= its.misfit(second, size)
+            found[other if owns else one] = one if owns else other
     return found
+
+
+def _left_of(claim: Claim, thing: CroppedMask, frame: int, window: tuple[float, float, float, float]) -> BoolMask:
+    """What of a mask lies beside another one's ``thing``; nothing if that is too little to be the object."""
+    left = claim.mask.full() & ~thing.full()
+    place = _Place.of(claim, frame, window)
+    assert place is not None
+    return left & (np.count_nonzero(left) >= LEFT * place.area)
 
 
 def _shows_one_thing(one: Claim, other: Claim) -> bool:
     """Whether the masks of two things show the same one now."""
-    common = _common(one.mask, other.mask)
-    if not common or common < SAME * (one.mask.area + other.mask.area - common):
+    if not show_one_thing(one.mask, other.mask):
         return False
     if not (one.trail.boxes and other.trail.boxes):
         return False
@@ -191,6 +204,12 @@ def _shows_one_thing(one: Claim, other: Claim) -> bool:
     sides = np.clip(np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]), 0, None)
     least = min((first[2:] - first[:2]).prod(), (second[2:] - second[:2]).prod())
     return bool(sides.prod() < SAME * least)
+
+
+def show_one_thing(one: CroppedMask, other: CroppedMask) -> bool:
+    """Whether two masks, in pixels of one image, show the same."""
+    common = _common(one, other)
+    return common > 0 and common >= SAME * (one.area + other.area - common)
 
 
 def _meet(one: CroppedMask, other: CroppedMask, place: _Place, its: _Place) -> bool:
@@ -230,16 +249,25 @@ def _groups(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
     return [sorted(group) for group in groups]
 
 
+def _room(area: float, sizes: Sequence[float]) -> int:
+    """For how many objects of these usual ``sizes`` (areas) a part of ``area`` has room."""
+    if area < SPECK * float(np.mean(sizes)):
+        return 0
+    larger = np.sort(sizes)[::-1]
+    least = np.cumsum(larger) - (1 - ROOM) * larger  # all larger ones, and a share of the last
+    return max(1, int(np.count_nonzero(area >= least)))
+
+
 def _divided(masks: Sequence[CroppedMask], places: Sequence[_Place]) -> tuple[list[BoolMask], set[int]]:
     """The masks (``[h, w]``) of objects that meet, and which of them are decided."""
     full = [mask.full() for mask in masks]
     union = np.logical_or.reduce(full)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(union.view(np.uint8), connectivity=8)
     low, high = stats[:, :2].astype(np.float64), (stats[:, :2] + stats[:, 2:4]).astype(np.float64)
-    usual = float(np.mean([place.area for place in places]))
-    room = [max(1, int(area / usual - ROOM + 2)) if area >= SPECK * usual else 0 for area in stats[:, 4].tolist()]
+    sizes = [place.area for place in places]
+    room = [_room(area, sizes) for area in stats[:, 4].tolist()]
     slots = [part for part in range(1, count) for _ in range(room[part])]
-    costs = [[place.cost(low[part], high[part]) for part in slots] for place in places]
+    costs = [[place.cost(low[part], high[part], stats[part, 4] / room[part]) for part in slots] for place in places]
     members: dict[int, list[int]] = {}
     for index, slot in zip(*linear_sum_assignment(np.reshape(costs, (len(places), len(slots)))), strict=True):
         members.setdefault(slots[slot], []).append(int(index))

@@ -8,14 +8,12 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from sam2_ros.model.mask_decoder import DecodedMasks
-from sam2_ros.model.sam2 import ImageFeatures
+from sam2_ros.model.arrays import copied, device_of, float32, module_of, normalized, standard_deviation, to_numpy
+from sam2_ros.model.network import Array, DecodedMasks, ImageFeatures
 from sam2_ros.tracking.look_alikes import Division
+from sam2_ros.tracking.maps import averaged
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.trail import Parts, Trail, box_iou, own_parts, parts_within
 from sam2_ros.tracking.transfer import upload
@@ -38,7 +36,7 @@ Rule: TypeAlias = Callable[[int, Parts], NDArray[np.bool_]]
 class OwnMasks:
     """Masks without what is not the object's own."""
 
-    logits: Tensor  # [B, 1, h, w]
+    logits: Array  # [B, 1, h, w]
     boxes: NDArray[np.float64]  # [B, 4] x0, y0, x1, y1, shares of the frame
     areas: NDArray[np.float64]  # [B] share of the frame
     changed: NDArray[np.bool_]  # [B] whether the mask is another one than before
@@ -47,7 +45,7 @@ class OwnMasks:
 
 
 def own_masks(
-    logits: Tensor,
+    logits: Array,
     objects: Sequence[LiveObject],
     frame: int,
     masks: Sequence[CroppedMask],
@@ -77,20 +75,21 @@ def own_masks(
     return own
 
 
-def likenesses_of(features: ImageFeatures, logits: Tensor) -> Tensor:
+def likenesses_of(features: ImageFeatures, logits: Array) -> Array:
     """How the objects with masks ``logits`` (``[B, 1, h, w]``) look, unit vectors ``float32 [B, C]``: the encoder's
     features on them, relative to those of the image. All 0 for an empty mask."""
-    covered, looks = (logits > 0).float(), []
+    covered, looks = float32(logits > 0), []
+    module = module_of(logits)
     for level in (features.stride_16, features.stride_8, features.stride_4):
-        share = F.adaptive_avg_pool2d(covered, level.shape[-1]).flatten(1)  # [B, hw]
-        cells = level[0].flatten(1).float()  # [C, hw]
-        inside = share @ cells.T / share.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        difference = (inside - cells.mean(dim=1)) / cells.std(dim=1).clamp(min=1e-6)
-        looks.append(F.normalize(difference, dim=1) * (share.amax(dim=1, keepdim=True) > 0))
-    return torch.cat(looks, dim=1) / len(looks) ** 0.5
+        share = averaged(covered, level.shape[-1]).reshape(len(logits), -1)  # [B, hw]
+        cells = float32(level[0].reshape(level.shape[1], -1))  # [C, hw]
+        inside = share @ cells.T / share.sum(1, keepdims=True).clip(1e-6, None)
+        difference = (inside - cells.mean(1)) / standard_deviation(cells).clip(1e-6, None)
+        looks.append(normalized(difference) * (share > 0).any(1)[:, None])
+    return module.concatenate(looks, 1) / len(looks) ** 0.5
 
 
-def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None], window: Shares = WHOLE) -> OwnMasks:
+def masks_within(logits: Array, boxes: Sequence[NDArray[np.float64] | None], window: Shares = WHOLE) -> OwnMasks:
     """Removes the connected parts of each mask (``logits`` ``[B, 1, h, w]`` in ``window``) that lie outside of the box
     (shares of the frame) that prompted it; None leaves the mask as it is."""
 
@@ -101,12 +100,12 @@ def masks_within(logits: Tensor, boxes: Sequence[NDArray[np.float64] | None], wi
     return _keep_parts(logits, rule, window=window)
 
 
-def trail_after_prompt(trail: Trail, frame: int, logits: Tensor, bounded: bool, window: Shares = WHOLE) -> Trail:
+def trail_after_prompt(trail: Trail, frame: int, logits: Array, bounded: bool, window: Shares = WHOLE) -> Trail:
     """The trail after a prompt on ``frame`` whose mask is ``logits`` (``[1, h, w]`` in ``window``, before non-overlap).
     ``bounded``: a box or a mask said how far the object reaches, so that its small parts count too."""
-    mask = CroppedMask.from_full((logits[0] > 0).cpu().numpy())
+    mask = CroppedMask.from_full(to_numpy(logits[0] > 0))
     box = _keep_parts(logits[None], lambda _, parts: parts.all, [mask], window).boxes[0]
-    trail = trail.seen(frame, box.tolist(), float((logits > 0).float().mean()) * window[2] * window[3])
+    trail = trail.seen(frame, box.tolist(), float(float32(logits > 0).mean()) * window[2] * window[3])
     if not bounded or not mask.crop.size:
         return replace(trail, extent=(float(box[2] - box[0]), float(box[3] - box[1])))
     height, width = mask.crop.shape
@@ -119,13 +118,13 @@ def agreements(
     """How well each single mask (in ``window``) fits the box that prompted it (``[B]``): IoU of that box (shares of the
     frame) and the box of the mask's parts in it; 0 where the object is absent, 1 where there is no box."""
     present = (decoded.object_score[:, 0] > 0).tolist()
-    own = masks_within(decoded.logits[:, :1].float(), boxes, window)
+    own = masks_within(float32(decoded.logits[:, :1]), boxes, window)
     found = zip(present, own.boxes[:, None], boxes, strict=True)
     return np.array([1.0 if box is None else there * float(box_iou(mask, box)[0]) for there, mask, box in found])
 
 
 def _keep_parts(
-    logits: Tensor, rule: Rule, masks: Sequence[CroppedMask] | None = None, window: Shares = WHOLE
+    logits: Array, rule: Rule, masks: Sequence[CroppedMask] | None = None, window: Shares = WHOLE
 ) -> OwnMasks:
     if masks is None:
         masks = masks_of(logits)
@@ -150,9 +149,9 @@ def _keep_parts(
             others = np.zeros((height, width), np.bool_)
             rows, columns = mask.crop.shape
             others[mask.y : mask.y + rows, mask.x : mask.x + columns] = np.concatenate(([False], ~own))[labels]
-            found = upload(others, logits.device)
-            logits = logits.clone()
-            logits[index, 0] = torch.where(found, REJECTED_LOGIT, logits[index, 0])
+            found = upload(others, device_of(logits))
+            logits = copied(logits)
+            logits[index, 0] = module_of(logits).where(found, REJECTED_LOGIT, logits[index, 0])
     return OwnMasks(logits, boxes, areas, changed, *np.zeros((2, count), np.bool_))
 
 
@@ -177,17 +176,18 @@ def update_trails(
             obj.trail = replace(trail, decided=frame)
 
 
-def masks_of(logits: Tensor) -> list[CroppedMask]:
+def masks_of(logits: Array) -> list[CroppedMask]:
     """The masks of logits ``[B, 1, h, w]`` above 0."""
-    return [CroppedMask.from_full(mask) for mask in (logits[:, 0] > 0).cpu().numpy()]
+    return [CroppedMask.from_full(mask) for mask in to_numpy(logits[:, 0] > 0)]
 
 
-def _with_masks(logits: Tensor, masks: Mapping[int, BoolMask]) -> Tensor:
+def _with_masks(logits: Array, masks: Mapping[int, BoolMask]) -> Array:
     """Logits ``[B, 1, h, w]`` that give the objects of these indices these masks. A pixel that an object had not before
     gets the highest logit among them."""
-    index = torch.as_tensor(sorted(masks), device=logits.device)
-    wanted = upload(np.stack([masks[i] for i in sorted(masks)]), logits.device)[:, None]
+    index, module = upload(sorted(masks), device_of(logits)), module_of(logits)
+    wanted = upload(np.stack([masks[i] for i in sorted(masks)]), device_of(logits))[:, None]
     own = logits[index]
-    best = own.amax(dim=0, keepdim=True).clamp(min=GIVEN_LOGIT)
-    own = torch.where(wanted, torch.where(own > 0, own, best), own.clamp(max=REJECTED_LOGIT))
-    return logits.index_copy(0, index, own)
+    best = module.amax(own, 0)[None].clip(GIVEN_LOGIT, None)
+    given = copied(logits)
+    given[index] = module.where(wanted, module.where(own > 0, own, best), own.clip(None, REJECTED_LOGIT))
+    return given

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from sam2_ros.model.appearance import Reference
+from sam2_ros.model.network import Array, Reference
 from sam2_ros.tracking.trail import Trail
 from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectChange, ObjectResult, ObjectState
 from sam2_ros.tracking.visibility import Presence
@@ -35,10 +34,11 @@ class LiveObject:
 
     likeness: NDArray[np.float32] | None = None  # [C] unit vector, of its newest prompted mask; None before the first
 
-    logits: Tensor | None = None  # [1, h, w] low resolution, on the newest frame; None: not searched for there
+    logits: Array | None = None  # [1, h, w] low resolution, on the newest frame; None: not searched for there
     window: Window | None = None  # in which logits and candidates lie; None: it was not looked at yet
     box: tuple[int, int, int, int] | None = None  # where it was seen last, or may be by its looks; edges in pixels
     box_frame: int = -1  # frame that `box` belongs to
+    looked_frame: int = -1  # newest frame on which the network looked for it, or a prompt was applied
     mask: CroppedMask | None = None
     object_score: float = 0.0
     visibility: float = 0.0
@@ -104,6 +104,19 @@ class LiveObject:
             return []
         return [self.change(EventCode.STATE_CHANGED, before, f"{before.name} became {self.state.name}")]
 
+    def leap_to(self, box: NDArray[np.float64], frame: int, width: int, height: int) -> float:
+        """How far ``box`` (shares of the frame) lies from where the object is expected on ``frame`` and where it was
+        seen last, whichever is nearer, in its usual sizes. 0 if nobody knows."""
+        places = [] if self.box is None else [np.array(self.box) / [width, height, width, height]]
+        heading = self.trail.predicted(frame)
+        if heading is not None:
+            places.append(heading)
+        size = float(self.trail.usual_size.max())
+        if not places or not size:
+            return 0.0
+        away = [np.abs(place[:2] + place[2:] - box[:2] - box[2:]).max() / 2 for place in places]
+        return float(min(away) / size)
+
     def result(self, width: int, height: int) -> ObjectResult:
         return ObjectResult(
             object_id=self.object_id,
@@ -120,7 +133,7 @@ class LiveObject:
             last_seen=self.presence.last_seen,
             frames_since_seen=self.presence.absent_for,
             frames_tracked=self.newest_frame - self.added_frame,
-            window=() if self.logits is None or self.window is None else tuple(self.window),
+            window=() if self.window is None or self.looked_frame != self.newest_frame else tuple(self.window),
         )
 
 
@@ -129,7 +142,7 @@ class Candidates:
     """The three masks of an ambiguous prompt, stored with its frame so that the user can choose one."""
 
     frame: int
-    logits: Tensor  # [3, h, w]
-    ious: Tensor  # [3]
-    tokens: Tensor  # [3, C]
+    logits: Array  # [3, h, w]
+    ious: Array  # [3]
+    tokens: Array  # [3, C]
     object_score: float

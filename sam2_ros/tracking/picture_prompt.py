@@ -13,22 +13,22 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from sam2_ros.model.appearance import Reference
-from sam2_ros.model.mask_decoder import choose
-from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.arrays import float32, module_of, to_numpy, trues
+from sam2_ros.model.choice import choose
+from sam2_ros.model.network import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, Array, ImageFeatures, Network, Reference
+from sam2_ros.tracking.bank import MemoryBank
+from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import StoredFrame, View
-from sam2_ros.tracking.mask_parts import trail_after_prompt
+from sam2_ros.tracking.maps import averaged, resized
+from sam2_ros.tracking.mask_parts import likenesses_of, trail_after_prompt
+from sam2_ros.tracking.masks import masks_in_windows
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_decoder import preferred_candidate
-from sam2_ros.tracking.recognition import likeliest_boxes, look_in, look_of
-from sam2_ros.tracking.trail import Trail
-from sam2_ros.tracking.types import BoolMask, CroppedMask, Prompt, PromptCode, PromptError
+from sam2_ros.tracking.recognition import likeliest_boxes, look_in, look_of, recognises
+from sam2_ros.tracking.transfer import upload
+from sam2_ros.tracking.types import BoolMask, CroppedMask, ObjectChange, Prompt, PromptCode, PromptError
 from sam2_ros.tracking.viewer import Encoder, Viewer
 
 SHARES = (0.6, 0.3)  # of a frame's sides that the picture has when it is encoded
@@ -53,14 +53,35 @@ class Found:
 
     obj: LiveObject
     view: View
-    logits: Tensor  # [1, h, w] in the view, float32
-    token: Tensor  # [C] for the object pointer
+    logits: Array  # [1, h, w] in the view, float32
+    token: Array  # [C] for the object pointer
     score: float  # logit
     iou: float  # predicted
 
-    def trail(self) -> Trail:
-        """The object's trail with this sighting."""
-        return trail_after_prompt(self.obj.trail, self.view.frame, self.logits, bounded=True, window=self.view.shares)
+    def prompt(
+        self, stored: StoredFrame, bank: MemoryBank, config: TrackerConfig, visibility: float
+    ) -> list[ObjectChange]:
+        """Prompts the object on ``stored``, the frame that shows it. Returns what changed."""
+        obj, view, logits = self.obj, self.view, self.logits
+        (mask,) = masks_in_windows([logits], [view.window], stored.height, stored.width, non_overlap=False)
+        if not mask.crop.size:
+            return []
+        there = trues(1, view.model.device)
+        binarize = module_of(there).full_like(there, config.binarize_prompted_memory)
+        (memory,) = view.model.encode_low_memory(view.features, logits[None], there, binarize)
+        (pointer,) = view.model.pointer(self.token[None], there)
+        bank.store_prompted(obj.row, stored.frame, memory, pointer, view.features, logits[0])
+        obj.look = None if recognises(view.model, config) else look_of(view.model, view.features, logits)
+        obj.awaited, obj.logits, obj.window, obj.prompted = None, logits, view.window, True
+        obj.looked_frame = stored.frame
+        obj.trail = trail_after_prompt(obj.trail, view.frame, logits, bounded=True, window=view.shares)
+        obj.likeness = to_numpy(likenesses_of(view.features, logits[None])[0])
+        obj.set_scores(self.score, visibility, self.iou)
+        area = mask.area / (stored.width * stored.height)
+        presence = obj.presence_before_frame(stored.frame).prompted(
+            stored.frame, stored.stamp, area, bounded=True, config=config
+        )
+        return obj.state_change(obj.set_presence(presence, mask))
 
 
 def reference_of(shared: Encoder, prompt: Prompt, width: int, height: int) -> Reference:
@@ -80,10 +101,11 @@ def reference_of(shared: Encoder, prompt: Prompt, width: int, height: int) -> Re
         if mask is None:
             mask = _taken(_decoded(model, features, _in_input(box, picture, place), is_box), place, picture, model)
         looks.append(look_of(model, features, _mask_logits(mask, place, model)))
+    joined = module_of(looks[0].tokens).concatenate
     reference = Reference(
-        torch.cat([look.tokens for look in looks], dim=1),
-        torch.cat([look.coverage for look in looks], dim=1),
-        torch.cat([look.colors for look in looks], dim=1),
+        joined([look.tokens for look in looks], 1),
+        joined([look.coverage for look in looks], 1),
+        joined([look.colors for look in looks], 1),
     )
     if not bool(reference.known.all()):
         raise PromptError(
@@ -101,18 +123,19 @@ def find(viewer: Viewer, objects: Sequence[LiveObject], stored: StoredFrame) -> 
         assert obj.awaited is not None
         for box in likeliest_boxes(whole, obj.awaited, most=PLACES):
             (view,) = viewer.views_for_boxes([box], stored)
-            seen = look_in(view, box, obj.awaited, strict=True)
+            seen = look_in(view, box, obj.awaited)
             if seen is not None:
                 chosen, score = seen
-                found.append(Found(obj, view, chosen.logits[0].float(), chosen.token[0], score, float(chosen.iou)))
+                logits, iou = float32(chosen.logits[0]), float(chosen.iou[0])
+                found.append(Found(obj, view, logits, chosen.token[0], score, iou))
                 break
     return found
 
 
-def _decoded(model: Sam2Model, features: ImageFeatures, corners: NDArray[np.float32], is_box: bool) -> Tensor:
+def _decoded(model: Network, features: ImageFeatures, corners: NDArray[np.float32], is_box: bool) -> Array:
     """The mask (logits ``[1, 1, h, w]``) of a box, or of what is in its middle: a stable mask of a click there."""
     points, labels = (corners, [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]) if is_box else (corners.mean(axis=0)[None], [1])
-    prompt = torch.as_tensor(points[None], device=model.device), torch.tensor([labels], device=model.device)
+    prompt = upload(points[None], model.device), upload([labels], model.device)
     decoded = model.decode(model.without_memory(features), features, *prompt)
     candidate = None if is_box else preferred_candidate(decoded, "stable")
     return choose(decoded, multimask=not is_box, stability_fallback=is_box, candidate=candidate).logits
@@ -169,18 +192,17 @@ def _in_input(box: NDArray[np.float64], picture: Image, place: _Place) -> NDArra
     return np.asarray(corners[0] + shares * (corners[1] - corners[0]), np.float32)
 
 
-def _taken(logits: Tensor, place: _Place, picture: Image, model: Sam2Model) -> BoolMask:
+def _taken(logits: Array, place: _Place, picture: Image, model: Network) -> BoolMask:
     """The mask of the picture in the decoder's ``logits`` (``[1, 1, h, w]``) of the input."""
     size = model.config.image_size
-    full = F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)[0, 0]
-    part = (full[place.y0 : place.y1, place.x0 : place.x1] > 0).to(torch.uint8).cpu().numpy()
+    full = resized(float32(logits), size, size)[0, 0]
+    part = to_numpy(full[place.y0 : place.y1, place.x0 : place.x1] > 0).astype(np.uint8)
     return np.asarray(cv2.resize(part, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0)
 
 
-def _mask_logits(mask: BoolMask, place: _Place, model: Sam2Model) -> Tensor:
+def _mask_logits(mask: BoolMask, place: _Place, model: Network) -> Array:
     """The picture's mask as logits of the input, ``[1, h, w]``."""
     size = model.config.image_size
     canvas = np.zeros((size, size), np.float32)
     canvas[place.y0 : place.y1, place.x0 : place.x1] = _resized(mask.view(np.uint8) * np.uint8(255), place) / 255
-    shares = F.adaptive_avg_pool2d(torch.from_numpy(canvas)[None].to(model.device), 4 * model.config.grid)
-    return shares - 0.5
+    return averaged(upload(canvas[None], model.device), 4 * model.config.grid) - 0.5

@@ -8,21 +8,26 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from sam2_ros.model.mask_decoder import DecodedMasks, choose, stability
-from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
-from sam2_ros.model.sam2 import ABSENT_LOGIT, MASK_BIAS, MASK_SCALE
+from sam2_ros.model.arrays import as_dtype_of, copied, float32, module_of, repeated, to_numpy, trues
+from sam2_ros.model.choice import choose, stability
+from sam2_ros.model.network import (
+    ABSENT_LOGIT,
+    MASK_BIAS,
+    MASK_SCALE,
+    Array,
+    DecodedMasks,
+)  # fmt: skip
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.mask_parts import agreements, likenesses_of, masks_within
 from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows, moved
 from sam2_ros.tracking.objects import Candidates, LiveObject
+from sam2_ros.tracking.prompt_inputs import clicks_of, low_logits, mask_to_network, to_network
 from sam2_ros.tracking.recognition import look_of, looks_for_things
+from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import CroppedMask, MaskCandidate, Prompt
 from sam2_ros.tracking.viewer import Viewer
 from sam2_ros.tracking.windows import Window
@@ -39,8 +44,8 @@ NEARLY_AS_GOOD = 0.8  # share of the best predicted IoU from which on a candidat
 class Answer:
     """The outcome of a prompt for one object."""
 
-    logits: Tensor  # [1, h, w] low resolution, float32 once it is stored
-    pointer: Tensor  # [C]
+    logits: Array  # [1, h, w] low resolution, float32 once it is stored
+    pointer: Array  # [C]
     object_score: float  # logit
     iou: float  # predicted
     restarted: bool = False  # the prompt contradicts what was tracked so far
@@ -48,20 +53,20 @@ class Answer:
     released: int | None = None  # prompted frame that the bank released
 
 
-def preferred_candidate(decoded: DecodedMasks, rule: str) -> Tensor | None:
+def preferred_candidate(decoded: DecodedMasks, rule: str) -> Array | None:
     """The candidate that each of ``B`` single clicks selects (``[B]``, 0 to 2) by a rule of CLICK_CANDIDATES; None:
     that of best predicted IoU."""
     if rule == "best":
         return None
-    logits, ious = decoded.logits[:, 1:].float(), decoded.ious[:, 1:].float()
+    logits, ious, module = float32(decoded.logits[:, 1:]), float32(decoded.ious[:, 1:]), module_of(decoded.ious)
     if rule == "stable":
-        empty = (logits <= 0).all(dim=-1).all(dim=-1)
-        return torch.where(empty, -1.0, stability(logits)).argmax(dim=-1)
-    area = (logits > 0).sum(dim=(-2, -1)).float()
-    fit = (ious >= NEARLY_AS_GOOD * ious.amax(dim=-1, keepdim=True)) & (area > 0)
+        empty = (logits <= 0).all(-1).all(-1)
+        return module.where(empty, -1.0, stability(logits)).argmax(-1)
+    area = float32((logits > 0).sum((-2, -1)))
+    fit = (ious >= NEARLY_AS_GOOD * module.amax(ious, -1)[:, None]) & (area > 0)
     size = area if rule == "largest" else -area
     # Where every candidate is empty, all are as good.
-    return torch.where(fit, size, -torch.inf).argmax(dim=-1)
+    return module.where(fit, size, -np.inf).argmax(-1)
 
 
 class PromptDecoder:
@@ -119,7 +124,7 @@ class PromptDecoder:
             assert whole is not None
             for index, answer in zip(members, self._from_clicks([prompts[i] for i in members], whole), strict=True):
                 obj = prompts[index][1]
-                (mask,) = image_masks(answer.logits[None].float(), stored.height, stored.width, non_overlap=False)
+                (mask,) = image_masks(float32(answer.logits[None]), stored.height, stored.width, non_overlap=False)
                 points = _box_of(prompts[index][0], obj)
                 assert points is not None
                 if mask.crop.size:
@@ -135,7 +140,7 @@ class PromptDecoder:
         """The candidates of the last prompt in the size of the image; none if it was not ambiguous."""
         if obj.candidates is None:
             return ()
-        logits = obj.candidates.logits[:, None].float()
+        logits = float32(obj.candidates.logits[:, None])
         masks = masks_in_windows(list(logits), [obj.window or Window.whole(width, height)] * 3, height, width, False)
         stable = stability(obj.candidates.logits)
         return tuple(
@@ -173,18 +178,18 @@ class PromptDecoder:
         clicks = np.clip(np.stack([obj.points for obj in objects]), 0, corner)
         clicks = clicks - np.array([window.x0, window.y0], np.float32)
         points = to_network(clicks, window.width, window.height, model.config.image_size).astype(np.float32)
-        labels = torch.as_tensor(np.stack([obj.labels for obj in objects]), device=model.device)
+        labels = upload(np.stack([obj.labels for obj in objects]), model.device)
         correction = self._is_correction(objects[0], frame)
         if correction:
             memories = self.bank.gather([obj.row for obj in objects], frame, model=model)
             conditioned = model.with_memory(features, *memories)
         else:
-            conditioned = model.without_memory(features).expand(len(batch), -1, -1, -1)
+            conditioned = repeated(model.without_memory(features), len(batch))
         previous = None
         if objects[0].logits is not None and objects[0].newest_frame == frame:
-            stacked = torch.stack([_previous(obj, view) for obj in objects])
-            previous = stacked.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
-        decoded = model.decode(conditioned, features, torch.as_tensor(points, device=model.device), labels, previous)
+            stacked = module_of(labels).stack([_previous(obj, view) for obj in objects])
+            previous = stacked.clip(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
+        decoded = model.decode(conditioned, features, upload(points, model.device), labels, previous)
         restarted: list[int] = []
         if correction and not self.config.reference_policy:
             decoded, restarted = self._believe_boxes(batch, view, decoded, points, labels)
@@ -192,26 +197,26 @@ class PromptDecoder:
         candidate = preferred_candidate(decoded, self.config.click_candidate) if multimask else None
         chosen = choose(decoded, multimask, self.config.stability_fallback, candidate)
         present = decoded.object_score[:, 0] > 0
-        scores = decoded.object_score[:, 0].float().tolist()
+        scores = float32(decoded.object_score[:, 0]).tolist()
         out = []
         for index, (prompt, obj) in enumerate(batch):
             logits, token, iou = chosen.logits[index], chosen.token[index], chosen.iou[index]
             obj.candidates = None
             if multimask:
                 obj.candidates = Candidates(
-                    frame, decoded.logits[index, 1:].float(), decoded.ious[index, 1:], decoded.tokens[index, 1:],
+                    frame, float32(decoded.logits[index, 1:]), decoded.ious[index, 1:], decoded.tokens[index, 1:],
                     scores[index],
                 )  # fmt: skip
                 if prompt.candidate is not None:
                     out.append(self._from_candidate(prompt, obj))
                     continue
             pointer = model.pointer(token[None], present[index, None])[0]
-            logits = torch.where(present[index], logits.float(), ABSENT_LOGIT)
+            logits = module_of(logits).where(present[index], float32(logits), ABSENT_LOGIT)
             out.append(Answer(logits, pointer, scores[index], float(iou), index in restarted))
         return self._within_boxes(batch, view, out) if self.config.rejects_strays else out
 
     def _believe_boxes(
-        self, batch: Batch, view: View, decoded: DecodedMasks, points: NDArray[np.float32], labels: Tensor
+        self, batch: Batch, view: View, decoded: DecodedMasks, points: NDArray[np.float32], labels: Array
     ) -> tuple[DecodedMasks, list[int]]:
         """Decodes boxes without memory where it contradicts them: it may say that the object is hidden or elsewhere.
         Returns the masks, and the indices of those for which that was better."""
@@ -221,16 +226,16 @@ class PromptDecoder:
         restarted = [index for index, value in enumerate(agreement) if value < BELIEVED]
         if not restarted:
             return decoded, restarted
-        conditioned = model.without_memory(view.features).expand(len(restarted), -1, -1, -1)
-        network_points = torch.as_tensor(points[restarted], device=model.device)
+        conditioned = repeated(model.without_memory(view.features), len(restarted))
+        network_points = upload(points[restarted], model.device)
         alone = model.decode(conditioned, view.features, network_points, labels[restarted], None)
         better = agreements(alone, [boxes[index] for index in restarted], view.shares) > agreement[restarted]
         taken = np.flatnonzero(better).tolist()
         restarted = [restarted[index] for index in taken]
         merged = {}
         for field in fields(DecodedMasks):
-            merged[field.name] = getattr(decoded, field.name).clone()
-            merged[field.name][restarted] = getattr(alone, field.name)[taken].to(merged[field.name].dtype)
+            merged[field.name] = values = copied(getattr(decoded, field.name))
+            values[restarted] = as_dtype_of(getattr(alone, field.name)[taken], values)
         return DecodedMasks(**merged), restarted
 
     def _within_boxes(self, batch: Batch, view: View, decoded: list[Answer]) -> list[Answer]:
@@ -238,7 +243,8 @@ class PromptDecoder:
         boxes = [None if prompt.points is not None else _shares(prompt, view) for prompt, _ in batch]
         if all(box is None for box in boxes):
             return decoded
-        logits = masks_within(torch.stack([each.logits for each in decoded]), boxes, view.shares).logits
+        stacked = module_of(decoded[0].logits).stack([each.logits for each in decoded])
+        logits = masks_within(stacked, boxes, view.shares).logits
         return [replace(each, logits=own) for each, own in zip(decoded, logits, strict=True)]
 
     def _from_candidate(self, prompt: Prompt, obj: LiveObject) -> Answer:
@@ -246,21 +252,20 @@ class PromptDecoder:
         offered = obj.candidates
         assert offered is not None and prompt.candidate is not None
         index = prompt.candidate - 1
-        present = torch.ones(1, dtype=torch.bool, device=offered.logits.device)
-        pointer = self.model.pointer(offered.tokens[index][None], present)[0]
+        pointer = self.model.pointer(offered.tokens[index][None], trues(1, self.model.device))[0]
         score = max(offered.object_score, 0.01)
         return Answer(offered.logits[index][None], pointer, score, float(offered.ious[index]))
 
     def _from_masks(self, batch: Batch, view: View) -> list[Answer]:
-        model, size = view.model, view.model.config.image_size
+        model, size = view.model, view.model.config.mask_size
         x0, y0, x1, y1 = view.window
         given = [prompt.mask[y0:y1, x0:x1] for prompt, _ in batch if prompt.mask is not None]
-        masks = torch.cat([mask_to_network(mask, size, model.device) for mask in given])
+        inputs = [mask_to_network(mask, size, model.device) for mask in given]
+        masks = module_of(inputs[0]).concatenate(inputs)
         pointers = model.mask_pointer(view.features, masks)
-        low = F.interpolate(
-            masks * MASK_SCALE + MASK_BIAS, (size // 4, size // 4), mode="bilinear", align_corners=False, antialias=True
-        )
-        scores = torch.where(masks.flatten(1).any(dim=1), MASK_SCALE + MASK_BIAS, MASK_BIAS).tolist()
+        low = low_logits(masks)
+        seen = masks.reshape(len(given), -1).any(1).tolist()
+        scores = [MASK_SCALE + MASK_BIAS if there else MASK_BIAS for there in seen]
         return [Answer(low[i], pointers[i], scores[i], 1.0) for i in range(len(batch))]
 
     def _store(self, decoded: list[tuple[LiveObject, Answer, View]]) -> list[Answer]:
@@ -274,14 +279,14 @@ class PromptDecoder:
 
     def _store_seen(self, decoded: list[tuple[LiveObject, Answer]], view: View) -> list[Answer]:
         features, frame = view.features, view.frame
-        logits = torch.stack([out.logits.float() for _, out in decoded])
+        logits = module_of(decoded[0][1].logits).stack([float32(out.logits) for _, out in decoded])
         if self.config.hole_area:
             logits = fill_holes(logits, self.config.hole_area)
-        present = torch.tensor([out.object_score > 0 for _, out in decoded], device=logits.device)
-        binarize = torch.full_like(present, self.config.binarize_prompted_memory)
+        present = upload([out.object_score > 0 for _, out in decoded], view.model.device)
+        binarize = module_of(present).full_like(present, self.config.binarize_prompted_memory)
         memory = view.model.encode_low_memory(features, logits, present, binarize)
         stable = stability(logits[:, 0]).tolist()
-        likenesses, seen = likenesses_of(features, logits).cpu().numpy(), (logits > 0).flatten(1).any(dim=1).tolist()
+        likenesses, seen = to_numpy(likenesses_of(features, logits)), (logits[:, 0] > 0).any(-1).any(-1).tolist()
         answers = []
         for index, (obj, out) in enumerate(decoded):
             released = None
@@ -302,7 +307,7 @@ class PromptDecoder:
         return answers
 
 
-def _previous(obj: LiveObject, view: View) -> Tensor:
+def _previous(obj: LiveObject, view: View) -> Array:
     """The object's logits on this frame, as they lie in ``view``."""
     assert obj.logits is not None
     before = obj.window or Window.whole(view.width, view.height)
@@ -339,29 +344,3 @@ def adds_to_earlier(prompt: Prompt, obj: LiveObject, frame: int) -> bool:
     """Whether the clicks of a prompt are added to those that the object has on ``frame`` already. The network expects a
     box before all clicks, so a box replaces them."""
     return obj.prompt_frame == frame and not prompt.replace and prompt.box is None
-
-
-def clicks_of(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Box corners, then points, in source pixels, and their labels; empty for a mask."""
-    points, labels = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
-    if prompt.box is not None:
-        points = np.asarray(prompt.box, np.float32).reshape(2, 2)
-        labels = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], np.int32)
-    if prompt.points is not None:
-        points = np.concatenate((points, np.asarray(prompt.points, np.float32)))
-        labels = np.concatenate((labels, np.asarray(prompt.labels, np.int32)))
-    return points, labels
-
-
-def to_network(points: NDArray[np.float32], width: int, height: int, size: int) -> NDArray[np.float32]:
-    """Source pixels to pixels of the square input, as the reference does it."""
-    return points / np.array([width, height], np.float32) * np.float32(size)
-
-
-def mask_to_network(mask: NDArray[np.bool_], size: int, device: torch.device) -> Tensor:
-    """A mask in source pixels → binary float ``[1, 1, size, size]`` (bilinear, antialiased, threshold 0.5)."""
-    tensor = torch.from_numpy(np.ascontiguousarray(mask)).to(device)[None, None].float()
-    if mask.shape == (size, size):
-        return tensor
-    resized = F.interpolate(tensor, (size, size), mode="bilinear", align_corners=False, antialias=True)
-    return (resized >= 0.5).float()

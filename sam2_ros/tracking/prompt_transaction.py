@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
+from sam2_ros.model.arrays import autocast, inference
+from sam2_ros.text import counted
 from sam2_ros.tracking.frame_lookup import seconds
 from sam2_ros.tracking.history import FrameHistory, StoredFrame
 from sam2_ros.tracking.mask_parts import trail_after_prompt
@@ -15,7 +15,7 @@ from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.picture_prompt import reference_of
 from sam2_ros.tracking.prompt_checks import check_request, check_sum
 from sam2_ros.tracking.prompt_decoder import Answer, PromptDecoder, adds_to_earlier
-from sam2_ros.tracking.propagation import Propagation, autocast
+from sam2_ros.tracking.propagation import Propagation, visibility_of
 from sam2_ros.tracking.recognition import looks_for_things
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.types import (
@@ -127,7 +127,6 @@ class PromptTransaction:
 
         self._accepted.append(_Accepted(request, obj, undo))
 
-    @torch.inference_mode()
     def add_awaited(self, request: PromptRequest) -> tuple[PromptResult, ObjectChange]:
         """Adds an object that is LOST until a frame after this one shows something like the request's picture.
 
@@ -142,7 +141,7 @@ class PromptTransaction:
         self.bank.clear(obj.row)
         obj.presence = obj.presence_before = Presence.awaiting(stored.frame, self.config)
         try:
-            with autocast(viewer.model, self.propagation.dtype):
+            with inference(viewer.model.device), autocast(viewer.model.device, self.propagation.dtype):
                 obj.awaited = reference_of(viewer.shared, request.prompt, stored.width, stored.height)
             stored.store([obj])
             self.propagation.catch_up([obj], self.later)
@@ -193,15 +192,15 @@ class PromptTransaction:
                 if not a.is_new:
                     a.obj.restore(stored.objects[a.obj.object_id])
                     self.bank.forget_from(a.obj.row, stored.frame)
-        with torch.inference_mode(), autocast(model, self.propagation.dtype):
+        with inference(model.device), autocast(model.device, self.propagation.dtype):
             prompts = [(a.request.prompt, a.obj) for a in accepted]
             answers = self.prompts.apply(prompts, stored)
         for a, answer in zip(accepted, answers, strict=True):
-            a.obj.logits, a.obj.prompted = answer.logits, True
+            a.obj.logits, a.obj.prompted, a.obj.looked_frame = answer.logits, True, stored.frame
         results = []
         for a, answer, mask in zip(accepted, answers, self._prompted_masks([a.obj for a in accepted]), strict=True):
             obj = a.obj
-            visibility = float(model.visibility(torch.tensor(answer.object_score), torch.tensor(answer.iou)))
+            visibility = visibility_of(model, answer.object_score, answer.iou)
             area = mask.area / (stored.width * stored.height)
             before = obj.presence_before_frame(stored.frame)
             obj.set_scores(answer.object_score, visibility, answer.iou)
@@ -228,7 +227,7 @@ class PromptTransaction:
         age = (self.newest.stamp - stored.stamp) / 1e9
         message = f"object {obj.object_id} {'added' if a.is_new else 'corrected'} on frame {stored.frame}"
         if caught_up:
-            message += f", {age:.3f} s old; caught up through {caught_up} frames"
+            message += f", {age:.3f} s old; caught up through {counted(caught_up, 'frame')}"
         if self.difference:
             message += f"; the stored frame nearest to the stamp, {self.difference:.3f} s from it"
         if answer.released is not None:

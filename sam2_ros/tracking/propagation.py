@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from sam2_ros.model.mask_decoder import choose
-from sam2_ros.model.sam2 import ABSENT_LOGIT, Sam2Model
+from sam2_ros.model.arrays import autocast, device_of, float32, inference, module_of, on_cpu, on_host
+from sam2_ros.model.choice import choose
+from sam2_ros.model.network import ABSENT_LOGIT, Array, Network
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.look_alikes import Division
 from sam2_ros.tracking.lost import look_around
-from sam2_ros.tracking.mask_parts import OwnMasks, likenesses_of, masks_of, own_masks, update_trails
+from sam2_ros.tracking.mask_parts import OwnMasks, masks_of, own_masks, update_trails
 from sam2_ros.tracking.masks import fill_holes, image_masks, masks_in_windows
 from sam2_ros.tracking.objects import LiveObject
-from sam2_ros.tracking.picture_prompt import Found, find
-from sam2_ros.tracking.recognition import SURE, look_of, looks_for_things, recognise, recognises
+from sam2_ros.tracking.picture_prompt import find
+from sam2_ros.tracking.recognition import SURE, looks_for_things, recognise, recognises
 from sam2_ros.tracking.sights import Sight, tell_apart
 from sam2_ros.tracking.transfer import Fetched, upload
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
 from sam2_ros.tracking.viewer import Viewer
 from sam2_ros.tracking.visibility import Observation, Presence
+from sam2_ros.tracking.waiting import carry, give_way, waits
 
 Lap = Callable[[str], None]
-
-
-def autocast(model: Sam2Model, dtype: str) -> AbstractContextManager[object]:
-    """The precision in which a tracker runs its network."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Tracked:
 
     objects: list[LiveObject]
     view: View
-    drawn: Tensor  # [B, 1, h, w] logits, in memory that no later frame overwrites
+    drawn: Array  # [B, 1, h, w] logits, in memory that no later frame overwrites
     presences: list[Presence]
     observations: list[Observation]
     packed: Fetched | None = None  # the masks in the size of the window, if known (see pack_masks)
@@ -53,12 +48,12 @@ class Decoded:
     """What the network says of the objects that are seen through one window."""
 
     sight: Sight
-    drawn: Tensor  # [B, 1, h, w] logits
-    ious: Tensor  # [B] predicted
-    pointers: Tensor  # [B, C]
+    drawn: Array  # [B, 1, h, w] logits
+    ious: Array  # [B] predicted
+    pointers: Array  # [B, C]
 
 
-def _masks_of(tracked: Tracked, logits: Tensor) -> list[CroppedMask]:
+def _masks_of(tracked: Tracked, logits: Array) -> list[CroppedMask]:
     view, window = tracked.view, tracked.view.window
     if tracked.packed is None:
         masks = image_masks(logits, window.height, window.width, non_overlap=False)
@@ -69,6 +64,8 @@ def _masks_of(tracked: Tracked, logits: Tensor) -> list[CroppedMask]:
 
 class Propagation:
     """One pass of every module of the network, for one tracker's objects."""
+
+    use_graphs = False  # CUDA graphs; :class:`.cuda_propagation.CudaPropagation` may
 
     def __init__(self, viewer: Viewer, bank: MemoryBank, config: TrackerConfig, dtype: str) -> None:
         self.viewer = viewer
@@ -83,29 +80,49 @@ class Propagation:
         self.follows = config.rejects_strays or config.tells_apart  # where the objects are, on the host
         self.recognises = recognises(self.model, config)
 
-    @torch.inference_mode()
-    def track(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap = lambda _: None) -> list[ObjectChange]:
+    def track(
+        self, objects: list[LiveObject], stored: StoredFrame, lap: Lap = lambda _: None, again: bool = False
+    ) -> list[ObjectChange]:
         """Tracks ``objects`` from the frame before ``stored``, updates their memory, and returns what changed. LOST
-        objects are searched for on some frames only."""
+        objects are searched for on some frames only. ``again``: ``stored`` was tracked before, for all objects."""
+        with inference(self.model.device):
+            return self._track(objects, stored, lap, again)
+
+    def _track(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap, again: bool) -> list[ObjectChange]:
         self.bank.stand_still([obj.row for obj in objects], stored.frame)  # unless it is remembered below
-        looked_for = self.viewer.look(self.due(objects, stored.frame, self.workload), stored, self.workload)
-        changes = []
-        busy = {obj.object_id for _, own in looked_for for obj in own}
+        due = self.due(objects, stored.frame, self.workload)
+        if not again:
+            due = [obj for obj in due if not waits(obj, stored)]
+        changes, busy = [], {obj.object_id for obj in due}
+        carried: list[LiveObject] = []
+        before: dict[int, LiveObject] = {}  # by id, as they were
         for obj in objects:
-            if obj.object_id not in busy:
+            if obj.object_id in busy:
+                continue
+            if not again and waits(obj, stored) and stored.waiting[obj.object_id].mask.crop.size:
+                window = self.viewer.next_window(obj, stored.width, stored.height, stored.frame, self.workload)
+                before[obj.object_id] = obj.snapshot()
+                carry(obj, stored, window, self.model, self.config)
+                carried.append(obj)
+            else:
                 changes += self._pass(obj, stored)
+        looked_for = self.viewer.look(due, stored, self.workload)
         # Where frames are tracked again for some objects, the others are as they were.
         known = {obj.object_id for obj in objects}
-        bystanders = [then for object_id, then in stored.objects.items() if object_id not in known]
+        bystanders = [then for object_id, then in stored.objects.items() if object_id not in known] + carried
         if looked_for:
             tracked = self._track_due(looked_for, bystanders, lap)
             changes += self._show(tracked, stored)
+            if self.config.non_overlap:
+                for obj in give_way(carried, due):
+                    obj.restore(before[obj.object_id])
+                    changes += self._pass(obj, stored)
             lap("masks")
         if looks_for_things(self.config) and self.viewer.looks_at_all(stored):
             changes += self._find_awaited(objects, stored)
             if self.viewer.turn_of_all(stored):
                 turn = stored.frame // self.config.search_every
-                with autocast(self.model, self.dtype):
+                with autocast(self.model.device, self.dtype):
                     look_around(objects, stored, self.viewer, self.bank, turn, self.recognises)
         return changes
 
@@ -122,6 +139,11 @@ class Propagation:
         factor = workload.search_factor
         return [obj for obj in objects if obj.awaited is None and obj.presence.due(frame, self.config, factor)]
 
+    def searches(self, objects: list[LiveObject], frame: int) -> bool:
+        """Whether the whole frame number ``frame`` is searched for hidden ones among ``objects``, beside windows."""
+        hidden = any(obj.state is not ObjectState.VISIBLE for obj in objects)
+        return hidden and looks_for_things(self.config) and frame % self.config.search_every == 0
+
     def _find_awaited(self, objects: list[LiveObject], stored: StoredFrame) -> list[ObjectChange]:
         """Prompts the awaited ones among ``objects`` where ``stored`` shows something that looks like their picture."""
         factor = self.workload.search_factor
@@ -130,30 +152,14 @@ class Propagation:
             awaited = [obj for obj in awaited if obj.presence.due(stored.frame, self.config, factor)]
         if not awaited:
             return []
-        with autocast(self.model, self.dtype):
-            return [change for found in find(self.viewer, awaited, stored) for change in self._prompt(found, stored)]
-
-    def _prompt(self, found: Found, stored: StoredFrame) -> list[ObjectChange]:
-        obj, view, logits = found.obj, found.view, found.logits
-        (mask,) = masks_in_windows([logits], [view.window], stored.height, stored.width, non_overlap=False)
-        if not mask.crop.size:
-            return []
-        there = torch.ones(1, dtype=torch.bool, device=logits.device)
-        binarize = torch.full_like(there, self.config.binarize_prompted_memory)
-        (memory,) = view.model.encode_low_memory(view.features, logits[None], there, binarize)
-        (pointer,) = view.model.pointer(found.token[None], there)
-        self.bank.store_prompted(obj.row, stored.frame, memory, pointer, view.features, logits[0])
-        obj.look = None if self.recognises else look_of(view.model, view.features, logits)
-        obj.awaited, obj.logits, obj.window, obj.prompted = None, logits, view.window, True
-        obj.trail = found.trail()
-        obj.likeness = likenesses_of(view.features, logits[None])[0].cpu().numpy()
-        score, iou = torch.tensor(found.score), torch.tensor(found.iou)
-        obj.set_scores(found.score, float(self.model.visibility(score, iou)), found.iou)
-        area = mask.area / (stored.width * stored.height)
-        presence = obj.presence_before_frame(stored.frame).prompted(
-            stored.frame, stored.stamp, area, bounded=True, config=self.config
-        )
-        return obj.state_change(obj.set_presence(presence, mask))
+        with autocast(self.model.device, self.dtype):
+            return [
+                change
+                for found in find(self.viewer, awaited, stored)
+                for change in found.prompt(
+                    stored, self.bank, self.config, visibility_of(self.model, found.score, found.iou)
+                )
+            ]
 
     def _track_due(
         self, looked_for: list[tuple[View, list[LiveObject]]], bystanders: list[LiveObject], lap: Lap
@@ -166,7 +172,7 @@ class Propagation:
     def _divisions(self, sights: list[Sight], bystanders: list[LiveObject]) -> list[Division | None]:
         return tell_apart(sights, bystanders) if self.config.tells_apart else [None] * len(sights)
 
-    def _own_masks(self, drawn: Tensor, sight: Sight, division: Division | None) -> OwnMasks:
+    def _own_masks(self, drawn: Array, sight: Sight, division: Division | None) -> OwnMasks:
         view = sight.view
         return own_masks(
             drawn, sight.objects, view.frame, sight.masks, view.shares, self.config.rejects_strays, division
@@ -176,17 +182,17 @@ class Propagation:
         model, features, frame = view.model, view.features, view.frame
         rows = [obj.row for obj in objects]
         memories = self.bank.gather(rows, frame, self.workload.recent_frames, model)
-        with autocast(model, self.dtype):
+        with autocast(model.device, self.dtype):
             conditioned = model.with_memory(features, *memories)
             lap("memory_attention")
             decoded = model.decode(conditioned, features, *model.no_prompt(len(rows)))
             chosen = choose(decoded, multimask=True, stability_fallback=False)
-            scores = decoded.object_score[:, 0].float()
+            scores = float32(decoded.object_score[:, 0])
             if self.recognises:
                 references = self.bank.references(rows, frame)
                 chosen, scores = recognise(model, references, features, decoded, chosen)
             present = model.present(scores, chosen.iou)
-            pointers, drawn = model.pointer(chosen.token, present), chosen.logits.float()
+            pointers, drawn = model.pointer(chosen.token, present), float32(chosen.logits)
             sight = Sight(objects, view, present, scores, masks_of(drawn) if self.follows else [])
         lap("decode")
         return Decoded(sight, drawn, chosen.iou, pointers)
@@ -195,11 +201,16 @@ class Propagation:
         """Decides what of the masks is whose, and what is remembered."""
         sight, drawn, scores = decoded.sight, decoded.drawn, decoded.sight.scores
         objects, view, present, rows = sight.objects, sight.view, sight.present, [obj.row for obj in sight.objects]
-        with autocast(view.model, self.dtype):
+        with autocast(view.model.device, self.dtype):
             own = self._own_masks(drawn, sight, division) if self.follows else None
             drawn = drawn if own is None else own.logits
-            logits = torch.where(present[:, None, None, None], drawn, ABSENT_LOGIT)
-            observations = self._observations(summary_of(scores, decoded.ious, present, drawn).cpu(), view)
+            logits = module_of(drawn).where(present[:, None, None, None], drawn, ABSENT_LOGIT)
+            observations = self._observations(summary_of(scores, decoded.ious, present, drawn), view)
+            if self.recognises and own is not None and view.shares != (0.0, 0.0, 1.0, 1.0):
+                observations = [
+                    replace(seen, close=True, leap=obj.leap_to(box, view.frame, view.width, view.height))
+                    for obj, seen, box in zip(objects, observations, own.boxes, strict=True)
+                ]
             presences, remembered = self._decide(objects, view, observations, own)
             lap("decode")
             self._remember(rows, view, logits, present, decoded.pointers, remembered)
@@ -210,13 +221,16 @@ class Propagation:
         lap("memory_encode")
         return Tracked(objects, view, drawn, presences, observations)
 
-    def _observations(self, table: Tensor, view: View) -> list[Observation]:
-        """What the network says of each object; ``table`` is :func:`summary_of` on the host."""
+    def _observations(self, table: Array, view: View) -> list[Observation]:
+        """What the network says of each object; ``table`` is :func:`summary_of`."""
+        table = table if on_host(table) else table.cpu()
         share = view.shares[2] * view.shares[3]
         visibilities = self.model.visibility(table[0], table[1])
         return [
             Observation(bool(there), area * share, iou, self.recognises and bool(there), score, visibility)
-            for score, iou, there, area, visibility in torch.cat((table, visibilities[None])).T.tolist()
+            for score, iou, there, area, visibility in module_of(table)
+            .concatenate((table, visibilities[None]))
+            .T.tolist()
         ]
 
     def _decide(
@@ -247,9 +261,9 @@ class Propagation:
         self,
         rows: list[int],
         view: View,
-        logits: Tensor,
-        present: Tensor,
-        pointers: Tensor,
+        logits: Array,
+        present: Array,
+        pointers: Array,
         remembered: list[bool],
     ) -> None:
         index = [i for i, wanted in enumerate(remembered) if wanted]
@@ -276,18 +290,19 @@ class Propagation:
                 changes += self._show_one(obj, each, index, logits[index], next(remaining))
         return changes
 
-    def _shown_logits(self, tracked: Tracked) -> Tensor:
+    def _shown_logits(self, tracked: Tracked) -> Array:
         shown = [
             observation.present or presence.state is ObjectState.VISIBLE
             for observation, presence in zip(tracked.observations, tracked.presences, strict=True)
         ]
         logits = tracked.drawn
         if not all(shown):
-            logits = torch.where(upload(shown, logits.device)[:, None, None, None], logits, ABSENT_LOGIT)
+            chosen = upload(shown, device_of(logits))[:, None, None, None]
+            logits = module_of(logits).where(chosen, logits, ABSENT_LOGIT)
         return fill_holes(logits, self.config.hole_area) if self.config.hole_area else logits
 
     def _show_one(
-        self, obj: LiveObject, tracked: Tracked, index: int, logits: Tensor, mask: CroppedMask
+        self, obj: LiveObject, tracked: Tracked, index: int, logits: Array, mask: CroppedMask
     ) -> list[ObjectChange]:
         view, presence, observation = tracked.view, tracked.presences[index], tracked.observations[index]
         if presence.state is ObjectState.VISIBLE and not mask.crop.size:
@@ -297,6 +312,7 @@ class Propagation:
         elif presence.state is not ObjectState.VISIBLE:
             mask = CroppedMask.empty(view.width, view.height)
         obj.logits, obj.window, obj.prompted, obj.candidates = logits, view.window, False, None
+        obj.looked_frame = view.frame
         obj.set_scores(observation.score, observation.visibility, observation.predicted_iou)
         return obj.state_change(obj.set_presence(presence, mask))
 
@@ -314,7 +330,7 @@ class Propagation:
                 else:
                     self._pass_prompted(obj, then, stored)
             if tracked:
-                self.track(tracked, stored)
+                self.track(tracked, stored, again=True)
             stored.store(objects)
 
     def _pass_prompted(self, obj: LiveObject, then: LiveObject, stored: StoredFrame) -> None:
@@ -322,7 +338,7 @@ class Propagation:
         assert then.mask is not None
         obj.prompt_frame, obj.points, obj.labels = then.prompt_frame, then.points, then.labels
         obj.logits, obj.window, obj.prompted, obj.candidates = then.logits, then.window, True, then.candidates
-        obj.awaited = then.awaited
+        obj.awaited, obj.looked_frame = then.awaited, stored.frame
         obj.set_scores(then.object_score, then.visibility, then.predicted_iou)
         presence = obj.presence.prompted(
             stored.frame, stored.stamp, then.presence.prompted_area, bool(then.presence.areas), self.config
@@ -330,8 +346,14 @@ class Propagation:
         obj.set_presence(presence, then.mask)
 
 
-def summary_of(scores: Tensor, ious: Tensor, present: Tensor, drawn: Tensor) -> Tensor:
+def summary_of(scores: Array, ious: Array, present: Array, drawn: Array) -> Array:
     """What the host needs of ``B`` objects, float32 ``[4, B]``: object score, predicted IoU, whether it is present, and
     the share of the frame that its mask ``drawn`` (``[B, 1, h, w]``) covers."""
-    areas = (drawn > 0).flatten(1).float().mean(dim=1)
-    return torch.stack((scores.float(), ious.float(), present.float(), areas))
+    areas = float32(drawn > 0).reshape(len(drawn), -1).mean(1)
+    return module_of(scores).stack((float32(scores), float32(ious), float32(present), areas))
+
+
+def visibility_of(model: Network, score: float, iou: float) -> float:
+    """:meth:`Network.visibility` of one object."""
+    numbers = on_cpu(np.array([score, iou], np.float32), model.device)
+    return float(model.visibility(*numbers))

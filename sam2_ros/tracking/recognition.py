@@ -3,7 +3,8 @@
 A model with a trained :class:`~sam2_ros.model.appearance.Appearance` judges every tracked mask. The judgement replaces
 the decoder's object score. It is low for a mask that drifted onto something else, so that the mask is neither shown
 nor remembered. Where an object is not seen, the decoder gets the cells that match its prompted frames best as a box
-and a mask prompt, without memory. The result is judged in the same way.
+and a mask prompt, without memory. The result is judged in the same way, and must resemble the object as much as
+something that is found elsewhere (:data:`~sam2_ros.model.network.LEAST`).
 
 Every other model looks in this way, with a metric that needs no training, only for things that may be anywhere in the
 frame: those of pictures, and those that left their window.
@@ -11,31 +12,35 @@ frame: those of pictures, and those that left their window.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import and_
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from sam2_ros.model.appearance import (
+from sam2_ros.model.arrays import arange, as_dtype_of, autocast, copied, float32, highest, module_of, repeated, to_numpy
+from sam2_ros.model.network import (
+    BOX_BOTTOM_RIGHT,
+    BOX_TOP_LEFT,
     EVIDENCE,
     LEAST,
     LEAST_LOGIT,
     MATCH_LIMIT,
     PLAIN_LEAST,
+    Array,
+    ChosenMask,
+    DecodedMasks,
+    ImageFeatures,
     Match,
+    Network,
     Reference,
-    color_shares,
-    coverage_of,
-)
-from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks
-from sam2_ros.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+)  # fmt: skip
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import View
+from sam2_ros.tracking.maps import resized
+from sam2_ros.tracking.transfer import upload
 
 SURE = 5.0  # judgement (logit) from which on later frames are compared with a tracked frame
 WORTH_A_LOOK = 0.0  # match of the best cells from which on an object is searched for
@@ -45,7 +50,7 @@ MAX_CELLS = 1024  # of a frame, in the looks of one object
 BELOW_PEAK = 2.0  # cells that match worse than the best one by this much are not in the box, nor those below 0
 
 
-def recognises(model: Sam2Model, config: TrackerConfig) -> bool:
+def recognises(model: Network, config: TrackerConfig) -> bool:
     """Whether tracked masks are judged by appearance."""
     return looks_for_things(config) and model.appearance is not None
 
@@ -56,8 +61,8 @@ def looks_for_things(config: TrackerConfig) -> bool:
 
 
 def recognise(
-    model: Sam2Model, reference: Reference, features: ImageFeatures, decoded: DecodedMasks, chosen: ChosenMask
-) -> tuple[ChosenMask, Tensor]:
+    model: Network, reference: Reference, features: ImageFeatures, decoded: DecodedMasks, chosen: ChosenMask
+) -> tuple[ChosenMask, Array]:
     """Judges the masks ``chosen`` of ``B`` tracked objects by appearance, and searches for objects that are not seen.
 
     Returns:
@@ -66,58 +71,70 @@ def recognise(
     """
     appearance = model.appearance
     assert appearance is not None and features.appearance is not None and features.picture is not None
-    with torch.autocast(model.device.type, enabled=False):
+    with autocast(model.device, "float32"):
         match = appearance.match(features.appearance, reference)
-        network = decoded.object_score[:, 0].float()
+        network = float32(decoded.object_score[:, 0])
         evidence = appearance.evidence(
-            match, features.picture, chosen.logits[:, 0].float(), network, chosen.iou.float()
+            match, features.picture, float32(chosen.logits[:, 0]), network, float32(chosen.iou)
         )
-        scores = torch.where(reference.known, appearance.tracked(evidence)[:, 0], network)
-        promising = match.logits.flatten(1).topk(3, dim=1).values.mean(dim=1) > WORTH_A_LOOK
-        missing = torch.nonzero((scores <= 0) & reference.known & promising)[:, 0]
+        module, count = module_of(network), len(network)
+        scores = module.where(reference.known, appearance.tracked(evidence)[:, 0], network)
+        promising = highest(match.logits.reshape(count, -1), 3).mean(1) > WORTH_A_LOOK
+        missing = module.argwhere((scores <= 0) & reference.known & promising)[:, 0]
     if not len(missing):
         return chosen, scores
-    found, found_scores, _ = look_for(model, features, match, missing)
-    better = torch.nonzero(found_scores > 0)[:, 0]
+    found, found_scores, found_evidence = look_for(model, features, match, missing)
+    better = module.argwhere((found_scores > 0) & _alike(found_evidence, LEAST))[:, 0]
     taken = missing[better]
     merged = {
-        name: values.index_copy(0, taken, getattr(found, name)[better].to(values.dtype))
+        name: _replaced(values, taken, as_dtype_of(getattr(found, name)[better], values))
         for name, values in vars(chosen).items()
     }
-    return ChosenMask(**merged), scores.index_copy(0, taken, found_scores[better])
+    return ChosenMask(**merged), _replaced(scores, taken, found_scores[better])
+
+
+def _alike(evidence: Array, least: Mapping[str, float]) -> Array:
+    """Whether each evidence (``[N, len(EVIDENCE)]``) is at least ``least`` by name, ``[N]`` bool."""
+    return reduce(and_, (evidence[:, EVIDENCE.index(name)] >= value for name, value in least.items()))
+
+
+def _replaced(values: Array, rows: Array, by: Array) -> Array:
+    values = copied(values)
+    values[rows] = by
+    return values
 
 
 def look_for(
-    model: Sam2Model, features: ImageFeatures, match: Match, which: Tensor, place: Tensor | None = None
-) -> tuple[ChosenMask, Tensor, Tensor]:
+    model: Network, features: ImageFeatures, match: Match, which: Array, place: Array | None = None
+) -> tuple[ChosenMask, Array, Array]:
     """Decodes where the objects ``which`` (``[N]``) of ``match`` may be: the best candidates, their logits (``[N]``),
     and the evidence for these (``[N, len(EVIDENCE)]``). ``place`` (``[h, w]`` bool) are the cells that may show one."""
     appearance = model.metric
     assert features.picture is not None
     maps, count = match.logits[which], len(which)
     cell = model.config.image_size // maps.shape[1]
-    asked = maps if place is None else torch.where(place, maps, maps.clamp(max=ELSEWHERE))
-    boxes = torch.as_tensor(np.stack([box_around(each) for each in asked.cpu().numpy()]), device=maps.device)
-    labels = torch.tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]], device=maps.device).expand(count, -1)
-    prompt = F.interpolate(asked[:, None], scale_factor=4, mode="bilinear", align_corners=False)
-    alone = model.without_memory(features).expand(count, -1, -1, -1)
-    decoded = model.decode(alone, features, cell * boxes, labels, prompt)
-    with torch.autocast(model.device.type, enabled=False):
-        evidence = torch.stack(
+    module = module_of(maps)
+    asked = maps if place is None else module.where(place, maps, maps.clip(None, ELSEWHERE))
+    boxes = upload(np.stack([box_around(each) for each in to_numpy(asked)]), model.device)
+    labels = upload(np.full((count, 2), (BOX_TOP_LEFT, BOX_BOTTOM_RIGHT)), model.device)
+    prompt = resized(asked[:, None], 4 * maps.shape[1], 4 * maps.shape[2])
+    decoded = model.decode(repeated(model.without_memory(features), count), features, cell * boxes, labels, prompt)
+    with autocast(model.device, "float32"):
+        evidence = module.stack(
             [
                 appearance.evidence(
                     Match(maps, match.tokens, match.prototype[which], match.colors[which]),
                     features.picture,
-                    decoded.logits[:, candidate].float(),
-                    decoded.object_score[:, 0].float(),
-                    decoded.ious[:, candidate].float(),
+                    float32(decoded.logits[:, candidate]),
+                    float32(decoded.object_score[:, 0]),
+                    float32(decoded.ious[:, candidate]),
                 )
                 for candidate in range(1, decoded.logits.shape[1])
             ],
-            dim=1,
+            1,
         )
         scores = appearance.found(evidence)[:, :, 0]
-    rows, best = torch.arange(count, device=maps.device), scores.argmax(dim=1)
+    rows, best = arange(count, maps), scores.argmax(1)
     index = 1 + best
     chosen = ChosenMask(
         decoded.logits[rows, index][:, None], decoded.ious[rows, index], decoded.tokens[rows, index], index
@@ -129,9 +146,9 @@ def likeliest_boxes(view: View, reference: Reference, most: int) -> list[list[fl
     """Up to ``most`` places where ``view`` looks like the one object of ``reference``, the likeliest first: edges in
     pixels of the frame."""
     model, window = view.model, view.window
-    with torch.autocast(model.device.type, enabled=False):
+    with autocast(model.device, "float32"):
         (match,) = model.metric.match(model.looks(view.features), reference).logits
-    logits = match.cpu().numpy()
+    logits = to_numpy(match)
     scale = np.array([window.width, window.height]) / len(logits)
     boxes: list[list[float]] = []
     while len(boxes) < most and np.sort(logits, axis=None)[-3:].mean() > WORTH_A_LOOK:
@@ -142,37 +159,36 @@ def likeliest_boxes(view: View, reference: Reference, most: int) -> list[list[fl
     return boxes
 
 
-def look_in(view: View, box: Sequence[float], reference: Reference, strict: bool) -> tuple[ChosenMask, float] | None:
+def look_in(view: View, box: Sequence[float], reference: Reference) -> tuple[ChosenMask, float] | None:
     """What in ``view``, around ``box`` (edges in pixels of the frame), looks like the one object of ``reference``: its
-    mask, and the logit that it is the object. None: nothing does. ``strict``: nobody looks at it again."""
+    mask, and the logit that it is the object. None: nothing does."""
     model = view.model
-    with torch.autocast(model.device.type, enabled=False):
+    with autocast(model.device, "float32"):
         match = model.metric.match(model.looks(view.features), reference)
-    one = torch.zeros(1, dtype=torch.int64, device=model.device)
+    one = upload([0], model.device)
     side, window = match.logits.shape[1], view.window
     (left, top), (right, bottom) = (
         (np.reshape(box, (2, 2)) - [window.x0, window.y0]) / [window.width, window.height] * side
     ).tolist()
-    at = torch.arange(side, device=model.device) + 0.5
+    at = arange(side, match.logits) + 0.5
     across = (at > left - AROUND * (right - left)) & (at < right + AROUND * (right - left))
     down = (at > top - AROUND * (bottom - top)) & (at < bottom + AROUND * (bottom - top))
     chosen, scores, evidence = look_for(model, view.features, match, one, down[:, None] & across)
-    score, plain = float(scores), model.appearance is None
-    least = (PLAIN_LEAST if plain else LEAST) if plain or strict else {}
-    alike = all(float(evidence[0, EVIDENCE.index(name)]) >= value for name, value in least.items())
-    return (chosen, score) if alike and score > (LEAST_LOGIT if strict and not plain else 0) else None
+    score, plain = float(scores[0]), model.appearance is None
+    alike = bool(_alike(evidence, PLAIN_LEAST if plain else LEAST)[0])
+    return (chosen, score) if alike and score > (0 if plain else LEAST_LOGIT) else None
 
 
-def look_of(model: Sam2Model, features: ImageFeatures, logits: Tensor) -> Reference:
+def look_of(model: Network, features: ImageFeatures, logits: Array) -> Reference:
     """How the object of a mask (``logits`` ``[1, h, w]``) looks; of many cells, an even choice."""
-    assert features.picture is not None
-    tokens = model.looks(features)
-    coverage = coverage_of(logits, model.config.grid)
-    if tokens.shape[1] > MAX_CELLS:
-        parts = (torch.nonzero(part)[:, 0] for part in (coverage[0] > 0, coverage[0] <= 0))
-        kept = torch.cat([part[:: -(-len(part) // (MAX_CELLS // 2)) or 1] for part in parts])
-        tokens, coverage = tokens[:, kept], coverage[:, kept]
-    return Reference(tokens, coverage, color_shares(features.picture, logits)[:, None])
+    look = model.look(features, logits)
+    tokens, coverage = look.tokens, look.coverage
+    if tokens.shape[1] <= MAX_CELLS:
+        return look
+    module = module_of(coverage)
+    parts = (module.argwhere(part)[:, 0] for part in (coverage[0] > 0, coverage[0] <= 0))
+    kept = module.concatenate([part[:: -(-len(part) // (MAX_CELLS // 2)) or 1] for part in parts])
+    return Reference(tokens[:, kept], coverage[:, kept], look.colors)
 
 
 def box_around(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sam2_ros.text import counted
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.types import PromptCode, PromptError, PromptRequest
 
@@ -40,7 +41,8 @@ class Registry:
         row = next((row for row in range(self._rows) if row not in taken), None)
         if row is None:
             raise PromptError(
-                PromptCode.FULL, f"{self._rows} objects are tracked already (tracker.max_objects); remove one first"
+                PromptCode.FULL,
+                f"{counted(self._rows, 'object')} tracked already (tracker.max_objects); remove one first",
             )
         obj = LiveObject(self.next_id, row, request.name, request.label, request.label_score, frame)
         self.next_id += 1

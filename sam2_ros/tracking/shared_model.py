@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from sam2_ros.model.dispatch import reason_of, triton_works
+from sam2_ros.model.arrays import autocast, inference, module_of, zeros
+from sam2_ros.model.network import HOST, Array, ImageFeatures, Network
 from sam2_ros.model.runtimes import TORCH, Choice
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
 from sam2_ros.tracking.bank import POINTER_FRAMES, MemoryBank, Plan
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.cuda_encoder import GraphEncoder, RawFrame, RawFrameEncoder, rows_of
-from sam2_ros.tracking.cuda_graphs import Capacity, TrackingGraphs, bucket_of, buckets
-from sam2_ros.tracking.propagation import autocast
+from sam2_ros.tracking.history import rows_of
+from sam2_ros.tracking.raw_frame import RawFrame
 from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.transfer import on_device, upload
+from sam2_ros.tracking.turns import Turns
+
+if TYPE_CHECKING:
+    from sam2_ros.model.sam2 import Sam2Model
+    from sam2_ros.tracking.cuda_graphs import Capacity, TrackingGraphs
 
 _Encoder: TypeAlias = Callable[[Any], ImageFeatures]
 MAX_GRAPHS = 32  # of all capacities; beyond it the least recently used is dropped
@@ -40,14 +41,14 @@ MAX_GRAPHS = 32  # of all capacities; beyond it the least recently used is dropp
 class _Waiting:
     """A frame that waits for the image encoder."""
 
-    frame: Tensor | RawFrame
+    frame: Array | RawFrame
     size: int  # of the square that is encoded, pixels
-    model: Sam2Model  # the network in the size of the features
+    model: Network  # the network in the size of the features
     features: Future[ImageFeatures] = field(default_factory=Future)
 
     @property
     def count(self) -> int:
-        return len(self.frame) if isinstance(self.frame, Tensor) else 1
+        return 1 if isinstance(self.frame, RawFrame) else len(self.frame)
 
 
 class _Threads:
@@ -59,43 +60,20 @@ class _Threads:
     @classmethod
     def given(cls, threads: int) -> None:
         """The user's choice for the process."""
+        import torch
+
         torch.set_num_threads(threads)
         cls.whole = threads if cls.whole else 0
 
     @classmethod
     def half(cls) -> int:
+        import torch
+
         cls.whole = cls.whole or torch.get_num_threads()
         return max(1, cls.whole // 2)
 
 
 give_threads = _Threads.given
-
-
-class _Turns:
-    """First come, first served. Thread-safe; who has the turn may ask for it again."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._owner = 0  # the thread that has the turn
-        self._queue: deque[object] = deque()  # of waiting users; the first one has the turn
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        if self._owner == threading.get_ident():
-            yield
-            return
-        ticket = object()
-        with self._changed:
-            self._queue.append(ticket)
-            self._changed.wait_for(lambda: self._queue[0] is ticket)
-            self._owner = threading.get_ident()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._owner = 0
-                self._queue.popleft()
-                self._changed.notify_all()
 
 
 class SharedModel:
@@ -114,7 +92,7 @@ class SharedModel:
 
     def __init__(
         self,
-        model: Sam2Model,
+        model: Network,
         dtype: str = "float32",
         together: bool = True,
         use_graphs: bool | None = None,
@@ -126,19 +104,45 @@ class SharedModel:
         self.dtype = dtype
         self.use_graphs = model.device.type == "cuda" if use_graphs is None else use_graphs
         if self.use_graphs:
-            lay_out(model)
-        self._pool = torch.cuda.graph_pool_handle() if self.use_graphs and model.device.type == "cuda" else None
-        self._encoders: dict[object, _Encoder | None] = {}  # None: the capture failed
-        self._resizes = model.device.type == "cuda" and triton_works(model.device)
+            lay_out(self.torch_model)
+        self._pool: Any = None
+        if self.use_graphs and model.device.type == "cuda":
+            import torch
+
+            self._pool = torch.cuda.graph_pool_handle()
+        self._encoders: dict[str, _Encoder | None] = {}  # by class; None: the capture failed
+        self._resizes = _resizes(model.device)
         self._graphs: dict[Capacity, TrackingGraphs | None] = {}
         self.together = together
         self.batches: dict[int, int] = {}  # how many batches of each size were encoded
         self.ahead = ahead and model.device.type == "cpu"
-        self._threads = _Threads.half() if self.ahead else _Threads.whole
-        self._turns = _Turns()
-        self._encoder_turns = _Turns() if self.ahead else self._turns
+        self._threads = 0 if model.device == HOST else _Threads.half() if self.ahead else _Threads.whole
+        self._turns = Turns()
+        self._encoder_turns = Turns() if self.ahead else self._turns
         self._lock = threading.Lock()  # guards what follows
         self._waiting: list[_Waiting] = []
+
+    @property
+    def torch_model(self) -> Sam2Model:
+        """The network, for what needs PyTorch.
+
+        Raises:
+            TypeError: PyTorch does not run it.
+        """
+        from sam2_ros.model.sam2 import Sam2Model
+
+        if not isinstance(self.model, Sam2Model):
+            raise TypeError(f"{self.model.config.name} is run by {self.model.graphs}; accepted: a network of PyTorch")
+        return self.model
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes computed once from the weights, by PyTorch."""
+        if self.model.device == HOST:
+            return 0
+        from sam2_ros.model.weight_cache import cache_bytes
+
+        return cache_bytes(self.torch_model)
 
     @property
     def runtime(self) -> str:
@@ -154,30 +158,33 @@ class SharedModel:
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
-        if self._threads and torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+        if self._threads:  # 0: as they are; networks in NumPy got theirs when they were loaded
+            import torch
+
+            if torch.get_num_threads() != self._threads:
+                torch.set_num_threads(self._threads)
         with on_device(self.model.device):
             yield
 
     def takes_raw(self, image: NDArray[np.uint8], scale: float) -> bool:
         """Whether :meth:`encode` takes ``image`` as a RawFrame; ``scale`` as in :meth:`Sam2Model.preprocess`."""
         grows = scale == 1 and max(image.shape[:2]) <= self.model.config.image_size
-        works = self._encoders.get(RawFrameEncoder, True) is not None
+        works = self._encoders.get("RawFrameEncoder", True) is not None
         return grows and self.use_graphs and self._resizes and works
 
-    def prepared(self, image: NDArray[np.uint8], scale: float) -> Tensor | RawFrame:
+    def prepared(self, image: NDArray[np.uint8], scale: float) -> Array | RawFrame:
         """A whole image (RGB ``uint8 [H, W, 3]``) for :meth:`encode`; ``scale`` as in :meth:`Sam2Model.preprocess`."""
         if self.takes_raw(image, scale):
             return RawFrame(image, self.model.device)
         return self.model.preprocess(upload(np.require(image, requirements="W"), self.model.device), scale)
 
-    def encode(self, frame: Tensor | RawFrame) -> ImageFeatures:
+    def encode(self, frame: Array | RawFrame) -> ImageFeatures:
         """Features of one frame, encoded together with others that wait: of a preprocessed one (``float32
         [1, 3, S, S]``), or of an image that the GPU resizes."""
-        size = frame.shape[-1] if isinstance(frame, Tensor) else self.model.config.image_size
+        size = self.model.config.image_size if isinstance(frame, RawFrame) else frame.shape[-1]
         return self._encoded(_Waiting(frame, size, self.model))
 
-    def encode_several(self, pixels: Tensor, model: Sam2Model) -> list[ImageFeatures]:
+    def encode_several(self, pixels: Array, model: Network) -> list[ImageFeatures]:
         """Features of several windows of a frame (``float32 [N, 3, S, S]``, preprocessed), one by one. ``model`` is the
         network in their size (:meth:`Sam2Model.at`)."""
         maps = self._encoded(_Waiting(pixels, pixels.shape[-1], model))
@@ -191,7 +198,6 @@ class SharedModel:
                 self._encode(mine)
         return mine.features.result()
 
-    @torch.inference_mode()
     def _encode(self, first: _Waiting) -> None:
         """Encodes ``first`` and the waiting frames of its size; others wait for their own turn."""
         with self._lock:
@@ -201,7 +207,7 @@ class SharedModel:
             ]
             self._waiting = [each for each in self._waiting if each not in batch]
         try:
-            with autocast(self.model, self.dtype):
+            with inference(self.model.device), autocast(self.model.device, self.dtype):
                 maps = self._encode_batch([each.frame for each in batch], first.model)
         except Exception as error:
             for each in batch:
@@ -214,30 +220,38 @@ class SharedModel:
             each.features.set_result(maps if len(batch) == 1 else rows_of(maps, row, each.count))
             row += each.count
 
-    def _encode_batch(self, frames: list[Tensor | RawFrame], model: Sam2Model) -> ImageFeatures:
+    def _encode_batch(self, frames: list[Array | RawFrame], model: Network) -> ImageFeatures:
+        if not self.use_graphs:
+            return model.encode_image(frames[0] if len(frames) == 1 else module_of(frames[0]).concatenate(frames))
         if len(frames) == 1 and isinstance(frames[0], RawFrame):
-            encoder = self._graph_encoder(RawFrameEncoder)
+            encoder = self._graph_encoder("RawFrameEncoder")
             if encoder is not None:
                 return encoder(frames[0])
-        parts = [each if isinstance(each, Tensor) else self.model.preprocess(each.image()) for each in frames]
-        pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts = [self.model.preprocess(each.image()) if isinstance(each, RawFrame) else each for each in frames]
+        pixels = parts[0] if len(parts) == 1 else module_of(parts[0]).concatenate(parts)
         usual = pixels.shape[0] == 1 and pixels.shape[-1] == self.model.config.image_size
-        encoder = self._graph_encoder(GraphEncoder) if self.use_graphs and usual else None
+        encoder = self._graph_encoder("GraphEncoder") if usual else None
         return model.encode_image(pixels) if encoder is None else encoder(pixels)
 
-    def _graph_encoder(self, kind: Callable[..., _Encoder]) -> _Encoder | None:
-        """The image encoder as a CUDA graph, captured at first use; None where that failed."""
-        if kind not in self._encoders:
+    def _graph_encoder(self, name: str) -> _Encoder | None:
+        """The class ``name`` of :mod:`.cuda_encoder`: the image encoder as a CUDA graph, captured at first use; None
+        where that failed."""
+        if name not in self._encoders:
+            from sam2_ros.tracking import cuda_encoder
+
+            kind, context = getattr(cuda_encoder, name), partial(autocast, self.model.device, self.dtype)
             try:
-                self._encoders[kind] = kind(self.model, partial(autocast, self.model, self.dtype), self._pool)
+                self._encoders[name] = kind(self.model, context, self._pool)
             except Exception as error:
-                self._encoders[kind] = None
+                self._encoders[name] = None
                 _warn("the image encoder", error)
-        return self._encoders[kind]
+        return self._encoders[name]
 
     def graphs_for(self, bank: MemoryBank, plan: Plan, like: ImageFeatures) -> tuple[TrackingGraphs, Plan] | None:
         """The graphs for the objects of ``plan``, captured at first use, and the plan in their shape; None where no
         capture succeeded."""
+        from sam2_ros.tracking.cuda_graphs import bucket_of
+
         for capacity in _capacities(bucket_of(len(plan.codes), bank.config.max_objects), bank.config):
             cut = plan.cut(capacity.frames, capacity.pointers) if capacity.full else plan
             graphs = None if cut is None else self._graphs_of(capacity, like)
@@ -252,12 +266,14 @@ class SharedModel:
         size, blank = self.model.config.image_size, np.zeros((64, 64, 3), np.uint8)
         if self.takes_raw(blank, 1.0):
             self.encode(RawFrame(blank, self.model.device))
-        features = self.encode(torch.zeros(1, 3, size, size, device=self.model.device))
+        features = self.encode(zeros((1, 3, size, size), self.model.device))
         if not self.tracks_by_graphs(config):
             return
+        from sam2_ros.tracking.cuda_graphs import buckets
+
         for objects in buckets(config.max_objects):
             for capacity in _capacities(objects, config):
-                with self.turn(), torch.inference_mode():
+                with self.turn(), inference(self.model.device):
                     self._graphs_of(capacity, features)
 
     def tracks_by_graphs(self, config: TrackerConfig) -> bool:
@@ -265,10 +281,12 @@ class SharedModel:
         return self.use_graphs and not recognises(self.model, config)
 
     def _graphs_of(self, capacity: Capacity, like: ImageFeatures) -> TrackingGraphs | None:
+        from sam2_ros.tracking.cuda_graphs import TrackingGraphs
+
         if capacity not in self._graphs:
-            context = partial(autocast, self.model, self.dtype)
+            context = partial(autocast, self.model.device, self.dtype)
             try:
-                self._graphs[capacity] = TrackingGraphs(self.model, capacity, like, context, self._pool)
+                self._graphs[capacity] = TrackingGraphs(self.torch_model, capacity, like, context, self._pool)
             except Exception as error:  # out of memory; Triton has exceptions of its own
                 self._graphs[capacity] = None
                 _warn(str(capacity), error)
@@ -280,6 +298,8 @@ class SharedModel:
 
 def lay_out(model: Sam2Model) -> None:
     """Lays convolution weights out channels last, as their inputs are. Only once: graphs use their addresses."""
+    import torch
+
     maps = [each for each in model.parameters() if each.ndim == 4]
     if not all(each.is_contiguous(memory_format=torch.channels_last) for each in maps):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -288,6 +308,8 @@ def lay_out(model: Sam2Model) -> None:
 def _capacities(objects: int, config: TrackerConfig) -> list[Capacity]:
     """Capacities of the graphs for so many objects. The most frequent case comes first: one prompted frame each, and
     all recent ones."""
+    from sam2_ros.tracking.cuda_graphs import Capacity
+
     prompted = config.prompted_slots
     return [
         Capacity(objects, 1 + config.recent_slots, 1 + POINTER_FRAMES, full=True),
@@ -295,5 +317,16 @@ def _capacities(objects: int, config: TrackerConfig) -> list[Capacity]:
     ]
 
 
+def _resizes(device: Any) -> bool:
+    """Whether the GPU ``device`` resizes images."""
+    if device.type != "cuda":
+        return False
+    from sam2_ros.model.dispatch import triton_works
+
+    return triton_works(device)
+
+
 def _warn(what: str, error: Exception) -> None:
+    from sam2_ros.model.dispatch import reason_of
+
     warnings.warn(f"no CUDA graph for {what}, so that frames take longer: {reason_of(error)}", stacklevel=3)

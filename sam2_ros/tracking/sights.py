@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
+from sam2_ros.model.network import Array
 from sam2_ros.tracking.history import View
 from sam2_ros.tracking.look_alikes import Claim, Division, alike, divide
 from sam2_ros.tracking.mask_parts import masks_of
+from sam2_ros.tracking.masks import resampled
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.types import CroppedMask, ObjectState
 from sam2_ros.tracking.windows import Window
@@ -23,8 +23,8 @@ class Sight:
 
     objects: list[LiveObject]
     view: View
-    present: Tensor  # [B] bool
-    scores: Tensor  # [B] logits
+    present: Array  # [B] bool
+    scores: Array  # [B] logits
     masks: list[CroppedMask]  # in pixels of the network's masks
 
 
@@ -71,24 +71,3 @@ def tell_apart(sights: Sequence[Sight], bystanders: Sequence[LiveObject]) -> lis
             divisions[position] = Division(own, undecided)
         first += len(sight.objects)
     return divisions
-
-
-def resampled(mask: CroppedMask, before: Window, now: Window, width: int, height: int) -> CroppedMask:
-    """The mask that lies in the window ``before``, in ``width`` × ``height`` pixels of the window ``now``."""
-    if not mask.crop.size:
-        return CroppedMask.empty(width, height)
-    if before == now and (mask.width, mask.height) == (width, height):
-        return mask
-    rows = _places(height, now.y0 - before.y0, now.height, mask.height / before.height) - mask.y
-    columns = _places(width, now.x0 - before.x0, now.width, mask.width / before.width) - mask.x
-    down = np.flatnonzero((rows >= 0) & (rows < mask.crop.shape[0]))
-    across = np.flatnonzero((columns >= 0) & (columns < mask.crop.shape[1]))
-    if not (len(down) and len(across)):
-        return CroppedMask.empty(width, height)
-    inner = CroppedMask.from_full(mask.crop[np.ix_(rows[down], columns[across])])
-    return inner.within(int(across[0]), int(down[0]), width, height)
-
-
-def _places(count: int, begin: int, length: int, density: float) -> NDArray[np.int64]:
-    """The pixels in which the middles of ``count`` pixels lie, which begin at ``begin`` and share ``length``."""
-    return np.floor(((np.arange(count) + 0.5) * (length / count) + begin) * density).astype(np.int64)

@@ -11,20 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.arrays import inference
+from sam2_ros.model.network import HOST, ImageFeatures, Network
+from sam2_ros.text import counted
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.clock import Clock, clock_of
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.cuda_propagation import CudaPropagation
 from sam2_ros.tracking.deadline import SHEDDING_STEPS, LoadShedder, Workload
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, View, most_bytes
+from sam2_ros.tracking.look_scheduler import LookScheduler, encode_work
+from sam2_ros.tracking.mask_follower import FollowedMask
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_checks import check_names, check_requests
 from sam2_ros.tracking.prompt_decoder import PromptDecoder
 from sam2_ros.tracking.prompt_transaction import PromptTransaction
+from sam2_ros.tracking.propagation import Propagation
 from sam2_ros.tracking.registry import Registry
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.types import (
@@ -51,6 +54,7 @@ class EncodedFrame:
     height: int
     features: dict[tuple[Window, int], ImageFeatures]  # by window and side of the network's input
     image: NDArray[np.uint8] | None  # as it is to be stored
+    waiting: dict[int, FollowedMask]  # see StoredFrame
     level: int  # of load shedding (:class:`~sam2_ros.tracking.deadline.LoadShedder`)
     laps: dict[str, float]  # ms by stage; empty within step
 
@@ -67,7 +71,7 @@ class Tracker:
 
     def __init__(
         self,
-        model: Sam2Model,
+        model: Network,
         config: TrackerConfig | None = None,
         dtype: str = "float32",
         shared: SharedModel | None = None,
@@ -84,10 +88,18 @@ class Tracker:
         self._objects = self._registry.objects
         self._viewer = Viewer(self._shared, self.config)
         self._prompts = PromptDecoder(self._viewer, self.bank, self.config)
-        self._propagation = CudaPropagation(self._shared, self._viewer, self.bank, self.config)
-        self._load_shedder = LoadShedder(self.config.deadline)
+        self._propagation = self._make_propagation()
+        self._scheduler = LookScheduler(encode_work(model.config))
+        self._load_shedder = LoadShedder(self.config.deadline, len(SHEDDING_STEPS) - (not model.shrinks))
         self._frame = -1  # index of the newest frame
         self._changes: deque[ObjectChange] = deque(maxlen=MAX_CHANGES)
+
+    def _make_propagation(self) -> Propagation:
+        if not self._shared.use_graphs:
+            return Propagation(self._viewer, self.bank, self.config, self._shared.dtype)
+        from sam2_ros.tracking.cuda_propagation import CudaPropagation
+
+        return CudaPropagation(self._shared, self._viewer, self.bank, self.config)
 
     @property
     def next_id(self) -> int:
@@ -101,7 +113,8 @@ class Tracker:
     @property
     def history_bytes(self) -> int:
         """The most bytes of the stored frames (beside ``bank.nbytes``)."""
-        return most_bytes(self.model.config, self.config, self.dtype)
+        dtype = "float32" if self.model.device == HOST else self.dtype
+        return most_bytes(self.model.config, self.config, dtype)
 
     def configure(self, config: TrackerConfig) -> None:
         """Applies other settings from the next frame or prompt on.
@@ -118,10 +131,9 @@ class Tracker:
 
     # -- frames ------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def encode(self, frame: NDArray[np.uint8]) -> EncodedFrame:
-        """The part of :meth:`step` that depends on no other frame. Another thread may do it while the frame before is
-        tracked.
+        """The part of :meth:`step` that depends on no other frame, so that another thread may do it while the frame
+        before is tracked. With windows it follows from that frame, and is done once for each.
 
         Args:
             frame: RGB ``uint8 [H, W, 3]``.
@@ -130,7 +142,8 @@ class Tracker:
             ValueError: another dtype or shape.
         """
         clock = clock_of(self.model.device)
-        return replace(self._encode(frame, clock), laps=clock.finish())
+        with inference(self.model.device):
+            return replace(self._encode(frame, clock), laps=clock.finish())
 
     def _encode(self, frame: NDArray[np.uint8], clock: Clock) -> EncodedFrame:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
@@ -138,17 +151,28 @@ class Tracker:
         level = self._load_shedder.level
         workload = Workload.at(level)
         height, width = frame.shape[:2]
+        image = self._viewer.kept_image(frame)
         due: list[LiveObject] = []
+        waiting: dict[int, FollowedMask] = {}
         if self._viewer.uses_windows:  # else another thread may be tracking the objects
             due = self._propagation.due(list(self._objects.values()), self._frame + 1, workload)
+            waiting = self._waiting(due, image, width, height, workload)
+            due = [obj for obj in due if obj.object_id not in waiting]
         groups = self._viewer.groups(due, width, height, self._frame + 1, workload)
-        image = self._viewer.kept_image(frame)
         maps = self._viewer.encode(frame, groups, workload, clock.lap)
         clock.lap("encode")
         features = {(group.window, group.side): each for group, each in zip(groups, maps, strict=True)}
-        return EncodedFrame(width, height, features, image, level, {})
+        return EncodedFrame(width, height, features, image, waiting, level, {})
 
-    @torch.inference_mode()
+    def _waiting(
+        self, due: list[LiveObject], image: NDArray[np.uint8] | None, width: int, height: int, workload: Workload
+    ) -> dict[int, FollowedMask]:
+        """Those of the objects that are ``due`` on the next frame at which the network will not look."""
+        frame = self._frame + 1
+        windows = [(obj, self._viewer.next_window(obj, width, height, frame, workload)) for obj in due]
+        searches = self._propagation.searches(list(self._objects.values()), frame)
+        return self._scheduler.waiting(windows, image, frame, (width, height), self.config.window_budget, searches)
+
     def step(self, frame: NDArray[np.uint8] | EncodedFrame, stamp: int = 0) -> FrameResult:
         """Tracks every object in ``frame``.
 
@@ -159,6 +183,10 @@ class Tracker:
         Raises:
             ValueError: another dtype or shape; nothing has changed then.
         """
+        with inference(self.model.device):
+            return self._step(frame, stamp)
+
+    def _step(self, frame: NDArray[np.uint8] | EncodedFrame, stamp: int) -> FrameResult:
         clock = clock_of(self.model.device)
         encoded = frame if isinstance(frame, EncodedFrame) else self._encode(frame, clock)
         level = encoded.level
@@ -166,7 +194,9 @@ class Tracker:
         features = dict(zip(encoded.features, self.history.place(list(encoded.features.values())), strict=True))
         clock.lap("encode")
         self._frame += 1
-        stored = StoredFrame(self._frame, stamp, encoded.width, encoded.height, features, encoded.image)
+        stored = StoredFrame(
+            self._frame, stamp, encoded.width, encoded.height, features, encoded.image, encoded.waiting
+        )
         self.history.append(stored)
         objects = list(self._objects.values())
         changes: list[ObjectChange] = []
@@ -274,7 +304,7 @@ class Tracker:
         newest = self.history.newest
         if newest is None:
             return None
-        with torch.inference_mode(), self._shared.turn():
+        with inference(self.model.device), self._shared.turn():
             return self._viewer.whole_view(newest)
 
     def take_changes(self) -> list[ObjectChange]:
@@ -294,7 +324,7 @@ class Tracker:
         for obj in objects:
             if longest and obj.state is ObjectState.LOST and obj.presence.absent_for > longest:
                 self._forget(obj)
-                reason = f"not seen for {obj.presence.absent_for} frames (tracker.drop_after)"
+                reason = f"not seen for {counted(obj.presence.absent_for, 'frame')} (tracker.drop_after)"
                 changes.append(obj.change(EventCode.DROPPED, obj.state, reason, gone=True))
         return changes
 

@@ -12,6 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.tracking.types import CroppedMask
+
 Numbers: TypeAlias = NDArray[np.float64]
 
 SIGHTINGS = 10  # most in a trail
@@ -43,6 +45,16 @@ class Trail:
             areas=(*self.areas[:before], area)[-SIGHTINGS:],
             decided=frame,
         )
+
+    def carried(self, frame: int, mask: CroppedMask) -> Trail:
+        """The trail after a frame to which the object's ``mask`` was carried: as sure of it as of the frame before."""
+        if self.decided != frame - 1:
+            return self
+        if self.frames[-1] != frame - 1:
+            return replace(self, decided=frame)
+        size = mask.width, mask.height, mask.width, mask.height
+        box = [edge / side for edge, side in zip(mask.box, size, strict=True)]
+        return self.seen(frame, box, mask.area / (mask.width * mask.height))
 
     @property
     def usual_area(self) -> float:

@@ -2,95 +2,42 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from sam2_ros.model.network import HOST, Array
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
-def upload(values: NDArray[Any] | Sequence[Any], device: torch.device) -> Tensor:
-    """``values`` on ``device``; to a GPU through pinned memory, which it reads by itself."""
+def upload(values: NDArray[Any] | Sequence[Any], device: Any) -> Array:
+    """``values`` on the ``device`` of a network; to a GPU through pinned memory, which it reads by itself."""
     array = np.ascontiguousarray(values)
+    if device == HOST:
+        return array
+    import torch
+
     if device.type != "cuda":
         return torch.from_numpy(array).to(device)
+    from sam2_ros.tracking.cuda_staging import Staged
+
     dtype = torch.from_numpy(array[:0] if array.ndim else array).dtype
     return Staged(device, array).tensor().view(dtype).view(array.shape)
 
 
-def on_device(device: torch.device) -> AbstractContextManager[object]:
+def on_device(device: Any) -> AbstractContextManager[object]:
     """Makes ``device`` the current GPU. Triton launches kernels there, wherever their tensors are."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda":
+        return nullcontext()
+    import torch
 
-
-class Staged:
-    """Arrays, one after the other, in pinned memory. Can be sent once; then others may use the memory."""
-
-    def __init__(self, device: torch.device, *arrays: NDArray[Any]) -> None:
-        self._device, self._count = device, sum(array.nbytes for array in arrays)
-        buffer, self._event = _STAGING.take(device, self._count)
-        start = 0
-        for array in arrays:
-            # PyTorch's own copy would wake a thread on every core.
-            place = buffer.numpy()[start : start + array.nbytes]
-            np.copyto(place.view(array.dtype).reshape(array.shape), array)
-            start += array.nbytes
-        self._buffer: Tensor | None = buffer
-
-    def into(self, target: Tensor) -> None:
-        """Sends them to the beginning of ``target`` (``uint8 [N]``, on the device), without waiting.
-
-        Raises:
-            RuntimeError: they were sent before.
-        """
-        buffer, self._buffer = self._buffer, None
-        if buffer is None:
-            raise RuntimeError("what is staged is sent once, and this has been sent; stage it again")
-        target[: self._count].copy_(buffer[: self._count], non_blocking=True)
-        _STAGING.sent(self._device, buffer, self._event)
-
-    def tensor(self) -> Tensor:
-        """Sends them, ``uint8 [N]``, without waiting."""
-        there = torch.empty(self._count, dtype=torch.uint8, device=self._device)
-        self.into(there)
-        return there
-
-
-class _Staging:
-    """Pinned memory, reused when what was sent from it has arrived. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        # By device and bytes, a power of two.
-        self._sent: dict[tuple[torch.device, int], list[tuple[Tensor, torch.cuda.Event]]] = {}
-
-    def take(self, device: torch.device, count: int) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Memory for ``count`` bytes or more, and an event for :meth:`sent`."""
-        size = 1 << max(count - 1, 255).bit_length()
-        if device.type != "cuda":
-            return torch.empty(size, dtype=torch.uint8), None
-        with self._lock:
-            waiting = self._sent.get((device, size), [])
-            for index, (buffer, event) in enumerate(waiting):
-                if event.query():
-                    del waiting[index]
-                    return buffer, event
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
-
-    def sent(self, device: torch.device, buffer: Tensor, event: torch.cuda.Event | None) -> None:
-        """Notes that the current stream is about to read ``buffer``."""
-        if event is None:
-            return
-        event.record(torch.cuda.current_stream(device))
-        with self._lock:
-            self._sent.setdefault((device, len(buffer)), []).append((buffer, event))
-
-
-_STAGING = _Staging()
+    return torch.cuda.device(device)
 
 
 class Fetched:
@@ -99,6 +46,8 @@ class Fetched:
     def __init__(self, tensor: Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
         if tensor.device.type == "cuda":
+            import torch
+
             self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._host.copy_(tensor, non_blocking=True)
             self._arrived = torch.cuda.Event()

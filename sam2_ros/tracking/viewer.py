@@ -7,17 +7,17 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.arrays import module_of
+from sam2_ros.model.network import Array, ImageFeatures, Network
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import Workload
 from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import ObjectState
-from sam2_ros.tracking.windows import MAX_PIXELS, Frame, Group, Target, Window, plan, serving
+from sam2_ros.tracking.windows import MAX_PIXELS, Frame, Group, Target, Window, plan, serving, window_of
 
 Image = NDArray[np.uint8]
 Lap = Callable[[str], None]
@@ -26,14 +26,14 @@ Lap = Callable[[str], None]
 class Encoder(Protocol):
     """What a viewer needs of :class:`~sam2_ros.tracking.shared_model.SharedModel`."""
 
-    model: Sam2Model
+    model: Network
     ahead: bool
 
     def prepared(self, image: Image, scale: float) -> Any: ...
 
     def encode(self, frame: Any) -> ImageFeatures: ...
 
-    def encode_several(self, pixels: torch.Tensor, model: Sam2Model) -> list[ImageFeatures]: ...
+    def encode_several(self, pixels: Array, model: Network) -> list[ImageFeatures]: ...
 
 
 class Viewer:
@@ -41,7 +41,7 @@ class Viewer:
 
     def __init__(self, shared: Encoder, config: TrackerConfig) -> None:
         self.shared = shared
-        self.model: Sam2Model = shared.model
+        self.model: Network = shared.model
         self.config = config
         self._latest: View | None = None  # encoded for a prompt; the next one is often for the same window
 
@@ -59,6 +59,11 @@ class Viewer:
             return [Group(Window.whole(width, height), side, keys)]
         frame = self._frame(width, height, workload)
         return plan([_target(obj, frame, index) for obj in objects], frame)
+
+    def next_window(self, obj: LiveObject, width: int, height: int, index: int, workload: Workload) -> Window:
+        """The window that an object has on the frame number ``index``, whether the network looks at it or not."""
+        frame = self._frame(width, height, workload)
+        return window_of(_target(obj, frame, index), frame)
 
     def encode(self, image: Image, groups: Sequence[Group], workload: Workload, lap: Lap) -> list[ImageFeatures]:
         """The features of ``image`` for each of ``groups``, which are of one side."""
@@ -119,6 +124,8 @@ class Viewer:
         the objects that there are, so that their first memory has the scale of later frames."""
         if not self.uses_windows:
             return [self.whole_view(stored)] * len(boxes)
+        if self.config.window_budget:  # there the objects take turns, so that each always has a window of its own
+            return [self.view_around(box, stored) for box in boxes]
         objects = [obj for obj in stored.objects.values() if obj.awaited is None]
         frame = self._frame(stored.width, stored.height, Workload())
         targets = [_target(obj, frame, stored.frame) for obj in objects]
@@ -142,8 +149,8 @@ class Viewer:
 
     def _frame(self, width: int, height: int, workload: Workload) -> Frame:
         side = self.model.config.image_size
-        if workload.input_scale < 1:
-            side = max(64, 32 * round(workload.input_scale * side / 32))
+        if workload.input_scale < 1 and self.model.shrinks:
+            side = self.model.config.scaled_size(workload.input_scale)
         return Frame(width, height, side)
 
     def _groups_again(self, objects: list[LiveObject], stored: StoredFrame, workload: Workload) -> list[Group]:
@@ -171,12 +178,12 @@ class Viewer:
             return [self.shared.encode(prepared)]
         model = self.model.at(side)
         crops = [image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] for x0, y0, x1, y1 in windows]
-        pixels = torch.cat([model.preprocess(upload(crop, model.device)) for crop in crops])
+        inputs = [model.preprocess(upload(crop, model.device)) for crop in crops]
         lap("resize")
-        return self.shared.encode_several(pixels, model)
+        return self.shared.encode_several(module_of(inputs[0]).concatenate(inputs), model)
 
 
-def _view(stored: StoredFrame, window: Window, model: Sam2Model, features: ImageFeatures) -> View:
+def _view(stored: StoredFrame, window: Window, model: Network, features: ImageFeatures) -> View:
     return View(stored.frame, stored.stamp, stored.width, stored.height, window, model, features)
 
 
@@ -188,9 +195,6 @@ def _key_of(stored: StoredFrame, window: Window) -> tuple[Window, int]:
 def _target(obj: LiveObject, frame: Frame, index: int) -> Target:
     """What the frame number ``index`` needs to know of an object: where it is expected, as large as it usually is. A
     mask of a part of it must not shrink its window."""
-    hidden = obj.presence.absent_for
-    if obj.box_frame >= 0:  # a look at the whole frame may have found it since
-        hidden = min(hidden, max(0, obj.newest_frame - obj.box_frame))
     size, trail = np.array([frame.width, frame.height]), obj.trail
     box = np.array(frame.whole if obj.box is None else obj.box, np.float64)
     if trail.frames and trail.frames[-1] == obj.box_frame:
@@ -201,7 +205,7 @@ def _target(obj: LiveObject, frame: Frame, index: int) -> Target:
     if trail.frames and trail.frames[-1] == index - 1:
         middle += trail.step * size
     x0, y0, x1, y1 = np.concatenate((middle - half, middle + half)).tolist()
-    return Target(obj.object_id, (x0, y0, x1, y1), hidden, obj.window, seen)
+    return Target(obj.object_id, (x0, y0, x1, y1), obj.window, seen)
 
 
 def _bounded(image: Image) -> Image:

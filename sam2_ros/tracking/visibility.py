@@ -2,15 +2,18 @@
 
 1. *Seen.* The network sees an object on a tracked frame if :meth:`Sam2Model.present` says so (object score > 0) and its
    mask is neither empty nor doubted.
-2. *Doubted.* A mask is doubted if it fills the frame or explodes. It fills the frame if it covers more than
-   ``max_area`` of it and the mask of the object's newest prompt did not. It explodes if its predicted IoU is below
-   ``explosion_iou`` and it covers more than ``explosion_factor`` times the smallest of the last ``explosion_frames``
-   areas at which the object was seen.
+2. *Doubted.* A mask is doubted if it is a speck, fills the frame, explodes, leaps or swells. It is a speck if it covers
+   less than :data:`SPECK` of the object's usual area. That is the area of a sighting where it was largest, less
+   :data:`FADING` for every sighting since. It fills the frame if it covers more than ``max_area`` of it and the mask of
+   the object's newest prompt did not. It explodes if its predicted IoU is below ``explosion_iou`` and it covers more
+   than ``explosion_factor`` times the smallest of the last ``explosion_frames`` areas at which the object was seen.
 
    A prompt's mask counts among those areas if a box or a mask gave it its size; clicks may have meant a part. An object
    that comes close is not doubted: either it grows slowly, or the network is sure of it. With recognition
-   (:mod:`~sam2_ros.tracking.recognition`) no mask of a present object explodes. The areas stay while masks are doubted;
-   every frame with nothing to see forgets the oldest of them.
+   (:mod:`~sam2_ros.tracking.recognition`) no mask of a present object explodes. But seen through a window, with a
+   judgement below :data:`SURE`, it leaps if it lies more than :data:`LEAP` of the object's sizes from where it was
+   expected and seen last, and swells if it covers more than :data:`SWELLING` times the usual area. The areas stay while
+   masks are doubted; every frame with nothing to see forgets the oldest of them.
 3. *VISIBLE.* An object becomes VISIBLE when it was seen on ``visible_after`` frames in a row, and stays so while it is
    seen. While it is missed on fewer than ``occluded_after`` frames in a row, it stays VISIBLE with the mask that the
    decoder draws all the same, unless that is empty or doubted. VISIBLE always means that this frame has a mask.
@@ -27,6 +30,12 @@ from dataclasses import dataclass, replace
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.types import ObjectState
 
+SPECK = 0.02  # of the usual area; the network draws such masks where an object is not
+FADING = 0.05  # so that what moves away may become small
+SURE = 3.0  # judgement (logit) from which on a recognised object may leap or swell
+LEAP = 1.0  # usual sizes
+SWELLING = 2.0  # usual areas
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -38,6 +47,8 @@ class Observation:
     recognised: bool = False  # present, and the tracker recognises objects by appearance
     score: float = 0.0  # logit
     visibility: float = 0.0  # [0, 1]
+    close: bool = False  # seen through a window
+    leap: float = 0.0  # of its mask from where it was expected and seen last, in its usual sizes
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ class Presence:
     seen_run: int = 0  # frames in a row on which it was seen, up to now
     unseen_run: int = 0  # and was not
     areas: tuple[float, ...] = ()  # at which it was seen last, shares of the frame, the newest last
+    usual_area: float = 0.0  # share of the frame; 0 before it was seen
     prompted_area: float = 0.0  # of its newest prompt
     doubted: bool = False  # there was a mask, and it is not believed
     awaited: bool = False  # prompted by a picture, and not seen yet: LOST, however long ago that was
@@ -61,9 +73,10 @@ class Presence:
     def after(self, frame: int, stamp: int, observation: Observation, config: TrackerConfig) -> Presence:
         doubted = observation.area > 0 and self._doubts(observation, config)
         seen = observation.present and observation.area > 0 and not doubted
-        areas = self.areas
+        areas, usual = self.areas, self.usual_area
         if seen:
             areas = (*areas, observation.area)[-config.explosion_frames :]
+            usual = max(observation.area, (1 - FADING) * usual)
         elif not observation.present:
             areas = areas[1:]
         now = replace(
@@ -72,6 +85,7 @@ class Presence:
             seen_run=self.seen_run + 1 if seen else 0,
             unseen_run=0 if seen else self.unseen_run + 1,
             areas=areas,
+            usual_area=usual,
             doubted=doubted and observation.present,
         )
         visible = self.state is ObjectState.VISIBLE
@@ -86,7 +100,8 @@ class Presence:
         ``bounded``: a box or a mask said how large the object is."""
         now = replace(
             self, frame=frame, seen_run=config.visible_after if area else 0, unseen_run=0 if area else 1,
-            areas=(area,) if area and bounded else (), prompted_area=area, doubted=False,
+            areas=(area,) if area and bounded else (), usual_area=area or self.usual_area, prompted_area=area,
+            doubted=False,
         )  # fmt: skip
         return now._settled(stamp, area > 0, config)
 
@@ -98,6 +113,11 @@ class Presence:
     def passed(self, frame: int, stamp: int, config: TrackerConfig) -> Presence:
         """The presence after a frame on which the object was not searched for."""
         return replace(self, frame=frame, doubted=False)._settled(stamp, False, config)
+
+    def carried(self, frame: int, stamp: int, config: TrackerConfig) -> Presence:
+        """The presence of a VISIBLE object after a frame to which its mask was carried, and on which the network did
+        not look at it."""
+        return replace(self, frame=frame)._settled(stamp, True, config)
 
     def due(self, frame: int, config: TrackerConfig, search_factor: int = 1) -> bool:
         """Whether to search for it on ``frame``; for a LOST one ``search_factor`` times less often than configured."""
@@ -113,8 +133,11 @@ class Presence:
     def _doubts(self, observation: Observation, config: TrackerConfig) -> bool:
         if config.reference_policy:
             return False
-        if observation.area > config.max_area >= self.prompted_area:
+        if observation.area < SPECK * self.usual_area or observation.area > config.max_area >= self.prompted_area:
             return True
+        if observation.recognised and observation.close and observation.score < SURE:
+            larger = observation.area > SWELLING * self.usual_area > 0
+            return larger or observation.leap > LEAP
         sure = observation.recognised or observation.predicted_iou >= config.explosion_iou
         if not config.explosion_factor or not self.areas or sure:
             return False

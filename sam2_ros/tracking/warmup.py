@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from sam2_ros.allocator import reserve
-from sam2_ros.model.appearance import Reference
+from sam2_ros.model.arrays import autocast, float32, inference, module_of, repeated, trues, zeros
+from sam2_ros.model.network import Reference
 from sam2_ros.tracking.bank import POINTER_FRAMES
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import FEW_FRAMES, SMALLER
-from sam2_ros.tracking.propagation import autocast
 from sam2_ros.tracking.recognition import recognises
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.tracker import Tracker
@@ -33,43 +32,42 @@ def warm_up(shared: SharedModel, config: TrackerConfig) -> None:
     tracker.add([PromptRequest(Prompt(box=np.array([16, 16, 48, 48], np.float32)))])
     tracker.step(frame, 1)
     tracker.close()
-    with on_device(shared.model.device):
+    with on_device(shared.model.device), inference(shared.model.device):
         _work_on_most(shared, config)
     shared.capture_graphs(config)
     shared.batches.clear()
-    if shared.model.graphs is not None:
-        shared.model.graphs.seal()
     if shared.model.device.type == "cpu":
         reserve(RESERVE)
 
 
-@torch.inference_mode()
 def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
     model = shared.model
     device, architecture = model.device, model.config
     cells, split = architecture.memory_tokens, architecture.hidden_dim // architecture.memory_dim
     recent, prompted = config.recent_slots, config.prompted_slots
     count = config.max_objects if device.type != "cpu" else min(config.max_objects, OBJECTS_ON_CPU)
-    features = shared.encode(torch.zeros(1, 3, architecture.image_size, architecture.image_size, device=device))
-    with autocast(model, shared.dtype):
-        for frames, slots in ((1 + min(recent, FEW_FRAMES), 1), (1 + recent, 1), (prompted + recent, prompted)):
+    features = shared.encode(zeros((1, 3, architecture.image_size, architecture.image_size), device))
+    with autocast(device, shared.dtype):
+        # The most come last: what a GPU and the allocator keep then is large enough for all.
+        for frames, slots in (1 + min(recent, FEW_FRAMES), 1), (1 + recent, 1), (prompted + recent, prompted):
             pointers = (slots + POINTER_FRAMES) * split
-            memory = torch.zeros(count, frames * cells + pointers, architecture.memory_dim, device=device)
+            memory = zeros((count, frames * cells + pointers, architecture.memory_dim), device)
             conditioned = model.with_memory(features, memory, memory, pointers, None)
         decoded = model.decode(conditioned, features, *model.no_prompt(count))
-        present = torch.ones(count, dtype=torch.bool, device=device)
+        present = trues(count, device)
         model.pointer(decoded.tokens[:, 0], present)
-        model.encode_low_memory(features, decoded.logits[:, :1].float(), present)
-    if config.deadline:
+        model.encode_low_memory(features, float32(decoded.logits[:, :1]), present)
+    if config.deadline and model.shrinks:
         shared.encode(shared.prepared(np.zeros((64, 64, 3), np.uint8), SMALLER))
     if model.appearance is not None and features.appearance is not None and recognises(model, config):
         slots, cells = config.prompted_slots + 1, architecture.grid**2
-        known = features.appearance.expand(count, -1, -1).repeat(1, slots, 1)
-        coverage = torch.zeros(count, slots * cells, device=device)
-        model.appearance.match(
-            features.appearance, Reference(known, coverage, torch.zeros(count, slots, 1, device=device))
-        )
+        module, known = module_of(features.appearance), repeated(features.appearance, count)
+        coverage = zeros((count, slots * cells), device)
+        reference = Reference(module.concatenate([known] * slots, 1), coverage, zeros((count, slots, 1), device))
+        model.appearance.match(features.appearance, reference)
     if device.type == "cuda":
+        import torch
+
         for side in (64, architecture.image_size + 32):  # images that grow and that shrink
             model.preprocess(torch.zeros(side, side, 3, dtype=torch.uint8))
         torch.cuda.synchronize(device)

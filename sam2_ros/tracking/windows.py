@@ -4,8 +4,9 @@ The network sees a square of a fixed size. Squashed into it, a whole camera imag
 A window is a part of the frame, of the frame's shape, that is enlarged to that square instead. It stays while it
 serves its object, because memories tell where the object was in its window. The rules:
 
-1. An object's window has :data:`FACTOR` times the size of its box, where that is expected. :data:`WIDENING` times more
-   for every frame without the object, and :data:`CUT` times more where its mask reaches the edge of the last window.
+1. An object's window has :data:`FACTOR` times the size of its box, where that is expected, and :data:`CUT` times more
+   where its mask reaches the edge of the last window. While the object is hidden, it is expected where it was: seen
+   smaller, it fits its memory worse, and other things fit it as well.
 2. It stays while it holds the box's surroundings (:data:`INNER` times the box) and is at most :data:`SLACK` times
    larger or smaller than wanted.
 3. Objects do not share windows: one for several shows each of them smaller. At most :data:`MOST` objects have one of
@@ -25,7 +26,6 @@ INNER = 1.5  # times the box; what must lie inside the window
 SLACK = 1.4  # factor by which a window may be larger or smaller than wanted
 WHOLE = 0.8  # share of the frame's sides from which on the whole frame is taken
 CUT = 1.3  # factor for a mask that reaches the edge of the last window, which may have cut it off
-WIDENING = 1.1  # factor a frame while an object is hidden
 ENLARGED = 5  # most times that a window is enlarged: beyond, there is nothing more to see
 MOST = 8  # windows in a frame, beside the whole frame
 MAX_PIXELS = 1920 * 1080  # of a stored image; larger ones are stored smaller
@@ -67,7 +67,6 @@ class Target:
 
     key: int
     box: Box  # where it is expected
-    hidden: int = 0  # frames since it was seen
     window: Window | None = None  # through which it was looked at last
     seen: Box | None = None  # of its mask there; None: it was not seen
 
@@ -147,7 +146,7 @@ def most_views(objects: int) -> int:
 
 def window_of(target: Target, frame: Frame) -> Window:
     """The window for an object: the last one while that serves."""
-    growth = WIDENING ** min(target.hidden, 100) * _cut(target, frame)
+    growth = _cut(target, frame)
     wanted, window = frame.window(target.box, FACTOR * growth), target.window
     if window is None or not frame.has(window):
         return wanted
@@ -158,7 +157,7 @@ def window_of(target: Target, frame: Frame) -> Window:
 
 def serving(target: Target, windows: Iterable[Window], frame: Frame) -> Window | None:
     """The smallest of ``windows`` through which an object is seen about as well as through a new one of its own."""
-    growth = FACTOR * WIDENING ** min(target.hidden, 100) * _cut(target, frame)
+    growth = FACTOR * _cut(target, frame)
     wanted, region = frame.share_of(frame.window(target.box, growth)), frame.surroundings(target.box, growth)
     fitting = [window for window in windows if window.holds(region) and frame.share_of(window) <= SLACK * wanted]
     return min(fitting, key=frame.share_of, default=None)

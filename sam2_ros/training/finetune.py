@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam2_ros.model.checkpoint import find_weights, load_model, read_checkpoint
+from sam2_ros.model.checkpoint import load_model, read_checkpoint
 from sam2_ros.model.config import ModelConfig, infer_config, official_config
 from sam2_ros.model.download import CHECKPOINTS
 from sam2_ros.model.sam2 import Sam2Model
+from sam2_ros.model.weight_files import find_weights
 from sam2_ros.training.clips import ClipSettings
 from sam2_ros.training.data.draw import PROMPTS, ClipSource, Sample, open_data
 from sam2_ros.training.distributed import World

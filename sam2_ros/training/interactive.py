@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sam2_ros.model.mask_decoder import ChosenMask, DecodedMasks, choose
-from sam2_ros.model.sam2 import ABSENT_LOGIT, ImageFeatures, Sam2Model
+from sam2_ros.model.choice import choose
+from sam2_ros.model.network import ABSENT_LOGIT, ChosenMask, DecodedMasks, ImageFeatures
+from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.rollout import FrameOutput, FramePrompt, Memory, prompt_with_mask
 from sam2_ros.training.simulated_user import Plan, correction_clicks, make_prompt
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam2_ros.model.mask_decoder import DecodedMasks
-from sam2_ros.model.sam2 import MASK_BIAS, MASK_SCALE, ImageFeatures, Sam2Model
+from sam2_ros.model.network import MASK_BIAS, MASK_SCALE, DecodedMasks, ImageFeatures
+from sam2_ros.model.sam2 import Sam2Model
 
 RECENT = 6  # frames
 

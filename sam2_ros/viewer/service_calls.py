@@ -22,6 +22,8 @@ from sam2_ros.srv import AddObjects, RefineObject, RemoveObject, RenameObject, R
 from sam2_ros.tracking.types import PromptError
 from sam2_ros.viewer.page_commands import BadCommand, Command, read_names, read_number, read_request, read_stamp, short
 
+_DISCOVERY_S = 5.0
+
 
 class ServiceCalls:
     """Calls the services of one camera, ``prefix/…``. Responses come in the ROS thread."""
@@ -30,8 +32,9 @@ class ServiceCalls:
         self._node = node
         self._prefix = prefix
         self._clients: dict[str, Any] = {}
+        self._known: set[str] = set()  # services whose server knows our client
         self._closed = False
-        self._lock = threading.Lock()  # guards both: commands come in several threads
+        self._lock = threading.Lock()  # guards all three: commands come in several threads
 
     def call(self, command: Command) -> Future[dict[str, object]]:
         """The future gets ``success``, ``message`` and, for a prompt, its result.
@@ -51,14 +54,17 @@ class ServiceCalls:
         with self._lock:
             if self._closed:
                 raise ConnectionError(f"{self._prefix} is gone; is the tracker running?")
-            is_new = name not in self._clients
-            if is_new:
+            if name not in self._clients:
                 self._clients[name] = self._node.create_client(_TYPES[f"~/{name}"], f"{self._prefix}/{name}")
             client = self._clients[name]
         if not client.wait_for_service(timeout_sec=2.0):
             raise ConnectionError(f"the service {self._prefix}/{name} is not there; is the tracker running?")
-        if is_new:
-            server_knows_clients(self._node, self._prefix, 2.0, lambda: time.sleep(0.01))
+        if name not in self._known:
+            if not server_knows_clients(self._node, self._prefix, _DISCOVERY_S, lambda: time.sleep(0.01)):
+                # Sent now, the command could be carried out while its answer gets lost.
+                raise ConnectionError(f"{self._prefix} does not answer yet, so nothing was sent; try again")
+            with self._lock:
+                self._known.add(name)
         answer: Future[dict[str, object]] = Future()
         response = client.call_async(request)
 

@@ -185,6 +185,8 @@ class Session:
 
     def _pick(self) -> tuple[Camera, Shot] | None:
         """The next picture to send: the newest of the camera in front, or sometimes one of another camera."""
+        if not self.watching:
+            return None  # what is sent before the page says what is in front would be sent again then
         now, cameras = time.monotonic(), self._hub.cameras
         self._thumbnails = {name: sent for name, sent in self._thumbnails.items() if name in cameras}
         for camera in cameras.values():

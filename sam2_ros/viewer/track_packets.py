@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sam2_ros.media import label_images
 from sam2_ros.msg import ObjectMask, TrackedObject, TrackedObjectArray
 from sam2_ros.ros.image_conversion import decode_compressed, to_rgb
-from sam2_ros.ros.messages import box_edges, cropped_mask, to_stamp
+from sam2_ros.ros.messages import box_edges, cropped_mask, region_edges, to_stamp
 from sam2_ros.viewer.packets import css_color, finite, jpeg, pack
 
 STATES = {
@@ -90,6 +90,8 @@ def _object(obj: TrackedObject, points: list[NDArray[np.int16]]) -> dict[str, ob
         "box": [finite(edge, 2) for edge in box_edges(obj.bbox)], "color": css_color(obj.id),
         "contours": [len(contour) for contour in found],
     }  # fmt: skip
+    if window := region_edges(obj.window):
+        described["window"] = window
     if obj.depth_status == TrackedObject.DEPTH_OK:
         described["position"] = [finite(axis, 3) for axis in (obj.position.x, obj.position.y, obj.position.z)]
         described["position_frame"] = obj.position_frame

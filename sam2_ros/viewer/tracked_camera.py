@@ -93,7 +93,12 @@ class Camera:
 
     def shot(self, live: bool) -> Shot | None:
         """The picture to show now."""
-        return self.live if live or not self.tracking else self.newest or self.live
+        if live or self.newest is None:
+            return self.live
+        # Tracks that came after the newest image are shown however long ago: a paused camera sends no other.
+        if self.tracking or self.live is None or self.newest.number > self.live.number:
+            return self.newest
+        return self.live
 
     def history_message(self) -> str:
         """The states of the last :data:`HISTORY_S` seconds for the page's timeline; for any thread."""
@@ -111,6 +116,7 @@ class Camera:
             self._image_subscription.destroy()
             self._image_subscription = None
             self._images.clear()
+            self.newest = self.live = None  # who looks later must not see, and click at, what was there before
         if self._image_subscription is None and watched and self.source.image_topic:
             kind = CompressedImage if self.source.compressed else Image
             self._image_subscription = FollowingSubscription(
@@ -127,9 +133,9 @@ class Camera:
         stamp, arrived = to_stamp(image.header.stamp), time.monotonic_ns()
         self._images[stamp] = (image, arrived)
         _keep_newest(self._images, WAITING_IMAGES)
+        self.live = Shot(image, self._tracks if self.tracking else None, arrived, self._max_side)
         if tracks := self._waiting.pop(stamp, None):
             self._pair(tracks)
-        self.live = Shot(image, self._tracks if self.tracking else None, arrived, self._max_side)
         self._on_shot()
 
     def _on_tracks(self, tracks: TrackedObjectArray) -> None:

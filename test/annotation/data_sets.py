@@ -11,6 +11,7 @@ import numpy as np
 
 from sam2_ros.annotation.data_set import SETTINGS, read_data_set, write_data_set
 from sam2_ros.annotation.doubts import Reason
+from sam2_ros.annotation.formats import FORMATS
 from sam2_ros.annotation.masks import Mask, encode
 from sam2_ros.annotation.recordings import ImageFile
 from sam2_ros.annotation.results import Annotated, write_result
@@ -40,7 +41,7 @@ def annotated(scene: list[RenderedFrame]) -> Annotated:
 def make_data_set(out: Path, format: str = "coco") -> list[RenderedFrame]:
     """Writes it; returns the truth."""
     scene = list(render(IMAGES, WIDTH, HEIGHT, post=False))
-    folder = out / "images" / NAME
+    folder = out / FORMATS[format].images / NAME
     folder.mkdir(parents=True)
     for index, frame in enumerate(scene):
         cv2.imwrite(str(folder / f"{index:06d}.jpg"), frame.rgb[..., ::-1])

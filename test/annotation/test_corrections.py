@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.annotation.corrections import MOST_VERSIONS, Corrections, Version
 from sam2_ros.annotation.data_set import read_data_set
-from sam2_ros.annotation.masks import Mask, encode
+from sam2_ros.annotation.masks import Mask, check_runs, encode
 from sam2_ros.annotation.propagation import ENOUGH, GONE, propagate
 from sam2_ros.annotation.recordings import ImageFile, Images
 from sam2_ros.annotation.results import UNSAVED, read_annotated, read_unsaved, write_result
@@ -75,6 +77,53 @@ def test_an_object_is_removed_from_some_images_or_from_all(corrections: Correcti
     assert {key for _, key in corrections.now.masks} == {BOOK}
 
 
+def places(version: Version, key: int) -> list[int]:
+    return [frame for frame, each in sorted(version.masks) if each == key]
+
+
+def test_an_object_is_split_at_an_image(corrections: Corrections) -> None:
+    before = corrections.now
+    now = before.split(BALL, 8, 7)
+    assert places(now, BALL) == [*range(8)] and places(now, 7) == [*range(8, IMAGES)]
+    assert now.labels == {BALL: "ball", BOOK: "book", 7: "ball"}
+    # What tracks the first part on ends there, and so does what tracks the second one back.
+    assert now.corrected == {(8, BALL), (8, 7)}
+    assert [(each.frame, each.object_id) for each in now.reasons] == [(7, BALL), (13, BOOK)], (
+        "the doubt about 8 is gone"
+    )
+    assert all(mask.object_id == key for (_, key), mask in now.masks.items())
+    assert [mask.mask for mask in now.masks.values()] == [mask.mask for mask in before.masks.values()]
+
+
+def test_two_objects_are_merged_and_the_chosen_one_keeps_its_masks(corrections: Corrections) -> None:
+    whole = corrections.now
+    parts = whole.split(BALL, 8, 7)
+    assert parts.merged(BALL, 7).masks == whole.masks and parts.merged(BALL, 7).labels == whole.labels
+    renamed = parts.merged(7, BALL)
+    assert places(renamed, 7) == [*range(IMAGES)] and renamed.labels == {BOOK: "book", 7: "ball"}
+    # Where both have one, it is not said of the other one's mask that it is doubtful.
+    double = whole.merged(BOOK, BALL)
+    assert double.masks == {place: mask for place, mask in whole.masks.items() if place[1] == BOOK}
+    assert double.reasons == tuple(REASONS[2:]) and double.labels == {BOOK: "book"}
+
+
+def test_two_objects_are_exchanged_from_an_image_on(corrections: Corrections) -> None:
+    before = corrections.now.without(BOOK, 10, 11)
+    now = before.exchanged(BALL, BOOK, 8)
+    for frame in range(IMAGES):
+        for key, other in ((BALL, BOOK), (BOOK, BALL)):
+            was = before.masks.get((frame, other if frame >= 8 else key))
+            there = now.masks.get((frame, key))
+            assert (there and (there.mask, there.object_id)) == (was and (was.mask, key))
+    assert now.labels == before.labels and now.corrected == {(10, BALL), (11, BALL), (8, BALL), (8, BOOK)}
+    again = now.exchanged(BOOK, BALL, 8)
+    assert again.masks == before.masks
+    # An object that is only in the later images is another's continuation.
+    late = corrections.now.split(BALL, 8, 7)
+    whole = late.exchanged(BALL, 7, 8)
+    assert whole.masks == corrections.now.masks and whole.labels == corrections.now.labels
+
+
 def test_the_versions_are_bounded_and_the_saved_one_is_known(corrections: Corrections) -> None:
     for number in range(MOST_VERSIONS + 5):
         corrections.add(corrections.now.with_label(BALL, f"ball {number}"))
@@ -100,7 +149,7 @@ def test_corrections_come_back_from_their_file(corrections: Corrections, tmp_pat
     corrections.add(corrections.now.without(BALL, 3, 4).accepted(13))
     write_result(tmp_path, corrections.result(), UNSAVED)
     read = read_annotated(tmp_path, NAME, UNSAVED)
-    assert read == corrections.result() and read is not None and read.corrected == [(3, BALL), (4, BALL)]
+    assert read == corrections.result() and read.corrected == [(3, BALL), (4, BALL)]
     again = Corrections(corrections.recording, read)
     assert again.changed and again.can_undo
     again.undo()
@@ -163,7 +212,7 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     assert (read.format, read.images, read.stills, read.windows) == ("yolo", "images", False, False)
     assert read.recordings == [annotated(list(render(IMAGES, WIDTH, HEIGHT, post=False)))]
     (tmp_path / "data" / "recordings" / f"{NAME}.json").write_text("{")
-    with pytest.raises(UserError, match=r"clip\.json can't be read; run 'sam2_ros annotate' again"):
+    with pytest.raises(UserError, match=r"clip\.json can't be read \(Expecting.*\); run 'sam2_ros annotate' again"):
         read_data_set(tmp_path / "data")
     settings = tmp_path / "data" / "settings.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"recordings": []}))
@@ -172,31 +221,95 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        lambda known: known.update(name="../../elsewhere"),
-        lambda known: known["images"][3].update(name="../../../etc/passwd"),
-        lambda known: known["images"][3].update(name=".."),
-        lambda known: known["images"][3].update(width=1 << 20, height=1 << 20),
-        lambda known: known["masks"][0].update(frame=IMAGES),
-        lambda known: known["masks"][0].update(frame=-1),
-        lambda known: known["masks"][0].update(object_id=7),
-        lambda known: known["masks"][0].update(predicted_iou=float("nan")),
-        lambda known: known["masks"][0]["mask"].update(size=[1 << 20, 1 << 20]),
-        lambda known: known["reasons"][0].update(frame=IMAGES),
-        lambda known: known["reasons"][0].update(value=float("inf")),
+        (lambda known: known.update(name="../../elsewhere"), "it is of the recording ../../elsewhere"),
+        (lambda known: known["images"][3].update(name="../../../etc/passwd"), "'../../../etc/passwd' names no file"),
+        (lambda known: known["images"][3].update(name=".."), "'..' names no file"),
+        (lambda known: known["images"][3].update(width=1 << 20, height=1 << 20), "has 1048576 x 1048576 pixels"),
+        (lambda known: known["masks"][0].update(frame=IMAGES), "a mask of object 1 in image 16"),
+        (lambda known: known["masks"][0].update(frame=-1), "a mask of object 1 in image -1"),
+        (lambda known: known["masks"][0].update(frame=0.0), "a mask of object 1 in image 0.0"),
+        (lambda known: known["masks"][0].update(object_id=7), "a mask of object 7 in image 0"),
+        (lambda known: known["masks"][1].update(object_id=BALL), "two masks in one image"),
+        (lambda known: known["masks"][0].update(predicted_iou=float("nan")), "score of a mask in image 0"),
+        (lambda known: known["masks"][0]["mask"].update(size=[1 << 20, 1 << 20]), "another size than its image"),
+        (lambda known: known["masks"][0]["mask"].update(counts="34"), "fills 7 pixels of an image of 320 x 240"),
+        (lambda known: known["masks"][0]["mask"].update(counts=""), "not made of run lengths"),
+        (lambda known: known["masks"][0]["mask"].update(counts="3P"), "not made of run lengths"),
+        (lambda known: known["masks"][0]["mask"].update(counts="3\x7f"), "not made of run lengths"),
+        (lambda known: known["masks"][0]["mask"].update(counts="3\x00"), "not made of run lengths"),
+        (lambda known: known["masks"][0]["mask"].update(counts="3" + "P" * 8 + "0"), "a run that is too long"),
+        (lambda known: known["masks"][0]["mask"].update(counts="O3"), "fills 2 pixels"),
+        (lambda known: known["labels"].update({"1": ["ball"]}), "object 1 has no label"),
+        (lambda known: known["labels"].update({"1": "b" * 257}), "object 1 has no label of up to 256 characters"),
+        (lambda known: known.update(damage=["none"]), "its damage is no text"),
+        (lambda known: known["labels"].update({"-4": "ball"}), "object -4 has no label"),
+        (lambda known: known.update(corrected=[[IMAGES, BALL]]), "a mask of object 1 in image 16"),
+        (lambda known: known["reasons"][0].update(frame=IMAGES), "a doubt about image 16"),
+        (lambda known: known["reasons"][0].update(value=float("inf")), "a doubt about image 7"),
+        (lambda known: known["reasons"][0].update(object_id=[1]), "a doubt about image 7"),
+        (lambda known: known.pop("masks"), "not what 'sam2_ros annotate' writes"),
     ],
 )
 def test_a_file_that_leads_out_of_the_data_set_or_does_not_fit_together_is_refused(
-    change: Callable[[Any], None], scene: list[RenderedFrame], tmp_path: Path
+    change: Callable[[Any], None], said: str, scene: list[RenderedFrame], tmp_path: Path
 ) -> None:
     write_result(tmp_path, annotated(scene))
     path = tmp_path / "recordings" / f"{NAME}.json"
-    assert read_annotated(tmp_path, NAME) is not None
+    read_annotated(tmp_path, NAME)
     known = json.loads(path.read_text())
     change(known)
     path.write_text(json.dumps(known))
-    assert read_annotated(tmp_path, NAME) is None
+    with pytest.raises(UserError, match=rf"clip\.json can't be read \(.*{re.escape(said)}"):
+        read_annotated(tmp_path, NAME)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_run_lengths_of_pycocotools_are_accepted_and_cut_ones_are_not(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    pixels = random.random((48, 64)) < random.choice([0.0, 0.02, 0.5, 0.98, 1.0])
+    pixels[:, : int(random.integers(64))] = seed % 2
+    whole = encode(CroppedMask.from_full(pixels))
+    check_runs(whole, 64, 48)
+    counts = whole["counts"]
+    for cut in range(len(counts)):
+        with pytest.raises(ValueError, match=r"fills|not made of run lengths"):
+            check_runs(whole | {"counts": counts[:cut]}, 64, 48)
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "recordings", f"images/{NAME}", f"images/{NAME}/000003.jpg"])
+def test_a_link_in_a_data_set_is_refused(name: str, tmp_path: Path) -> None:
+    make_data_set(tmp_path / "data")
+    inside, elsewhere = tmp_path / "data" / name, tmp_path / "elsewhere"
+    inside.rename(elsewhere)
+    inside.symlink_to(elsewhere)
+    with pytest.raises(UserError, match=f"{name} is a link, which may lead out of the data set; replace it by what"):
+        read_data_set(tmp_path / "data")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    inside.unlink()
+    elsewhere.rename(inside)
+    assert read_data_set(tmp_path / "link").recordings, "the folder itself may be one"
+
+
+def test_an_image_that_was_exchanged_is_refused(tmp_path: Path) -> None:
+    make_data_set(tmp_path)
+    (recording,) = read_data_set(tmp_path).recordings
+    images = Images(tmp_path / "images" / NAME, recording.images)
+    path = tmp_path / "images" / NAME / "000003.jpg"
+    assert images.jpeg(3) == path.read_bytes() and images.read(3).shape == (HEIGHT, WIDTH, 3)
+    cv2.imwrite(str(path), np.zeros((1000, 2000, 3), np.uint8))
+    for read in (images.jpeg, images.read):
+        with pytest.raises(UserError, match="has 2000 x 1000 pixels; it was annotated with 320 x 240"):
+            read(3)
+    path.write_bytes(b"root:x:0:0")
+    with pytest.raises(UserError, match="not a readable image"):
+        images.jpeg(3)
+    path.unlink()
+    os.mkfifo(path)
+    for read in (images.jpeg, images.read):
+        with pytest.raises(UserError, match="is a pipe, socket or device"):
+            read(3)
 
 
 def test_a_recording_outside_the_data_set_is_not_read(tmp_path: Path) -> None:
@@ -204,7 +317,7 @@ def test_a_recording_outside_the_data_set_is_not_read(tmp_path: Path) -> None:
     inside = tmp_path / "data" / "recordings" / f"{NAME}.json"
     (tmp_path / "data" / f"{NAME}.json").write_bytes(inside.read_bytes())
     settings = tmp_path / "data" / "settings.json"
-    for names, said in (([f"../{NAME}"], "can't be read"), (7, "is no data set")):
+    for names, said in (([f"../{NAME}"], "names no file"), (7, "is no data set")):
         settings.write_text(json.dumps(json.loads(settings.read_text()) | {"recordings": names}))
         with pytest.raises(UserError, match=said):
             read_data_set(tmp_path / "data")
@@ -218,5 +331,5 @@ def test_unsaved_corrections_that_can_not_be_read_are_told(scene: list[RenderedF
     with pytest.raises(UserError, match="holds corrections of other images; move it elsewhere"):
         read_unsaved(tmp_path, annotated(scene[:5]))
     (tmp_path / UNSAVED / f"{NAME}.json").write_text("{")
-    with pytest.raises(UserError, match=r"unsaved/clip\.json can't be read; move it elsewhere"):
+    with pytest.raises(UserError, match=r"unsaved/clip\.json can't be read \(Expecting.*\); move it elsewhere"):
         read_unsaved(tmp_path, saved)

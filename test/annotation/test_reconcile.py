@@ -67,10 +67,26 @@ def test_two_things_that_are_seen_at_once_stay_two() -> None:
 
 
 def test_an_exchange_of_two_objects_is_listed() -> None:
-    forwards = [track({frame: 0 if frame < 4 else 40 for frame in range(9)})]
-    backwards = [track(dict.fromkeys(range(8, -1, -1), 40)), track(dict.fromkeys(range(8, -1, -1), 0))]
+    forwards = [track({frame: 0 if frame < 4 else 8 for frame in range(9)})]
+    backwards = [track(dict.fromkeys(range(8, -1, -1), 8)), track(dict.fromkeys(range(8, -1, -1), 0))]
     reasons = reconcile(forwards, backwards, {}).reasons
     assert [(reason.frame, reason.object_id) for reason in reasons if reason.kind == "swap"] == [(4, 1)]
+
+
+def test_a_leap_that_the_other_direction_does_not_make_ends_a_track() -> None:
+    """Things that look alike are confused across the picture; squares have sides of 8."""
+    leaps = {frame: 10 if frame < 4 else 40 for frame in range(8)}
+    forwards = [track(leaps)]
+    forwards[0].prompted.add(5)  # what the track has leapt to was detected too
+    both = [track(dict.fromkeys(range(7, -1, -1), 40))]
+    assert ids(reconcile(forwards, both, {})) == {1: [0, 1, 2, 3], 2: list(range(8))}
+    # What both directions see is a fast movement.
+    same = [track({frame: leaps[frame] for frame in range(7, -1, -1)})]
+    assert ids(reconcile(forwards, same, {})) == {1: list(range(8))}
+    # A box's length for each image between is no leap, and whoever wrote a prompts file knows better.
+    slow = {frame: 10 if frame < 4 else 34 for frame in (0, 1, 2, 3, 6, 7)}
+    assert ids(reconcile([track(slow)], [], {})) == {1: list(slow)}
+    assert ids(reconcile([track(leaps, key=3)], [], {})) == {3: list(range(8))}
 
 
 def test_the_direction_that_was_confirmed_more_recently_has_the_mask() -> None:
@@ -128,8 +144,8 @@ def test_a_track_that_the_detector_does_not_confirm_is_not_believed_for_long() -
 
 def test_pixels_belong_to_the_object_that_was_confirmed_more_recently() -> None:
     """One track slides onto another object's pixels. With another label it may lie on it."""
-    other = Detection((40, 8, 48, 16), "cup", 0.9)
-    slides = {0: 40, 1: 40, 2: 10, 3: 10}
+    other = Detection((18, 8, 26, 16), "cup", 0.9)
+    slides = {0: 18, 1: 18, 2: 10, 3: 10}
     looks = {0: [CUP, other], 2: [CUP]}
     for label, expected in (("cup", [0, 1]), ("lid", [0, 1, 2, 3])):
         forwards = [track(dict.fromkeys(range(4), 10)), track(slides, label)]
@@ -140,13 +156,13 @@ def test_pixels_belong_to_the_object_that_was_confirmed_more_recently() -> None:
 
 def test_where_the_directions_exchange_two_objects_none_jumps_to_and_fro() -> None:
     """Both are detected all the time, so either direction has a mask that is confirmed."""
-    here, there = Detection((0, 8, 8, 16), "cup", 0.9), Detection((40, 8, 48, 16), "cup", 0.9)
-    forwards = [track(dict.fromkeys(range(9), 0)), track(dict.fromkeys(range(9), 40))]
+    here, there = Detection((0, 8, 8, 16), "cup", 0.9), Detection((8, 8, 16, 16), "cup", 0.9)
+    forwards = [track(dict.fromkeys(range(9), 0)), track(dict.fromkeys(range(9), 8))]
     backwards = [
-        track({frame: 0 if frame >= 4 else 40 for frame in range(8, -1, -1)}),
-        track({frame: 40 if frame >= 4 else 0 for frame in range(8, -1, -1)}),
+        track({frame: 0 if frame >= 4 else 8 for frame in range(8, -1, -1)}),
+        track({frame: 8 if frame >= 4 else 0 for frame in range(8, -1, -1)}),
     ]
     found = reconcile(forwards, backwards, {frame: [here, there] for frame in range(0, 9, 2)})
-    assert {(mask.object_id, box_of(mask.mask)[0]) for mask in found.masks} == {(1, 0), (2, 40)}
+    assert {(mask.object_id, box_of(mask.mask)[0]) for mask in found.masks} == {(1, 0), (2, 8)}
     assert len(found.masks) == 18 and all(mask.agreement == 1.0 for mask in found.masks)
     assert [(reason.kind, reason.frame) for reason in found.reasons] == [("swap", 4), ("swap", 4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,25 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the embedded model needs torch")
 
 from aiohttp.test_utils import TestServer
-from data_sets import BALL, NAME, add_recording, make_data_set
+from data_sets import BALL, BOOK, NAME, add_recording, make_data_set
+from PIL import Image
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
 
 from sam2_ros.annotation.corrector import Corrector
 from sam2_ros.annotation.data_set import read_data_set
+from sam2_ros.annotation.formats import FORMATS
 from sam2_ros.annotation.results import UNSAVED, read_unsaved
 from sam2_ros.annotation.review import Review
+from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.inference.local import load_shared_model
 from sam2_ros.inference.null import NullBackend
+from sam2_ros.media.rendered_scene import RenderedFrame
+from sam2_ros.media.source_frame import Rgb
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.image_segmenter import EncodedImage, ImageSegmenter, SoFar
 from sam2_ros.tracking.segmentation import Segmentation
 from sam2_ros.tracking.shared_model import SharedModel
-from sam2_ros.tracking.types import CroppedMask, Prompt
+from sam2_ros.tracking.types import BoolMask, CroppedMask, Prompt
 from sam2_ros.viewer.web_server import application
 
 OTHER = "other"
@@ -166,3 +175,103 @@ def test_a_save_that_fails_loses_nothing(folder: Path, segmenter: ImageSegmenter
         assert not any((folder / UNSAVED).iterdir())
 
     run(folder, segmenter, talk)
+
+
+def test_what_comes_while_something_long_begins_is_refused(folder: Path, shared: SharedModel) -> None:
+    """The commands wait behind a slow one, so that all have come before the first long one begins."""
+    release = threading.Event()
+
+    class Slow(ImageSegmenter):
+        def encode(self, image: Rgb) -> EncodedImage:
+            assert release.wait(120)
+            return super().encode(image)
+
+    async def whole() -> None:
+        review = Review(read_data_set(folder), Corrector(Slow(shared)), lambda objects: NullBackend(TrackerConfig()))
+        commands: list[dict[str, object]] = [
+            {"type": "add", "stamp": "3", "box": [100, 60, 200, 160]}, {"type": "propagate", "frame": 3},
+            {"type": "save"}, {"type": "remove", "object_id": 3, "first": 0, "last": 15},
+        ]  # fmt: skip
+        waiting = [asyncio.ensure_future(review.call({"camera": NAME, **each})) for each in commands]
+        await asyncio.sleep(0)  # all of them wait for the worker now
+        release.set()
+        answers = await asyncio.wait_for(asyncio.gather(*waiting), 240)
+        assert [answer["success"] for answer in answers] == [True, True, False, False]
+        assert "the review is busy" in str(answers[2]["message"])
+        await asyncio.to_thread(review.close)
+        assert review.unsaved == [NAME]
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_ids_are_corrected_and_saved_in_every_format(format: str, shared: SharedModel, tmp_path: Path) -> None:
+    """From image 8 on the ids of both are exchanged, and then the ball is split and merged again."""
+    folder = tmp_path / "data"
+    scene = make_data_set(folder, format)
+    before = ids_at(folder, format, scene)
+    assert before[5] == before[12] == [BALL, BOOK]
+
+    async def talk(page: Page) -> None:
+        for command, said in (
+            ({"object_id": BALL, "other": BALL, "frame": 8}, "both are object 1; choose two"),
+            ({"object_id": BALL, "other": 9, "frame": 8}, "there is no object 9; there are: 1, 2"),
+            ({"object_id": BALL, "other": BOOK, "frame": 99}, "there is no image 99"),
+        ):
+            assert said in (await page.ask("exchange", **command))["message"]
+        refused = await page.ask("split", object_id=BALL, frame=0)
+        assert refused["message"].startswith("object 1 has masks only on one side of image 0")
+        assert (await page.ask("exchange", object_id=BALL, other=BOOK, frame=8))["success"]
+        await saved(page)
+        assert ids_at(folder, format, scene)[5] == [BALL, BOOK] and ids_at(folder, format, scene)[12] == [BOOK, BALL]
+        assert (await page.ask("split", object_id=BALL, frame=11))["object_id"] == 3
+        await saved(page)
+        new = BALL if format == "yolo" else 3
+        assert [ids_at(folder, format, scene)[frame] for frame in (5, 10, 12)] == [[1, 2], [2, 1], [2, new]]
+        assert (await page.ask("merge", object_id=BOOK, other=3))["success"]
+        # Where both have a mask, the chosen one keeps its own.
+        await saved(page)
+        assert [ids_at(folder, format, scene)[frame] for frame in (5, 10, 12)] == [[1, 2], [2, 1], [2, 0]]
+        for _ in range(3):
+            assert (await page.ask("undo"))["success"]
+        await saved(page)
+        assert ids_at(folder, format, scene) == before
+
+    run(folder, ImageSegmenter(shared), talk)
+
+
+async def saved(page: Page) -> None:
+    assert (await page.ask("save"))["success"]
+    assert (await page.message("notice"))["level"] == "info"
+
+
+def ids_at(folder: Path, format: str, scene: Sequence[RenderedFrame]) -> list[list[int]]:
+    """Of each image, the ids that the format has where the ball and the book are; 0 = none."""
+    keys = (BALL, BOOK)
+    return [[_id_at(folder, format, at, scene[at].masks[key]) for key in keys] for at in range(len(scene))]
+
+
+def _id_at(folder: Path, format: str, frame: int, mask: BoolMask) -> int:
+    """Read without the project's code. YOLO has classes and no ids."""
+    if format == "davis":
+        labels = np.asarray(Image.open(folder / "Annotations" / NAME / f"{frame:06d}.png"))
+        return int(np.bincount(labels[mask]).argmax())
+    found: dict[int, BoolMask] = {}
+    if format == "coco":
+        data = COCO(str(folder / "annotations.json"))
+        for each in data.imgToAnns[frame + 1]:
+            found[each["object_id"]] = data.annToMask(each).astype(np.bool_)
+    elif format == "mots":
+        for line in (folder / "instances_txt" / f"{NAME}.txt").read_text().splitlines():
+            at, key, _, height, width, counts = line.split(" ")
+            if int(at) == frame:
+                rle = {"size": [int(height), int(width)], "counts": counts.encode()}
+                found[{"11001": BALL, "12001": BOOK, "11002": 3}[key]] = coco.decode(rle).astype(np.bool_)
+    else:
+        for line in (folder / "labels" / NAME / f"{frame:06d}.txt").read_text().splitlines():
+            number, *ring = line.split(" ")
+            drawn = np.zeros(mask.shape, np.uint8)
+            corners = np.array(ring, float).reshape(-1, 2) * mask.shape[::-1]
+            cv2.fillPoly(drawn, [corners.astype(np.int32)], 1)
+            found[{"0": BALL, "1": BOOK}[number]] = drawn.astype(np.bool_)
+    return next((key for key, each in found.items() if jaccard(each, mask) > 0.5), 0)

@@ -62,6 +62,11 @@ def test_an_interruption_keeps_what_was_measured(tmp_path: Path, monkeypatch: py
 def test_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--objects", "0"]) == USER_ERROR
     assert "--objects is 0; accepted: 1 or more" in capsys.readouterr().err
+    for others in ([], ["--peers", "official"], ["--peers", "vos", "--node"]):
+        assert main(["bench", "--compile", *others]) == USER_ERROR
+        assert "add --peers vos, without --node and --endpoint" in capsys.readouterr().err
+    assert main(["bench", "--model", "embedded", "--image-size", "0", "--peers", "vos", "--compile"]) == USER_ERROR
+    assert "found nothing to compile" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("objects", [1, 4, 16, 64])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from sam2_ros.media.video_writer import VideoWriter
 pytest.importorskip("torch", reason="the embedded model needs torch")
 from sam2_ros.annotation.data_set import open_data_set, read_data_set
 from sam2_ros.annotation.engine import EngineSettings
+from sam2_ros.annotation.folder import in_use
 from sam2_ros.annotation.results import write_result
 
 FRAMES, WIDTH, HEIGHT = 12, 320, 240
@@ -174,14 +176,25 @@ def test_a_bad_recording_is_named_and_does_not_stop_the_rest(
     out = tmp_path / "out"
     sources = (tmp_path / "broken.mcap", photos, tmp_path / "empty", bag, video)
     assert annotate(*sources, "--detector", "recorded:/detections", "--out", out) == 1
-    said = capsys.readouterr().err
-    assert "broken: " in said and "damaged, cut, or no bag" in said
-    assert "photos: recorded:/detections needs a bag" in said
-    assert "empty: " in said and "no images there" in said
-    assert "text: " in said and "not a video" in said
+    shown, said = capsys.readouterr()
+    assert f"masks in 1 recording; 0 images to look at, the most doubtful first: sam2_ros review {out}\n" in shown
+    assert f"sam2_ros: {tmp_path / 'broken.mcap'}: damaged, cut, or no bag" in said
+    assert "sam2_ros: photos: recorded:/detections needs a bag" in said
+    assert f"sam2_ros: {tmp_path / 'empty'}: no images there" in said
+    assert f"sam2_ros: {video}: not a video" in said
     found = COCO(str(out / "annotations.json"))
     assert [video["name"] for video in found.dataset["videos"]] == ["run"] and len(found.anns) == 2 * FRAMES
     assert [path.name for path in (out / "images").iterdir()] == ["run"]
+
+
+def test_where_nothing_could_be_read_there_is_nothing_to_review(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert annotate(tmp_path / "empty", "--detector", "recorded:/detections", "--out", tmp_path / "out") == 1
+    shown, said = capsys.readouterr()
+    assert "1 of 1 recordings failed" in shown and "look at" not in shown
+    assert "no images there" in said
 
 
 def test_a_folder_of_other_files_or_settings_is_left_alone(
@@ -196,8 +209,12 @@ def test_a_folder_of_other_files_or_settings_is_left_alone(
     (out / "settings.json").write_text(json.dumps({"detector": "everything"}))
     assert annotate(*arguments, "--out", out) == 2
     assert "was made with other settings (detector, format" in capsys.readouterr().err
+    with in_use(out, "review"):
+        assert annotate(*arguments, "--out", out) == 2
+    assert f"{out} is in use by sam2_ros review, process {os.getpid()} on " in capsys.readouterr().err
     prompts = tmp_path / "prompts.json"
     prompts.write_text(json.dumps([{"frame": 0, "object_id": 1, "box": [0, 0, 5, 5]}]))
+    (tmp_path / "other").mkdir()
     for _ in range(2):
         open_data_set(tmp_path / "other", EngineSettings(str(prompts), "coco"))
     prompts.write_text(json.dumps([{"frame": 0, "object_id": 1, "box": [0, 0, 5, 6]}]))
@@ -248,6 +265,7 @@ def test_an_interruption_keeps_finished_recordings(bag: Path, tmp_path: Path) ->
     assert len(found.imgs) == FRAMES and [p.name for p in (tmp_path / "out" / "images").iterdir()] == ["run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0 and "1 of 2 recordings were finished" in done.stdout
+    assert "12 images of 1 recording in " in done.stdout and "failed" not in done.stdout
     whole = COCO(str(tmp_path / "out" / "annotations.json"))
     assert len(whole.imgs) == 2 * FRAMES and len(whole.anns) == 2 * len(found.anns)
 
@@ -276,11 +294,12 @@ def test_a_ray_cluster_gives_the_same_and_begins_again_what_a_worker_leaves(bag:
     assert victim is not None
     victim.kill()
     shown, said = process.communicate(timeout=600)
-    assert process.returncode == 1 and "broken: " in said and "Traceback" not in said, said
+    assert process.returncode == 1 and "broken.mcap: " in said and "Traceback" not in said, said
     assert annotate(*arguments, "--out", tmp_path / "alone") == 1
     for name in ("annotations.json", "review.json"):
         assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     assert shown.count(": 12 images, 2 objects, 24 masks") == 2
+    assert re.search(r"^24 images of 2 recordings in \d+ s: \d+\.\d a second\n1 of 3 recordings failed$", shown, re.M)
 
 
 @pytest.fixture

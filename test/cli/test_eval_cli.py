@@ -50,7 +50,7 @@ def test_a_mask_that_stands_still_gets_the_values_of_the_published_evaluator(dav
     assert [report["mean_over_objects"][key] for key in ("j", "f", "jf")] == pytest.approx(means)
 
 
-@pytest.mark.parametrize("windows", [[], ["--windows"]], ids=["whole", "windows"])
+@pytest.mark.parametrize("windows", [[], ["--windows", "--window-budget", "0.5"]], ids=["whole", "windows"])
 def test_eval_and_track_give_the_same_masks_and_the_same_j(windows: list[str], tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the embedded model needs torch")
     scene = list(render(8, 320, 240, post=False))[:4]  # more than an object's size a frame would leave its window
@@ -70,6 +70,7 @@ def test_eval_and_track_give_the_same_masks_and_the_same_j(windows: list[str], t
         tracked, evaluated = read_labels(file), read_labels(tmp_path / "a" / "short" / file.name)
         assert tracked.dtype == evaluated.dtype and np.array_equal(tracked, evaluated)
     assert json.loads((out / "report.json").read_text())["settings"]["window"] == ("auto" if windows else "off")
+    assert json.loads((out / "report.json").read_text())["settings"]["window_budget"] == (0.5 if windows else 1.0)
     result, _ = load(out / "sequences" / "short.json")
     theirs = published.evaluate(davis / "Annotations", tmp_path / "b", "short")
     assert {score.object: score.j for score in result.scores} == pytest.approx({k: j for k, (j, _) in theirs.items()})

@@ -49,7 +49,8 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorder]:
         for recorder in recorders.values():
             wait_until(lambda: "recording /recorded/tracker" in recorder.said, "the recorder", peer.launched)  # noqa: B023
         wait_until(lambda: peer.node.count_subscribers("/recorded/tracker/tracks") >= 5, "their subscriptions")
-        time.sleep(1.0)  # until their image subscriptions are matched, which the graph does not tell
+        peer.wait_for_reliable(listeners=5)
+        time.sleep(1.0)  # until the node knows them too
         frames = list(render(FRAMES))
         for number, frame in enumerate(frames):
             image = show(peer, frame.rgb)
@@ -66,7 +67,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorder]:
                 assert peer.call(RemoveObject, "remove_object", RemoveObject.Request(object_id="2")).success
                 request = RenameObject.Request(object_id="1", name="marble")
                 assert peer.call(RenameObject, "rename_object", request).success
-        time.sleep(0.5)  # for the recorders' last messages
+        time.sleep(2.0)  # for the recorders' last messages
         for name, number in (("run", signal.SIGINT), ("hangup", signal.SIGHUP), ("killed", signal.SIGKILL)):
             recorders[name].process.send_signal(number)
         for recorder in recorders.values():
@@ -100,8 +101,7 @@ def recording(recordings: dict[str, Recorder]) -> Path:
 def show(peer: Peer, rgb: Any) -> Any:
     height, width = rgb.shape[:2]
     image = peer.image(height=height, width=width, step=3 * width, data=array("B", rgb.tobytes()))
-    peer.send(image)
-    peer.wait_until(lambda: peer.tracks_of(image), "the image's tracks")
+    peer.track(image)
     return image
 
 
@@ -141,7 +141,7 @@ def test_a_recorder_that_is_hung_up_completes_its_file(recordings: dict[str, Rec
 def test_a_killed_recorder_loses_next_to_nothing(recordings: dict[str, Recorder], capsys: Any) -> None:
     assert recordings["killed"].process.returncode == -signal.SIGKILL
     assert len(Recording(recordings["killed"].file).frames) >= FRAMES - 1
-    assert "MiB (the end is missing); 1" in capsys.readouterr().err
+    assert "MiB (the end is missing); only what comes before is used, 1" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_told_and_the_file_is_of_use(recordings: dict[str, Recorder], capsys: Any) -> None:

@@ -1,7 +1,9 @@
 """``sam2_ros segment`` with the embedded model on rendered images, measured against the exact masks."""
 
+import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from sam2_ros.cli import segment
 from sam2_ros.cli.main import main
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.media.label_images import read_labels
@@ -105,7 +108,7 @@ def test_an_interruption_keeps_what_is_done(scene: tuple[Path, dict[int, BoolMas
     [
         ([], "give --box, --point or --mask, or --everything"),
         (["--everything", "--box", "1,2,30,40"], "one of the two"),
-        (["--box", "1,2,3"], "accepted: X0,Y0,X1,Y1 in pixels"),
+        (["--box", "1,2,3"], "accepted: X0,Y0,X1,Y1 in pixels, without spaces, for example --box 120,80,260,300"),
         (["--point", "a,b"], "accepted: X,Y or X,Y,0"),
         (["--everything", "--points", "0"], "--points is 0; accepted: 1 to 256"),
         (["--everything", "--max-masks", "0"], "--max-masks is 0; accepted: 1 or more"),
@@ -119,6 +122,30 @@ def test_bad_options(
     folder, _ = scene
     assert main(["segment", str(folder / "0.png"), *options, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_a_bad_image_does_not_stop_the_rest(
+    scene: tuple[Path, dict[int, BoolMask]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, masks = scene
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    (images / "a.png").write_bytes(b"no image")
+    cv2.imwrite(str(images / "b.png"), np.zeros((40, 30, 3), np.uint8))  # the box lies outside
+    shutil.copy(folder / "0.png", images / "c.png")
+    box = text(*bounding_box(next(iter(masks.values()))))
+    assert main(["segment", str(images), "--box", box, "--out", str(out), "--device", "cpu"]) == 1
+    assert {path.name for path in out.iterdir()} == {"c.json", "c.png", "c_overlay.jpg"}
+    shown = capsys.readouterr()
+    assert shown.out == f"1 mask in 1 image; written to {out}\n"
+    assert "a.png: not a readable image" in shown.err and "b.png: the box" in shown.err
+
+    for path in out.iterdir():
+        path.unlink()
+    (out / "c.json" / "in the way").mkdir(parents=True)
+    assert main(["segment", str(images), "--box", box, "--out", str(out), "--device", "cpu"]) == 2
+    errors = capsys.readouterr().err
+    assert "c.json" in errors and "a.png: not a readable image" in errors and "b.png: the box" in errors
 
 
 def test_an_image_is_never_overwritten(
@@ -142,3 +169,17 @@ def test_the_smaller_of_two_objects_is_on_top() -> None:
     small[2:4, 2:4] = large[1:5, 1:7] = True
     labels = label_image([Segmented(CroppedMask.from_full(mask), 0.9, 0.9) for mask in (small, large)], 8, 6)
     assert (labels == 1).sum() == 4 and (labels == 2).sum() == 4 * 6 - 4 and labels.dtype == np.uint8
+
+
+def test_pytorch_finds_everything_unless_another_runtime_is_named(tmp_path: Path) -> None:
+    (tmp_path / "graphs.json").write_text("{}")
+
+    def runtime(*words: str) -> str:
+        parser = argparse.ArgumentParser()
+        segment.register(parser.add_subparsers())
+        return segment._runtime(parser.parse_args(["segment", "a.png", *words]))
+
+    assert runtime("--everything") == "torch"
+    assert runtime("--everything", "--runtime", "openvino") == "openvino"
+    assert runtime("--everything", "--model", str(tmp_path)) == "auto"
+    assert runtime("--point", "1", "1") == "auto"

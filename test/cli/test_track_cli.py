@@ -227,7 +227,7 @@ def test_an_error_in_the_middle_keeps_what_was_tracked(
     assert frames_in(tmp_path) == (4, 4, 4)
     assert "4 frames of 160x120, null" in printed
     said = errors.splitlines()
-    assert said[0].startswith("sam2_ros: 4 frames were tracked; written: ") and said[0].count(str(tmp_path)) == 4
+    assert said[0].startswith("sam2_ros: 4 frames tracked; written: ") and said[0].count(str(tmp_path)) == 4
     assert said[1].startswith("sam2_ros: error: ") and "004.png" in said[1] and len(said) == 2
 
 
@@ -293,7 +293,7 @@ def test_a_signal_keeps_what_was_tracked(number: signal.Signals, clip: Path, tmp
     process.send_signal(number)
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 128 + number, errors
-    assert "frames were tracked; written: " in errors and "Traceback" not in errors
+    assert "frames tracked; written: " in errors and "Traceback" not in errors
     masks, video, table = frames_in(tmp_path)
     assert 3 <= masks < FRAMES and masks - 1 <= video <= masks and masks - 1 <= table <= masks
 

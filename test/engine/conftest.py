@@ -1,4 +1,5 @@
-"""The engine behind its public interface, twice: in this process, and in an inference server behind a socket."""
+"""The engine behind its public interface, three times: in this process with PyTorch and on NumPy's arrays, and in an
+inference server behind a socket."""
 
 from __future__ import annotations
 
@@ -8,18 +9,20 @@ from functools import partial
 
 import pytest
 from engines import MakeEngine
+from numpy_network import in_numpy
 from served import connected, serving
 from small_tracker import small_model
 
 from sam2_ros.inference import Backend
 from sam2_ros.inference.local import LocalBackend
 from sam2_ros.model import Sam2Model
+from sam2_ros.model.network import Network
 from sam2_ros.remote.server import Server
 from sam2_ros.tracking import TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
 
 
-def local(model: Sam2Model, config: TrackerConfig | None) -> Backend:
+def local(model: Network, config: TrackerConfig | None) -> Backend:
     return LocalBackend(SharedModel(model), config)
 
 
@@ -30,14 +33,16 @@ def server() -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(params=["here", "server"])
+@pytest.fixture(params=["here", "numpy", "server"])
 def make_engine(request: pytest.FixtureRequest) -> Iterator[MakeEngine]:
     """Makes engines with the small network, or the one that it is given; they end with the test."""
     with ExitStack() as stack:
 
         def make(config: TrackerConfig | None = None, model: Sam2Model | None = None) -> Backend:
-            if request.param == "here":
-                return stack.enter_context(closing(local(model or small_model(), config)))
+            if request.param != "server":
+                network = model or small_model()
+                numpy = request.param == "numpy"
+                return stack.enter_context(closing(local(in_numpy(network) if numpy else network, config)))
             if model is None:
                 serves = request.getfixturevalue("server")
             else:

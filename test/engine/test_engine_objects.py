@@ -73,7 +73,7 @@ def test_a_full_tracker_refuses_with_the_reason(engine: Backend) -> None:
     stepped(engine, [box()] * 4)
     (answer,) = engine.add([PromptRequest(click())])
     assert answer.code is PromptCode.FULL and not answer.success
-    assert answer.message == "4 objects are tracked already (tracker.max_objects); remove one first"
+    assert answer.message == "4 objects tracked already (tracker.max_objects); remove one first"
     engine.remove(2)
     assert add(engine, click()) == [5]  # the refusal used up no id
 

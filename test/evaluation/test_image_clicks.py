@@ -139,3 +139,10 @@ def test_the_verb(photos: tuple[Path, list[BoolMask]], tmp_path: Path, capsys: p
 def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], reason: str) -> None:
     assert main(["eval", str(tmp_path), *options]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_images_run_by_the_runtime_that_is_asked_for(
+    photos: tuple[Path, list[BoolMask]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(photos[0]), "--images", "--device", "cpu", "--runtime", "onnxruntime:tensorrt"]) == 2
+    assert "runtime 'onnxruntime:tensorrt' needs" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from sam2_ros.inference.null import NullBackend
 from sam2_ros.media.frame_sources import Frame
 from sam2_ros.media.prompts_file import FramePrompt
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.types import CroppedMask, Prompt
+from sam2_ros.tracking.types import CroppedMask, ObjectState, Prompt
 
 SIZE = (48, 64)  # height, width
 
@@ -134,6 +134,10 @@ def test_the_mask_of_a_prompt_is_carried_before_the_first_answer() -> None:
         assert len(squares) == (1 if index < 5 else 2)
         if index != 4:  # the engine, which holds masks still, answers for the first one after 0.35 s
             assert jaccard(squares[-1], square(index)) > 0.8, index
+    assert shown[0].carried is not None and shown[0].network is None
+    (obj,) = shown[0].carried.result.objects
+    assert (obj.state, obj.object_score) == (ObjectState.VISIBLE, 0.0)
+    assert obj.visibility == obj.predicted_iou == 1.0, "a mask of the user's own"
     assert not play(3, 0.35, 0.0, kind="box")[1][-1].carried, "what a box means is for the network to say"
 
 

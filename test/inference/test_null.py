@@ -87,6 +87,15 @@ def test_changes(backend: NullBackend) -> None:
     assert backend.take_changes() == []
 
 
+def test_a_change_is_of_the_newest_frame(backend: NullBackend) -> None:
+    backend.add([PromptRequest(box(0, 0, 9, 9))])
+    backend.step(RGB, 200)
+    backend.take_changes()
+    backend.remove(1)
+    (removed,) = backend.take_changes()
+    assert removed.last_seen == 200 and backend.objects() is not None
+
+
 def test_before_the_first_frame() -> None:
     backend = NullBackend()
     assert backend.objects() is None

@@ -82,10 +82,12 @@ def test_objects_move_to_another_server_where_nothing_is_lost_by_that() -> None:
 def test_what_no_engine_sees_is_hidden_and_told_once() -> None:
     recovery = Recovery()
     recovery.note([thing(1), thing(2), thing(3)], FRAMES[0], 5)
-    objects = frame(thing(1), thing(2, GONE, 0), thing(3, OCCLUDED, 0), changes=(change(1, VISIBLE),))
+    first = replace(thing(1), window=(0, 0, 3, 2))
+    objects = frame(first, thing(2, GONE, 0), thing(3, OCCLUDED, 0), changes=(change(1, VISIBLE),))
     hidden, told = recovery.lose(objects)
     assert [(obj.state, obj.mask.area, obj.prompted) for obj in hidden.objects] == [(OCCLUDED, 0, False)] * 3
     assert (hidden.objects[0].mask.width, hidden.objects[0].mask.height) == (6, 4) and hidden.changes == ()
+    assert hidden.objects[0].window == (), "nobody looked for it"
     assert [(each.object_id, each.previous_state, each.state, each.reason) for each in told] == [
         (1, VISIBLE, OCCLUDED, LOST), (2, GONE, OCCLUDED, LOST),
     ]  # fmt: skip

@@ -133,7 +133,7 @@ def test_an_object_that_was_never_seen_and_one_without_room_are_dropped() -> Non
     result = Restored(NullBackend(TrackerConfig(max_objects=1)), lived(NullBackend())).step(picture(), 90)
     assert [obj.object_id for obj in result.objects] == [2]
     (dropped,) = [each for each in result.changes if each.event is EventCode.DROPPED]
-    assert dropped.object_id == 3 and "1 objects are tracked already" in dropped.reason
+    assert dropped.object_id == 3 and "1 object tracked already" in dropped.reason
     nobody = Restored(NullBackend(), SavedObjects(saved.newest, {}, 4))
     assert len(nobody.take_changes()) == 4 and nobody.objects() is not None and nobody.step(picture(), 9).objects == ()
 

@@ -1,4 +1,4 @@
-"""How much each group of weights matters to the outputs that are compared with the reference."""
+"""Differences from the reference, also how much each group of weights matters to them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def groups(state: dict[str, Tensor]) -> dict[str, list[str]]:
 def stage_of(group: str) -> type[Stage]:
     """The comparison that is to notice a change in ``group``."""
     return next(stage for stage in STAGES if group.startswith(stage.covers))
+
+
+def differences(stage: Stage, pair: Pair) -> dict[str, float]:
+    """Of each output, from the reference's."""
+    with torch.no_grad():
+        expected, found = stage.reference(pair.reference), stage.ours(pair.model)
+    assert expected.keys() == found.keys()
+    return {name: difference(found[name], expected[name]) for name in expected}
 
 
 def changes(pair: Pair, image_size: int) -> dict[str, float]:

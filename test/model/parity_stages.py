@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sam2_ros.model import ImageFeatures, Sam2Model, infer_config, predict
 from sam2_ros.model.checkpoint import load_strictly
-from sam2_ros.model.mask_decoder import choose
-from sam2_ros.model.sam2 import ABSENT_LOGIT
+from sam2_ros.model.choice import choose
+from sam2_ros.model.network import ABSENT_LOGIT
 
 Outputs = dict[str, Tensor]
 
@@ -45,9 +45,10 @@ class Stage:
     """Draws its inputs; the same ones for the same image size. Networks without finer maps get zeros in their place."""
 
     covers: ClassVar[tuple[str, ...]]
+    stride = 16  # pixels of the image for each cell of the coarsest map
 
     def __init__(self, image_size: int, finer: bool = True) -> None:
-        self.size, self.grid, self.finer = image_size, image_size // 16, finer
+        self.size, self.grid, self.finer = image_size, image_size // self.stride, finer
         self.generator = torch.Generator().manual_seed(1)
         self.draw()
 
@@ -342,7 +343,8 @@ class MaskPointer(Stage):
 
     def draw(self) -> None:
         self.image = self.features()
-        coarse = self.normal(3, 1, 8, 8).repeat_interleave(self.size // 8, 2).repeat_interleave(self.size // 8, 3)
+        cell = 2 * self.grid
+        coarse = self.normal(3, 1, 8, 8).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
         self.masks = (coarse > 0).float()
         self.masks[2] = 0
 

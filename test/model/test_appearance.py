@@ -6,17 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam2_ros.model.appearance import (
-    BINS,
-    EVIDENCE,
-    MATCH_LIMIT,
-    Appearance,
-    Reference,
-    agreement,
-    color_shares,
-    coverage_of,
-)
+from sam2_ros.model.appearance import Appearance, agreement, color_shares, coverage_of
 from sam2_ros.model.config import ModelConfig
+from sam2_ros.model.network import BINS, EVIDENCE, MATCH_LIMIT, Reference
 from sam2_ros.tracking.recognition import box_around
 
 SIDE, DIM = 8, 16

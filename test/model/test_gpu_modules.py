@@ -14,7 +14,7 @@ from torch import Tensor
 from sam2_ros.bench.weights import draw
 from sam2_ros.model import ModelConfig, Sam2Model, dispatch, hiera, layers, mask_decoder, memory_encoder, sam2
 from sam2_ros.model.dispatch import has_triton
-from sam2_ros.model.sam2 import ImageFeatures
+from sam2_ros.model.network import ImageFeatures
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 pytestmark = pytest.mark.skipif(not has_triton(), reason="needs triton, which make setup installs, and torch 2.6")

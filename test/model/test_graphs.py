@@ -1,4 +1,4 @@
-"""Exported graphs compute what PyTorch does, in every runtime that is installed, and are made only once."""
+"""Weights are run by graphs, which track as PyTorch does and are made only once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +22,17 @@ from sam2_ros.cli.main import main
 from sam2_ros.inference import BackendFactory
 from sam2_ros.inference.local import load_shared_model
 from sam2_ros.media.rendered_scene import render
-from sam2_ros.model import Sam2Model, graphs, load_model
-from sam2_ros.model.graph_runner import MAX_NETWORKS, GraphRunner, network_hash, run_by
-from sam2_ros.model.runtimes import choose_runtime
+from sam2_ros.model import Sam2Model, load_model
+from sam2_ros.model.cached_graphs import CachedGraphs
+from sam2_ros.model.export import as_graphs
+from sam2_ros.model.graph_cache import MAX_NETWORKS
+from sam2_ros.model.graph_folder import METADATA
+from sam2_ros.model.graph_network import GraphNetwork
+from sam2_ros.model.graph_shapes import shapes_of
+from sam2_ros.model.runtimes import Options, Session, choose_runtime, open_session
+from sam2_ros.model.weight_files import EMBEDDED
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
+from sam2_ros.tracking.shared_model import SharedModel
 
 SIDE = 224
 INSTALLED = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)]
@@ -38,100 +44,15 @@ needs_openvino = pytest.mark.skipif("openvino" not in INSTALLED, reason="needs: 
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("graphs")
-
-
-@pytest.fixture(scope="module")
 def embedded() -> Sam2Model:
     return load_model("embedded", image_size=SIDE)
 
 
-@pytest.fixture(params=INSTALLED)
-def runner(request: pytest.FixtureRequest, embedded: Sam2Model, folder: Path) -> Iterator[GraphRunner]:
-    """Runs every graph of the embedded network, float32."""
-    yield GraphRunner(embedded, request.param, "float32", 1, folder)
-
-
-def assert_alike(mine: torch.Tensor, exact: torch.Tensor) -> None:
-    assert mine.shape == exact.shape and mine.dtype == exact.dtype
-    torch.testing.assert_close(mine, exact, rtol=0, atol=1e-4 * max(1.0, float(exact.abs().max())))
-
-
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 @needs_runtime
-@torch.inference_mode()
-def test_every_part_gives_what_pytorch_gives(embedded: Sam2Model, runner: GraphRunner) -> None:
-    other, config = embedded.with_graphs(runner), embedded.config
-    images = drawn(2, 3, SIDE, SIDE)
-    exact, mine = embedded.encode_image(images), other.encode_image(images)
-    for field in fields(exact):
-        assert_alike(getattr(mine, field.name), getattr(exact, field.name))
-    smaller = drawn(1, 3, SIDE - 32, SIDE - 32)  # under load; the maps keep the size of the model's
-    assert_alike(other.encode_image(smaller).stride_8, embedded.encode_image(smaller).stride_8)
-
-    image = embedded.encode_image(images[:1])
-    cells, pointers = config.memory_grid**2, 8
-    for frames in (3, 5):  # a graph's whole room, and less
-        count = frames * cells + pointers
-        memory, codes = drawn(2, count, config.memory_dim), drawn(2, count, config.memory_dim, seed=1)
-        mask = torch.ones(memory.shape[:2], dtype=torch.bool)
-        mask[1, cells : 2 * cells], mask[1, -4:] = False, False  # the second object has fewer memories
-        for given in (mask, None):
-            exact_conditioned = embedded.with_memory(image, memory.clone(), codes, pointers, given)
-            assert_alike(other.with_memory(image, memory, codes, pointers, given), exact_conditioned)
-
-    for points, labels in (embedded.no_prompt(2), (30 * torch.rand(2, 2, 2), torch.tensor([[2, 3]] * 2))):
-        exact_masks = embedded.decode(exact_conditioned, image, points, labels)
-        masks = other.decode(exact_conditioned, image, points, labels)
-        for name in ("logits", "ious", "tokens", "object_score"):
-            assert_alike(getattr(masks, name), getattr(exact_masks, name))
-    present = torch.tensor([True, False])
-    logits = exact_masks.logits[:, :1]
-    assert_alike(other.encode_low_memory(image, logits, present), embedded.encode_low_memory(image, logits, present))
-
-
-@needs_runtime
-@torch.inference_mode()
-def test_what_has_no_graph_is_run_by_pytorch(embedded: Sam2Model, runner: GraphRunner) -> None:
-    other, config = embedded.with_graphs(runner), embedded.config
-    image = embedded.encode_image(drawn(1, 3, SIDE, SIDE))
-    before = dict(runner.built)
-    points, labels = 30 * torch.rand(1, 5, 2), torch.ones(1, 5, dtype=torch.int64)
-    alone = embedded.without_memory(image)
-    assert torch.equal(
-        other.decode(alone, image, points, labels).logits, embedded.decode(alone, image, points, labels).logits
-    )
-    most, _ = graphs.MEMORIES[-1]
-    memory = drawn(1, (most + 1) * config.memory_grid**2, config.memory_dim)
-    exact = embedded.with_memory(image, memory.clone(), memory, 0, None)
-    assert torch.equal(other.with_memory(image, memory.clone(), memory, 0, None), exact)
-    assert runner.built == before
-
-
-@needs_runtime
-@torch.inference_mode()
-def test_pytorch_runs_what_was_not_prepared_for_live_frames(embedded: Sam2Model, folder: Path) -> None:
-    runner = GraphRunner(embedded, INSTALLED[0], "float32", 1, folder)
-    other, images = embedded.with_graphs(runner), drawn(1, 3, SIDE, SIDE)
-    image = other.encode_image(images)
-    runner.seal()
-    assert torch.equal(other.encode_image(images).stride_16, image.stride_16)
-    assert not torch.equal(embedded.encode_image(images).stride_16, image.stride_16)  # so it was not PyTorch
-    alone, points = embedded.without_memory(image), embedded.no_prompt(1)
-    assert torch.equal(other.decode(alone, image, *points).logits, embedded.decode(alone, image, *points).logits)
-    assert [name.partition(" ")[0] for name in runner.built] == ["image_encoder"]
-
-
-@needs_runtime
-def test_an_official_layout_tracks_the_same_masks(tmp_path: Path) -> None:
+def test_an_official_layout_tracks_the_same_masks() -> None:
     model = small_model()
     config = TrackerConfig(look_alikes=False)  # drawn weights may give both objects the mask of one thing
-    graphs = model.with_graphs(GraphRunner(model, INSTALLED[0], "float32", 1, tmp_path))
-    trackers = [Tracker(each, config) for each in (model, graphs)]
+    trackers = [Tracker(each, config) for each in (model, as_graphs(model, INSTALLED[0], "float32", 1))]
     for index, frame in enumerate(render(4, 160, 120)):
         results = [tracker.step(frame.rgb, index + 1) for tracker in trackers]
         if not index:
@@ -159,39 +80,139 @@ def test_the_engine_tracks_by_openvino_in_bfloat16(tmp_path: Path, monkeypatch: 
             continue
         a, b = exact.objects[0].mask.full(), mine.objects[0].mask.full()
         assert a.any() and np.count_nonzero(a & b) >= 0.97 * np.count_nonzero(a | b)
-    graphs_made = sorted((tmp_path / "graphs").rglob("*.onnx"))
-    parts = ("image_encoder", "image_attention", "memory_attention_3_16", "memory_attention_7_16", "mask_decoder_2",
-             "mask_decoder_3", "memory_encoder")  # fmt: skip
-    assert {path.stem for path in graphs_made} == {f"{part}_{SIDE}" for part in parts}
-    times = [path.stat().st_mtime_ns for path in graphs_made]
-    factory = BackendFactory("embedded", "cpu", "bfloat16", SIDE, 1, runtime="openvino")
-    with closing(factory.make(TrackerConfig(max_objects=1, window="auto"))) as backend:
-        assert backend.info.device.startswith("cpu (openvino 20")
-    assert [path.stat().st_mtime_ns for path in graphs_made] == times  # made once
+    assert isinstance(engines[1].model, GraphNetwork) and engines[1].dtype == "bfloat16"
 
 
-@needs_runtime
-@torch.inference_mode()
-def test_the_cache_keeps_a_bounded_number_of_networks(
-    embedded: Sam2Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # whoever imports it fails
+from sam2_ros.inference import make_backend
+print(make_backend("embedded", "cpu", "bfloat16", image_size=224, threads=1, runtime="openvino").info)
+"""
+
+
+def graphs_of(model: str | Path = "embedded", **settings: Any) -> SharedModel:
+    return load_shared_model(str(model), "cpu", "float32", SIDE, 1, **({"runtime": "openvino"} | settings))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "graphs"
+
+
+@needs_openvino
+def test_graphs_are_made_once_and_later_starts_need_no_torch(
+    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path))
+    """Another size and other weights have graphs of their own."""
+    assert graphs_of().runtime.startswith("openvino ") and "making the graphs of this network, once" in caplog.text
+    (folder,) = cache.iterdir()
+    before = (folder / METADATA).stat().st_mtime_ns
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True)
+    assert "device='cpu (openvino 20" in ran.stdout and "dtype='bfloat16'" in ran.stdout, ran.stdout
+    assert (folder / METADATA).stat().st_mtime_ns == before
+    state = torch.load(EMBEDDED, weights_only=True)
+    state["model"]["no_obj_ptr"] += 1
+    torch.save(state, tmp_path / "other.pt")
+    names = {CachedGraphs(path, size).folder for path in (EMBEDDED, tmp_path / "other.pt") for size in (0, SIDE)}
+    assert len(names) == 4 and folder in names
+
+
+@needs_openvino
+def test_processes_that_start_together_make_the_graphs_once(cache: Path) -> None:
+    code = "import logging\nlogging.basicConfig()\n" + WITHOUT_TORCH.replace('sys.modules["torch"] = None', "")
+    starts = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [each.communicate()[1] for each in starts]
+    assert [each.returncode for each in starts] == [0, 0], said
+    assert "".join(said).count("making the graphs of this network") == 1
+
+
+@needs_openvino
+def test_damaged_graphs_are_made_again(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    graphs_of()
+    (folder,) = cache.iterdir()
+    for name, text in (("pointer.onnx", b"damaged"), (METADATA, b"{")):
+        (folder / name).write_bytes(text)
+        assert graphs_of().runtime.startswith("openvino ")
+        assert "the cached graphs are made again" in caplog.text
+        caplog.clear()
+    graphs_of()
+    assert "again" not in caplog.text
+
+
+@needs_openvino
+def test_pytorch_takes_over_where_graphs_can_not_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (file := tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SAM2_ROS_CACHE", str(file))
+    shared = graphs_of()
+    assert isinstance(shared.model, Sam2Model) and shared.runtime == "torch (its graphs can't be used)"
+    assert "PyTorch runs the network, because its graphs can't be used: NotADirectoryError" in caplog.text
+
+
+@needs_openvino
+def test_pytorch_takes_over_where_a_runtime_computes_wrong(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sam2_ros.model.graph_folder.MAX_ERROR", 1e-9)
+    assert isinstance(graphs_of().model, Sam2Model)
+    assert "what openvino computes by image_encoder.onnx is wrong by" in caplog.text
+    caplog.clear()
+    assert isinstance(graphs_of().model, Sam2Model)
+    assert "wrong by" in caplog.text and "making the graphs" not in caplog.text  # they would be the same
+
+
+@needs_openvino
+def test_graphs_that_can_not_be_opened_for_a_while_stay(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as without memory; a process without PyTorch says so, and one with it tries once more."""
+    graphs_of()
+    caplog.clear()
+    (file,) = cache.glob(f"*/{METADATA}")
+    before, failures = file.stat().st_mtime_ns, [MemoryError("bad allocation"), OSError(24, "Too many open files")]
+
+    def failing(path: Path, options: Options) -> Session:
+        if failures:
+            raise failures.pop()
+        return open_session(path, options)
+
+    monkeypatch.setattr("sam2_ros.model.graph_folder.open_session", failing)
+    with monkeypatch.context() as without_torch:
+        without_torch.setitem(sys.modules, "torch", None)
+        with pytest.raises(
+            ImportError, match=r"the cached graphs of the model 'embedded' can't be opened.*Too many open"
+        ):
+            graphs_of()
+    assert isinstance(graphs_of().model, GraphNetwork) and not failures
+    assert file.stat().st_mtime_ns == before and "making the graphs" not in caplog.text
+
+
+@needs_openvino
+def test_auto_looks_for_graphs_of_small_files_only(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hash of a file of gigabytes takes seconds. Graphs of a large file are used all the same where they are best."""
+    monkeypatch.setattr("sam2_ros.inference.local.MOST_BYTES_OF_AUTO", 1 << 20)
+    assert graphs_of(runtime="auto").runtime.startswith("openvino ")
+    model = small_model()
+    torch.save({"model": model.state_dict(), "config": model.config.to_dict()}, tmp_path / "small.pt")
+    assert (tmp_path / "small.pt").stat().st_size > 1 << 20
+    monkeypatch.setattr("sam2_ros.model.cached_graphs.file_sha256", lambda _: pytest.fail("it was hashed"))
+    shared = load_shared_model(str(tmp_path / "small.pt"), "cpu", "float32", threads=1)
+    assert shared.runtime == "torch (auto: other runtimes were measured with the embedded model only)"
+
+
+@needs_openvino
+def test_the_cache_keeps_a_bounded_number_of_networks(cache: Path) -> None:
     for index in range(MAX_NETWORKS + 2):
-        (tmp_path / "graphs" / str(index)).mkdir(parents=True)
-    runner, grid = GraphRunner(embedded, INSTALLED[0], "float32", 1), embedded.config.grid
-    runner.memory_maps(embedded, drawn(1, embedded.config.hidden_dim, grid, grid), drawn(1, 1, 4 * grid, 4 * grid))
-    left = list((tmp_path / "graphs").iterdir())
-    assert len(left) == MAX_NETWORKS and runner.folder in left
-
-
-def test_the_hash_names_the_weights(embedded: Sam2Model) -> None:
-    before = network_hash(embedded)
-    weight = embedded.no_obj_ptr
-    with torch.no_grad():
-        weight.add_(1)
-        changed = network_hash(embedded)
-        weight.sub_(1)
-    assert changed != before
+        (cache / str(index)).mkdir(parents=True)
+    graphs_of()
+    left = list(cache.iterdir())
+    assert len(left) == MAX_NETWORKS and CachedGraphs(EMBEDDED, SIDE).folder in left
 
 
 def test_what_can_not_be_run_is_refused() -> None:
@@ -212,7 +233,7 @@ def test_auto_takes_openvino_for_the_embedded_model_on_a_cpu() -> None:
     factory = BackendFactory("embedded", "cpu", "auto", SIDE, 1)
     with closing(factory.make(TrackerConfig(max_objects=1))) as backend:
         assert backend.info.device.startswith("cpu (openvino 20")
-    assert re.fullmatch(r"openvino \S+, [5-9] graphs ready in \d+\.\d s \(auto: .*\)", factory.runtime)
+    assert re.fullmatch(r"openvino \S+, 13 graphs ready in \d+\.\d s \(auto: .*\)", factory.runtime)
 
 
 @pytest.mark.parametrize(
@@ -274,38 +295,21 @@ def test_a_signal_after_graphs_were_dropped_ends_nothing(tmp_path: Path) -> None
 
 
 @needs_runtime
-@torch.inference_mode()
-def test_pytorch_takes_over_where_graphs_can_not_be_made(
-    embedded: Sam2Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_verb_writes_and_checks_a_folder(
+    embedded: Sam2Model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("sam2_ros.model.graph_runner._log.warning", lambda text, *parts: said.append(text % parts))
-    (file := tmp_path / "file").write_text("no folder")
-    runner = GraphRunner(embedded, INSTALLED[0], "float32", 1, file / "graphs")
-    other, images = embedded.with_graphs(runner), drawn(1, 3, SIDE, SIDE)
-    exact, mine = embedded.encode_image(images), other.encode_image(images)
-    assert torch.equal(exact.stride_16, mine.stride_16)
-    alone, points = embedded.without_memory(exact), embedded.no_prompt(1)
-    assert torch.equal(other.decode(alone, mine, *points).logits, embedded.decode(alone, exact, *points).logits)
-    (line,) = said
-    assert "PyTorch runs what is not ready, because image_encoder" in line and "NotADirectoryError" in line
-    assert "failed" in runner.report()
-
-
-def test_torch_is_no_copy(embedded: Sam2Model) -> None:
-    assert run_by(embedded, "torch", "float32", 1) is embedded
-
-
-@needs_runtime
-def test_the_verb_writes_and_checks_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert main(["export", "embedded", "--out", str(out), "--image-size", "128"]) == 0
     about = json.loads((out / "graphs.json").read_text())
     assert about["model"]["image_size"] == 128
     assert about["graphs"]["image_encoder"]["inputs"] == {"images": [1, 3, 128, 128]}
-    assert {path.stem for path in out.glob("*.onnx")} == set(about["graphs"])
+    assert {path.stem for path in out.glob("*.onnx")} == set(about["graphs"]) == set(shapes_of(embedded.config))
     assert all(graph["difference"] <= 1e-4 for graph in about["graphs"].values())
+    assert set(about["files"]) == {path.name for path in out.iterdir()} - {"graphs.json"}
     assert "image_encoder.onnx" in capsys.readouterr().out
+    monkeypatch.setattr("sam2_ros.model.export.TOLERANCE", -1.0)
+    assert main(["export", "embedded", "--out", str(out), "--image-size", "128"]) == 2
+    assert "image_encoder" in capsys.readouterr().err and not (out / "graphs.json").exists()
     shutil.rmtree(out)
 
 

@@ -20,7 +20,8 @@ from parity_stages import (
 from sam2_reference import SCORE_BIAS, SIZES, TOLERANCE, VERSIONS, build_reference, changed, difference
 from torch import Tensor
 
-from sam2_ros.model.mask_decoder import DecodedMasks, choose, stability
+from sam2_ros.model.choice import choose, stability
+from sam2_ros.model.network import DecodedMasks
 
 IMAGE_SIZE = 256
 

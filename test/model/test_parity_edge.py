@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from edge_references import NAMES, CondensedMemoryAttention, EdgeMemoryEncoder, build_pair
-from parity_sensitivity import groups
+from parity_sensitivity import differences, groups
 from parity_stages import (
     ImageEncoder,
     ImagePath,
@@ -34,13 +34,6 @@ STAGES = (
 @pytest.fixture(scope="module", params=NAMES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return build_pair(request.param, SIZE, tmp_path_factory.mktemp("weights"))
-
-
-def differences(stage: Stage, pair: Pair) -> dict[str, float]:
-    with torch.no_grad():
-        expected, found = stage.reference(pair.reference), stage.ours(pair.model)
-    assert expected.keys() == found.keys()
-    return {name: difference(found[name], expected[name]) for name in expected}
 
 
 @pytest.mark.parametrize("stage", STAGES)

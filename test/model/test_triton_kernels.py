@@ -13,7 +13,7 @@ from sam2_ros.model.dispatch import has_triton
 from sam2_ros.model.layers import LayerNorm2d
 from sam2_ros.model.memory_encoder import MaskDownSampler
 from sam2_ros.model.position import rotary_table, rotate
-from sam2_ros.tracking.masks import pack_bits
+from sam2_ros.tracking.cuda_masks import pack_bits
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 if has_triton():

@@ -163,7 +163,22 @@ def chosen(root: Path, modules: Sequence[str], sample: int, seed: str) -> list[M
     draw = random.Random(seed)
     places = [(module, changes) for module in modules for changes in sites(root, module)]
     draw.shuffle(places)
-    return [mutant(root, module, *draw.choice(changes)) for module, changes in places[: sample or None]]
+    found: list[Mutant] = []
+    for module, changes in places:
+        changed = mutant(root, module, *draw.choice(changes))
+        if is_python(changed.source):  # "if not name := value" is not, and any test would notice
+            found.append(changed)
+        if sample and len(found) == sample:
+            break
+    return found
+
+
+def is_python(source: str) -> bool:
+    try:
+        compile(source, "changed", "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 def main(arguments: Sequence[str]) -> int:

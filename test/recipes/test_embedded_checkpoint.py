@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from recipes.embedded.rollout import prompt_frame, track_frame
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model import Sam2Model, load_model
-from sam2_ros.model.checkpoint import EMBEDDED
+from sam2_ros.model.weight_files import EMBEDDED
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.training.rollout import FramePrompt, Memory
 

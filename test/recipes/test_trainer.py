@@ -11,7 +11,8 @@ from recipes.embedded.initialise import deepened, embedded_config
 from recipes.embedded.rollout import roll_out
 from recipes.embedded.sampler import Sampler, Source, disturb_masks
 from recipes.embedded.trainer import Phase, Schedule, Trainer
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.network import ImageFeatures
+from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.model.tinyvit import TinyViTEncoder
 from sam2_ros.training.clips import Clip
 from sam2_ros.training.distributed import SINGLE, World

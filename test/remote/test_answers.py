@@ -77,6 +77,10 @@ def info(**fields: Any) -> None:
         (an_object, "last_seen", (-LATEST, LATEST), (-LATEST - 1, LATEST + 1)),
         (an_object, "frames_since_seen", (0, 2**31), (-1, 2**31 + 1)),
         (an_object, "frames_tracked", (0, 2**31), (-1, 2**31 + 1)),
+        (an_object, "window", ((), (0, 0, 8, 6), (7, 5, 8, 6)), (
+            (0,), (0, 0, 8), (0, 0, 8, 6, 6), (-1, 0, 8, 6), (0, -1, 8, 6), (0, 0, 9, 6), (0, 0, 8, 7), (3, 0, 3, 6),
+            (0, 3, 8, 3),
+        )),
         (change, "object_id", (0, 2**32 - 1), (-1, 2**32)),
         (change, "name", ("",), ("a\n",)),
         (change, "label", ("",), ("a" * 257,)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from served import connected, serving
+from served import connect_patiently, connected, serving
 from small_tracker import box, click, rectangle, scene, small_model
 
 from sam2_ros.inference.backend import Backend
@@ -26,6 +26,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Backend]:
         yield local(CONFIG)
         return
     with serving(local) as server, connected(server, CONFIG, pixels=request.param) as client:
+        connect_patiently(client)
         yield client
 
 

@@ -14,7 +14,7 @@ from unittest import mock
 import msgpack
 import pytest
 from raw_client import Raw, wait_until
-from served import LOCAL, PATIENCE, connected, picture, running, serving
+from served import LOCAL, PATIENCE, connect_patiently, connected, picture, running, serving
 
 from sam2_ros.inference import NullBackend
 from sam2_ros.inference.backend import BackendInfo
@@ -145,6 +145,7 @@ def test_engines_that_are_too_large_are_refused() -> None:
 def test_an_error_without_a_name_is_that_clients_alone() -> None:
     """For instance, there is no thread left for its stream."""
     with serving() as server, connected(server) as client, Raw(server.endpoints[0]) as raw:
+        connect_patiently(client)
         client.step(picture(), 0)
         with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
             answer = raw.hello(seq=5)
@@ -278,4 +279,5 @@ def test_a_client_elsewhere_is_offered_no_shared_memory() -> None:
         about = {"height": 4, "width": 4, "encoding": "shm", "pid": os.getpid(), "fd": 0, "offset": 4096}
         assert "clients on the server's machine" in raw.ask("step", 1, frame=about, stamp=1)["message"]
         with connected(server) as client:
+            connect_patiently(client)
             assert client.step(picture(), 1).stamp == 1, "it sends the pixels"

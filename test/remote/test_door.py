@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from served import LOCAL, PATIENCE, ServerProcess, connected, picture, running, serving
+from served import LOCAL, PATIENCE, ServerProcess, connect_patiently, connected, picture, running, serving
 
 from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
@@ -26,6 +26,7 @@ def test_a_second_server_does_not_take_the_path_of_the_first(
 ) -> None:
     endpoint = f"ipc://{tmp_path / 'sam2'}"
     with serving(endpoint=endpoint) as server, connected(server) as client:
+        connect_patiently(client)
         client.step(picture(), 0)
         assert main(["serve", "--model", "null", "--bind", endpoint]) == 2
         said = capsys.readouterr().err

@@ -54,7 +54,7 @@ class Camera:
 
 
 @contextmanager
-def camera(*endpoints: str, return_after: float = 0.3, timeout: float = 1.0) -> Iterator[Camera]:
+def camera(*endpoints: str, return_after: float = 0.3, timeout: float = 5.0) -> Iterator[Camera]:
     client = RemoteBackend(endpoints, TrackerConfig(max_objects=4), timeout=timeout, return_after=return_after)
     try:
         connect_patiently(client)

@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,11 +256,15 @@ def test_the_front_is_started_again_when_it_dies(capfd: pytest.CaptureFixture[st
     assert "the process that accepts connections ended (-9); starting it anew" in capfd.readouterr().err
 
 
-def test_a_server_that_is_killed_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clients", [0, 2])
+def test_a_server_that_is_killed_leaves_no_process_and_no_folder(tmp_path: Path, clients: int) -> None:
     with mock.patch.dict(os.environ, {"TMPDIR": str(tmp_path)}), ServerProcess("--bind", "tcp://127.0.0.1:*") as server:
         assert len(list(tmp_path.iterdir())) == 1
-        server.kill()
-        wait_until(lambda: not list(tmp_path.iterdir()), "the front to clean up")
+        with ExitStack() as stack:
+            for _ in range(clients):
+                connect_patiently(stack.enter_context(connected(server.endpoint)))
+            server.kill()
+            wait_until(lambda: not list(tmp_path.iterdir()), "the front to clean up")
 
 
 RULES = Rules(connections=4, part=1000, unread=4000, unread_in_all=8000, pace=1000, first=1 << 20)

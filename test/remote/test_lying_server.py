@@ -184,6 +184,25 @@ def test_where_nothing_listens_is_said_at_once(kind: str, tmp_path: Path) -> Non
     context.term()
 
 
+def test_a_server_may_start_after_its_client() -> None:
+    """Who is told to wait tries again until it is there."""
+    with serving() as server:
+        endpoint = server.endpoints[0]
+    client = RemoteBackend([endpoint], timeout=PATIENCE)
+    try:
+        with pytest.raises(connection.LinkDown):
+            client.connect()
+        waiting = threading.Thread(target=connect_patiently, args=(client,))
+        waiting.start()
+        time.sleep(0.3)
+        assert waiting.is_alive()
+        with serving(endpoint=endpoint):
+            waiting.join(PATIENCE)
+            assert not waiting.is_alive() and client.link_values()["connections"] == 1
+    finally:
+        client.close()
+
+
 def test_a_lie_about_a_prompt_changes_nothing_here() -> None:
     trusting = mock.patch.object(link, "_DISTRUST", 0.0)
     with trusting, serving() as server, lying(server.endpoints[0]) as liar:
@@ -231,3 +250,20 @@ def test_candidates_are_numbered_from_one(index: int, accepted: bool) -> None:
 def test_random_lies(seed: int, count: int, direct: bool) -> None:
     outcomes = fuzz(seed, count, direct=direct)
     assert outcomes["answered"] > count // 12 and outcomes["dropped"] > count // 50
+
+
+@pytest.mark.parametrize(
+    ("option", "good", "bad", "accepted"),
+    [
+        ("quality", (1, 100), (0, 101), "1 to 100"),
+        ("timeout", (0.001, 3600), (0, -1.0, 3600.1, float("nan")), "more than 0, up to 3600 seconds"),
+        ("return_after", (0, 86400), (-0.1, 86400.1, float("nan")), "0 to 86400 seconds"),
+        ("pixels", ("raw", "jpeg", "shm", "auto"), ("png", ""), "auto"),
+    ],
+)
+def test_options_of_a_client_have_limits(option: str, good: Any, bad: Any, accepted: str) -> None:
+    for value in good:
+        RemoteBackend(["tcp://127.0.0.1:9"], **{option: value}).close()
+    for value in bad:
+        with pytest.raises(ValueError, match=f"{option} is .*accepted: .*{accepted}"):
+            RemoteBackend(["tcp://127.0.0.1:9"], **{option: value})

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 import pytest
-from served import connected, picture, serving
+from served import connect_patiently, connected, picture, serving
 from test_front import GREETING, MIB, RULES, moving, ruled
 from zmtp import frame
 
@@ -43,6 +43,8 @@ def test_a_client_is_read_at_its_pace_beside_others_and_at_any_alone(others: boo
 
 def test_frames_that_wait_for_their_pace_are_all_answered() -> None:
     with ruled(pace=MIB) as server, connected(server, pixels="raw") as one, connected(server, pixels="raw") as other:
+        connect_patiently(one)
+        connect_patiently(other)
         for stamp in range(8):
             assert one.step(picture(), stamp).stamp == stamp
             assert other.step(picture(1, 300, 300), stamp).stamp == stamp

@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 import pytest
 from raw_client import Raw, wait_until
-from served import PATIENCE, ServerProcess, boxed, connected, picture, serving
+from served import PATIENCE, ServerProcess, boxed, connect_patiently, connected, picture, serving
 
 from sam2_ros.cli.main import main
 from sam2_ros.inference import NullBackend
@@ -79,6 +79,7 @@ def test_a_frame_must_be_what_its_header_says() -> None:
 def test_limits_are_told_with_reasons() -> None:
     config = TrackerConfig(max_objects=2)
     with serving(limits=Limits(streams=1, objects=2)) as server, connected(server, config) as first:
+        connect_patiently(first)
         first.step(picture(), 0)
         with connected(server, config) as second, pytest.raises(LinkDown, match="1 streams are open"):
             second.connect()
@@ -136,12 +137,13 @@ def test_a_frame_without_an_answer_in_time_is_dropped_and_its_changes_come_later
             result = super().step(frame, stamp)
             return hidden_at_2(result)
 
-    with serving(Gated) as server, connected(server, timeout=1.0) as client:
+    with serving(Gated) as server, connected(server, timeout=3.0) as client:
+        connect_patiently(client)
         client.step(picture(), 0)
         client.add([boxed()])
         client.step(picture(), 1)
         client.take_changes()
-        with pytest.raises(FrameDropped, match="no answer to 'step' within 1 s") as dropped:
+        with pytest.raises(FrameDropped, match="no answer to 'step' within 3 s") as dropped:
             client.step(picture(height=24), 2)
         hidden = dropped.value.hidden
         assert hidden is not None and (hidden.stamp, hidden.width, hidden.height) == (2, 64, 24)
@@ -169,6 +171,7 @@ def test_a_frame_that_fails_in_the_engine_fails_alone() -> None:
             return super().step(frame, stamp)
 
     with serving(Faulty) as server, connected(server) as client:
+        connect_patiently(client)
         client.step(picture(), 0)
         client.add([boxed()])
         with pytest.raises(RuntimeError, match="out of memory"):
@@ -189,6 +192,7 @@ def test_jpeg_is_close_and_smaller() -> None:
     with serving(Looking) as server:
         for pixels in ("jpeg", "raw", "shm"):
             with connected(server, pixels=pixels) as client:
+                connect_patiently(client)
                 client.step(slope, 0)
     assert np.abs(seen[0].astype(int) - slope).max() < 12
     assert (seen[1] == slope).all() and (seen[2] == slope).all()
@@ -204,6 +208,7 @@ def stepped(client: RemoteBackend) -> FrameResult | None:
 
 def test_a_silent_stream_is_forgotten_and_taken_up_again() -> None:
     with serving(limits=Limits(idle=0.3)) as server, connected(server) as client:
+        connect_patiently(client)
         client.step(picture(), 0)
         client.add([boxed(name="cup")])
         first = client.step(picture(), 1).objects[0]
@@ -257,6 +262,7 @@ def test_a_frame_that_is_too_large_says_which_limit_to_raise(pixels: str, tmp_pa
     limits = Limits(message_bytes=20_000)
     with serving(limits=limits, endpoint=f"ipc://{tmp_path / 'small'}") as server:
         with connected(server, pixels=pixels) as client:
+            connect_patiently(client)
             client.step(small, 1)
             client.add([boxed(1, 1, 9, 9)])
             for stamp in (2, 3):
@@ -389,3 +395,14 @@ def answered(client: RemoteBackend, stamp: int) -> FrameResult | None:
         return client.step(picture(), stamp)
     except FrameDropped:
         return None
+
+
+def test_a_new_name_keeps_the_score_unless_there_is_a_new_one() -> None:
+    with serving() as server, connected(server) as client:
+        connect_patiently(client)
+        client.step(picture(), 0)
+        (added,) = client.add([replace(boxed(name="cup"), label="dish", label_score=0.25)])
+        for score, known in ((None, 0.25), (0.5, 0.5), (0.0, 0.0)):
+            client.rename(added.object_id, "mug", "bowl", score)
+            obj = client.step(picture(), 1).object(added.object_id)
+            assert (obj.name, obj.label, obj.label_score) == ("mug", "bowl", known)

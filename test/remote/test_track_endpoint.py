@@ -98,7 +98,7 @@ def test_without_another_server_the_tracked_frames_are_kept(
         before_call(monkeypatch, "step", 4, server.kill)
         assert main([*words, "--endpoint", server.endpoint]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("sam2_ros: 3 frames were tracked; written: ")
+    assert said[0].startswith("sam2_ros: 3 frames tracked; written: ")
     assert said[1].startswith("sam2_ros: error: frame 3 (3) was not tracked: no inference server: ") and len(said) == 2
     assert len(json.loads((tmp_path / "tracks.json").read_text())["frames"]) == 3
     assert len(list((tmp_path / "masks").iterdir())) == 3

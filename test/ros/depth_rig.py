@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from sam2_ros.msg import TrackedObject, TrackedObjectArray
 
 FOCAL, CX, CY = 130.0, 79.5, 59.5
 BOX = (40, 30, 80, 60)  # the object, in pixels
-_RESEND = 5.0  # seconds
 
 
 class Rig:
@@ -50,20 +48,11 @@ class Rig:
             depth.header.stamp = image.header.stamp
         if depth is not None and not late:
             self.depth.publish(depth)
-        self.node.send(image)
-        if depth is not None and late:
+        if late:
+            self.node.send(image)
             self.depth.publish(depth)
-        again = time.monotonic() + _RESEND
-
-        def tracks() -> Any:
-            """Sends the image again after a while: a busy machine may lose one, which is not what is tested here."""
-            nonlocal again
-            if time.monotonic() > again:
-                again += _RESEND
-                self.node.send(image)
-            return self.node.tracks_of(image)
-
-        return self.node.wait_until(tracks, "tracks of an image")
+            return self.node.wait_until(lambda: self.node.tracks_of(image), "tracks of an image")
+        return self.node.track(image)
 
     def track_object(self, depth: Image | CompressedImage | None, **how: bool) -> TrackedObject:
         (known,) = self.track(depth, **how).objects

@@ -21,7 +21,8 @@ import pytest
 from sam2_ros.ros.dds_environment import profile_variable
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds until a test that waits in vain fails
+PATIENCE = 180.0  # seconds until a test that waits in vain fails; a busy machine starts a node in more than 60
+AGAIN, AGAIN_THE_SAME = 0.5, 5.0  # seconds without tracks until another image is sent, and until the same one is
 WIDTH, HEIGHT = 160, 120
 
 # Before rclpy is initialised: what the launch files set by default, for this process' images too.
@@ -129,7 +130,8 @@ class Peer:
         from rclpy.qos import QoSProfile, ReliabilityPolicy
 
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        return self.node.create_publisher(message_type, topic, QoSProfile(depth=5, reliability=reliability))
+        # Deep enough for what a test sends at once: a busy node may ask for an image again.
+        return self.node.create_publisher(message_type, topic, QoSProfile(depth=20, reliability=reliability))
 
     # ---- images ----
 
@@ -156,15 +158,21 @@ class Peer:
         stamp = image.header.stamp
         return next((each for each in reversed(self.tracks) if each.header.stamp == stamp), None)
 
-    def track(self, publisher: Any = None) -> Any:
-        """Sends images until one of them comes back as tracks, and returns these."""
+    def track(self, image: Any = None, publisher: Any = None) -> Any:
+        """Sends an image until it comes back as tracks, and returns these; without ``image`` a new one each time.
+
+        The first may be lost: the two sides may not be connected yet. The next is sent only after a while, because on
+        a busy machine several would be under way, and those after the one that is returned are news to the caller.
+        """
         sent: list[Any] = []
+        again = 0.0
 
         def arrived() -> Any:
-            if len(sent) < 1000:
-                sent.append(self.send(publisher=publisher))
-                time.sleep(0.05)
-            return next((tracks for image in sent if (tracks := self.tracks_of(image))), None)
+            nonlocal again
+            if time.monotonic() >= again:
+                sent.append(self.send(image, publisher))
+                again = time.monotonic() + (AGAIN if image is None else AGAIN_THE_SAME)
+            return next((tracks for each in reversed(sent) if (tracks := self.tracks_of(each))), None)
 
         return self.wait_until(arrived, "tracks of an image")
 
@@ -178,14 +186,21 @@ class Peer:
     def wait_until(self, condition: Callable[[], Any], what: str) -> Any:
         return wait_until(condition, what, self.launched)
 
-    def wait_for_reliable(self) -> None:
-        """Until the node listens as this publisher offers; an image sent while it changes over may be lost."""
+    def wait_for_reliable(self, listeners: int = 1) -> None:
+        """Until the node, and as many ``listeners`` in all, are connected as this publisher offers; an image that is
+        sent before may be lost."""
+        from rclpy.qos import ReliabilityPolicy
+
         assert self.launched is not None
         text = f"subscribed to {self._image_topic}, "
 
         def reliable() -> bool:
             lines = [line for line in self.launched.text.splitlines() if text in line] if self.launched else []
-            return bool(lines) and lines[-1].endswith("reliable")
+            if not lines or not lines[-1].endswith("reliable"):
+                return False
+            known = self.node.get_subscriptions_info_by_topic(self._image_topic)
+            all_reliable = {each.qos_profile.reliability for each in known} == {ReliabilityPolicy.RELIABLE}
+            return all_reliable and self._publisher.get_subscription_count() >= max(len(known), listeners)
 
         self.wait_until(reliable, "a reliable subscription")
 

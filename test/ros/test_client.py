@@ -62,7 +62,7 @@ def test_the_life_of_an_object(node: Peer, tmp_path: Path) -> None:
 
     assert sam2_ros("remove", "mug")[0] == 0
     code, text = sam2_ros("reset")
-    assert code == 0 and "2 objects are forgotten" in text
+    assert code == 0 and "2 objects forgotten" in text
 
 
 def test_what_the_node_refuses(node: Peer) -> None:

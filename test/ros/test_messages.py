@@ -104,6 +104,9 @@ def test_tracked_object() -> None:
     assert messages.to_stamp(message.last_seen) == 2_000_000_001
     assert (message.frames_since_seen, message.frames_tracked) == (4, 9)
     assert message.depth_status == TrackedObject.DEPTH_NONE
+    for window, region in (((8, 3, 28, 18), (8, 3, 20, 15)), ((0, 0, 40, 30), (0, 0, 0, 0)), ((), (0, 0, 0, 0))):
+        told = messages.tracked_object(object_result(mask, window=window), "mono8").window
+        assert (told.x_offset, told.y_offset, told.width, told.height) == region
     assert messages.tracked_object(object_result(mask), "mono8", with_mask=False).mask == ObjectMask()
 
 
@@ -306,7 +309,8 @@ def test_live_tracks_say_how_far_masks_were_carried() -> None:
 
 @pytest.mark.parametrize("encoding", ["mono8", "rle"])
 def test_a_message_comes_back_as_the_result_that_it_was_made_from(encoding: str) -> None:
-    result = FrameResult(4, 7, 9, 7, tuple(object_result(mask, object_id=key) for key, mask in enumerate(masks(), 1)))
+    objects = [object_result(mask, object_id=key) for key, mask in enumerate(masks(), 1)]
+    result = FrameResult(4, 7, 9, 7, (replace(objects[0], window=(2, 1, 9, 6)), *objects[1:]))
     header = Header(stamp=messages.to_time(7))
     back = messages.frame_result(messages.tracked_objects(result, header, Counters(processed=5), INFO, encoding))
     assert (back.frame_index, back.stamp, back.width, back.height) == (4, 7, 9, 7)

@@ -42,8 +42,7 @@ def counted(node: Peer, kind: str) -> int:
 
 def expect(node: Peer, kind: str, image: Any, before: int, words: str) -> Any:
     """The tracks of ``image``; the oddity is counted and warned of."""
-    node.send(image)
-    tracks = node.wait_until(lambda: node.tracks_of(image), "tracks")
+    tracks = node.track(image)
     node.wait_until(lambda: counted(node, kind) == before + 1, kind)
     status = node.status()
     assert status["level"] == DiagnosticStatus.WARN and words in status["message"]
@@ -69,10 +68,7 @@ def test_another_aspect_forgets_the_objects(node: Peer) -> None:
     """And says why, in an event for each."""
     before = counted(node, "restarts")
     node.events.clear()
-    image = sized(node, 160, 90)
-    node.send(image)
-    tracks = node.wait_until(lambda: node.tracks_of(image), "tracks")
-    assert not tracks.objects
+    assert not node.track(sized(node, 160, 90)).objects
     node.wait_until(lambda: counted(node, "restarts") == before + 1, "a restart")
     assert node.launched is not None
     node.launched.wait_for_text("160 x 90 pixels, which is another aspect: every object is forgotten")
@@ -99,8 +95,7 @@ def test_stamps_that_do_not_increase_are_told(node: Peer) -> None:
     before = counted(node, "stamps not increasing")
     newest = node.track()
     image = node.image()
-    image.header.stamp = newest.header.stamp
-    image.header.stamp.nanosec -= 1000
+    image.header.stamp.sec, image.header.stamp.nanosec = newest.header.stamp.sec, newest.header.stamp.nanosec - 1000
     tracks = expect(node, "stamps not increasing", image, before, "stamps do not increase")
     assert [known.name for known in tracks.objects] == ["cup"]
 
@@ -110,9 +105,7 @@ def test_time_that_jumps_back_forgets_the_objects(node: Peer) -> None:
     before = counted(node, "restarts")
     image = node.image()
     image.header.stamp.sec -= 100
-    node.send(image)
-    tracks = node.wait_until(lambda: node.tracks_of(image), "tracks")
-    assert not tracks.objects
+    assert not node.track(image).objects
     node.wait_until(lambda: counted(node, "restarts") == before + 1, "a restart")
     assert node.launched is not None
     node.launched.wait_for_text("time jumped back from")

@@ -85,7 +85,7 @@ def test_sixteen_objects_outlive_their_process(folder: Path, tmp_path: Path, mon
             node.tracks.clear()
             node.events.clear()
             os.kill(log_of(node).node_pid(), signal.SIGKILL)
-            text = "16 objects come back, ids go on from 18"
+            text = "16 objects brought back, ids go on from 18"
             log_of(node).wait_for_text(text, times=death)
             log_of(node).wait_for_text("subscribed to /sixteen/deep/image,", times=subscribed + 1)
             listed = node.list_objects().tracks
@@ -102,7 +102,7 @@ def test_sixteen_objects_outlive_their_process(folder: Path, tmp_path: Path, mon
         assert node.reset().removed == 17
         node.wait_until(lambda: not holds(state, b"object 3"), "a file without objects")
         os.kill(log_of(node).node_pid(), signal.SIGKILL)
-        log_of(node).wait_for_text("state: 0 objects come back, ids go on from 19")
+        log_of(node).wait_for_text("state: 0 objects brought back, ids go on from 19")
     assert state.is_file()
     with running(folder, autostart="false", **arguments) as node:
         node.wait_until(lambda: not state.exists(), "a launch without the objects of an earlier one")
@@ -152,8 +152,8 @@ def test_a_slow_engine_holds_nobody_up(folder: Path, tmp_path: Path) -> None:
         ("_multiarray_umath", signal.SIGTERM),  # while modules are imported
         ("_multiarray_umath", signal.SIGINT),
         ("_rclpy_pybind11", signal.SIGTERM),
-        ("libtorch_cpu", signal.SIGTERM),  # while the model is loaded
-        ("libtorch_cpu", signal.SIGINT),
+        ("libopenvino", signal.SIGTERM),  # while the model is loaded
+        ("libopenvino", signal.SIGINT),
     ],
 )
 def test_a_signal_ends_the_node_cleanly_also_while_it_starts(

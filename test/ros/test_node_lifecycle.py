@@ -233,9 +233,10 @@ def test_wrong_values_and_missing_torch_at_start_end_nothing(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     file = tmp_path / "wrong.yaml"
     file.write_text(
-        "/**:\n  ros__parameters:\n    model.name: embedded\n    tracker.max_objects: 0\n    prompts.wait: often\n"
-        "    output.mask_encoding: png\n    tracker.max_object: 3\n"
-        "    modelname: embedded\n    entirely_else: 1\n    qos_overrides./wrong/tracker/tracks.publisher.depth: 5\n"
+        "/**:\n  ros__parameters:\n    model.name: embedded\n    model.runtime: torch\n"
+        "    tracker.max_objects: 0\n    prompts.wait: often\n    output.mask_encoding: png\n"
+        "    tracker.max_object: 3\n    modelname: embedded\n    entirely_else: 1\n"
+        "    qos_overrides./wrong/tracker/tracks.publisher.depth: 5\n"
     )
     with running(folder, namespace="/wrong", params_file=str(file)) as node:
         log_of(node).wait_for_text("/wrong/tracker refused to configure")

@@ -49,8 +49,7 @@ def iou(a: BoolMask, b: BoolMask) -> float:
 
 
 def publish(node: Peer, rgb: np.ndarray) -> TrackedObjectArray:
-    image = node.send(image_message(rgb, node.image().header))
-    return node.wait_until(lambda: node.tracks_of(image), "tracks of the image")
+    return node.track(image_message(rgb, node.image().header))
 
 
 def follow_lost(node: Peer, name: str) -> TrackObject.Feedback:

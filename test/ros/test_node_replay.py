@@ -49,8 +49,7 @@ def play(bag: Path, node: Peer) -> list[Any]:
 
 
 def wait_for_connections(node: Peer) -> None:
-    topic = node.node_name.replace("tracker", "image")
-    node.wait_until(lambda: node.node.count_subscribers(topic), "the subscription")
+    node.wait_for_reliable()
     node.wait_until(lambda: node.node.count_publishers(f"{node.node_name}/tracks"), "the publisher")
 
 

@@ -106,8 +106,7 @@ def test_the_header_is_copied_verbatim(node: Peer) -> None:
     image = node.image()
     image.header = Header(frame_id="left/ö optical")
     image.header.stamp.sec, image.header.stamp.nanosec = -7, 999_999_999
-    node.send(image)
-    assert node.wait_until(lambda: node.tracks_of(image), "tracks").header == image.header
+    assert node.track(image).header == image.header
 
 
 def test_the_counters_add_up(node: Peer) -> None:
@@ -308,12 +307,7 @@ def test_stamps_of_no_stored_frame_are_refused(node: Peer) -> None:
 
 def stored_headers(node: Peer, count: int = 5) -> list[Header]:
     """Sends as many images, one after the other, so that none of them is dropped; returns their headers."""
-    headers = []
-    for _ in range(count):
-        image = node.send()
-        node.wait_until(partial(node.tracks_of, image), "its tracks")
-        headers.append(image.header)
-    return headers
+    return [node.track(node.image()).header for _ in range(count)]
 
 
 def grown(messages: list[Any], before: int) -> bool:

@@ -102,7 +102,7 @@ def test_frames_whose_image_is_not_in_the_file_are_left_out(tmp_path: Path, caps
         made.tracks(stamp)
     made.close()
     assert [frame.stamp for frame in Recording(tmp_path / "run.mcap").frames] == [0, 1, 3]
-    assert "1 frames are left out, because no image could be assigned to them" in capsys.readouterr().err
+    assert "1 frame left out, because no image could be assigned" in capsys.readouterr().err
 
 
 def test_a_late_prompt_comes_after_the_frame_that_was_newest(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_recording_is_read_to_where_it_is_cut(tmp_path: Path, capsys: Any) -> 
     for tenths in range(5, 11):
         path.write_bytes(data[: begin + (end - begin) * tenths // 10])
         found.append(len(Recording(path).frames))
-        assert f"{found[-1]} frames before that are used" in capsys.readouterr().err
+        assert f"only what comes before is used, {found[-1]} frame" in capsys.readouterr().err
     assert found == sorted(found) and 0 < found[0] < 20 and found[-1] == 20
     assert replayed(path, capsys)[0] == 0
 
@@ -266,7 +266,7 @@ def test_the_users_model_replaces_a_recorded_path(tmp_path: Path, capsys: Any) -
     made.tracks(1, tracked())
     made.close()
     code, out, _ = replayed(tmp_path / "run.mcap", capsys, "--model", "null")
-    assert code == 0 and out.startswith("1 of 1 masks")
+    assert code == 0 and out.startswith("1 of 1 mask ")
 
 
 def test_a_recording_without_objects_is_no_difference(tmp_path: Path, capsys: Any) -> None:

@@ -209,6 +209,7 @@ def change_mask(**fields: Any) -> Callable[[dict], None]:
         (change_mask(y=-1), "a mask lies outside its picture"),
         (change_mask(width=1 << 40), "a mask and its picture differ in size"),
         (change_mask(crop=["uint8", [2, 2], b"abcd"]), "a mask is no mask"),
+        (change_mask(crop=["bool", [0, 0], b""]), "a mask is no mask"),
         (change_mask(crop=["bool", [1 << 28, 1 << 28], b""]), "without its"),
     ],
 )

@@ -49,3 +49,13 @@ def test_a_source_that_is_none() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "camera: /nowhere.mp4: no such file or folder; accepted: a video file" in done.stderr
+
+
+def test_a_camera_that_fails_ends_the_launch(folder: Path) -> None:
+    """Nobody would look for its one line among those of a tracker that waits."""
+    launched = Launched(folder / "failed.log", "demo.launch.py", source="/nowhere.mp4")
+    try:
+        launched.wait_for_end()
+    finally:
+        launched.stop()
+    assert "camera: /nowhere.mp4: no such file or folder" in launched.text and "Traceback" not in launched.text

@@ -15,6 +15,7 @@ from sam2_reference import SCORE_BIAS, changed, draw_weights
 from sam2_ros.inference import Backend
 from sam2_ros.media.rendered_scene import render
 from sam2_ros.model import HieraConfig, ModelConfig, Sam2Model
+from sam2_ros.model.network import Network
 from sam2_ros.tracking import FrameResult, Prompt, PromptRequest, Tracker
 
 WIDTH, HEIGHT = 160, 120
@@ -35,8 +36,9 @@ def small_model() -> Sam2Model:
 
 
 @contextmanager
-def object_score(model: Sam2Model, score: float) -> Iterator[None]:
+def object_score(model: Network, score: float) -> Iterator[None]:
     """Every object's score (logit) is ``score`` in here."""
+    assert isinstance(model, Sam2Model)
     weight, bias = model.get_parameter(SCORE_WEIGHT), model.get_parameter(SCORE_BIAS)
     with changed((model,), {SCORE_WEIGHT: torch.zeros_like(weight), SCORE_BIAS: torch.full_like(bias, score)}):
         yield

@@ -28,7 +28,8 @@ from sam2_ros.tracking import (
     shared_model,
 )
 from sam2_ros.tracking.cuda_graphs import Capacity, TrackingGraphs, buckets
-from sam2_ros.tracking.masks import image_masks, pack_masks
+from sam2_ros.tracking.cuda_masks import pack_masks
+from sam2_ros.tracking.masks import image_masks
 from sam2_ros.tracking.shared_model import SharedModel
 from sam2_ros.tracking.warmup import warm_up
 

@@ -30,6 +30,12 @@ def test_one_step_after_the_other() -> None:
     assert shedder.level == 3
 
 
+def test_no_more_steps_than_there_are() -> None:
+    """An exported network has one input size."""
+    shedder = LoadShedder(DEADLINE, steps=2)
+    assert after(shedder, 10 * JUDGED, 150) == SHEDDING_STEPS[:2]
+
+
 def test_a_single_slow_frame_changes_nothing() -> None:
     shedder = LoadShedder(DEADLINE)
     for _ in range(20):
@@ -55,6 +61,44 @@ def test_does_not_swing_at_the_edge() -> None:
         changes += shedder.level != before
         before = shedder.level
     assert changes <= 14, "each time the step stays twice as long"
+
+
+def test_a_frame_of_exactly_the_deadline_is_in_time_and_of_its_spare_share_not_fast() -> None:
+    shedder = LoadShedder(DEADLINE)
+    assert after(shedder, 10 * JUDGED, 100) == ()
+    assert [len(after(shedder, 1, took)) for took in (101, 50, 101, 50, 101)] == [0, 0, 0, 0, 1], "three of five"
+    assert after(shedder, 3 * CALM, 70) == SHEDDING_STEPS[:1]
+    assert after(shedder, CALM - 1, 69.9) == SHEDDING_STEPS[:1] and after(shedder, 1, 69.9) == ()
+
+
+def released(frames: int, busy: int = 0) -> int:
+    """Fast frames until a step is taken back that was needed again ``busy`` and three frames after it was taken back
+    once, after ``frames`` fast ones."""
+    shedder = LoadShedder(DEADLINE)
+    for _ in range(frames):
+        after(shedder, JUDGED, 150)
+        while shedder.level:
+            shedder.took(20)
+    after(shedder, busy, 90)
+    assert after(shedder, JUDGED, 150) == SHEDDING_STEPS[:1]
+    count = 0
+    while shedder.level:
+        shedder.took(20)
+        count += 1
+    return count
+
+
+def test_a_step_that_is_needed_again_soon_stays_twice_as_long() -> None:
+    assert [released(times) for times in range(8)] == [30, 60, 120, 240, 480, 960, 960, 960]
+    # Soon: within twice as many frames as the step was to stay.
+    assert [released(1, busy) for busy in (56, 57)] == [60, 30]
+    assert [released(2, busy) for busy in (116, 117)] == [120, 30]
+
+
+def test_what_each_step_sheds() -> None:
+    assert [Workload.at(level) for level in range(4)] == [
+        Workload(1, None, 1.0), Workload(10, None, 1.0), Workload(10, 2, 1.0), Workload(10, 2, 0.7),
+    ]  # fmt: skip
 
 
 def test_without_a_deadline_nothing_is_shed() -> None:

@@ -11,27 +11,21 @@ from edge_references import build_pair
 from sam2_reference import SCORE_BIAS, changed, difference
 from torch import Tensor
 from video_reference import (
+    EVENTS,
     GAIN,
     SCORE_SHIFT,
+    SHIFTS,
     TOLERANCE,
-    Event,
     Pair,
     Prompt,
     Rgb,
     back_and_forth,
-    clicks,
     config_for,
     run_tracker,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*sdp_kernel")  # which the references use
 SIZE, FRAMES = 256, 14
-# Object 1 from a box, object 2 at frame 3 from a click; both disappear through their scores and come back.
-EVENTS = (
-    Event(0, 1, Prompt(box=np.array([15, 60, 40, 100], np.float32))),
-    Event(3, 2, clicks((75, 30, 1))),
-)
-SHIFTS = dict.fromkeys(range(9, 11), -3.0)
 
 
 @torch.no_grad()

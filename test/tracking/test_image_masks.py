@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from small_tracker import add, box, click, run, scene, small_model, stepped
 
 from sam2_ros.tracking import CroppedMask, PromptRequest, Tracker, TrackerConfig
-from sam2_ros.tracking.masks import FILLED_LOGIT, fill_holes, image_masks, pack_masks, suppress_overlap
+from sam2_ros.tracking.cuda_masks import pack_masks
+from sam2_ros.tracking.masks import FILLED_LOGIT, fill_holes, image_masks, suppress_overlap
 
 Bools = NDArray[np.bool_]
 

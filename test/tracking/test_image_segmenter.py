@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from parity_stages import Pair, build_pair
 from small_tracker import HEIGHT, WIDTH, scene, small_model
 
-from sam2_ros.model.mask_decoder import STABILITY_DELTA, STABILITY_THRESHOLD
+from sam2_ros.model.choice import STABILITY_DELTA, STABILITY_THRESHOLD
 from sam2_ros.tracking import Prompt, PromptError, PromptRequest, Tracker
 from sam2_ros.tracking.image_segmenter import BATCH, ImageSegmenter
 from sam2_ros.tracking.segmentation import MAX_WORK, Segmentation

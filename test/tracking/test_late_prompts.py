@@ -15,7 +15,8 @@ from sam2_reference import difference
 from small_tracker import add, box, click, logits, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
-from sam2_ros.model.checkpoint import EMBEDDED, read_checkpoint
+from sam2_ros.model.checkpoint import read_checkpoint
+from sam2_ros.model.weight_files import EMBEDDED
 from sam2_ros.tracking import ObjectState, Prompt, PromptCode, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.history import most_bytes
 
@@ -162,10 +163,15 @@ def test_a_hidden_object_is_corrected_as_in_time() -> None:
     """With a model that lets the memory of a hidden object wait: its clock is turned back, too."""
     delayed, in_time = (tracker_of(copy.copy(small_model())) for _ in range(2))
 
+    def see_from(tracker: Tracker, iou: float) -> None:
+        model = tracker.model
+        assert isinstance(model, Sam2Model)
+        model.config = replace(model.config, present_iou=iou)
+
     def see(tracker: Tracker, first: int, last: int) -> None:
         for frame in range(first, last + 1):
             hidden = frame in (6, 7, 9)
-            tracker.model.config = replace(tracker.model.config, present_iou=1.01 if hidden else 1e-6)
+            see_from(tracker, 1.01 if hidden else 1e-6)
             play(tracker, frame, frame)
             assert (tracker._objects[1].state is ObjectState.OCCLUDED) == hidden
 
@@ -173,10 +179,10 @@ def test_a_hidden_object_is_corrected_as_in_time() -> None:
         play(tracker, 0, 1)
         add(tracker, box())
     see(delayed, 2, NOW)
-    delayed.model.config = replace(delayed.model.config, present_iou=1e-6)
+    see_from(delayed, 1e-6)
     assert delayed.refine(PromptRequest(click(60, 60), 1), stamp(7)).success
     see(in_time, 2, 7)
-    in_time.model.config = replace(in_time.model.config, present_iou=1e-6)
+    see_from(in_time, 1e-6)
     assert in_time.refine(PromptRequest(click(60, 60), 1)).success
     play(in_time, 8, NOW)
     agree(delayed, in_time, 1)

@@ -16,7 +16,8 @@ from sam2_ros.model import load_model
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.look_alikes import Claim, Division, alike, divide
 from sam2_ros.tracking.mask_parts import WHOLE, masks_of, own_masks
-from sam2_ros.tracking.sights import Sight, resampled, tell_apart
+from sam2_ros.tracking.masks import resampled
+from sam2_ros.tracking.sights import Sight, tell_apart
 from sam2_ros.tracking.trail import Trail
 from sam2_ros.tracking.types import CroppedMask, ObjectState
 from sam2_ros.tracking.windows import Window
@@ -117,6 +118,16 @@ def test_a_part_is_rather_the_ones_that_was_just_there_than_one_that_was_hidden(
     assert left_edges(divided(both_hidden, [one, one]))[0] == (30, 100)
 
 
+@pytest.mark.parametrize(("rows", "shown"), [(13, 1), (15, 1), (16, 2)])
+def test_a_part_is_the_ones_whose_size_it_has(rows: int, shown: int) -> None:
+    """Of 100 and of 169 pixels: the part has room for both from 169 + 0.3 * 100 = 199 pixels on."""
+    one = mask((30, 40, 43, 40 + rows))
+    found = divided([heading(0.31, 0.41), heading(0.3, size=0.13)], [one, one])
+    areas = [area for _, area in left_edges(found).values()]
+    assert areas == [0, 13 * rows] if shown == 1 else min(areas) > 0
+    assert found is not None and found.undecided == ({0} if shown == 1 else {0, 1})
+
+
 def test_specks_stay_whose_they_were() -> None:
     first, second = mask((20, 40, 30, 50), (90, 90, 92, 92)), mask((20, 40, 30, 50), (60, 40, 70, 50))
     found = divided([heading(0.2), heading(0.6)], [first, second])
@@ -160,6 +171,15 @@ def test_one_thing_has_one_mask() -> None:
     assert unlike(trails, [thing, nearly]) is not None
 
 
+@pytest.mark.parametrize(("rows", "left"), [(6, 60), (4, 0), (10, 100)])
+def test_what_is_left_beside_anothers_thing_stays_its_own(rows: int, left: int) -> None:
+    """Half of its usual area of 100 pixels at least; it may be remembered only when that is decided."""
+    both = mask((60, 40, 70, 50), (20, 40, 30, 40 + rows))
+    found = unlike([heading(0.2), heading(0.6)], [both, mask((60, 40, 70, 50))])
+    assert found is not None and found.undecided == {0} and list(found.masks) == [0]
+    assert left_edges(found)[0] == ((20, left) if left else (0, 0))
+
+
 def test_masks_that_may_both_be_right_stay() -> None:
     thing = mask((60, 40, 70, 50))
     assert unlike([heading(0.2), heading(0.6)], [mask((20, 40, 30, 50)), thing]) is None
@@ -192,6 +212,114 @@ def test_places_lie_in_the_window_of_the_masks() -> None:
     both = mask((20, 40, 40, 50), (60, 40, 80, 50))
     found = divided([heading(0.8), heading(0.6)], [both, both], window=(0.5, 0.0, 0.5, 1.0))
     assert left_edges(found) == {0: (60, 200), 1: (20, 200)}
+
+
+def pixels(count: int, left: int = 20, top: int = 40) -> CroppedMask:
+    """So many pixels in columns of ten."""
+    full = np.zeros((SIDE, SIDE), np.bool_)
+    full[top : top + 10, left : left + count // 10] = True
+    full[top : top + count % 10, left + count // 10] = True
+    return CroppedMask.from_full(full)
+
+
+@pytest.mark.parametrize(("more", "meet"), [((), True), (((20, 39, 21, 40),), False)])
+def test_masks_meet_from_a_share_of_the_smaller_one_on(more: tuple[tuple[int, int, int, int], ...], meet: bool) -> None:
+    """30 of 200 pixels, or of 201."""
+    trails = [heading(0.25), heading(0.42)]
+    masks = [mask((20, 40, 40, 50), *more), mask((37, 40, 57, 50), (60, 60, 62, 61))]
+    assert (divided(trails, masks) is not None) == meet
+
+
+@pytest.mark.parametrize(("area", "meet"), [(0.0199, True), (0.0201, False), (0.0051, True), (0.0049, False)])
+def test_one_more_than_twice_as_large_is_no_look_alike(area: float, meet: bool) -> None:
+    masks = [mask((20, 40, 30, 50), (60, 40, 70, 50)), mask((60, 40, 70, 50), (20, 60, 30, 80))]
+    trails = [heading(0.2), replace(heading(0.6), areas=(area,) * 5)]
+    assert (divided(trails, masks) is not None) == meet
+    assert (divided(trails[::-1], masks) is not None) == meet
+
+
+@pytest.mark.parametrize(("met", "other", "changed"), [(-5, -5, True), (-6, -5, False), (-5, -6, False)])
+def test_they_may_change_back_for_ten_frames(met: int, other: int, changed: bool) -> None:
+    trails = [replace(heading(0.6), met=met), replace(heading(0.45), met=other)]
+    masks = [mask((45, 40, 55, 50)), mask((60, 40, 70, 50))]
+    assert (divided(trails, masks) is not None) == changed
+
+
+@pytest.mark.parametrize(("apart", "changed"), [(1, False), (2, True)])
+def test_places_change_where_that_is_nearer_by_half_an_object(apart: int, changed: bool) -> None:
+    """Both lie between the two places, ``apart`` pixels the other way round: 2 * apart / 5 of half an object's size."""
+    trails = [replace(heading(0.6, 0.4), met=4), replace(heading(0.4, 0.4), met=4)]
+    masks = [mask((50, 44, 60, 45)), mask((50 + apart, 45, 60 + apart, 46))]
+    assert (divided(trails, masks) is not None) == changed
+    assert divided(trails, masks[::-1]) is None
+
+
+@pytest.mark.parametrize(
+    ("long", "short", "second"),
+    [
+        ((45, 20, 50, 80), (50, 45, 55, 55), heading(0.45, 0.3)),
+        ((45, 20, 50, 80), (50, 45, 55, 55), heading(0.45, 0.6)),
+        ((20, 45, 80, 50), (45, 50, 55, 55), heading(0.3, 0.45)),
+        ((20, 45, 80, 50), (45, 50, 55, 55), heading(0.6, 0.45)),
+    ],
+)
+def test_a_mask_is_where_its_middle_is(long: Any, short: Any, second: Trail) -> None:
+    """Both middles are at the first one's place, so that neither order is nearer."""
+    trails = [replace(heading(0.45, 0.45), met=4), replace(second, met=4)]
+    assert divided(trails, [mask(long), mask(short)]) is None is divided(trails, [mask(short), mask(long)])
+
+
+@pytest.mark.parametrize(
+    ("count", "objects", "shown"), [(129, 2, 1), (131, 2, 2), (229, 3, 2), (231, 3, 3), (331, 3, 3)]
+)
+def test_a_part_has_room_for_as_many_as_its_area_has_usual_ones(count: int, objects: int, shown: int) -> None:
+    trails = [heading(0.2 + 0.1 * index) for index in range(objects)]
+    found = divided(trails, [pixels(count)] * objects)
+    assert found is not None and sum(bool(each.any()) for each in found.masks.values()) == shown
+    assert len(found.undecided) == (objects if shown > 1 else objects - 1)
+    assert np.sum(list(found.masks.values()), axis=0).max() == 1
+
+
+@pytest.mark.parametrize(("count", "shown"), [(21, [True, True]), (19, [True, False])])
+def test_a_part_of_a_fifth_is_room_for_one(count: int, shown: list[bool]) -> None:
+    both = mask((20, 40, 30, 50)).full() | pixels(count, 60).full()
+    masks = [CroppedMask.from_full(both), mask((20, 40, 30, 50))]
+    found = divided([heading(0.2), heading(0.6)], masks)
+    assert found is not None and [bool(found.masks[index][:, :40].any()) for index in (0, 1)] == [True, False]
+    assert bool(found.masks[1].any()) == shown[1]
+    assert bool(found.masks[0][:, 60:].any()) != shown[1], "a speck stays whose it was"
+
+
+@pytest.mark.parametrize(("common", "same"), [(57, False), (58, True)])
+def test_one_thing_is_two_fifths_in_common(common: int, same: bool) -> None:
+    """58 of 100 and 100 pixels: 58 / 142."""
+    rest = pixels(100 - common, 80, 70).full()
+    other = CroppedMask.from_full(pixels(common, 60).full() | rest)
+    for order in (1, -1):
+        found = unlike([heading(0.2), heading(0.6)], [pixels(100, 60), other][::order])
+        assert (found is not None) == same
+
+
+@pytest.mark.parametrize(("shift", "same"), [(0.059, False), (0.061, True)])
+def test_what_lay_in_the_other_one_before_may_be_a_part_of_it(shift: float, same: bool) -> None:
+    """0.41 or 0.39 of its last box, in x or in y."""
+    thing = mask((60, 40, 70, 50))
+    for x, y in ((0.6 + shift, 0.4), (0.6 - shift, 0.4), (0.6, 0.4 + shift), (0.6, 0.4 - shift)):
+        assert (unlike([heading(0.6), heading(x, y)], [thing, thing]) is not None) == same
+    large = heading(0.5 - shift, 0.3, size=0.2 + shift)
+    inside = unlike([heading(0.6), large], [thing, thing])
+    assert inside is None, "the smaller box lies in the larger one"
+
+
+def test_a_place_moves_on_for_a_while_and_grows_less_sure() -> None:
+    """Seen on frame 5 at the latest and 0.02 a frame to the right: 15 frames later 0.3 further, and never more."""
+    thing = mask((60, 40, 70, 50))
+    for frame, owner in ((20, 0), (21, 0), (60, 0)):
+        moving = replace(heading(0.28, step=0.02), frames=(1, 2, 3, 4, 5))
+        standing = replace(heading(0.72), frames=tuple(range(frame - 5, frame)))
+        claims = [Claim(trail, thing, True, 0.0) for trail in (moving, standing)]
+        found = divide(claims, np.zeros((2, 2), np.bool_), frame, WHOLE)
+        assert found is not None and found.undecided == {1 - owner}
 
 
 # -- the engine ----------------------------------------------------------------------------------------------
@@ -298,7 +426,7 @@ def test_objects_in_windows_of_their_own_are_told_apart() -> None:
 
 
 def test_nothing_is_remembered_before_all_windows_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker = engine_with_two(TrackerConfig(max_objects=3, window="auto"))
+    tracker = engine_with_two(TrackerConfig(max_objects=3, window="auto", window_budget=0.0))
     bank, told = tracker.bank, []
 
     def decided(sights: list[Sight], bystanders: Any) -> list[Division | None]:

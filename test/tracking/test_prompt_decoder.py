@@ -12,7 +12,7 @@ from bad_prompts import BAD
 from sam2_reference import difference
 from small_tracker import add, box, click, logits, rectangle, run, scene, small_model, stepped
 
-from sam2_ros.model.mask_decoder import DecodedMasks
+from sam2_ros.model.network import DecodedMasks
 from sam2_ros.tracking import ObjectState, Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.config import CLICK_CANDIDATES
 from sam2_ros.tracking.prompt_decoder import preferred_candidate

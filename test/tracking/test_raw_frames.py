@@ -19,10 +19,10 @@ from small_tracker import box, scene, small_model
 from torch import Tensor
 
 from sam2_ros.model.dispatch import has_triton
-from sam2_ros.tracking import PromptRequest, Tracker, TrackerConfig, shared_model
+from sam2_ros.tracking import PromptRequest, Tracker, TrackerConfig, cuda_encoder
 from sam2_ros.tracking.cuda_encoder import RawFrame
+from sam2_ros.tracking.cuda_staging import Staged
 from sam2_ros.tracking.shared_model import SharedModel
-from sam2_ros.tracking.transfer import Staged
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 by_triton = pytest.mark.skipif(not has_triton(), reason="needs triton, which make setup installs, and torch 2.6")
@@ -116,7 +116,7 @@ def test_one_kind_of_graph_fails_without_the_other(fails: str) -> None:
     one, frame = shared(), image(20, 30)
     pixels = one.model.preprocess(torch.from_numpy(frame))
     wanted = one.model.encode_image(pixels)
-    with mock.patch.object(shared_model, fails, side_effect=RuntimeError("out of memory")) as kind:
+    with mock.patch.object(cuda_encoder, fails, side_effect=RuntimeError("out of memory")) as kind:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             if fails == "RawFrameEncoder":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.model import Sam2Model, load_model
-from sam2_ros.model.sam2 import ImageFeatures
+from sam2_ros.model.network import ImageFeatures
 from sam2_ros.tracking import ObjectState, Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.bank import MemoryBank
 from sam2_ros.tracking.recognition import look_for

@@ -30,6 +30,7 @@ from sam2_ros.tracking import EventCode, ObjectState, Prompt, PromptCode, Prompt
 from sam2_ros.tracking.mask_parts import masks_of
 from sam2_ros.tracking.sights import Sight
 from sam2_ros.tracking.trail import Trail
+from sam2_ros.tracking.windows import Window
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,17 @@ def test_strays_are_left_out(reference_policy: bool) -> None:
         sight = Sight([one], view, torch.ones(1, dtype=torch.bool), torch.ones(1), masks_of(drawn))
         own = tracker._propagation._own_masks(drawn, sight, None)
         assert int((own.logits > 0).sum()) == 100
+
+
+@pytest.mark.parametrize("reference_policy", [True, False])
+def test_a_small_object_is_seen_through_a_window(reference_policy: bool) -> None:
+    config = TrackerConfig(max_objects=1, window="auto", reference_policy=reference_policy)
+    tracker = Tracker(small_model(), config)
+    stepped(tracker, [box(70, 50, 82, 60)])
+    height, width = scene(0).shape[:2]
+    (one,) = tracker._objects.values()
+    assert one.window is not None
+    assert (one.window == Window.whole(width, height)) is reference_policy
 
 
 @pytest.mark.parametrize("reference_policy", [True, False])

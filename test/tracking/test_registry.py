@@ -35,7 +35,7 @@ def test_ids_go_up_and_the_lowest_free_row_is_taken() -> None:
     made = [registry.create(named(), frame) for frame in range(3)]
     assert [(obj.object_id, obj.row, obj.added_frame) for obj in made] == [(1, 0, 0), (2, 1, 1), (3, 2, 2)]
     full = refusal(registry, named())
-    assert full.code is PromptCode.FULL and "3 objects are tracked already" in str(full)
+    assert full.code is PromptCode.FULL and "3 objects tracked already" in str(full)
     assert registry.next_id == 4
     del registry.objects[2]
     again = registry.create(named("cup"), 5)

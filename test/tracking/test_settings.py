@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +17,8 @@ from sam2_ros.inference import make_backend
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.inference.local import LocalBackend, load_shared_model
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
-from sam2_ros.model.checkpoint import EMBEDDED, read_checkpoint
+from sam2_ros.model.checkpoint import read_checkpoint
+from sam2_ros.model.weight_files import EMBEDDED
 from sam2_ros.tracking import PromptError, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.bank import MemoryBank
 
@@ -198,10 +198,8 @@ def test_the_local_backend_takes_the_image_size_of_its_choice(checkpoint: Path) 
 
 
 def test_without_torch_the_local_backend_says_what_is_missing() -> None:
-    with mock.patch.dict("sys.modules", {"torch": None}):
-        del sys.modules["sam2_ros.inference.local"]
-        with pytest.raises(ImportError, match="needs PyTorch"):
-            make_backend("embedded")
+    with mock.patch.dict("sys.modules", {"torch": None}), pytest.raises(ImportError, match="needs PyTorch"):
+        make_backend("embedded", runtime="torch")
 
 
 def test_the_local_backend_raises_what_the_tracker_raises(checkpoint: Path) -> None:

@@ -21,7 +21,7 @@ FRAMES = 5
 
 @pytest.fixture(scope="module")
 def model() -> SharedModel:
-    return load_shared_model("embedded", "cpu", "float32")
+    return load_shared_model("embedded", "cpu", "float32", runtime="torch")
 
 
 def pixels(shared: SharedModel, seed: int) -> torch.Tensor:

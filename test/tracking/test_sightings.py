@@ -58,7 +58,9 @@ def test_an_area_is_steady_near_the_median() -> None:
 def test_the_speed_is_that_of_the_last_five_sightings() -> None:
     trail = walked((0, 0.9, 0.9), (10, 0.1, 0.2), (11, 0.12, 0.2), (12, 0.14, 0.2), (14, 0.16, 0.2), (18, 0.26, 0.28))
     assert trail.speed == pytest.approx([0.16 / 8, 0.08 / 8]) and trail.step == pytest.approx([0.1 / 4, 0.08 / 4])
+    assert walked((0, 0.1, 0.2), (1, 0.2, 0.2), (3, 0.3, 0.4)).step == pytest.approx([0.05, 0.1])
     assert walked((7, 0.5, 0.5)).speed.tolist() == [0, 0] == Trail().speed.tolist() == Trail().step.tolist()
+    assert Trail(boxes=((0.1, 0.5, 0.3, 0.6),)).usual_size == pytest.approx([0.2, 0.1])
     assert trail.usual_size == pytest.approx([0.1, 0.2]) and Trail().usual_size.tolist() == [0, 0]
 
 
@@ -113,8 +115,9 @@ def test_the_parts_in_a_box_are_meant_or_all() -> None:
 
 
 def test_overlaps_of_boxes() -> None:
-    boxes = np.array([[0, 0, 2, 2], [1, 1, 3, 3], [2, 0, 4, 2], [5, 5, 4, 4]], np.float64)
-    assert box_iou(boxes, boxes[0]).tolist() == pytest.approx([1, 1 / 7, 0, 0])
+    boxes = np.array([[0, 0, 2, 2], [1, 1, 3, 3], [2, 0, 4, 2], [5, 5, 4, 4], [0, 0, 3, 1], [0, 1, 1, 3]], np.float64)
+    for size in (1, 0.01):  # in any unit
+        assert box_iou(size * boxes, size * boxes[0]).tolist() == pytest.approx([1, 1 / 7, 0, 0, 2 / 5, 1 / 5])
 
 
 def seen_by(obj: LiveObject, frame: int, area: float, *, met: bool = False, undecided: bool = False) -> Trail:
@@ -126,6 +129,7 @@ def seen_by(obj: LiveObject, frame: int, area: float, *, met: bool = False, unde
 
 def test_a_trail_takes_sightings_of_its_size() -> None:
     obj = LiveObject(1, 0, "", "", 0.0, 0)
+    assert obj.trail.met < -1000 and obj.trail.decided < 0, "long ago: never"
     assert seen_by(obj, 1, 0.02).frames == (1,) and obj.trail.boxes == (BOX,)
     assert seen_by(obj, 2, 0.05).frames == (1,) and obj.trail.decided == 2, "another size: it may have merged"
     assert seen_by(obj, 3, 0.025, undecided=True).decided == 2
@@ -135,6 +139,25 @@ def test_a_trail_takes_sightings_of_its_size() -> None:
     own = OwnMasks(torch.zeros(1, 1, 2, 2), np.array([BOX]), np.array([0.09]), *np.zeros((3, 1), np.bool_))
     update_trails([obj], 30, own, [Observation(False, 0.09, 0.9)], [Presence(30)])
     assert obj.trail.frames[-1] == 5 + STEADY_GAP, "it was not seen"
+
+
+def test_a_leap_leads_away_from_where_it_is_expected_and_was_seen_last() -> None:
+    """In its usual sizes, the longer way along one axis; the frame has 200 x 100 pixels."""
+    obj = LiveObject(1, 0, "", "", 0.0, 0)
+
+    def leap(x: float, y: float, width: float = 0.1, frame: int = 2) -> float:
+        return obj.leap_to(np.array(at(x, y, width)), frame, 200, 100)
+
+    assert leap(0.9, 0.9) == 0, "nobody knows how large it is, nor where"
+    obj.trail = walked((0, 0.3, 0.5), (1, 0.4, 0.5))  # 0.1 x 0.2; at 0.5 on frame 2
+    assert leap(0.5, 0.5) == 0 and leap(0.7, 0.6) == pytest.approx(1) and leap(0.6, 0.1) == pytest.approx(2)
+    assert leap(0.7, 0.5, width=0.01) == pytest.approx(1), "a small part of it leaps as far"
+    assert leap(0.7, 0.5, frame=4) == pytest.approx(0) and leap(0.9, 0.5, frame=20) == 0, (
+        "after a while nobody knows where it is"
+    )
+    obj.box = (160, 50, 180, 70)  # around 0.85, 0.6
+    assert leap(0.85, 0.6) == pytest.approx(0) == leap(0.5, 0.5)
+    assert leap(0.85, 0.9) == leap(0.85, 0.9, frame=20) == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])

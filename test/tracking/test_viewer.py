@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from small_tracker import small_model
 
 from sam2_ros.model import load_model
+from sam2_ros.model.network import MASK_BIAS, MASK_SCALE, ChosenMask
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.tracking import (
     FrameResult,
@@ -23,11 +24,14 @@ from sam2_ros.tracking import (
     PromptRequest,
     Tracker,
     TrackerConfig,
+    lost,
+    propagation,
     viewer,
     windows,
 )
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.shared_model import SharedModel
+from sam2_ros.tracking.types import CroppedMask
 from sam2_ros.tracking.windows import Window
 
 WIDTH, HEIGHT = 960, 720
@@ -66,7 +70,7 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 
 def tracker_of(window: str = "auto", model: Sam2Model | None = None, **options: Any) -> Tracker:
-    options = {"max_objects": 3} | options
+    options = {"max_objects": 3, "window_budget": 0.0} | options  # every object on every frame
     return Tracker(model or small_model(), TrackerConfig(window=window, **options))
 
 
@@ -161,7 +165,13 @@ def told(results: list[FrameResult]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"non_overlap": True}, {"hole_area": 4}, {"look_alikes": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"non_overlap": True}, {"hole_area": 4}, {"look_alikes": False}, {"window_budget": 0.9},
+        {"window_budget": 0.9, "non_overlap": True, "max_objects": 4},
+    ],
+)  # fmt: skip
 def test_late_prompts_corrections_and_removals(options: dict[str, Any]) -> None:
     frames = small_frames(11)
     results = session(tracker_of(**options), frames)
@@ -227,24 +237,53 @@ def test_the_setting_changes_at_any_time() -> None:
     assert len(result.objects) == 2
 
 
-def test_a_hidden_object_is_looked_for_in_a_growing_window() -> None:
+def test_a_hidden_object_is_looked_for_where_it_was() -> None:
     tracker = tracker_of(max_objects=1, search_every=1)
     image = small_frames(1)[0]
     tracker.step(image, 1)
     empty = np.zeros((HEIGHT, WIDTH), np.bool_)
     assert tracker.add([PromptRequest(Prompt(box=np.array([190, 290, 215, 320], np.float32)))])[0].success
-    first = seen_through(tracker, 1)
     assert tracker.add([PromptRequest(Prompt(mask=empty), 1)])[0].success  # not here
     model = tracker.model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sam2Model, "present", lambda self, score, iou: torch.zeros_like(score, dtype=torch.bool))
-        widths = []
+        seen = set()
         for index in range(30):
             (one,) = tracker.step(image, 2 + index).objects
             assert one.state is not ObjectState.VISIBLE
-            widths.append(seen_through(tracker, 1).width)
-    assert widths == sorted(widths) and first.width <= widths[0] < widths[-1] == WIDTH
+            seen.add(seen_through(tracker, 1))
+    (window,) = seen
+    assert window.width < WIDTH / 2
     assert model is small_model()
+
+
+@pytest.mark.parametrize(("columns", "moves"), [((0, 40), False), ((60, 100), True)])
+def test_a_hidden_object_is_not_what_another_ones_mask_shows(
+    monkeypatch: pytest.MonkeyPatch, columns: tuple[int, int], moves: bool
+) -> None:
+    """The closer look finds a mask in the upper left quarter of its view."""
+    tracker = tracker_of(max_objects=2)
+    tracker.step(small_frames(1)[0], 1)
+    boxes = np.array([[190, 290, 215, 320], [400, 290, 425, 320]], np.float32)
+    assert all(answer.success for answer in tracker.add([PromptRequest(Prompt(box=box)) for box in boxes]))
+    tracker.step(small_frames(1)[0], 2)
+    hidden, other = tracker._objects.values()
+    hidden.presence = replace(hidden.presence, state=ObjectState.OCCLUDED)
+    stored = tracker.history.newest
+    assert stored is not None
+    place = [300.0, 200.0, 332.0, 232.0]
+    window = tracker._viewer.view_around(place, stored).window
+    logits = torch.full((1, 1, 32, 32), -9.0)
+    logits[:, :, :16, :16] = 9.0
+    chosen = ChosenMask(logits, torch.ones(1), torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
+    monkeypatch.setattr(lost, "likeliest_boxes", lambda *_, **__: [place])
+    monkeypatch.setattr(lost, "look_in", lambda *_: (chosen, 3.0))
+    full = np.zeros((HEIGHT, WIDTH), np.bool_)
+    full[window.y0 : window.y0 + window.height // 2, window.x0 + columns[0] : window.x0 + columns[1]] = True
+    other.mask, before = CroppedMask.from_full(full), hidden.box
+    with torch.inference_mode():
+        lost.look_around([hidden, other], stored, tracker._viewer, tracker.bank, 0, tracker._propagation.recognises)
+    assert (hidden.box != before) == moves
 
 
 def live(*boxes: tuple[int, int, int, int], seen: int) -> LiveObject:
@@ -301,6 +340,17 @@ def test_frames_that_are_encoded_ahead_are_seen_whole() -> None:
     assert seen_through(tracker, 1) == Window(0, 0, WIDTH, HEIGHT)
 
 
+def test_each_new_object_has_its_own_window_where_objects_take_turns() -> None:
+    """Also more of them than there are windows in a frame."""
+    tracker = tracker_of(max_objects=12, window_budget=1.0)
+    tracker.step(small_frames(1)[0], 1)
+    stored, frame = tracker.history.newest, windows.Frame(WIDTH, HEIGHT, 128)
+    assert stored is not None
+    boxes = [(20 + 80 * key, 20, 60 + 80 * key, 50) for key in range(windows.MOST + 2)]
+    views = tracker._viewer.views_for_boxes(boxes, stored)
+    assert [view.window for view in views] == [frame.window(box) for box in boxes]
+
+
 def test_refusals_say_nothing_of_windows() -> None:
     tracker = tracker_of()
     tracker.step(small_frames(1)[0], 1)
@@ -321,3 +371,92 @@ def test_new_objects_are_prompted_in_the_scale_in_which_they_are_tracked() -> No
     assert [view.key for view in views] == [
         next((group.window, group.side) for group in later if key in group.keys) for key in range(4)
     ]
+
+
+# -- turns ---------------------------------------------------------------------------------------------------
+
+
+def two_in_turns(
+    count: int, between: Any = lambda tracker, index: None, **settings: Any
+) -> tuple[Tracker, list[FrameResult]]:
+    """Two objects, of which the network looks at one on each frame."""
+    tracker, results = tracker_of(window_budget=0.01, reject_strays=False, look_alikes=False, **settings), []
+    for index in range(count):
+        image, masks = picture(index, place(index), place(index, (800, 100), (-5, 2)))
+        results.append(tracker.step(image, index + 1))
+        if index == 0:
+            assert all(answer.success for answer in tracker.add([PromptRequest(Prompt(mask=mask)) for mask in masks]))
+        between(tracker, index)
+    return tracker, results
+
+
+def test_the_mask_of_an_object_that_is_not_looked_at_is_carried() -> None:
+    tracker, results = two_in_turns(2)
+    looked_at = [bool(obj.window) for obj in results[1].objects]
+    assert sorted(looked_at) == [False, True], "without a window the network did not look"
+    index = looked_at.index(False)
+    obj = results[1].objects[index]
+    _, masks = picture(1, place(1), place(1, (800, 100), (-5, 2)))
+    assert iou(obj.mask.full(), masks[index]) > 0.75 and obj.state is ObjectState.VISIBLE
+    assert (obj.last_seen, obj.frames_since_seen, obj.prompted) == (2, 0, False)
+    row = tracker._objects[obj.object_id].row
+    assert not (tracker.bank.recent_frames[row] == 1).any(), "it has no memory of this frame"
+    scores = [one.object_score for one in results[1].objects]
+    assert scores[index] == MASK_SCALE + MASK_BIAS != scores[1 - index], "as last judged: by the prompt"
+    newest = tracker.history.newest
+    assert newest is not None and len(newest.features) == 1
+
+
+def test_a_carried_mask_that_others_cover_was_seen_on_the_frame_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    past: dict[int, Any] = {}
+
+    def all_are_covered(carried: list[Any], _: Any) -> list[Any]:
+        return carried
+
+    def between(tracker: Tracker, index: int) -> None:
+        if index == 1:
+            past.update({obj.object_id: obj.snapshot() for obj in tracker._objects.values()})
+            monkeypatch.setattr(propagation, "give_way", all_are_covered)
+
+    tracker, results = two_in_turns(3, between, non_overlap=True, model=embedded())
+    (hidden,) = [obj for obj in results[2].objects if not obj.mask.crop.size]
+    (change,) = results[2].changes
+    assert (hidden.state, hidden.last_seen, hidden.frames_since_seen) == (ObjectState.OCCLUDED, 2, 1)
+    assert (change.object_id, change.last_seen) == (hidden.object_id, 2)
+    now, then = tracker._objects[hidden.object_id], past[hidden.object_id]
+    assert (now.box, now.box_frame, now.trail) == (then.box, 1, then.trail)
+
+
+def test_everyone_has_a_turn() -> None:
+    _, results = two_in_turns(9)
+    turns = [[obj.object_id for obj in result.objects if obj.window] for result in results[1:]]
+    assert all(len(turn) == 1 for turn in turns) and {turn[0] for turn in turns[:3]} == {1, 2}
+
+
+def test_a_prompt_between_encoding_and_tracking_ends_the_waiting() -> None:
+    tracker, _ = two_in_turns(2)
+    image, masks = picture(2, place(2), place(2, (800, 100), (-5, 2)))
+    encoded = tracker.encode(image)
+    (waiting,) = encoded.waiting
+    assert tracker.refine(PromptRequest(Prompt(mask=masks[waiting - 1]), waiting)).success
+    result = tracker.step(encoded, 3)
+    assert [bool(obj.window) for obj in result.objects] == [True, True]
+
+
+def test_a_carried_mask_can_be_corrected_and_tracked_again() -> None:
+    def between(tracker: Tracker, index: int) -> None:
+        if index == 3:
+            (carried,) = [obj for obj in tracker._objects.values() if obj.looked_frame != 3]
+            x, y = place(3) if carried.object_id == 1 else place(3, (800, 100), (-5, 2))
+            click = Prompt(points=np.array([[x, y]], np.float32), labels=np.array([1], np.int32))
+            assert tracker.refine(PromptRequest(click, carried.object_id)).success
+            (now,) = [obj for obj in tracker.objects().objects if obj.object_id == carried.object_id]  # type: ignore[union-attr]
+            assert now.prompted and now.window
+            late = tracker.refine(PromptRequest(click, carried.object_id), 2)
+            assert late.success and late.frames_caught_up == 2
+
+    _, results = two_in_turns(6, between, model=embedded())
+    assert [each.state for each in results[-1].objects] == [ObjectState.VISIBLE] * 2
+    shown = [each.mask.full() for each in results[-1].objects]
+    for mask, (x, y) in zip(shown, (place(5), place(5, (800, 100), (-5, 2))), strict=True):
+        assert mask[y, x] and abs(np.argwhere(mask).mean(axis=0) - (y, x)).max() < 15

@@ -134,6 +134,29 @@ def test_a_mask_that_fills_the_frame_is_not_believed() -> None:
     assert large.after(1, 1, of(0.98, 0.9), config).state is VISIBLE
 
 
+def test_a_speck_is_no_object() -> None:
+    """Below 2 % of the largest area so far, which fades by 5 % a sighting."""
+    assert states([of(0.1), of(0.0021, 0.9), of(0.0017, 0.9)]) == "VVO"
+    assert states([of(0.1), GONE, GONE, of(0.0018, 0.9), of(0.002, 0.9)]) == "VOOOV"
+    speck = follow([of(0.1), of(0.0018, 0.9)], TrackerConfig())[-1]
+    assert speck.doubted and speck.areas == (0.1, 0.1)
+    assert states([of(0.1), of(0.0018, 0.9)], reference_policy=True) == "VV"
+
+
+def test_what_moves_away_may_become_small() -> None:
+    away = [of(0.1 * 0.95**step, 0.9) for step in range(150)]
+    assert away[-1].area < 0.02 * away[50].area
+    assert states(away) == "V" * len(away)
+
+
+def test_a_prompt_says_anew_how_large_an_object_is() -> None:
+    config = TrackerConfig()
+    part = follow([of(0.5, 0.9)], config)[-1].prompted(2, 2, 0.01, True, config)
+    assert part.after(3, 3, of(0.009, 0.9), config).state is VISIBLE
+    absent = part.prompted(3, 3, 0.0, True, config)
+    assert absent.after(4, 4, of(0.0001, 0.9), config).state is OCCLUDED
+
+
 def test_a_faint_mask_that_explodes_is_not_shown_either() -> None:
     assert states([SEEN, Observation(False, 0.5, 0.5)], occluded_after=3) == "VO"
 

@@ -15,12 +15,11 @@ AROUND = Window(250, 125, 750, 375)
 
 def alone(
     box: tuple[float, float, float, float],
-    hidden: int = 0,
     window: Window | None = AROUND,
     seen: tuple[float, float, float, float] | None = None,
 ) -> Window:
     """The window of a single object that is expected in ``box``, and had ``seen`` in ``window`` before."""
-    (group,) = plan([Target(7, box, hidden, window, seen)], FRAME)
+    (group,) = plan([Target(7, box, window, seen)], FRAME)
     assert group.keys == (7,) and group.side == 448
     return group.window
 
@@ -82,19 +81,53 @@ def test_a_window_stays_while_it_serves(box: tuple[float, float, float, float], 
     assert alone(box) == window
 
 
-def test_a_window_widens_while_its_object_is_hidden() -> None:
-    windows = [alone(MIDDLE, hidden=hidden) for hidden in range(12)]
-    assert windows[:4] == [AROUND] * 4  # 1.1^3 is less than 1.4
-    shares = [window.width / 1000 for window in windows[4:]]
-    assert shares[0] == pytest.approx(0.5 * 1.1**4, abs=1e-3) and shares[-1] == 1 and shares == sorted(shares)
-
-
 def test_a_mask_that_the_window_cuts_widens_it() -> None:
     cut = (250.0, 200.0, 450.0, 300.0)
     assert alone(cut, seen=cut).width == 650  # 0.2 x 2.5 x 1.3 of the frame
     at_the_border = Window(0, 125, 500, 375)
     left = (0.0, 200.0, 200.0, 300.0)
     assert alone(left, window=at_the_border, seen=left) == at_the_border  # cut by the frame, not by the window
+
+
+@pytest.mark.parametrize(
+    ("window", "edges", "cut"),
+    [
+        (AROUND, (255, 200, 500, 300), True), (AROUND, (256, 200, 500, 300), False),  # within a hundredth of its side
+        (AROUND, (400, 127, 500, 300), True), (AROUND, (400, 128, 500, 300), False),
+        (AROUND, (400, 200, 745, 300), True), (AROUND, (400, 200, 744, 300), False),
+        (AROUND, (400, 200, 500, 373), True), (AROUND, (400, 200, 500, 372), False),
+        (AROUND, (400, 200, 500, 376), True),
+        (Window(1, 125, 501, 375), (0, 200, 450, 300), True), (Window(0, 125, 500, 375), (0, 200, 450, 300), False),
+        (Window(250, 1, 750, 251), (400, 0, 500, 100), True), (Window(250, 0, 750, 250), (400, 0, 500, 100), False),
+        (Window(499, 125, 999, 375), (550, 200, 1000, 300), True),
+        (Window(500, 125, 1000, 375), (550, 200, 1000, 300), False),
+        (Window(250, 249, 750, 499), (400, 400, 500, 500), True),
+        (Window(250, 250, 750, 500), (400, 400, 500, 500), False),
+    ],
+)  # fmt: skip
+def test_a_mask_is_cut_where_it_reaches_an_edge_that_is_not_the_frames(
+    window: Window, edges: tuple[float, float, float, float], cut: bool
+) -> None:
+    box = moved(0, grown=1.2)  # wanted are 600 pixels, or 780 for a mask that was cut
+    box = tuple(np.add(box, [(window.x0 + window.x1) / 2 - 500, (window.y0 + window.y1) / 2 - 250] * 2).tolist())
+    assert alone(box, window=window, seen=edges).width == (780 if cut else 500)
+
+
+def test_edges_lie_in_the_frame_and_sizes_are_shares_of_it() -> None:
+    assert Window(250, 50, 750, 200).shares(1000, 500) == (0.25, 0.1, 0.5, 0.3)
+    assert FRAME.share_of(Window(0, 0, 200, 450)) == 0.9 and FRAME.share_of(Window(0, 0, 800, 100)) == 0.8
+    assert FRAME.surroundings((0, 0, 100, 50), 2) == (0, 0, 150, 75)
+    assert FRAME.surroundings((10, 10, 110, 60), 2) == (0, 0, 160, 85)
+    assert FRAME.surroundings((890, 440, 990, 490), 2) == (840, 415, 1000, 500)
+    assert FRAME.has(WHOLE) and not FRAME.has(Window(0, 0, 1001, 500)) and not FRAME.has(Window(0, 0, 1000, 501))
+    assert AROUND.holds((249, 124, 751, 376))
+    for further in ((248, 124, 751, 376), (249, 123, 751, 376), (249, 124, 752, 376), (249, 124, 751, 377)):
+        assert not AROUND.holds(further)
+
+
+def test_a_window_has_a_pixel_at_least() -> None:
+    assert Frame(1000, 2, 64).window((0, 0, 1, 0.2)) == Window(0, 0, 250, 1)
+    assert Frame(2, 1000, 64).window((0, 0, 0.2, 1)) == Window(0, 0, 1, 250)
 
 
 def test_what_was_seen_in_full_and_leaves_its_window_gets_one_of_the_same_size() -> None:
@@ -117,8 +150,8 @@ def test_the_smallest_objects_have_windows_and_keep_them() -> None:
     assert [group.keys for group in groups] == [(99,), *((key,) for key in range(MOST))]
     assert groups[0].window == WHOLE and most_views(MOST + 1) == len(groups) == MOST + 1
     # A smaller one comes: who has a window keeps it.
-    having = [Target(each.key, each.box, 0, group.window) for each, group in zip(small, groups[1:], strict=True)]
-    tiny = Target(100, (950, 20, 960, 25), 0, WHOLE)
+    having = [Target(each.key, each.box, group.window) for each, group in zip(small, groups[1:], strict=True)]
+    tiny = Target(100, (950, 20, 960, 25), WHOLE)
     groups = plan([tiny, *having], FRAME)
     assert groups[0] == Group(WHOLE, 448, (100,)) and [group.window for group in groups[1:]] == [
         each.window for each in having
@@ -153,7 +186,7 @@ def test_every_object_is_seen_however_many_there_are() -> None:
         targets = [Target(key, (x, y, x + 40, y + 30)) for key, (x, y) in enumerate(corners.tolist())]
         before: dict[int, Window] = {}
         for _ in range(3):
-            groups = plan([Target(t.key, t.box, 0, before.get(t.key)) for t in targets], FRAME)
+            groups = plan([Target(t.key, t.box, before.get(t.key)) for t in targets], FRAME)
             assert sorted(key for group in groups for key in group.keys) == list(range(count))
             assert len(groups) <= most_views(count)
             before = {key: group.window for group in groups for key in group.keys}

@@ -307,3 +307,11 @@ def rectangle(x0: int, y0: int, x1: int, y1: int, width: int = 160, height: int 
     mask = np.zeros((height, width), np.bool_)
     mask[y0:y1, x0:x1] = True
     return Prompt(mask=mask)
+
+
+# Object 1 from a box, object 2 at frame 3 from a click; both disappear through their scores and come back.
+EVENTS = (
+    Event(0, 1, Prompt(box=np.array([15, 60, 40, 100], np.float32))),
+    Event(3, 2, clicks((75, 30, 1))),
+)
+SHIFTS = dict.fromkeys(range(9, 11), -3.0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_training import SIZE
 
-from sam2_ros.model.mask_decoder import DecodedMasks
+from sam2_ros.model.network import DecodedMasks
 from sam2_ros.training.losses import frame_loss
 from sam2_ros.training.rollout import FrameOutput
 from sam2_ros.training.simulated_user import make_prompt

@@ -6,7 +6,8 @@ import pytest
 import torch
 from small_training import TINYVIT
 
-from sam2_ros.model.sam2 import ImageFeatures, Sam2Model
+from sam2_ros.model.network import ImageFeatures
+from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.training.rollout import Memory
 
 TOKENS = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from node_harness import Peer, wait_until
 
 START_S = 300.0  # at most, until the address is printed; a review loads the network first
+END_S = 120.0
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def viewer(folder: Path, *options: str, verb: str = "view") -> Iterator[str]:
         yield line.rpartition(" ")[2]
     finally:
         process.terminate()
-        code = process.wait(30)
+        code = process.wait(END_S)
     assert code == 0, log.read_text()
     assert "Traceback" not in log.read_text(), log.read_text()
 
@@ -41,6 +42,16 @@ def address_of(tracker: Peer) -> str:
     assert launched is not None
     launched.wait_for_text("viewer at http://127.0.0.1:")
     return next(line.rpartition(" ")[2] for line in launched.text.splitlines() if " viewer at " in line)
+
+
+def publish_until(publish: Callable[[], Any], shown: Callable[[], Any], what: str) -> None:
+    """Publishes again until the page shows it: its viewer may have begun to listen after the message before."""
+
+    def is_shown() -> Any:
+        publish()
+        return shown()
+
+    wait_until(is_shown, what)
 
 
 class Picture:

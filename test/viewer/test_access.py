@@ -14,6 +14,7 @@ pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
 pytest.importorskip("aiohttp", reason="the viewer's server")
 
 import aiohttp
+from node_harness import PATIENCE
 from page import viewer
 
 from sam2_ros.viewer.access import is_local
@@ -49,7 +50,7 @@ def greeting(url: str, **headers: str) -> Any:
 
     async def receive() -> Any:
         async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers) as connection:
-            return await connection.receive_json(timeout=30)
+            return await connection.receive_json(timeout=PATIENCE)
 
     return asyncio.run(receive())
 
@@ -109,7 +110,7 @@ def test_nonsense_is_answered(address: str, text: str) -> None:
     async def converse() -> Any:
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{address}/socket") as connection:
             await connection.send_str(text)
-            while (message := await connection.receive_json(timeout=30))["type"] != "answer":
+            while (message := await connection.receive_json(timeout=PATIENCE))["type"] != "answer":
                 pass
             return message
 
@@ -121,7 +122,7 @@ def test_a_port_that_is_taken_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "sam2_ros", "view", "--port", str(port)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2
     assert f"port {port}" in done.stderr and "--port 0 takes a free port" in done.stderr
 

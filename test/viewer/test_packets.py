@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="messages of ROS 2")
 
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 
 from sam2_ros.msg import TrackedObject, TrackedObjectArray
 from sam2_ros.ros.messages import object_mask
@@ -55,6 +55,7 @@ def decoded(picture: bytes) -> np.ndarray:
 def tracks_of(mask: np.ndarray) -> TrackedObjectArray:
     known = TrackedObject(id=7, name="cup", state=TrackedObject.STATE_VISIBLE, visibility=0.75, area=int(mask.sum()))
     known.mask = object_mask(CroppedMask.from_full(mask), "mono8")
+    known.window = RegionOfInterest(x_offset=20, y_offset=5, width=32, height=24)
     hidden = TrackedObject(id=8, state=TrackedObject.STATE_OCCLUDED)
     times = {"receive_time_ns": 5_000_000_000, "start_time_ns": 5_003_000_000, "end_time_ns": 5_010_500_000}
     return TrackedObjectArray(objects=[known, hidden], frames_dropped=3, **times)
@@ -74,6 +75,7 @@ def test_a_message_is_read_back() -> None:
     known, hidden = header["tracks"]["objects"]
     assert (known["id"], known["name"], known["state"], known["visibility"]) == (7, "cup", "visible", 0.75)
     assert hidden["state"] == "occluded" and hidden["contours"] == []
+    assert known["window"] == [20, 5, 52, 29] and "window" not in hidden
     count = sum(known["contours"])
     points = np.frombuffer(rest[: 4 * count], "<i2").reshape(-1, 2)
     assert points.min(0).tolist() == [30, 10] and points.max(0).tolist() == [39, 19]

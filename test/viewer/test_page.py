@@ -12,11 +12,11 @@ pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
 pytest.importorskip("aiohttp", reason="the viewer's server")
 
 from lifecycle_msgs.msg import Transition
-from node_harness import HEIGHT, WIDTH, Peer, running, wait_until
+from node_harness import HEIGHT, PATIENCE, WIDTH, Peer, running, wait_until
 from page import Picture, address_of
 
 from sam2_ros.msg import TrackedObjectArray
-from sam2_ros.ros.messages import full_mask
+from sam2_ros.ros.messages import full_mask, to_stamp
 
 NAMESPACE = "/watched"
 GREY = 99  # of the harness' images
@@ -42,16 +42,30 @@ def address(tracker: Peer) -> str:
     return address_of(tracker)
 
 
+def forget(tracker: Peer) -> int:
+    """Removes all objects; the stamp of the newest image on which they may be seen."""
+    tracker.reset()
+    wait_until(lambda: tracker.tracks and not tracker.tracks[-1].objects, "no objects", tracker.launched)
+    return to_stamp(tracker.tracks[-1].header.stamp)
+
+
+def wait_for_picture(page: Any, after: int) -> None:
+    """Until the page shows a later image: a click on an object that is still in the picture refines that."""
+    page.locator("#status[data-level=ok]").wait_for()
+    canvas = page.locator("#picture")
+    wait_until(lambda: int(canvas.get_attribute("data-stamp")) > after, "a later picture")
+
+
 @pytest.fixture
 def page(browser: Any, tracker: Peer, address: str) -> Iterator[Any]:
-    tracker.reset()
+    before = forget(tracker)
     opened = browser.new_page(viewport={"width": 1200, "height": 900})
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(1000 * PATIENCE)
     opened.goto(address)
-    opened.locator("#status[data-level=ok]").wait_for()
+    wait_for_picture(opened, before)
     yield opened
     opened.close()
     assert not errors
@@ -122,8 +136,13 @@ def test_objects_are_renamed_removed_and_reset(tracker: Peer, page: Any, picture
     assert [known.name for known in objects_of(tracker, 2)] == ["cup", ""]
     page.locator("#reset").click()
     assert len(objects_of(tracker, 2)) == 2, "the first press asks"
-    page.locator("#reset.danger").click()
-    wait_until(lambda: not tracker.tracks[-1].objects, "no objects")
+    page.locator("#reset.danger").wait_for()
+
+    def pressed_again() -> bool:
+        page.locator("#reset").click()  # within 3 s of the press before, on a busy machine sooner or later
+        return not tracker.tracks[-1].objects
+
+    wait_until(pressed_again, "no objects")
     page.locator("#objects li").first.wait_for(state="detached")
 
 
@@ -149,6 +168,27 @@ def test_a_click_belongs_to_the_picture_that_was_seen(tracker: Peer, page: Any, 
     assert float(age[1]) >= 10
     page.keyboard.press("Space")
     page.locator("#held").wait_for(state="hidden")
+
+
+def test_a_page_that_opens_shows_no_picture_from_before(
+    browser: Any, address: str, tracker: Peer, page: Any, picture: Picture
+) -> None:
+    """Nobody looked meanwhile, and what was in the last picture is gone: a click means what is there now."""
+    picture.click(60, 40)
+    page.locator("#objects li").wait_for()
+    page.close()
+    images = f"{NAMESPACE}/image"
+    wait_until(lambda: tracker.node.count_subscribers(images) == 1, "the viewer to let go of the images")
+    before = forget(tracker)
+    later = browser.new_page(viewport={"width": 1200, "height": 900})
+    later.set_default_timeout(1000 * PATIENCE)
+    later.goto(address)
+    later.locator("#status[data-level=ok]").wait_for()
+    assert int(later.locator("#picture").get_attribute("data-stamp")) > before
+    Picture(later, WIDTH, HEIGHT).click(60, 40)
+    later.locator("#objects li").wait_for()
+    objects_of(tracker, 1)
+    later.close()
 
 
 def test_the_keyboard_is_enough(tracker: Peer, page: Any, picture: Picture) -> None:
@@ -182,12 +222,12 @@ def test_keys_act_on_the_list_while_pictures_come_without_tracks(tracker: Peer, 
 
 
 def test_it_fits_a_phone(browser: Any, address: str, tracker: Peer) -> None:
-    tracker.reset()  # before the page opens: a tap on an object that is still in the picture refines that
-    wait_until(lambda: not tracker.tracks[-1].objects, "no objects")
+    before = forget(tracker)
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     phone = context.new_page()
+    phone.set_default_timeout(1000 * PATIENCE)
     phone.goto(address)
-    phone.locator("#status[data-level=ok]").wait_for()
+    wait_for_picture(phone, before)
     assert phone.evaluate("() => document.documentElement.scrollWidth") <= 390
     wait_until(lambda: max(abs(value - GREY) for value in Picture(phone, WIDTH, HEIGHT).color(60, 40)) <= 3, "an image")
     box = phone.locator("#picture").bounding_box()
@@ -220,8 +260,9 @@ def test_latency_rate_and_timeline_are_drawn(tracker: Peer, page: Any, picture: 
     for chart in ("latency", "rate"):
         wait_until(lambda: value(chart) > 0 and inked(f"#{chart} canvas", 0.5) > 2, chart)  # noqa: B023
     assert value("memory") == pytest.approx(tracker.tracks[-1].bank_bytes / 2**20, abs=0.06)
-    assert value("drops") == 0 and tracker.tracks[-1].frames_dropped == 0
-    assert inked("#drops canvas") > 50 and inked("#drops canvas", 0.5) == 0
+    wait_until(lambda: value("drops") == 0, "seconds without drops")
+    assert inked("#drops canvas") > 50
+    assert tracker.tracks[-1].frames_dropped or inked("#drops canvas", 0.5) == 0, "on a busy machine some are dropped"
     empty = inked("#timeline")
     wait_until(lambda: inked("#timeline") > empty + 100, "the object's row in the timeline")
 

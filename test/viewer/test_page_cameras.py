@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
 pytest.importorskip("aiohttp", reason="the viewer's server")
 
-from node_harness import HEIGHT, WIDTH, Peer, running, wait_until
+from node_harness import HEIGHT, PATIENCE, WIDTH, Peer, running, wait_until
 from page import Picture, address_of
 
 from sam2_ros.ros.messages import full_mask
@@ -61,7 +61,7 @@ def test_a_click_on_the_second_camera_is_its_own(browser: Any, pair: tuple[Peer,
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(1000 * PATIENCE)
     page.goto(address)
     with left.camera(0.1), right.camera(0.1):
         tabs = page.locator("#cameras button")

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
 pytest.importorskip("aiohttp", reason="the viewer's server")
 
-from node_harness import Peer, running
-from page import address_of
+from node_harness import PATIENCE, Peer, running
+from page import address_of, publish_until
 
 from sam2_ros.media.rendered_scene import texture
 from sam2_ros.ros.messages import image_message
@@ -29,8 +29,7 @@ def scene(shows: bool) -> np.ndarray:
 
 
 def publish(node: Peer, rgb: np.ndarray) -> None:
-    image = node.send(image_message(rgb, node.image().header))
-    node.wait_until(lambda: node.tracks_of(image), "tracks of the image")
+    node.track(image_message(rgb, node.image().header))
 
 
 def test_a_chosen_picture_becomes_an_object(browser: Any, tmp_path: Path) -> None:
@@ -46,17 +45,16 @@ def test_a_chosen_picture_becomes_an_object(browser: Any, tmp_path: Path) -> Non
     with running(tmp_path, namespace="/page_pictures", **options) as node:
         node.wait_for_state("active")
         node.wait_for_reliable()
-        publish(node, scene(False))
         page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.goto(address_of(node))
-        page.locator("#status:not([data-level=error])").wait_for()
+        tracking = page.locator("#status[data-level=ok]")  # not so while the camera has been silent for long
+        publish_until(lambda: publish(node, scene(False)), tracking.count, "the page to show the camera")
         page.locator("#like-file").set_input_files(text)
         page.locator(".toast", has_text="red.txt is no picture").wait_for()
         page.locator("#like-file").set_input_files(picture)
         page.locator(".toast", has_text="object 1 added").wait_for()
-        publish(node, scene(False))
-        page.locator("#objects .chip", has_text="lost").wait_for()
-        publish(node, scene(True))
-        page.locator("#objects .chip", has_text="visible").wait_for()
+        for seen, state in ((False, "lost"), (True, "visible")):
+            chip = page.locator("#objects .chip", has_text=state)
+            publish_until(lambda: publish(node, scene(seen)), chip.count, f"a {state} object on the page")  # noqa: B023
         page.close()

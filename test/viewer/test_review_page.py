@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from test_access import ask
 from sam2_ros.evaluation.mask_metrics import jaccard
 from sam2_ros.media.rendered_scene import RenderedFrame, bounding_box
 
+PATIENCE = 240.0  # seconds
 SAVED = re.compile("^saved$")
 
 
@@ -71,7 +74,7 @@ def opened(browser: Any, address: str) -> Iterator[Any]:
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    tab.set_default_timeout(240_000)
+    tab.set_default_timeout(1000 * PATIENCE)
     tab.goto(address)
     assert not errors
     tab.locator("#empty").wait_for(state="hidden")
@@ -87,6 +90,54 @@ def go_to(page: Any, frame: int) -> None:
     page.locator(f'#picture[data-stamp="{frame}"]').wait_for()
 
 
+def wait_for(page: Any, condition: Callable[[], Any]) -> None:
+    """While the page goes on, in this thread's event loop."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
+
+
+def test_what_is_asked_before_the_overview_came_is_done_then(browser: Any, address: str) -> None:
+    """A page opens where another one left off. At the end it is at image 7 again, as the next test expects."""
+    held: list[str] = []
+    routes: list[Any] = []
+
+    def relay(route: Any) -> None:
+        server = route.connect_to_server()
+        routes.append(route)
+
+        def pass_on(message: str | bytes) -> None:
+            if routes and isinstance(message, str) and '"overview"' in message:
+                held.append(message)
+            else:
+                route.send(message)
+
+        server.on_message(pass_on)
+
+    def ask_early(tab: Any, begin: int, work: Callable[[], None], end: int) -> None:
+        tab.goto(address)
+        tab.locator(f'#picture[data-stamp="{begin}"]').wait_for()
+        wait_for(tab, lambda: held)
+        work()
+        assert tab.locator("#place").text_content() == "–"
+        route = routes.pop()
+        while held:
+            route.send(held.pop(0))
+        tab.locator("#place", has_text=f"Image {end} of {IMAGES - 1}").wait_for()
+        tab.locator(f'#picture[data-stamp="{end}"]').wait_for()
+
+    for begin, work, end in (
+        (7, lambda tab: tab.locator("#scrub").fill("2"), 2),
+        (2, lambda tab: tab.keyboard.press("d"), 7),
+    ):
+        tab = browser.new_page()
+        tab.set_default_timeout(1000 * PATIENCE)
+        tab.route_web_socket("**/socket", relay)
+        ask_early(tab, begin, partial(work, tab), end)
+        tab.close()
+
+
 def asked(address: str, command: dict[str, object]) -> Any:
     """The answer to a command."""
 
@@ -94,11 +145,33 @@ def asked(address: str, command: dict[str, object]) -> Any:
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{address}socket") as connection:
             await connection.send_json(command)
             while True:
-                message = await connection.receive(timeout=240)
+                message = await connection.receive(timeout=PATIENCE)
                 if message.type == aiohttp.WSMsgType.TEXT and message.json()["type"] == "answer":
                     return message.json()
 
     return elsewhere(lambda: asyncio.run(converse()))
+
+
+def test_no_picture_is_sent_before_a_page_says_what_is_in_front(address: str) -> None:
+    """It would be sent again then, and take the place of another one on the way."""
+
+    async def received(connection: Any, count: int, kind: str) -> list[str]:
+        """What comes until so many of a kind have come."""
+        kinds: list[str] = []
+        while kinds.count(kind) < count:
+            message = await connection.receive(timeout=PATIENCE)
+            kinds.append("picture" if message.type == aiohttp.WSMsgType.BINARY else message.json()["type"])
+        return kinds
+
+    async def look() -> list[str]:
+        async with aiohttp.ClientSession() as session:
+            async with session.ws_connect(f"{address}socket") as first:
+                await first.send_json({"type": "watch", "camera": "clip"})
+                await received(first, 1, "picture")
+            async with session.ws_connect(f"{address}socket") as second:
+                return await received(second, 2, "ping")
+
+    assert elsewhere(lambda: asyncio.run(look())) == ["cameras", "ping", "ping"]
 
 
 def elsewhere(work: Callable[[], Any]) -> Any:
@@ -129,9 +202,12 @@ def test_a_picture_that_comes_late_moves_nobody_back(page: Any) -> None:
     held: list[bytes] = []
     holding = False
 
+    def shows(message: str | bytes, *frames: int) -> bool:
+        return isinstance(message, bytes) and any(f'"stamp": "{frame}"'.encode() in message for frame in frames)
+
     def route(socket: Any) -> None:
         server = socket.connect_to_server()
-        server.on_message(lambda each: held.append(each) if holding and isinstance(each, bytes) else socket.send(each))
+        server.on_message(lambda each: held.append(each) if holding and shows(each, 8, 13) else socket.send(each))
         sockets.append(socket)
 
     sockets: list[Any] = []
@@ -143,8 +219,7 @@ def test_a_picture_that_comes_late_moves_nobody_back(page: Any) -> None:
     for frame in (8, 13):
         page.keyboard.press("d")
         page.locator("#place", has_text=f"Image {frame} of").wait_for()
-        while not any(f'"stamp": "{frame}"'.encode() in each for each in held):
-            page.wait_for_timeout(20)
+        wait_for(page, lambda: any(shows(each, frame) for each in held))  # noqa: B023
     page.wait_for_timeout(200)  # until the answer has come, which was not held up
     sockets[-1].send(held.pop(0))
     page.locator('#picture[data-stamp="8"]').wait_for()

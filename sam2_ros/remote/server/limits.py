@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sam2_ros.inference.backend import BackendInfo
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.mask_follower import MOST_BYTES
 from sam2_ros.tracking.windows import MAX_PIXELS, most_views
 
 
@@ -53,5 +54,6 @@ def _stored(config: TrackerConfig) -> float:
 
 
 def _images(config: TrackerConfig) -> int:
-    """Bytes of the images that are stored where the network looks through windows."""
-    return (config.history + 1) * MAX_PIXELS * 3 if config.window != "off" else 0
+    """Bytes of the images that are stored where the network looks through windows, and of those that masks are carried
+    from."""
+    return (config.history + 1) * MAX_PIXELS * 3 + MOST_BYTES if config.window != "off" else 0

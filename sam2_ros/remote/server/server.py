@@ -265,7 +265,8 @@ class Server:
             raise ProtocolError(f"{reason}; use another one, or raise --max-streams", protocol.LIMIT)
         if engine_bytes > most // _SHARE:
             reason = f"these tracker settings need {engine_bytes >> 20} MiB; accepted: {(most // _SHARE) >> 20} MiB"
-            raise ProtocolError(f"{reason}; use fewer objects or slots, or raise --max-memory", protocol.LIMIT)
+            cure = "use fewer objects or slots, or tracker.window: off, or raise --max-memory"
+            raise ProtocolError(f"{reason}; {cure}", protocol.LIMIT)
         if engine_bytes + sum(stream.engine_bytes for stream in streams) > most:
             reason = f"the engines of all streams would need more than {most >> 20} MiB"
             raise ProtocolError(f"{reason}; use another server, or raise --max-memory", protocol.LIMIT)

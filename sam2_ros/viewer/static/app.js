@@ -7,7 +7,7 @@ import { Page, setStatus } from "./page.js";
 import { prompt, readPicture } from "./prompts.js";
 import { Timeline } from "./timeline.js";
 
-const page = new Page({ l: () => setLive(!live), " ": () => hold(!page.held) });
+const page = new Page({ l: () => setLive(!live), w: () => setWindows(!page.stage.windows), " ": () => hold(!page.held) });
 const charts = new Charts(), timeline = new Timeline($("#timeline"));
 let live = false, lastShot = 0, connected = false, trouble = null;
 
@@ -87,6 +87,13 @@ function setLive(on) {
   $("#live").setAttribute("aria-pressed", on);
   page.link.send({ type: "watch", camera: page.camera, live });
 }
+function setWindows(on) {
+  page.stage.windows = on;
+  $("#windows").setAttribute("aria-pressed", on);
+  page.stage.redraw();
+  if (on && !page.stage.objects.some((object) => object.window)) toast("No object is seen through a window now; see tracker.window.");
+}
+$("#windows").addEventListener("click", () => setWindows(!page.stage.windows));
 $("#hold").addEventListener("click", () => hold(!page.held));
 $("#live").addEventListener("click", () => setLive(!live));
 

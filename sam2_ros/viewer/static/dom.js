@@ -8,6 +8,11 @@ export function element(tag, properties = {}, children = []) {
   return made;
 }
 
+// What an object is called; many may have one label.
+export function titleOf(object) {
+  return object.name && object.name !== object.label ? object.name : `${object.label || "object"} #${object.id}`;
+}
+
 // The context of a canvas in the device's resolution, cleared; units are CSS pixels.
 export function prepared(canvas) {
   const ratio = devicePixelRatio || 1, { clientWidth: width, clientHeight: height } = canvas;

@@ -1,6 +1,6 @@
 // What every page has: pictures with their masks, tabs, the list of objects, prompts, tools, keys and colours.
 
-import { $, element, toast } from "./dom.js";
+import { $, element, titleOf, toast } from "./dom.js";
 import { Link } from "./link.js";
 import { ObjectList } from "./objects.js";
 import { prompt } from "./prompts.js";
@@ -16,6 +16,7 @@ export class Page extends EventTarget {
   held = false;
   #waiting = null; // the newest picture that came while held
   #lastThumbnail = 0;
+  #pick = null; // what to do with the object that is chosen next
 
   // keys: further ones, as functions by name
   constructor(keys) {
@@ -88,7 +89,10 @@ export class Page extends EventTarget {
 
   show(objects) {
     this.known = objects;
-    if (this.stage.selected && !objects.some((object) => object.id === this.stage.selected)) this.select(0);
+    if (this.stage.selected && !objects.some((object) => object.id === this.stage.selected)) {
+      this.#pick = null;
+      this.select(0);
+    }
     this.list.update(objects, this.stage.selected);
   }
 
@@ -112,6 +116,7 @@ export class Page extends EventTarget {
     const changed = name !== this.camera;
     if (changed) {
       this.known = [];
+      this.#pick = null;
       this.select(0);
       this.#waiting?.bitmap.close();
       this.#waiting = null;
@@ -126,6 +131,7 @@ export class Page extends EventTarget {
   // ---- prompts ----
 
   #onPrompt({ point, positive, hit, box, header }) {
+    if (this.#pick) return this.select(hit ?? 0);
     const target = this.stage.selected || hit || 0;
     // Another camera may be in front already, and its picture not there yet.
     const command = { camera: header.camera, stamp: header.stamp, points: point ? [point] : [], labels: point ? [positive ? 1 : 0] : [] };
@@ -137,17 +143,38 @@ export class Page extends EventTarget {
     prompt(this.link, existing ? { type: "refine", object_id: existing, ...command } : { type: "add", ...command });
   }
 
+  // Asks for another object than the chosen one: the next that is chosen, in whatever way, is it. Esc: none.
+  pick(question, work) {
+    const first = this.stage.selected;
+    if (!first) return toast("Choose an object first.", { error: true });
+    this.#pick = (id) => id && id !== first && work(first, id);
+    this.#showChosen(first, (title) => `${question(title)} Choose it, or press Esc.`);
+  }
+
+  // Ends a question of pick() without an answer.
+  unpick() {
+    this.#pick = null;
+    this.select(this.stage.selected);
+  }
+
   select(id) {
-    this.stage.selected = id;
-    const object = this.known.find((object) => object.id === id);
-    $("#refining").hidden = !id;
-    if (id) {
-      const title = object?.name || object?.label || `object ${id}`;
-      $("#refining span").textContent = `Refining ${title}: click adds, ⇧ click takes away`;
-      $("#refining i").style.background = object?.color ?? "#fff";
+    const pick = this.#pick;
+    this.#pick = null;
+    if (pick) {
+      pick(id);
+      id = this.stage.selected;
     }
+    this.stage.selected = id;
+    this.#showChosen(id, (title) => `Refining ${title}: click adds, ⇧ click takes away`);
     this.list.update(this.known, id);
     this.stage.redraw();
+  }
+
+  #showChosen(id, text) {
+    const object = this.known.find((object) => object.id === id);
+    $("#refining").hidden = !id;
+    $("#refining span").textContent = text(titleOf(object ?? { id }));
+    $("#refining i").style.background = object?.color ?? "#fff";
   }
 
   // ---- tools and keys ----

@@ -9,30 +9,34 @@ const REASONS = { score: "unsure mask", disagreement: "both ways of tracking dif
 
 const page = new Page({
   d: () => nextDoubt(1), D: () => nextDoubt(-1), ",": () => seek(frame - 1), ".": () => seek(frame + 1), g: accept, p: propagate,
-  u: undo, s: save, m: mark,
+  u: undo, s: save, m: mark, k: split, j: merge, e: exchange,
 });
 const overview = new Overview($("#timeline"));
 let all = null; // the newest overview of the recording in front
+let waiting = []; // what was asked for before the first one came
 let frame = 0, marked = null, connected = false;
 let wanted = null, asking = false; // the image to go to next
+let coming = 0; // an object that is chosen once it is in the list
 let due = 0; // number of the picture that was asked for last; older ones may still come
 
 page.addEventListener("picture", ({ detail: header }) => {
   if (!asking && header.number >= due) frame = Number(header.stamp);
   page.show(header.tracks.objects);
+  choose();
   const here = header.tracks.objects.filter((object) => object.state === "visible").length;
   $("#room").textContent = `${here} here, ${header.tracks.objects.length} in all`;
   $("#hint").hidden = header.tracks.objects.length > 0;
   refresh();
 });
 page.addEventListener("watch", ({ detail: { changed } }) => {
-  if (changed) [all, marked, wanted, frame] = [null, null, null, -1]; // no image of it is shown yet
+  if (changed) [all, waiting, marked, wanted, frame, coming] = [null, [], null, null, -1, 0]; // no image of it is shown yet
   if (page.camera) page.link.send({ type: "watch", camera: page.camera });
   refresh();
 });
 page.link.addEventListener("overview", ({ detail }) => {
   if (detail.camera !== page.camera) return;
   all = detail;
+  for (const work of waiting.splice(0)) work();
   refresh();
 });
 page.link.addEventListener("open", () => { connected = true; due = 0; refresh(); });
@@ -43,7 +47,7 @@ addEventListener("resize", refresh);
 
 // One request at a time: of a fast movement only the newest image is asked for.
 async function seek(to) {
-  if (!all) return;
+  if (!all) return waiting.push(() => seek(to));
   wanted = Math.min(all.images - 1, Math.max(0, to));
   frame = wanted;
   refresh();
@@ -58,7 +62,8 @@ async function seek(to) {
 }
 
 function nextDoubt(step) {
-  const doubts = all?.doubts ?? [];
+  if (!all) return waiting.push(() => nextDoubt(step));
+  const { doubts } = all;
   if (!doubts.length) return toast("No image is doubtful.");
   const at = doubts.findIndex(([index]) => index === frame);
   if (at < 0) return seek(doubts[0][0]);
@@ -77,7 +82,8 @@ overview.addEventListener("seek", ({ detail }) => seek(detail));
 // ---- corrections ----
 
 async function accept() {
-  const at = (all?.doubts ?? []).findIndex(([index]) => index === frame);
+  if (!all) return waiting.push(accept);
+  const at = all.doubts.findIndex(([index]) => index === frame);
   if (at < 0) return toast("This image is not on the list.");
   const next = all.doubts[at + 1] ?? all.doubts[at - 1];
   const answer = await page.ask({ type: "accept", frame });
@@ -93,15 +99,46 @@ function save() {
   page.ask({ type: "save" });
 }
 
-page.addEventListener("remove", ({ detail: { object } }) => {
+// ---- which object is which ----
+
+async function tell(command) {
+  const answer = await page.ask(command);
+  if (answer.success) toast(answer.message);
+  return answer;
+}
+async function split() {
+  page.unpick();
+  if (!page.stage.selected) return toast("Choose an object first.", { error: true });
+  const answer = await tell({ type: "split", object_id: page.stage.selected, frame });
+  coming = answer.object_id ?? 0;
+  choose();
+}
+function choose() {
+  if (!page.known.some(({ id }) => id === coming)) return;
+  page.unpick(); // asked meanwhile, about the object that was chosen
+  page.select(coming);
+  coming = 0;
+}
+function merge() {
+  const camera = page.camera; // another one may be chosen meanwhile
+  page.pick((title) => `Merge ${title} with which object?`, (id, other) => tell({ type: "merge", camera, object_id: id, other }));
+}
+function exchange() {
+  const camera = page.camera, from = frame;
+  page.pick((title) => `Exchange ${title} with which object?`, (id, other) => tell({ type: "exchange", camera, object_id: id, other, frame: from }));
+}
+
+page.addEventListener("remove", ({ detail: { object } }) => askWhere(object));
+function askWhere(object) {
+  if (!all) return waiting.push(() => askWhere(object));
   const last = all.images - 1, from = marked ?? 0, camera = page.camera; // another one may be chosen meanwhile
   const remove = (first, until) => () => page.ask({ type: "remove", camera, object_id: object.id, first, last: until });
   const choices = [["In this image", remove(frame, frame)], ["From here on", remove(frame, last)], ["Up to here", remove(0, frame)]];
   if (marked !== null && marked !== frame) choices.push([`Image ${Math.min(from, frame)} to ${Math.max(from, frame)}`, remove(from, frame)]);
   toast(`Remove ${object.name} #${object.id}:`, { choices: [...choices, ["Everywhere", remove(0, last)]], seconds: 10 });
-});
+}
 
-for (const [id, work] of Object.entries({ accept, propagate, undo, save })) $(`#${id}`).addEventListener("click", work);
+for (const [id, work] of Object.entries({ accept, propagate, undo, save, split, merge, exchange })) $(`#${id}`).addEventListener("click", work);
 $("#stop").addEventListener("click", () => page.ask({ type: "stop" }));
 addEventListener("beforeunload", (event) => all?.changed && event.preventDefault());
 

@@ -1,6 +1,8 @@
 // The picture with its masks; handles pointer and keyboard. In image coordinates, (0, 0) is the centre of the top-left
 // pixel, and the edges of a box lie between pixels.
 
+import { titleOf } from "./dom.js";
+
 const DRAG = 7; // CSS pixels from which on a press is a box
 const CROSS_STEP = 8; // pixels of the image
 
@@ -8,6 +10,7 @@ export class Stage extends EventTarget {
   shot = null; // {header, bitmap}: what is seen now
   selected = 0;
   tool = "add";
+  windows = false; // whether they are drawn
   #canvas;
   #context;
   #probe = document.createElement("canvas").getContext("2d"); // for hit tests, in pixels of the image
@@ -100,6 +103,7 @@ export class Stage extends EventTarget {
     g.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     for (const object of this.objects) this.#drawMask(g, object, scale, ratio);
     g.setTransform(1, 0, 0, 1, 0, 0);
+    if (this.windows) for (const object of this.objects) if (object.window) this.#drawWindow(g, object, scale, ratio);
     const taken = []; // [left, top, width] of the names so far
     for (const object of this.objects) if (object.area) this.#drawTag(g, object, scale, ratio, taken);
     this.#drawPrompts(g, scale, ratio);
@@ -119,6 +123,25 @@ export class Stage extends EventTarget {
     this.#outline(g, object, object.color, (2 * ratio) / scale);
   }
 
+  // Where the network looked for an object, with its id in the corner.
+  #drawWindow(g, object, scale, ratio) {
+    const [x0, y0, x1, y1] = object.window.map((edge) => Math.round(edge * scale)), side = 16 * ratio;
+    g.setLineDash([6 * ratio, 4 * ratio]);
+    for (const [color, width] of [["#0007", 2.6], [object.color, 1.2]]) {
+      g.strokeStyle = color;
+      g.lineWidth = width * ratio;
+      g.strokeRect(x0 + 0.5, y0 + 0.5, x1 - x0 - 1, y1 - y0 - 1); // through the middles of pixels: sharp
+    }
+    g.setLineDash([]);
+    g.font = `600 ${11 * ratio}px system-ui, "DejaVu Sans", sans-serif`;
+    g.textBaseline = "middle";
+    const text = `#${object.id}`;
+    g.fillStyle = object.color;
+    g.fillRect(x0, y0, g.measureText(text).width + 6 * ratio, side);
+    g.fillStyle = "#0b1116";
+    g.fillText(text, x0 + 3 * ratio, y0 + side / 2);
+  }
+
   #outline(g, object, color, width) {
     g.lineWidth = width;
     g.strokeStyle = color;
@@ -126,7 +149,7 @@ export class Stage extends EventTarget {
   }
 
   #drawTag(g, object, scale, ratio, taken) {
-    const title = object.name || object.label || `object ${object.id}`;
+    const title = titleOf(object);
     const score = object.predicted_iou.toFixed(2);
     g.font = `600 ${12 * ratio}px system-ui, "DejaVu Sans", sans-serif`;
     g.textBaseline = "middle";
