@@ -40,12 +40,15 @@ def run(args: argparse.Namespace) -> int:
     if args.file.exists():
         raise UserError(f"{args.file} exists; name another file or remove it")
     require_modules(("mcap", "rclpy"), RECORDING_CURE)
+    from rclpy.logging import LoggingSeverity
+
     from sam2_ros.media.signals import signals_unwind
     from sam2_ros.ros.client_node import client_node
     from sam2_ros.ros.dds_environment import environment
 
     os.environ.update(environment())
     with client_node("sam2_ros_recorder", start_parameter_services=False) as node, signals_unwind():
+        node.get_logger().set_level(LoggingSeverity.WARN)  # a line for each subscription is no news
         return _record(node, args)
 
 

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 
 from sam2_ros import __version__
 from sam2_ros.ros.definitions import definition
 from sam2_ros.ros.interface import EVENTS, SERVICES, TRACKS, VIEWS
-from sam2_ros.ros.subscription import offered_reliability
+from sam2_ros.ros.subscription import FollowingSubscription
 
 if TYPE_CHECKING:
     from mcap.records import ChunkIndex
 
 _CHUNK = 1 << 15  # bytes of messages that are written together, and lost together when the process is killed
+_QUEUE = 50  # messages of a topic that may wait
 METADATA = "sam2_ros"  # name of the record that holds the node's parameters and topics
 
 
@@ -95,8 +95,7 @@ class RecordingWriter:
             self._writer.add_message(channel, log_time=now, data=data, publish_time=now)
             self.counts[topic] += 1
 
-        qos = QoSProfile(depth=50, reliability=offered_reliability(self._node, topic))
-        self._node.create_subscription(message_type, topic, write, qos, raw=True)
+        FollowingSubscription(self._node, message_type, topic, write, lambda: "auto", depth=_QUEUE, raw=True)
 
 
 class _DirectFile:

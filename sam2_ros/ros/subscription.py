@@ -13,7 +13,7 @@ _WATCH_PERIOD = 0.25  # seconds between checks of the publishers
 RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
 
-def offered_reliability(node: Node, topic: str) -> ReliabilityPolicy:
+def _offered_reliability(node: Node, topic: str) -> ReliabilityPolicy:
     """Reliable if there are publishers and all of them are, else best effort, which connects to every publisher."""
     offers = {info.qos_profile.reliability for info in node.get_publishers_info_by_topic(topic)}
     return ReliabilityPolicy.RELIABLE if offers == {ReliabilityPolicy.RELIABLE} else ReliabilityPolicy.BEST_EFFORT
@@ -60,7 +60,7 @@ class FollowingSubscription:
         self._node.destroy_subscription(self._subscription)
 
     def _wanted(self) -> ReliabilityPolicy:
-        return RELIABILITY.get(self._choice()) or offered_reliability(self._node, self.topic)
+        return RELIABILITY.get(self._choice()) or _offered_reliability(self._node, self.topic)
 
     def _follow_publishers(self) -> None:
         if self._choice() == "auto" and not self._node.count_publishers(self.topic):

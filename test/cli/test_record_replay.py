@@ -46,32 +46,36 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorder]:
         peer.wait_for_state("active")
         recorders = {name: Recorder(folder, name) for name in ("run", "hangup", "killed")}
         recorders["full"] = Recorder(folder, "full", f"ulimit -f {LIMIT // 1024}; exec ")
-        for recorder in recorders.values():
-            wait_until(lambda: "recording /recorded/tracker" in recorder.said, "the recorder", peer.launched)  # noqa: B023
-        wait_until(lambda: peer.node.count_subscribers("/recorded/tracker/tracks") >= 5, "their subscriptions")
-        peer.wait_for_reliable(listeners=5)
-        time.sleep(1.0)  # until the node knows them too
-        frames = list(render(FRAMES))
-        for number, frame in enumerate(frames):
-            image = show(peer, frame.rgb)
-            if number == 1:
-                box = bounding_box(frame.masks[1])
-                assert peer.add(box_prompt(*box, name="ball"), box_prompt(10, 10, 60, 50)).success
-            if number == 5:
-                middle = Point2D(x=(box[0] + box[2]) / 2, y=(box[1] + box[3]) / 2)
-                prompt = ObjectPrompt(name="ball", points=[middle], point_labels=[1])
-                request = RefineObject.Request(prompt=prompt)
-                request.request_header.stamp = image.header.stamp
-                assert peer.call(RefineObject, "refine_object", request).success
-            if number == 7:
-                assert peer.call(RemoveObject, "remove_object", RemoveObject.Request(object_id="2")).success
-                request = RenameObject.Request(object_id="1", name="marble")
-                assert peer.call(RenameObject, "rename_object", request).success
-        time.sleep(2.0)  # for the recorders' last messages
-        for name, number in (("run", signal.SIGINT), ("hangup", signal.SIGHUP), ("killed", signal.SIGKILL)):
-            recorders[name].process.send_signal(number)
-        for recorder in recorders.values():
-            recorder.process.wait(60)
+        try:
+            for recorder in recorders.values():
+                wait_until(lambda: "recording /recorded/tracker" in recorder.said, "the recorder", peer.launched)  # noqa: B023
+            wait_until(lambda: peer.node.count_subscribers("/recorded/tracker/tracks") >= 5, "their subscriptions")
+            peer.wait_for_reliable(listeners=5)
+            time.sleep(1.0)  # until the node knows them too
+            frames = list(render(FRAMES))
+            for number, frame in enumerate(frames):
+                image = show(peer, frame.rgb)
+                if number == 1:
+                    box = bounding_box(frame.masks[1])
+                    assert peer.add(box_prompt(*box, name="ball"), box_prompt(10, 10, 60, 50)).success
+                if number == 5:
+                    middle = Point2D(x=(box[0] + box[2]) / 2, y=(box[1] + box[3]) / 2)
+                    prompt = ObjectPrompt(name="ball", points=[middle], point_labels=[1])
+                    request = RefineObject.Request(prompt=prompt)
+                    request.request_header.stamp = image.header.stamp
+                    assert peer.call(RefineObject, "refine_object", request).success
+                if number == 7:
+                    assert peer.call(RemoveObject, "remove_object", RemoveObject.Request(object_id="2")).success
+                    request = RenameObject.Request(object_id="1", name="marble")
+                    assert peer.call(RenameObject, "rename_object", request).success
+            time.sleep(2.0)  # for the recorders' last messages
+            for name, number in (("run", signal.SIGINT), ("hangup", signal.SIGHUP), ("killed", signal.SIGKILL)):
+                recorders[name].process.send_signal(number)
+            for recorder in recorders.values():
+                recorder.process.wait(60)
+        finally:
+            for recorder in recorders.values():
+                recorder.process.kill()
     return recorders
 
 

@@ -4,6 +4,7 @@ import argparse
 import csv
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_ctrl_c_while_tracking_leaves_the_pictures(tmp_path: Path) -> None:
     demo.send_signal(signal.SIGINT)
     printed, errors = demo.communicate(timeout=60)
     assert demo.returncode == 130 and "sam2_ros: interrupted" in errors
-    assert "frames tracked" in printed
+    assert re.search(r"\d+ frames? tracked", printed)
     with (tmp_path / "rendered_tracks.csv").open(encoding="utf-8") as file:
         assert 1 <= len(list(csv.DictReader(file))) < 150
     for name in ("overlay.mp4", "contact_sheet.png", "timeline.png", "tracks.txt"):

@@ -16,6 +16,9 @@ pytest.importorskip("mcap", reason="the library that reads recordings")
 import rclpy
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
+from node_harness import wait_until
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from recordings import PARAMETERS_OF_NULL, WIDTH, Made, run_lengths, small_recording, tracked
 from sensor_msgs.msg import Image
@@ -343,6 +346,34 @@ def test_other_versions_and_lives_of_the_tracker(tmp_path: Path, capsys: Any) ->
     assert calls(Recording(tmp_path / "restarted.mcap")) == [1, 1]
     err = capsys.readouterr().err
     assert err.count("the tracker was started again; what comes after that is not replayed") == 1
+
+
+def test_a_camera_that_comes_after_the_recorder_is_recorded_reliably(tmp_path: Path) -> None:
+    """Best effort, which connects to every publisher, loses large images."""
+    rclpy.init(context=(context := rclpy.Context()))
+    node = rclpy.create_node("early_recorder", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    writer = RecordingWriter(node, tmp_path / "run.mcap", "/late", "/late/image", False, PARAMETERS_OF_NULL)
+    publisher = node.create_publisher(Image, "/late/image", 10)
+
+    def recorded_reliably() -> bool:
+        executor.spin_once(0.1)
+        offers = [each.qos_profile.reliability for each in node.get_subscriptions_info_by_topic("/late/image")]
+        return offers == [ReliabilityPolicy.RELIABLE] and publisher.get_subscription_count() == 1
+
+    wait_until(recorded_reliably, "a reliable subscription")
+    publisher.publish(Image(width=2, height=1, step=2, encoding="mono8", data=bytes(2)))
+
+    def recorded() -> bool:
+        executor.spin_once(0.1)
+        return writer.counts["/late/image"] == 1
+
+    wait_until(recorded, "the image")
+    writer.close()
+    executor.shutdown()
+    node.destroy_node()
+    context.try_shutdown()
 
 
 def test_an_hour_of_recording_takes_no_more_memory_than_a_minute(tmp_path: Path) -> None:
