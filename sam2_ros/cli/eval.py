@@ -21,6 +21,7 @@ from sam2_ros.text import counted
 
 if TYPE_CHECKING:
     from sam2_ros.evaluation.datasets import Dataset
+    from sam2_ros.evaluation.job import Job
 
 PROTOCOLS = ("vos", "offline", "online", "noc")
 CLICKS = {"vos": 1, "offline": 3, "online": 3, "noc": 20}  # unless --clicks says otherwise
@@ -94,7 +95,9 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from sam2_ros.evaluation.compare import comparison, models_table
     from sam2_ros.evaluation.datasets import open_dataset
-    from sam2_ros.evaluation.report_files import read_report
+    from sam2_ros.evaluation.job import check_loads
+    from sam2_ros.evaluation.report_files import claim, read_report
+    from sam2_ros.inference import is_null_model
     from sam2_ros.media.whole_files import check_writable, write_json
 
     _check(args)
@@ -104,10 +107,17 @@ def run(args: argparse.Namespace) -> int:
         return _run_images(args)
     earlier = read_report(args.compare) if args.compare else None
     dataset = open_dataset(args.dataset, args.layout, args.list, args.sequences)
+    jobs = [_job(args, dataset, model) for model in dict.fromkeys(args.model)]
+    for job in jobs[1:]:  # the first one is loaded at once
+        if not is_null_model(job.settings.model):
+            check_loads(job.settings.model)
+    for job in jobs:
+        make_folder(job.out)
+        claim(job, args.overwrite)
     reports = []
     stopped = None
-    for model in dict.fromkeys(args.model):
-        summary, stopped = _run_model(args, dataset, model)
+    for job in jobs:
+        summary, stopped = _run_job(args, dataset, job)
         reports.append(summary)
         if not args.quiet and earlier is not None:
             print(comparison(earlier, summary))
@@ -127,6 +137,7 @@ def _run_images(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from sam2_ros.evaluation.image_clicks import InstanceScore, score_photo, summary, table
+    from sam2_ros.evaluation.job import check_loads
     from sam2_ros.media.errors import engine_errors
     from sam2_ros.media.labelled_photos import photos_in
     from sam2_ros.media.progress import bar
@@ -137,7 +148,10 @@ def _run_images(args: argparse.Namespace) -> int:
     count = min(len(photos), args.max_images or len(photos))
     photos = [photos[index * len(photos) // count] for index in range(count)]
     reports, stopped = [], None
-    for model in dict.fromkeys(args.model):
+    models = list(dict.fromkeys(args.model))
+    for model in models[1:]:  # the first one is loaded at once
+        check_loads(model)
+    for model in models:
         with engine_errors():
             from sam2_ros.inference.local import load_shared_model
             from sam2_ros.tracking.image_segmenter import ImageSegmenter
@@ -164,16 +178,9 @@ def _run_images(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_model(
-    args: argparse.Namespace, dataset: Dataset, model: str
-) -> tuple[dict[str, Any], KeyboardInterrupt | None]:
-    """Evaluates one model; returns the report of the finished sequences, and what stopped it, if anything did."""
-    from sam2_ros.evaluation.job import Job, Settings, finished, weights_digest
-    from sam2_ros.evaluation.pool import run_all
-    from sam2_ros.evaluation.report_files import claim, write_report
+def _job(args: argparse.Namespace, dataset: Dataset, model: str) -> Job:
+    from sam2_ros.evaluation.job import Job, Settings, weights_digest
     from sam2_ros.evaluation.scoring import RULES
-    from sam2_ros.evaluation.summary import table
-    from sam2_ros.media.progress import bar
 
     settings = Settings(
         dataset=str(args.dataset.resolve()),
@@ -193,9 +200,17 @@ def _run_model(
         latency=args.latency,
         deadline=args.deadline,
     )
-    job = Job(settings, _out(args, model), args.threads, args.masks_out)
-    make_folder(job.out)
-    claim(job, args.overwrite)
+    return Job(settings, _out(args, model), args.threads, args.masks_out)
+
+
+def _run_job(args: argparse.Namespace, dataset: Dataset, job: Job) -> tuple[dict[str, Any], KeyboardInterrupt | None]:
+    """Evaluates one model; returns the report of the finished sequences, and what stopped it, if anything did."""
+    from sam2_ros.evaluation.job import finished
+    from sam2_ros.evaluation.pool import run_all
+    from sam2_ros.evaluation.report_files import write_report
+    from sam2_ros.evaluation.summary import table
+    from sam2_ros.media.progress import bar
+
     results = {name: result for name in dataset.names if (result := finished(job, name)) is not None}
     left = [name for name in dataset.names if name not in results]
     if results and not args.quiet:
@@ -204,7 +219,7 @@ def _run_model(
     total = sum(len(dataset.open(name)) for name in left) if args.protocol == "vos" else None
     stopped = None
     try:
-        with bar(total, "frame", args.quiet, model) as progress:
+        with bar(total, "frame", args.quiet, job.settings.model) as progress:
             for result in run_all(job, left, args.jobs, progress.update):
                 results[result.name] = result
                 progress.set_postfix_str(result.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -26,7 +27,8 @@ from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.media.figures import write_png
 from sam2_ros.media.label_images import write_labels
 from sam2_ros.media.whole_files import write_whole
-from sam2_ros.model.weight_files import digest_of_weights
+from sam2_ros.model.graph_folder import GraphFolder, is_graph_folder
+from sam2_ros.model.weight_files import digest_of_weights, find_weights
 from sam2_ros.tracking.config import TrackerConfig
 
 if TYPE_CHECKING:
@@ -89,6 +91,21 @@ def weights_digest(model: str) -> str:
         return digest_of_weights(model)
     except FileNotFoundError as error:
         raise UserError(str(error)) from error
+
+
+def check_loads(model: str) -> None:
+    """Loads a network that is to be evaluated later, and drops it.
+
+    Raises:
+        UserError: there is none, or it can't be used.
+    """
+    with engine_errors():
+        if is_graph_folder(folder := Path(model).expanduser()):
+            GraphFolder.read(folder)
+        elif find_weights(model) and importlib.util.find_spec("torch"):  # else its graphs may be in the cache
+            from sam2_ros.model import load_model
+
+            load_model(model)
 
 
 class Runner:

@@ -162,6 +162,21 @@ def test_several_models_and_an_earlier_report(davis: Path, tmp_path: Path, capfd
     assert models[0]["objects"] == models[1]["objects"]
 
 
+@pytest.mark.parametrize("second", ["none.pt", "text.pt", "used"])
+def test_a_mistake_in_the_second_model_is_found_before_the_first_is_evaluated(
+    second: str, davis: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.pt").write_text("no weights")
+    if second == "used":  # a folder with results of other settings
+        second = "null:0"
+        evaluate(davis, Path("out/null-0"), "--model", second, "--prompt", "box")
+    assert main(["eval", str(davis), "--out", "out", "--model", "null", second]) == 2
+    errors = capfd.readouterr().err
+    assert second in errors.replace("null-0", "null:0") and errors.count("\n") == 1
+    assert not Path("out/null/sequences").exists()
+
+
 @pytest.mark.parametrize("protocol", ["offline", "online", "noc"])
 def test_the_clicking_protocols_from_the_command_line(
     protocol: str, davis: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

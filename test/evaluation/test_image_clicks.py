@@ -146,3 +146,15 @@ def test_images_run_by_the_runtime_that_is_asked_for(
 ) -> None:
     assert main(["eval", str(photos[0]), "--images", "--device", "cpu", "--runtime", "onnxruntime:tensorrt"]) == 2
     assert "runtime 'onnxruntime:tensorrt' needs" in capsys.readouterr().err
+
+
+def test_a_second_model_that_can_not_be_loaded_is_refused_before_images_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in ("images/a.png", "labels/a.txt", "text.pt"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("no picture, and no weights")
+    command = ["eval", str(tmp_path), "--images", "--device", "cpu", "--model", "embedded", str(tmp_path / "text.pt")]
+    assert main(command) == 2
+    errors = capsys.readouterr().err
+    assert "text.pt can't be read" in errors and errors.count("\n") == 1
