@@ -278,7 +278,9 @@ def _check(args: argparse.Namespace) -> None:
 
 def _out(args: argparse.Namespace, model: str) -> Path:
     """The folder of a model's results: --out, or with several models a folder in it."""
-    name = (Path(model).stem if "/" in model else model).replace(":", "-")
+    name = _short_name(model)
+    if sum(_short_name(each) == name for each in set(args.model)) > 1:  # files of one name, in different folders
+        name = model.strip("/").replace("/", "-")
     if args.out:
         return Path(args.out) / name if len(args.model) > 1 else Path(args.out)
     prompt = args.prompt + (str(args.clicks) if args.clicks > 1 else "")
@@ -288,3 +290,7 @@ def _out(args: argparse.Namespace, model: str) -> Path:
             f"_{value * 1000:g}ms" for value in (args.latency, args.deadline) if value is not None
         )
     return Path("eval_output") / f"{args.dataset.resolve().name}_{name}_{what}"
+
+
+def _short_name(model: str) -> str:
+    return (Path(model).stem if "/" in model else model).replace(":", "-")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sam2_ros.evaluation.results import load
 from sam2_ros.media.figures import write_png
 from sam2_ros.media.label_images import read_labels, write_labels
 from sam2_ros.media.rendered_scene import bounding_box, render
+from sam2_ros.model.weight_files import EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +168,7 @@ def test_several_models_and_an_earlier_report(davis: Path, tmp_path: Path, capfd
 def test_a_mistake_in_the_second_model_is_found_before_the_first_is_evaluated(
     second: str, davis: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("torch", reason="checkpoints are read by torch")
     monkeypatch.chdir(tmp_path)
     Path("text.pt").write_text("no weights")
     if second == "used":  # a folder with results of other settings
@@ -175,6 +178,18 @@ def test_a_mistake_in_the_second_model_is_found_before_the_first_is_evaluated(
     errors = capfd.readouterr().err
     assert second in errors.replace("null-0", "null:0") and errors.count("\n") == 1
     assert not Path("out/null/sequences").exists()
+
+
+def test_models_of_one_file_name_have_folders_of_their_own(davis: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the embedded model needs torch")
+    files = [tmp_path / name / "best.pt" for name in ("one", "two")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(EMBEDDED, file)
+    command = ["eval", str(davis), "--list", "dev.txt", "--out", str(tmp_path / "out"), "--quiet", "--overwrite"]
+    assert main([*command, "--device", "cpu", "--threads", "1", "--model", *map(str, files)]) == 0
+    reports = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/report.json")]
+    assert {one["settings"]["model"] for one in reports} == set(map(str, files))
 
 
 @pytest.mark.parametrize("protocol", ["offline", "online", "noc"])
