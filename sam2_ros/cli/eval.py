@@ -162,7 +162,8 @@ def _run_images(args: argparse.Namespace) -> int:
         try:
             with bar(len(photos), "picture", args.quiet, model) as progress:
                 for photo in photos:
-                    scores += score_photo(segmenter, photo)
+                    with engine_errors():  # also of what a label file holds
+                        scores += score_photo(segmenter, photo)
                     progress.update()
         except KeyboardInterrupt as error:
             stopped = error

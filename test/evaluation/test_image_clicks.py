@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,13 @@ def test_a_second_model_that_can_not_be_loaded_is_refused_before_images_are_meas
     assert main(command) == 2
     errors = capsys.readouterr().err
     assert "text.pt can't be read" in errors and errors.count("\n") == 1
+
+
+def test_a_line_that_is_no_label_is_named(
+    photos: tuple[Path, list[BoolMask]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos[0] / "images", tmp_path / "images")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 1 2 3 4 5 six")
+    assert main(["eval", str(tmp_path), "--images", "--device", "cpu", "--threads", "1"]) == 2
+    assert "line 1: expected a class and x y pairs, found '0 1 2 3 4 5 six'" in capsys.readouterr().err
