@@ -125,7 +125,10 @@ def _check(name: str, *exporting: str) -> None:
     if missing := _missing(name, *exporting):
         raise ValueError(f"runtime '{name}' needs {missing}; install it: python3 -m pip install {_package(name)}")
     if problem := _problem(name):
-        raise ValueError(f"runtime '{name}' can't be used: {problem}; python3 -m pip install -U {_package(name)}")
+        cure = "install the device's driver, or choose another runtime"
+        if _problem(OPENVINO):  # not even the CPU can be used
+            cure = f"python3 -m pip install -U {_package(name)}"
+        raise ValueError(f"runtime '{name}' can't be used: {problem}; {cure}")
 
 
 def _reason_for_torch(device: str, trunk: str) -> str:

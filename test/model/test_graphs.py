@@ -29,7 +29,7 @@ from sam2_ros.model.graph_cache import MAX_NETWORKS
 from sam2_ros.model.graph_folder import METADATA
 from sam2_ros.model.graph_network import GraphNetwork
 from sam2_ros.model.graph_shapes import shapes_of
-from sam2_ros.model.runtimes import Options, Session, choose_runtime, open_session
+from sam2_ros.model.runtimes import Options, Session, _core, choose_runtime, open_session
 from sam2_ros.model.weight_files import EMBEDDED
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
@@ -223,6 +223,15 @@ def test_what_can_not_be_run_is_refused() -> None:
         choose_runtime("openvino", "cuda:0", "tinyvit")
     with pytest.raises(ValueError, match=r"onnxruntime:tensorrt' needs .*; install it: python3 -m pip install"):
         choose_runtime("onnxruntime:tensorrt", "cpu", "tinyvit")
+
+
+@needs_openvino
+def test_a_device_that_is_not_there_is_no_reason_to_upgrade() -> None:
+    devices = _core().available_devices
+    if any(each.startswith("GPU") for each in devices):
+        pytest.skip("OpenVINO finds a GPU here")
+    with pytest.raises(ValueError, match=f"it finds no GPU here, only: {', '.join(devices)}; install the device's"):
+        choose_runtime("openvino:gpu", "cpu", "tinyvit")
 
 
 @needs_openvino
