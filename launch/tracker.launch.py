@@ -59,6 +59,8 @@ def start(context: LaunchContext) -> list:
     for argument, parameter in REPLACED.items():
         if given[argument]:
             overrides[parameter] = given[argument]
+    if given["params_file"] and not Path(given["params_file"]).is_file():
+        raise ValueError(f"launch argument params_file is '{given['params_file']}'; there is no such file")
     respawn = is_true(given, "use_respawn")
     if respawn and not given["state_file"] and not names_state_file(given["params_file"]):
         overrides["state_file"] = fresh_state_file(given["namespace"], context.environment)

@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from sam2_ros.media.errors import UserError
-from sam2_ros.ros.node_services import add_prompt_arguments, add_verb, prompt_header, prompt_message
+from sam2_ros.ros.node_services import add_prompt_arguments, add_verb, prompt_header, prompt_message, seconds
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -28,16 +28,9 @@ def register(subparsers: Any) -> None:
         ("time-limit", "seconds to follow it"),
     )
     for name, text in limits:
-        parser.add_argument(f"--{name}", type=_seconds, default=0.0, metavar="S", help=f"{text}; 0 = no limit")
+        parser.add_argument(f"--{name}", type=seconds, default=0.0, metavar="S", help=f"{text}; 0 = no limit")
     parser.add_argument("--remove", action="store_true", help="forget the object at the end")
     parser.set_defaults(run=_run)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(text)
-    return value
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -49,7 +42,7 @@ def _run(args: argparse.Namespace) -> int:
         from rclpy.action import ActionClient
 
         from sam2_ros.action import TrackObject
-        from sam2_ros.ros.client_node import client_node, server_knows_clients
+        from sam2_ros.ros.client_node import client_node, other_trackers, server_knows_clients
     except ImportError as error:
         raise UserError(f"this verb needs ROS 2 ({error}); source its setup file first") from None
     from sam2_ros.msg import ObjectPrompt
@@ -68,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
         name = f"{args.node.rstrip('/')}/track_object"
         client = ActionClient(node, TrackObject, name)
         if not client.wait_for_server(args.timeout):
-            raise UserError(f"no action {name} within {args.timeout:g} s; is the node running? (--node names another)")
+            raise UserError(f"no action {name} within {args.timeout:g} s; {other_trackers(node, args.node)}")
         if not server_knows_clients(node, args.node, args.timeout, lambda: turn(node)):
             raise UserError(f"{name} gave no answer within {args.timeout:g} s (--timeout waits longer)")
         sent = client.send_goal_async(goal, lambda message: _print(message.feedback))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sam2_ros.cli.options import RECORDING_CURE, require_modules
 from sam2_ros.media.errors import UserError
+from sam2_ros.ros.interface import to_activate
+from sam2_ros.ros.node_services import node_name, seconds
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -31,8 +33,12 @@ def register(subparsers: Any) -> None:
         "again, also if the recorder was killed.",
     )
     parser.add_argument("file", type=Path, help="such as run.mcap")
-    parser.add_argument("--node", default="/tracker", metavar="NAME", help="the node, or a camera of it, /tracker/left")
-    parser.add_argument("--seconds", type=float, default=0.0, help="end after so long (default: at Ctrl-C)")
+    parser.add_argument(
+        "--node", type=node_name, default="/tracker", metavar="NAME", help="the node, or a camera of it, /tracker/left"
+    )
+    parser.add_argument(
+        "--seconds", type=seconds, default=0.0, metavar="S", help="end after so long (default: at Ctrl-C)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -116,6 +122,7 @@ def _settle(node: Node, source: Source, writer: RecordingWriter) -> None:
 def _find(node: Node, name: str) -> Source:
     import rclpy
 
+    from sam2_ros.ros.client_node import other_trackers, owner_of
     from sam2_ros.viewer.discovery import find_sources
 
     deadline = time.monotonic() + PATIENCE_S
@@ -127,7 +134,10 @@ def _find(node: Node, name: str) -> Source:
         if sources:
             return sources[0]
         rclpy.spin_once(node, timeout_sec=0.2)
-    raise UserError(f"no active tracker {name} within {PATIENCE_S:g} s; is it running? (--node names another one)")
+    owner = owner_of(node, name)
+    if owner and not any(source.image_topic for source in find_sources(node, owner)):
+        raise UserError(f"{owner} is not active; run: {to_activate(owner, 'configure')}")
+    raise UserError(f"no tracker {name} within {PATIENCE_S:g} s; {other_trackers(node, name)}")
 
 
 def _parameters(node: Node, owner: str) -> dict[str, Any]:

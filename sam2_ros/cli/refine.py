@@ -9,6 +9,7 @@ from sam2_ros.media.errors import UserError
 from sam2_ros.ros.node_services import (
     add_prompt_arguments,
     add_verb,
+    print_answer,
     print_result,
     prompt_header,
     prompt_message,
@@ -27,7 +28,10 @@ def register(subparsers: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     with tracker_services(args) as call:
         prompt = prompt_message(args)
-        prompt.object_id = _find_id(args.object, call("list_objects"))
+        listed = call("list_objects")
+        if not listed.success:
+            return print_answer(listed)
+        prompt.object_id = _find_id(args.object, listed)
         return print_result(call("refine_object", request_header=prompt_header(args), prompt=prompt).result)
 
 
@@ -38,8 +42,6 @@ def _find_id(name_or_id: str, listed: Any) -> int:
     """
     from sam2_ros.tracking.prompt_checks import MAX_ID
 
-    if not listed.success:
-        raise UserError(listed.message)
     ids = {obj.name: int(obj.id) for obj in reversed(listed.tracks.objects)}
     if name_or_id in ids:
         return ids[name_or_id]

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from sam2_ros.cli.options import add_page_arguments, check_page, require_modules, serve_page
+from sam2_ros.ros.node_services import node_name
 
 DEFAULT_PORT = 8642
 
@@ -20,7 +21,7 @@ def register(subparsers: Any) -> None:
         "unless --host says otherwise. Then browsers need a token, which is in the printed address.",
     )
     add = parser.add_argument
-    add("--node", default="", metavar="NAME", help="one tracker, or camera of one (default: all)")
+    add("--node", type=node_name, metavar="NAME", help="one tracker, or camera of one (default: all)")
     add("--image", default="", metavar="TOPIC", help="topic of the pictures (default: that of the tracker)")
     add_page_arguments(parser, DEFAULT_PORT)
     parser.set_defaults(run=run)
@@ -35,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
     os.environ.update(environment())  # as the launch files do; before the first ROS context
     from sam2_ros.viewer.hub import RosHub
 
-    serve_page(args, lambda: RosHub(args.node, args.image, args.max_side), "viewer", "index.html")
+    serve_page(args, lambda: RosHub(args.node or "", args.image, args.max_side), "viewer", "index.html")
     return 0

@@ -29,7 +29,7 @@ from sam2_ros.ros.goals import Goals, Now
 from sam2_ros.ros.image_conversion import UnsupportedEncoding
 from sam2_ros.ros.image_input import ImageInput
 from sam2_ros.ros.input_health import InputHealth
-from sam2_ros.ros.interface import TRACKS_LIVE
+from sam2_ros.ros.interface import TRACKS_LIVE, to_activate
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.ros.parameters import tracker_config
 from sam2_ros.ros.publishers import Publishers
@@ -304,7 +304,9 @@ class CameraStream:
 
     def _active_worker(self) -> Worker:
         if not self._active or self._worker is None:
-            raise PromptError(PromptCode.NOT_ACTIVE, "the node is not active; configure and activate it first")
+            begin = "configure" if self._worker is None else "activate"
+            cure = to_activate(self._node.get_fully_qualified_name(), begin)
+            raise PromptError(PromptCode.NOT_ACTIVE, f"the node is not active; run: {cure}")
         return self._worker
 
     def _now(self) -> Now:

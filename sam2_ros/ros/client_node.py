@@ -76,10 +76,21 @@ def tracker_client(
     while not client.service_is_ready() and time.monotonic() < deadline:
         turn()
     if not client.service_is_ready():
-        raise UserError(f"no service {service} within {timeout_s:g} s; is the node running? (--node names another one)")
+        raise UserError(f"no service {service} within {timeout_s:g} s; {other_trackers(node, tracker)}")
     if not server_knows_clients(node, tracker, max(1.0, deadline - time.monotonic()), turn):
         raise UserError(f"{service} gave no answer within {timeout_s:g} s (--timeout waits longer)")
     return client
+
+
+def other_trackers(node: Node, asked: str) -> str:
+    """What to do where the tracker ``asked`` is not there: which others there are, or cameras of a node with several.
+
+    ROS 2 counts a service that only a client names, so ``asked`` itself may seem to be there.
+    """
+    suffix, kind = "/list_objects", "sam2_ros/srv/ListObjects"
+    services = {name for name, types in node.get_service_names_and_types() if name.endswith(suffix) and kind in types}
+    found = sorted(name.removesuffix(suffix) for name in services - {f"{asked}{suffix}"})
+    return f"choose one with --node: {', '.join(found)}" if found else "is the node running? (--node names another one)"
 
 
 def server_knows_clients(node: Node, server: str, timeout_s: float, turn: Callable[[], None]) -> bool:
@@ -100,7 +111,7 @@ def server_knows_clients(node: Node, server: str, timeout_s: float, turn: Callab
     client = None
     try:
         while time.monotonic() < deadline:
-            if client is None and (owner := _owner(node, server)):
+            if client is None and (owner := owner_of(node, server)):
                 client = node.create_client(GetState, f"{owner}/get_state")
             if client is None or not client.service_is_ready():
                 turn()
@@ -118,7 +129,7 @@ def server_knows_clients(node: Node, server: str, timeout_s: float, turn: Callab
             node.destroy_client(client)
 
 
-def _owner(node: Node, server: str) -> str:
+def owner_of(node: Node, server: str) -> str:
     """The lifecycle node of this name, else the nearest whose namespace holds it; empty if none was discovered."""
     services = {name for name, _ in node.get_service_names_and_types()}
     name = "/" + server.strip("/")

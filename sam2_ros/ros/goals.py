@@ -131,6 +131,7 @@ class Goals:
         """
         prompt = asked.prompt
         if asked.wait_for:
+            await self._services.call(lambda _: None)  # which refuses where the node is not active
             return 0
         if not _draws(prompt) and (prompt.object_id or prompt.name):
             known = prompt.name or str(prompt.object_id)

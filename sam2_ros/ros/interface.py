@@ -13,6 +13,16 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 
+def to_activate(node: str, begin: str = "activate") -> str:
+    """The commands that make ``node`` (full name) active, from ``begin`` on: configure or activate.
+
+    ROS 2 as wheels has no ``ros2 lifecycle``; these work with every installation.
+    """
+    call = f"ros2 service call {node}/change_state lifecycle_msgs/srv/ChangeState"
+    steps = ("configure", "activate") if begin == "configure" else ("activate",)
+    return " && ".join(f'{call} "{{transition: {{label: {step}}}}}"' for step in steps)
+
+
 @dataclass(frozen=True)
 class _Named:
     kind: ClassVar = "msg"  # module of the package that holds the type

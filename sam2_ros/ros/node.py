@@ -20,6 +20,7 @@ from sam2_ros.allocator import give_back_freed_memory
 from sam2_ros.inference import BackendFactory
 from sam2_ros.ros.camera_stream import CameraStream
 from sam2_ros.ros.diagnostics import publish_diagnostics
+from sam2_ros.ros.interface import to_activate
 from sam2_ros.ros.node_parameters import NodeParameters
 from sam2_ros.text import counted
 from sam2_ros.tracking.config import TrackerConfig
@@ -136,8 +137,8 @@ class TrackerNode(LifecycleNode):
             if trigger() is not TransitionCallbackReturn.SUCCESS:
                 if self.context.ok():
                     name = self.get_fully_qualified_name()
-                    cure = f"the line before says why. Fix it, then: ros2 lifecycle set {name} {verb}"
-                    self.get_logger().error(f"{name} refused to {verb}; {cure}")
+                    cure = "the line before says why. Fix it and start the node again, or set its parameters and run"
+                    self.get_logger().error(f"{name} refused to {verb}; {cure}: {to_activate(name, verb)}")
                 return
 
     def _report(self, camera: CameraStream, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:

@@ -100,6 +100,8 @@ class NodeParameters:
 
     def _on_set(self, changes: Sequence[RosParameter]) -> SetParametersResult:
         wanted = {change.name: change.value for change in changes if change.name in BY_NAME}
+        if not wanted:  # of ROS itself, which may be declared while one of ours is wrong
+            return SetParametersResult(successful=True)
         try:
             for name, value in wanted.items():
                 changed = value != self._values[name]

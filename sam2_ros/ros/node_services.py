@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam2_ros.media.errors import UserError
 from sam2_ros.ros.interface import SERVICES
+from sam2_ros.text import printable
 
 if TYPE_CHECKING:
     from std_msgs.msg import Header
@@ -26,11 +28,37 @@ REFUSED = 1  # exit code: the node answered, and said no
 def add_verb(subparsers: Any, name: str, description: str) -> argparse.ArgumentParser:
     """Adds the parser of a verb that talks to a node."""
     parser: argparse.ArgumentParser = subparsers.add_parser(name, help=description)
-    parser.add_argument("--node", default="/tracker", metavar="NAME", help="the node (default: %(default)s)")
     parser.add_argument(
-        "--timeout", type=float, default=5.0, metavar="S", help="seconds to wait (default: %(default)s)"
+        "--node", type=node_name, default="/tracker", metavar="NAME",
+        help="the node, or a camera of it, /tracker/left (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=seconds, default=5.0, metavar="S", help="seconds to wait (default: %(default)s)"
     )
     return parser
+
+
+def node_name(text: str) -> str:
+    """The full name of a node, or of one of its cameras.
+
+    Raises:
+        argparse.ArgumentTypeError: ``text`` can be none.
+    """
+    name = "/" + text.strip("/")
+    if not re.fullmatch(r"(/[A-Za-z_]\w*)+", name, re.ASCII):
+        raise argparse.ArgumentTypeError(f"'{printable(text)}' is no node's name; accepted: such as /robot/tracker")
+    return name
+
+
+def seconds(text: str) -> float:
+    """
+    Raises:
+        ValueError: ``text`` is no number from 0 on.
+    """
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(text)
+    return value
 
 
 def add_prompt_arguments(parser: argparse.ArgumentParser, pictures: bool = False) -> None:

@@ -78,5 +78,15 @@ def test_what_the_user_can_mend(node: Peer) -> None:
     assert sam2_ros("add") == (2, "sam2_ros: error: nothing says where the object is; give --box, --point or --mask\n")
     code, text = sam2_ros("refine", "spoon", "--box", "1", "1", "5", "5")
     assert code == 2 and "'spoon'" in text
-    code, text = sam2_ros("list", node="/nobody", timeout="0.5")
-    assert code == 2 and "no service /nobody/list_objects within 0.5 s; is the node running?" in text
+    code, text = sam2_ros("list", node="/nobody", timeout="5")
+    assert code == 2 and f"no service /nobody/list_objects within 5 s; choose one with --node: {NODE}\n" in text
+    for words in (("list",), ("record", "never.mcap"), ("view",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "sam2_ros", *words, "--node", "a b"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2 and "--node: 'a b' is no node's name; accepted: such as" in done.stderr
+    assert "--timeout: invalid seconds value: 'nan'" in sam2_ros("list", timeout="nan")[1]
+
+
+def test_without_a_slash_the_name_is_the_same(node: Peer) -> None:
+    assert sam2_ros("list", node=NODE.strip("/"))[0] == 0

@@ -95,6 +95,13 @@ def test_the_commands_speak_to_one_camera(cameras: tuple[Peer, Peer]) -> None:
         assert done.returncode == code, done.stdout + done.stderr
 
 
+def test_without_a_camera_the_verbs_name_all(cameras: tuple[Peer, Peer]) -> None:
+    for words in (["list", "--node", NODE], ["record", "never.mcap", "--node", f"{NODE}/middle"]):
+        command = [sys.executable, "-m", "sam2_ros", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and f"choose one with --node: {NODE}/left, {NODE}/right" in done.stderr, done
+
+
 def test_the_names_can_not_be_set_while_the_node_runs(cameras: tuple[Peer, Peer]) -> None:
     left, _ = cameras
     client = left.node.create_client(SetParameters, f"{NODE}/set_parameters")

@@ -109,6 +109,12 @@ def test_sixteen_objects_outlive_their_process(folder: Path, tmp_path: Path, mon
         node.wait_for_state("unconfigured")
 
 
+def test_a_parameter_file_that_is_not_there_starts_nothing(folder: Path) -> None:
+    launched = Launched(folder / "no_file.log", "tracker.launch.py", namespace="/no_file", params_file="nothere.yaml")
+    launched.wait_for_text("launch argument params_file is 'nothere.yaml'; there is no such file")
+    assert launched.wait_for_end() != 0
+
+
 def holds(file: Path, text: bytes) -> bool:
     return text in file.read_bytes()
 

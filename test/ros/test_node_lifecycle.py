@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,9 +144,29 @@ def test_services_answer_in_every_state(node: Peer) -> None:
         answer = node.add(box_prompt(10, 10, 30, 30), box_prompt(1, 1, 2, 2))
         assert not answer.success
         assert [result.code for result in answer.results] == [PromptResult.NOT_ACTIVE] * 2
-        assert "not active; configure and activate it first" in answer.message
         assert not node.list_objects().success
         assert not node.reset().success
+
+
+@pytest.mark.parametrize("before", [(), (CONFIGURE,)])
+def test_the_refusal_gives_the_command_that_activates_the_node(node: Peer, tmp_path: Path, before: list[int]) -> None:
+    for transition in before:
+        assert node.change_state(transition)
+    for words in (("list",), ("refine", "cup", "--point", "1", "1"), ("follow", "--wait-for", "cup")):
+        command = [sys.executable, "-m", "sam2_ros", *words, "--node", "/lifecycle/tracker", "--timeout", "15"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "the node is not active; run: ros2 " in done.stdout + done.stderr, done
+    cure = node.list_objects().message.partition("; run: ")[2]
+    subprocess.run(cure, shell=True, check=True, capture_output=True)
+    assert node.state() == "active"
+
+
+def test_the_recorder_says_how_to_activate_the_node(node: Peer, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sam2_ros", "record", str(tmp_path / "run.mcap"), "--node", "/lifecycle/tracker"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "/lifecycle/tracker is not active; run: " in done.stderr, done
+    subprocess.run(done.stderr.strip().partition("; run: ")[2], shell=True, check=True, capture_output=True)
+    assert node.state() == "active"
 
 
 def test_a_prompt_before_any_frame_is_refused_after_a_while(node: Peer) -> None:
@@ -238,7 +260,7 @@ def test_wrong_values_and_missing_torch_at_start_end_nothing(
         "    tracker.max_object: 3\n    modelname: embedded\n    entirely_else: 1\n"
         "    qos_overrides./wrong/tracker/tracks.publisher.depth: 5\n"
     )
-    with running(folder, namespace="/wrong", params_file=str(file)) as node:
+    with running(folder, namespace="/wrong", params_file=str(file), endpoint="tcp://no-port") as node:
         log_of(node).wait_for_text("/wrong/tracker refused to configure")
         line = last_failure(node)
         assert "tracker.max_objects" in line and "accepted: 1 to 1024" in line
@@ -250,6 +272,7 @@ def test_wrong_values_and_missing_torch_at_start_end_nothing(
             "'entirely_else' does not exist and is ignored",
         ]
         assert node.state() == "unconfigured"
+        assert node.set_parameter("inference.endpoint", "").successful
         for name, value in (("tracker.max_objects", 3), ("prompts.wait", 1.0), ("output.mask_encoding", "rle")):
             assert node.set_parameter(name, value).successful
 
