@@ -55,6 +55,8 @@ def masks_in_windows(
     logits: Sequence[Array], windows: Sequence[Window], height: int, width: int, non_overlap: bool
 ) -> list[CroppedMask]:
     """As :func:`image_masks`, of logits ``[1, h, w]`` that lie in ``windows`` of the image, in any sizes."""
+    if not logits:
+        return []
     whole = Window.whole(width, height)
     if all(window == whole for window in windows) and len({each.shape for each in logits}) == 1:
         return image_masks(module_of(logits[0]).stack(list(logits)), height, width, non_overlap)

@@ -280,7 +280,7 @@ class Propagation:
         if self.config.non_overlap:
             flat = [row for logits in shown for row in logits]
             windows = [each.view.window for each in tracked for _ in each.objects]
-            masks = masks_in_windows(flat, windows, stored.height, stored.width, non_overlap=True) if flat else []
+            masks = masks_in_windows(flat, windows, stored.height, stored.width, non_overlap=True)
         else:
             masks = [mask for each, logits in zip(tracked, shown, strict=True) for mask in _masks_of(each, logits)]
         changes: list[ObjectChange] = []

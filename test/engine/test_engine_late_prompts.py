@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from engines import MakeEngine
-from small_tracker import add, box, click, rectangle, scene, small_model
+from small_tracker import add, box, click, object_score, rectangle, scene, small_model
 
 from sam2_ros.inference import Backend
 from sam2_ros.model import Sam2Model
-from sam2_ros.tracking import EventCode, ObjectState, PromptCode, PromptRequest, TrackerConfig
+from sam2_ros.tracking import EventCode, ObjectState, Prompt, PromptCode, PromptRequest, TrackerConfig
 
 K = 8  # stored frames before the newest
 SECOND = 1_000_000_000
@@ -85,6 +85,19 @@ def test_overlap_is_settled_on_the_newest_frame_alone(make_engine: MakeEngine) -
     first, second = (one.mask.full() for one in newest.objects)
     assert not (first & second).any() and second.any()
     assert before is not None and np.array_equal(first, before.objects[0].mask.full() & ~second) and first.any()
+
+
+def test_a_late_prompt_where_nothing_is_seen_any_more(make_engine: MakeEngine) -> None:
+    engine = engine_of(make_engine, non_overlap=True, lost_after=1, search_every=100)
+    play(engine, 0, 1)
+    add(engine, box())
+    nothing = Prompt(mask=np.zeros(scene(0).shape[:2], np.bool_))
+    with object_score(small_model(), -2.0):
+        play(engine, 2, NOW)
+        answer = engine.refine(PromptRequest(nothing, 1), stamp(NOW - 3))
+    newest = engine.objects()
+    assert answer.success and newest is not None
+    assert (newest.object(1).state, newest.object(1).mask.area) == (ObjectState.LOST, 0)
 
 
 @pytest.mark.parametrize(
