@@ -29,7 +29,7 @@ from sam2_ros.tracking.types import (
     PromptRequest,
     PromptResult,
 )
-from sam2_ros.tracking.visibility import Presence
+from sam2_ros.tracking.visibility import Observation, Presence
 from sam2_ros.tracking.windows import Window
 
 _NO_PICTURES = (
@@ -171,6 +171,7 @@ class PromptTransaction:
         accepted, self._accepted = self._accepted, []
         objects = [a.obj for a in accepted]
         before = [obj.state for obj in objects]
+        others = [(obj, obj.state) for obj in self.registry.objects.values() if obj not in objects]
         try:
             answers, results = self._apply_on_frame(accepted)
             self.propagation.catch_up(objects, self.later)
@@ -179,10 +180,12 @@ class PromptTransaction:
                 a.undo()
             raise
         if self.late and self.config.non_overlap:
-            self._masks_on_newest(objects)
+            self._masks_on_newest([])
         changes = []
         for a, answer, state in zip(accepted, answers, before, strict=True):
             changes += _events(a, answer, state)
+        for obj, state in others:
+            changes += obj.state_change(state)
         return results, changes
 
     def _apply_on_frame(self, accepted: list[_Accepted]) -> tuple[list[Answer], list[PromptResult]]:
@@ -262,13 +265,20 @@ class PromptTransaction:
         return obj.window or Window.whole(self.stored.width, self.stored.height)
 
     def _masks_on_newest(self, prompted: list[LiveObject]) -> None:
-        """Gives every pixel of the newest frame to one object."""
-        living = self.registry.objects.values()
-        shown = [obj for obj in living if obj in prompted or obj.newest_frame == self.newest.frame]
+        """Gives every pixel of the newest frame to one object: one of the ``prompted``, or one that is VISIBLE. Another
+        one that loses all its pixels is not VISIBLE any more."""
+        newest = self.newest
+        shown = [
+            obj
+            for obj in self.registry.objects.values()
+            if obj in prompted or (obj.newest_frame == newest.frame and obj.state is ObjectState.VISIBLE)
+        ]
         shown = [obj for obj in shown if obj.logits is not None]
-        masks = self._masks(shown, self.newest, non_overlap=True)
-        for obj, mask in zip(shown, masks, strict=True):
+        for obj, mask in zip(shown, self._masks(shown, newest, non_overlap=True), strict=True):
             obj.mask = mask
+            if obj not in prompted and not mask.crop.size:
+                nothing, earlier = Observation(True, 0.0, obj.predicted_iou), obj.presence_before_frame(newest.frame)
+                obj.set_presence(earlier.after(newest.frame, newest.stamp, nothing, self.config), mask)
 
 
 def _events(a: _Accepted, answer: Answer, before: ObjectState) -> list[ObjectChange]:

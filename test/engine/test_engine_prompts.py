@@ -12,7 +12,7 @@ from engines import MakeEngine, told
 from small_tracker import add, box, click, object_score, rectangle, run, scene, small_model, stepped
 
 from sam2_ros.inference import Backend
-from sam2_ros.tracking import ObjectState, Prompt, PromptCode, PromptError, PromptRequest, TrackerConfig
+from sam2_ros.tracking import EventCode, ObjectState, Prompt, PromptCode, PromptError, PromptRequest, TrackerConfig
 from sam2_ros.tracking.config import CLICK_CANDIDATES
 
 
@@ -166,6 +166,23 @@ def test_with_non_overlap_a_prompt_takes_its_own_pixels_alone(make_engine: MakeE
     first, second = (obj.mask.full() for obj in newest.objects)
     assert not (first & second).any()
     assert first[30:80, 15:45].all() and second[30:80, 75:125].all()
+
+
+def test_with_non_overlap_an_object_without_pixels_is_not_visible(make_engine: MakeEngine) -> None:
+    """Another one's prompt takes all of them, and those that an object has lost do not come back with a prompt."""
+    engine = make_engine(TrackerConfig(max_objects=2, non_overlap=True))
+    stepped(engine, [box()])
+    engine.take_changes()
+    ones = np.ones(scene(0).shape[:2], np.bool_)
+    whole, nothing = PromptRequest(Prompt(mask=ones)), PromptRequest(Prompt(mask=~ones), 2)
+    for request, seen in ((whole, True), (replace(whole, object_id=2), True), (nothing, False)):
+        assert engine.add([request])[0].success
+        newest = engine.objects()
+        assert newest is not None
+        assert [one.mask.area > 0 for one in newest.objects] == [False, seen]
+        assert [one.state is ObjectState.VISIBLE for one in newest.objects] == [False, seen]
+    changes = [(change.event, change.state) for change in engine.take_changes() if change.object_id == 1]
+    assert changes == [(EventCode.STATE_CHANGED, ObjectState.OCCLUDED)]
 
 
 def test_frames_may_change_their_size(engine: Backend) -> None:
