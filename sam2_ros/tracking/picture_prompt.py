@@ -23,7 +23,7 @@ from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.history import StoredFrame, View
 from sam2_ros.tracking.maps import averaged, resized
 from sam2_ros.tracking.mask_parts import likenesses_of, trail_after_prompt
-from sam2_ros.tracking.masks import masks_in_windows
+from sam2_ros.tracking.masks import masks_in_windows, without
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_decoder import preferred_candidate
 from sam2_ros.tracking.recognition import likeliest_boxes, look_in, look_of, recognises
@@ -59,11 +59,18 @@ class Found:
     iou: float  # predicted
 
     def prompt(
-        self, stored: StoredFrame, bank: MemoryBank, config: TrackerConfig, visibility: float
+        self,
+        stored: StoredFrame,
+        bank: MemoryBank,
+        config: TrackerConfig,
+        visibility: float,
+        taken: Sequence[CroppedMask],
     ) -> list[ObjectChange]:
-        """Prompts the object on ``stored``, the frame that shows it. Returns what changed."""
+        """Prompts the object on ``stored``, the frame that shows it, unless that shows only what others have ``taken``.
+        Returns what changed."""
         obj, view, logits = self.obj, self.view, self.logits
         (mask,) = masks_in_windows([logits], [view.window], stored.height, stored.width, non_overlap=False)
+        mask = without(mask, taken)
         if not mask.crop.size:
             return []
         there = trues(1, view.model.device)

@@ -152,14 +152,17 @@ class Propagation:
             awaited = [obj for obj in awaited if obj.presence.due(stored.frame, self.config, factor)]
         if not awaited:
             return []
+        known = {obj.object_id for obj in objects}
+        others = objects + [then for object_id, then in stored.objects.items() if object_id not in known]
+        changes: list[ObjectChange] = []
         with autocast(self.model.device, self.dtype):
-            return [
-                change
-                for found in find(self.viewer, awaited, stored)
-                for change in found.prompt(
-                    stored, self.bank, self.config, visibility_of(self.model, found.score, found.iou)
+            for found in find(self.viewer, awaited, stored):
+                seen = [obj.mask for obj in others if obj.state is ObjectState.VISIBLE and obj.mask is not None]
+                visibility = visibility_of(self.model, found.score, found.iou)
+                changes += found.prompt(
+                    stored, self.bank, self.config, visibility, seen if self.config.non_overlap else ()
                 )
-            ]
+        return changes
 
     def _track_due(
         self, looked_for: list[tuple[View, list[LiveObject]]], bystanders: list[LiveObject], lap: Lap

@@ -229,3 +229,15 @@ def test_the_engine_without_a_network_says_so() -> None:
     engine.step(scene(), 0)
     (answer,) = engine.add([PromptRequest(Prompt(like=photo(BLUE)))])
     assert answer.code is PromptCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize("window", ["off", "auto"])
+def test_with_non_overlap_pictures_of_one_thing_do_not_share_its_pixels(model: Sam2Model, window: str) -> None:
+    prompt = Prompt(like=photo(BLUE), box=BOX)
+    config = TrackerConfig(max_objects=2, search_every=1, non_overlap=True, window=window)
+    tracker, _ = awaiting(model, prompt, config)
+    assert tracker.add([PromptRequest(prompt)])[0].success
+    for t in range(1, 6):
+        found = tracker.step(scene((BLUE, 300 + 5 * t, 200)), t).objects
+        assert np.add.reduce([one.mask.full() for one in found], dtype=np.int64).max() == 1
+        assert all((one.state is ObjectState.VISIBLE) == (one.mask.area > 0) for one in found)
