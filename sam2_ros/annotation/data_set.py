@@ -93,7 +93,7 @@ def read_data_set(out: Path) -> DataSet:
         format, stills, windows = str(settings["format"]), bool(settings["stills"]), bool(settings["windows"])
         images = FORMATS[format].images
         names = dict.fromkeys(str(name) for name in settings.get(_RECORDINGS, ()))
-    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{printable(out)} is no data set; give the folder that 'sam2_ros annotate --out' wrote"
         ) from None
@@ -112,4 +112,8 @@ def _read_settings(out: Path) -> Any:
     Raises:
         UserError, ValueError: the file can't be read.
     """
-    return json.loads(read_file(out / SETTINGS, _MAX_BYTES))
+    content = read_file(out / SETTINGS, _MAX_BYTES)
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("lists within lists, too deep") from None

@@ -88,7 +88,7 @@ def read_annotated(out: Path, name: str, folder: str = FOLDER) -> Annotated:
         done = Annotated(**content)
         _check(done, name)
         return done
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         why = str(error) if isinstance(error, ValueError) else "it is not what 'sam2_ros annotate' writes"
         raise UserError(f"{printable(path, 300)} can't be read ({printable(why, 200)})") from None
 

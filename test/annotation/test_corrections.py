@@ -249,6 +249,8 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
         (lambda known: known["reasons"][0].update(frame=IMAGES), "a doubt about image 16"),
         (lambda known: known["reasons"][0].update(value=float("inf")), "a doubt about image 7"),
         (lambda known: known["reasons"][0].update(object_id=[1]), "a doubt about image 7"),
+        (lambda known: known["masks"][0].update(predicted_iou=10**400), "not what 'sam2_ros annotate' writes"),
+        (lambda known: known["reasons"][0].update(value=10**400), "not what 'sam2_ros annotate' writes"),
         (lambda known: known.pop("masks"), "not what 'sam2_ros annotate' writes"),
     ],
 )

@@ -209,6 +209,10 @@ def test_a_folder_of_other_files_or_settings_is_left_alone(
     (out / "settings.json").write_text(json.dumps({"detector": "everything"}))
     assert annotate(*arguments, "--out", out) == 2
     assert "was made with other settings (detector, format" in capsys.readouterr().err
+    (out / "settings.json").write_text("[" * 100_000)
+    assert annotate(*arguments, "--out", out) == 2
+    assert "settings.json can't be read (lists within lists, too deep)" in capsys.readouterr().err
+    (out / "settings.json").write_text(json.dumps({"detector": "everything"}))
     with in_use(out, "review"):
         assert annotate(*arguments, "--out", out) == 2
     assert f"{out} is in use by sam2_ros review, process {os.getpid()} on " in capsys.readouterr().err
