@@ -27,6 +27,7 @@ from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.media.figures import write_png
 from sam2_ros.media.label_images import write_labels
 from sam2_ros.media.whole_files import write_whole
+from sam2_ros.media.worker_pool import available_cores
 from sam2_ros.model.graph_folder import GraphFolder, is_graph_folder
 from sam2_ros.model.weight_files import digest_of_weights, find_weights
 from sam2_ros.tracking.config import TrackerConfig
@@ -142,9 +143,8 @@ class Runner:
             else:
                 result = run_sequence(sequence, engine, settings.prompt, settings.clicks, settings.rule, observe)
         result.extra["worst"] = self._write_worst(name, worst)
-        torch = sys.modules.get("torch")  # which only some engines load
         about = {name: getattr(engine.info, name) for name in ("model", "device", "dtype", "image_size")}
-        result.extra["engine"] = about | {"threads": torch.get_num_threads() if torch else None}
+        result.extra["engine"] = about | {"threads": job.threads or self._default_threads()}
         job.result_path(name).parent.mkdir(parents=True, exist_ok=True)
         save(result, job.result_path(name), settings.digest)
         return result
@@ -174,6 +174,11 @@ class Runner:
                 s.model, s.device, s.dtype, config, threads=self.job.threads, runtime=s.runtime
             )
         return self._backend
+
+    @staticmethod
+    def _default_threads() -> int:
+        torch = sys.modules.get("torch")  # which only some engines load
+        return torch.get_num_threads() if torch else available_cores()
 
     def close(self) -> None:
         """Frees the engine."""

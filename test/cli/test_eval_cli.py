@@ -136,7 +136,7 @@ def test_labels_that_only_say_what_to_track_measure_nothing(tmp_path: Path, capf
 
 
 def test_pictures_and_rows_are_left(davis: Path, tmp_path: Path) -> None:
-    report = evaluate(davis, tmp_path, "--model", "null")
+    report = evaluate(davis, tmp_path, "--model", "null", "--threads", "3")
     for name in ("j_over_time.png", "reliability.png", "failures.png"):
         assert cv2.imread(str(tmp_path / name)) is not None
     result, _ = load(tmp_path / "sequences" / "long.json")
@@ -148,7 +148,8 @@ def test_pictures_and_rows_are_left(davis: Path, tmp_path: Path) -> None:
     assert {"object_score", "predicted_iou", "visibility", "state", "j", "truth_area", "area"} <= set(
         lines[0].split(",")
     )
-    assert report["machine"]["processor"] and report["engine"]["model"] == "null"
+    assert report["machine"]["processor"]
+    assert (report["engine"]["model"], report["engine"]["threads"]) == ("null", 3)
     assert report["speed"]["fps"] > 0
 
 
