@@ -24,12 +24,14 @@ class Turns:
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
-            self._changed.wait_for(lambda: self._queue[0] is ticket)
-            self._owner = threading.get_ident()
         try:
-            yield
-        finally:
             with self._changed:
-                self._owner = 0
-                self._queue.popleft()
+                self._changed.wait_for(lambda: self._queue[0] is ticket)
+                self._owner = threading.get_ident()
+            yield
+        finally:  # also where a signal ended the wait
+            with self._changed:
+                if self._owner == threading.get_ident():
+                    self._owner = 0
+                self._queue.remove(ticket)
                 self._changed.notify_all()
