@@ -49,7 +49,7 @@ def open_data_set(out: Path, settings: EngineSettings) -> None:
     path = out / SETTINGS
     wanted: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key not in _MAY_DIFFER}
     for key in _FILES:
-        if digest := content_digest(Path(wanted[key])):
+        if wanted[key] and (digest := content_digest(Path(wanted[key]).expanduser())):
             wanted[f"content of {key}"] = digest
     if not path.exists():
         if any(file.name != LOCK for file in out.iterdir()):

@@ -170,7 +170,7 @@ def _runtime(args: argparse.Namespace) -> str:
     from sam2_ros.model.graph_folder import is_graph_folder
     from sam2_ros.model.runtimes import AUTO, TORCH
 
-    batches = args.everything and args.runtime == AUTO and not is_graph_folder(Path(args.model))
+    batches = args.everything and args.runtime == AUTO and not is_graph_folder(Path(args.model).expanduser())
     return TORCH if batches and find_spec("torch") else args.runtime
 
 

@@ -231,6 +231,20 @@ def test_a_folder_of_other_files_or_settings_is_left_alone(
         open_data_set(tmp_path / "other", EngineSettings(str(prompts), "yolo"))
 
 
+def test_a_model_in_the_home_folder_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (out := tmp_path / "out").mkdir()
+    settings = EngineSettings("everything", "coco", model="~/model.pt")
+    (tmp_path / "model.pt").write_text("one")
+    for _ in range(2):
+        open_data_set(out, settings)
+    (out / "recordings").mkdir()
+    (out / "recordings" / "run.json").write_text("")
+    (tmp_path / "model.pt").write_text("another")
+    with pytest.raises(UserError, match=r"was made with other settings \(content of model\)"):
+        open_data_set(out, settings)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -171,7 +171,10 @@ def test_the_smaller_of_two_objects_is_on_top() -> None:
     assert (labels == 1).sum() == 4 and (labels == 2).sum() == 4 * 6 - 4 and labels.dtype == np.uint8
 
 
-def test_pytorch_finds_everything_unless_another_runtime_is_named(tmp_path: Path) -> None:
+def test_pytorch_finds_everything_unless_another_runtime_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
     (tmp_path / "graphs.json").write_text("{}")
 
     def runtime(*words: str) -> str:
@@ -181,5 +184,6 @@ def test_pytorch_finds_everything_unless_another_runtime_is_named(tmp_path: Path
 
     assert runtime("--everything") == "torch"
     assert runtime("--everything", "--runtime", "openvino") == "openvino"
-    assert runtime("--everything", "--model", str(tmp_path)) == "auto"
+    for folder in (str(tmp_path), f"~/{tmp_path.name}"):
+        assert runtime("--everything", "--model", folder) == "auto"
     assert runtime("--point", "1", "1") == "auto"
