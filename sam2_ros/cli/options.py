@@ -194,11 +194,17 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
 
 def _connect(args: argparse.Namespace, config: TrackerConfig) -> Backend:
     from sam2_ros.remote.client import ClientKeys, RemoteBackend
+    from sam2_ros.remote.endpoints import check_endpoint
 
+    for option in ("model", "device", "dtype", "runtime", "threads"):
+        if getattr(args, option) not in ("embedded", "auto", 0):
+            raise UserError(f"--{option} does not go with --endpoint; give it to the server: sam2_ros serve --{option}")
     if bool(args.key) != bool(args.server_key):
         raise UserError("--key and --server-key belong together: this client's keys, and the server's public key")
     client_keys = ClientKeys(args.key, args.server_key) if args.key else None
     try:
+        for endpoint in args.endpoint:
+            check_endpoint("--endpoint", endpoint)
         # No frame is dropped here, so a slow one may take its time.
         backend = RemoteBackend(
             args.endpoint, config, timeout=SERVER_TIMEOUT, pixels=args.pixels, client_keys=client_keys

@@ -45,6 +45,8 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.file.exists():
         raise UserError(f"{args.file} exists; name another file or remove it")
+    if not args.file.parent.is_dir():
+        raise UserError(f"{args.file.parent}: no such folder; make it first")
     require_modules(("mcap", "rclpy"), RECORDING_CURE)
     from rclpy.logging import LoggingSeverity
 

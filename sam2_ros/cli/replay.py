@@ -10,7 +10,7 @@ from typing import Any
 from sam2_ros.cli.options import RECORDING_CURE, require_modules
 from sam2_ros.media.errors import UserError, engine_errors
 from sam2_ros.model.config import HIERA
-from sam2_ros.text import printable
+from sam2_ros.text import counted, printable
 
 DIFFERENT = 1  # exit code: the tracks are not the same
 
@@ -59,7 +59,14 @@ def run(args: argparse.Namespace) -> int:
             f"{args.file}: nothing to compare: in its {comparison.frames} frames no object was tracked whose prompt is "
             "recorded; start the recorder before you add objects"
         )
-    print(comparison)
+    told = str(comparison)
+    others = {obj.id for frame in recording.frames for obj in frame.tracks.objects} - comparison.ids
+    if others and comparison.same < comparison.masks:
+        told += (
+            f"; {counted(len(others), 'object')} without a recorded prompt left out, which may be why: start the "
+            "recorder before you add objects"
+        )
+    print(told)
     return 0 if comparison.same == comparison.masks else DIFFERENT
 
 

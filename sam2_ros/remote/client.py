@@ -30,6 +30,7 @@ __all__ = ["ClientKeys", "RemoteBackend"]
 
 T = TypeVar("T")
 
+NOT_CONNECTED = "not connected"  # in place of a device
 _LOST = (LinkDown, NoAnswer)
 _RESTORED_AT_ONCE = 8  # objects, whose masks must fit into a header
 
@@ -90,7 +91,7 @@ class RemoteBackend:
         self._frames = 0  # processed so far
         self._most_pixels = 1  # of a frame that was sent
         self._changes: list[ObjectChange] = []
-        self.info = BackendInfo("unknown", "not connected", "unknown", 0, 0, self._config.max_objects)
+        self.info = BackendInfo("unknown", NOT_CONNECTED, "unknown", 0, 0, self._config.max_objects)
 
     @property
     def next_id(self) -> int:

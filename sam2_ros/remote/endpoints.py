@@ -12,6 +12,15 @@ ACCEPTED = (
 )
 
 
+def check_endpoint(option: str, endpoint: str) -> None:
+    """
+    Raises:
+        ValueError: ``endpoint``, which ``option`` gives, is none.
+    """
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise ValueError(f"{option} is '{endpoint}'; accepted: tcp://HOST:PORT or ipc:///PATH")
+
+
 def endpoints_for(written: str, camera: str = "") -> tuple[str, ...]:
     """The servers for ``camera`` in the order of preference; empty for an empty text.
 

@@ -18,6 +18,7 @@ from rclpy.timer import Timer
 
 from sam2_ros.allocator import give_back_freed_memory
 from sam2_ros.inference import BackendFactory
+from sam2_ros.remote.client import NOT_CONNECTED
 from sam2_ros.ros.camera_stream import CameraStream
 from sam2_ros.ros.diagnostics import publish_diagnostics
 from sam2_ros.ros.interface import to_activate
@@ -86,6 +87,12 @@ class TrackerNode(LifecycleNode):
             raise
         self._settings.configured = True
         info = futures[0].result()
+        if info.device == NOT_CONNECTED:
+            self.get_logger().warning(
+                f"no inference server answers yet at {self._settings.text('inference.endpoint')}; images are dropped "
+                "until one does, and /diagnostics says why"
+            )
+            return TransitionCallbackReturn.SUCCESS
         scope = f" for each of {len(futures)} cameras" if len(futures) > 1 else ""
         self.get_logger().info(
             f"model {info.model} on {info.device} ({info.dtype}), {info.image_size} px, room for "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,10 +29,12 @@ class Comparison:
     masks: int = 0
     same: int = 0
     lowest: float = 1.0  # IoU
+    ids: set[int] = field(default_factory=set)  # of the objects compared
 
     def add(self, masks: Masks, recorded: Masks) -> None:
         """A frame's masks; one that is missing on one side has IoU 0."""
         self.frames += 1
+        self.ids |= masks.keys() | recorded.keys()
         both = masks.keys() & recorded.keys()
         ious = [0.0] * len(masks.keys() ^ recorded.keys())
         for ours, theirs in ((masks[object_id], recorded[object_id]) for object_id in both):

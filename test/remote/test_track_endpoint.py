@@ -48,6 +48,10 @@ def test_a_server_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Captu
     command = ["track", str(tmp_path), "--prompts", str(prompts), "--endpoint", f"ipc://{tmp_path}/nobody"]
     assert main(command) == 2
     assert "no inference server" in capsys.readouterr().err
+    assert main([*command[:-1], "127.0.0.1:5555"]) == 2
+    assert "--endpoint is '127.0.0.1:5555'; accepted: tcp://HOST:PORT" in capsys.readouterr().err
+    assert main([*command, "--model", "tiny"]) == 2
+    assert "--model does not go with --endpoint; give it to the server" in capsys.readouterr().err
 
 
 def before_call(monkeypatch: pytest.MonkeyPatch, method: str, number: int, act: Callable[[], object]) -> None:

@@ -50,7 +50,9 @@ def test_the_life_of_an_object(node: Peer, tmp_path: Path) -> None:
     code, text = sam2_ros("add", "--box", "10", "20", "40", "60", "--stamp", "0.5")
     assert code == 1 and "the frame stamped 0.500000000 is gone" in text
 
-    assert sam2_ros("rename", "cup", "--name", "mug")[0] == 0
+    assert sam2_ros("rename", "cup", "--name", "mug")[1] == "object 1 has the name 'mug' and the label 'dish'\n"
+    assert sam2_ros("rename", "1", "--label", "")[1] == "object 1 has the name 'mug' and the label ''\n"
+    assert sam2_ros("rename", "mug") == (2, "sam2_ros: error: give the new --name, the new --label, or both\n")
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[1:3, 1:4] = 255
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
@@ -67,6 +69,7 @@ def test_the_life_of_an_object(node: Peer, tmp_path: Path) -> None:
 
 def test_what_the_node_refuses(node: Peer) -> None:
     for words, complaint in (
+        (("rename", "spoon", "--label", "dish"), "no living object has the name or id 'spoon'"),
         (("remove", "spoon"), "no living object has the name or id 'spoon'"),
         (("add", "--box", "900", "900", "999", "999"), "outside the image"),
     ):

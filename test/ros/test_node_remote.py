@@ -36,6 +36,8 @@ def node(folder: Path, endpoint: str) -> Iterator[Peer]:
 
 
 def test_objects_outlive_the_server_and_the_node_has_no_torch(node: Peer, endpoint: str) -> None:
+    assert node.launched is not None
+    node.launched.wait_for_text(f"no inference server answers yet at {endpoint}, {endpoint}_spare; images are dropped")
     with node.camera():
         node.wait_until(lambda: "down" in str(node.status().get("link")), "word of the missing server")
         node.wait_until(lambda: int(node.status()["dropped"]) > 0, "dropped frames to be counted")

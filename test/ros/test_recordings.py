@@ -283,6 +283,21 @@ def test_a_recording_without_objects_is_no_difference(tmp_path: Path, capsys: An
     assert (code, out) == (2, "") and "nothing to compare: in its 2 frames no object was tracked whose prompt" in err
 
 
+def test_an_object_without_a_prompt_is_told_where_masks_differ(tmp_path: Path, capsys: Any) -> None:
+    """It lived before the recorder, so that the replay lacks it."""
+    made = Made(tmp_path / "run.mcap")
+    made.image(0)
+    older, other = tracked(1), tracked(2)
+    other.mask.data[0] = 0
+    made.tracks(0, older)
+    made.image(1)
+    made.add(0, object_id=2)
+    made.tracks(1, older, other)
+    made.close()
+    code, out, _ = replayed(tmp_path / "run.mcap", capsys)
+    assert code == 1 and "; 1 object without a recorded prompt left out, which may be why: start the recorder" in out
+
+
 def crafted(**change: Any) -> Any:
     """An object with a mask that does not fit."""
     obj = tracked()
