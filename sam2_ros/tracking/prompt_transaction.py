@@ -110,6 +110,7 @@ class PromptTransaction:
             _check_candidate(request.prompt, then, stored.frame)
         if request.prompt.points is not None and adds_to_earlier(request.prompt, then, stored.frame):
             check_sum(obj.object_id, int((then.labels < 2).sum()), len(request.prompt.points))
+        named = obj.name, obj.label, obj.label_score
         if request.name and request.name != obj.name:
             registry.check_name(request.name, obj.object_id)
             obj.name = request.name
@@ -121,6 +122,7 @@ class PromptTransaction:
         def undo() -> None:
             self.bank.restore(obj.row, row)
             obj.restore(now)
+            obj.name, obj.label, obj.label_score = named
             for each, known in past:
                 if known is not None:
                     each.objects[obj.object_id] = known

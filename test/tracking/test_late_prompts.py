@@ -289,11 +289,13 @@ def test_a_failure_on_the_way_to_now_leaves_everything_as_it_was(failing: int) -
             raise RuntimeError("out of memory")
         return encode(*arguments)  # type: ignore[arg-type]
 
-    requests = [PromptRequest(click(60, 60), 1), PromptRequest(box())]
+    requests = [PromptRequest(click(60, 60), 1, "cup", "crockery", 0.5), PromptRequest(box())]
     tracker.take_changes()
     with mock.patch.object(small_model(), "encode_memory", fail), pytest.raises(RuntimeError, match="out of memory"):
         tracker.add(requests, stamp(NOW - 5))
     assert list(tracker._objects) == [1] and tracker.take_changes() == []
+    known, wanted = (each._objects[1] for each in (tracker, untouched))
+    assert (known.name, known.label, known.label_score) == (wanted.name, wanted.label, wanted.label_score)
     assert torch.equal(logits(tracker, 1), logits(untouched, 1))
     play(tracker, NOW + 1, NOW + 2)
     play(untouched, NOW + 1, NOW + 2)
