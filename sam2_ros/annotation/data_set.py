@@ -65,7 +65,8 @@ def open_data_set(out: Path, settings: EngineSettings) -> None:
     changed = [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
     ours = {"detector", "format"} <= known.keys()  # other programs have files of this name
     if changed and (not ours or any((out / FOLDER).glob("*.json"))):
-        raise UserError(f"--out {out} was made with other settings ({', '.join(changed)}); give another folder")
+        told = ", ".join(f"{key}: {known[key]!r}" if key in known and " " not in key else key for key in changed)
+        raise UserError(f"--out {out} was made with other settings ({printable(told, 500)}); give another folder")
     check_links(out)
     if changed:  # and nothing is finished: the first attempt failed
         write_json(path, wanted)
@@ -103,7 +104,7 @@ def read_data_set(out: Path) -> DataSet:
     except UserError as error:
         raise UserError(f"{error}; run 'sam2_ros annotate' again") from None
     if not recordings:
-        raise UserError(f"{printable(out)}: no recording is finished; run 'sam2_ros annotate' again")
+        raise UserError(f"{printable(out)}: no data set is written yet; run 'sam2_ros annotate' again, which goes on")
     return DataSet(out, format, images, stills, windows, recordings)
 
 

@@ -105,18 +105,24 @@ class Images:
             )
 
 
-def find_recordings(sources: Sequence[str]) -> list[Recording]:
-    """
+def find_recordings(sources: Sequence[str], out: Path | None = None) -> list[Recording]:
+    """The recordings, each once, without the data set ``out``, which ``*`` may name too.
+
     Raises:
-        UserError: there is no such file or folder.
+        UserError: there is no such file or folder, or no recording among them.
     """
     found: list[Recording] = []
+    paths = {out.resolve()} if out is not None else set()
     taken = {"images"}  # Ultralytics takes the last folder of this name in a path for the data set's own
     for source in sources:
         path = Path(source)
         if not path.exists():
             raise UserError(f"{printable(source)}: no such file or folder; {_ACCEPTED}")
         plain = path.resolve()
+        if plain in paths:
+            note(f"{path} is named twice, or is the data set itself; left out")
+            continue
+        paths.add(plain)
         base = re.sub(r"[^\w.-]", "_", plain.name if plain.is_dir() else plain.stem).lstrip(".")[:_MAX_NAME]
         base = base or "recording"
         name, number = base, 1
@@ -125,6 +131,8 @@ def find_recordings(sources: Sequence[str]) -> list[Recording]:
             name = f"{base}-{number}"
         taken.add(name.lower())
         found.append(Recording(name, path))
+    if not found:
+        raise UserError(f"no recording is given; {_ACCEPTED}")
     return found
 
 

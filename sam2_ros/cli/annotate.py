@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.min_score <= 1:
         raise UserError(f"--min-score is {args.min_score:g}; accepted: 0 to 1")
     args.every = args.every or (_EVERY_SEARCHED if args.detector == "everything" else _EVERY)
-    recordings = find_recordings(args.sources)
+    recordings = find_recordings(args.sources, args.out)
     if args.detector.endswith(".json") and len(recordings) > 1:
         raise UserError(f"a prompts file belongs to one recording; there are {len(recordings)}")
     with engine_errors():
@@ -128,9 +128,10 @@ def _annotate(
     if not args.quiet:
         if report.finished:
             masks = sum(len(each.masks) for each in report.finished)
+            order = ", the most doubtful first" if report.doubtful else ""
             print(f"{counted(masks, 'mask')} in {counted(len(report.finished), 'recording')}; "
-                  f"{counted(report.doubtful, 'image')} to look at, "
-                  f"the most doubtful first: sam2_ros review {shlex.quote(str(args.out))}")  # fmt: skip
+                  f"{counted(report.doubtful, 'image')} to look at{order}: "
+                  f"sam2_ros review {shlex.quote(str(args.out))}")  # fmt: skip
         if report.annotated:
             print(report.speed)
         if failed := len(recordings) - len(report.finished):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import secrets
 import signal
@@ -145,8 +146,10 @@ async def serve(
         try:
             await site.start()
         except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"no server at {host}, port {port}: {reason}; --port 0 takes a free port") from None
+            cure = "--port 0 takes a free port"
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                cure = "--host takes a name or address of this machine; 0.0.0.0 is all of them"
+            raise UserError(f"no server at {host}, port {port}: {error.strerror or error}; {cure}") from None
         bound = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{bound}/" + (f"?token={token}" if token else ""))

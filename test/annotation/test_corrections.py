@@ -216,7 +216,7 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
         read_data_set(tmp_path / "data")
     settings = tmp_path / "data" / "settings.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"recordings": []}))
-    with pytest.raises(UserError, match="no recording is finished"):
+    with pytest.raises(UserError, match="no data set is written yet"):
         read_data_set(tmp_path / "data")
 
 

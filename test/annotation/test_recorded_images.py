@@ -161,6 +161,20 @@ def test_names_are_of_their_own_and_fit_for_files(tmp_path: Path) -> None:
         find_recordings([str(tmp_path / "c")])
 
 
+def test_the_data_set_and_what_is_named_twice_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by ``annotate * a --out data`` in the folder of both."""
+    for name in ("a", "data"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = find_recordings(["a", "data", "./a/"], Path("data"))
+    assert [recording.name for recording in found] == ["a"]
+    assert capsys.readouterr().err.count("; left out") == 2
+    with pytest.raises(UserError, match="no recording is given; accepted: "):
+        find_recordings(["data"], tmp_path / "data")
+
+
 def test_a_recording_that_was_written_to_is_another_one(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), picture(0))
     before = Recording("x", tmp_path).identity

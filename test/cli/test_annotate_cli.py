@@ -170,17 +170,18 @@ def test_a_bad_recording_is_named_and_does_not_stop_the_rest(
     bag: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.mcap").write_bytes(b"\x89MCAP0\r\n")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
     video = tmp_path / "text.mp4"
     video.write_text("no video")
     out = tmp_path / "out"
     sources = (tmp_path / "broken.mcap", photos, tmp_path / "empty", bag, video)
     assert annotate(*sources, "--detector", "recorded:/detections", "--out", out) == 1
     shown, said = capsys.readouterr()
-    assert f"masks in 1 recording; 0 images to look at, the most doubtful first: sam2_ros review {out}\n" in shown
+    assert f"masks in 1 recording; 0 images to look at: sam2_ros review {out}\n" in shown
     assert f"sam2_ros: {tmp_path / 'broken.mcap'}: damaged, cut, or no bag" in said
     assert "sam2_ros: photos: recorded:/detections needs a bag" in said
     assert f"sam2_ros: {tmp_path / 'empty'}: no images there" in said
+    assert f"its folders are not searched: name them ({tmp_path / 'empty'}/*)" in said
     assert f"sam2_ros: {video}: not a video" in said
     found = COCO(str(out / "annotations.json"))
     assert [video["name"] for video in found.dataset["videos"]] == ["run"] and len(found.anns) == 2 * FRAMES
@@ -208,7 +209,7 @@ def test_a_folder_of_other_files_or_settings_is_left_alone(
     out.mkdir()
     (out / "settings.json").write_text(json.dumps({"detector": "everything"}))
     assert annotate(*arguments, "--out", out) == 2
-    assert "was made with other settings (detector, format" in capsys.readouterr().err
+    assert "was made with other settings (detector: 'everything', format, " in capsys.readouterr().err
     (out / "settings.json").write_text("[" * 100_000)
     assert annotate(*arguments, "--out", out) == 2
     assert "settings.json can't be read (lists within lists, too deep)" in capsys.readouterr().err

@@ -127,6 +127,12 @@ def test_a_port_that_is_taken_is_said() -> None:
     assert f"port {port}" in done.stderr and "--port 0 takes a free port" in done.stderr
 
 
+def test_an_address_of_another_machine_is_said() -> None:
+    command = [sys.executable, "-m", "sam2_ros", "view", "--host", "192.0.2.1", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 2 and "--host takes a name or address of this machine" in done.stderr
+
+
 def test_which_addresses_are_this_machines() -> None:
     assert all(map(is_local, ("localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]")))
     assert not any(map(is_local, ("0.0.0.0", "192.0.2.1", "::", "robot", "localhost.example")))
