@@ -40,8 +40,9 @@ class DataSet:
     recordings: list[Annotated]
 
 
-def open_data_set(out: Path, settings: EngineSettings) -> None:
-    """Takes a folder that is empty, or that an earlier run with the same settings left.
+def open_data_set(out: Path, settings: EngineSettings) -> list[str]:
+    """Takes a folder that is empty, or that an earlier run with the same settings left. Returns the names of the
+    recordings that its data set consists of.
 
     Raises:
         UserError: it holds something else.
@@ -55,13 +56,13 @@ def open_data_set(out: Path, settings: EngineSettings) -> None:
         if any(file.name != LOCK for file in out.iterdir()):
             raise UserError(f"--out {out} holds other files; give a new or an empty folder")
         write_json(path, wanted)
-        return
+        return []
     try:
         earlier = _read_settings(out)
     except (UserError, ValueError) as error:
         raise UserError(f"{path} can't be read ({printable(error)}); give another folder with --out") from None
     known = earlier if isinstance(earlier, dict) else {}
-    known.pop(_RECORDINGS, None)
+    names = known.pop(_RECORDINGS, None)
     changed = [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
     ours = {"detector", "format"} <= known.keys()  # other programs have files of this name
     if changed and (not ours or any((out / FOLDER).glob("*.json"))):
@@ -70,6 +71,7 @@ def open_data_set(out: Path, settings: EngineSettings) -> None:
     check_links(out)
     if changed:  # and nothing is finished: the first attempt failed
         write_json(path, wanted)
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def write_data_set(out: Path, format: str, done: Sequence[Annotated]) -> int:

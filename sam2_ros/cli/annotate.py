@@ -100,7 +100,8 @@ def _annotate(
     from sam2_ros.annotation.job import Report, annotate, one_by_one
     from sam2_ros.media.progress import bar
 
-    open_data_set(args.out, settings)
+    given = {recording.name for recording in recordings}
+    others = [name for name in open_data_set(args.out, settings) if name not in given]
     report = Report()
     with bar(None, "image", args.quiet) as progress:
 
@@ -134,6 +135,9 @@ def _annotate(
                   f"sam2_ros review {shlex.quote(str(args.out))}")  # fmt: skip
         if report.annotated:
             print(report.speed)
+        if others and report.finished:
+            print(f"{counted(len(others), 'recording')} of earlier commands left out: "
+                  f"{printable(', '.join(others))}; name them too to have them in the data set")  # fmt: skip
         if failed := len(recordings) - len(report.finished):
             print(f"{failed} of {len(recordings)} recordings failed")
     paths = {recording.name: recording.path for recording in recordings}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,12 @@ def _train(options: TrainOptions, world: World, device: torch.device, quiet: boo
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error)) from error
     if training.step >= options.steps:
-        print(f"{training.state_path} has done all {options.steps} steps; give more --steps and another --out to go on")
+        made = shlex.quote(str(out / "checkpoint.pt"))
+        if world.first:
+            print(
+                f"{training.state_path} has done all {counted(options.steps, 'step')}; use it with --model {made}, or "
+                f"train it further: --model {made} and another --out"
+            )
         return 0
     board = None
     if world.first:

@@ -48,9 +48,8 @@ class ImageFolder:
         self.length: int | None = len(self._files)
         self._depth = 0  # bits used by 16-bit images; 0 = not known yet
         if not self._files:
-            more = (
-                f"; its folders are not searched: name them ({path}/*)" if any(map(Path.is_dir, path.iterdir())) else ""
-            )
+            folders = any(map(Path.is_dir, path.iterdir()))
+            more = f"; its folders are not searched: give one, or several to 'annotate' ({path}/*)" if folders else ""
             raise UserError(f"{self._where}: no images there; accepted: {', '.join(IMAGE_SUFFIXES)}{more}")
         stems = {file.stem for file in self._files}
         if len(stems) < len(self._files):

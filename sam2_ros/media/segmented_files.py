@@ -60,6 +60,10 @@ def output_paths(out: Path, images: Sequence[Path]) -> dict[Path, tuple[Path, Pa
     """
     paths = {image: (out / f"{image.stem}.png", out / f"{image.stem}.json", out / f"{image.stem}_overlay.jpg")
              for image in images}  # fmt: skip
+    if len(images) > 1 and out.resolve() == images[0].resolve().parent:
+        raise UserError(
+            f"--out {out} is the folder of the images, which would get more of them; give another folder with --out"
+        )
     inputs = {image.resolve() for image in images}
     for written in paths.values():
         for path in written:

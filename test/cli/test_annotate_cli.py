@@ -107,6 +107,11 @@ def test_what_a_bag_detects_late_has_masks_from_the_first_image_on(
     assert annotate(bag, "--detector", "recorded:/detections", "--out", out) == 0
     assert len(COCO(str(out / "annotations.json")).anns) == 2 * FRAMES - 1
     assert read_data_set(out).recordings[0].corrected == [(0, done.masks[0].object_id)]
+    # One that a command does not name is kept, but no longer in the data set.
+    capsys.readouterr()
+    shutil.copytree(bag, tmp_path / "other" / "second")
+    assert annotate(tmp_path / "other" / "second", "--detector", "recorded:/detections", "--out", out) == 0
+    assert "1 recording of earlier commands left out: run; name them too" in capsys.readouterr().out
 
 
 def test_what_is_detected_twice_is_one_object_in_all_images(scene: list[RenderedFrame], tmp_path: Path) -> None:
@@ -181,7 +186,7 @@ def test_a_bad_recording_is_named_and_does_not_stop_the_rest(
     assert f"sam2_ros: {tmp_path / 'broken.mcap'}: damaged, cut, or no bag" in said
     assert "sam2_ros: photos: recorded:/detections needs a bag" in said
     assert f"sam2_ros: {tmp_path / 'empty'}: no images there" in said
-    assert f"its folders are not searched: name them ({tmp_path / 'empty'}/*)" in said
+    assert f"its folders are not searched: give one, or several to 'annotate' ({tmp_path / 'empty'}/*)" in said
     assert f"sam2_ros: {video}: not a video" in said
     found = COCO(str(out / "annotations.json"))
     assert [video["name"] for video in found.dataset["videos"]] == ["run"] and len(found.anns) == 2 * FRAMES

@@ -156,6 +156,15 @@ def test_an_image_is_never_overwritten(
     assert "give another folder with --out" in capsys.readouterr().err
 
 
+def test_a_folder_of_images_gets_no_more_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whose label images and pictures the next command would take for images."""
+    for name in ("a.jpg", "b.jpg"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((32, 32, 3), np.uint8))
+    assert main(["segment", str(tmp_path), "--box", "1,1,9,9", "--out", str(tmp_path)]) == 2
+    assert "is the folder of the images" in capsys.readouterr().err
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_run_lengths_are_those_of_coco(seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,19 @@ def test_a_killed_training_goes_on_to_the_same_weights(inputs: Path, tmp_path: P
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
     assert [line["step"] for line in lines(tmp_path / "parts")] == [1, 2, 3, 4, 5, 6]
     assert main(parts) == 0  # nothing is left to do
+
+
+def test_a_finished_training_says_how_to_train_further(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command(inputs, tmp_path / "first", "--steps", "1")
+    assert main(words) == 0 and main(words) == 0
+    said = capsys.readouterr().out
+    advice = re.search(r"train it further: (--model \S+) and another --out", said)
+    assert advice is not None and "has done all 1 step;" in said
+    assert main(command(inputs, tmp_path / "second", "--steps", "1", *advice[1].split())) == 0
+    about = json.loads((tmp_path / "second" / "train.json").read_text())
+    assert about["options"]["model"] == str(tmp_path / "first" / "checkpoint.pt")
 
 
 def test_two_processes_learn_what_one_does_with_twice_the_clips(inputs: Path, tmp_path: Path) -> None:
