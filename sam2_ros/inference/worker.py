@@ -299,7 +299,9 @@ class Worker:
         try:
             if command.stamp is not None and self._current is None:
                 asked = f"no frame stamped {seconds(command.stamp)}" if command.stamp else "no frame"
-                reason = f"{asked} was processed within the time allowed; is the camera running?"
+                reason = (
+                    f"{asked} was processed within the time allowed; is the camera running? The node's log says more"
+                )
                 raise PromptError(PromptCode.NO_FRAME, reason)
             try:
                 answer = command.apply(backend)

@@ -76,6 +76,7 @@ class CameraStream:
         self._answer: FrameResult | None = None  # the engine's newest, also one that a command changed
         self._told: tuple[FrameResult, Space] | None = None  # the same, as published
         self._active = False
+        self._complained = False  # of images that do not come: logged once each time
         self._next_id = 1  # outlives the engine: the node never uses an id twice
         self._refused_encodings: set[str] = set()
         self._discovery = discovery_of(settings, self._active_worker, lambda: self._active, self._warn)
@@ -266,7 +267,11 @@ class CameraStream:
         if not self._active:
             return DiagnosticStatus.OK, "not active"
         if complaint := self._input.complaint():
+            if not self._complained:
+                self._warn(complaint)
+            self._complained = True
             return DiagnosticStatus.ERROR, complaint
+        self._complained = False
         lost = self._worker.counters.dropped
         if self._settings["input.every_frame"] and lost:
             reason = f"{lost} images were dropped though input.every_frame is set; play slower or raise input.queue"

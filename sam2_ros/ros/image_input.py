@@ -62,6 +62,10 @@ class ImageInput:
         silent = f"no image on {topic} for {self.age():.1f} s: "
         if not publishers:
             name = IMAGE.for_camera(self._camera)
+            raw = topic.removesuffix("/compressed")
+            for transport, other in (("raw", raw), ("compressed", f"{raw}/compressed")):
+                if other != topic and self._node.get_publishers_info_by_topic(other):
+                    return silent + f"nobody publishes it, but {other}; set input.transport to {transport}"
             return silent + f"nobody publishes it; remap '{name}' to the camera's topic or start the camera"
         type_name = _TRANSPORTS[self._parameters.text("input.transport")].type.replace("/", "/msg/")
         if other_types := {info.topic_type for info in publishers} - {type_name}:

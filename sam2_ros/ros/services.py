@@ -101,7 +101,7 @@ class Services:
     async def _list_objects(self, request: ListObjects.Request, response: ListObjects.Response) -> None:
         worker = self._worker()
         info, result, newest = await self.call(lambda backend: (backend.info, backend.objects(), worker.newest))
-        response.success, response.message = True, "no frame was processed yet"
+        response.success, response.message = True, "no frame was processed yet; if none comes, the node's log says why"
         if result is None or newest is None:
             return
         encoding = self._parameters.text("output.mask_encoding")

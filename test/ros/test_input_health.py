@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import rclpy
+from node_harness import wait_until
+from sensor_msgs.msg import CompressedImage
 
 from sam2_ros.ros import image_input, input_health
 from sam2_ros.ros.image_input import ImageInput
@@ -108,6 +110,9 @@ def test_an_input_that_starts_again_counts_from_its_start(monkeypatch: pytest.Mo
         assert images.age() == 0 and not images.complaint()
         now[0] += 60 * SECOND
         assert images.age() == 60 and "nobody publishes it" in images.complaint()
+        node.create_publisher(CompressedImage, "/image/compressed", 1)
+        wanted = "nobody publishes it, but /image/compressed; set input.transport to compressed"
+        wait_until(lambda: wanted in images.complaint(), "the other topic")
         images.stop()
         images.start()
         assert images.age() == 0 and not images.complaint()

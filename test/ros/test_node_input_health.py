@@ -54,6 +54,8 @@ def expect(node: Peer, kind: str, image: Any, before: int, words: str) -> Any:
 def test_a_silent_camera(node: Peer) -> None:
     """Nothing is sent; the fixture's parameters wait for 0.3 s."""
     node.wait_until(lambda: "no image on /health/image" in node.status()["message"], "a complaint")
+    assert node.launched is not None
+    node.launched.wait_for_text("[WARN]", "no image on /health/image for ")
     assert node.status()["level"] == DiagnosticStatus.ERROR
     assert [known.name for known in node.track().objects] == ["cup"]
 
