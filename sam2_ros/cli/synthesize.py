@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sam2_ros.training.clips import Clip
 
 
+_OPTIONS = {"scenes": ("models", "split", "rate", "jobs"), "photographs": ("objects", "passers", "look_alikes")}
+
+
 def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "synthesize",
@@ -84,10 +87,14 @@ def register(subparsers: Any) -> None:
         metavar="SHARE",
         help="share of clips with a mirrored, unlabelled copy of an object (default: 0.25)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default_of=parser.get_default)
 
 
 def run(args: argparse.Namespace) -> int:
+    for kind, options in _OPTIONS.items():
+        for option in options:
+            if not getattr(args, kind) and getattr(args, option) != args.default_of(option):
+                raise UserError(f"--{option.replace('_', '-')} belongs to --{kind}")
     args.steps = args.steps or (60 if args.scenes else 40)
     args.size = args.size or ([854, 480] if args.scenes else [512])
     wanted = 2 if args.scenes else 1

@@ -135,6 +135,7 @@ def test_what_is_there_is_not_overwritten(photographs: Path, tmp_path: Path, cap
     [
         (["--steps", "3"], "--steps is 3; accepted: 8 or more"),
         (["--objects", "3", "2"], "--objects MAX is 2; accepted: 3 or more"),
+        (["--split", "report"], "--split belongs to --scenes"),
         (["--photographs", "nowhere"], "holds no labelled photographs; accepted: images/ with annotations.json"),
     ],
 )
@@ -144,6 +145,11 @@ def test_wrong_options_are_refused(
     assert make(tmp_path / "out", photographs, *options) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_scenes_refuse_options_of_photographs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["synthesize", str(tmp_path / "out"), "--scenes", "--look-alikes", "1"]) == 2
+    assert "--look-alikes belongs to --photographs" in capsys.readouterr().err
 
 
 def test_an_error_leaves_no_half_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
