@@ -83,17 +83,23 @@ def coco_photos(file: Path, unlabelled: bool = False) -> list[Photo]:
     Instances given as run lengths (crowds) are left out, and photographs without instances unless ``unlabelled``.
 
     Raises:
-        ValueError: not COCO's format, or none of the photographs is there.
+        ValueError: not COCO's format, no instance is a polygon, or none of the photographs is there.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         by_image: dict[Any, list[Any]] = {}
+        annotated = bool(content["annotations"])
         for annotation in sorted(content["annotations"], key=_area, reverse=True):
             if isinstance(annotation.get("segmentation"), list):
                 by_image.setdefault(annotation["image_id"], []).append(annotation["segmentation"])
         entries = [(e["file_name"], e["width"], e["height"], by_image.get(e["id"], [])) for e in content["images"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not in COCO's format (images, annotations with polygons): {error}") from error
+    if annotated and not by_image:
+        raise ValueError(
+            f"{file}: its instances are no polygons; accepted: polygons, no run lengths ('sam2_ros annotate' writes "
+            "what is read here with --format yolo, or davis for videos)"
+        )
     photos = []
     for name, width, height, shapes in entries:
         path = next((p for p in (file.parent / "images" / name, file.parent / name) if p.is_file()), None)

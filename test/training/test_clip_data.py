@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,11 @@ def test_what_is_no_data_is_refused(data: Path, tmp_path: Path) -> None:
         open_data(data / "davis", ClipSettings(SIZE, length=9))
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="not in COCO's format"):
+        open_data(tmp_path / "other.json", SETTINGS)
+    run_lengths = {"image_id": 1, "segmentation": {"size": [4, 4], "counts": "0`0"}, "area": 16}  # as of annotate
+    content = {"images": [{"id": 1, "file_name": "a.jpg", "width": 4, "height": 4}], "annotations": [run_lengths]}
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="its instances are no polygons; accepted: polygons, no run lengths"):
         open_data(tmp_path / "other.json", SETTINGS)
     listed = data / "davis" / "wrong.txt"
     listed.write_text("v7\n")
