@@ -34,7 +34,8 @@ def comparison(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     both = objects[0].keys() & objects[1].keys()
     old_mean, new_mean = ({"jf": mean(values[key] for key in both) if both else None} for values in objects)
     pairs.append((f"mean over {counted(len(both), 'object')}", old_mean, new_mean))
-    lines: list[tuple[str, ...]] = [("J&F", earlier["settings"]["model"], now["settings"]["model"], "difference")]
+    named = [f"{when}: {report['settings']['model']}" for when, report in (("before", earlier), ("now", now))]
+    lines: list[tuple[str, ...]] = [("J&F", *named, "difference")]
     for name, old, new in pairs:
         change = "-" if None in (old["jf"], new["jf"]) else f"{100 * (new['jf'] - old['jf']):+.1f}"
         lines.append((name, number(old["jf"], 1, 100), number(new["jf"], 1, 100), change))

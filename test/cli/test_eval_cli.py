@@ -160,6 +160,7 @@ def test_several_models_and_an_earlier_report(davis: Path, tmp_path: Path, capfd
     assert main(command) == 0
     printed = capfd.readouterr().out
     assert "not the same measurement: prompt differ" in printed and "mean over 4 objects" in printed
+    assert "before: null" in printed and "now: null:0" in printed
     models = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["models"]
     assert [one["settings"]["model"] for one in models] == ["null", "null:0"]
     assert models[0]["objects"] == models[1]["objects"]

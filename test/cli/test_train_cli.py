@@ -200,7 +200,7 @@ def test_options_from_a_file(inputs: Path, tmp_path: Path) -> None:
         (("--model", "huge"), "no weights for model 'huge'"),
         (("--size", "100"), "image_size is 100; accepted: multiples of 32 from 64 on"),
         (("--device", "abacus"), "accepted: auto, cpu, cuda, cuda:N"),
-        (("--config", "none.yaml"), "none.yaml"),
+        (("--config", "none.yaml"), "sam2_ros: error: none.yaml: No such file or directory\n"),
     ],
 )
 def test_what_a_user_can_mend(
