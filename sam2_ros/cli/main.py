@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with signals_unwind(background=False):
             code: int = args.run(args)
     except (UserError, OSError) as error:
-        of_a_file = isinstance(error, OSError) and error.filename and error.strerror
-        print(f"sam2_ros: error: {f'{error.filename}: {error.strerror}' if of_a_file else error}", file=sys.stderr)
+        told = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            told = f"{error.filename}: {error.strerror}"
+        print(f"sam2_ros: error: {told}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as error:
         print("sam2_ros: interrupted", file=sys.stderr)
