@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from sam2_ros.inference.backend import Backend, BackendInfo
 from sam2_ros.inference.null import NullBackend, is_null_model
+from sam2_ros.model.config import WINDOW_SIDE
 from sam2_ros.tracking.config import TrackerConfig
 
 if TYPE_CHECKING:
     from sam2_ros.tracking.shared_model import SharedModel
 
-__all__ = ["Backend", "BackendFactory", "BackendInfo", "NullBackend", "is_null_model", "make_backend"]
+__all__ = ["Backend", "BackendFactory", "BackendInfo", "NullBackend", "input_side", "is_null_model", "make_backend"]
 
 
 class BackendFactory:
@@ -83,5 +84,16 @@ def make_backend(
     threads: int = 0,
     runtime: str = "auto",
 ) -> Backend:
-    """One backend with a network of its own, warmed up; arguments and errors as for :class:`BackendFactory`."""
-    return BackendFactory(model, device, dtype, image_size, threads, runtime=runtime).make(config)
+    """One backend with a network of its own, warmed up; arguments and errors as for :class:`BackendFactory`, and
+    ``image_size`` 0 as in :func:`input_side`."""
+    config = config or TrackerConfig()
+    side = input_side(model, image_size, config)
+    return BackendFactory(model, device, dtype, side, threads, runtime=runtime).make(config)
+
+
+def input_side(model: str, image_size: int, config: TrackerConfig) -> int:
+    """The side of the network's input for a tracker, pixels; 0 = the checkpoint's own.
+
+    Windows show things larger, so that the embedded model needs a smaller input with them, if none is chosen.
+    """
+    return WINDOW_SIDE if model == "embedded" and config.window != "off" and not image_size else image_size

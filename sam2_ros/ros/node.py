@@ -17,12 +17,13 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.timer import Timer
 
 from sam2_ros.allocator import give_back_freed_memory
-from sam2_ros.inference import BackendFactory
+from sam2_ros.inference import BackendFactory, input_side
 from sam2_ros.remote.client import NOT_CONNECTED
 from sam2_ros.ros.camera_stream import CameraStream
 from sam2_ros.ros.diagnostics import publish_diagnostics
 from sam2_ros.ros.interface import to_activate
 from sam2_ros.ros.node_parameters import NodeParameters
+from sam2_ros.ros.parameters import tracker_config
 from sam2_ros.text import counted
 from sam2_ros.tracking.config import TrackerConfig
 
@@ -172,10 +173,11 @@ class TrackerNode(LifecycleNode):
             camera.configure(config)
 
     def _make_factory(self) -> BackendFactory:
-        values = self._settings.values
+        values, number = self._settings.values, self._settings.number
+        name = str(values["model.name"])
+        side = input_side(name, int(number("model.image_size")), tracker_config(values))
         return BackendFactory(
-            str(values["model.name"]), str(values["model.device"]), str(values["model.dtype"]),
-            int(self._settings.number("model.image_size")), int(self._settings.number("model.threads")),
+            name, str(values["model.device"]), str(values["model.dtype"]), side, int(number("model.threads")),
             together=not values["input.every_frame"], ahead=bool(values["model.encode_ahead"]),
             runtime=str(values["model.runtime"]),
         )  # fmt: skip

@@ -46,7 +46,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=RUNTIMES,
     ),
     Parameter(
-        "model.image_size", 0, "Side of the square input of the network, in pixels; 0 = as in training.", 0, 4096
+        "model.image_size",
+        0,
+        "Side of the square input of the network, in pixels; 0 = as in training, but 384 for the embedded model where "
+        "tracker.window is auto at configure, since windows show things larger.",
+        0,
+        4096,
     ),
     Parameter("model.threads", 0, "CPU threads of the network; 0 = PyTorch chooses.", 0, 1024),
     Parameter(

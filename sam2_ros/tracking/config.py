@@ -110,8 +110,8 @@ class TrackerConfig:
     window_budget: float = setting(
         1.0,
         "Time that the network may take for a frame with windows, as a multiple of what it takes without them "
-        "(estimated). If that is too little for all objects, they take turns, and optical flow carries the masks of "
-        "the others on. One object at least is looked at; 0 = no limit.",
+        "(estimated; of the embedded model with its input of 448 px). If that is too little for all objects, they take "
+        "turns, and optical flow carries the masks of the others on. One object at least is looked at; 0 = no limit.",
         0,
         100,
     )

@@ -3,7 +3,8 @@
 Each window is encoded by itself. With a budget, the network looks at some objects of a frame. The masks of the others
 are carried from the frame before by optical flow (:mod:`.mask_follower`); hidden ones wait. The rules:
 
-1. The work of a frame without windows is that of encoding (``encode``) and :data:`LOOK` for each object.
+1. The work of a frame without windows is that of encoding (``encode``) and :data:`LOOK` for each object, ``larger``
+   times as much where the input is larger without windows.
    ``tracker.window_budget`` times that is what a frame may cost on average; what one frame leaves, the next may spend,
    up to one look.
 2. A look costs the encoding of its window, and :data:`LOOK`. Objects that are seen in one window share it. A search of
@@ -26,7 +27,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.model.config import ModelConfig
+from sam2_ros.model.config import EMBEDDED_SIDE, ModelConfig
 from sam2_ros.tracking.look_alikes import show_one_thing
 from sam2_ros.tracking.mask_follower import FollowedMask, MaskFollower
 from sam2_ros.tracking.objects import LiveObject
@@ -43,10 +44,11 @@ class LookScheduler:
 
     Args:
         encode: work of encoding a window, in times of :data:`LOOK` (:func:`encode_work`).
+        larger: see rule 1 (:func:`larger_work`).
     """
 
-    def __init__(self, encode: float) -> None:
-        self._encode = encode
+    def __init__(self, encode: float, larger: float = 1.0) -> None:
+        self._encode, self._larger = encode, larger
         self._follower = MaskFollower()
         self._credit = 0.0  # work that frames before left, or took too much
 
@@ -71,7 +73,7 @@ class LookScheduler:
             searches: whether the whole frame is searched for hidden objects.
         """
         self._follower.add_image(image if budget else None, frame, size)
-        income = budget * (self._encode + LOOK * len(windows)) - 2 * self._encode * searches
+        income = budget * self._larger * (self._encode + LOOK * len(windows)) - 2 * self._encode * searches
         views = {window for _, window in windows}
         if not budget or len(windows) < 2 or (budget >= 1 and views == {Window.whole(*size)}):
             self._credit = 0.0
@@ -108,6 +110,14 @@ def encode_work(model: ModelConfig) -> float:
         "sam3": model.rotary_vit.depth * model.rotary_vit.width**2 / 16,  # its map has a quarter of the side
     }
     return 2.5 * max(1.0, work.get(model.trunk, 0) / smallest)
+
+
+def larger_work(model: ModelConfig) -> float:
+    """About how many times as long the embedded model takes with its input in training as with that of ``model``, if
+    this is smaller: with windows it is. The encoder's work grows with the square of the side, attention faster."""
+    if model.trunk != "tinyvit":
+        return 1.0
+    return max(1.0, EMBEDDED_SIDE / model.image_size) ** 2.5
 
 
 def _meeting(followed: Mapping[int, FollowedMask]) -> set[int]:

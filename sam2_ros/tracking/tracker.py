@@ -21,7 +21,7 @@ from sam2_ros.tracking.clock import Clock, clock_of
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import SHEDDING_STEPS, LoadShedder, Workload
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, View, most_bytes
-from sam2_ros.tracking.look_scheduler import LookScheduler, encode_work
+from sam2_ros.tracking.look_scheduler import LookScheduler, encode_work, larger_work
 from sam2_ros.tracking.mask_follower import FollowedMask
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.prompt_checks import check_names, check_requests
@@ -89,7 +89,7 @@ class Tracker:
         self._viewer = Viewer(self._shared, self.config)
         self._prompts = PromptDecoder(self._viewer, self.bank, self.config)
         self._propagation = self._make_propagation()
-        self._scheduler = LookScheduler(encode_work(model.config))
+        self._scheduler = LookScheduler(encode_work(model.config), larger_work(model.config))
         self._load_shedder = LoadShedder(self.config.deadline, len(SHEDDING_STEPS) - (not model.shrinks))
         self._frame = -1  # index of the newest frame
         self._changes: deque[ObjectChange] = deque(maxlen=MAX_CHANGES)

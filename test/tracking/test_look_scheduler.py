@@ -13,8 +13,8 @@ import textures
 from numpy.typing import NDArray
 
 from sam2_ros.evaluation.mask_metrics import jaccard
-from sam2_ros.model.config import EDGE_MODELS, SAM3, official_config
-from sam2_ros.tracking.look_scheduler import LookScheduler, encode_work
+from sam2_ros.model.config import EDGE_MODELS, EMBEDDED_SIDE, SAM3, WINDOW_SIDE, ModelConfig, official_config
+from sam2_ros.tracking.look_scheduler import LookScheduler, encode_work, larger_work
 from sam2_ros.tracking.mask_follower import LONGEST, FollowedMask, MaskFollower
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.types import CroppedMask, ObjectState
@@ -177,6 +177,21 @@ def test_a_slow_encoder_lets_fewer_objects_be_looked_at() -> None:
     scheduler = LookScheduler(10.0)
     assert scheduler.waiting([], image(0), 0, SIZE, 1.0, False) == {}
     assert [len(found) for found in looks(scheduler, objects(), range(1, 6))] == [1, 1, 1, 2, 1]
+
+
+def test_a_smaller_input_lets_more_objects_be_looked_at() -> None:
+    """Each frame adds 1.5 times 6.5, a look takes 3.5: left are 2.75 after two, then 2, 1.25 and 0.5 after three."""
+    scheduler = LookScheduler(2.5, 1.5)
+    assert scheduler.waiting([], image(0), 0, SIZE, 1.0, False) == {}
+    assert [len(found) for found in looks(scheduler, objects(), range(1, 6))] == [2, 3, 3, 3, 2]
+
+
+def test_an_input_counts_by_what_that_of_training_would_take() -> None:
+    """A look then costs as much less as it takes less time, also where the network's input is larger."""
+    sides = (WINDOW_SIDE, EMBEDDED_SIDE, 640)
+    work = [larger_work(ModelConfig("a model", trunk="tinyvit", image_size=side)) for side in sides]
+    assert work == [pytest.approx(1.47, abs=0.01), 1.0, 1.0]
+    assert larger_work(official_config("tiny")) == larger_work(replace(official_config("tiny"), image_size=512)) == 1.0
 
 
 @pytest.mark.parametrize("before", [None, "cut", "size"])
