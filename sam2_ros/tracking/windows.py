@@ -8,7 +8,8 @@ serves its object, because memories tell where the object was in its window. The
    where its mask reaches the edge of the last window. While the object is hidden, it is expected where it was: seen
    smaller, it fits its memory worse, and other things fit it as well.
 2. It stays while it holds the box's surroundings (:data:`INNER` times the box) and is at most :data:`SLACK` times
-   larger or smaller than wanted.
+   larger or smaller than wanted. Else its size changes by that factor at most, if it then holds them: where a thing
+   is suddenly seen much smaller, its memory may fit another one.
 3. Objects do not share windows: one for several shows each of them smaller. At most :data:`MOST` objects have one of
    their own. The others are seen in the whole frame.
 """
@@ -105,12 +106,14 @@ class Frame:
         """The share of the frame's sides that a window has."""
         return max(window.width / self.width, window.height / self.height)
 
-    def window(self, box: Box, factor: float = FACTOR) -> Window:
-        """The window of ``factor`` times the size of ``box``, around it."""
+    def window(self, box: Box, factor: float = FACTOR, least: float = 0.0, most: float = 1.0) -> Window:
+        """The window of ``factor`` times the size of ``box``, around it, with a share of the frame's sides from
+        ``least`` to ``most``."""
         x0, y0, x1, y1 = box
         share = factor * max((x1 - x0) / self.width, (y1 - y0) / self.height)
         share = max(share, self.side / ENLARGED / max(self.width, self.height))
-        if share >= WHOLE:
+        share = min(max(1.0 if share >= WHOLE else share, least), most)
+        if share >= 1.0:
             return self.whole
         width, height = max(1, round(share * self.width)), max(1, round(share * self.height))
         x, y = round((x0 + x1 - width) / 2), round((y0 + y1 - height) / 2)
@@ -150,9 +153,13 @@ def window_of(target: Target, frame: Frame) -> Window:
     wanted, window = frame.window(target.box, FACTOR * growth), target.window
     if window is None or not frame.has(window):
         return wanted
-    ratio = frame.share_of(window) / frame.share_of(wanted)
-    inner = frame.surroundings(target.box, INNER * growth)
-    return window if 1 / SLACK <= ratio <= SLACK and window.holds(inner) else wanted
+    share, inner = frame.share_of(window), frame.surroundings(target.box, INNER * growth)
+    if wanted == frame.whole and share >= WHOLE:  # which others may share
+        return wanted
+    if 1 / SLACK <= share / frame.share_of(wanted) <= SLACK and window.holds(inner):
+        return window
+    near = frame.window(target.box, FACTOR * growth, share / SLACK, min(1.0, share * SLACK))
+    return near if near.holds(inner) else wanted
 
 
 def serving(target: Target, windows: Iterable[Window], frame: Frame) -> Window | None:

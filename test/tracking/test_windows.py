@@ -72,13 +72,25 @@ def test_without_objects_the_whole_frame_is_seen() -> None:
         (moved(190), Window(440, 125, 940, 375)),  # to 765: placed anew around the object
         (moved(0, 60), Window(250, 185, 750, 435)),  # to 385 of 375
         (moved(0, grown=1.35), AROUND),
-        (moved(0, grown=1.5), Window(125, 62, 875, 437)),  # 0.75 of the frame; more than 1.4 times larger
+        (moved(0, grown=1.5), Window(150, 75, 850, 425)),  # 0.75 of the frame are wanted, but 0.7 are 1.4 times more
+        (moved(0, grown=2.2), Window(150, 75, 850, 425)),  # the whole frame is
+        (moved(0, grown=2.4), WHOLE),  # 1.5 times the box are 360 pixels high
         (moved(0, grown=0.75), AROUND),
-        (moved(0, grown=0.7), Window(325, 162, 675, 337)),
+        (moved(0, grown=0.7), Window(322, 160, 679, 339)),  # 0.35 are wanted, 0.5 / 1.4 are less of a step
+        (moved(0, grown=0.1), Window(322, 160, 679, 339)),
     ],
 )
 def test_a_window_stays_while_it_serves(box: tuple[float, float, float, float], window: Window) -> None:
     assert alone(box) == window
+
+
+def test_a_window_grows_to_the_whole_frame_in_steps() -> None:
+    """What is suddenly seen much smaller may fit the memory worse than another thing does."""
+    window, near, seen = AROUND, moved(0, grown=2), []
+    for _ in range(3):
+        window = alone(near, window=window)
+        seen.append(window)
+    assert seen == [Window(150, 75, 850, 425), Window(10, 5, 990, 495), WHOLE]
 
 
 def test_a_mask_that_the_window_cuts_widens_it() -> None:
@@ -108,9 +120,9 @@ def test_a_mask_that_the_window_cuts_widens_it() -> None:
 def test_a_mask_is_cut_where_it_reaches_an_edge_that_is_not_the_frames(
     window: Window, edges: tuple[float, float, float, float], cut: bool
 ) -> None:
-    box = moved(0, grown=1.2)  # wanted are 600 pixels, or 780 for a mask that was cut
+    box = moved(0, grown=1.2)  # wanted are 600 pixels, or 780 for a mask that was cut, of which it gets 700
     box = tuple(np.add(box, [(window.x0 + window.x1) / 2 - 500, (window.y0 + window.y1) / 2 - 250] * 2).tolist())
-    assert alone(box, window=window, seen=edges).width == (780 if cut else 500)
+    assert alone(box, window=window, seen=edges).width == (700 if cut else 500)
 
 
 def test_edges_lie_in_the_frame_and_sizes_are_shares_of_it() -> None:
