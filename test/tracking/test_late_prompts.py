@@ -14,6 +14,7 @@ import torch
 from sam2_reference import difference
 from small_tracker import add, box, click, logits, rectangle, run, scene, small_model, stepped
 
+from sam2_ros.inference import input_side
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
 from sam2_ros.model.checkpoint import read_checkpoint
 from sam2_ros.model.weight_files import EMBEDDED
@@ -338,12 +339,17 @@ def test_the_history_keeps_within_its_bytes(dtype: str) -> None:
 
 def test_bytes_of_the_history_are_those_of_the_documentation() -> None:
     text = (Path(__file__).parents[2] / "docs" / "explanation" / "tracking.md").read_text(encoding="utf-8")
-    for config in (read_checkpoint(EMBEDDED)[1], ModelConfig("tiny", hiera=HIERA["tiny"])):
+    for model, config in (
+        ("embedded", read_checkpoint(EMBEDDED)[1]),
+        ("tiny", ModelConfig("tiny", hiera=HIERA["tiny"])),
+    ):
         row = ""
         for count in (1, 16):
-            settings = (TrackerConfig(max_objects=count, window=window) for window in ("off", "auto"))
-            off, auto = (most_bytes(config, each, "float32") / 2**20 for each in settings)
-            row += f"| {off:.0f} / {auto:.0f} MiB "
+            sizes = []
+            for settings in (TrackerConfig(max_objects=count, window=window) for window in ("off", "auto")):
+                side = input_side(model, 0, settings) or config.image_size
+                sizes.append(most_bytes(replace(config, image_size=side), settings, "float32") / 2**20)
+            row += f"| {sizes[0]:.0f} / {sizes[1]:.0f} MiB "
         assert f"{row}|" in text
 
 
