@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from sam2_ros.annotation.data_set import write_data_set
 from sam2_ros.annotation.engine import Done, Engine, EngineSettings
-from sam2_ros.annotation.recordings import Frames, Recording, open_recording
+from sam2_ros.annotation.recordings import Frames, Images, Recording, extract, open_recording
 from sam2_ros.annotation.results import Annotated, read_result
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.signals import signals_wait
@@ -69,6 +69,13 @@ def annotate(
     for recording in recordings:
         if (earlier := read_result(out, recording)) is not None:
             done[recording.name] = earlier
+            images = Images(out / settings.images / recording.name, earlier.images)
+            if not images.all_there():
+                try:
+                    extract(open_recording(recording, settings.topic, settings.stills), images.folder, lambda: None)
+                    say(f"{recording.name}: images were missing; they are written again")
+                except UserError as error:
+                    report.problems[recording.name] = f"images are missing, and {error}"
             continue
         try:
             waiting.append((recording, open_recording(recording, settings.topic, settings.stills)))

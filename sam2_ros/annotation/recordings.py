@@ -81,13 +81,13 @@ class Images:
         Raises:
             UserError: it can't be read, or is another image than the one that was annotated.
         """
-        rgb = read_image(self.folder / self.files[index].name)
+        rgb = read_image(self._path(index))
         self._check_size(index, rgb.shape[1], rgb.shape[0])
         return rgb
 
     def jpeg(self, index: int) -> bytes:
         """The file, for who decodes it himself; raises as :meth:`read`."""
-        path = self.folder / self.files[index].name
+        path = self._path(index)
         content = read_file(path, MAX_BYTES)
         try:
             header = read_header(content)
@@ -95,6 +95,16 @@ class Images:
             raise UserError(f"{path}: not a readable image ({error})") from None
         self._check_size(index, header.width, header.height)
         return content
+
+    def all_there(self) -> bool:
+        """Whether no file is missing."""
+        return all((self.folder / file.name).is_file() for file in self.files)
+
+    def _path(self, index: int) -> Path:
+        path = self.folder / self.files[index].name
+        if not path.exists():
+            raise UserError(f"{path}: no such file; 'sam2_ros annotate' writes it again")
+        return path
 
     def _check_size(self, index: int, width: int, height: int) -> None:
         file = self.files[index]

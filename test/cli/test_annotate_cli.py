@@ -34,6 +34,7 @@ pytest.importorskip("torch", reason="the embedded model needs torch")
 from sam2_ros.annotation.data_set import open_data_set, read_data_set
 from sam2_ros.annotation.engine import EngineSettings
 from sam2_ros.annotation.folder import in_use
+from sam2_ros.annotation.recordings import Images
 from sam2_ros.annotation.results import write_result
 
 FRAMES, WIDTH, HEIGHT = 12, 320, 240
@@ -107,6 +108,16 @@ def test_what_a_bag_detects_late_has_masks_from_the_first_image_on(
     assert annotate(bag, "--detector", "recorded:/detections", "--out", out) == 0
     assert len(COCO(str(out / "annotations.json")).anns) == 2 * FRAMES - 1
     assert read_data_set(out).recordings[0].corrected == [(0, done.masks[0].object_id)]
+    # Images that are gone are written again, and nothing else changes.
+    image = out / "images" / "run" / done.images[0].name
+    before = image.read_bytes()
+    image.unlink()
+    with pytest.raises(UserError, match="no such file; 'sam2_ros annotate' writes it again"):
+        Images(image.parent, done.images).read(0)
+    capsys.readouterr()
+    assert annotate(bag, "--detector", "recorded:/detections", "--out", out) == 0
+    assert "run: images were missing; they are written again" in capsys.readouterr().out
+    assert image.read_bytes() == before and read_data_set(out).recordings[0].corrected
     # One that a command does not name is kept, but no longer in the data set.
     capsys.readouterr()
     shutil.copytree(bag, tmp_path / "other" / "second")
