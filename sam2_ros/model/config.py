@@ -237,7 +237,7 @@ EDGE_MODELS = {
 EMBEDDED_SIDE = 448
 """Side of the embedded model's input in training, pixels."""
 WINDOW_SIDE = 384
-"""Its default where windows follow the objects, pixels: it takes two thirds of the time and tracks as well there."""
+"""Its default where windows follow the objects, pixels: it takes four fifths of the time and tracks as well there."""
 SAM3 = ModelConfig("sam3", trunk="sam3", image_size=1008)
 """The tracker of SAM 3: SAM 2.1's parts behind an image encoder of its own."""
 

@@ -114,10 +114,10 @@ def encode_work(model: ModelConfig) -> float:
 
 def larger_work(model: ModelConfig) -> float:
     """About how many times as long the embedded model takes with its input in training as with that of ``model``, if
-    this is smaller: with windows it is. The encoder's work grows with the square of the side, attention faster."""
+    this is smaller: with windows it is. Measured are 1.25 and 1.29 for 384 pixels, with one and four objects."""
     if model.trunk != "tinyvit":
         return 1.0
-    return max(1.0, EMBEDDED_SIDE / model.image_size) ** 2.5
+    return max(1.0, EMBEDDED_SIDE / model.image_size) ** 1.5
 
 
 def _meeting(followed: Mapping[int, FollowedMask]) -> set[int]:
