@@ -113,10 +113,13 @@ def run(args: argparse.Namespace) -> int:
             check_loads(job.settings.model)
     for job in jobs:
         make_folder(job.out)
-        claim(job, args.overwrite)
+        if not args.overwrite:
+            claim(job, False)
     reports = []
     stopped = None
     for job in jobs:
+        if args.overwrite:  # now, so that an interruption leaves the results of later models
+            claim(job, True)
         summary, stopped = _run_job(args, dataset, job)
         reports.append(summary)
         if not args.quiet and earlier is not None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 10.0
 SETTLE_S = 5.0  # after this the recorder says that it runs, whatever it receives
+INPUT_SIDE = "image size [px]"  # in the node's diagnostics
 
 
 def register(subparsers: Any) -> None:
@@ -124,7 +125,7 @@ def _settle(node: Node, source: Source, writer: RecordingWriter) -> None:
 def _find(node: Node, name: str) -> Source:
     import rclpy
 
-    from sam2_ros.ros.client_node import other_trackers, owner_of
+    from sam2_ros.ros.client_node import is_tracker, other_trackers, owner_of
     from sam2_ros.viewer.discovery import find_sources
 
     deadline = time.monotonic() + PATIENCE_S
@@ -137,7 +138,7 @@ def _find(node: Node, name: str) -> Source:
             return sources[0]
         rclpy.spin_once(node, timeout_sec=0.2)
     owner = owner_of(node, name)
-    if owner and not any(source.image_topic for source in find_sources(node, owner)):
+    if owner and is_tracker(node, owner) and not any(source.image_topic for source in find_sources(node, owner)):
         raise UserError(f"{owner} is not active; run: {to_activate(owner, 'configure')}")
     raise UserError(f"no tracker {name} within {PATIENCE_S:g} s; {other_trackers(node, name)}")
 
@@ -157,4 +158,25 @@ def _parameters(node: Node, owner: str) -> dict[str, Any]:
     rclpy.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
     if not future.done():
         raise UserError(f"{owner} did not answer get_parameters within {PATIENCE_S:g} s")
-    return dict(zip(names, map(parameter_value_to_python, future.result().values), strict=True))
+    values = dict(zip(names, map(parameter_value_to_python, future.result().values), strict=True))
+    values["model.image_size"] = values["model.image_size"] or _input_side(node, owner)
+    return values
+
+
+def _input_side(node: Node, owner: str) -> int:
+    """The side of the network's input that ``owner`` chose, by its diagnostics; 0: it says none in time."""
+    import rclpy
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    sides: list[int] = []
+
+    def read(message: DiagnosticArray) -> None:
+        told = (value for status in message.status if status.hardware_id == owner for value in status.values)
+        sides.extend(int(value.value) for value in told if value.key == INPUT_SIDE and value.value.isdigit())
+
+    subscription = node.create_subscription(DiagnosticArray, "/diagnostics", read, 10)
+    deadline = time.monotonic() + SETTLE_S
+    while not sides and time.monotonic() < deadline:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    node.destroy_subscription(subscription)
+    return sides[0] if sides else 0

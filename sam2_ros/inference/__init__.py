@@ -96,4 +96,5 @@ def input_side(model: str, image_size: int, config: TrackerConfig) -> int:
 
     Windows show things larger, so that the embedded model needs a smaller input with them, if none is chosen.
     """
-    return WINDOW_SIDE if model == "embedded" and config.window != "off" and not image_size else image_size
+    windows = config.window != "off" and not config.reference_policy
+    return WINDOW_SIDE if model == "embedded" and windows and not image_size else image_size

@@ -10,13 +10,14 @@ from typing import Any
 import rclpy
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
-from rclpy.node import Node
+from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.signals import SignalHandlerOptions
 
 from sam2_ros.media.child_process import ChildProcess
 from sam2_ros.media.errors import UserError
 
 _ASK_AGAIN_S = 1.0
+_LIST = "sam2_ros/srv/ListObjects"
 
 
 @contextmanager
@@ -82,13 +83,23 @@ def tracker_client(
     return client
 
 
+def is_tracker(node: Node, name: str) -> bool:
+    """Whether the node ``name`` itself offers a tracker's services, in any of its states."""
+    namespace, _, base = name.rpartition("/")
+    try:
+        offered = node.get_service_names_and_types_by_node(base, namespace or "/")
+    except NodeNameNonExistentError:
+        return False
+    return any(_LIST in types for _, types in offered)
+
+
 def other_trackers(node: Node, asked: str) -> str:
     """What to do where the tracker ``asked`` is not there: which others there are, or cameras of a node with several.
 
     ROS 2 counts a service that only a client names, so ``asked`` itself may seem to be there.
     """
-    suffix, kind = "/list_objects", "sam2_ros/srv/ListObjects"
-    services = {name for name, types in node.get_service_names_and_types() if name.endswith(suffix) and kind in types}
+    suffix = "/list_objects"
+    services = {name for name, types in node.get_service_names_and_types() if name.endswith(suffix) and _LIST in types}
     found = sorted(name.removesuffix(suffix) for name in services - {f"{asked}{suffix}"})
     return f"choose one with --node: {', '.join(found)}" if found else "is the node running? (--node names another one)"
 

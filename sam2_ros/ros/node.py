@@ -87,13 +87,17 @@ class TrackerNode(LifecycleNode):
             self._release()
             raise
         self._settings.configured = True
-        info = futures[0].result()
-        if info.device == NOT_CONNECTED:
+        infos = [future.result() for future in futures]
+        known = [info for info in infos if info.device != NOT_CONNECTED]
+        if len(known) < len(infos):
+            which = "" if not known else f" for {len(infos) - len(known)} of {len(infos)} cameras"
             self.get_logger().warning(
-                f"no inference server answers yet at {self._settings.text('inference.endpoint')}; images are dropped "
-                "until one does, and /diagnostics says why"
+                f"no inference server answers yet at {self._settings.text('inference.endpoint')}{which}; images are "
+                "dropped until one does, and /diagnostics says why"
             )
+        if not known:
             return TransitionCallbackReturn.SUCCESS
+        info = known[0]
         scope = f" for each of {len(futures)} cameras" if len(futures) > 1 else ""
         self.get_logger().info(
             f"model {info.model} on {info.device} ({info.dtype}), {info.image_size} px, room for "
@@ -174,8 +178,9 @@ class TrackerNode(LifecycleNode):
 
     def _make_factory(self) -> BackendFactory:
         values, number = self._settings.values, self._settings.number
-        name = str(values["model.name"])
-        side = input_side(name, int(number("model.image_size")), tracker_config(values))
+        name, side = str(values["model.name"]), int(number("model.image_size"))
+        if not values["model.encode_ahead"]:  # which has no windows
+            side = input_side(name, side, tracker_config(values))
         return BackendFactory(
             name, str(values["model.device"]), str(values["model.dtype"]), side, int(number("model.threads")),
             together=not values["input.every_frame"], ahead=bool(values["model.encode_ahead"]),

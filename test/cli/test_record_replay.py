@@ -109,6 +109,11 @@ def show(peer: Peer, rgb: Any) -> Any:
     return image
 
 
+def test_it_says_how_large_the_networks_input_was(recording: Path) -> None:
+    """The node chose it by a setting that may change while it is active."""
+    assert Recording(recording).parameters["model.image_size"] == 448
+
+
 def test_another_reader_opens_it(recording: Path) -> None:
     """rosbags reads MCAP and CDR with code of its own, by the definitions that the file holds."""
     from rosbags.highlevel import AnyReader

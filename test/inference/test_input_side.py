@@ -18,6 +18,10 @@ def test_the_embedded_model_has_a_smaller_input_with_windows(config: TrackerConf
         assert backend.info.image_size == side
 
 
+def test_the_reference_policy_has_no_windows() -> None:
+    assert input_side("embedded", 0, TrackerConfig(window="auto", reference_policy=True)) == 0
+
+
 @pytest.mark.parametrize("model", ["tiny", "my_weights.pt"])
 def test_other_models_keep_their_own(model: str) -> None:
     assert input_side(model, 0, AUTO) == input_side(model, 0, OFF) == 0

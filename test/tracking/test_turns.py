@@ -30,9 +30,10 @@ def test_who_is_interrupted_while_it_waits_leaves_the_queue() -> None:
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(KeyboardInterrupt), turns.turn():
-            pytest.fail("another one has the turn")
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with turns.turn():
+                pytest.fail("another one has the turn")
     finally:
         signal.signal(signal.SIGALRM, before)
     goes_on.set()
