@@ -44,6 +44,7 @@ from sam2_ros.tracking.types import FrameResult, PromptCode, PromptError
 if TYPE_CHECKING:
     from sam2_ros.tracking.config import TrackerConfig
 
+_REPORTS_OF_SILENCE = 3  # diagnostics in a row that say so before the log does: a camera may just begin
 _LIVE_GRACE = 1.0  # seconds for an image whose masks are being carried
 MAX_REFUSED = 20  # encodings that are logged as refused, once each
 
@@ -76,7 +77,7 @@ class CameraStream:
         self._answer: FrameResult | None = None  # the engine's newest, also one that a command changed
         self._told: tuple[FrameResult, Space] | None = None  # the same, as published
         self._active = False
-        self._complained = False  # of images that do not come: logged once each time
+        self._silence = "", 0  # why no images come, and how many reports in a row have said so
         self._next_id = 1  # outlives the engine: the node never uses an id twice
         self._refused_encodings: set[str] = set()
         self._discovery = discovery_of(settings, self._active_worker, lambda: self._active, self._warn)
@@ -266,12 +267,13 @@ class CameraStream:
             return DiagnosticStatus.OK, "not configured"
         if not self._active:
             return DiagnosticStatus.OK, "not active"
-        if complaint := self._input.complaint():
-            if not self._complained:
+        complaint = self._input.complaint()
+        reason = complaint.partition(": ")[2]
+        self._silence = reason, self._silence[1] + 1 if reason == self._silence[0] else 1
+        if complaint:
+            if self._silence[1] == _REPORTS_OF_SILENCE:
                 self._warn(complaint)
-            self._complained = True
             return DiagnosticStatus.ERROR, complaint
-        self._complained = False
         lost = self._worker.counters.dropped
         if self._settings["input.every_frame"] and lost:
             reason = f"{lost} images were dropped though input.every_frame is set; play slower or raise input.queue"

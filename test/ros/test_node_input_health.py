@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from node_harness import Peer, box_prompt, running
+from node_harness import Peer, box_prompt, in_this_process, running, wait_until
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
 
@@ -49,6 +49,22 @@ def expect(node: Peer, kind: str, image: Any, before: int, words: str) -> Any:
     assert node.launched is not None
     node.launched.wait_for_text(words)
     return tracks
+
+
+def test_a_camera_that_only_begins_late_is_not_logged_as_silent() -> None:
+    """Three reports in a row give one reason before the log does, and it does so once."""
+    parameters = {"diagnostics.period": 3600.0, "input.timeout": 0.3}
+    with in_this_process("/begins", **parameters) as (tracker, _):
+        (camera,) = tracker._cameras
+        logged: list[str] = []
+        camera._warn = logged.append
+        wait_until(lambda: "nothing arrives" in camera._input.complaint(), "a silence")
+        told = []
+        for _ in range(5):
+            level, message = camera._summary()
+            assert level == DiagnosticStatus.ERROR and "nothing arrives" in message
+            told.append(len(logged))
+    assert told == [0, 0, 1, 1, 1] and logged[0].startswith("no image on /begins/image for ")
 
 
 def test_a_silent_camera(node: Peer) -> None:
