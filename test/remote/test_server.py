@@ -245,7 +245,10 @@ def test_the_next_server_takes_over_with_the_same_ids() -> None:
         lost = client.objects()
         assert lost is not None and [obj.state for obj in lost.objects] == [ObjectState.OCCLUDED] * 2
         assert [change.state for change in client.take_changes()] == [ObjectState.OCCLUDED] * 2
-        after = client.step(picture(), 3)
+        try:
+            after = client.step(picture(), 3)
+        except FrameDropped:  # where the frame before got no answer, the end of the connection is seen only now
+            after = client.step(picture(), 4)
         assert [obj.object_id for obj in after.objects] == [2, 3]
         assert [obj.mask.box for obj in after.objects] == [obj.mask.box for obj in before.objects]
         assert [change.state for change in after.changes] == [ObjectState.VISIBLE] * 2
