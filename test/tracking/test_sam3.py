@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sam3_reference
 import torch
-from sam2_reference import SCORE_BIAS, difference
+from sam2_reference import SCORE_BIAS
 from sam3_reference import SIZE, WINDOW, build_drawn, mask_side, resized_mask
 from torch import Tensor
 from video_reference import (
@@ -20,13 +20,13 @@ from video_reference import (
     GAIN,
     SCORE_SHIFT,
     SHIFTS,
-    TOLERANCE,
     Pair,
-    Prompt,
     Rgb,
+    assert_tracks_as,
     back_and_forth,
     clicks,
     config_for,
+    points_of,
     rectangle,
     run_tracker,
 )
@@ -70,23 +70,15 @@ def run_reference(pair: Sam3Pair, frames: list[Rgb]) -> dict[tuple[int, int], Te
     for event in EVENTS:
         session = Sam3TrackerVideoInferenceSession(video_height=height, video_width=width, dtype=torch.float32)
         index = session.obj_id_to_idx(event.object_id)
-        session.add_point_inputs(index, event.frame, points_of(event.prompt, width, height))
+        points, labels = points_of(event.prompt, SIZE, width, height)
+        prompted = {"point_coords": points[None, None], "point_labels": labels[None, None]}
+        session.add_point_inputs(index, event.frame, prompted)
         session.obj_with_new_inputs.append(event.object_id)
         for frame in range(event.frame, len(frames)):
             image = pair.ours.preprocess(torch.from_numpy(frames[frame]))
             with pair.score_bias(SHIFTS.get(frame, 0.0)):
                 found[frame, event.object_id] = pair.reference(session, frame_idx=frame, frame=image).pred_masks[0]
     return found
-
-
-def points_of(prompt: Prompt, width: int, height: int) -> dict[str, Tensor]:
-    if prompt.box is not None:
-        points, labels = prompt.box.reshape(2, 2), np.array([2, 3])
-    else:
-        assert prompt.points is not None and prompt.labels is not None
-        points, labels = prompt.points, prompt.labels
-    scaled = torch.from_numpy(points) / torch.tensor([width, height]) * SIZE
-    return {"point_coords": scaled[None, None], "point_labels": torch.from_numpy(labels.astype(np.int32))[None, None]}
 
 
 def test_a_clip(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -99,14 +91,7 @@ def test_a_clip(tmp_path_factory: pytest.TempPathFactory) -> None:
         with as_the_authors_do(reference):
             expected = run_reference(pair, frames)
         ours = run_tracker(pair, frames, EVENTS, config_for(post=True, hole_area=0), SHIFTS)
-    got = {(frame, object_id): output.logits for (frame, object_id, _), output in ours.items()}
-    assert got.keys() == expected.keys()
-    absent = [key for key, logits in expected.items() if (logits == -1024).all()]
-    assert len(absent) == len(SHIFTS) * len(EVENTS)
-    shown = [float((logits > 0).float().mean()) for key, logits in expected.items() if key not in absent]
-    assert 0.05 < np.median(shown) < 0.95, shown
-    differences = {key: difference(got[key], logits) for key, logits in expected.items()}
-    assert max(differences.values()) <= TOLERANCE, differences
+    assert_tracks_as(ours, expected)
 
 
 @pytest.fixture(scope="module")

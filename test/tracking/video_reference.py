@@ -315,3 +315,27 @@ EVENTS = (
     Event(3, 2, clicks((75, 30, 1))),
 )
 SHIFTS = dict.fromkeys(range(9, 11), -3.0)
+
+
+def points_of(prompt: Prompt, side: int, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """A box or clicks as points ``[N, 2]`` in pixels of the square input, and their int32 labels ``[N]``."""
+    if prompt.box is not None:
+        points, labels = prompt.box.reshape(2, 2), np.array([2, 3])
+    else:
+        assert prompt.points is not None and prompt.labels is not None
+        points, labels = prompt.points, prompt.labels
+    scaled = torch.from_numpy(points) / torch.tensor([width, height]) * side
+    return scaled, torch.from_numpy(labels.astype(np.int32))
+
+
+def assert_tracks_as(ours: Stream, expected: Mapping[tuple[int, int], Tensor]) -> None:
+    """Ours agrees with low-resolution logits by frame and object, in which the objects of :data:`EVENTS` disappear by
+    :data:`SHIFTS` and are neither tiny nor everywhere."""
+    got = {(frame, object_id): output.logits for (frame, object_id, _), output in ours.items()}
+    assert got.keys() == expected.keys()
+    absent = [key for key, logits in expected.items() if (logits == -1024).all()]
+    assert len(absent) == len(SHIFTS) * len(EVENTS)
+    shown = [float((logits > 0).float().mean()) for key, logits in expected.items() if key not in absent]
+    assert 0.05 < np.median(shown) < 0.95, shown
+    differences = {key: difference(got[key], logits) for key, logits in expected.items()}
+    assert max(differences.values()) <= TOLERANCE, differences
