@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from node_harness import Peer, wait_until
+from node_harness import PATIENCE, Peer, running, wait_until
 
 START_S = 300.0  # at most, until the address is printed; a review loads the network first
 END_S = 120.0
@@ -52,6 +52,27 @@ def publish_until(publish: Callable[[], Any], shown: Callable[[], Any], what: st
         return shown()
 
     wait_until(is_shown, what)
+
+
+@contextmanager
+def page_of_node(
+    browser: Any, folder: Path, namespace: str, settings: dict[str, Any], publish: Callable[[Peer], Any]
+) -> Iterator[tuple[Peer, Any]]:
+    """A launched node with these parameters of the tracker and with its viewer, and the page once it shows the images
+    that ``publish`` sends."""
+    file = folder / "parameters.yaml"
+    lines = "".join(f"      {name}: {value}\n" for name, value in settings.items())
+    file.write_text(f"/**:\n  ros__parameters:\n    tracker:\n{lines}")
+    options = {"params_file": str(file), "viewer": "true", "viewer_port": "0"}
+    with running(folder, namespace=namespace, **options) as node:
+        node.wait_for_state("active")
+        node.wait_for_reliable()
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(1000 * PATIENCE)
+        page.goto(address_of(node))
+        tracking = page.locator("#status[data-level=ok]")  # not so while the camera has been silent for long
+        publish_until(lambda: publish(node), tracking.count, "the page to show the camera")
+        yield node, page
 
 
 class Picture:

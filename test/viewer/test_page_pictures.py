@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
 pytest.importorskip("aiohttp", reason="the viewer's server")
 
-from node_harness import PATIENCE, Peer, running
-from page import address_of, publish_until
+from node_harness import Peer
+from page import page_of_node, publish_until
 
 from sam2_ros.media.rendered_scene import texture
 from sam2_ros.ros.messages import image_message
@@ -39,17 +39,12 @@ def test_a_chosen_picture_becomes_an_object(browser: Any, tmp_path: Path) -> Non
     picture, text = tmp_path / "red.png", tmp_path / "red.txt"
     cv2.imwrite(str(picture), photo[..., ::-1])
     text.write_text("no picture")
-    file = tmp_path / "parameters.yaml"
-    file.write_text("/**:\n  ros__parameters:\n    tracker:\n      max_objects: 2\n      search_every: 1\n")
-    options = {"params_file": str(file), "viewer": "true", "viewer_port": "0"}
-    with running(tmp_path, namespace="/page_pictures", **options) as node:
-        node.wait_for_state("active")
-        node.wait_for_reliable()
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(1000 * PATIENCE)
-        page.goto(address_of(node))
-        tracking = page.locator("#status[data-level=ok]")  # not so while the camera has been silent for long
-        publish_until(lambda: publish(node, scene(False)), tracking.count, "the page to show the camera")
+    settings = {"max_objects": 2, "search_every": 1}
+
+    def without_it(node: Peer) -> None:
+        publish(node, scene(False))
+
+    with page_of_node(browser, tmp_path, "/page_pictures", settings, without_it) as (node, page):
         page.locator("#like-file").set_input_files(text)
         page.locator(".toast", has_text="red.txt is no picture").wait_for()
         page.locator("#like-file").set_input_files(picture)

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("rclpy", reason="the viewer is a ROS 2 client")
 pytest.importorskip("aiohttp", reason="the viewer's server")
 
-from node_harness import PATIENCE, running, wait_until
-from page import address_of, publish_until
+from node_harness import wait_until
+from page import page_of_node, publish_until
 from window_scene import HEIGHT, WIDTH, WINDOW, add, publish
 
 from sam2_ros.media.overlay import object_color
@@ -44,18 +44,8 @@ def moved(by: int) -> list[Any]:
 
 
 def test_windows_are_drawn_on_request(browser: Any, tmp_path: Path) -> None:
-    file = tmp_path / "parameters.yaml"
-    settings = "max_objects: 2\n      window: auto\n      window_budget: 0.0"
-    file.write_text(f"/**:\n  ros__parameters:\n    tracker:\n      {settings}\n")
-    options = {"params_file": str(file), "viewer": "true", "viewer_port": "0"}
-    with running(tmp_path, namespace="/page_windows", **options) as node:
-        node.wait_for_state("active")
-        node.wait_for_reliable()
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(1000 * PATIENCE)
-        page.goto(address_of(node))
-        tracking = page.locator("#status[data-level=ok]")  # not so while the camera has been silent for long
-        publish_until(lambda: publish(node), tracking.count, "the page to show the camera")
+    settings = {"max_objects": 2, "window": "auto", "window_budget": 0.0}
+    with page_of_node(browser, tmp_path, "/page_windows", settings, publish) as (node, page):
         button = page.locator("#windows")
         assert button.get_attribute("aria-pressed") == "false"
         page.keyboard.press("w")
