@@ -40,7 +40,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["sam2_ros", "sam2_ros.*"]),
-    package_data={"sam2_ros.weights": ["*.pt", "*.md"], "sam2_ros.viewer": ["static/*"]},
+    package_data={"sam2_ros.weights": ["*.pt", "*.json", "*.md"], "sam2_ros.viewer": ["static/*"]},
     # The headless build of OpenCV: nothing here opens a window, and it needs no libGL on a robot or in a container.
     install_requires=[
         "torch>=2.3",

@@ -109,7 +109,7 @@ def test_the_network_needs_torch_numpy_and_scipy_alone() -> None:
             top = name.split(".")[0]
             known = top in sys.stdlib_module_names or top in {"sam2_ros", "torch", "numpy", "scipy"}
             known = known or (top == "triton" and path.parent.name == "gpu")  # which is imported where there is one
-            known = known or (top in {"openvino", "onnxruntime"} and path.name == "runtimes.py")  # where chosen
+            known = known or (top in {"openvino", "onnxruntime"} and path.name in {"runtimes.py", "int8.py"})
             assert known, f"{path.relative_to(PACKAGE)}:{line} imports {name}"
 
 

@@ -10,6 +10,7 @@ STEPS = {
     "windows": "train it on what the tracker sees through windows",
     "calibrate": "make the object score a calibrated logit",
     "judge": "fit the judgement of masks by appearance",
+    "quantise": "measure the limits of the image encoder's inputs for int8",
     "teacher": "find objects in photographs without labels",
     "mobilesam": "write MobileSAM's checkpoint as one of ours, to compare with",
     "ablate": "measure a checkpoint with one setting changed at a time",

@@ -18,7 +18,9 @@ from sam2_ros.bench.measure import Series, Tell, about, fill, measure, ratio
 from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.evaluation.summary import machine
 from sam2_ros.model.config import HIERA
-from sam2_ros.model.runtimes import AUTO, choose_runtime, computes_bfloat16
+from sam2_ros.model.int8 import INT8, has_int8
+from sam2_ros.model.limits import limits_of
+from sam2_ros.model.runtimes import AUTO, OPENVINO, choose_runtime, computes_bfloat16
 
 WIDTH, HEIGHT = 640, 480  # of the camera's image, pixels
 
@@ -119,14 +121,21 @@ def contestants(grid: Grid, task: Task) -> list[Contestant]:
         Ours(task, dtype, runtime)
         for runtime in dict.fromkeys(choice.runtime for choice in choices)
         for dtype in grid.dtypes
-        if dtype == "float32" or computes_bfloat16(runtime)
+        if _computes(runtime, dtype, task)
     ]
+    of_peers = [dtype for dtype in grid.dtypes if dtype != INT8]
     for peer in ("official", "vos"):
         if task.size_name and peer in grid.peers:
-            entered += [official.Official(task, dtype, peer == "vos") for dtype in grid.dtypes]
+            entered += [official.Official(task, dtype, peer == "vos") for dtype in of_peers]
     if task.size_name == "tiny" and "huggingface" in grid.peers:
-        entered += [huggingface.HuggingFace(task, dtype) for dtype in grid.dtypes]
+        entered += [huggingface.HuggingFace(task, dtype) for dtype in of_peers]
     return entered
+
+
+def _computes(runtime: str, dtype: str, task: Task) -> bool:
+    if dtype == INT8:
+        return runtime == OPENVINO and has_int8() and bool(limits_of(task.model))
+    return dtype == "float32" or computes_bfloat16(runtime)
 
 
 def ratios(series: Sequence[Series]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sam2_ros.cli.options import ROS_MODULES, check_least, require_modules
 from sam2_ros.media.errors import UserError, engine_errors
-from sam2_ros.model.config import RUNTIMES
+from sam2_ros.model.config import DTYPES, RUNTIMES
 
 Keep = Callable[[dict[str, Any]], None]
 QUICK_SECONDS = 60.0  # of each number of objects, beside filling the memory
@@ -55,7 +55,7 @@ def register(subparsers: Any) -> None:
     add("--model", nargs="+", metavar="NAME", help="embedded, tiny, ... or paths (default: tiny)")
     add("--image-size", nargs="+", type=int, metavar="PX", help="default: 1024 512; 0: the model's own")
     add("--objects", nargs="+", type=int, metavar="N", help="default: 1 4 16 64")
-    add("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: both")
+    add("--dtype", nargs="+", choices=DTYPES[1:], help="default: float32 and bfloat16")
     add("--peers", nargs="*", default=(), choices=[*_PACKAGES], help="engines to compare with; they must be installed")
     add(
         "--compile",

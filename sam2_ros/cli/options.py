@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sam2_ros.media.errors import UserError, engine_errors
-from sam2_ros.model.config import RUNTIMES, SIZES
+from sam2_ros.model.config import DTYPES, RUNTIMES, SIZES
 
 if TYPE_CHECKING:
     from sam2_ros.inference.backend import Backend
@@ -40,8 +40,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) 
     parser.add_argument(
         "--dtype",
         default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="auto (default): bfloat16 if the hardware computes in it, else float32",
+        choices=DTYPES,
+        help="auto (default): bfloat16 if the hardware computes in it; else int8 if it has that, and OpenVINO runs the "
+        "embedded model; else float32",
     )
     add_runtime_argument(parser)
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")

@@ -21,6 +21,7 @@ from sam2_ros.model.bfloat16 import has_bfloat16
 from sam2_ros.model.cached_graphs import CachedGraphs
 from sam2_ros.model.graph_folder import is_graph_folder
 from sam2_ros.model.graph_network import GraphNetwork, load_exported
+from sam2_ros.model.int8 import INT8
 from sam2_ros.model.runtimes import AUTO, TORCH, Choice, choose_runtime
 from sam2_ros.model.weight_files import find_weights
 from sam2_ros.tracking.config import TrackerConfig
@@ -100,7 +101,8 @@ def load_shared_model(
         model: "embedded"; an official size (a key of :data:`sam2_ros.model.HIERA`, or with "-2.0"); a path; or the
             folder of an exported network, which runs without PyTorch on the CPU.
         device: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
-        dtype: "auto" (bfloat16 where the hardware supports it, else float32), "float32" or "bfloat16".
+        dtype: one of :data:`sam2_ros.model.config.DTYPES`: "auto" (bfloat16 where the hardware supports it; else int8
+            where it does, and OpenVINO runs the embedded model; else float32), "float32", "bfloat16" or "int8".
         image_size: side of the network's square input in pixels; 0 = the checkpoint's own.
         threads: CPU threads of this process; 0 = the runtime's default.
         together, ahead: as for :class:`~sam2_ros.inference.BackendFactory`.
@@ -148,6 +150,11 @@ def load_shared_model(
             choice = Choice(TORCH, "its graphs can't be used")
     if dtype == "auto":
         dtype = "bfloat16" if has_bfloat16(device) else "float32"
+    if dtype == INT8:
+        raise ValueError(
+            f"dtype is 'int8', but PyTorch runs the network ({choice.reason}); accepted: auto, float32, bfloat16, or "
+            "runtime: openvino"
+        )
     return SharedModel(weights, dtype, together, ahead=ahead, runtime=choice)
 
 

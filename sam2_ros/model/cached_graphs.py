@@ -13,6 +13,7 @@ from sam2_ros.model.graph_cache import cache_turn, graph_cache
 from sam2_ros.model.graph_folder import GraphFolder, GraphFolderError, GraphRunError, is_graph_folder
 from sam2_ros.model.graph_network import GraphNetwork, options_of
 from sam2_ros.model.runtimes import TORCH, Choice, choose_runtime
+from sam2_ros.model.weight_files import EMBEDDED_INT8
 
 if TYPE_CHECKING:
     from sam2_ros.model.sam2 import Sam2Model
@@ -30,7 +31,7 @@ class CachedGraphs:
 
     def __init__(self, weights: Path, image_size: int) -> None:
         name = hashlib.sha256(f"{file_sha256(weights)} {image_size}".encode())
-        for source in sorted(Path(__file__).parent.glob("*.py")):
+        for source in (*sorted(Path(__file__).parent.glob("*.py")), EMBEDDED_INT8):
             if source.is_file():  # an install by links may have some that lead nowhere
                 name.update(source.read_bytes())
         self.folder = graph_cache(name.hexdigest())
@@ -45,10 +46,12 @@ class CachedGraphs:
         if not is_graph_folder(self.folder):
             return None
         try:
-            choice = choose_runtime(runtime, "cpu", GraphFolder.read(self.folder).config.trunk)
+            folder = GraphFolder.read(self.folder)
+            choice = choose_runtime(runtime, "cpu", folder.config.trunk)
             if choice.runtime == TORCH:
                 return None
-            return GraphNetwork(self.folder, options_of(choice, dtype, threads, self.folder)), choice
+            options = options_of(choice, dtype, threads, self.folder, bool(folder.limits))
+            return GraphNetwork(self.folder, options), choice
         except (GraphFolderError, OSError) as error:
             # They stay: they may be good where memory or open files ran out, and who has no PyTorch can't make others.
             self.problem = str(error)
@@ -58,8 +61,10 @@ class CachedGraphs:
         """Exports ``model``, which has these weights, unless its graphs can now be opened, which another process may
         just have made; None: that failed, and a warning says why."""
         from sam2_ros.model.export import export_folder
+        from sam2_ros.model.limits import limits_of
 
-        options, start = options_of(choice, dtype, threads, self.folder), time.monotonic()
+        quantised, start = bool(limits_of(model)), time.monotonic()
+        options = options_of(choice, dtype, threads, self.folder, quantised)
         try:
             with cache_turn(self.folder, "making"):
                 if is_graph_folder(self.folder):

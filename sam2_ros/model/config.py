@@ -16,6 +16,8 @@ RUNTIMES = (
     "onnxruntime:tensorrt",
 )  # fmt: skip
 
+DTYPES = ("auto", "float32", "bfloat16", "int8")  # of a network; see :func:`.graph_network.options_of`
+
 _MOST = {
     "embed_dim": 1024, "num_heads": 64, "stages": 64, "global_blocks": 256, "window_sizes": 64, "position_grid": 64,
     "image_size": 4096, "memory_dim": 256, "memory_layers": 32, "memory_ffn": 1 << 14, "memory_pool": 16,

@@ -18,6 +18,7 @@ from sam2_ros.model.graph_folder import CONSTANTS, FORMAT, METADATA, describe_fi
 from sam2_ros.model.graph_network import GraphNetwork
 from sam2_ros.model.graph_shapes import check_name, shapes_of
 from sam2_ros.model.graphs import Graph
+from sam2_ros.model.limits import limits_of
 from sam2_ros.model.runtimes import Array, Options, choose_runtime, open_session
 from sam2_ros.model.sam2 import Sam2Model
 
@@ -66,7 +67,7 @@ def export_folder(model: Sam2Model, folder: Path, check: bool = True) -> Iterato
     about = {
         "format": FORMAT, "model": asdict(model.config), "opset": graphs.OPSET, "checked_by": runtime,
         "torch": torch.__version__, "pixel_mean": model.pixel_mean.flatten().tolist(),
-        "pixel_std": model.pixel_std.flatten().tolist(), "files": files, "graphs": found,
+        "pixel_std": model.pixel_std.flatten().tolist(), "files": files, "graphs": found, "int8": limits_of(model),
     }  # fmt: skip
     part = folder / f".{METADATA}"
     part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -18,7 +18,8 @@ import numpy as np
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.download import file_sha256
 from sam2_ros.model.graph_checks import MAX_ERROR, SAMPLES, drawn_inputs, sampled, worst_error
-from sam2_ros.model.graph_shapes import Shapes, check_name, constants_of, shapes_of
+from sam2_ros.model.graph_shapes import IMAGE, Shapes, check_name, constants_of, shapes_of
+from sam2_ros.model.int8 import Limits
 from sam2_ros.model.runtimes import Array, Options, Session, open_session
 from sam2_ros.text import printable
 
@@ -27,6 +28,7 @@ METADATA, CONSTANTS = "graphs.json", "constants.npz"
 MOST_METADATA, MOST_GRAPH = 1 << 20, 1 << 31  # bytes; ONNX files can't be larger
 MOST_OVERHEAD = 1 << 16  # bytes of an archive beside its arrays
 MOST_COLOR = 1e6
+MOST_LIMITS, MOST_INPUT = 1000, 1e6
 
 
 _log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class GraphFolder:
     std: Array
     constants: dict[str, Array]
     files: dict[str, tuple[int, str]]  # bytes and SHA-256
+    limits: tuple[Limits, ...]  # of the image encoder's layers; empty: it can't run in int8
 
     @classmethod
     def read(cls, path: Path) -> GraphFolder:
@@ -80,10 +83,11 @@ class GraphFolder:
         files = _files(path, about.get("files"), [f"{name}.onnx" for name in shapes_of(config)])
         _check_file(path, CONSTANTS, files)
         checks = {check_name(name): (len(each.outputs), SAMPLES) for name, each in shapes_of(config).items()}
-        return cls(path, config, mean, std, _constants(path, constants_of(config) | checks), files)
+        constants = _constants(path, constants_of(config) | checks)
+        return cls(path, config, mean, std, constants, files, _limits(path, about.get("int8", [])))
 
     def open(self, name: str, options: Options) -> Session:
-        """The graph ``name``, ready to run. Where bfloat16 is wrong, it runs in float32.
+        """The graph ``name``, ready to run. Where bfloat16 or int8 is wrong, it runs in float32.
 
         Raises:
             GraphFolderError: it is not the graph that was exported; a :class:`GraphRunError` where it is, but can't be
@@ -106,7 +110,7 @@ class GraphFolder:
         """The graph, and its error."""
         file, wanted = f"{name}.onnx", shapes_of(self.config)[name]
         try:
-            session = open_session(self.path / file, options)
+            session = open_session(self.path / file, options, self.limits if name == IMAGE else ())
             fits = session.inputs == list(wanted.inputs.values())
             outputs = session(*drawn_inputs(wanted).values()) if fits else []
         except Exception as error:  # runtimes raise errors of their own
@@ -140,6 +144,18 @@ def _color(value: object) -> Array | None:
         return None
     numbers = all(isinstance(each, int | float) and abs(each) < MOST_COLOR for each in value)  # not so for NaN
     return np.array(value, np.float32) if numbers else None
+
+
+def _limits(path: Path, found: object) -> tuple[Limits, ...]:
+    """The description's limits of the layers in int8."""
+    if not isinstance(found, list) or len(found) > MOST_LIMITS:
+        _refuse(path, f"'int8' in {METADATA} is no list of up to {MOST_LIMITS} limits")
+    for each in found:
+        pair = isinstance(each, list) and len(each) == 2 and all(isinstance(one, int | float) for one in each)
+        if each is not None and not (pair and -MOST_INPUT < each[0] <= 0 <= each[1] < MOST_INPUT and each[0] < each[1]):
+            accepted = f"null, or two numbers within {MOST_INPUT:.0f} of 0, one on each side of it"
+            _refuse(path, f"'int8' in {METADATA} has {printable(each, 60)}; accepted: {accepted}")
+    return tuple(each and (each[0], each[1]) for each in found)
 
 
 def _files(path: Path, found: object, graphs: list[str]) -> dict[str, tuple[int, str]]:

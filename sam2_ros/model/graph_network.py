@@ -17,7 +17,8 @@ from sam2_ros.model import graph_shapes as shapes
 from sam2_ros.model.bfloat16 import has_bfloat16
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.graph_cache import cache_turn, graph_cache
-from sam2_ros.model.graph_folder import GraphFolder, folder_digest, is_graph_folder
+from sam2_ros.model.graph_folder import GraphFolder, folder_digest
+from sam2_ros.model.int8 import INT8, has_int8
 from sam2_ros.model.network import (
     HOST,
     IOU_SHARPNESS,
@@ -29,7 +30,16 @@ from sam2_ros.model.network import (
     Reference,
 )
 from sam2_ros.model.resize import along, averaging, resized
-from sam2_ros.model.runtimes import AUTO, Array, Choice, Options, Session, choose_for_export, computes_bfloat16
+from sam2_ros.model.runtimes import (
+    AUTO,
+    OPENVINO,
+    Array,
+    Choice,
+    Options,
+    Session,
+    choose_for_export,
+    computes_bfloat16,
+)
 
 STEP = 1e6  # factor of logits that makes probabilities 0 or 1
 
@@ -42,7 +52,7 @@ def load_exported(path: Path, runtime: str = AUTO, dtype: str = AUTO, threads: i
     Args:
         path: the folder.
         runtime: one of :data:`.runtimes.RUNTIMES` but "torch"; "auto" = OpenVINO, else ONNX Runtime.
-        dtype: "float32", "bfloat16" (OpenVINO only), or "auto" = bfloat16 where the processor and the runtime have it.
+        dtype: one of :data:`.config.DTYPES`, see :func:`options_of`.
         threads: of the CPU; 0 = as many as the runtime takes by itself.
 
     Raises:
@@ -50,20 +60,33 @@ def load_exported(path: Path, runtime: str = AUTO, dtype: str = AUTO, threads: i
         ValueError: there is no such runtime here, or it does not compute in ``dtype``.
         OSError: a file can't be read.
     """
-    choice = choose_for_export(runtime)
-    cache = graph_cache(folder_digest(path)) if is_graph_folder(path) else None
-    return GraphNetwork(path, options_of(choice, dtype, threads, cache)), choice
+    choice, folder = choose_for_export(runtime), GraphFolder.read(path)
+    options = options_of(choice, dtype, threads, graph_cache(folder_digest(path)), bool(folder.limits))
+    return GraphNetwork(path, options), choice
 
 
-def options_of(choice: Choice, dtype: str, threads: int, cache: Path | None) -> Options:
+def options_of(choice: Choice, dtype: str, threads: int, cache: Path | None, quantised: bool) -> Options:
     """How graphs are run by ``choice``; arguments as for :func:`load_exported` and :class:`.runtimes.Options`.
+
+    ``dtype`` is "float32"; "bfloat16", OpenVINO only; "int8" for most layers of the image encoder, with bfloat16 for
+    the rest if the processor has it, only by OpenVINO on a CPU with VNNI, and only if the network is ``quantised``: it
+    says between which limits the layers' inputs lie; or "auto": the first of bfloat16, int8, float32 that there is.
 
     Raises:
         ValueError: the runtime does not compute in ``dtype``.
     """
-    rounds = computes_bfloat16(choice.runtime)
+    rounds, has_vnni = computes_bfloat16(choice.runtime), has_int8()
     if dtype == AUTO:
-        dtype = "bfloat16" if rounds and has_bfloat16("cpu") else "float32"
+        whole = quantised and has_vnni and choice.runtime == OPENVINO
+        dtype = "bfloat16" if rounds and has_bfloat16("cpu") else INT8 if whole else "float32"
+    if dtype == INT8:
+        problem = (
+            f"which {choice.runtime} does not compute in" if choice.runtime != OPENVINO
+            else "for which these weights have no limits of the inputs of their layers" if not quantised
+            else "but this processor has no VNNI" if not has_vnni else ""
+        )  # fmt: skip
+        if problem:
+            raise ValueError(f"dtype is 'int8', {problem}; accepted: float32, bfloat16 by OpenVINO, auto")
     if dtype == "bfloat16" and not rounds:
         raise ValueError(f"dtype is 'bfloat16', which {choice.runtime} does not compute in; accepted: float32, auto")
     return Options(choice.runtime, dtype, threads, cache)
@@ -279,7 +302,7 @@ class OpenedGraphs:
 
     @property
     def dtype(self) -> str:
-        """What the graphs compute in that may be rounded: "float32" or "bfloat16"."""
+        """What the graphs compute in that may be rounded, as :attr:`.runtimes.Options.dtype`."""
         return self._options.dtype
 
     def report(self) -> str:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.model.bfloat16 import has_bfloat16
 from sam2_ros.model.config import RUNTIMES
-from sam2_ros.model.graph_shapes import is_rounded
+from sam2_ros.model.graph_shapes import IMAGE, is_rounded
+from sam2_ros.model.int8 import INT8, Limits, quantise
 
 Array = NDArray[Any]
 AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
@@ -60,13 +63,22 @@ class Options:
     """How graphs are to be run."""
 
     runtime: str  # of RUNTIMES, but neither "auto" nor "torch"
-    dtype: str  # "float32", or "bfloat16" for a runtime that computes in it
+    dtype: str  # "float32", or for OpenVINO "bfloat16", or "int8" for what of the image encoder may be in it
     threads: int  # of the CPU
     cache: Path | None  # folder for what the runtime compiles; None: it is not kept
 
     def of(self, graph: str) -> Options:
         """Those of the graph with this name, which may not be rounded."""
+        if self.dtype == INT8 and graph != IMAGE:
+            return replace(self, dtype=self.rest).of(graph)
         return self if is_rounded(graph) else replace(self, dtype="float32")
+
+    @property
+    def rest(self) -> str:
+        """The dtype of what is not in int8."""
+        if self.dtype != INT8:
+            return self.dtype
+        return "bfloat16" if has_bfloat16("cpu") else "float32"
 
     @property
     def version(self) -> str:
@@ -202,15 +214,17 @@ def _missing(name: str, *exporting: str) -> str:
     return ""
 
 
-def open_session(graph: Path, options: Options) -> Session:
-    """Compiles the ONNX file ``graph``."""
-    return (_OpenVino if options.runtime.startswith(OPENVINO) else _OnnxRuntime)(graph, options)
+def open_session(graph: Path, options: Options, limits: Sequence[Limits] = ()) -> Session:
+    """Compiles the ONNX file ``graph``; ``limits``: of its layers that may be in int8, see :func:`.int8.quantise`."""
+    if options.runtime.startswith(OPENVINO):
+        return _OpenVino(graph, options, limits)
+    return _OnnxRuntime(graph, options)
 
 
 class _OpenVino:
-    def __init__(self, graph: Path, options: Options) -> None:
+    def __init__(self, graph: Path, options: Options, limits: Sequence[Limits]) -> None:
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if options.dtype == "bfloat16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if options.rest == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
         if options.cache is not None:
@@ -220,7 +234,11 @@ class _OpenVino:
         if device == "CPU":
             # Threads that are tied to cores wait for whatever else runs there.
             settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
-        compiled = _core().compile_model(str(graph), device, settings)
+        source: Any = str(graph)
+        if options.dtype == INT8:
+            source = _core().read_model(source)
+            quantise(source, limits)
+        compiled = _core().compile_model(source, device, settings)
         self.inputs = [
             tuple(-1 if size.is_dynamic else size.get_length() for size in each.partial_shape)
             for each in compiled.inputs

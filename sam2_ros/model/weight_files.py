@@ -8,6 +8,8 @@ from sam2_ros.model.download import CHECKPOINTS, DownloadError, checkpoint_path,
 from sam2_ros.model.graph_folder import folder_digest, is_graph_folder
 
 EMBEDDED = Path(__file__).parent.parent / "weights" / "embedded.pt"
+EMBEDDED_INT8 = EMBEDDED.with_name("embedded_int8.json")
+"""Between which limits the inputs of its image encoder's layers lie, for int8."""
 
 
 def find_weights(source: str | Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sam2_ros.inference.detections import DetectionSettings
 from sam2_ros.inference.discovery import DiscoverySettings
-from sam2_ros.model.config import RUNTIMES, SIZES
+from sam2_ros.model.config import DTYPES, RUNTIMES, SIZES
 from sam2_ros.remote.endpoints import endpoints_for
 from sam2_ros.ros.parameter import NO_NAMES, Change, Parameter, Value, declared
 from sam2_ros.tracking.config import TrackerConfig
@@ -34,8 +34,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "model.dtype",
         "auto",
-        "Number format of the network; auto takes bfloat16 if the hardware computes in it, else float32.",
-        choices=("auto", "float32", "bfloat16"),
+        "Number format of the network: float32, bfloat16, or int8 for the image encoder of the embedded model, run by "
+        "OpenVINO on a CPU. auto takes bfloat16 if the hardware computes in it, else int8 if it computes in that, else "
+        "float32.",
+        choices=DTYPES,
     ),
     Parameter(
         "model.runtime",

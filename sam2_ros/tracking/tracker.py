@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.model.arrays import inference
+from sam2_ros.model.config import DTYPES
 from sam2_ros.model.network import HOST, ImageFeatures, Network
 from sam2_ros.text import counted
 from sam2_ros.tracking.bank import MemoryBank
@@ -65,7 +66,8 @@ class Tracker:
     Args:
         model: network with loaded weights, on its device; several trackers may share one.
         config: settings; :meth:`configure` changes them.
-        dtype: "float32", or "bfloat16" for autocast with float32 weights, as the official models are run.
+        dtype: "float32", or "bfloat16" for autocast with float32 weights, as the official models are run. Of a network
+            of graphs: what they compute in, also "int8".
         shared: ``model`` as shared with trackers in other threads.
     """
 
@@ -76,8 +78,9 @@ class Tracker:
         dtype: str = "float32",
         shared: SharedModel | None = None,
     ) -> None:
-        if dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is {dtype!r}; accepted: 'float32', 'bfloat16'")
+        accepted = ("float32", "bfloat16") if model.graphs is None else DTYPES[1:]
+        if dtype not in accepted:
+            raise ValueError(f"dtype is {dtype!r}; accepted: {', '.join(map(repr, accepted))}")
         self.model = model
         self.config = config or TrackerConfig()
         self.dtype = dtype

@@ -29,7 +29,8 @@ from sam2_ros.model.graph_cache import MAX_NETWORKS
 from sam2_ros.model.graph_folder import METADATA
 from sam2_ros.model.graph_network import GraphNetwork
 from sam2_ros.model.graph_shapes import shapes_of
-from sam2_ros.model.runtimes import Options, Session, _core, choose_runtime, open_session
+from sam2_ros.model.int8 import has_int8
+from sam2_ros.model.runtimes import Session, _core, choose_runtime, open_session
 from sam2_ros.model.weight_files import EMBEDDED
 from sam2_ros.tracking import Prompt, PromptRequest, Tracker, TrackerConfig
 from sam2_ros.tracking.shared_model import SharedModel
@@ -66,10 +67,15 @@ def test_an_official_layout_tracks_the_same_masks() -> None:
 
 
 @needs_openvino
-def test_the_engine_tracks_by_openvino_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rounded", ["bfloat16", "int8"])
+def test_the_engine_tracks_by_openvino_with_rounded_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounded: str
+) -> None:
+    if rounded == "int8" and not has_int8():
+        pytest.skip("needs a processor with VNNI")
     monkeypatch.setenv("SAM2_ROS_CACHE", str(tmp_path))
     engines = [load_shared_model("embedded", "cpu", dtype, SIDE, 1, runtime=runtime)
-               for dtype, runtime in (("float32", "torch"), ("bfloat16", "openvino"))]  # fmt: skip
+               for dtype, runtime in (("float32", "torch"), (rounded, "openvino"))]  # fmt: skip
     trackers = [Tracker(engine.model, dtype=engine.dtype, shared=engine) for engine in engines]
     played = moving_scene(1, 320, 240)
     for index, frame in enumerate(played.frames[:5]):
@@ -80,7 +86,7 @@ def test_the_engine_tracks_by_openvino_in_bfloat16(tmp_path: Path, monkeypatch: 
             continue
         a, b = exact.objects[0].mask.full(), mine.objects[0].mask.full()
         assert a.any() and np.count_nonzero(a & b) >= 0.97 * np.count_nonzero(a | b)
-    assert isinstance(engines[1].model, GraphNetwork) and engines[1].dtype == "bfloat16"
+    assert isinstance(engines[1].model, GraphNetwork) and engines[1].dtype == rounded
 
 
 WITHOUT_TORCH = """
@@ -175,10 +181,10 @@ def test_graphs_that_can_not_be_opened_for_a_while_stay(
     (file,) = cache.glob(f"*/{METADATA}")
     before, failures = file.stat().st_mtime_ns, [MemoryError("bad allocation"), OSError(24, "Too many open files")]
 
-    def failing(path: Path, options: Options) -> Session:
+    def failing(*arguments: Any) -> Session:
         if failures:
             raise failures.pop()
-        return open_session(path, options)
+        return open_session(*arguments)
 
     monkeypatch.setattr("sam2_ros.model.graph_folder.open_session", failing)
     with monkeypatch.context() as without_torch:
