@@ -148,7 +148,7 @@ class Engine:
 
     def _tracked(self, frames: Frames, images: Images, done: Done) -> Reconciled:
         plan = self.method.plan(frames, images, lambda: done(0))
-        window = "auto" if self.settings.windows else "off"
+        window = "on" if self.settings.windows else "off"
         # A detector sees those in a crowd apart who look alike; told apart by the tracker, they often have no mask.
         config = TrackerConfig(
             max_objects=self.settings.max_objects,

@@ -142,19 +142,19 @@ def check_live(args: argparse.Namespace) -> None:
 
 
 def add_window_arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
-    """``--windows``, which also does what ``more`` says, and ``--window-budget``."""
+    """``--windows`` and ``--no-windows``, of which the first also does what ``more`` says, and ``--window-budget``."""
     parser.add_argument(
         "--windows",
-        action="store_true",
-        help="look through windows that follow the objects (tracker.window: auto), which shows small ones "
-        f"larger{more}",
+        action=argparse.BooleanOptionalAction,
+        help="look through windows that follow the objects, which shows small ones larger (tracker.window: on, or "
+        f"off){more}; default: with the embedded model",
     )
     parser.add_argument(
         "--window-budget",
         type=float,
         metavar="FACTOR",
-        help="with --windows: time of a frame, as a multiple of that without (tracker.window_budget; default: 1; 0: "
-        "all objects on every frame)",
+        help="with windows: time of a frame, as a multiple of that without (tracker.window_budget; default: 1; 0: all "
+        "objects on every frame)",
     )
 
 
@@ -166,10 +166,11 @@ def window_settings(args: argparse.Namespace) -> dict[str, Any]:
     """
     from sam2_ros.tracking import TrackerConfig
 
-    windows, budget = getattr(args, "windows", False), getattr(args, "window_budget", None)
-    if budget is not None and not windows:
-        raise UserError("--window-budget belongs to --windows")
-    chosen = {"window": "auto" if windows else "off"} | ({} if budget is None else {"window_budget": budget})
+    windows, budget = getattr(args, "windows", None), getattr(args, "window_budget", None)
+    if budget is not None and windows is False:
+        raise UserError("--window-budget came with --no-windows; it belongs to windows")
+    window = {None: "auto", True: "on", False: "off"}[windows]
+    chosen: dict[str, Any] = {"window": window} | ({} if budget is None else {"window_budget": budget})
     try:
         TrackerConfig(**chosen)
     except ValueError as error:

@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         from sam2_ros.tracking.image_segmenter import ImageSegmenter
 
         shared = load_shared_model(args.model, args.device, args.dtype, threads=args.threads, runtime=args.runtime)
-    window = "auto" if data_set.windows else "off"
+    window = "on" if data_set.windows else "off"
     made: list[Review] = []
 
     def backend(objects: int) -> LocalBackend:

@@ -63,7 +63,7 @@ def register(subparsers: Any) -> None:
         metavar="FILE.png",
         help="one picture: frames around changes of state, and states and scores over time",
     )
-    add_window_arguments(parser, ", and draw them into video and picture")
+    add_window_arguments(parser, "; --windows also draws them into video and picture")
     add_live_arguments(
         parser,
         "play SOURCE at RATE images a second while the engine takes its time; write for every image the masks that a "
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             source.fps,
             tracker.file_id,
             wide=max(object_ids) > 255,
-            windows=args.windows,
+            windows=bool(args.windows),
         )
         progress = stack.enter_context(bar(frame_count, "frame", args.quiet))
         errors: list[BaseException] = []

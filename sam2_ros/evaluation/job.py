@@ -58,7 +58,7 @@ class Settings:
     latency: float | None = None  # seconds of the engine with live; None: measured
     deadline: float | None = None  # seconds with live; None: one period
     runtime: str = "auto"
-    window: str = "off"  # tracker.window
+    window: str = "auto"  # tracker.window
     window_budget: float = 1.0  # tracker.window_budget
     version: str = __version__
 

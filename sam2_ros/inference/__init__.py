@@ -96,5 +96,5 @@ def input_side(model: str, image_size: int, config: TrackerConfig) -> int:
 
     Windows show things larger, so that the embedded model needs a smaller input with them, if none is chosen.
     """
-    windows = config.window != "off" and not config.reference_policy
-    return WINDOW_SIDE if model == "embedded" and windows and not image_size else image_size
+    smaller = model == "embedded" and not image_size and config.uses_windows(True)
+    return WINDOW_SIDE if smaller else image_size

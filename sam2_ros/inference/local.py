@@ -51,6 +51,7 @@ class LocalBackend(Tracker):
             bank_bytes=self.bank.nbytes,
             max_objects=self.config.max_objects,
             history_bytes=self.history_bytes,
+            windows=self.model.config.windows,
             cache_bytes=network.cache_bytes,
         )
 

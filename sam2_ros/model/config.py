@@ -155,6 +155,11 @@ class ModelConfig:
         """Tokens of a stored memory."""
         return 2 * self.perceiver_side**2 or self.memory_grid**2
 
+    @property
+    def windows(self) -> bool:
+        """Whether ``tracker.window: auto`` means on: for the embedded model, with which windows were measured."""
+        return self.trunk == "tinyvit"
+
     def __post_init__(self) -> None:
         check_numbers(self)
         check_numbers(self.hiera)

@@ -38,6 +38,8 @@ class NodeParameters:
         for parameter in PARAMETERS:
             self._values[parameter.name] = self._declare(parameter)
         self._warn_of_unknown()
+        if hasattr(node, "add_pre_set_parameters_callback"):  # not in Humble
+            node.add_pre_set_parameters_callback(_as_meant)
         node.add_on_set_parameters_callback(self._on_set)
 
     def __getitem__(self, name: str) -> Value:
@@ -85,9 +87,12 @@ class NodeParameters:
     def _declare(self, parameter: Parameter) -> Value:
         override = getattr(self._node, "_parameter_overrides", {}).get(parameter.name)
         unset = override is not None and override.type_ is RosParameter.Type.NOT_SET  # [] in a parameter file
-        declare = partial(self._node.declare_parameter, parameter.name, parameter.default, _descriptor(parameter))
+        meant = None if override is None else parameter.meant(override.value)
+        switched = override is not None and meant != override.value
+        default = meant if switched else parameter.default
+        declare = partial(self._node.declare_parameter, parameter.name, default, _descriptor(parameter))
         try:
-            value: Value = declare(ignore_override=unset).value
+            value: Value = declare(ignore_override=unset or switched).value
             parameter.check(value)
             return value
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
@@ -122,6 +127,13 @@ class NodeParameters:
         if self.configured and after != before:
             self.on_tracker_change(after)
         return SetParametersResult(successful=True)
+
+
+def _as_meant(given: list[RosParameter]) -> list[RosParameter]:
+    return [
+        RosParameter(each.name, value=BY_NAME[each.name].meant(each.value)) if each.name in BY_NAME else each
+        for each in given
+    ]
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:

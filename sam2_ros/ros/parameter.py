@@ -38,6 +38,11 @@ class Parameter(Setting):
             return f"{_number(self.low)} to {_number(self.high)}"
         return _TEXTS if self.free_text else _ACCEPTED[type(self.default)]
 
+    def meant(self, value: object) -> object:
+        """``value``, but text for true and false where on and off are choices: ROS reads these so without quotes."""
+        text = _SWITCHES[value] if isinstance(value, bool) else ""
+        return text if text in self.choices else value
+
     def check(self, value: object) -> None:
         """
         Raises:
@@ -59,6 +64,7 @@ _NAMES = 'a list of different names of letters, digits and _, each beginning wit
 _TEXTS = f'a list of different texts of up to {MAX_TEXT} printable characters; [""] = none'
 _ACCEPTED = {bool: "true or false", int: "a whole number", float: "a number", str: TEXT, list: _NAMES}
 NO_NAMES = [""]  # ROS has no way to write an empty list of strings
+_SWITCHES = {True: "on", False: "off"}
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 
 

@@ -50,8 +50,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "model.image_size",
         0,
-        "Side of the square input of the network, in pixels; 0 = as in training, but 384 for the embedded model where "
-        "tracker.window is auto at configure, since windows show things larger.",
+        "Side of the square input of the network, in pixels; 0 = as in training, but 384 for the embedded model unless "
+        "tracker.window is off at configure: windows show things larger.",
         0,
         4096,
     ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sam2_ros.tracking.settings import check_settings, setting, settings_of
 
-WINDOWS = ("off", "auto")
+WINDOWS = ("auto", "on", "off")
 CLICK_CANDIDATES = ("best", "stable", "largest", "smallest")
 
 _BANK = "the memory bank is allocated for it"
@@ -102,9 +102,10 @@ class TrackerConfig:
         60,
     )
     window: str = setting(
-        "off",
-        "auto: the network looks at a window around each object, at most eight, in place of the whole frame. It sees "
-        "small objects larger. off: always the whole frame.",
+        "auto",
+        "on: the network looks at a window around each object, at most eight, in place of the whole frame. It sees "
+        "small objects larger. off: always the whole frame. auto: on for the embedded model, off for others, with "
+        "which it was not measured.",
         choices=WINDOWS,
     )
     window_budget: float = setting(
@@ -144,6 +145,11 @@ class TrackerConfig:
         for each in settings_of(self):
             if each.fixed and getattr(after, each.name) != getattr(self, each.name):
                 raise ValueError(f"{each.name} can't change while objects are tracked: {each.fixed}")
+
+    def uses_windows(self, auto: bool) -> bool:
+        """Whether the network looks through windows. ``auto``: what the setting of that name means for the model
+        (:attr:`~sam2_ros.model.config.ModelConfig.windows`)."""
+        return (auto if self.window == "auto" else self.window == "on") and not self.reference_policy
 
     @property
     def rejects_strays(self) -> bool:

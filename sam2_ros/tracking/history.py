@@ -142,7 +142,7 @@ def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
     """
     grid, fine = model.grid, 4 if dtype == "float32" else 2
     cells, images, extra, followed = grid**2, 0, 0, 0
-    if config.window != "off":
+    if config.uses_windows(model.windows):
         cells *= most_views(config.max_objects)
         images, extra = MAX_PIXELS * 3, grid**2  # one view more, for prompts
         followed = MOST_BYTES

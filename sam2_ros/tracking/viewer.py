@@ -48,7 +48,7 @@ class Viewer:
     @property
     def uses_windows(self) -> bool:
         """Not if frames are encoded ahead: windows follow from the result of the frame before."""
-        return self.config.window == "auto" and not self.config.reference_policy and not self.shared.ahead
+        return self.config.uses_windows(self.model.config.windows) and not self.shared.ahead
 
     def groups(
         self, objects: Sequence[LiveObject], width: int, height: int, index: int, workload: Workload

@@ -52,8 +52,14 @@ def test_a_mask_that_stands_still_gets_the_values_of_the_published_evaluator(dav
     assert [report["mean_over_objects"][key] for key in ("j", "f", "jf")] == pytest.approx(means)
 
 
-@pytest.mark.parametrize("windows", [[], ["--windows", "--window-budget", "0.5"]], ids=["whole", "windows"])
-def test_eval_and_track_give_the_same_masks_and_the_same_j(windows: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "windows, setting, budget",
+    [([], "auto", 1.0), (["--no-windows"], "off", 1.0), (["--windows", "--window-budget", "0.5"], "on", 0.5)],
+    ids=["auto", "whole", "windows"],
+)
+def test_eval_and_track_give_the_same_masks_and_the_same_j(
+    windows: list[str], setting: str, budget: float, tmp_path: Path
+) -> None:
     pytest.importorskip("torch", reason="the embedded model needs torch")
     scene = list(render(8, 320, 240, post=False))[:4]  # more than an object's size a frame would leave its window
     davis = tmp_path / "davis"
@@ -71,8 +77,8 @@ def test_eval_and_track_give_the_same_masks_and_the_same_j(windows: list[str], t
     for file in (tmp_path / "b" / "short").iterdir():
         tracked, evaluated = read_labels(file), read_labels(tmp_path / "a" / "short" / file.name)
         assert tracked.dtype == evaluated.dtype and np.array_equal(tracked, evaluated)
-    assert json.loads((out / "report.json").read_text())["settings"]["window"] == ("auto" if windows else "off")
-    assert json.loads((out / "report.json").read_text())["settings"]["window_budget"] == (0.5 if windows else 1.0)
+    settings = json.loads((out / "report.json").read_text())["settings"]
+    assert (settings["window"], settings["window_budget"]) == (setting, budget)
     result, _ = load(out / "sequences" / "short.json")
     theirs = published.evaluate(davis / "Annotations", tmp_path / "b", "short")
     assert {score.object: score.j for score in result.scores} == pytest.approx({k: j for k, (j, _) in theirs.items()})

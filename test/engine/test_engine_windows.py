@@ -22,7 +22,7 @@ from sam2_ros.tracking import FrameResult, Prompt, PromptRequest, TrackerConfig
 from sam2_ros.tracking.deadline import SHEDDING_STEPS
 from sam2_ros.tracking.shared_model import SharedModel
 
-AUTO = TrackerConfig(window="auto", window_budget=0.0)
+AUTO = TrackerConfig(window="on", window_budget=0.0)
 SIZE = 640, 480
 BOXES = ((100.0, 100.0, 140.0, 140.0), (500.0, 320.0, 540.0, 360.0))
 
@@ -109,7 +109,7 @@ def test_detections_prompt_and_correct(make_engine: MakeEngine) -> None:
 
 
 def test_the_image_shrinks_where_frames_take_too_long() -> None:
-    engine = LocalBackend(SharedModel(small_model()), TrackerConfig(window="auto", window_budget=0.0, deadline=1e-6))
+    engine = LocalBackend(SharedModel(small_model()), TrackerConfig(window="on", window_budget=0.0, deadline=1e-6))
     engine.step(picture(0), 1)
     assert all(answer.success for answer in engine.add([PromptRequest(box(each)) for each in BOXES]))
     sides = []
@@ -125,7 +125,7 @@ def test_the_image_shrinks_where_frames_take_too_long() -> None:
 
 def test_a_large_image_is_looked_at_closely_and_its_bytes_are_known(make_engine: MakeEngine) -> None:
     width, height = 3840, 2160
-    engine = make_engine(TrackerConfig(window="auto", window_budget=0.0, history=1, max_objects=2))
+    engine = make_engine(TrackerConfig(window="on", window_budget=0.0, history=1, max_objects=2))
     image = picture(0, width, height)
     with object_score(small_model(), 4.0):
         for index in range(4):
@@ -147,7 +147,7 @@ def test_an_official_network_looks_through_windows(size: str) -> None:
     model = Sam2Model(ModelConfig(size, hiera=HIERA[size], image_size=128)).eval().requires_grad_(False)
     draw_weights(model, seed=0, gain=1.0)
     model.get_parameter(SCORE_BIAS).add_(9.0)
-    engine = LocalBackend(SharedModel(model), TrackerConfig(window="auto", window_budget=0.0, max_objects=2))
+    engine = LocalBackend(SharedModel(model), TrackerConfig(window="on", window_budget=0.0, max_objects=2))
     bank = engine.bank.nbytes
     for index in range(4):
         result = engine.step(picture(index), index + 1)

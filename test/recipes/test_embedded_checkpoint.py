@@ -50,7 +50,7 @@ def test_file_is_small_enough_for_the_package() -> None:
 @pytest.mark.parametrize("kind", ["mask", "box", "click"])
 def test_follows_the_object_that_was_meant(model: Sam2Model, kind: str) -> None:
     frames, labels = two_movers(5)
-    tracker = Tracker(model, TrackerConfig())
+    tracker = Tracker(model, TrackerConfig(window="off"))
     tracker.step(frames[0], 0)
     prompts = {
         "mask": [Prompt(mask=labels[0] == value) for value in (1, 2)],
@@ -71,7 +71,9 @@ def test_follows_the_object_that_was_meant(model: Sam2Model, kind: str) -> None:
 def test_training_rolls_out_what_the_tracker_does(model: Sam2Model) -> None:
     frames, labels = two_movers(4)
     mask = labels[0] == 1
-    tracker = Tracker(model, TrackerConfig(recognition=False))  # it judges by more than the network's score
+    tracker = Tracker(
+        model, TrackerConfig(window="off", recognition=False)
+    )  # it judges by more than the network's score
     tracker.step(frames[0], 0)
     (answer,) = tracker.add([PromptRequest(Prompt(mask=mask))])
     memory = Memory(model)

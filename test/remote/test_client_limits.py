@@ -121,7 +121,7 @@ def test_engines_that_are_too_large_are_refused() -> None:
     assert size(made_with) == 28_225
     assert size(TrackerConfig(max_objects=10)) == 10 * 19_000 + 11_250
     assert size(TrackerConfig(max_objects=1, history=256)) > 10 * 19_000
-    assert size(TrackerConfig(max_objects=9, window="auto")) > size(TrackerConfig(max_objects=9)) + 9 * 1920 * 1080 * 3
+    assert size(TrackerConfig(max_objects=9, window="on")) > size(TrackerConfig(max_objects=9)) + 9 * 1920 * 1080 * 3
 
     server = Server(NullBackend, [LOCAL], Limits(engine_bytes=4 * 10 * 19_000), engine_bytes=size)
     with running(server), Raw(server.endpoints[0]) as raw, Raw(server.endpoints[0]) as second:
@@ -133,7 +133,7 @@ def test_engines_that_are_too_large_are_refused() -> None:
             for number, other in enumerate(others)
         ]
         assert [answer["ok"] for answer in answers] == [True] * 4
-        grown = others[0].ask("configure", 2, tracker={"max_objects": 9, "window": "auto"})
+        grown = others[0].ask("configure", 2, tracker={"max_objects": 9, "window": "on"})
         assert grown["code"] == protocol.LIMIT and "these tracker settings need" in grown["message"]
         assert others[0].ask("configure", 3, tracker={"max_objects": 9, "lost_after": 5})["ok"]
         full = second.hello(tracker={"max_objects": 9})

@@ -20,7 +20,7 @@ def test_tracks_hold_the_window_of_each_object(folder: Path, where: str) -> None
     file = folder / f"windows_{where}.yaml"
     file.write_text(
         "/**:\n  ros__parameters:\n    inference.timeout: 30.0\n"
-        "    tracker:\n      max_objects: 2\n      window: auto\n      window_budget: 0.0\n"
+        "    tracker:\n      max_objects: 2\n      window: on\n      window_budget: 0.0\n"
     )
     with ExitStack() as stack:
         options = {"params_file": str(file)}
@@ -35,5 +35,5 @@ def test_tracks_hold_the_window_of_each_object(folder: Path, where: str) -> None
             assert [known.state for known in tracks.objects] == [known.STATE_VISIBLE for known in tracks.objects]
             assert [known.window for known in tracks.objects] == [PART, WHOLE]
         assert [known.window for known in node.list_objects().tracks.objects] == [PART, WHOLE]
-        assert node.set_parameter("tracker.window", "off").successful
+        assert node.set_parameter("tracker.window", False).successful  # what ros2 param makes of off without quotes
         assert [known.window for known in publish(node).objects] == [WHOLE, WHOLE]

@@ -78,7 +78,7 @@ def the_same(one: list[FrameResult], other: list[FrameResult]) -> None:
         TrackerConfig(max_objects=3, non_overlap=True),
         TrackerConfig(max_objects=3, hole_area=4),
         TrackerConfig(max_objects=3, reference_policy=True),
-        TrackerConfig(max_objects=3, lost_after=3, search_every=2, window="auto"),
+        TrackerConfig(max_objects=3, lost_after=3, search_every=2, window="on"),
     ],
     ids=["default", "whole masks", "hysteresis", "non-overlap", "holes", "reference", "windows"],
 )

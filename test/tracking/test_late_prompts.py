@@ -346,7 +346,7 @@ def test_bytes_of_the_history_are_those_of_the_documentation() -> None:
         row = ""
         for count in (1, 16):
             sizes = []
-            for settings in (TrackerConfig(max_objects=count, window=window) for window in ("off", "auto")):
+            for settings in (TrackerConfig(max_objects=count, window=window) for window in ("off", "on")):
                 side = input_side(model, 0, settings) or config.image_size
                 sizes.append(most_bytes(replace(config, image_size=side), settings, "float32") / 2**20)
             row += f"| {sizes[0]:.0f} / {sizes[1]:.0f} MiB "

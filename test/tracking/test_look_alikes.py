@@ -426,7 +426,7 @@ def test_objects_in_windows_of_their_own_are_told_apart() -> None:
 
 
 def test_nothing_is_remembered_before_all_windows_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker = engine_with_two(TrackerConfig(max_objects=3, window="auto", window_budget=0.0))
+    tracker = engine_with_two(TrackerConfig(max_objects=3, window="on", window_budget=0.0))
     bank, told = tracker.bank, []
 
     def decided(sights: list[Sight], bystanders: Any) -> list[Division | None]:
@@ -485,7 +485,9 @@ def test_a_look_is_that_of_the_newest_prompted_mask() -> None:
 def test_crossing_twins_keep_their_identities() -> None:
     """Without, the hidden one's mask ends on the twin."""
     clip, model = twins_clip(0, 14, 320, 240), load_model("embedded")
-    trackers = [Tracker(model, TrackerConfig(max_objects=2, look_alikes=wanted)) for wanted in (True, False)]
+    trackers = [
+        Tracker(model, TrackerConfig(max_objects=2, window="off", look_alikes=wanted)) for wanted in (True, False)
+    ]
     for frame, (rgb, label) in enumerate(zip(clip.frames, clip.labels, strict=True)):
         encoded = trackers[0].encode(rgb)
         for tracker in trackers:

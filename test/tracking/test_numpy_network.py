@@ -61,8 +61,8 @@ SECOND = 10**9
     "config",
     [
         TrackerConfig(max_objects=4, lost_after=2),
-        TrackerConfig(max_objects=4, lost_after=2, window="auto"),
-        TrackerConfig(max_objects=4, lost_after=2, window="auto", non_overlap=True, hole_area=16),
+        TrackerConfig(max_objects=4, lost_after=2, window="on"),
+        TrackerConfig(max_objects=4, lost_after=2, window="on", non_overlap=True, hole_area=16),
         TrackerConfig(max_objects=4, prompted_slots=2, non_overlap=True, click_candidate="stable"),
         TrackerConfig(max_objects=4, reject_strays=False, look_alikes=False, click_candidate="largest"),
         TrackerConfig(max_objects=4, deadline=1e-6, click_candidate="smallest"),
@@ -123,7 +123,7 @@ def _mottled(drawn: np.random.Generator, color: tuple[int, ...], size: int, grai
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)[..., None] * np.array(color, np.float64)
 
 
-@pytest.mark.parametrize("window", ["off", "auto"])
+@pytest.mark.parametrize("window", ["off", "on"])
 def test_recognition(window: str) -> None:
     """An object is hidden, and comes back elsewhere."""
 

@@ -109,7 +109,7 @@ def test_one_of_another_colour_is_refused(metric: str, request: pytest.FixtureRe
 def test_a_whole_frame_look_finds_what_left_its_window(metric: str, request: pytest.FixtureRequest) -> None:
     """It comes back far away, before its window has widened to there."""
     model, size = request.getfixturevalue(metric), 40
-    tracker = Tracker(model, TrackerConfig(max_objects=1, window="auto", search_every=6))
+    tracker = Tracker(model, TrackerConfig(max_objects=1, window="on", search_every=6))
 
     def shown(t: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         left, top = (30, 40) if t < 4 else (400, 290)
@@ -131,7 +131,7 @@ def test_a_whole_frame_look_finds_what_left_its_window(metric: str, request: pyt
 @pytest.mark.parametrize("frames", [2, 3])
 def test_it_is_found_beside_a_window_whatever_the_frame_of_its_picture(model: Sam2Model, frames: int) -> None:
     """The whole frame is seen on every third one of the stream, not of those since the picture."""
-    tracker = Tracker(model, TrackerConfig(max_objects=2, window="auto"))
+    tracker = Tracker(model, TrackerConfig(max_objects=2, window="on"))
     for t in range(frames):
         tracker.step(scene((RED, 20, 20)), t)
     beside, awaited = tracker.add(
@@ -144,7 +144,7 @@ def test_it_is_found_beside_a_window_whatever_the_frame_of_its_picture(model: Sa
 
 
 def test_a_picture_that_can_not_be_encoded_leaves_no_other_object_half_added(model: Sam2Model) -> None:
-    tracker = Tracker(model, TrackerConfig(max_objects=2))
+    tracker = Tracker(model, TrackerConfig(max_objects=2, window="off"))
     tracker.step(scene((RED, 20, 20)), 0)
     box = PromptRequest(Prompt(box=np.array([20, 20, 110, 110], np.float32)))
 
@@ -231,7 +231,7 @@ def test_the_engine_without_a_network_says_so() -> None:
     assert answer.code is PromptCode.UNSUPPORTED
 
 
-@pytest.mark.parametrize("window", ["off", "auto"])
+@pytest.mark.parametrize("window", ["off", "on"])
 def test_with_non_overlap_pictures_of_one_thing_do_not_share_its_pixels(model: Sam2Model, window: str) -> None:
     prompt = Prompt(like=photo(BLUE), box=BOX)
     config = TrackerConfig(max_objects=2, search_every=1, non_overlap=True, window=window)

@@ -70,7 +70,7 @@ def started(model: Sam2Model, config: TrackerConfig) -> tuple[Tracker, int]:
 
 
 def test_an_object_that_is_gone_is_not_seen_in_the_ground(model: Sam2Model) -> None:
-    tracker, one = started(model, TrackerConfig(max_objects=1))
+    tracker, one = started(model, TrackerConfig(window="off", max_objects=1))
     for t in range(4, 12):
         result = tracker.step(frame(), t).object(one)
         assert result.state is ObjectState.OCCLUDED and result.visibility < 0.5
@@ -78,13 +78,13 @@ def test_an_object_that_is_gone_is_not_seen_in_the_ground(model: Sam2Model) -> N
 
 
 def test_something_unlike_it_in_its_place_is_not_the_object(model: Sam2Model) -> None:
-    tracker, one = started(model, TrackerConfig(max_objects=1))
+    tracker, one = started(model, TrackerConfig(window="off", max_objects=1))
     for t in range(4, 12):
         assert tracker.step(frame(("grey", 60, 60)), t).object(one).state is ObjectState.OCCLUDED
 
 
 def test_an_object_that_comes_back_elsewhere_is_found(model: Sam2Model) -> None:
-    tracker, one = started(model, TrackerConfig(max_objects=1))
+    tracker, one = started(model, TrackerConfig(window="off", max_objects=1))
     for t in range(4, 10):
         assert tracker.step(frame(), t).object(one).state is ObjectState.OCCLUDED
     for t in range(10, 13):
@@ -95,7 +95,7 @@ def test_an_object_that_comes_back_elsewhere_is_found(model: Sam2Model) -> None:
 
 def test_a_hidden_object_is_searched_for_by_a_box_as_a_user_gives_it(model: Sam2Model) -> None:
     """Its upper left corner is prompted as such, around where the image looks like the object."""
-    tracker, _ = started(model, TrackerConfig(max_objects=1))
+    tracker, _ = started(model, TrackerConfig(window="off", max_objects=1))
     tracker.step(frame(("blue", 300, 290)), 4)
     newest, reference = tracker.history.newest, tracker.bank.references([0], 5)
     assert newest is not None
@@ -113,7 +113,7 @@ def test_a_hidden_object_is_searched_for_by_a_box_as_a_user_gives_it(model: Sam2
 
 
 def test_what_was_not_recognised_is_not_remembered(model: Sam2Model) -> None:
-    tracker, one = started(model, TrackerConfig(max_objects=1))
+    tracker, one = started(model, TrackerConfig(window="off", max_objects=1))
     before = tracker.bank.recent_frames.copy()
     for t in range(4, 8):
         tracker.step(frame(("grey", 60, 60)), t)
@@ -127,13 +127,13 @@ def test_without_recognition_the_decoder_s_score_counts(model: Sam2Model) -> Non
     frames = [frame(("blue", 60 + 5 * t, 60)) for t in range(5)]
     scores = []
     for recognition in (True, False):
-        tracker = Tracker(model, TrackerConfig(max_objects=1, recognition=recognition), "float32")
+        tracker = Tracker(model, TrackerConfig(window="off", max_objects=1, recognition=recognition), "float32")
         tracker.step(frames[0], 0)
         tracker.add([PromptRequest(Prompt(mask=region(60, 60)))])
         scores.append(tracker.step(frames[1], 1).objects[0].object_score)
     assert model.appearance is not None and scores[0] != scores[1]
     with torch.inference_mode():  # the same, by the network alone
-        tracker = Tracker(model, TrackerConfig(max_objects=1, reference_policy=True), "float32")
+        tracker = Tracker(model, TrackerConfig(window="off", max_objects=1, reference_policy=True), "float32")
         tracker.step(frames[0], 0)
         tracker.add([PromptRequest(Prompt(mask=region(60, 60)))])
         assert tracker.step(frames[1], 1).objects[0].object_score == pytest.approx(scores[1], abs=1e-4)
@@ -143,7 +143,7 @@ def test_objects_are_recognised_together_as_alone(model: Sam2Model) -> None:
     things = [("blue", 40, 60), ("grey", 280, 250)]
 
     def scores(which: list[int]) -> list[float]:
-        tracker = Tracker(model, TrackerConfig(max_objects=2), "float32")
+        tracker = Tracker(model, TrackerConfig(window="off", max_objects=2), "float32")
         tracker.step(frame(*things), 0)
         tracker.add([PromptRequest(Prompt(mask=region(*things[i][1:]))) for i in which])
         tracker.step(frame(*things), 1)
@@ -155,7 +155,7 @@ def test_objects_are_recognised_together_as_alone(model: Sam2Model) -> None:
 
 
 def test_bank_keeps_what_each_prompted_frame_looked_like(model: Sam2Model) -> None:
-    config = TrackerConfig(max_objects=2, prompted_slots=2)
+    config = TrackerConfig(window="off", max_objects=2, prompted_slots=2)
     bank = MemoryBank(model, config)
     cells, dim = model.config.grid**2, model.config.appearance_dim
     memory, pointer = torch.zeros(model.config.memory_grid**2, model.config.memory_dim), torch.zeros(256)

@@ -194,7 +194,7 @@ def test_strays_are_left_out(reference_policy: bool) -> None:
 
 @pytest.mark.parametrize("reference_policy", [True, False])
 def test_a_small_object_is_seen_through_a_window(reference_policy: bool) -> None:
-    config = TrackerConfig(max_objects=1, window="auto", reference_policy=reference_policy)
+    config = TrackerConfig(max_objects=1, window="on", reference_policy=reference_policy)
     tracker = Tracker(small_model(), config)
     stepped(tracker, [box(70, 50, 82, 60)])
     height, width = scene(0).shape[:2]

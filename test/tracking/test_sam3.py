@@ -104,7 +104,7 @@ def drawn() -> Sam2Model:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"window": "auto"}, {"deadline": 1e-6}, {"window": "auto", "deadline": 1e-6}],
+    [{}, {"window": "on"}, {"deadline": 1e-6}, {"window": "on", "deadline": 1e-6}],
     ids=["plain", "windows", "load", "windows under load"],
 )
 def test_given_masks_and_corrections(drawn: Sam2Model, settings: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def tracker_of(window: str = "auto", model: Sam2Model | None = None, **options: Any) -> Tracker:
+def tracker_of(window: str = "on", model: Sam2Model | None = None, **options: Any) -> Tracker:
     options = {"max_objects": 3, "window_budget": 0.0} | options  # every object on every frame
     return Tracker(model or small_model(), TrackerConfig(window=window, **options))
 
@@ -186,7 +186,7 @@ def test_late_prompts_corrections_and_removals(options: dict[str, Any]) -> None:
 
 def test_where_the_window_is_the_whole_frame_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "WHOLE", 0.0)
-    results = [told(session(tracker_of(window), small_frames(9))) for window in ("off", "auto")]
+    results = [told(session(tracker_of(window), small_frames(9))) for window in ("off", "on")]
     assert results[0] == results[1]
 
 
@@ -216,7 +216,7 @@ def test_the_bytes_of_the_history_are_known() -> None:
 
 def test_the_setting_changes_at_any_time() -> None:
     tracker, frames = tracker_of("off"), small_frames(13)
-    order = ["off", "off", "auto", "auto", "auto", "off", "off", "auto", "off", "auto", "auto", "off", "off"]
+    order = ["off", "off", "on", "on", "on", "off", "off", "on", "off", "on", "on", "off", "off"]
     for index, (window, frame) in enumerate(zip(order, frames, strict=True)):
         tracker.configure(replace(tracker.config, window=window))
         result = tracker.step(frame, index + 1)
@@ -332,7 +332,7 @@ def test_a_mask_of_a_part_does_not_shrink_the_window() -> None:
 
 def test_frames_that_are_encoded_ahead_are_seen_whole() -> None:
     shared = SharedModel(small_model(), ahead=True)
-    tracker = Tracker(small_model(), TrackerConfig(window="auto", max_objects=1), shared=shared)
+    tracker = Tracker(small_model(), TrackerConfig(window="on", max_objects=1), shared=shared)
     frame = small_frames(1)[0]
     tracker.step(frame, 1)
     assert tracker.add([PromptRequest(Prompt(box=np.array([190, 290, 215, 320], np.float32)))])[0].success
@@ -349,6 +349,18 @@ def test_each_new_object_has_its_own_window_where_objects_take_turns() -> None:
     boxes = [(20 + 80 * key, 20, 60 + 80 * key, 50) for key in range(windows.MOST + 2)]
     views = tracker._viewer.views_for_boxes(boxes, stored)
     assert [view.window for view in views] == [frame.window(box) for box in boxes]
+
+
+@pytest.mark.parametrize(
+    "window, policy, with_embedded, with_others",
+    [("auto", False, True, False), ("on", False, True, True), ("off", False, False, False), ("on", True, False, False)],
+)
+def test_auto_means_windows_for_the_embedded_model(
+    window: str, policy: bool, with_embedded: bool, with_others: bool
+) -> None:
+    config = TrackerConfig(window=window, reference_policy=policy)
+    for model, expected in ((embedded(), with_embedded), (small_model(), with_others)):
+        assert Tracker(model, config)._viewer.uses_windows == expected
 
 
 def test_refusals_say_nothing_of_windows() -> None:

@@ -44,7 +44,7 @@ def moved(by: int) -> list[Any]:
 
 
 def test_windows_are_drawn_on_request(browser: Any, tmp_path: Path) -> None:
-    settings = {"max_objects": 2, "window": "auto", "window_budget": 0.0}
+    settings = {"max_objects": 2, "window": "on", "window_budget": 0.0}
     with page_of_node(browser, tmp_path, "/page_windows", settings, publish) as (node, page):
         button = page.locator("#windows")
         assert button.get_attribute("aria-pressed") == "false"

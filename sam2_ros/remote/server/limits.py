@@ -32,12 +32,19 @@ class Limits:
 
 def engine_sizes(info: BackendInfo, made_with: TrackerConfig) -> Callable[[TrackerConfig], int]:
     """A function that says how many bytes an engine will allocate, from one that was made with ``made_with``."""
+
+    def images(config: TrackerConfig) -> int:
+        return _images(config) if config.uses_windows(info.windows) else 0
+
+    def stored(config: TrackerConfig) -> float:
+        return _stored(config, most_views(config.max_objects) if config.uses_windows(info.windows) else 1)
+
     bank = info.bank_bytes / (made_with.max_objects * _slots(made_with))
-    history = max(0, info.history_bytes - _images(made_with)) / _stored(made_with)
+    history = max(0, info.history_bytes - images(made_with)) / stored(made_with)
 
     def size(config: TrackerConfig) -> int:
-        images = _images(config) if info.history_bytes else 0
-        return round(bank * config.max_objects * _slots(config) + history * _stored(config) + images)
+        more = images(config) if info.history_bytes else 0
+        return round(bank * config.max_objects * _slots(config) + history * stored(config) + more)
 
     return size
 
@@ -47,13 +54,12 @@ def _slots(config: TrackerConfig) -> int:
     return config.prompted_slots + config.recent_slots + config.history + 1
 
 
-def _stored(config: TrackerConfig) -> float:
+def _stored(config: TrackerConfig, views: int) -> float:
     """Stored frames, each with a mask of every object; the features of a view are as large as 40 masks or more."""
-    views = 1 if config.window == "off" else most_views(config.max_objects)
     return (config.history + 1) * (views + config.max_objects / 40)
 
 
 def _images(config: TrackerConfig) -> int:
     """Bytes of the images that are stored where the network looks through windows, and of those that masks are carried
     from."""
-    return (config.history + 1) * MAX_PIXELS * 3 + MOST_BYTES if config.window != "off" else 0
+    return (config.history + 1) * MAX_PIXELS * 3 + MOST_BYTES
