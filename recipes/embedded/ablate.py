@@ -1,7 +1,7 @@
 """Measures a checkpoint with one setting changed at a time: ``python -m recipes.embedded ablate --help``.
 
-The weights stay the same, and the measurement is that of ``sam2_ros eval``. Input size and pooling can be changed
-because positions are computed, not stored. A network trained with the changed setting may score otherwise.
+The weights stay the same, and the measurement is that of ``sam2_ros eval --no-windows``. Input size and pooling can be
+changed because positions are computed, not stored. A network trained with the changed setting may score otherwise.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,8 @@ from sam2_ros.media.progress import bar
 from sam2_ros.model import load_model
 from sam2_ros.tracking import TrackerConfig
 
+WHOLE = TrackerConfig(window="off")
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -33,7 +35,7 @@ class Variant:
     name: str
     model: str
     image_size: int = 0  # 0: the checkpoint's own
-    config: TrackerConfig = field(default_factory=TrackerConfig)
+    config: TrackerConfig = WHOLE
 
 
 def variants(model: str, folder: Path) -> Iterator[Variant]:
@@ -44,7 +46,7 @@ def variants(model: str, folder: Path) -> Iterator[Variant]:
     for size in (config.image_size - 128, config.image_size - 64, config.image_size + 64):
         yield Variant(f"input {size} px", model, image_size=size)
     for slots in (1, 2, 4):
-        yield Variant(f"{slots} of 6 recent frames", model, config=TrackerConfig(recent_slots=slots))
+        yield Variant(f"{slots} of 6 recent frames", model, config=replace(WHOLE, recent_slots=slots))
     for name, changed in (
         ("memory not pooled", replace(config, memory_pool=1)),
         ("absences remembered", replace(config, remember_absence=True, present_iou=0.0)),

@@ -89,6 +89,7 @@ def watch(model: Sam2Model, folders: Sequence[Path], dtype: str) -> Recorder:
     assert model.appearance is not None
     recorder, shared = Recorder(model.appearance), SharedEncoding(model, dtype)
     side = model.config.grid * 4
+    whole = TrackerConfig(max_objects=1, history=0, window="off")
     for folder in folders:
         dataset = open_dataset(folder)
         with bar(len(dataset.names), "clip", quiet=False) as progress:
@@ -107,7 +108,7 @@ def watch(model: Sam2Model, folders: Sequence[Path], dtype: str) -> Recorder:
                         tracker.step(frame.rgb, frame.index)
                     recorder.truth = None
                     for number in (n for n, first in clip.first_frames.items() if first == frame.index):
-                        trackers[number] = Tracker(model, TrackerConfig(max_objects=1, history=0), dtype, shared)
+                        trackers[number] = Tracker(model, whole, dtype, shared)
                         trackers[number].step(frame.rgb, frame.index)
                         trackers[number].add([PromptRequest(Prompt(mask=masks[number]))])
                 for tracker in trackers.values():

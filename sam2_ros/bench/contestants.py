@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 class Contestant(Protocol):
-    """An engine that tracks objects. ``name`` says which one; ``dtype`` is "float32" or "bfloat16" (autocast)."""
+    """An engine that tracks objects. ``name`` says which; ``dtype`` is "float32", "bfloat16" (autocast) or "int8"."""
 
     name: str
     dtype: str

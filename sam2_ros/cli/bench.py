@@ -146,6 +146,8 @@ def _engine(args: argparse.Namespace, tell: Any, keep: Keep) -> dict[str, Any]:
             raise UserError("--compile found nothing to compile: --peers vos runs the official sizes; add --model tiny")
         return {}
     measured = grid.run(wanted, tell, keep)
+    if not any(combination["engines"] for combination in measured["combinations"]):
+        raise UserError(f"nothing was measured: no chosen runtime computes in {' or '.join(wanted.dtypes)} here")
     print(report.engine(measured))
     headline = report.headline(measured)
     for name, values in headline.items():

@@ -251,7 +251,7 @@ def _run_job(args: argparse.Namespace, dataset: Dataset, job: Job) -> tuple[dict
 def _check(args: argparse.Namespace) -> None:
     """Refuses options that do not fit together, and sets the protocol's defaults."""
     of_videos = ("live", "masks_out", "compare", "list", "sequences", "out", "windows", "window_budget")
-    videos = [name for name in of_videos if getattr(args, name) not in (None, False, [])]
+    videos = [name for name in of_videos if getattr(args, name) is not None]
     if args.images and videos:
         raise UserError(f"--{videos[0].replace('_', '-')} came with --images; it belongs to videos")
     if args.max_images is not None and not args.images:

@@ -131,7 +131,9 @@ class NodeParameters:
 
 def _as_meant(given: list[RosParameter]) -> list[RosParameter]:
     return [
-        RosParameter(each.name, value=BY_NAME[each.name].meant(each.value)) if each.name in BY_NAME else each
+        RosParameter(each.name, value=BY_NAME[each.name].meant(each.value))
+        if each.type_ is RosParameter.Type.BOOL and each.name in BY_NAME
+        else each  # also since the type of an empty list can't be told from its value
         for each in given
     ]
 

@@ -51,7 +51,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "model.image_size",
         0,
         "Side of the square input of the network, in pixels; 0 = as in training, but 384 for the embedded model unless "
-        "tracker.window is off at configure: windows show things larger.",
+        "tracker.window is off or model.encode_ahead on at configure: windows show things larger.",
         0,
         4096,
     ),

@@ -67,6 +67,9 @@ def test_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None
         assert "add --peers vos, without --node and --endpoint" in capsys.readouterr().err
     assert main(["bench", "--model", "embedded", "--image-size", "0", "--peers", "vos", "--compile"]) == USER_ERROR
     assert "found nothing to compile" in capsys.readouterr().err
+    small = ["--model", "tiny", "--image-size", "128", "--objects", "1", "--runtime", "torch", "--dtype", "int8"]
+    assert main(["bench", *small]) == USER_ERROR
+    assert "nothing was measured: no chosen runtime computes in int8 here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("objects", [1, 4, 16, 64])

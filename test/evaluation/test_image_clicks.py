@@ -133,6 +133,7 @@ def test_the_verb(photos: tuple[Path, list[BoolMask]], tmp_path: Path, capsys: p
     [
         (["--images", "--live", "24"], "--live came with --images"),
         (["--images", "--windows"], "--windows came with --images"),
+        (["--images", "--no-windows"], "--windows came with --images"),
         (["--max-images", "3"], "--max-images belongs to --images"),
         (["--images", "--max-images", "0"], "--max-images is 0"),
         (["--images"], "holds no labelled photographs"),

@@ -85,3 +85,9 @@ def test_what_may_not_is_refused_with_the_reason_and_all_that_is_set_with_it(
 def test_a_fixed_parameter_may_be_set_to_what_it_is(node: Peer) -> None:
     """As loading a parameter file into the running node does."""
     assert set_all(node, max_objects=16, history=8, history_tolerance=0.1).successful
+
+
+def test_an_empty_list_keeps_its_type(node: Peer) -> None:
+    wanted = [Parameter("detections.labels", Parameter.Type.STRING_ARRAY, []).to_parameter_msg()]
+    request = SetParametersAtomically.Request(parameters=wanted)
+    assert node.call(SetParametersAtomically, "set_parameters_atomically", request).result.successful
