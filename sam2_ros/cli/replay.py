@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         backend = make_backend(
             model, args.device, values["model.dtype"], tracker_config(values),
             image_size=values["model.image_size"], threads=values["model.threads"],
-            runtime=values.get("model.runtime", "torch"),
+            runtime=values.get("model.runtime", "torch"), ahead=values.get("model.encode_ahead", False),
         )  # fmt: skip
     comparison = Comparison()
     with closing(backend), bar(len(recording.frames), "frame", args.quiet) as progress:

@@ -83,18 +83,20 @@ def make_backend(
     image_size: int = 0,
     threads: int = 0,
     runtime: str = "auto",
+    ahead: bool = False,
 ) -> Backend:
     """One backend with a network of its own, warmed up; arguments and errors as for :class:`BackendFactory`, and
     ``image_size`` 0 as in :func:`input_side`."""
     config = config or TrackerConfig()
-    side = input_side(model, image_size, config)
-    return BackendFactory(model, device, dtype, side, threads, runtime=runtime).make(config)
+    side = input_side(model, image_size, config, ahead)
+    return BackendFactory(model, device, dtype, side, threads, ahead=ahead, runtime=runtime).make(config)
 
 
-def input_side(model: str, image_size: int, config: TrackerConfig) -> int:
+def input_side(model: str, image_size: int, config: TrackerConfig, ahead: bool = False) -> int:
     """The side of the network's input for a tracker, pixels; 0 = the checkpoint's own.
 
-    Windows show things larger, so that the embedded model needs a smaller input with them, if none is chosen.
+    Windows show things larger, so that the embedded model needs a smaller input with them, if none is chosen. There are
+    none where frames are encoded ``ahead``.
     """
-    smaller = model == "embedded" and not image_size and config.uses_windows(True)
+    smaller = model == "embedded" and not image_size and config.uses_windows(True) and not ahead
     return WINDOW_SIDE if smaller else image_size

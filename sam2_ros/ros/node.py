@@ -178,13 +178,11 @@ class TrackerNode(LifecycleNode):
 
     def _make_factory(self) -> BackendFactory:
         values, number = self._settings.values, self._settings.number
-        name, side = str(values["model.name"]), int(number("model.image_size"))
-        if not values["model.encode_ahead"]:  # which has no windows
-            side = input_side(name, side, tracker_config(values))
+        name, ahead = str(values["model.name"]), bool(values["model.encode_ahead"])
+        side = input_side(name, int(number("model.image_size")), tracker_config(values), ahead)
         return BackendFactory(
             name, str(values["model.device"]), str(values["model.dtype"]), side, int(number("model.threads")),
-            together=not values["input.every_frame"], ahead=bool(values["model.encode_ahead"]),
-            runtime=str(values["model.runtime"]),
+            together=not values["input.every_frame"], ahead=ahead, runtime=str(values["model.runtime"]),
         )  # fmt: skip
 
     def _wait_for(self, future: concurrent.futures.Future[T]) -> T:

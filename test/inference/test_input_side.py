@@ -20,8 +20,8 @@ def test_the_embedded_model_has_a_smaller_input_with_windows(config: TrackerConf
         assert backend.info.image_size == side
 
 
-def test_the_reference_policy_has_no_windows() -> None:
-    assert input_side("embedded", 0, TrackerConfig(reference_policy=True)) == 0
+def test_without_windows_it_is_the_models_own() -> None:
+    assert input_side("embedded", 0, TrackerConfig(reference_policy=True)) == input_side("embedded", 0, ON, True) == 0
 
 
 @pytest.mark.parametrize("model", ["tiny", "my_weights.pt"])
