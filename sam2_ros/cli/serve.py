@@ -30,13 +30,7 @@ def register(subparsers: Any) -> None:
         help=f"ipc:///PATH or tcp://ADDRESS:PORT, also several times (default: {DEFAULT_BIND})",
     )
     add_model_arguments(parser)
-    add(
-        "--image-size",
-        type=int,
-        default=0,
-        metavar="PX",
-        help="side of the network's input (0: the model's own, but 384 for embedded)",
-    )
+    add("--image-size", type=int, default=0, metavar="PX", help="side of the network's input (0: the model's own)")
     add("--keys", type=Path, metavar="FILE", help="the server's keys, NAME.key_secret; needs --clients")
     add("--clients", type=Path, metavar="DIR", help="public keys (*.key) of accepted clients")
     add(
@@ -67,7 +61,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sam2_ros.inference import BackendFactory, input_side
+    from sam2_ros.inference import BackendFactory, window_side
     from sam2_ros.remote.server import Limits, Server
     from sam2_ros.remote.server.limits import engine_sizes
     from sam2_ros.remote.server.metrics import Metrics, MetricsPage
@@ -85,8 +79,10 @@ def run(args: argparse.Namespace) -> int:
         check_endpoints(endpoints, security, args.insecure)
         limits = Limits(args.max_streams, args.max_objects, args.max_bytes, args.idle, engine_bytes=args.max_memory)
         config = TrackerConfig(max_objects=1)
-        side = input_side(args.model, args.image_size, config)
-        factory = BackendFactory(args.model, args.device, args.dtype, side, args.threads, runtime=args.runtime)
+        side = window_side(args.model, args.image_size, config)
+        factory = BackendFactory(
+            args.model, args.device, args.dtype, args.image_size, args.threads, runtime=args.runtime, window_side=side
+        )
         first = factory.make(config)
     info = first.info
     first.close()

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from sam2_ros.inference.backend import Backend, BackendInfo
 from sam2_ros.inference.null import NullBackend, is_null_model
-from sam2_ros.model.config import WINDOW_SIDE
+from sam2_ros.model.config import WHOLE_SIDE, WINDOW_SIDE
 from sam2_ros.tracking.config import TrackerConfig
 
 if TYPE_CHECKING:
     from sam2_ros.tracking.shared_model import SharedModel
 
-__all__ = ["Backend", "BackendFactory", "BackendInfo", "NullBackend", "input_side", "is_null_model", "make_backend"]
+__all__ = ["Backend", "BackendFactory", "BackendInfo", "NullBackend", "is_null_model", "make_backend", "window_side"]
 
 
 class BackendFactory:
@@ -25,6 +25,7 @@ class BackendFactory:
         together: encode the waiting frames of several cameras as one batch.
         ahead: on a CPU, encode a frame while the one before is tracked, each with half of the threads.
         runtime: runs the network; see :data:`sam2_ros.model.runtimes.RUNTIMES`.
+        window_side: of the input for what is seen through windows; see :func:`window_side`.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class BackendFactory:
         together: bool = True,
         ahead: bool = False,
         runtime: str = "auto",
+        window_side: int = 0,
     ) -> None:
         self._model = model
-        self._arguments = (device, dtype, image_size, threads, together, ahead, runtime)
+        self._arguments = (device, dtype, image_size, threads, together, ahead, runtime, window_side)
         self._lock = threading.Lock()
         self._shared: SharedModel | None = None
 
@@ -85,18 +87,18 @@ def make_backend(
     runtime: str = "auto",
     ahead: bool = False,
 ) -> Backend:
-    """One backend with a network of its own, warmed up; arguments and errors as for :class:`BackendFactory`, and
-    ``image_size`` 0 as in :func:`input_side`."""
+    """One backend with a network of its own, warmed up; arguments and errors as for :class:`BackendFactory`."""
     config = config or TrackerConfig()
-    side = input_side(model, image_size, config, ahead)
-    return BackendFactory(model, device, dtype, side, threads, ahead=ahead, runtime=runtime).make(config)
+    side = window_side(model, image_size, config, ahead)
+    factory = BackendFactory(model, device, dtype, image_size, threads, ahead=ahead, runtime=runtime, window_side=side)
+    return factory.make(config)
 
 
-def input_side(model: str, image_size: int, config: TrackerConfig, ahead: bool = False) -> int:
-    """The side of the network's input for a tracker, pixels; 0 = the checkpoint's own.
+def window_side(model: str, image_size: int, config: TrackerConfig, ahead: bool = False) -> int:
+    """The side of the network's input for what is seen through windows, pixels; 0 = as without.
 
-    Windows show things larger, so that the embedded model needs a smaller input with them, if none is chosen. There are
-    none where frames are encoded ``ahead``.
+    Windows show things larger, so that the embedded model needs a smaller input for them, if no other size is chosen.
+    There are none where frames are encoded ``ahead``.
     """
-    smaller = model == "embedded" and not image_size and config.uses_windows(True) and not ahead
-    return WINDOW_SIDE if smaller else image_size
+    embedded = model == "embedded" and image_size in (0, WHOLE_SIDE)
+    return WINDOW_SIDE if embedded and config.uses_windows(True) and not ahead else 0

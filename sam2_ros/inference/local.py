@@ -95,6 +95,7 @@ def load_shared_model(
     together: bool = True,
     ahead: bool = False,
     runtime: str = "auto",
+    window_side: int = 0,
 ) -> SharedModel:
     """Loads a network for one or several :class:`LocalBackend`.
 
@@ -109,6 +110,7 @@ def load_shared_model(
         together, ahead: as for :class:`~sam2_ros.inference.BackendFactory`.
         runtime: one of :data:`sam2_ros.model.runtimes.RUNTIMES`; those but "auto" and "torch" need the device "cpu",
             which "auto" then is.
+        window_side: as for :class:`~sam2_ros.tracking.shared_model.SharedModel`; weights only.
 
     Raises:
         ImportError: weights need PyTorch, which is not installed.
@@ -134,8 +136,12 @@ def load_shared_model(
         path = find_weights(model)
         if runtime != AUTO or path.stat().st_size <= MOST_BYTES_OF_AUTO:
             cached = CachedGraphs(path, image_size)
-            if opened := cached.open(runtime, dtype, of_graphs):
-                return _shared(*opened, together, ahead)
+            smaller = CachedGraphs(path, window_side) if window_side else None
+            opened = cached.open(runtime, dtype, of_graphs)
+            also = smaller.open(runtime, dtype, of_graphs) if smaller and opened else None
+            if opened and (also or not smaller):
+                opened[0].smaller = also[0] if also else None
+                return _shared(*opened, together, ahead, window_side)
     _check_torch(model, cached.problem if cached else "")
     from sam2_ros.model import load_model
 
@@ -146,8 +152,12 @@ def load_shared_model(
         choice = choose_runtime(runtime, device, weights.config.trunk)
         if choice.runtime != TORCH:
             cached = cached or CachedGraphs(find_weights(model), image_size)
-            if made := cached.make(weights, choice, dtype, of_graphs):
-                return _shared(made, choice, together, ahead)
+            made = cached.make(weights, choice, dtype, of_graphs)
+            if made and window_side:
+                smaller = CachedGraphs(find_weights(model), window_side)
+                made.smaller = smaller.make(weights.at(window_side), choice, dtype, of_graphs)
+            if made and (made.smaller or not window_side):
+                return _shared(made, choice, together, ahead, window_side)
             choice = Choice(TORCH, "its graphs can't be used")
     if dtype == "auto":
         dtype = "bfloat16" if has_bfloat16(device) else "float32"
@@ -156,7 +166,7 @@ def load_shared_model(
             f"dtype is 'int8', but PyTorch runs the network ({choice.reason}); accepted: auto, float32, bfloat16, or "
             "runtime: openvino"
         )
-    return SharedModel(weights, dtype, together, ahead=ahead, runtime=choice)
+    return SharedModel(weights, dtype, together, ahead=ahead, runtime=choice, window_side=window_side)
 
 
 def _check_torch(model: str, problem: str = "") -> None:
@@ -179,8 +189,9 @@ def _check_torch(model: str, problem: str = "") -> None:
         ) from error
 
 
-def _shared(network: GraphNetwork, choice: Choice, together: bool, ahead: bool) -> SharedModel:
-    return SharedModel(network, network.graphs.dtype, together, ahead=ahead, runtime=choice)
+def _shared(network: GraphNetwork, choice: Choice, together: bool, ahead: bool, window_side: int = 0) -> SharedModel:
+    dtype = network.graphs.dtype
+    return SharedModel(network, dtype, together, ahead=ahead, runtime=choice, window_side=window_side)
 
 
 def may_have_gpu() -> bool:

@@ -241,9 +241,9 @@ EDGE_MODELS = {
     "efficienttam_s": ModelConfig("efficienttam_s", vit_width=384, **_WITHOUT_FINER_MAPS),
 }
 """Models of others for small machines, with SAM 2's parts behind an image encoder of their own."""
-WINDOW_SIDE = 384
-"""Side of the embedded model's input where windows follow the objects, pixels, in place of 448: a frame takes four
-fifths of the time."""
+WHOLE_SIDE, WINDOW_SIDE = 448, 384
+"""Sides of the embedded model's input, pixels: for whole frames, and for what is seen through windows, where a frame
+takes four fifths of the time."""
 SAM3 = ModelConfig("sam3", trunk="sam3", image_size=1008)
 """The tracker of SAM 3: SAM 2.1's parts behind an image encoder of its own."""
 

@@ -116,13 +116,16 @@ class GraphNetwork:
         self.maskmem_tpos_enc: Array = constants["time_codes"]
         self.metric = GraphMetric(self)
         self.appearance = self.metric if self.config.appearance_dim else None
+        self.smaller: GraphNetwork | None = None  # the same network for a smaller input
 
     def at(self, image_size: int) -> GraphNetwork:
-        """Itself.
+        """Itself, or :attr:`smaller`.
 
         Raises:
-            ValueError: another size than that of the export.
+            ValueError: another size than theirs.
         """
+        if self.smaller is not None and image_size == self.smaller.config.image_size:
+            return self.smaller
         if image_size != self.config.image_size:
             raise ValueError(
                 f"the exported network {self._folder.path} has an input of {self.config.image_size} px, not "

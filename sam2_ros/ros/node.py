@@ -17,7 +17,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.timer import Timer
 
 from sam2_ros.allocator import give_back_freed_memory
-from sam2_ros.inference import BackendFactory, input_side
+from sam2_ros.inference import BackendFactory, window_side
 from sam2_ros.remote.client import NOT_CONNECTED
 from sam2_ros.ros.camera_stream import CameraStream
 from sam2_ros.ros.diagnostics import publish_diagnostics
@@ -178,11 +178,12 @@ class TrackerNode(LifecycleNode):
 
     def _make_factory(self) -> BackendFactory:
         values, number = self._settings.values, self._settings.number
-        name, ahead = str(values["model.name"]), bool(values["model.encode_ahead"])
-        side = input_side(name, int(number("model.image_size")), tracker_config(values), ahead)
+        name, side = str(values["model.name"]), int(number("model.image_size"))
+        ahead = bool(values["model.encode_ahead"])
         return BackendFactory(
             name, str(values["model.device"]), str(values["model.dtype"]), side, int(number("model.threads")),
             together=not values["input.every_frame"], ahead=ahead, runtime=str(values["model.runtime"]),
+            window_side=window_side(name, side, tracker_config(values), ahead),
         )  # fmt: skip
 
     def _wait_for(self, future: concurrent.futures.Future[T]) -> T:

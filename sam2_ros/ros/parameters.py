@@ -50,8 +50,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "model.image_size",
         0,
-        "Side of the square input of the network, in pixels; 0 = as in training, but 384 for the embedded model unless "
-        "tracker.window is off or model.encode_ahead on at configure: windows show things larger.",
+        "Side of the square input of the network, in pixels; 0 = as in training. The embedded model has 448, and 384 "
+        "for windows, unless another size is set.",
         0,
         4096,
     ),

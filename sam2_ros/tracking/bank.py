@@ -174,10 +174,12 @@ class MemoryBank:
         pointer: Array,
         features: ImageFeatures | None = None,
         logits: Array | None = None,
+        model: Network | None = None,
     ) -> int | None:
         """Stores a prompted frame (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``); tracking never overwrites it.
 
-        Recognition compares with the image's ``features`` and the mask's ``logits`` ``[h, w]``. When all slots are
+        Recognition compares with the image's ``features`` and the mask's ``logits`` ``[h, w]``; ``model`` as in
+        :meth:`gather`. When all slots are
         taken, the frame replaces the oldest prompted one but the first; with a single slot, it replaces the first.
         Returns the frame that was released, if any.
         """
@@ -189,21 +191,25 @@ class MemoryBank:
         self.spatial[row, slot, : len(memory)] = rounded(memory, self.spatial)
         self.pointers[row, slot] = float32(pointer)
         if features is not None and logits is not None:
-            self._store_look(row, slot, features, logits)
+            self._store_look(row, slot, features, logits, model)
         table[slot] = frame
         self.tick_prompted(row, frame)
         return released
 
-    def store_sure(self, row: int, frame: int, features: ImageFeatures, logits: Array) -> None:
-        """Stores the appearance on a tracked frame on which the object was surely recognised, in place of the last."""
-        self._store_look(row, self.config.prompted_slots, features, logits)
+    def store_sure(
+        self, row: int, frame: int, features: ImageFeatures, logits: Array, model: Network | None = None
+    ) -> None:
+        """Stores the appearance on a tracked frame on which the object was surely recognised, in place of the last.
+        ``model`` as in :meth:`gather`."""
+        self._store_look(row, self.config.prompted_slots, features, logits, model)
         self.sure_frames[row] = frame
 
-    def _store_look(self, row: int, slot: int, features: ImageFeatures, logits: Array) -> None:
+    def _store_look(self, row: int, slot: int, features: ImageFeatures, logits: Array, model: Network | None) -> None:
         if features.appearance is None or features.picture is None:
             return
         cells = features.appearance.shape[1]
-        look, coverage = self.model.look(features, logits[None]), zeros(self.coverage.shape[2:], self.model.device) - 1
+        look = (model or self.model).look(features, logits[None])
+        coverage = zeros(self.coverage.shape[2:], self.model.device) - 1
         coverage[:cells] = look.coverage[0]
         self.looks[row, slot, :cells] = rounded(look.tokens[0], self.looks)
         self.coverage[row, slot] = rounded(coverage, self.coverage)

@@ -111,9 +111,8 @@ class TrackerConfig:
     window_budget: float = setting(
         1.0,
         "Time that the network may take for a frame with windows, as a multiple of what it takes without them. It is "
-        "estimated; of the embedded model, without them means with an input of 448 px. If that is too little for all "
-        "objects, they take turns, and optical flow carries the masks of the others on. One object at least is looked "
-        "at; 0 = no limit.",
+        "estimated. If that is too little for all objects, they take turns, and optical flow carries the masks of the "
+        "others on. One object at least is looked at; 0 = no limit.",
         0,
         100,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,16 +134,17 @@ def _copied(features: ImageFeatures, free: list[ImageFeatures]) -> ImageFeatures
     return ImageFeatures(*(copied(each) for each in features.tensors))
 
 
-def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str) -> int:
+def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str, window_side: int) -> int:
     """The most bytes of a history: features of every frame, a mask (logits, float32) for each object in it, and three
     candidates for each object; with windows also the image of every frame, and those from which masks are carried.
 
-    ``dtype`` is the tracker's. The map of stride 16 always counts as float32, which it is in some networks.
+    ``dtype`` is the tracker's, ``window_side`` that of its windows. The map of stride 16 always counts as float32,
+    which it is in some networks.
     """
     grid, fine = model.grid, 4 if dtype == "float32" else 2
     cells, images, extra, followed = grid**2, 0, 0, 0
     if config.uses_windows(model.windows):
-        cells *= most_views(config.max_objects)
+        cells = max(cells, most_views(config.max_objects) * replace(model, image_size=window_side).grid ** 2)
         images, extra = MAX_PIXELS * 3, grid**2  # one view more, for prompts
         followed = MOST_BYTES
     cell = model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3)

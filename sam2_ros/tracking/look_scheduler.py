@@ -27,7 +27,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from sam2_ros.model.config import WINDOW_SIDE, ModelConfig
+from sam2_ros.model.config import WHOLE_SIDE, WINDOW_SIDE, ModelConfig
 from sam2_ros.tracking.look_alikes import show_one_thing
 from sam2_ros.tracking.mask_follower import FollowedMask, MaskFollower
 from sam2_ros.tracking.objects import LiveObject
@@ -112,10 +112,10 @@ def encode_work(model: ModelConfig) -> float:
     return 2.5 * max(1.0, work.get(model.trunk, 0) / smallest)
 
 
-def larger_work(model: ModelConfig) -> float:
-    """About how many times as long a frame takes without windows for a larger input: the embedded model's, measured
-    with one and four objects 1.25 and 1.29."""
-    return 1.27 if model.trunk == "tinyvit" and model.image_size == WINDOW_SIDE else 1.0
+def larger_work(model: ModelConfig, window_side: int) -> float:
+    """About how many times as long a frame takes with the input of whole frames as with that of windows: of the
+    embedded model, measured with one and four objects, 1.25 and 1.29."""
+    return 1.27 if (model.trunk, model.image_size, window_side) == ("tinyvit", WHOLE_SIDE, WINDOW_SIDE) else 1.0
 
 
 def _meeting(followed: Mapping[int, FollowedMask]) -> set[int]:

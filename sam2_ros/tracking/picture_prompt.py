@@ -77,7 +77,7 @@ class Found:
         binarize = module_of(there).full_like(there, config.binarize_prompted_memory)
         (memory,) = view.model.encode_low_memory(view.features, logits[None], there, binarize)
         (pointer,) = view.model.pointer(self.token[None], there)
-        bank.store_prompted(obj.row, stored.frame, memory, pointer, view.features, logits[0])
+        bank.store_prompted(obj.row, stored.frame, memory, pointer, view.features, logits[0], view.model)
         obj.look = None if recognises(view.model, config) else look_of(view.model, view.features, logits)
         obj.awaited, obj.logits, obj.window, obj.prompted = None, logits, view.window, True
         obj.looked_frame = stored.frame

@@ -296,7 +296,7 @@ class PromptDecoder:
                 self.bank.store_recent([obj.row], frame, memory[index, None], out.pointer[None])
             else:
                 released = self.bank.store_prompted(
-                    obj.row, frame, memory[index], out.pointer, features, logits[index, 0]
+                    obj.row, frame, memory[index], out.pointer, features, logits[index, 0], view.model
                 )
             if features.picture is not None and view.model.appearance is None and looks_for_things(self.config):
                 obj.look = look_of(view.model, features, logits[index])

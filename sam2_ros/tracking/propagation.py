@@ -220,7 +220,7 @@ class Propagation:
             if self.recognises:
                 for i, (row, seen) in enumerate(zip(rows, observations, strict=True)):
                     if remembered[i] and seen.score > SURE:
-                        self.bank.store_sure(row, view.frame, view.features, logits[i, 0])
+                        self.bank.store_sure(row, view.frame, view.features, logits[i, 0], view.model)
         lap("memory_encode")
         return Tracked(objects, view, drawn, presences, observations)
 

@@ -88,6 +88,7 @@ class SharedModel:
         ahead: on a CPU, the image encoder has turns of its own, so that it can encode a frame while the one before it
             is tracked; each of the two has half of the threads. No effect on a GPU.
         runtime: what runs the network, for logs.
+        window_side: of the input for what is seen through windows, pixels; 0 = as without.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class SharedModel:
         use_graphs: bool | None = None,
         ahead: bool = False,
         runtime: Choice | None = None,
+        window_side: int = 0,
     ) -> None:
         self.model = model
+        self.window_side = window_side or model.config.image_size
         self._runtime = runtime or Choice(TORCH, "as given")
         self.dtype = dtype
         self.use_graphs = model.device.type == "cuda" if use_graphs is None else use_graphs

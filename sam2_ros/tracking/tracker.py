@@ -92,7 +92,7 @@ class Tracker:
         self._viewer = Viewer(self._shared, self.config)
         self._prompts = PromptDecoder(self._viewer, self.bank, self.config)
         self._propagation = self._make_propagation()
-        self._scheduler = LookScheduler(encode_work(model.config), larger_work(model.config))
+        self._scheduler = LookScheduler(encode_work(model.config), larger_work(model.config, self._shared.window_side))
         self._load_shedder = LoadShedder(self.config.deadline, len(SHEDDING_STEPS) - (not model.shrinks))
         self._frame = -1  # index of the newest frame
         self._changes: deque[ObjectChange] = deque(maxlen=MAX_CHANGES)
@@ -117,7 +117,7 @@ class Tracker:
     def history_bytes(self) -> int:
         """The most bytes of the stored frames (beside ``bank.nbytes``)."""
         dtype = "float32" if self.model.device == HOST else self.dtype
-        return most_bytes(self.model.config, self.config, dtype)
+        return most_bytes(self.model.config, self.config, dtype, self._shared.window_side)
 
     def configure(self, config: TrackerConfig) -> None:
         """Applies other settings from the next frame or prompt on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import cv2
@@ -27,6 +28,7 @@ class Encoder(Protocol):
     """What a viewer needs of :class:`~sam2_ros.tracking.shared_model.SharedModel`."""
 
     model: Network
+    window_side: int
     ahead: bool
 
     def prepared(self, image: Image, scale: float) -> Any: ...
@@ -58,7 +60,7 @@ class Viewer:
             side, keys = self.model.config.image_size, tuple(obj.object_id for obj in objects)
             return [Group(Window.whole(width, height), side, keys)]
         frame = self._frame(width, height, workload)
-        return plan([_target(obj, frame, index) for obj in objects], frame)
+        return self._sized(plan([_target(obj, frame, index) for obj in objects], frame), frame)
 
     def next_window(self, obj: LiveObject, width: int, height: int, index: int, workload: Workload) -> Window:
         """The window that an object has on the frame number ``index``, whether the network looks at it or not."""
@@ -131,7 +133,7 @@ class Viewer:
         targets = [_target(obj, frame, stored.frame) for obj in objects]
         targets += [Target(-1 - key, (x0, y0, x1, y1)) for key, (x0, y0, x1, y1) in enumerate(boxes)]
         views: dict[int, View] = {}
-        for group in plan(targets, frame):
+        for group in self._sized(plan(targets, frame), frame):
             new = [-1 - key for key in group.keys if key < 0]
             views.update(dict.fromkeys(new, self.view(stored, group.window, group.side)) if new else {})
         return [views[index] for index in range(len(boxes))]
@@ -139,18 +141,21 @@ class Viewer:
     def view_around(self, box: Sequence[float], stored: StoredFrame) -> View:
         """The view of a window for what is in ``box`` (edges in pixels) alone."""
         frame = self._frame(stored.width, stored.height, Workload())
-        return self.view(stored, frame.window((box[0], box[1], box[2], box[3])), frame.side)
+        window, whole = frame.window((box[0], box[1], box[2], box[3])), (frame.whole, self.model.config.image_size)
+        # As the next frame will show it: beside windows the whole frame has their side.
+        alone = window == frame.whole and whole in stored.features
+        return self.view(stored, window, whole[1] if alone else frame.side)
 
     def view_of(self, obj: LiveObject, stored: StoredFrame) -> View:
         """The view through which ``obj`` was seen on ``stored``."""
         if obj.window is None or not self.uses_windows:
             return self.whole_view(stored)
-        return self.view(stored, *_key_of(stored, obj.window))
+        return self.view(stored, *self._key_of(stored, obj.window))
 
     def _frame(self, width: int, height: int, workload: Workload) -> Frame:
-        side = self.model.config.image_size
+        side = self.shared.window_side
         if workload.input_scale < 1 and self.model.shrinks:
-            side = self.model.config.scaled_size(workload.input_scale)
+            side = min(side, self.model.config.scaled_size(workload.input_scale))
         return Frame(width, height, side)
 
     def _groups_again(self, objects: list[LiveObject], stored: StoredFrame, workload: Workload) -> list[Group]:
@@ -164,9 +169,23 @@ class Viewer:
             if window is None:
                 rest.append(target)
             else:
-                members.setdefault(_key_of(stored, window), []).append(obj.object_id)
+                members.setdefault(self._key_of(stored, window), []).append(obj.object_id)
         found = [Group(window, side, tuple(keys)) for (window, side), keys in members.items()]
         return found + (plan(rest, frame) if rest else [])
+
+    def _key_of(self, stored: StoredFrame, window: Window) -> tuple[Window, int]:
+        """The stored features of ``window``; if there are none, those that it has in the size of the others, or of
+        windows if that is smaller."""
+        side = min(next(iter(stored.features))[1], self.shared.window_side)
+        return next((key for key in stored.features if key[0] == window), (window, side))
+
+    def _sized(self, groups: list[Group], frame: Frame) -> list[Group]:
+        """``groups``, with the input of whole frames if there is no window among them: such a frame takes as long as
+        without windows, and shows as much."""
+        side = self.model.config.image_size
+        if frame.side != self.shared.window_side or any(group.window != frame.whole for group in groups):
+            return groups
+        return [replace(group, side=side) for group in groups]
 
     def _encode_windows(
         self, image: Image, windows: Sequence[Window], side: int, workload: Workload, lap: Lap = lambda _: None
@@ -185,11 +204,6 @@ class Viewer:
 
 def _view(stored: StoredFrame, window: Window, model: Network, features: ImageFeatures) -> View:
     return View(stored.frame, stored.stamp, stored.width, stored.height, window, model, features)
-
-
-def _key_of(stored: StoredFrame, window: Window) -> tuple[Window, int]:
-    """The stored features of ``window``; if there are none, those that it has in the size of the others."""
-    return next((key for key in stored.features if key[0] == window), (window, next(iter(stored.features))[1]))
 
 
 def _target(obj: LiveObject, frame: Frame, index: int) -> Target:

@@ -57,6 +57,9 @@ def _work_on_most(shared: SharedModel, config: TrackerConfig) -> None:
         present = trues(count, device)
         model.pointer(decoded.tokens[:, 0], present)
         model.encode_low_memory(features, float32(decoded.logits[:, :1]), present)
+    if config.uses_windows(architecture.windows) and shared.window_side != architecture.image_size:
+        side = shared.window_side
+        shared.encode_several(zeros((1, 3, side, side), device), model.at(side))
     if config.deadline and model.shrinks:
         shared.encode(shared.prepared(np.zeros((64, 64, 3), np.uint8), SMALLER))
     if model.appearance is not None and features.appearance is not None and recognises(model, config):

@@ -14,7 +14,7 @@ import torch
 from sam2_reference import difference
 from small_tracker import add, box, click, logits, rectangle, run, scene, small_model, stepped
 
-from sam2_ros.inference import input_side
+from sam2_ros.inference import window_side
 from sam2_ros.model import HIERA, ModelConfig, Sam2Model
 from sam2_ros.model.checkpoint import read_checkpoint
 from sam2_ros.model.weight_files import EMBEDDED
@@ -347,8 +347,8 @@ def test_bytes_of_the_history_are_those_of_the_documentation() -> None:
         for count in (1, 16):
             sizes = []
             for settings in (TrackerConfig(max_objects=count, window=window) for window in ("off", "on")):
-                side = input_side(model, 0, settings) or config.image_size
-                sizes.append(most_bytes(replace(config, image_size=side), settings, "float32") / 2**20)
+                side = window_side(model, 0, settings) or config.image_size
+                sizes.append(most_bytes(config, settings, "float32", side) / 2**20)
             row += f"| {sizes[0]:.0f} / {sizes[1]:.0f} MiB "
         assert f"{row}|" in text
 

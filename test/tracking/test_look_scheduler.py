@@ -13,7 +13,7 @@ import textures
 from numpy.typing import NDArray
 
 from sam2_ros.evaluation.mask_metrics import jaccard
-from sam2_ros.model.config import EDGE_MODELS, SAM3, WINDOW_SIDE, ModelConfig, official_config
+from sam2_ros.model.config import EDGE_MODELS, SAM3, WHOLE_SIDE, WINDOW_SIDE, ModelConfig, official_config
 from sam2_ros.tracking.look_scheduler import LookScheduler, encode_work, larger_work
 from sam2_ros.tracking.mask_follower import LONGEST, FollowedMask, MaskFollower
 from sam2_ros.tracking.objects import LiveObject
@@ -187,11 +187,12 @@ def test_a_smaller_input_lets_more_objects_be_looked_at() -> None:
 
 
 def test_the_input_of_windows_counts_by_what_the_larger_one_would_take() -> None:
-    """The embedded model has the smaller one with windows only; of other models it is what they were trained with."""
-    sides = (WINDOW_SIDE, 448, 640, 64)
-    work = [larger_work(ModelConfig("a model", trunk="tinyvit", image_size=side)) for side in sides]
+    """Only the embedded model has a smaller one, and only where no other is chosen."""
+    embedded = ModelConfig("a model", trunk="tinyvit", image_size=WHOLE_SIDE)
+    sides = ((WHOLE_SIDE, WINDOW_SIDE), (WHOLE_SIDE, WHOLE_SIDE), (640, 640), (WINDOW_SIDE, WINDOW_SIDE))
+    work = [larger_work(replace(embedded, image_size=whole), window) for whole, window in sides]
     assert work == [1.27, 1.0, 1.0, 1.0]
-    assert larger_work(replace(official_config("tiny"), image_size=WINDOW_SIDE)) == 1.0
+    assert larger_work(replace(official_config("tiny"), image_size=WHOLE_SIDE), WINDOW_SIDE) == 1.0
 
 
 @pytest.mark.parametrize("before", [None, "cut", "size"])
