@@ -17,6 +17,7 @@ from sam2_ros.training.simulated_user import make_prompt
 
 SEEN, ABSENT, BARELY = 1.0, 0.0, -1.0
 SEEN_FROM = 0.05  # an object counts as seen from this share of its first area on; below, any answer is right
+TRIES = 20  # to draw a clip in which the object is hidden
 Mask = NDArray[np.bool_]
 
 
@@ -38,6 +39,7 @@ class Source:
     store: FeatureStore
     share: float  # of the clips of a batch
     max_stride: int  # frames between two neighbours of the drawn clip
+    hiding: float = 0.0  # least share of its clips in which the object is hidden for a while, where such are found
 
 
 def sighting(share: Tensor) -> Tensor:
@@ -92,12 +94,14 @@ class Sampler:
 
     def _draw(self, length: int) -> tuple[FeatureStore, list[int], int]:
         """A store, frame indices in it, and an object that is visible in the first of them."""
-        shares = np.array([source.share for source in self.sources])
+        long = [[entry for entry in source.store.clips if entry.length >= length] for source in self.sources]
+        shares = np.array([source.share * bool(entries) for source, entries in zip(self.sources, long, strict=True)])
+        number = self.rng.choice(len(shares), p=shares / shares.sum())
+        source, entries = self.sources[number], long[number]
+        tries = TRIES if source.hiding and self.rng.random() < source.hiding else 0
         while True:
-            source = self.sources[self.rng.choice(len(shares), p=shares / shares.sum())]
-            entry = source.store.clips[self.rng.integers(len(source.store.clips))]
-            if entry.length < length:
-                continue
+            tries -= 1
+            entry = entries[self.rng.integers(len(entries))]
             stride = int(self.rng.integers(1, min(source.max_stride, (entry.length - 1) // (length - 1)) + 1))
             start = entry.start + int(self.rng.integers(entry.length - stride * (length - 1)))
             indices = [start + stride * t for t in range(length)]
@@ -106,8 +110,11 @@ class Sampler:
             first = source.store.label(indices[0])
             counts = np.bincount(first.ravel(), minlength=2)[1:] / first.size
             fitting = np.flatnonzero((counts >= self.smallest) & (counts <= self.largest)) + 1
-            if len(fitting):
-                return source.store, indices, int(self.rng.choice(fitting))
+            if not len(fitting):
+                continue
+            value = int(self.rng.choice(fitting))
+            if tries < 0 or any(not (source.store.label(index) == value).any() for index in indices[1:]):
+                return source.store, indices, value
 
     def batch(self, size: int, length: int, lead: int = 0) -> Batch:
         """``size`` clips of ``length`` frames, with up to ``lead`` more frames after the first one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from recipes.embedded.evaluate import project
 from recipes.embedded.rollout import roll_out
 from recipes.embedded.sampler import BARELY, Batch, Sampler, disturb_masks
 from sam2_ros.model.sam2 import Sam2Model
-from sam2_ros.training.distributed import SINGLE, World
 from sam2_ros.training.losses import frame_loss
 from sam2_ros.training.optimise import Group, LoopSettings, TrainingLoop
 
@@ -43,6 +42,7 @@ class Schedule:
     gradient_norm: float = 1.0
     disturbed: float = 0.3  # share of stored masks that are disturbed, see disturb_masks
     told: float = 0.5  # share of the frames whose stored presence is the truth, not the object score
+    certainty: float = 1.0  # factor of the score logits in the loss, where calibration made them smaller
     bfloat16: bool = True
     save_every: int = 100
 
@@ -70,8 +70,12 @@ def clip_loss(
     batch: Batch,
     disturb: Callable[[Tensor], Tensor] | None = None,
     told: Sequence[Tensor] | None = None,
+    certainty: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Each loss, averaged over the frames that have it; ``disturb`` and ``told`` as in :func:`~.rollout.roll_out`."""
+    """Each loss, averaged over the frames that have it.
+
+    ``disturb`` and ``told`` as in :func:`~.rollout.roll_out`; ``certainty`` as in :class:`Schedule`.
+    """
     leading = range(1, batch.lead + 1)
     frames = []
     for t, maps in enumerate(batch.maps):
@@ -83,6 +87,9 @@ def clip_loss(
     for t, (output, target, seen) in enumerate(zip(outputs, batch.targets, batch.seen, strict=True)):
         if t in leading:
             continue
+        if output.decoded is not None:
+            score = certainty * output.decoded.object_score
+            output = replace(output, decoded=replace(output.decoded, object_score=score))
         losses = frame_loss(output, target, seen)
         counted += bool(losses)
         for name, value in losses.items():
@@ -109,23 +116,16 @@ def parameter_groups(model: Sam2Model, schedule: Schedule) -> list[Group]:
 class Trainer(TrainingLoop[Batch]):
     """Trains ``model`` on the batches of ``samplers``, which take turns. Their clips may differ in size."""
 
-    def __init__(
-        self,
-        model: Sam2Model,
-        samplers: Sequence[Sampler],
-        schedule: Schedule,
-        folder: Path,
-        world: World = SINGLE,
-    ) -> None:
+    def __init__(self, model: Sam2Model, samplers: Sequence[Sampler], schedule: Schedule, folder: Path) -> None:
         self.samplers, self.schedule = samplers, schedule
         self.rng = np.random.default_rng()  # of the step
 
-        super().__init__(model, parameter_groups(model, schedule), schedule.loop(), folder, world)
+        super().__init__(model, parameter_groups(model, schedule), schedule.loop(), folder)
 
     def batches(self, first: int) -> Iterator[Sequence[Batch]]:
         for step in count(first):
             sampler = self.samplers[step % len(self.samplers)]
-            sampler.begin(step * self.world.size + self.world.rank)  # each process has batches of its own
+            sampler.begin(step)
             self.rng = sampler.rng
             phase = self.schedule.phase(min(step, self.schedule.steps - 1))
             yield [sampler.batch(phase.clips, phase.length, phase.lead)]
@@ -133,7 +133,7 @@ class Trainer(TrainingLoop[Batch]):
     def losses(self, part: Batch) -> dict[str, Tensor]:
         # A wrong score stores masks of absent objects. The network must cope with that on the other frames.
         told = [torch.where(self._chance(len(seen)) < self.schedule.told, seen, BARELY) for seen in part.seen]
-        return clip_loss(self.model.at(part.targets[0].shape[-1]), part, self._disturb, told)
+        return clip_loss(self.model.at(part.targets[0].shape[-1]), part, self._disturb, told, self.schedule.certainty)
 
     def _chance(self, count: int) -> Tensor:
         return torch.from_numpy(self.rng.random(count))

@@ -60,12 +60,12 @@ class Viewer:
             side, keys = self.model.config.image_size, tuple(obj.object_id for obj in objects)
             return [Group(Window.whole(width, height), side, keys)]
         frame = self._frame(width, height, workload)
-        return self._sized(plan([_target(obj, frame, index) for obj in objects], frame), frame)
+        return self._sized(plan([target_of(obj, frame, index) for obj in objects], frame), frame)
 
     def next_window(self, obj: LiveObject, width: int, height: int, index: int, workload: Workload) -> Window:
         """The window that an object has on the frame number ``index``, whether the network looks at it or not."""
         frame = self._frame(width, height, workload)
-        return window_of(_target(obj, frame, index), frame)
+        return window_of(target_of(obj, frame, index), frame)
 
     def encode(self, image: Image, groups: Sequence[Group], workload: Workload, lap: Lap) -> list[ImageFeatures]:
         """The features of ``image`` for each of ``groups``, which are of one side."""
@@ -130,7 +130,7 @@ class Viewer:
             return [self.view_around(box, stored) for box in boxes]
         objects = [obj for obj in stored.objects.values() if obj.awaited is None]
         frame = self._frame(stored.width, stored.height, Workload())
-        targets = [_target(obj, frame, stored.frame) for obj in objects]
+        targets = [target_of(obj, frame, stored.frame) for obj in objects]
         targets += [Target(-1 - key, (x0, y0, x1, y1)) for key, (x0, y0, x1, y1) in enumerate(boxes)]
         views: dict[int, View] = {}
         for group in self._sized(plan(targets, frame), frame):
@@ -164,7 +164,7 @@ class Viewer:
         members: dict[tuple[Window, int], list[int]] = {}
         rest = []
         for obj in objects:
-            target = _target(obj, frame, stored.frame)
+            target = target_of(obj, frame, stored.frame)
             window = serving(target, (window for window, _ in stored.features), frame)
             if window is None:
                 rest.append(target)
@@ -206,7 +206,7 @@ def _view(stored: StoredFrame, window: Window, model: Network, features: ImageFe
     return View(stored.frame, stored.stamp, stored.width, stored.height, window, model, features)
 
 
-def _target(obj: LiveObject, frame: Frame, index: int) -> Target:
+def target_of(obj: LiveObject, frame: Frame, index: int) -> Target:
     """What the frame number ``index`` needs to know of an object: where it is expected, as large as it usually is. A
     mask of a part of it must not shrink its window."""
     size, trail = np.array([frame.width, frame.height]), obj.trail

@@ -10,12 +10,11 @@ from recipes.embedded.features import FeatureStore, normalise
 from recipes.embedded.initialise import deepened, embedded_config
 from recipes.embedded.rollout import roll_out
 from recipes.embedded.sampler import Sampler, Source, disturb_masks
-from recipes.embedded.trainer import Phase, Schedule, Trainer
+from recipes.embedded.trainer import Phase, Schedule, Trainer, clip_loss
 from sam2_ros.model.network import ImageFeatures
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.model.tinyvit import TinyViTEncoder
 from sam2_ros.training.clips import Clip
-from sam2_ros.training.distributed import SINGLE, World
 from sam2_ros.training.rollout import FramePrompt
 
 SIZE = 64
@@ -63,12 +62,32 @@ def test_disturbed_share_of_the_masks_is_spoilt() -> None:
     assert torch.equal(disturb_masks(logits, np.random.default_rng(0), 0.0), logits)
 
 
-def make_trainer(store: FeatureStore, folder: Path, steps: int, world: World = SINGLE) -> Trainer:
+def test_clips_with_a_hidden_object_are_drawn_more_often(tmp_path: Path) -> None:
+    clip = moving_square()
+    clip.labels[2] = 0
+    store = FeatureStore.build(tmp_path, [clip], 6, SIZE, TinyViTEncoder().eval(), torch.float32)
+
+    def hidden(share: float) -> int:
+        sampler = Sampler([Source(store, 1.0, 1, share)], seed=0)
+        return sum(any(bool((seen == 0).all()) for seen in sampler.batch(1, 2).seen) for _ in range(40))
+
+    assert hidden(1.0) == 40 and hidden(0.0) < 20
+
+
+def test_certainty_scales_the_score_in_the_loss(store: FeatureStore) -> None:
+    model = Sam2Model(embedded_config(SIZE)).eval()
+    batch = Sampler([Source(store, 1.0, 1)], seed=0).batch(1, 3)
+    with torch.no_grad():
+        assert clip_loss(model, batch, certainty=0.0)["presence"] == pytest.approx(np.log(2))
+        assert clip_loss(model, batch)["presence"] != pytest.approx(np.log(2))
+
+
+def make_trainer(store: FeatureStore, folder: Path, steps: int) -> Trainer:
     torch.manual_seed(0)
     model = Sam2Model(embedded_config(SIZE))
     phases = (Phase(2, clips=2, length=2), Phase(steps, clips=1, length=3))
     schedule = Schedule(phases, warmup=1, bfloat16=False, rate=2e-3, decoder_rate=1e-3)
-    return Trainer(model, [Sampler([Source(store, 1.0, 1)], seed=0)], schedule, folder, world)
+    return Trainer(model, [Sampler([Source(store, 1.0, 1)], seed=0)], schedule, folder)
 
 
 def test_training_lowers_the_loss_leaves_the_encoder_and_resumes(store: FeatureStore, tmp_path: Path) -> None:
@@ -95,14 +114,6 @@ def test_rate_0_freezes_all_that_frames_without_memory_need(store: FeatureStore,
     changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed >= {"memory_attention", "memory_encoder"}
     assert not changed & {"image_encoder", "sam_prompt_encoder", "sam_mask_decoder", "no_mem_embed", "appearance"}
-
-
-def test_processes_of_a_training_have_batches_of_their_own(store: FeatureStore, tmp_path: Path) -> None:
-    drawn = []
-    for rank in range(2):
-        trainer = make_trainer(store, tmp_path, steps=4, world=World(rank, 2))
-        drawn += [next(trainer.batches(step))[0].targets[0] for step in range(2)]
-    assert sum(torch.equal(one, other) for n, one in enumerate(drawn) for other in drawn[:n]) == 0
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(store: FeatureStore, tmp_path: Path) -> None:

@@ -299,10 +299,10 @@ def live(*boxes: tuple[int, int, int, int], seen: int) -> LiveObject:
 def test_a_window_lies_where_its_object_is_heading() -> None:
     frame = windows.Frame(WIDTH, HEIGHT, 128)
     obj = live((100, 300, 140, 340), (150, 290, 190, 330), seen=1)
-    assert viewer._target(obj, frame, 2).box == pytest.approx((200, 280, 240, 320))
-    assert viewer._target(obj, frame, 3).box == pytest.approx((150, 290, 190, 330))  # it was not seen on frame 2
+    assert viewer.target_of(obj, frame, 2).box == pytest.approx((200, 280, 240, 320))
+    assert viewer.target_of(obj, frame, 3).box == pytest.approx((150, 290, 190, 330))  # it was not seen on frame 2
     first = live((100, 300, 140, 340), seen=0)
-    assert viewer._target(first, frame, 1).box == pytest.approx((100, 300, 140, 340))
+    assert viewer.target_of(first, frame, 1).box == pytest.approx((100, 300, 140, 340))
 
 
 def test_specks_do_not_widen_the_window() -> None:
@@ -310,24 +310,24 @@ def test_specks_do_not_widen_the_window() -> None:
     frame = windows.Frame(WIDTH, HEIGHT, 128)
     obj = live((100, 300, 140, 340), (100, 300, 140, 340), seen=1)
     obj.box = (100, 300, 700, 500)
-    assert viewer._target(obj, frame, 2).box == pytest.approx((100, 300, 140, 340))
+    assert viewer.target_of(obj, frame, 2).box == pytest.approx((100, 300, 140, 340))
 
 
 def test_what_the_last_window_cut_is_judged_by_what_was_seen() -> None:
     frame = windows.Frame(WIDTH, HEIGHT, 128)
     obj = live((100, 300, 140, 340), (150, 290, 190, 330), seen=1)
-    assert viewer._target(obj, frame, 2).seen is None  # it is hidden
+    assert viewer.target_of(obj, frame, 2).seen is None  # it is hidden
     obj.presence = replace(obj.presence, state=ObjectState.VISIBLE)
-    assert viewer._target(obj, frame, 2).seen == pytest.approx((150, 290, 190, 330))
+    assert viewer.target_of(obj, frame, 2).seen == pytest.approx((150, 290, 190, 330))
 
 
 def test_a_mask_of_a_part_does_not_shrink_the_window() -> None:
     frame = windows.Frame(WIDTH, HEIGHT, 128)
     obj = live((100, 300, 140, 340), (100, 300, 140, 340), seen=2)
     obj.box = (130, 330, 134, 334)
-    assert viewer._target(obj, frame, 3).box == pytest.approx((112, 312, 152, 352))
+    assert viewer.target_of(obj, frame, 3).box == pytest.approx((112, 312, 152, 352))
     obj.box = (100, 300, 180, 320)  # wider than ever, and less high
-    assert viewer._target(obj, frame, 3).box == pytest.approx((100, 290, 180, 330))
+    assert viewer.target_of(obj, frame, 3).box == pytest.approx((100, 290, 180, 330))
 
 
 def test_frames_that_are_encoded_ahead_are_seen_whole() -> None:
