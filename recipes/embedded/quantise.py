@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from recipes.embedded.data import sequence_names
 from sam2_ros.media.image_folder import images_of, read_image
 from sam2_ros.model import load_model
-from sam2_ros.model.limits import digest, layers
+from sam2_ros.model.int8_limits import digest, layers
 from sam2_ros.model.sam2 import Sam2Model
 from sam2_ros.model.weight_files import EMBEDDED_INT8
 

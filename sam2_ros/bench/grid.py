@@ -19,7 +19,7 @@ from sam2_ros.bench.moving_scene import moving_scene
 from sam2_ros.evaluation.summary import machine
 from sam2_ros.model.config import HIERA
 from sam2_ros.model.int8 import INT8, has_int8
-from sam2_ros.model.limits import limits_of
+from sam2_ros.model.int8_limits import limits_of
 from sam2_ros.model.runtimes import AUTO, OPENVINO, choose_runtime, computes_bfloat16
 
 WIDTH, HEIGHT = 640, 480  # of the camera's image, pixels

@@ -61,7 +61,7 @@ class CachedGraphs:
         """Exports ``model``, which has these weights, unless its graphs can now be opened, which another process may
         just have made; None: that failed, and a warning says why."""
         from sam2_ros.model.export import export_folder
-        from sam2_ros.model.limits import limits_of
+        from sam2_ros.model.int8_limits import limits_of
 
         quantised, start = bool(limits_of(model)), time.monotonic()
         options = options_of(choice, dtype, threads, self.folder, quantised)

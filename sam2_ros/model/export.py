@@ -18,7 +18,7 @@ from sam2_ros.model.graph_folder import CONSTANTS, FORMAT, METADATA, describe_fi
 from sam2_ros.model.graph_network import GraphNetwork
 from sam2_ros.model.graph_shapes import check_name, shapes_of
 from sam2_ros.model.graphs import Graph
-from sam2_ros.model.limits import limits_of
+from sam2_ros.model.int8_limits import limits_of
 from sam2_ros.model.runtimes import Array, Options, choose_runtime, open_session
 from sam2_ros.model.sam2 import Sam2Model
 

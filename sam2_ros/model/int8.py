@@ -7,10 +7,11 @@ quantise``), and the weights of each output channel to 255 steps around 0.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sam2_ros.model.bfloat16 import cpu_flags
 
 INT8 = "int8"
 Limits = tuple[float, float] | None
@@ -20,11 +21,7 @@ STEPS = 255  # between the limits
 
 def has_int8() -> bool:
     """Whether this processor has VNNI. Without it int8 is twice as far from float32, and on AVX2 slower than it."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_vnni", "avx_vnni"})
+    return bool(cpu_flags() & {"avx512_vnni", "avx_vnni"})
 
 
 def quantise(graph: Any, limits: Sequence[Limits]) -> None:

@@ -179,9 +179,8 @@ class MemoryBank:
         """Stores a prompted frame (``memory`` ``[HW, memory_dim]``, ``pointer`` ``[C]``); tracking never overwrites it.
 
         Recognition compares with the image's ``features`` and the mask's ``logits`` ``[h, w]``; ``model`` as in
-        :meth:`gather`. When all slots are
-        taken, the frame replaces the oldest prompted one but the first; with a single slot, it replaces the first.
-        Returns the frame that was released, if any.
+        :meth:`gather`. When all slots are taken, the frame replaces the oldest prompted one but the first; with a
+        single slot, it replaces the first. Returns the frame that was released, if any.
         """
         table = self.conditioning_frames[row]
         free = [*np.flatnonzero(table == frame), *np.flatnonzero(table == EMPTY)]

@@ -15,7 +15,7 @@ from sam2_ros.model.export import export_folder
 from sam2_ros.model.graph_folder import GraphFolder
 from sam2_ros.model.graph_network import load_exported, options_of
 from sam2_ros.model.int8 import has_int8, quantise
-from sam2_ros.model.limits import layers, limits_of
+from sam2_ros.model.int8_limits import layers, limits_of
 from sam2_ros.model.runtimes import Choice
 
 SIDE = 128
