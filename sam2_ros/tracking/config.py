@@ -43,8 +43,8 @@ class TrackerConfig:
     )
     search_every: int = setting(
         3,
-        "Look for a LOST object on every so many frames. It costs nothing on the others. With windows, look for every "
-        "hidden object in the whole frame as often.",
+        "Look for a LOST object on every so many frames. It costs nothing on the others. With windows, look for "
+        "hidden objects in the whole frame half as often.",
         1,
         1000,
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sam2_ros.model.arrays import copied, on_host, strides
 from sam2_ros.model.config import ModelConfig
 from sam2_ros.model.network import Array, ImageFeatures, Network
+from sam2_ros.tracking.camera_motion import STANDING, Motion
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.frame_lookup import find_frame
 from sam2_ros.tracking.mask_follower import MOST_BYTES, FollowedMask
@@ -53,6 +54,7 @@ class StoredFrame:
     features: dict[tuple[Window, int], ImageFeatures]  # by window and side of the network's input
     image: NDArray[np.uint8] | None = None  # RGB, perhaps smaller than it was; for windows that were not encoded
     waiting: dict[int, FollowedMask] = field(default_factory=dict)  # by id: objects that are not looked at
+    motion: Motion = STANDING  # of the picture, from the frame before
     objects: dict[int, LiveObject] = field(default_factory=dict)  # by id, as they were after this frame
 
     @property

@@ -11,8 +11,7 @@ are carried from the frame before by optical flow (:mod:`.mask_follower`); hidde
    the whole frame for hidden objects costs two windows.
 3. At least one object is looked at, and at most :data:`.windows.MOST` windows are encoded. The most urgent objects come
    first: those that waited longest, those whose mask can't be carried well (:data:`DOUBT`) or shows the thing of
-   another carried mask, and those that are hidden only because it could not be carried. Others that are hidden are less
-   urgent (:data:`HIDDEN`).
+   another carried mask, and those that are hidden only because it could not be carried.
 4. Where all objects are seen in the whole frame, and the budget is at least 1, they are looked at without turns.
 5. Where flow finds less than half of the masks, as after a cut, on a flash, or in the first image, the budget does not
    count on that frame.
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.model.config import WHOLE_SIDE, WINDOW_SIDE, ModelConfig
+from sam2_ros.tracking.camera_motion import STANDING, Motion
 from sam2_ros.tracking.look_alikes import show_one_thing
 from sam2_ros.tracking.mask_follower import FollowedMask, MaskFollower
 from sam2_ros.tracking.objects import LiveObject
@@ -36,7 +36,6 @@ from sam2_ros.tracking.windows import MOST, Window
 
 LOOK = 1.0  # work of tracking one object in it: memory attention, mask decoder, memory encoder
 DOUBT = 5.0  # frames of waiting that a mask which is not found counts as
-HIDDEN = -2.0  # frames of waiting
 
 
 class LookScheduler:
@@ -60,6 +59,7 @@ class LookScheduler:
         size: tuple[int, int],
         budget: float,
         searches: bool,
+        motion: Motion = STANDING,
     ) -> dict[int, FollowedMask]:
         """The objects, by their ids, at which the network does not look on the next frame, and the masks that are
         carried there.
@@ -71,6 +71,7 @@ class LookScheduler:
             size: its width and height, pixels.
             budget: see rule 1; 0 = no limit.
             searches: whether the whole frame is searched for hidden objects.
+            motion: of the picture, from the frame before.
         """
         self._follower.add_image(image if budget else None, frame, size)
         income = budget * self._larger * (self._encode + LOOK * len(windows)) - 2 * self._encode * searches
@@ -83,7 +84,7 @@ class LookScheduler:
             self._credit = min(left - LOOK * len(windows) - self._encode * len(views), self._encode + LOOK)
             return {}
         visible = [obj for obj, _ in windows if obj.state is ObjectState.VISIBLE]
-        followed = self._follower.carry(visible)
+        followed = self._follower.carry(visible, motion)
         limit = left if 2 * len(followed) >= len(visible) else math.inf
         meeting = _meeting(followed)
         ranked = sorted(windows, key=lambda each: (-_urgency(each[0], frame, followed, meeting), each[0].object_id))
@@ -127,7 +128,7 @@ def _meeting(followed: Mapping[int, FollowedMask]) -> set[int]:
 def _urgency(obj: LiveObject, frame: int, followed: Mapping[int, FollowedMask], meeting: Collection[int]) -> float:
     waited = frame - obj.looked_frame
     if obj.state is not ObjectState.VISIBLE:
-        return waited + (DOUBT if obj.presence.last_seen_frame >= obj.looked_frame else HIDDEN)
+        return waited + (DOUBT if obj.presence.last_seen_frame >= obj.looked_frame else 0.0)
     found = followed.get(obj.object_id)
     trust = 0.0 if found is None or obj.object_id in meeting else found.trust
     return waited + DOUBT * (1.0 - trust)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.tracking.camera_motion import STANDING, Motion
 from sam2_ros.tracking.carried_object import FLOW_SAMPLES, CarriedObject
 from sam2_ros.tracking.carrier import LEAST_SAMPLES, WORK_PIXELS, reduced_image
-from sam2_ros.tracking.flow_window import Pyramid
+from sam2_ros.tracking.flow_window import Box, Field, Pyramid
 from sam2_ros.tracking.image_motion import ImageMotion, Step
 from sam2_ros.tracking.masks import resampled
 from sam2_ros.tracking.objects import LiveObject
@@ -40,6 +41,7 @@ class _Source:
     carried: CarriedObject
     begin: int  # frame
     area: int  # of the mask there, pixels
+    camera: Field  # [2] what of its velocity is the camera's, pixels an image
     shown: CroppedMask | None = None  # the newest mask that came of it
 
 
@@ -63,9 +65,9 @@ class MaskFollower:
         seen = Pyramid(reduced_image(image, self._factor))
         self._step = Step(frame, frame, seen, before.image if before is not None and follows else None)
 
-    def carry(self, objects: Sequence[LiveObject]) -> dict[int, FollowedMask]:
-        """The masks of ``objects`` on the newest frame, by their ids, carried from the one before. Those that are not
-        found are left out."""
+    def carry(self, objects: Sequence[LiveObject], motion: Motion = STANDING) -> dict[int, FollowedMask]:
+        """The masks of ``objects`` on the newest frame, by their ids, carried from the one before, from which the
+        camera moved by ``motion``. Those that are not found are left out."""
         step, known, self._sources = self._step, self._sources, {}
         if step is None or step.before is None:
             return {}
@@ -77,6 +79,9 @@ class MaskFollower:
                 source = self._begin(obj, step, samples)
             if source is not None:
                 self._sources[obj.object_id] = source
+                camera = _moved(source.carried.box, motion, step.image.shape)
+                source.carried.velocity = source.carried.velocity + camera - source.camera
+                source.camera = camera
         if self._sources:
             places = [(each.carried.reach, each.carried.velocity) for each in self._sources.values()]
             self._motion.measure(step, places, FLOW_SAMPLES)
@@ -110,12 +115,12 @@ class MaskFollower:
             return None
         if obj.trail.frames and obj.trail.frames[-1] == step.number - 1:
             carried.velocity = (obj.trail.step * self._size / self._factor).astype(np.float32)
-        return _Source(carried, step.number - 1, obj.mask.area)
+        return _Source(carried, step.number - 1, obj.mask.area, np.zeros(2, np.float32))
 
     def _advanced(self, source: _Source, step: Step) -> tuple[CroppedMask, float] | None:
         carried = source.carried
-        # Where it is not found with its velocity, it is taken to stand.
-        for attempt in (carried, replace(carried, velocity=carried.velocity * 0)):
+        # Where it is not found with its velocity, it is taken to stand on the table.
+        for attempt in (carried, replace(carried, velocity=source.camera)):
             if attempt.advance(step, self._motion) and attempt.soft is not None and attempt.soft.any():
                 source.carried = attempt
                 mask, trust = attempt.shown(step.image)
@@ -126,3 +131,11 @@ class MaskFollower:
 def _scaled(mask: CroppedMask, width: int, height: int) -> CroppedMask:
     whole = Window.whole(mask.width, mask.height)
     return resampled(mask, whole, whole, width, height)
+
+
+def _moved(box: Box, motion: Motion, shape: tuple[int, ...]) -> Field:
+    """How far the camera moves what is in ``box`` of an image of ``shape`` (``[2]`` x, y, pixels)."""
+    height, width = shape[:2]
+    x0, y0, x1, y1 = box[0] / width, box[1] / height, box[2] / width, box[3] / height
+    left, top, right, bottom = motion.moved((x0, y0, x1, y1))
+    return np.array([(left + right - x0 - x1) / 2 * width, (top + bottom - y0 - y1) / 2 * height], np.float32)

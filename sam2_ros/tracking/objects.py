@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam2_ros.model.network import Array, Reference
+from sam2_ros.tracking.camera_motion import STANDING, Motion
 from sam2_ros.tracking.trail import Trail
 from sam2_ros.tracking.types import CroppedMask, EventCode, ObjectChange, ObjectResult, ObjectState
 from sam2_ros.tracking.visibility import Presence
@@ -36,8 +37,9 @@ class LiveObject:
 
     logits: Array | None = None  # [1, h, w] low resolution, on the newest frame; None: not searched for there
     window: Window | None = None  # in which logits and candidates lie; None: it was not looked at yet
-    box: tuple[int, int, int, int] | None = None  # where it was seen last, or may be by its looks; edges in pixels
-    box_frame: int = -1  # frame that `box` belongs to
+    # Where it was seen last, or may be by its looks, in the newest picture; edges in pixels.
+    box: tuple[float, float, float, float] | None = None
+    box_frame: int = -1  # frame on which that was
     looked_frame: int = -1  # newest frame on which the network looked for it, or a prompt was applied
     mask: CroppedMask | None = None
     object_score: float = 0.0
@@ -103,6 +105,17 @@ class LiveObject:
         if self.state is before:
             return []
         return [self.change(EventCode.STATE_CHANGED, before, f"{before.name} became {self.state.name}")]
+
+    def follow_camera(self, motion: Motion, width: int, height: int) -> None:
+        """Takes the places where it was seen to the picture of the next frame, ``width`` x ``height`` pixels, to which
+        the camera moved by ``motion``."""
+        if motion is STANDING:
+            return
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            x0, y0, x1, y1 = motion.moved((x0 / width, y0 / height, x1 / width, y1 / height))
+            self.box = x0 * width, y0 * height, x1 * width, y1 * height
+        self.trail = self.trail.moved(motion)
 
     def leap_to(self, box: NDArray[np.float64], frame: int, width: int, height: int) -> float:
         """How far ``box`` (shares of the frame) lies from where the object is expected on ``frame`` and where it was

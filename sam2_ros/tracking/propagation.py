@@ -89,6 +89,8 @@ class Propagation:
             return self._track(objects, stored, lap, again)
 
     def _track(self, objects: list[LiveObject], stored: StoredFrame, lap: Lap, again: bool) -> list[ObjectChange]:
+        for obj in objects:
+            obj.follow_camera(stored.motion, stored.width, stored.height)
         self.bank.stand_still([obj.row for obj in objects], stored.frame)  # unless it is remembered below
         due = self.due(objects, stored.frame, self.workload)
         if not again:
@@ -120,8 +122,8 @@ class Propagation:
             lap("masks")
         if looks_for_things(self.config) and self.viewer.looks_at_all(stored):
             changes += self._find_awaited(objects, stored)
-            if self.viewer.turn_of_all(stored):
-                turn = stored.frame // self.config.search_every
+            turn = self.viewer.turn_of_all(stored.frame)
+            if turn is not None:
                 with autocast(self.model.device, self.dtype):
                     look_around(objects, stored, self.viewer, self.bank, turn, self.recognises)
         return changes
@@ -142,13 +144,13 @@ class Propagation:
     def searches(self, objects: list[LiveObject], frame: int) -> bool:
         """Whether the whole frame number ``frame`` is searched for hidden ones among ``objects``, beside windows."""
         hidden = any(obj.state is not ObjectState.VISIBLE for obj in objects)
-        return hidden and looks_for_things(self.config) and frame % self.config.search_every == 0
+        return hidden and looks_for_things(self.config) and self.viewer.turn_of_all(frame) is not None
 
     def _find_awaited(self, objects: list[LiveObject], stored: StoredFrame) -> list[ObjectChange]:
         """Prompts the awaited ones among ``objects`` where ``stored`` shows something that looks like their picture."""
         factor = self.workload.search_factor
         awaited = [obj for obj in objects if obj.awaited is not None]
-        if not self.viewer.turn_of_all(stored):
+        if self.viewer.turn_of_all(stored.frame) is None:
             awaited = [obj for obj in awaited if obj.presence.due(stored.frame, self.config, factor)]
         if not awaited:
             return []
@@ -337,6 +339,7 @@ class Propagation:
             stored.store(objects)
 
     def _pass_prompted(self, obj: LiveObject, then: LiveObject, stored: StoredFrame) -> None:
+        obj.follow_camera(stored.motion, stored.width, stored.height)
         self.bank.tick_prompted(obj.row, stored.frame)
         assert then.mask is not None
         obj.prompt_frame, obj.points, obj.labels = then.prompt_frame, then.points, then.labels

@@ -18,6 +18,7 @@ from sam2_ros.model.config import DTYPES
 from sam2_ros.model.network import HOST, ImageFeatures, Network
 from sam2_ros.text import counted
 from sam2_ros.tracking.bank import MemoryBank
+from sam2_ros.tracking.camera_motion import STANDING, CameraMotion, Motion
 from sam2_ros.tracking.clock import Clock, clock_of
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import SHEDDING_STEPS, LoadShedder, Workload
@@ -56,6 +57,7 @@ class EncodedFrame:
     features: dict[tuple[Window, int], ImageFeatures]  # by window and side of the network's input
     image: NDArray[np.uint8] | None  # as it is to be stored
     waiting: dict[int, FollowedMask]  # see StoredFrame
+    motion: Motion  # of the picture, from the frame before
     level: int  # of load shedding (:class:`~sam2_ros.tracking.deadline.LoadShedder`)
     laps: dict[str, float]  # ms by stage; empty within step
 
@@ -93,6 +95,7 @@ class Tracker:
         self._prompts = PromptDecoder(self._viewer, self.bank, self.config)
         self._propagation = self._make_propagation()
         self._scheduler = LookScheduler(encode_work(model.config), larger_work(model.config, self._shared.window_side))
+        self._camera = CameraMotion()
         self._load_shedder = LoadShedder(self.config.deadline, len(SHEDDING_STEPS) - (not model.shrinks))
         self._frame = -1  # index of the newest frame
         self._changes: deque[ObjectChange] = deque(maxlen=MAX_CHANGES)
@@ -157,24 +160,45 @@ class Tracker:
         image = self._viewer.kept_image(frame)
         due: list[LiveObject] = []
         waiting: dict[int, FollowedMask] = {}
+        motion = STANDING
         if self._viewer.uses_windows:  # else another thread may be tracking the objects
-            due = self._propagation.due(list(self._objects.values()), self._frame + 1, workload)
-            waiting = self._waiting(due, image, width, height, workload)
+            motion = self._camera_motion(frame)
+            # Copies, since a prompt may still change the objects on the frame before.
+            objects = [obj.snapshot() for obj in self._objects.values()]
+            for obj in objects:
+                obj.follow_camera(motion, width, height)
+            due = self._propagation.due(objects, self._frame + 1, workload)
+            waiting = self._waiting(due, image, width, height, workload, motion)
             due = [obj for obj in due if obj.object_id not in waiting]
         groups = self._viewer.groups(due, width, height, self._frame + 1, workload)
         maps = self._viewer.encode(frame, groups, workload, clock.lap)
         clock.lap("encode")
         features = {(group.window, group.side): each for group, each in zip(groups, maps, strict=True)}
-        return EncodedFrame(width, height, features, image, waiting, level, {})
+        return EncodedFrame(width, height, features, image, waiting, motion, level, {})
+
+    def _camera_motion(self, image: NDArray[np.uint8]) -> Motion:
+        """How the camera moves the picture from the newest frame to the next one, which is ``image``."""
+        height, width = image.shape[:2]
+        seen = [obj.box for obj in self._objects.values() if obj.state is ObjectState.VISIBLE and obj.box is not None]
+        things = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in seen]
+        return self._camera.follow(image, self._frame + 1, things if self._objects else None)
 
     def _waiting(
-        self, due: list[LiveObject], image: NDArray[np.uint8] | None, width: int, height: int, workload: Workload
+        self,
+        due: list[LiveObject],
+        image: NDArray[np.uint8] | None,
+        width: int,
+        height: int,
+        workload: Workload,
+        motion: Motion,
     ) -> dict[int, FollowedMask]:
         """Those of the objects that are ``due`` on the next frame at which the network will not look."""
         frame = self._frame + 1
         windows = [(obj, self._viewer.next_window(obj, width, height, frame, workload)) for obj in due]
         searches = self._propagation.searches(list(self._objects.values()), frame)
-        return self._scheduler.waiting(windows, image, frame, (width, height), self.config.window_budget, searches)
+        return self._scheduler.waiting(
+            windows, image, frame, (width, height), self.config.window_budget, searches, motion
+        )
 
     def step(self, frame: NDArray[np.uint8] | EncodedFrame, stamp: int = 0) -> FrameResult:
         """Tracks every object in ``frame``.
@@ -198,7 +222,7 @@ class Tracker:
         clock.lap("encode")
         self._frame += 1
         stored = StoredFrame(
-            self._frame, stamp, encoded.width, encoded.height, features, encoded.image, encoded.waiting
+            self._frame, stamp, encoded.width, encoded.height, features, encoded.image, encoded.waiting, encoded.motion
         )
         self.history.append(stored)
         objects = list(self._objects.values())

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_ros.tracking.camera_motion import Motion
 from sam2_ros.tracking.types import CroppedMask
 
 Numbers: TypeAlias = NDArray[np.float64]
@@ -55,6 +56,10 @@ class Trail:
         size = mask.width, mask.height, mask.width, mask.height
         box = [edge / side for edge, side in zip(mask.box, size, strict=True)]
         return self.seen(frame, box, mask.area / (mask.width * mask.height))
+
+    def moved(self, motion: Motion) -> Trail:
+        """Its boxes in the picture of the next frame, to which the camera moved."""
+        return replace(self, boxes=tuple(motion.moved(box) for box in self.boxes))
 
     @property
     def usual_area(self) -> float:

@@ -20,6 +20,8 @@ from sam2_ros.tracking.transfer import upload
 from sam2_ros.tracking.types import ObjectState
 from sam2_ros.tracking.windows import MAX_PIXELS, Frame, Group, Target, Window, plan, serving, window_of
 
+WHOLE_EVERY = 2  # times ``search_every``: it costs two windows, and what is found elsewhere is often wrong
+
 Image = NDArray[np.uint8]
 Lap = Callable[[str], None]
 
@@ -111,12 +113,12 @@ class Viewer:
         """Whether ``stored`` is searched for things that may be anywhere: with windows, where it is encoded as a whole
         or its turn has come."""
         whole = Window.whole(stored.width, stored.height), self.model.config.image_size
-        return whole in stored.features or self.turn_of_all(stored)
+        return whole in stored.features or self.turn_of_all(stored.frame) is not None
 
-    def turn_of_all(self, stored: StoredFrame) -> bool:
-        """Whether ``stored`` is one of the frames that are seen as a whole, beside their windows, while something is
-        missing."""
-        return self.uses_windows and stored.frame % self.config.search_every == 0
+    def turn_of_all(self, frame: int) -> int | None:
+        """The number of the turn if ``frame`` is seen as a whole, beside its windows, while something is missing."""
+        turn, rest = divmod(frame, WHOLE_EVERY * self.config.search_every)
+        return turn if self.uses_windows and not rest else None
 
     def whole_view(self, stored: StoredFrame) -> View:
         return self.view(stored, Window.whole(stored.width, stored.height), self.model.config.image_size)

@@ -109,7 +109,7 @@ def test_one_of_another_colour_is_refused(metric: str, request: pytest.FixtureRe
 def test_a_whole_frame_look_finds_what_left_its_window(metric: str, request: pytest.FixtureRequest) -> None:
     """It comes back far away, before its window has widened to there."""
     model, size = request.getfixturevalue(metric), 40
-    tracker = Tracker(model, TrackerConfig(max_objects=1, window="on", search_every=6))
+    tracker = Tracker(model, TrackerConfig(max_objects=1, window="on", search_every=3))
 
     def shown(t: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         left, top = (30, 40) if t < 4 else (400, 290)
@@ -130,7 +130,7 @@ def test_a_whole_frame_look_finds_what_left_its_window(metric: str, request: pyt
 
 @pytest.mark.parametrize("frames", [2, 3])
 def test_it_is_found_beside_a_window_whatever_the_frame_of_its_picture(model: Sam2Model, frames: int) -> None:
-    """The whole frame is seen on every third one of the stream, not of those since the picture."""
+    """The whole frame is seen on every sixth one of the stream, not of those since the picture."""
     tracker = Tracker(model, TrackerConfig(max_objects=2, window="on"))
     for t in range(frames):
         tracker.step(scene((RED, 20, 20)), t)

@@ -436,7 +436,8 @@ def test_a_carried_mask_that_others_cover_was_seen_on_the_frame_before(monkeypat
     assert (hidden.state, hidden.last_seen, hidden.frames_since_seen) == (ObjectState.OCCLUDED, 2, 1)
     assert (change.object_id, change.last_seen) == (hidden.object_id, 2)
     now, then = tracker._objects[hidden.object_id], past[hidden.object_id]
-    assert (now.box, now.box_frame, now.trail) == (then.box, 1, then.trail)
+    assert now.box == pytest.approx(then.box, abs=0.5) and now.box_frame == 1, "the camera stands, nearly"
+    assert now.trail.frames == then.trail.frames
 
 
 def test_everyone_has_a_turn() -> None:
