@@ -49,6 +49,12 @@ class Motion:
         moved = x / w - half_x, y / w - half_y, x / w + half_x, y / w + half_y
         return moved if all(abs(edge) <= FARTHEST for edge in moved) else box
 
+    def moved_pixels(self, box: Box, width: int, height: int) -> Box:
+        """:meth:`moved` for a box in pixels of frames of this size."""
+        x0, y0, x1, y1 = box
+        x0, y0, x1, y1 = self.moved((x0 / width, y0 / height, x1 / width, y1 / height))
+        return x0 * width, y0 * height, x1 * width, y1 * height
+
     # Plain numbers, known once: every object has some ten boxes.
 
     @cached_property

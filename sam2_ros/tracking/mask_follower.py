@@ -136,6 +136,5 @@ def _scaled(mask: CroppedMask, width: int, height: int) -> CroppedMask:
 def _moved(box: Box, motion: Motion, shape: tuple[int, ...]) -> Field:
     """How far the camera moves what is in ``box`` of an image of ``shape`` (``[2]`` x, y, pixels)."""
     height, width = shape[:2]
-    x0, y0, x1, y1 = box[0] / width, box[1] / height, box[2] / width, box[3] / height
-    left, top, right, bottom = motion.moved((x0, y0, x1, y1))
-    return np.array([(left + right - x0 - x1) / 2 * width, (top + bottom - y0 - y1) / 2 * height], np.float32)
+    moved = np.subtract(motion.moved_pixels(box, width, height), box)
+    return ((moved[:2] + moved[2:]) / 2).astype(np.float32)

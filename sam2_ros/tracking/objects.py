@@ -112,9 +112,7 @@ class LiveObject:
         if motion is STANDING:
             return
         if self.box is not None:
-            x0, y0, x1, y1 = self.box
-            x0, y0, x1, y1 = motion.moved((x0 / width, y0 / height, x1 / width, y1 / height))
-            self.box = x0 * width, y0 * height, x1 * width, y1 * height
+            self.box = motion.moved_pixels(self.box, width, height)
         self.trail = self.trail.moved(motion)
 
     def leap_to(self, box: NDArray[np.float64], frame: int, width: int, height: int) -> float:
