@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from sam2_ros.cli.options import (
     add_live_arguments,
     add_model_arguments,
-    add_window_arguments,
+    add_tracker_arguments,
     check_least,
     check_live,
-    window_settings,
+    tracker_settings,
 )
 from sam2_ros.media.errors import UserError
 from sam2_ros.media.whole_files import make_folder
@@ -48,7 +48,7 @@ def register(subparsers: Any) -> None:
         help="vos (default): prompt once, track; offline, online: click on several frames; noc: click until good",
     )
     add("--prompt", choices=("mask", "box", "click"), help="default: mask for vos, else click")
-    add_window_arguments(parser)
+    add_tracker_arguments(parser)
     add(
         "--clicks",
         type=int,
@@ -194,7 +194,7 @@ def _job(args: argparse.Namespace, dataset: Dataset, model: str) -> Job:
         device=args.device,
         dtype=args.dtype,
         runtime=args.runtime,
-        **window_settings(args),
+        **tracker_settings(args),
         protocol=args.protocol,
         prompt=args.prompt,
         clicks=args.clicks,
@@ -250,7 +250,7 @@ def _run_job(args: argparse.Namespace, dataset: Dataset, job: Job) -> tuple[dict
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses options that do not fit together, and sets the protocol's defaults."""
-    of_videos = ("live", "masks_out", "compare", "list", "sequences", "out", "windows", "window_budget")
+    of_videos = ("live", "masks_out", "compare", "list", "sequences", "out", "windows", "window_budget", "edges")
     videos = [name for name in of_videos if getattr(args, name) is not None]
     if args.images and videos:
         raise UserError(f"--{videos[0].replace('_', '-')} came with --images; it belongs to videos")

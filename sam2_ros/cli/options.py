@@ -141,8 +141,9 @@ def check_live(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} belongs to --live RATE, the camera's images a second")
 
 
-def add_window_arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
-    """``--windows`` and ``--no-windows``, of which the first also does what ``more`` says, and ``--window-budget``."""
+def add_tracker_arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """``--windows`` and ``--no-windows``, of which the first also does what ``more`` says, ``--window-budget``, and
+    ``--edges`` and ``--no-edges``."""
     parser.add_argument(
         "--windows",
         action=argparse.BooleanOptionalAction,
@@ -156,10 +157,16 @@ def add_window_arguments(parser: argparse.ArgumentParser, more: str = "") -> Non
         help="with windows: time of a frame, as a multiple of that without (tracker.window_budget; default: 1; 0: all "
         "objects on every frame)",
     )
+    parser.add_argument(
+        "--edges",
+        action=argparse.BooleanOptionalAction,
+        help="draw the edges of masks where the image has them (tracker.edges: on, or off); default: with the embedded "
+        "model",
+    )
 
 
-def window_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the tracker that :func:`add_window_arguments` choose.
+def tracker_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the tracker that :func:`add_tracker_arguments` choose.
 
     Raises:
         UserError: they are not accepted.
@@ -169,8 +176,9 @@ def window_settings(args: argparse.Namespace) -> dict[str, Any]:
     windows, budget = getattr(args, "windows", None), getattr(args, "window_budget", None)
     if budget is not None and windows is False:
         raise UserError("--window-budget came with --no-windows; it belongs to windows")
-    window = {None: "auto", True: "on", False: "off"}[windows]
-    chosen: dict[str, Any] = {"window": window} | ({} if budget is None else {"window_budget": budget})
+    switch = {None: "auto", True: "on", False: "off"}
+    chosen: dict[str, Any] = {"window": switch[windows], "edges": switch[getattr(args, "edges", None)]}
+    chosen |= {} if budget is None else {"window_budget": budget}
     try:
         TrackerConfig(**chosen)
     except ValueError as error:
@@ -187,7 +195,7 @@ def load_backend(args: argparse.Namespace, objects: int) -> Backend:
     from sam2_ros.inference import make_backend
     from sam2_ros.tracking import TrackerConfig
 
-    config = TrackerConfig(max_objects=max(1, objects), **window_settings(args))
+    config = TrackerConfig(max_objects=max(1, objects), **tracker_settings(args))
     if getattr(args, "endpoint", None):
         return _connect(args, config)
     with engine_errors():

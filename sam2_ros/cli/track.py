@@ -16,7 +16,7 @@ from sam2_ros.cli.options import (
     add_endpoint_arguments,
     add_live_arguments,
     add_model_arguments,
-    add_window_arguments,
+    add_tracker_arguments,
     check_live,
     check_positive,
     load_backend,
@@ -63,7 +63,7 @@ def register(subparsers: Any) -> None:
         metavar="FILE.png",
         help="one picture: frames around changes of state, and states and scores over time",
     )
-    add_window_arguments(parser, "; --windows also draws them into video and picture")
+    add_tracker_arguments(parser, "; --windows also draws them into video and picture")
     add_live_arguments(
         parser,
         "play SOURCE at RATE images a second while the engine takes its time; write for every image the masks that a "

@@ -60,6 +60,7 @@ class Settings:
     runtime: str = "auto"
     window: str = "auto"  # tracker.window
     window_budget: float = 1.0  # tracker.window_budget
+    edges: str = "auto"  # tracker.edges
     version: str = __version__
 
     @property
@@ -165,7 +166,7 @@ class Runner:
             return self._backend
         self.close()
         s = self.job.settings
-        config = TrackerConfig(max_objects=objects, window=s.window, window_budget=s.window_budget)
+        config = TrackerConfig(max_objects=objects, window=s.window, window_budget=s.window_budget, edges=s.edges)
         if s.protocol in ("offline", "online"):  # every frame with clicks is remembered
             slots = max(config.prompted_slots, s.interactions)
             config = replace(config, max_objects=1, prompted_slots=slots)

@@ -25,7 +25,7 @@ class BackendInfo:
     bank_bytes: int  # memory bank, allocated at the start
     max_objects: int
     history_bytes: int = 0  # at most, of stored frames for late prompts
-    windows: bool = False  # what tracker.window: auto means
+    windows: bool = False  # whether auto means on for tracker.window and tracker.edges
     cache_bytes: int = 0  # computed once from the weights (rounded, merged), for all cameras of the network
 
 

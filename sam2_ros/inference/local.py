@@ -25,6 +25,7 @@ from sam2_ros.model.int8 import INT8
 from sam2_ros.model.runtimes import AUTO, TORCH, Choice, choose_runtime
 from sam2_ros.model.weight_files import find_weights
 from sam2_ros.tracking.config import TrackerConfig
+from sam2_ros.tracking.edges import Edges
 from sam2_ros.tracking.image_segmenter import EncodedImage, ImageSegmenter
 from sam2_ros.tracking.shared_model import SharedModel, give_threads
 from sam2_ros.tracking.tracker import EncodedFrame, Tracker
@@ -78,11 +79,17 @@ class LocalImages(ImageSegmenter):
         super().__init__(network, tracker.config.stability_fallback)
         self._tracker = tracker
 
+    @property
+    def follows_edges(self) -> bool:
+        return self._tracker.config.follows_edges(self.model.config.windows)
+
     def segment_newest(self, requests: Sequence[PromptRequest]) -> list[PromptResult]:
-        newest = self._tracker.newest_view()
-        if newest is None:
+        newest, stored = self._tracker.newest_view(), self._tracker.history.newest
+        if newest is None or stored is None:
             return [PromptResult(PromptCode.NO_FRAME, "no frame was processed yet")] * len(requests)
-        image = EncodedImage(newest.width, newest.height, newest.features)
+        picture = stored.image if self.follows_edges else None
+        edges = None if picture is None else Edges(picture, stored.width, stored.height)
+        image = EncodedImage(newest.width, newest.height, newest.features, edges)
         return [self.answer(image, request) for request in requests]
 
 

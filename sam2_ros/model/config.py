@@ -157,7 +157,8 @@ class ModelConfig:
 
     @property
     def windows(self) -> bool:
-        """Whether ``tracker.window: auto`` means on: for the embedded model, with which windows were measured."""
+        """Whether ``auto`` means on for ``tracker.window`` and ``tracker.edges``: for the embedded model, with which
+        both were measured."""
         return self.trunk == "tinyvit"
 
     def __post_init__(self) -> None:

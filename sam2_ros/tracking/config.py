@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sam2_ros.tracking.settings import check_settings, setting, settings_of
 
-WINDOWS = ("auto", "on", "off")
+SWITCH = ("auto", "on", "off")
 CLICK_CANDIDATES = ("best", "stable", "largest", "smallest")
 
 _BANK = "the memory bank is allocated for it"
@@ -106,7 +106,7 @@ class TrackerConfig:
         "on: the network looks at a window around each object, at most eight, in place of the whole frame. It sees "
         "small objects larger. off: always the whole frame. auto: on for the embedded model, off for others, with "
         "which it was not measured.",
-        choices=WINDOWS,
+        choices=SWITCH,
     )
     window_budget: float = setting(
         1.0,
@@ -115,6 +115,13 @@ class TrackerConfig:
         "others on. One object at least is looked at; 0 = no limit.",
         0,
         100,
+    )
+    edges: str = setting(
+        "auto",
+        "on: in results, draw the edges of masks where the image has them, by a guided filter. The network draws them "
+        "in a quarter of the resolution in which it sees. off: as the network draws them. auto: on for the embedded "
+        "model, off for others, with which it was not measured. Always off with reference_policy.",
+        choices=SWITCH,
     )
     hole_area: int = setting(0, "Fill holes of up to this many pixels in the low-resolution mask; 0 = off.", 0, 4096)
     non_overlap: bool = setting(False, "Give every pixel to one object at most.")
@@ -149,6 +156,10 @@ class TrackerConfig:
         """Whether the network looks through windows. ``auto``: what the setting of that name means for the model
         (:attr:`~sam2_ros.model.config.ModelConfig.windows`)."""
         return (auto if self.window == "auto" else self.window == "on") and not self.reference_policy
+
+    def follows_edges(self, auto: bool) -> bool:
+        """Whether masks get the edges of the image; ``auto`` as for :meth:`uses_windows`."""
+        return (auto if self.edges == "auto" else self.edges == "on") and not self.reference_policy
 
     @property
     def rejects_strays(self) -> bool:

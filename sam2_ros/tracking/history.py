@@ -52,7 +52,7 @@ class StoredFrame:
     width: int  # pixels of the source image
     height: int
     features: dict[tuple[Window, int], ImageFeatures]  # by window and side of the network's input
-    image: NDArray[np.uint8] | None = None  # RGB, perhaps smaller than it was; for windows that were not encoded
+    image: NDArray[np.uint8] | None = None  # RGB, perhaps smaller than it was; for other windows, and for edges
     waiting: dict[int, FollowedMask] = field(default_factory=dict)  # by id: objects that are not looked at
     motion: Motion = STANDING  # of the picture, from the frame before
     objects: dict[int, LiveObject] = field(default_factory=dict)  # by id, as they were after this frame
@@ -138,16 +138,19 @@ def _copied(features: ImageFeatures, free: list[ImageFeatures]) -> ImageFeatures
 
 def most_bytes(model: ModelConfig, config: TrackerConfig, dtype: str, window_side: int) -> int:
     """The most bytes of a history: features of every frame, a mask (logits, float32) for each object in it, and three
-    candidates for each object; with windows also the image of every frame, and those from which masks are carried.
+    candidates for each object; with windows or edges also the image of every frame, and with windows those from which
+    masks are carried.
 
     ``dtype`` is the tracker's, ``window_side`` that of its windows. The map of stride 16 always counts as float32,
     which it is in some networks.
     """
     grid, fine = model.grid, 4 if dtype == "float32" else 2
     cells, images, extra, followed = grid**2, 0, 0, 0
+    if config.uses_windows(model.windows) or config.follows_edges(model.windows):
+        images = MAX_PIXELS * 3
     if config.uses_windows(model.windows):
         cells = max(cells, most_views(config.max_objects) * replace(model, image_size=window_side).grid ** 2)
-        images, extra = MAX_PIXELS * 3, grid**2  # one view more, for prompts
+        extra = grid**2  # one view more, for prompts
         followed = MOST_BYTES
     cell = model.hidden_dim * (4 + (1 + 2) * fine) + 4 * (model.appearance_dim + 16 * 3)
     mask = (4 * grid) ** 2 * 4

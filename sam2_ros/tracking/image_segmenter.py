@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sam2_ros.model.arrays import autocast, float32, inference, module_of, repeated, to_numpy
 from sam2_ros.model.choice import choose, stability
 from sam2_ros.model.network import HOST, Array, DecodedMasks, ImageFeatures, Network
+from sam2_ros.tracking.edges import Edges
 from sam2_ros.tracking.everything import MaskFinder
 from sam2_ros.tracking.everything_settings import SMALL_MODEL, EverythingSettings
 from sam2_ros.tracking.masks import image_masks
@@ -36,6 +37,8 @@ from sam2_ros.tracking.types import (
     PromptRequest,
     PromptResult,
 )
+from sam2_ros.tracking.viewer import bounded
+from sam2_ros.tracking.windows import Window
 
 BATCH = 32  # prompts that are decoded at a time, and images that are encoded at a time at most
 SLICE = 8  # prompts between two frames of a stream
@@ -53,6 +56,7 @@ class EncodedImage:
     width: int
     height: int
     features: ImageFeatures
+    edges: Edges | None = None  # which masks get
 
 
 class ImageSegmenter:
@@ -72,16 +76,19 @@ class ImageSegmenter:
     def model(self) -> Network:
         return self._shared.model
 
+    @property
+    def follows_edges(self) -> bool:
+        """Whether masks get the edges of the image: as ``tracker.edges: auto``."""
+        return self.model.config.windows
+
     def encode(self, image: Image) -> EncodedImage:
         """Encodes an image, RGB ``uint8 [H, W, 3]``: the slow part, once for all prompts.
 
         Raises:
             ValueError: another dtype or shape, or too many pixels.
         """
-        check_image(image)
-        with inference(self.model.device):
-            features = self._shared.encode(self._shared.prepared(image, 1.0))
-        return EncodedImage(image.shape[1], image.shape[0], features)
+        features = self._features(image)
+        return EncodedImage(image.shape[1], image.shape[0], features, self._edges(image))
 
     def encode_batch(self, images: Sequence[Image]) -> list[EncodedImage]:
         """As :meth:`encode`, of images in any sizes, :data:`BATCH` in one pass."""
@@ -94,7 +101,10 @@ class ImageSegmenter:
                 sent = [upload(np.require(each, requirements="W"), self.model.device) for each in part]
                 inputs = [self.model.preprocess(each) for each in sent]
                 maps = self._shared.encode_several(module_of(inputs[0]).concatenate(inputs), self.model)
-            encoded += [EncodedImage(a.shape[1], a.shape[0], b) for a, b in zip(part, maps, strict=True)]
+            encoded += [
+                EncodedImage(each.shape[1], each.shape[0], features, self._edges(each))
+                for each, features in zip(part, maps, strict=True)
+            ]
         return encoded
 
     def segment(
@@ -149,9 +159,7 @@ class ImageSegmenter:
     def finder(self, image: Image, settings: EverythingSettings | None = None) -> MaskFinder:
         """The search for everything in ``image``; raises as :meth:`encode`."""
         check_image(image)
-        return MaskFinder(
-            self._shared, image, lambda part: self.encode(part).features, settings or self.everything_settings()
-        )
+        return MaskFinder(self._shared, image, self._features, settings or self.everything_settings())
 
     def everything_settings(self, **changes: Any) -> EverythingSettings:
         """The defaults for this model, with ``changes``."""
@@ -215,10 +223,10 @@ class ImageSegmenter:
             ambiguous = labels.shape[1] == 1 and not masks
             chosen = choose(decoded, ambiguous, self._stability_fallback).index.tolist()
             stable, ious = stability(decoded.logits).tolist(), decoded.ious.tolist()
-            return [
-                self._segmentation(image, decoded.logits[row], ious[row], stable[row], prompt.candidate or chosen[row])
-                for row, prompt in enumerate(prompts)
-            ]
+        return [
+            self._segmentation(image, decoded.logits[row], ious[row], stable[row], prompt.candidate or chosen[row])
+            for row, prompt in enumerate(prompts)
+        ]
 
     def _decoded(
         self, features: ImageFeatures, points: Array | None, labels: Array | None, masks: Array | None
@@ -242,11 +250,24 @@ class ImageSegmenter:
     ) -> Segmentation:
         masks: dict[int, CroppedMask] = {}
         wanted = [each for each in range(4) if each or not index]
-        made = image_masks(logits[wanted][:, None], image.height, image.width, non_overlap=False)
-        masks.update(zip(wanted, made, strict=True))
+        masks.update(zip(wanted, self._masks(image, logits[wanted][:, None]), strict=True))
         candidates = tuple(MaskCandidate(each, masks[each], ious[each], stable[each]) for each in (1, 2, 3))
         low = to_numpy(logits.clip(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT))
         return Segmentation(masks[index], ious[index], stable[index], index, candidates, low)
+
+    def _features(self, image: Image) -> ImageFeatures:
+        check_image(image)
+        with inference(self.model.device):
+            return self._shared.encode(self._shared.prepared(image, 1.0))
+
+    def _edges(self, image: Image) -> Edges | None:
+        return Edges(bounded(image), image.shape[1], image.shape[0]) if self.follows_edges else None
+
+    def _masks(self, image: EncodedImage, logits: Array) -> list[CroppedMask]:
+        if image.edges is None:
+            return image_masks(logits, image.height, image.width, non_overlap=False)
+        whole = Window.whole(image.width, image.height)
+        return [image.edges.draw(each, whole) for each in logits]
 
     def _low_mask(self, prompt: Prompt, so_far: SoFar) -> Array | None:
         """The mask that clicks correct, as the decoder takes it, ``[4h, 4w]``."""

@@ -42,6 +42,7 @@ class LiveObject:
     box_frame: int = -1  # frame on which that was
     looked_frame: int = -1  # newest frame on which the network looked for it, or a prompt was applied
     mask: CroppedMask | None = None
+    drawn: tuple[CroppedMask, CroppedMask] | None = None  # a mask that it had, and how that is shown
     object_score: float = 0.0
     visibility: float = 0.0
     predicted_iou: float = 0.0
@@ -63,6 +64,11 @@ class LiveObject:
         return self.presence.state
 
     @property
+    def shown(self) -> CroppedMask | None:
+        """Its mask, with the edges of the image if it was drawn with them."""
+        return self.drawn[1] if self.drawn is not None and self.drawn[0] is self.mask else self.mask
+
+    @property
     def newest_frame(self) -> int:
         """The frame that everything but identity and name belongs to; -1 before the first."""
         return self.presence.frame
@@ -75,7 +81,7 @@ class LiveObject:
         """Takes over the outcome of a frame; returns the state before."""
         before = self.state
         self.presence_before = self.presence_before_frame(presence.frame)
-        self.presence, self.mask = presence, mask
+        self.presence, self.mask, self.drawn = presence, mask, None
         if mask.crop.size:
             self.box, self.box_frame = mask.box, presence.frame
         return before
@@ -131,7 +137,7 @@ class LiveObject:
     def result(self, width: int, height: int) -> ObjectResult:
         return ObjectResult(
             object_id=self.object_id,
-            mask=self.mask if self.mask is not None else CroppedMask.empty(width, height),
+            mask=self.shown or CroppedMask.empty(width, height),
             state=self.state,
             object_score=self.object_score,
             visibility=self.visibility,

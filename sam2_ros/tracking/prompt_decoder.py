@@ -136,12 +136,17 @@ class PromptDecoder:
             views.update(zip(boxes, found, strict=True))
         return [views[index] for index in range(len(prompts))]
 
-    def candidate_masks(self, obj: LiveObject, width: int, height: int) -> tuple[MaskCandidate, ...]:
-        """The candidates of the last prompt in the size of the image; none if it was not ambiguous."""
+    def candidate_masks(self, obj: LiveObject, stored: StoredFrame) -> tuple[MaskCandidate, ...]:
+        """The candidates of the last prompt, on ``stored``, in its size; none if it was not ambiguous."""
         if obj.candidates is None:
             return ()
         logits = float32(obj.candidates.logits[:, None])
-        masks = masks_in_windows(list(logits), [obj.window or Window.whole(width, height)] * 3, height, width, False)
+        window = obj.window or Window.whole(stored.width, stored.height)
+        edges = self.viewer.edges_of(stored)
+        if edges is not None:
+            masks = [edges.draw(each, window) for each in logits]
+        else:
+            masks = masks_in_windows(list(logits), [window] * 3, stored.height, stored.width, non_overlap=False)
         stable = stability(obj.candidates.logits)
         return tuple(
             MaskCandidate(1 + index, mask, float(obj.candidates.ious[index]), float(stable[index]))

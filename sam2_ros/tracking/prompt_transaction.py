@@ -173,20 +173,24 @@ class PromptTransaction:
         accepted, self._accepted = self._accepted, []
         objects = [a.obj for a in accepted]
         before = [obj.state for obj in objects]
-        others = [(obj, obj.state) for obj in self.registry.objects.values() if obj not in objects]
+        others = [(obj, obj.state, obj.snapshot()) for obj in self.registry.objects.values() if obj not in objects]
         try:
             answers, results = self._apply_on_frame(accepted)
             self.propagation.catch_up(objects, self.later)
+            if self.late and self.config.non_overlap:
+                self._masks_on_newest([])
+            if self.late:
+                self.prompts.viewer.draw(self.registry.objects.values(), self.newest)
         except Exception:
             for a in accepted:
                 a.undo()
+            for obj, _, now in others:  # with non-overlap they gave pixels away
+                obj.restore(now)
             raise
-        if self.late and self.config.non_overlap:
-            self._masks_on_newest([])
         changes = []
         for a, answer, state in zip(accepted, answers, before, strict=True):
             changes += _events(a, answer, state)
-        for obj, state in others:
+        for obj, state, _ in others:
             changes += obj.state_change(state)
         return results, changes
 
@@ -202,7 +206,6 @@ class PromptTransaction:
             answers = self.prompts.apply(prompts, stored)
         for a, answer in zip(accepted, answers, strict=True):
             a.obj.logits, a.obj.prompted, a.obj.looked_frame = answer.logits, True, stored.frame
-        results = []
         for a, answer, mask in zip(accepted, answers, self._prompted_masks([a.obj for a in accepted]), strict=True):
             obj = a.obj
             visibility = visibility_of(model, answer.object_score, answer.iou)
@@ -222,9 +225,11 @@ class PromptTransaction:
             if area:
                 obj.awaited = None
             self.history.forget_candidates(obj.object_id)
-            results.append(self._result(a, answer))
         stored.store(a.obj for a in accepted)
-        return answers, results
+        given = {a.obj.object_id: a.request.prompt.mask for a in accepted if a.request.prompt.mask is not None}
+        shown = [a.obj for a in accepted] if self.late else self.registry.objects.values()
+        self.prompts.viewer.draw(shown, stored, given)
+        return answers, [self._result(a, answer) for a, answer in zip(accepted, answers, strict=True)]
 
     def _result(self, a: _Accepted, answer: Answer) -> PromptResult:
         obj, stored = a.obj, self.stored
@@ -248,7 +253,7 @@ class PromptTransaction:
             stamp_difference=self.difference,
             result=obj.result(stored.width, stored.height),
             stability=answer.stability,
-            candidates=self.prompts.candidate_masks(obj, stored.width, stored.height),
+            candidates=self.prompts.candidate_masks(obj, stored),
         )
 
     def _prompted_masks(self, prompted: list[LiveObject]) -> list[CroppedMask]:

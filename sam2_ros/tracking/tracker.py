@@ -234,6 +234,8 @@ class Tracker:
         finally:
             stored.store(objects)
         changes += self._drop_lost(objects)
+        self._viewer.draw(objects, stored)
+        clock.lap("masks")
         laps = clock.finish()
         for name, taken in encoded.laps.items():
             laps[name] = taken + laps.get(name, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,10 +14,12 @@ from sam2_ros.model.arrays import module_of
 from sam2_ros.model.network import Array, ImageFeatures, Network
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import Workload
+from sam2_ros.tracking.edges import Edges
 from sam2_ros.tracking.history import StoredFrame, View
+from sam2_ros.tracking.masks import without
 from sam2_ros.tracking.objects import LiveObject
 from sam2_ros.tracking.transfer import upload
-from sam2_ros.tracking.types import ObjectState
+from sam2_ros.tracking.types import BoolMask, CroppedMask, ObjectState
 from sam2_ros.tracking.windows import MAX_PIXELS, Frame, Group, Target, Window, plan, serving, window_of
 
 WHOLE_EVERY = 2  # times ``search_every``: it costs two windows, and what is found elsewhere is often wrong
@@ -54,6 +56,11 @@ class Viewer:
         """Not if frames are encoded ahead: windows follow from the result of the frame before."""
         return self.config.uses_windows(self.model.config.windows) and not self.shared.ahead
 
+    @property
+    def follows_edges(self) -> bool:
+        """Whether :meth:`draw` does something."""
+        return self.config.follows_edges(self.model.config.windows)
+
     def groups(
         self, objects: Sequence[LiveObject], width: int, height: int, index: int, workload: Workload
     ) -> list[Group]:
@@ -76,9 +83,9 @@ class Viewer:
 
     def kept_image(self, image: Image) -> Image | None:
         """The image as it is to be stored: a copy, since its owner may use its memory again."""
-        if not self.uses_windows:
+        if not (self.uses_windows or self.follows_edges):
             return None
-        return _bounded(image) if image.shape[0] * image.shape[1] > MAX_PIXELS else image.copy()
+        return bounded(image)
 
     def look(
         self, objects: list[LiveObject], stored: StoredFrame, workload: Workload
@@ -108,6 +115,40 @@ class Viewer:
         if features is None:
             (window, side), features = next(iter(stored.features.items()))
         return _view(stored, window, self.model.at(side), features)
+
+    def edges_of(self, stored: StoredFrame) -> Edges | None:
+        """The edges of a frame; None if masks are to stay as the network draws them, or its image is not stored."""
+        if not self.follows_edges or stored.image is None:
+            return None
+        return Edges(stored.image, stored.width, stored.height)
+
+    def draw(
+        self, objects: Collection[LiveObject], stored: StoredFrame, given: Mapping[int, BoolMask] | None = None
+    ) -> None:
+        """Gives the masks of ``objects`` on ``stored`` its edges, if that is set, for results: tracking takes the masks
+        as they are. By id, ``given`` are the masks of prompts, which are shown as they were given."""
+        edges = self.edges_of(stored)
+        if edges is None:
+            return
+        for obj in objects:
+            mask, logits = obj.mask, obj.logits
+            if obj.newest_frame != stored.frame or mask is None or not mask.crop.size or logits is None:
+                continue
+            if obj.drawn is not None and obj.drawn[0] is mask:
+                continue
+            window = obj.window or Window.whole(stored.width, stored.height)
+            if given and obj.object_id in given:
+                drawn = CroppedMask.from_full(given[obj.object_id])
+            elif obj.prompt_frame == stored.frame and not len(obj.points):
+                continue  # a mask was given, and is known only as the network has it
+            elif obj.looked_frame == stored.frame:
+                drawn = edges.draw(logits, window)
+            else:
+                drawn = edges.redraw(mask, window, int(logits.shape[-1]))  # its logits are those of a carried mask
+            if self.config.non_overlap:
+                others = [other.shown for other in objects if other is not obj and other.newest_frame == stored.frame]
+                drawn = without(drawn, [other for other in others if other is not None])
+            obj.drawn = mask, drawn if drawn.crop.size else mask
 
     def looks_at_all(self, stored: StoredFrame) -> bool:
         """Whether ``stored`` is searched for things that may be anywhere: with windows, where it is encoded as a whole
@@ -224,8 +265,10 @@ def target_of(obj: LiveObject, frame: Frame, index: int) -> Target:
     return Target(obj.object_id, (x0, y0, x1, y1), obj.window, seen)
 
 
-def _bounded(image: Image) -> Image:
-    """The image, made smaller to :data:`MAX_PIXELS`."""
+def bounded(image: Image) -> Image:
+    """A copy of the image, made smaller to :data:`MAX_PIXELS` if it has more."""
+    if image.shape[0] * image.shape[1] <= MAX_PIXELS:
+        return image.copy()
     factor = (MAX_PIXELS / (image.shape[0] * image.shape[1])) ** 0.5
     size = max(1, int(image.shape[1] * factor)), max(1, int(image.shape[0] * factor))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

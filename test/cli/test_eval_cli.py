@@ -53,12 +53,16 @@ def test_a_mask_that_stands_still_gets_the_values_of_the_published_evaluator(dav
 
 
 @pytest.mark.parametrize(
-    "windows, setting, budget",
-    [([], "auto", 1.0), (["--no-windows"], "off", 1.0), (["--windows", "--window-budget", "0.5"], "on", 0.5)],
+    "chosen, setting, budget, edges",
+    [
+        ([], "auto", 1.0, "auto"),
+        (["--no-windows", "--no-edges"], "off", 1.0, "off"),
+        (["--windows", "--window-budget", "0.5", "--edges"], "on", 0.5, "on"),
+    ],
     ids=["auto", "whole", "windows"],
 )
 def test_eval_and_track_give_the_same_masks_and_the_same_j(
-    windows: list[str], setting: str, budget: float, tmp_path: Path
+    chosen: list[str], setting: str, budget: float, edges: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch", reason="the embedded model needs torch")
     scene = list(render(8, 320, 240, post=False))[:4]  # more than an object's size a frame would leave its window
@@ -67,7 +71,7 @@ def test_eval_and_track_give_the_same_masks_and_the_same_j(
     for index, frame in enumerate(scene):
         write_png(davis / "JPEGImages" / "short" / f"{index:05d}.png", frame.rgb)
         (davis / "JPEGImages" / "short" / f"{index:05d}.jpg").unlink()
-    options = ["--dtype", "float32", "--threads", "1", "--device", "cpu", *windows]
+    options = ["--dtype", "float32", "--threads", "1", "--device", "cpu", *chosen]
     out = tmp_path / "eval"
     evaluate(davis, out, "--prompt", "box", "--masks-out", str(tmp_path / "a"), *options)
     boxes = [{"frame": 0, "object_id": one, "box": list(bounding_box(mask))} for one, mask in scene[0].masks.items()]
@@ -78,7 +82,7 @@ def test_eval_and_track_give_the_same_masks_and_the_same_j(
         tracked, evaluated = read_labels(file), read_labels(tmp_path / "a" / "short" / file.name)
         assert tracked.dtype == evaluated.dtype and np.array_equal(tracked, evaluated)
     settings = json.loads((out / "report.json").read_text())["settings"]
-    assert (settings["window"], settings["window_budget"]) == (setting, budget)
+    assert (settings["window"], settings["window_budget"], settings["edges"]) == (setting, budget, edges)
     result, _ = load(out / "sequences" / "short.json")
     theirs = published.evaluate(davis / "Annotations", tmp_path / "b", "short")
     assert {score.object: score.j for score in result.scores} == pytest.approx({k: j for k, (j, _) in theirs.items()})

@@ -71,9 +71,8 @@ def test_follows_the_object_that_was_meant(model: Sam2Model, kind: str) -> None:
 def test_training_rolls_out_what_the_tracker_does(model: Sam2Model) -> None:
     frames, labels = two_movers(4)
     mask = labels[0] == 1
-    tracker = Tracker(
-        model, TrackerConfig(window="off", recognition=False)
-    )  # it judges by more than the network's score
+    # Recognition judges by more than the network's score.
+    tracker = Tracker(model, TrackerConfig(window="off", recognition=False, edges="off"))
     tracker.step(frames[0], 0)
     (answer,) = tracker.add([PromptRequest(Prompt(mask=mask))])
     memory = Memory(model)

@@ -121,6 +121,7 @@ def test_engines_that_are_too_large_are_refused() -> None:
     assert size(made_with) == 28_225
     assert size(TrackerConfig(max_objects=10)) == 10 * 19_000 + 11_250
     assert size(TrackerConfig(max_objects=1, history=256)) > 10 * 19_000
+    assert size(TrackerConfig(max_objects=1, edges="on")) - size(made_with) == 9 * 1920 * 1080 * 3
     assert size(TrackerConfig(max_objects=9, window="on")) > size(TrackerConfig(max_objects=9)) + 9 * 1920 * 1080 * 3
 
     server = Server(NullBackend, [LOCAL], Limits(engine_bytes=4 * 10 * 19_000), engine_bytes=size)

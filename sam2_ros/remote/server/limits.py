@@ -34,7 +34,8 @@ def engine_sizes(info: BackendInfo, made_with: TrackerConfig) -> Callable[[Track
     """A function that says how many bytes an engine will allocate, from one that was made with ``made_with``."""
 
     def images(config: TrackerConfig) -> int:
-        return _images(config) if config.uses_windows(info.windows) else 0
+        followed = MOST_BYTES if config.uses_windows(info.windows) else 0
+        return followed + (_images(config) if followed or config.follows_edges(info.windows) else 0)
 
     def stored(config: TrackerConfig) -> float:
         return _stored(config, most_views(config.max_objects) if config.uses_windows(info.windows) else 1)
@@ -60,6 +61,5 @@ def _stored(config: TrackerConfig, views: int) -> float:
 
 
 def _images(config: TrackerConfig) -> int:
-    """Bytes of the images that are stored where the network looks through windows, and of those that masks are carried
-    from."""
-    return (config.history + 1) * MAX_PIXELS * 3 + MOST_BYTES
+    """Bytes of the images that are stored where the network looks through windows, or masks get their edges."""
+    return (config.history + 1) * MAX_PIXELS * 3
