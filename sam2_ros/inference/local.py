@@ -25,7 +25,6 @@ from sam2_ros.model.int8 import INT8
 from sam2_ros.model.runtimes import AUTO, TORCH, Choice, choose_runtime
 from sam2_ros.model.weight_files import find_weights
 from sam2_ros.tracking.config import TrackerConfig
-from sam2_ros.tracking.edges import Edges
 from sam2_ros.tracking.image_segmenter import EncodedImage, ImageSegmenter
 from sam2_ros.tracking.shared_model import SharedModel, give_threads
 from sam2_ros.tracking.tracker import EncodedFrame, Tracker
@@ -84,12 +83,10 @@ class LocalImages(ImageSegmenter):
         return self._tracker.config.follows_edges(self.model.config.windows)
 
     def segment_newest(self, requests: Sequence[PromptRequest]) -> list[PromptResult]:
-        newest, stored = self._tracker.newest_view(), self._tracker.history.newest
-        if newest is None or stored is None:
+        newest = self._tracker.newest_view()
+        if newest is None:
             return [PromptResult(PromptCode.NO_FRAME, "no frame was processed yet")] * len(requests)
-        picture = stored.image if self.follows_edges else None
-        edges = None if picture is None else Edges(picture, stored.width, stored.height)
-        image = EncodedImage(newest.width, newest.height, newest.features, edges)
+        image = EncodedImage(newest.width, newest.height, newest.features, self._tracker.newest_edges())
         return [self.answer(image, request) for request in requests]
 
 

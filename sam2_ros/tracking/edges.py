@@ -62,14 +62,12 @@ class Edges:
 
     def _part(self, window: Window, low: tuple[int, ...]) -> Picture:
         """What the window shows, in the size in which a mask of the size ``low`` (height, width) is filtered there."""
-        columns, rows = self._picture.shape[1], self._picture.shape[0]
-        across, down = columns / self._width, rows / self._height
-        left, top = min(round(window.x0 * across), columns - 1), min(round(window.y0 * down), rows - 1)
-        right, bottom = max(round(window.x1 * across), left + 1), max(round(window.y1 * down), top + 1)
-        factor = min(1.0, LARGEST / max(right - left, bottom - top))
-        size = max(round((right - left) * factor), low[1]), max(round((bottom - top) * factor), low[0])
+        rows, columns = self._picture.shape[:2]
+        place = window.scaled(self._width, self._height, columns, rows)
+        factor = min(1.0, LARGEST / max(place.width, place.height))
+        size = max(round(place.width * factor), low[1]), max(round(place.height * factor), low[0])
         if (window, size) not in self._parts:
-            part = self._picture[top:bottom, left:right]
+            part = self._picture[place.y0 : place.y1, place.x0 : place.x1]
             if size != part.shape[1::-1]:
                 how = cv2.INTER_AREA if size[0] < part.shape[1] else cv2.INTER_LINEAR
                 part = np.asarray(cv2.resize(part, size, interpolation=how), np.uint8)

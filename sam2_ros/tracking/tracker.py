@@ -22,6 +22,7 @@ from sam2_ros.tracking.camera_motion import STANDING, CameraMotion, Motion
 from sam2_ros.tracking.clock import Clock, clock_of
 from sam2_ros.tracking.config import TrackerConfig
 from sam2_ros.tracking.deadline import SHEDDING_STEPS, LoadShedder, Workload
+from sam2_ros.tracking.edges import Edges
 from sam2_ros.tracking.history import FrameHistory, StoredFrame, View, most_bytes
 from sam2_ros.tracking.look_scheduler import LookScheduler, encode_work, larger_work
 from sam2_ros.tracking.mask_follower import FollowedMask
@@ -335,6 +336,11 @@ class Tracker:
             return None
         with inference(self.model.device), self._shared.turn():
             return self._viewer.whole_view(newest)
+
+    def newest_edges(self) -> Edges | None:
+        """Those of the newest frame; None before the first, or if masks are shown as the network draws them."""
+        newest = self.history.newest
+        return None if newest is None else self._viewer.edges_of(newest)
 
     def take_changes(self) -> list[ObjectChange]:
         """Changes since the last call that no :class:`FrameResult` carried; at most the newest :data:`MAX_CHANGES`."""

@@ -107,9 +107,9 @@ class Viewer:
             if latest is None or (latest.frame, latest.window, latest.model) != (
                 stored.frame, window, self.model.at(side),
             ):  # fmt: skip
-                scale = stored.image.shape[1] / stored.width, stored.image.shape[0] / stored.height
-                edges = [round(edge * scale[index % 2]) for index, edge in enumerate(window)]
-                (features,) = self._encode_windows(stored.image, [Window(*edges)], side, Workload())
+                rows, columns = stored.image.shape[:2]
+                place = window.scaled(stored.width, stored.height, columns, rows)
+                (features,) = self._encode_windows(stored.image, [place], side, Workload())
                 latest = self._latest = _view(stored, window, self.model.at(side), features)
             return latest
         if features is None:

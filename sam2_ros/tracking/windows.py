@@ -52,6 +52,13 @@ class Window(NamedTuple):
     def height(self) -> int:
         return self.y1 - self.y0
 
+    def scaled(self, width: int, height: int, columns: int, rows: int) -> Window:
+        """The window of a frame of ``width`` x ``height`` in a picture of it that has ``columns`` x ``rows`` pixels, of
+        which it holds one or more."""
+        across, down = columns / width, rows / height
+        x0, y0 = min(round(self.x0 * across), columns - 1), min(round(self.y0 * down), rows - 1)
+        return Window(x0, y0, max(round(self.x1 * across), x0 + 1), max(round(self.y1 * down), y0 + 1))
+
     def shares(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left and upper edge, width and height in shares of a frame of this size; of the whole frame 0, 0, 1, 1."""
         return self.x0 / width, self.y0 / height, self.width / width, self.height / height

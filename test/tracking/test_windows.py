@@ -207,3 +207,9 @@ def test_every_object_is_seen_however_many_there_are() -> None:
                 x0, y0, x1, y1 = targets[key].box
                 assert group.window.x0 <= x0 and group.window.y0 <= y0
                 assert x1 <= group.window.x1 and y1 <= group.window.y1
+
+
+def test_a_window_is_found_in_a_smaller_picture_of_its_frame() -> None:
+    assert Window(0, 20, 160, 110).scaled(160, 120, 80, 60) == Window(0, 10, 80, 55)
+    assert Window(0, 0, 160, 120).scaled(160, 120, 90, 61) == Window.whole(90, 61)
+    assert Window(159, 119, 160, 120).scaled(160, 120, 3, 2) == Window(2, 1, 3, 2), "it holds a pixel"
