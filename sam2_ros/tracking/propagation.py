@@ -25,7 +25,7 @@ from sam2_ros.tracking.sights import Sight, tell_apart
 from sam2_ros.tracking.transfer import Fetched, upload
 from sam2_ros.tracking.types import CroppedMask, ObjectChange, ObjectState
 from sam2_ros.tracking.viewer import Viewer
-from sam2_ros.tracking.visibility import Observation, Presence
+from sam2_ros.tracking.visibility import Observation, Presence, visibility_in_frame
 from sam2_ros.tracking.waiting import carry, give_way, waits
 
 Lap = Callable[[str], None]
@@ -232,7 +232,14 @@ class Propagation:
         share = view.shares[2] * view.shares[3]
         visibilities = self.model.visibility(table[0], table[1])
         return [
-            Observation(bool(there), area * share, iou, self.recognises and bool(there), score, visibility)
+            Observation(
+                bool(there),
+                area * share,
+                iou,
+                self.recognises and bool(there),
+                score,
+                visibility_in_frame(visibility, share),
+            )
             for score, iou, there, area, visibility in module_of(table)
             .concatenate((table, visibilities[None]))
             .T.tolist()

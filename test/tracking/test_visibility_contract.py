@@ -13,12 +13,25 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_tracker import add, box, click, logits, object_score, rectangle, run, scene, small_model, stepped
+from small_tracker import (
+    HEIGHT,
+    WIDTH,
+    add,
+    box,
+    click,
+    logits,
+    object_score,
+    rectangle,
+    run,
+    scene,
+    small_model,
+    stepped,
+)
 
 from sam2_ros.media.rendered_scene import bounding_box, render
 from sam2_ros.model import Sam2Model, load_model
 from sam2_ros.tracking import ObjectState, Prompt, PromptRequest, Tracker, TrackerConfig
-from sam2_ros.tracking.visibility import Observation, Presence
+from sam2_ros.tracking.visibility import Observation, Presence, visibility_in_frame
 
 VISIBLE, OCCLUDED, LOST = ObjectState.VISIBLE, ObjectState.OCCLUDED, ObjectState.LOST
 SEEN, FAINT, GONE = Observation(True, 0.1, 0.9), Observation(False, 0.1, 0.9), Observation(False, 0.0, 0.9)
@@ -35,6 +48,39 @@ def follow(observation: list[Observation], config: TrackerConfig, bounded: bool 
 def states(observation: list[Observation], **options: float) -> str:
     """One letter a frame."""
     return "".join(presence.state.name[0] for presence in follow(observation, TrackerConfig(**options)))  # type: ignore[arg-type]
+
+
+# -- probability ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "share", "visibility"),
+    [
+        (0.0, 1.0, 0.0),  # the whole frame was looked at
+        (0.3, 1.0, 0.3),
+        (0.0, 0.0, 0.45),  # a tiny window says little of the frame
+        (0.0, 0.2, 0.36),
+        (0.25, 0.2, 0.43),
+        (0.5, 0.2, 0.5),  # what is seen is in the frame
+        (0.9, 0.2, 0.9),
+    ],
+)
+def test_what_a_window_does_not_show_may_be_in_the_frame(seen: float, share: float, visibility: float) -> None:
+    assert visibility_in_frame(seen, share) == pytest.approx(visibility)
+
+
+@pytest.mark.parametrize("window", ["off", "on"])
+def test_an_object_that_is_not_seen_in_its_window_is_less_surely_gone(window: str) -> None:
+    tracker = Tracker(small_model(), TrackerConfig(max_objects=1, window=window))
+    stepped(tracker, [rectangle(60, 50, 76, 62)])
+    with object_score(small_model(), -2.0):
+        one = run(tracker, 1, 1)[0].objects[0]
+    x0, y0, x1, y1 = one.window
+    share = (x1 - x0) * (y1 - y0) / (WIDTH * HEIGHT)
+    assert one.state is OCCLUDED and one.object_score == pytest.approx(-2.0, abs=1e-4)
+    assert share < 0.5 if window == "on" else share == 1
+    missed, gone = 0.45 * (1 - share), 1 / (1 + np.exp(2.0))
+    assert one.visibility == pytest.approx(missed + (1 - 2 * missed) * gone, abs=1e-5)
 
 
 # -- hysteresis ----------------------------------------------------------------------------------------------
